@@ -1,0 +1,1 @@
+//! bounce: see the house plan; being built.

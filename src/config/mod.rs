@@ -1,0 +1,289 @@
+//! What the operator wrote (TOML, flags) and what it means (checked, with units).
+//!
+//! `written` is the schema of the file; [`Config`] is what every other room reads. Nothing here
+//! knows what the values are used for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The whole checked configuration. Made once at start and shared, read-only, by all shards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The name that the relay gives itself: greeting, EHLO reply, Received, EHLO to next hops.
+    pub host_name: Arc<str>,
+    /// One per shard, in shard order; never empty.
+    pub cores: Vec<Core>,
+    /// Addresses to listen on, each on every shard; never empty.
+    pub listeners: Vec<Listener>,
+    /// Who may relay.
+    pub access: Access,
+    /// The receiving side.
+    pub session: Session,
+    /// The disk side.
+    pub spool: Spool,
+    /// When to try again.
+    pub retry: Retry,
+    /// Name servers.
+    pub dns: Dns,
+    /// Which next hop.
+    pub route: Route,
+    /// Connections to next hops.
+    pub pool: Pool,
+    /// The sending side.
+    pub delivery: Delivery,
+    /// The event log.
+    pub event: Event,
+    /// The operator's socket and the stop.
+    pub control: Control,
+    /// The driver.
+    pub ring: Ring,
+}
+
+/// One shard's own settings: `[[core]]` laid over the rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Core {
+    /// The CPU that the shard is pinned to; `None` leaves it to the kernel.
+    pub cpu: Option<usize>,
+    /// The shard's spool directory: by default `shard-N` below `spool.directory`.
+    pub spool: PathBuf,
+    /// Inbound connections that this shard holds at once, at most.
+    pub connections_max: usize,
+    /// Bytes of accepted content that this shard keeps in memory for a first attempt, at most.
+    pub hot_bytes_max: usize,
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Address and port; port 0 lets the kernel choose one.
+    pub address: SocketAddr,
+}
+
+/// Who may relay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// Client networks that may send to any domain.
+    pub relay_networks: Vec<Network>,
+}
+
+impl Access {
+    /// Whether a client at `address` may relay. An IPv4 address mapped into IPv6 counts as IPv4.
+    pub fn may_relay(&self, address: IpAddr) -> bool {
+        self.relay_networks.iter().any(|network| network.contains(address))
+    }
+}
+
+/// An address block in CIDR form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Any address of the block.
+    pub address: IpAddr,
+    /// Leading bits that count: 0 to 32 or 0 to 128.
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Whether `address` lies in the block.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(block), IpAddr::V4(one)) => {
+                let shift = 32 - u32::from(self.prefix.min(32));
+                (u64::from(block.to_bits()) >> shift) == (u64::from(one.to_bits()) >> shift)
+            }
+            (IpAddr::V6(block), IpAddr::V6(one)) => {
+                let shift = 128 - u32::from(self.prefix.min(128));
+                block.to_bits().checked_shr(shift) == one.to_bits().checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The receiving side: limits and their reactions are described in the annotated example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Message size in bytes, declared or actual; beyond it 552 5.3.4.
+    pub message_bytes_max: u64,
+    /// Recipients per transaction; beyond it 452 4.5.3.
+    pub recipients_max: usize,
+    /// A command line with its CRLF, in bytes; beyond it 500 5.5.6.
+    pub command_line_max: usize,
+    /// A line of content with its CRLF, in bytes; beyond it the message is refused with 554 5.6.0.
+    pub text_line_max: usize,
+    /// Refused commands per session; beyond it 421 4.7.0 and close.
+    pub errors_max: u32,
+    /// Received fields in a message; beyond it 554 5.4.6.
+    pub received_max: u32,
+    /// Waiting for a command: then 421 4.4.2 and close.
+    pub command_timeout: Duration,
+    /// Waiting for more content: then 421 4.4.2 and close.
+    pub data_timeout: Duration,
+    /// Connections from one client address to one shard outside the relay networks.
+    pub connections_per_client: usize,
+    /// The same for addresses in the relay networks.
+    pub connections_per_relay_client: usize,
+}
+
+/// The disk side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spool {
+    /// The folder that holds the lock, the control socket by default, and each shard's folder.
+    pub directory: PathBuf,
+    /// Size of a segment file in bytes.
+    pub segment_bytes: u64,
+    /// Content of one message beyond this is written as it arrives instead of being held.
+    pub stream_threshold: usize,
+    /// An outcome waits at most this long for a commit to ride in.
+    pub outcome_interval: Duration,
+}
+
+/// The retry schedule: attempt n+1 is due `first * factor^(n-1)` after attempt n, at most `max`,
+/// give or take `jitter`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Wait after the first attempt.
+    pub first: Duration,
+    /// Growth from wait to wait; at least 1.
+    pub factor: f64,
+    /// Longest wait.
+    pub max: Duration,
+    /// A recipient still waiting this long after reception is given up.
+    pub expire: Duration,
+    /// Fraction of each wait by which it is varied at random: 0 to 0.5.
+    pub jitter: f64,
+}
+
+/// Name servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dns {
+    /// Resolvers to ask, in order; never empty.
+    pub servers: Vec<SocketAddr>,
+    /// Wait for one answer.
+    pub timeout: Duration,
+    /// Rounds over all servers before giving up.
+    pub attempts: u32,
+    /// Answers kept per shard.
+    pub cache_entries_max: usize,
+    /// An answer is kept at most this long, whatever its TTL.
+    pub ttl_max: Duration,
+    /// A failure (SERVFAIL, time-out) is kept this long.
+    pub failure_ttl: Duration,
+}
+
+/// Which next hop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Where everything goes that no rule names; `None` is delivery by MX.
+    pub smart_host: Option<NextHop>,
+    /// Rules by recipient domain; the first that matches holds.
+    pub rules: Vec<RouteRule>,
+    /// The port for MX hosts and for next hops that name none.
+    pub port: u16,
+}
+
+/// One static route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteRule {
+    /// Lower-case domain; a leading `.` also matches all below it, `*` alone matches everything.
+    pub domain: Box<str>,
+    /// Where its mail goes; `None` is delivery by MX in spite of a smart host.
+    pub next_hop: Option<NextHop>,
+}
+
+/// A named place to deliver to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NextHop {
+    /// A host name (looked up by address, never by MX) or an IP address.
+    pub host: HostName,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A host as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostName {
+    /// A lower-case domain name.
+    Name(Box<str>),
+    /// An IP address.
+    Address(IpAddr),
+}
+
+/// Connections to next hops: static limits per site, over all shards together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Connections to one site.
+    pub connections_per_site: usize,
+    /// Messages over one connection; then it is closed and a new one opened.
+    pub messages_per_connection: u32,
+    /// An idle connection is closed after this.
+    pub idle: Duration,
+    /// A site with at least this many connections for each shard is striped over the shards.
+    pub stripe_connections_min: usize,
+    /// Outbound connections of one shard, at most.
+    pub connections_max: usize,
+}
+
+/// The sending side; the time-outs are those of RFC 5321 4.5.3.2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// TCP connection.
+    pub connect_timeout: Duration,
+    /// The greeting.
+    pub greeting_timeout: Duration,
+    /// The reply to EHLO, HELO, RSET, QUIT.
+    pub hello_timeout: Duration,
+    /// The reply to MAIL.
+    pub mail_timeout: Duration,
+    /// The reply to RCPT.
+    pub recipient_timeout: Duration,
+    /// The 354.
+    pub data_timeout: Duration,
+    /// Each block of content sent.
+    pub content_timeout: Duration,
+    /// The reply to the final dot.
+    pub end_of_data_timeout: Duration,
+    /// Recipients in one transaction.
+    pub recipients_max: usize,
+}
+
+/// The event log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Where events go.
+    pub output: EventOutput,
+    /// A file is rotated at this size in bytes.
+    pub rotate_bytes: u64,
+    /// Rotated files kept.
+    pub keep: usize,
+}
+
+/// Where events go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EventOutput {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file; rotated ones get `.1`, `.2` ... behind the name.
+    File(PathBuf),
+}
+
+/// The operator's socket and the stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Control {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// After SIGTERM, transactions may finish for this long.
+    pub stop_within: Duration,
+}
+
+/// The driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ring {
+    /// Entries of each submission ring; a power of two.
+    pub depth: usize,
+    /// A busy shard looks at its rings at least this often.
+    pub preempt: Duration,
+}

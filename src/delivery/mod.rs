@@ -1,0 +1,1 @@
+//! delivery: see the house plan; being built.

@@ -1,0 +1,1 @@
+//! dns: see the house plan; being built.

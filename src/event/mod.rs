@@ -1,0 +1,1 @@
+//! event: see the house plan; being built.

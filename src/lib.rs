@@ -1,0 +1,39 @@
+//! Ringpost: a bulk outbound mail relay. One shard per core, io_uring underneath, durable before 250.
+//!
+//! ```text
+//! listener -> session -> spool -> scheduler -> route -> exchange -> pool -> delivery
+//!               |  250 only after  ^                                           |
+//!               |  the spool has it|                             done | retry | bounce
+//!               +-------------------------------------------------------------+
+//! ```
+//!
+//! A room (module) imports only the rooms listed below it. `ARCHITECTURE.md` tells one letter's
+//! way through them.
+
+pub mod control;
+pub mod shard;
+
+pub mod listener;
+pub mod pool;
+
+pub mod route;
+
+pub mod dns;
+
+pub mod bounce;
+pub mod scheduler;
+
+pub mod spool;
+
+pub mod delivery;
+pub mod session;
+
+pub mod event;
+pub mod smtp;
+
+pub mod message;
+
+pub mod ring;
+
+pub mod config;
+pub mod limits;

@@ -1,0 +1,1 @@
+//! listener: see the house plan; being built.

@@ -1,0 +1,121 @@
+//! The envelope (RFC 5321 2.3.1) and what the sender asked for beside it.
+
+use super::Timestamp;
+use std::fmt;
+
+/// A mailbox as it came on the wire, without the angle brackets: `local-part@domain`, or the
+/// domainless `postmaster` (RFC 5321 4.1.1.3). Case and quoting are kept as received.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(Box<str>);
+
+impl Address {
+    /// Wraps text that `smtp` has found to be a valid path.
+    pub fn new(text: impl Into<Box<str>>) -> Address {
+        Address(text.into())
+    }
+
+    /// The whole address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Right of the last `@`: a domain or an address literal in brackets; empty when there is none.
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where reports go: an address, or nobody (`<>`), which nothing may answer (RFC 5321 4.5.5).
+pub type ReversePath = Option<Address>;
+
+/// Who the message is from and for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The reverse-path given with MAIL.
+    pub reverse_path: ReversePath,
+    /// The forward-paths, in the order of their RCPT commands. A recipient is named by its index
+    /// here for as long as the message lives.
+    pub recipients: Vec<Recipient>,
+}
+
+/// One forward-path and what was asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// The forward-path.
+    pub address: Address,
+    /// DSN NOTIFY (RFC 3461 4.1); `None` when not given.
+    pub notify: Option<DsnNotify>,
+    /// DSN ORCPT (RFC 3461 4.2) as given, still xtext-encoded; `None` when not given.
+    pub original: Option<Box<str>>,
+}
+
+impl Recipient {
+    /// A recipient for whom nothing but the address was given.
+    pub fn plain(address: Address) -> Recipient {
+        Recipient { address, notify: None, original: None }
+    }
+}
+
+/// When to report on a recipient; all false is NEVER.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DsnNotify {
+    /// NOTIFY=SUCCESS.
+    pub success: bool,
+    /// NOTIFY=FAILURE.
+    pub failure: bool,
+    /// NOTIFY=DELAY.
+    pub delay: bool,
+}
+
+/// How much of the message a report carries (RFC 3461 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DsnReturn {
+    /// RET=FULL.
+    Full,
+    /// RET=HDRS.
+    Headers,
+}
+
+/// What the content is declared to be: BODY= (RFC 6152, RFC 3030).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing declared, or BODY=7BIT.
+    #[default]
+    SevenBit,
+    /// BODY=8BITMIME.
+    EightBitMime,
+    /// BODY=BINARYMIME.
+    BinaryMime,
+}
+
+/// What a message carries beside envelope and content. Stored with it, whole, from the first
+/// version of the spool format on; later work fills what is still unused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whose mail it is; empty for nobody's in particular.
+    pub tenant: Box<str>,
+    /// Which mailing it belongs to; empty for none.
+    pub campaign: Box<str>,
+    /// MT-PRIORITY (RFC 6710): -9 to 9, higher is more urgent; 0 is ordinary.
+    pub priority: i8,
+    /// What the content is declared to be.
+    pub body: Body,
+    /// SMTPUTF8 (RFC 6531) was given.
+    pub smtp_utf8: bool,
+    /// REQUIRETLS (RFC 8689) was given.
+    pub require_tls: bool,
+    /// DSN RET.
+    pub dsn_return: Option<DsnReturn>,
+    /// DSN ENVID, still xtext-encoded.
+    pub dsn_envelope_id: Option<Box<str>>,
+    /// Not to be tried before this time.
+    pub not_before: Option<Timestamp>,
+    /// To be given up at this time; the relay's own limit holds when `None`.
+    pub expires: Option<Timestamp>,
+}

@@ -1,0 +1,14 @@
+//! What is carried: the envelope, its options, each recipient and its fate so far. *Pure.*
+//!
+//! Everything above speaks in these words; this room knows none of them: no wire format, no disk
+//! layout, no clock.
+
+mod envelope;
+mod fate;
+mod id;
+
+pub use envelope::{
+    Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath,
+};
+pub use fate::{Outcome, Reason, Stage, Status};
+pub use id::{QueueId, QueueIdSource, Timestamp};

@@ -1,0 +1,1 @@
+//! pool: see the house plan; being built.

@@ -1,0 +1,1 @@
+//! route: see the house plan; being built.

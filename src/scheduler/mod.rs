@@ -1,0 +1,1 @@
+//! scheduler: see the house plan; being built.

@@ -1,0 +1,1 @@
+//! session: see the house plan; being built.

@@ -1,0 +1,1 @@
+//! shard: see the house plan; being built.

@@ -1,0 +1,1 @@
+//! spool: see the house plan; being built.
