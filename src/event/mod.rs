@@ -1,1 +1,2 @@
-//! event: see the house plan; being built.
+//! The event log: one JSON line for each thing that happened to mail.
+#![allow(missing_docs)]
