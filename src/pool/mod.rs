@@ -1,1 +1,17 @@
-//! pool: see the house plan; being built.
+//! Connections per site: the home of a site holds them, asks origin shards for work, and sends
+//! the outcomes back.
+//!
+//! Through it pass jobs (one message for one site, content included) and their outcomes. Bytes run
+//! between a `ring` stream and a `delivery` conversation. It must not know how the message came in,
+//! nor what becomes of an outcome.
+//!
+//! - `exchange`: the only traffic between shards, and who is home of which site.
+//! - `home`: one site on one shard: its connections, its credits, its back-off.
+//! - `connection`: one TCP connection, from connect to QUIT.
+
+mod connection;
+mod exchange;
+mod home;
+
+pub use exchange::{Dispatch, Done, Exchange, Job, homes_of};
+pub use home::{HomeView, Pool};

@@ -1,1 +1,325 @@
-//! shard: see the house plan; being built.
+//! One core: wires the stations together, starts, drains and stops them.
+//!
+//! Through it passes everything, but only from one station's hands to the next's. It knows no
+//! protocol and no format.
+//!
+//! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
+//! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
+//! - `hot`: messages kept in memory for their first attempt.
+//! - `view`: what the operator is shown.
+
+mod ending;
+mod hot;
+mod queue;
+mod view;
+
+use crate::config::{Config, Core};
+use crate::dns::Resolver;
+use crate::event::EventLog;
+use crate::listener::Intake;
+use crate::message::{QueueId, Timestamp};
+use crate::pool::{Dispatch, Exchange, Pool};
+use crate::ring::{self, Mailbox, Sender, Signal};
+use crate::route::Router;
+use crate::spool::{self, Recovery, Spool};
+use queue::Queue;
+use std::cell::Cell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+pub use view::{Page, RecipientEntry, SiteEntry, entries_of_recovery};
+
+/// Events are handed to the log at least this often.
+const EVENT_INTERVAL: Duration = Duration::from_millis(50);
+/// Recovered messages are taken in steps of this many, with a look at the rings between.
+const RECOVERY_STEP: usize = 1024;
+
+/// What a shard is given at start.
+pub struct Plan {
+    /// This shard's number.
+    pub index: usize,
+    /// The configuration of all shards.
+    pub config: Arc<Config>,
+    /// This shard's own part of it.
+    pub core: Core,
+    /// Where to listen: bound by port number already known.
+    pub listen: Vec<SocketAddr>,
+    /// Folders of shards that exist no more: their mail moves here.
+    pub orphans: Vec<PathBuf>,
+    /// The mailboxes of all shards.
+    pub peers: Vec<Sender<Dispatch>>,
+    /// This shard's mailbox.
+    pub mailbox: Mailbox<Dispatch>,
+    /// The operator's wishes.
+    pub requests: Mailbox<Request>,
+    /// The event log.
+    pub events: EventLog,
+    /// Told once, when the shard serves or has failed to.
+    pub ready: crossbeam_channel::Sender<Result<Ready, String>>,
+}
+
+/// A shard serves.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Which one.
+    pub index: usize,
+    /// Messages that were in its spool.
+    pub messages: usize,
+    /// Recipients whose delivery had begun and whose outcome is not on disk.
+    pub in_doubt: usize,
+    /// Corrupt records that were set aside.
+    pub set_aside: usize,
+}
+
+/// What the control plane asks of a shard.
+pub enum Request {
+    /// A page of the queue.
+    List {
+        /// Where the last page ended; 0 to begin.
+        cursor: u32,
+        /// Messages on a page.
+        limit: usize,
+        /// Only recipients of this domain (lower-case).
+        domain: Option<String>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Page>,
+    },
+    /// One message.
+    Show {
+        /// Which.
+        id: QueueId,
+        /// Its waiting recipients; empty when it is not here.
+        reply: oneshot::Sender<Vec<RecipientEntry>>,
+    },
+    /// All sites.
+    Sites {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<SiteEntry>>,
+    },
+    /// End in good order.
+    Stop,
+}
+
+/// Runs one shard from start to stop.
+pub async fn run(plan: Plan) {
+    let ready = plan.ready.clone();
+    let index = plan.index;
+    if let Err(cause) = serve(plan).await {
+        // The receiver is gone only when the start was given up already.
+        let _ = ready.send(Err(format!("shard {index}: {cause}")));
+    }
+}
+
+async fn serve(plan: Plan) -> Result<(), String> {
+    let Plan { index, config, core, listen, orphans, peers, mailbox, requests, events, ready } =
+        plan;
+    let events = Rc::new(events);
+    let (spool, recovered) = open_spool(index, &config, &core, &orphans).await?;
+
+    let resolver = Resolver::new(config.dns.clone());
+    let seed = fastrand::u64(..);
+    let router =
+        Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, seed);
+    let exchange = Exchange::new(index, peers);
+    let queue = Queue::new(
+        index,
+        Arc::clone(&config),
+        core.hot_bytes_max,
+        spool.clone(),
+        Rc::clone(&events),
+        router.clone(),
+        Rc::clone(&exchange),
+    );
+    let mut report = Ready { index, messages: 0, in_doubt: 0, set_aside: 0 };
+    for recovery in recovered {
+        tell_recovery(index, &recovery);
+        report.set_aside += recovery.set_aside.len();
+        report.messages += recovery.messages.len();
+        for (position, message) in recovery.messages.iter().enumerate() {
+            report.in_doubt += queue.readmit(message);
+            if position % RECOVERY_STEP == RECOVERY_STEP - 1 {
+                ring::yield_now().await;
+            }
+        }
+    }
+
+    let pool = Pool::new(Arc::clone(&config), router, Rc::clone(&exchange));
+    spawn_exchange(&queue, &pool, &exchange, mailbox);
+    let dispatcher = Rc::clone(&queue);
+    ring::spawn("dispatcher", async move { dispatcher.run().await });
+    let flusher = Rc::clone(&events);
+    ring::spawn("event flush", async move {
+        loop {
+            ring::sleep(EVENT_INTERVAL).await;
+            flusher.flush();
+        }
+    });
+
+    let admitting = Rc::clone(&queue);
+    let intake = Intake::new(
+        index,
+        Arc::clone(&config),
+        core,
+        spool.clone(),
+        Rc::clone(&events),
+        Box::new(move |message, placement| admitting.admit(message, placement)),
+    );
+    for address in listen {
+        intake.listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    }
+    let stop = Signal::new();
+    answer_requests(&queue, &pool, requests, stop.clone());
+    let _ = ready.send(Ok(report));
+
+    stop.wait().await;
+    let deadline = config.control.stop_within;
+    let drained = within(deadline, async {
+        intake.stop().await;
+        queue.stop();
+        pool.stop().await;
+        queue.settle_reports().await;
+    });
+    if !drained.await {
+        tracing::warn!(
+            shard = index,
+            inbound = intake.connections(),
+            "connections still open when the time to stop was over: they are cut"
+        );
+    }
+    if let Err(error) = spool.sync().await {
+        tracing::error!(shard = index, %error, "last commit failed: some endings may be repeated");
+    }
+    events.flush();
+    Ok(())
+}
+
+/// Opens the shard's spool, and moves the mail of orphaned folders into it.
+async fn open_spool(
+    index: usize,
+    config: &Config,
+    core: &Core,
+    orphans: &[PathBuf],
+) -> Result<(Spool, Vec<Recovery>), String> {
+    let number = u16::try_from(index).map_err(|_| "more than 1024 shards".to_owned())?;
+    let settings = spool::Settings {
+        directory: core.spool.clone(),
+        number,
+        segment_bytes: config.spool.segment_bytes,
+        stream_threshold: config.spool.stream_threshold,
+        outcome_interval: config.spool.outcome_interval,
+    };
+    let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;
+    let mut recovered = vec![recovery];
+    for folder in orphans {
+        let adopted = spool.adopt(folder).await.map_err(|error| error.to_string())?;
+        tracing::info!(
+            shard = index,
+            folder = %folder.display(),
+            messages = adopted.messages.len(),
+            "took over the mail of a shard that exists no more"
+        );
+        recovered.push(adopted);
+    }
+    Ok((spool, recovered))
+}
+
+fn tell_recovery(shard: usize, recovery: &Recovery) {
+    for what in &recovery.set_aside {
+        tracing::error!(shard, what, "corrupt record set aside");
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::info!(
+            shard,
+            bytes = recovery.torn_bytes,
+            "an unfinished commit was cut: nothing in it had been acknowledged"
+        );
+    }
+}
+
+/// Hands what comes over the exchange to the queue (origin's part) or the pool (home's part).
+fn spawn_exchange(
+    queue: &Rc<Queue>,
+    pool: &Rc<Pool>,
+    exchange: &Rc<Exchange>,
+    mut mailbox: Mailbox<Dispatch>,
+) {
+    let from_others = (Rc::clone(queue), Rc::clone(pool));
+    ring::spawn("exchange", async move {
+        loop {
+            let dispatch = mailbox.recv().await;
+            hand_over(&from_others.0, &from_others.1, dispatch);
+        }
+    });
+    let (queue, pool, exchange) = (Rc::clone(queue), Rc::clone(pool), Rc::clone(exchange));
+    ring::spawn("exchange with itself", async move {
+        let handed = Cell::new(0_u32);
+        loop {
+            let dispatch = exchange.next_to_self().await;
+            hand_over(&queue, &pool, dispatch);
+            handed.set(handed.get().wrapping_add(1));
+            if handed.get() % 64 == 0 {
+                ring::yield_now().await;
+            }
+        }
+    });
+}
+
+fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, dispatch: Dispatch) {
+    match dispatch {
+        Dispatch::Offer { origin, site } => pool.offered(origin, site),
+        Dispatch::Drained { origin, site } => pool.drained(origin, site),
+        Dispatch::Job(job) => pool.accept(job),
+        Dispatch::Credit { home, site } => queue.credited(home, site),
+        Dispatch::Done(done) => queue.done(*done),
+        Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
+    }
+}
+
+fn answer_requests(
+    queue: &Rc<Queue>,
+    pool: &Rc<Pool>,
+    mut requests: Mailbox<Request>,
+    stop: Signal,
+) {
+    let (queue, pool) = (Rc::clone(queue), Rc::clone(pool));
+    ring::spawn("requests", async move {
+        loop {
+            // An asker that has gone away wants no answer.
+            match requests.recv().await {
+                Request::List { cursor, limit, domain, reply } => {
+                    let _ = reply.send(queue.page(cursor, limit, domain.as_deref()).await);
+                }
+                Request::Show { id, reply } => {
+                    let _ = reply.send(queue.show(id).await);
+                }
+                Request::Sites { reply } => {
+                    let _ = reply.send(queue.site_entries(&pool.views()));
+                }
+                Request::Stop => stop.set(),
+            }
+        }
+    });
+}
+
+/// Runs `work` for at most `limit`; whether it ended by itself.
+async fn within(limit: Duration, work: impl Future<Output = ()>) -> bool {
+    let ended = async {
+        work.await;
+        true
+    };
+    let late = async {
+        ring::sleep(limit).await;
+        false
+    };
+    futures_lite::future::or(ended, late).await
+}
+
+/// The wall clock, as this room's parts use it.
+fn now() -> Timestamp {
+    Timestamp::now()
+}

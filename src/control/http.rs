@@ -1,0 +1,148 @@
+//! What is asked over the operator's socket: HTTP, answers as one JSON object a line.
+//!
+//! ```text
+//! GET /queue?limit=100&domain=example.net   waiting recipients, at most `limit` messages
+//! GET /queue/ID                             the waiting recipients of one message
+//! GET /sites                                sites, one line per shard that knows them
+//! ```
+
+use crate::message::QueueId;
+use crate::ring::Sender;
+use crate::shard::{Page, Request};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Messages asked of a shard at once.
+const PAGE: usize = 200;
+/// A shard that does not answer within this is in trouble.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+type Shards = Arc<Vec<Sender<Request>>>;
+
+/// The routes, over the shards' request mailboxes.
+pub(super) fn router(requests: Vec<Sender<Request>>) -> Router {
+    Router::new()
+        .route("/queue", get(list))
+        .route("/queue/{id}", get(show))
+        .route("/sites", get(sites))
+        .with_state(Arc::new(requests))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    /// Messages; 0 is all.
+    #[serde(default)]
+    limit: usize,
+    domain: Option<String>,
+}
+
+/// Where a listing stands.
+struct Listing {
+    shards: Shards,
+    shard: usize,
+    cursor: u32,
+    left: usize,
+    domain: Option<String>,
+}
+
+async fn list(State(shards): State<Shards>, Query(query): Query<ListQuery>) -> Response {
+    let left = if query.limit == 0 { usize::MAX } else { query.limit };
+    let domain = query.domain.map(|domain| domain.to_ascii_lowercase());
+    let listing = Listing { shards, shard: 0, cursor: 0, left, domain };
+    // Page by page, so that a listing of millions takes no more memory than one page.
+    let pages = futures_lite::stream::unfold(listing, |mut listing| async {
+        let page = listing.next().await?;
+        Some((Ok::<_, Infallible>(lines(&page.entries)), listing))
+    });
+    json_lines(Body::from_stream(pages))
+}
+
+impl Listing {
+    async fn next(&mut self) -> Option<Page> {
+        if self.left == 0 {
+            return None;
+        }
+        let shard = self.shards.get(self.shard)?;
+        let limit = self.left.min(PAGE);
+        let (cursor, domain) = (self.cursor, self.domain.clone());
+        let request = |reply| Request::List { cursor, limit, domain, reply };
+        let mut page = ask_shard(shard, request).await.unwrap_or_default();
+        match page.next {
+            Some(next) => self.cursor = next,
+            None => {
+                self.shard += 1;
+                self.cursor = 0;
+            }
+        }
+        // The bound is on messages: a page's entries are recipients, in runs of one id.
+        let mut messages = 0;
+        let mut last = String::new();
+        let keep = page.entries.iter().position(|entry| {
+            if entry.id != last {
+                messages += 1;
+                last.clone_from(&entry.id);
+            }
+            messages > self.left
+        });
+        page.entries.truncate(keep.unwrap_or(page.entries.len()));
+        self.left -= messages.min(self.left);
+        Some(page)
+    }
+}
+
+async fn show(State(shards): State<Shards>, Path(text): Path<String>) -> Response {
+    let Some(id) = QueueId::parse(&text) else {
+        let cause = format!("'{text}' is not a queue id: 13 letters and digits\n");
+        return (StatusCode::BAD_REQUEST, cause).into_response();
+    };
+    for shard in shards.iter() {
+        let entries = ask_shard(shard, |reply| Request::Show { id, reply }).await;
+        match entries {
+            Some(entries) if entries.is_empty() => {}
+            Some(entries) => return json_lines(Body::from(lines(&entries))),
+            None => return (StatusCode::GATEWAY_TIMEOUT, "no answer\n").into_response(),
+        }
+    }
+    let cause = format!("{id} is not in the queue: it has ended (see the event log) or never was\n");
+    (StatusCode::NOT_FOUND, cause).into_response()
+}
+
+async fn sites(State(shards): State<Shards>) -> Response {
+    let mut all = Vec::new();
+    for shard in shards.iter() {
+        all.extend(ask_shard(shard, |reply| Request::Sites { reply }).await.unwrap_or_default());
+    }
+    json_lines(Body::from(lines(&all)))
+}
+
+async fn ask_shard<T>(
+    shard: &Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    shard.try_send(request(reply)).ok()?;
+    tokio::time::timeout(ANSWER_WAIT, answer).await.ok()?.ok()
+}
+
+fn lines<T: Serialize>(entries: &[T]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for entry in entries {
+        if serde_json::to_writer(&mut text, entry).is_ok() {
+            text.push(b'\n');
+        }
+    }
+    text
+}
+
+fn json_lines(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}

@@ -1,0 +1,289 @@
+//! From a checked configuration to running shards. Everything that can be wrong with the machine is
+//! found here, before the first message is taken, and said in words that an operator can act on.
+
+use crate::config::{Config, EventOutput};
+use crate::event::{self, EventLog};
+use crate::message::Timestamp;
+use crate::ring::{self, Reservation, Sender};
+use crate::shard::{self, Plan, Ready, Request};
+use crate::spool;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Room of the mailbox between two shards; what does not fit waits with its sender.
+const MAILBOX: usize = 16 * 1024;
+/// Room for requests of the operator.
+const REQUESTS: usize = 64;
+/// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
+const FILES_PER_SHARD: u64 = 512;
+
+/// Why the relay does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A folder or file cannot be had.
+    #[error("{path}: {cause}")]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said, and what to do.
+        cause: String,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the operating system said, and what to do.
+        cause: String,
+    },
+    /// The limit on open files is too low.
+    #[error(
+        "the limit on open files is {limit}, and this configuration needs {needed}: raise it \
+         (`ulimit -n {needed}`, `LimitNOFILE={needed}` in a systemd unit), or lower \
+         core_default.connections_max or pool.connections_max"
+    )]
+    OpenFiles {
+        /// What the kernel allows.
+        limit: u64,
+        /// What may be open at once.
+        needed: u64,
+    },
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] spool::SpoolError),
+    /// The event log cannot be opened.
+    #[error("event log: {0}")]
+    Events(std::io::Error),
+    /// io_uring, memory or CPUs cannot be had.
+    #[error(transparent)]
+    Ring(#[from] ring::StartError),
+    /// A shard could not begin.
+    #[error("{0}")]
+    Shard(String),
+    /// A shard ended by a fault while running.
+    #[error("a shard ended by a fault, and the relay with it: {0}")]
+    ShardEnded(String),
+    /// The control plane's own runtime.
+    #[error("control plane: {0}")]
+    Runtime(String),
+}
+
+/// The running relay, as the control plane holds it.
+pub(super) struct Running {
+    pub(super) requests: Vec<Sender<Request>>,
+    pub(super) socket: UnixListener,
+    pub(super) socket_path: PathBuf,
+    pub(super) events: event::Writer,
+    pub(super) stop_within: Duration,
+    /// All shards have ended; `Err` names those that panicked.
+    pub(super) ended: oneshot::Receiver<Result<(), Vec<String>>>,
+    /// Held as long as the relay runs.
+    _lock: spool::Lock,
+}
+
+/// Starts everything, or nothing.
+pub(super) fn start(config: Config) -> Result<Running, ServeError> {
+    let config = Arc::new(config);
+    create_folder(&config.spool.directory)?;
+    let lock = spool::Lock::acquire(&config.spool.directory)?;
+    for core in &config.cores {
+        create_folder(&core.spool)?;
+    }
+    check_open_files(&config)?;
+    let reservations = reserve(&config)?;
+    let listen: Vec<SocketAddr> = reservations.iter().map(Reservation::address).collect();
+    let socket = bind_socket(&config.control.socket)?;
+    if let EventOutput::File(path) = &config.event.output
+        && let Some(folder) = path.parent()
+    {
+        create_folder(folder)?;
+    }
+    let (events, logs) =
+        event::Writer::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
+
+    let (plans, requests, ready) = plans(&config, &listen, logs)?;
+    let plans = Arc::new(Mutex::new(plans));
+    let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
+    let settings =
+        ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
+    let shards = ring::start(&cpus, &settings, move |index| {
+        let plan = plans.lock().ok().and_then(|mut plans| plans.get_mut(index)?.take());
+        async move {
+            if let Some(plan) = plan {
+                shard::run(plan).await;
+            }
+        }
+    })?;
+    let (ended_tell, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("shards-ended".to_owned())
+        .spawn(move || {
+            let _ = ended_tell.send(shards.join());
+        })
+        .map_err(|error| ServeError::Runtime(error.to_string()))?;
+    await_ready(&ready, config.cores.len(), &requests)?;
+    drop(reservations);
+    for address in &listen {
+        tracing::info!(%address, shards = config.cores.len(), "listening");
+    }
+    Ok(Running {
+        requests,
+        socket,
+        socket_path: config.control.socket.clone(),
+        events,
+        stop_within: config.control.stop_within,
+        ended,
+        _lock: lock,
+    })
+}
+
+type Plans = Vec<Option<Plan>>;
+type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
+
+fn plans(
+    config: &Arc<Config>,
+    listen: &[SocketAddr],
+    logs: Vec<EventLog>,
+) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
+    let count = config.cores.len();
+    let mut orphans = orphans(config)?;
+    let (ready_tell, ready) = crossbeam_channel::bounded(count);
+    let (peers, mailboxes): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
+    let mut plans = Vec::new();
+    let mut requests = Vec::new();
+    for (index, ((core, mailbox), events)) in
+        config.cores.iter().zip(mailboxes).zip(logs).enumerate()
+    {
+        let (asking, asked) = ring::mailbox(REQUESTS);
+        requests.push(asking);
+        plans.push(Some(Plan {
+            index,
+            config: Arc::clone(config),
+            core: core.clone(),
+            listen: listen.to_vec(),
+            orphans: std::mem::take(&mut orphans[index]),
+            peers: peers.clone(),
+            mailbox,
+            requests: asked,
+            events,
+            ready: ready_tell.clone(),
+        }));
+    }
+    Ok((plans, requests, ready))
+}
+
+/// Folders of shards that are configured no more, shared out among those that are.
+fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
+    let mut shared_out = vec![Vec::new(); config.cores.len()];
+    let folders = spool::shard_folders(&config.spool.directory)?;
+    let is_used = |folder: &Path| {
+        config.cores.iter().any(|core| {
+            core.spool == folder
+                || core.spool.canonicalize().ok().is_some_and(|used| {
+                    folder.canonicalize().is_ok_and(|folder| used == folder)
+                })
+        })
+    };
+    let unused = folders.into_iter().filter(|folder| !is_used(folder));
+    for (position, folder) in unused.enumerate() {
+        let shard = position % shared_out.len();
+        shared_out[shard].push(folder);
+    }
+    Ok(shared_out)
+}
+
+fn await_ready(
+    ready: &ReadyReceiver,
+    count: usize,
+    requests: &[Sender<Request>],
+) -> Result<(), ServeError> {
+    let began = Timestamp::now();
+    let (mut messages, mut in_doubt, mut set_aside) = (0, 0, 0);
+    for _ in 0..count {
+        match ready.recv() {
+            Ok(Ok(one)) => {
+                messages += one.messages;
+                in_doubt += one.in_doubt;
+                set_aside += one.set_aside;
+            }
+            Ok(Err(cause)) => {
+                super::request_stop(requests);
+                return Err(ServeError::Shard(cause));
+            }
+            Err(_) => {
+                return Err(ServeError::Shard("a shard ended before it served".to_owned()));
+            }
+        }
+    }
+    let took = Timestamp::now().since(began);
+    tracing::info!(shards = count, messages, in_doubt, set_aside, ?took, "spool recovered");
+    Ok(())
+}
+
+fn create_folder(path: &Path) -> Result<(), ServeError> {
+    let failed = |what: &str, error: std::io::Error| ServeError::Path {
+        path: path.to_owned(),
+        cause: format!("{what}: {error}"),
+    };
+    std::fs::create_dir_all(path).map_err(|error| failed("cannot create the folder", error))?;
+    let probe = path.join(".writable");
+    std::fs::write(&probe, b"").map_err(|error| failed("the folder is not writable", error))?;
+    std::fs::remove_file(&probe).map_err(|error| failed("the folder is not writable", error))
+}
+
+fn check_open_files(config: &Config) -> Result<(), ServeError> {
+    let limit = ring::raise_open_files();
+    let inbound: u64 = config.cores.iter().map(|core| core.connections_max as u64).sum();
+    let shards = config.cores.len() as u64;
+    let needed = inbound + shards * (config.pool.connections_max as u64 + FILES_PER_SHARD);
+    if limit < needed {
+        return Err(ServeError::OpenFiles { limit, needed });
+    }
+    Ok(())
+}
+
+fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
+    let one = |listener: &crate::config::Listener| {
+        ring::reserve(listener.address).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    " (another program, or another Ringpost, listens there)"
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    " (ports below 1024 need CAP_NET_BIND_SERVICE)"
+                }
+                std::io::ErrorKind::AddrNotAvailable => " (no interface has this address)",
+                _ => "",
+            };
+            ServeError::Listen { address: listener.address, cause: format!("{error}{hint}") }
+        })
+    };
+    config.listeners.iter().map(one).collect()
+}
+
+/// The operator's socket; a stale one is removed, which is safe because the spool's lock is held.
+fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |error: std::io::Error| ServeError::Path {
+        path: path.to_owned(),
+        cause: format!("cannot open the operator's socket: {error}"),
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        create_folder(folder)?;
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let socket = UnixListener::bind(path).map_err(failed)?;
+    let owner_only = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, owner_only).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}

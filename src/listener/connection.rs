@@ -1,0 +1,202 @@
+//! One inbound connection, from greeting to close.
+
+use super::Intake;
+use crate::event::Event;
+use crate::message::QueueId;
+use crate::ring::{RecvBuf, Stream};
+use crate::session::{Client, Rejection, Session, Step, Transaction};
+use crate::smtp::Reply;
+use crate::spool::{Accepted, Draft, SpoolError};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Content arrives in pieces of at most this size; a command line is far shorter.
+const RECEIVE_BYTES: usize = 64 * 1024;
+/// A client that does not take our replies for this long is gone.
+const SEND_WAIT: Duration = Duration::from_secs(60);
+
+/// A message under way: between 354 and the reply to its final dot.
+struct Incoming {
+    id: QueueId,
+    trace: Vec<u8>,
+    draft: Draft,
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool) {
+    let address = stream.peer_address();
+    let session = Session::new(Rc::clone(&intake.policy), Client { address, may_relay });
+    let mut connection = Connection {
+        intake,
+        stream,
+        input: RecvBuf::with_capacity(RECEIVE_BYTES),
+        output: Vec::new(),
+        session,
+        incoming: None,
+    };
+    match connection.run().await {
+        Ok(()) => {}
+        Err(error) => tracing::debug!(client = %address, %error, "connection lost"),
+    }
+    connection.stream.close().await;
+}
+
+struct Connection<'a> {
+    intake: &'a Rc<Intake>,
+    stream: Stream,
+    input: RecvBuf,
+    output: Vec<u8>,
+    session: Session,
+    incoming: Option<Incoming>,
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> io::Result<()> {
+        // A client that talks before the greeting breaks RFC 5321 3.1; what it says tells why.
+        if self.stream.try_recv(&mut self.input)? == Some(0) {
+            return Ok(());
+        }
+        let step = self.session.greet(self.input.filled(), &mut self.output);
+        if self.is_over_after(step).await? {
+            return Ok(());
+        }
+        loop {
+            let progress = self.session.receive(self.input.filled(), &mut self.output);
+            if let Step::Content(range) = &progress.step {
+                self.keep(range.clone()).await;
+            }
+            self.input.consume(progress.consumed);
+            let needs_input = progress.step == Step::More
+                && (progress.consumed == 0 || self.input.filled().is_empty());
+            if self.is_over_after(progress.step).await? {
+                return Ok(());
+            }
+            if needs_input && !self.receive().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what `step` asks for; true when the connection is to be closed.
+    async fn is_over_after(&mut self, step: Step) -> io::Result<bool> {
+        match step {
+            Step::More | Step::Content(_) => {}
+            Step::ContentWanted => self.begin_content(),
+            Step::ContentVoid => self.incoming = None,
+            Step::Complete => self.store().await,
+            Step::Rejected(rejection) => self.tell_rejected(&rejection),
+            Step::Close => {
+                self.flush().await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sends the replies and waits for more input; false when the connection is to be closed.
+    async fn receive(&mut self) -> io::Result<bool> {
+        self.flush().await?;
+        if self.intake.stopping.get() && self.session.stopping(&mut self.output) {
+            self.flush().await?;
+            return Ok(false);
+        }
+        if self.incoming.is_none() && self.input.filled().is_empty() {
+            self.input.release();
+        }
+        match self.stream.recv(&mut self.input, self.session.timeout()).await {
+            Ok(0) => Ok(false),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.session.timed_out(&mut self.output);
+                self.flush().await?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            let sent = self.stream.send_all(&self.output, SEND_WAIT).await;
+            self.output.clear();
+            sent?;
+        }
+        Ok(())
+    }
+
+    fn begin_content(&mut self) {
+        if let Some(reply) = self.intake.unready() {
+            self.session.decline(reply, &mut self.output);
+            return;
+        }
+        let now = self.intake.now();
+        let id = self.intake.spool.next_id(now);
+        let trace = self.session.trace(id, now);
+        self.incoming = Some(Incoming { id, trace, draft: self.intake.spool.draft() });
+        self.session.begin_content(&mut self.output);
+    }
+
+    async fn keep(&mut self, range: std::ops::Range<usize>) {
+        let (Some(incoming), Some(bytes)) =
+            (self.incoming.as_mut(), self.input.filled().get(range))
+        else {
+            return;
+        };
+        if let Err(error) = incoming.draft.extend(bytes).await {
+            // The rest is swallowed; the refusal comes at the end of data.
+            tracing::debug!(id = %incoming.id, %error, "content not kept");
+            self.incoming = None;
+        }
+    }
+
+    async fn store(&mut self) {
+        let transaction = self.session.take_transaction();
+        let Some(incoming) = self.incoming.take() else {
+            let reply = self.intake.unready().unwrap_or(Reply::SPOOL_FULL);
+            self.decline(&transaction, reply);
+            return;
+        };
+        let received_at = self.intake.now();
+        let id = incoming.id;
+        let accepted = Accepted {
+            id,
+            received_at,
+            envelope: transaction.envelope,
+            options: transaction.options,
+            trace: incoming.trace,
+            dot_stuffed: transaction.dot_stuffed,
+            eight_bit: transaction.eight_bit,
+        };
+        // Replies to earlier commands of a pipelining client need not wait for the disk, but the
+        // client waits for this one anyway: one send for all.
+        match self.intake.spool.store(incoming.draft, accepted).await {
+            Ok((placement, message)) => {
+                let client = self.stream.peer_address();
+                self.intake.events.emit(&Event::received(self.intake.shard, &message, client));
+                (self.intake.admit)(message, placement);
+                self.session.stored(id, &mut self.output);
+            }
+            Err(error) => {
+                tracing::warn!(%id, %error, "message not stored");
+                let reply = match error {
+                    SpoolError::Full(_) => Reply::SPOOL_FULL,
+                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::SPOOL_FAILED,
+                };
+                self.session.decline(reply, &mut self.output);
+            }
+        }
+    }
+
+    fn decline(&mut self, transaction: &Transaction, reply: Reply) {
+        let from = transaction.envelope.reverse_path.as_ref().map(ToString::to_string);
+        self.tell_rejected(&Rejection { at: "data", from, to: None, reply: reply.clone() });
+        self.session.decline(reply, &mut self.output);
+    }
+
+    fn tell_rejected(&self, rejection: &Rejection) {
+        let client = self.stream.peer_address();
+        self.intake.events.emit(&Event::rejected(self.intake.shard, rejection, client));
+    }
+}

@@ -1,0 +1,251 @@
+//! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
+
+use super::exchange::Job;
+use crate::config::Config;
+use crate::delivery::{Conversation, Loss, Mail, Policy, Step};
+use crate::message::{Body, Outcome, Reason, Stage, Status};
+use crate::ring::{RecvBuf, Stream};
+use crate::route::Candidate;
+use crate::spool::Content;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Replies are short; a longer one is consumed line by line.
+const RECEIVE_BYTES: usize = 8 * 1024;
+/// A message up to this size leaves in one send with the final dot: copying it costs less than a
+/// second system call.
+const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
+/// After QUIT the reply is awaited no longer than this (RFC 5321 4.1.1.10 asks to wait for it).
+const QUIT_WAIT: Duration = Duration::from_secs(5);
+
+/// A connection that has passed greeting and EHLO.
+pub(super) struct Connection {
+    stream: Stream,
+    input: RecvBuf,
+    output: Vec<u8>,
+    conversation: Conversation,
+    /// Transactions begun on it.
+    pub(super) transactions: u32,
+}
+
+/// What one transaction did.
+pub(super) struct Transacted {
+    /// By index in the envelope.
+    pub(super) outcomes: Vec<(u32, Outcome)>,
+    /// To be sent again at once.
+    pub(super) again: Vec<u32>,
+    /// The connection is gone.
+    pub(super) lost: bool,
+}
+
+impl Transacted {
+    /// Lost before the host said anything to this transaction: on a connection that had been idle
+    /// this means only that the host had closed it meanwhile.
+    pub(super) fn nothing_was_said(&self) -> bool {
+        self.lost
+            && self.again.is_empty()
+            && self.outcomes.iter().all(|(_, outcome)| {
+                let reason = outcome.reason();
+                reason.stage == Stage::Mail && reason.code == 0
+            })
+    }
+}
+
+impl Connection {
+    /// Connects to one candidate and brings it to the point where mail can be sent.
+    ///
+    /// # Errors
+    /// The outcome that this host alone would mean for a recipient.
+    pub(super) async fn open(
+        candidate: &Candidate,
+        config: &Config,
+        policy: &Rc<Policy>,
+    ) -> Result<Connection, Outcome> {
+        let remote = remote_name(candidate);
+        let stream =
+            match Stream::connect(candidate.address, None, config.delivery.connect_timeout).await {
+                Ok(stream) => stream,
+                Err(error) => return Err(Outcome::Deferred(connect_failed(&error, remote))),
+            };
+        let mut connection = Connection {
+            stream,
+            input: RecvBuf::with_capacity(RECEIVE_BYTES),
+            output: Vec::new(),
+            conversation: Conversation::new(Rc::clone(policy), remote),
+            transactions: 0,
+        };
+        match connection.talk().await {
+            Ok(Step::Ready) => Ok(connection),
+            Ok(Step::Unusable(outcome)) => {
+                connection.finish_output().await;
+                Err(outcome)
+            }
+            Ok(_) => {
+                let (_, reason) =
+                    connection.conversation.lost(Loss::Closed("closed by the host".into()));
+                Err(Outcome::Deferred(reason))
+            }
+            Err(loss) => {
+                let (_, reason) = connection.conversation.lost(loss);
+                Err(Outcome::Deferred(reason))
+            }
+        }
+    }
+
+    /// Sends one message. Only on a connection that is ready.
+    pub(super) async fn transact(&mut self, job: &Job) -> Transacted {
+        self.transactions += 1;
+        self.conversation.begin(mail_of(job), &mut self.output);
+        loop {
+            let loss = match self.talk().await {
+                Ok(Step::SendContent) => match self.send_content(job).await {
+                    Ok(()) => continue,
+                    Err(loss) => loss,
+                },
+                Ok(Step::Finished { outcomes, again }) => {
+                    return Transacted { outcomes, again, lost: false };
+                }
+                Ok(Step::Unusable(outcome)) => {
+                    let outcomes =
+                        job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
+                    return Transacted { outcomes, again: Vec::new(), lost: true };
+                }
+                Ok(Step::Ready | Step::Close | Step::More) => {
+                    Loss::Closed("closed by the host".into())
+                }
+                Err(loss) => loss,
+            };
+            let (outcomes, _) = self.conversation.lost(loss);
+            return Transacted { outcomes, again: Vec::new(), lost: true };
+        }
+    }
+
+    /// After a transaction: whether the connection can take another one.
+    pub(super) async fn is_ready_again(&mut self) -> bool {
+        match self.talk().await {
+            Ok(Step::Ready) => true,
+            Ok(_) => {
+                self.finish_output().await;
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Gives the receive buffer back while the connection is idle.
+    pub(super) fn rest(&mut self) {
+        self.input.release();
+        self.output = Vec::new();
+    }
+
+    /// QUIT and close. Only on a connection that is ready.
+    pub(super) async fn quit(mut self) {
+        self.conversation.quit(&mut self.output);
+        self.finish_output().await;
+        let _ = self.stream.recv(&mut self.input, QUIT_WAIT).await;
+        self.stream.close().await;
+    }
+
+    async fn finish_output(&mut self) {
+        let _ = self.stream.send_all(&self.output, QUIT_WAIT).await;
+        self.output.clear();
+    }
+
+    /// Until the conversation wants something of us other than to send and receive.
+    async fn talk(&mut self) -> Result<Step, Loss> {
+        loop {
+            if !self.output.is_empty() {
+                let sent =
+                    self.stream.send_all(&self.output, self.conversation.timeout()).await;
+                self.output.clear();
+                sent.map_err(loss_of)?;
+            }
+            let progress = self.conversation.receive(self.input.filled(), &mut self.output);
+            self.input.consume(progress.consumed);
+            match progress.step {
+                Step::More => {}
+                step => return Ok(step),
+            }
+            if !self.output.is_empty() || (progress.consumed > 0 && !self.input.filled().is_empty())
+            {
+                continue;
+            }
+            let wait = self.conversation.timeout();
+            match self.stream.recv(&mut self.input, wait).await {
+                Ok(0) => return Err(Loss::Closed("closed by the host".into())),
+                Ok(_) => {}
+                Err(error) => return Err(loss_of(error)),
+            }
+        }
+    }
+
+    async fn send_content(&mut self, job: &Job) -> Result<(), Loss> {
+        let wait = self.conversation.timeout();
+        let message = &job.message;
+        match &message.content {
+            Content::Whole(content) if message.content.len() <= ONE_SEND_BYTES_MAX => {
+                self.output.extend_from_slice(&message.trace);
+                self.output.extend_from_slice(content);
+            }
+            Content::Whole(content) => {
+                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
+                self.stream.send_all(content, wait).await.map_err(loss_of)?;
+            }
+            Content::Streamed(pieces) => {
+                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
+                for piece in pieces {
+                    let bytes =
+                        piece.read().await.map_err(|error| Loss::Content(error.to_string()))?;
+                    self.stream.send_all(&bytes, wait).await.map_err(loss_of)?;
+                }
+            }
+        }
+        self.conversation.content_sent(&mut self.output);
+        Ok(())
+    }
+}
+
+fn mail_of(job: &Job) -> Mail {
+    let message = &job.message;
+    let recipients = job
+        .recipients
+        .iter()
+        .filter_map(|&index| {
+            let recipient = message.envelope.recipients.get(index as usize)?;
+            Some((index, recipient.address.clone()))
+        })
+        .collect();
+    Mail {
+        reverse_path: message.envelope.reverse_path.clone(),
+        recipients,
+        size: message.trace.len() as u64 + message.content.len(),
+        body: message.options.body,
+        eight_bit: message.eight_bit || message.options.body != Body::SevenBit,
+        smtp_utf8: message.options.smtp_utf8,
+    }
+}
+
+fn remote_name(candidate: &Candidate) -> Box<str> {
+    let address = candidate.address;
+    format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
+}
+
+fn loss_of(error: io::Error) -> Loss {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Loss::TimedOut,
+        _ => Loss::Closed(error.to_string()),
+    }
+}
+
+/// RFC 3463: 4.4.1 no answer from host, 4.4.0 for what the network or this machine did.
+fn connect_failed(error: &io::Error, remote: Box<str>) -> Reason {
+    let (status, text) = match error.kind() {
+        io::ErrorKind::TimedOut => (Status(4, 4, 1), "no answer to the connection".to_owned()),
+        io::ErrorKind::ConnectionRefused => {
+            (Status(4, 4, 1), "the host refused the connection".to_owned())
+        }
+        _ => (Status(4, 4, 0), format!("cannot connect: {error}")),
+    };
+    Reason { stage: Stage::Connect, code: 0, status, text: text.into(), remote }
+}

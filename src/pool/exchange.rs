@@ -1,0 +1,275 @@
+//! The exchange: what shards say to one another, over bounded channels, and nothing else.
+//!
+//! The talk about one site between an origin (whose spool holds mail for it) and a home (which
+//! holds connections to it):
+//!
+//! ```text
+//! origin                      home
+//!   | -- Offer(site) ----------> |   I have work for it
+//!   | <------------ Credit ----- |   I have a connection free: send one
+//!   | -- Job ------------------> |
+//!   | <------------ Done ------- |
+//!   | -- Drained --------------> |   (answer to a Credit) no more; I shall offer again
+//!   | <------------ State ------ |   the site backs off until then, for this reason
+//! ```
+//!
+//! Bounds: one Offer per site and origin, at most one open Credit per connection, one Job or
+//! Drained per Credit, one Done per Job. So the channels need no more room than sites and
+//! connections; what does not fit at a moment waits here, in order, within the same bounds.
+
+use crate::message::{Outcome, QueueId, Reason, Timestamp};
+use crate::ring::{self, Sender, Signal};
+use crate::route::Site;
+use crate::spool;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What one shard says to another, or to itself.
+#[derive(Debug)]
+pub enum Dispatch {
+    /// Origin to home: there is work for `site` where there was none.
+    Offer {
+        /// The shard that has the work.
+        origin: usize,
+        /// For which site.
+        site: Arc<Site>,
+    },
+    /// Home to origin: a connection is free; answer with one Job or Drained.
+    Credit {
+        /// The shard to answer.
+        home: usize,
+        /// For which site.
+        site: Arc<Site>,
+    },
+    /// Origin to home: answer to a Credit, nothing (more) to send.
+    Drained {
+        /// The shard that answers.
+        origin: usize,
+        /// For which site.
+        site: Arc<Site>,
+    },
+    /// Origin to home: answer to a Credit, one transaction's worth.
+    Job(Box<Job>),
+    /// Home to origin: what became of a Job.
+    Done(Box<Done>),
+    /// Home to origin: the site backs off, or does no more.
+    State {
+        /// For which site.
+        site: Arc<Site>,
+        /// Until when, and why; `None` when it answers again.
+        backing_off: Option<(Timestamp, Reason)>,
+    },
+}
+
+/// One message for one site.
+#[derive(Debug)]
+pub struct Job {
+    /// The shard whose spool holds the message.
+    pub origin: usize,
+    /// The origin's name for the message; comes back in [`Done`].
+    pub slot: u32,
+    /// Where to.
+    pub site: Arc<Site>,
+    /// The message, content included or to be read in pieces.
+    pub message: Arc<spool::Message>,
+    /// Indices in the envelope.
+    pub recipients: Vec<u32>,
+}
+
+/// What became of a [`Job`]: each of its recipients stands in `outcomes` or in `again`.
+#[derive(Debug)]
+pub struct Done {
+    /// From the job.
+    pub slot: u32,
+    /// From the job.
+    pub id: QueueId,
+    /// From the job.
+    pub site: Arc<Site>,
+    /// From the job.
+    pub message: Arc<spool::Message>,
+    /// By index in the envelope.
+    pub outcomes: Vec<(u32, Outcome)>,
+    /// Not tried, or put off by the server within the transaction: to be sent again at once.
+    pub again: Vec<u32>,
+}
+
+/// How long what did not fit into a full channel waits before the next try.
+const OVERFLOW_RETRY: Duration = Duration::from_millis(1);
+
+/// One shard's end of the exchange.
+pub struct Exchange {
+    me: usize,
+    /// By shard; the own place is unused.
+    peers: Vec<Sender<Dispatch>>,
+    /// What did not fit, in order, by shard; the own queue is what the shard says to itself.
+    waiting: RefCell<Vec<VecDeque<Dispatch>>>,
+    to_self: Signal,
+    overflowing: std::cell::Cell<bool>,
+}
+
+impl Exchange {
+    /// The end of shard `me`; `peers` are the mailboxes of all shards, its own included.
+    pub fn new(me: usize, peers: Vec<Sender<Dispatch>>) -> Rc<Exchange> {
+        let waiting = RefCell::new(peers.iter().map(|_| VecDeque::new()).collect());
+        Rc::new(Exchange {
+            me,
+            peers,
+            waiting,
+            to_self: Signal::new(),
+            overflowing: std::cell::Cell::new(false),
+        })
+    }
+
+    /// This shard's number.
+    pub fn me(&self) -> usize {
+        self.me
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Sends to shard `to`, in order. Never waits and never loses.
+    pub fn send(self: &Rc<Self>, to: usize, dispatch: Dispatch) {
+        let mut waiting = self.waiting.borrow_mut();
+        let (Some(queue), Some(peer)) = (waiting.get_mut(to), self.peers.get(to)) else {
+            debug_assert!(false, "no such shard: {to}");
+            return;
+        };
+        if to == self.me {
+            queue.push_back(dispatch);
+            self.to_self.set();
+            return;
+        }
+        if queue.is_empty() {
+            let Err(back) = peer.try_send(dispatch) else { return };
+            queue.push_back(back);
+        } else {
+            queue.push_back(dispatch);
+        }
+        drop(waiting);
+        if !self.overflowing.replace(true) {
+            let exchange = Rc::clone(self);
+            ring::spawn("exchange overflow", async move { exchange.retry_overflow().await });
+        }
+    }
+
+    /// The next word of this shard to itself.
+    pub async fn next_to_self(&self) -> Dispatch {
+        loop {
+            let next = self.waiting.borrow_mut().get_mut(self.me).and_then(VecDeque::pop_front);
+            match next {
+                Some(dispatch) => return dispatch,
+                None => self.to_self.wait().await,
+            }
+        }
+    }
+
+    async fn retry_overflow(&self) {
+        loop {
+            ring::sleep(OVERFLOW_RETRY).await;
+            let mut left = false;
+            for (to, queue) in self.waiting.borrow_mut().iter_mut().enumerate() {
+                if to == self.me {
+                    continue;
+                }
+                while let Some(dispatch) = queue.pop_front() {
+                    let Some(peer) = self.peers.get(to) else { break };
+                    if let Err(back) = peer.try_send(dispatch) {
+                        queue.push_front(back);
+                        left = true;
+                        break;
+                    }
+                }
+            }
+            if !left {
+                self.overflowing.set(false);
+                return;
+            }
+        }
+    }
+}
+
+/// The home of a site for an origin, and the connections that this home may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HomeShare {
+    /// The home shard.
+    pub home: usize,
+    /// Its share of the site's connections; at least 1.
+    pub connections: usize,
+}
+
+/// Which shard is home of `site_key` for mail of shard `origin`.
+///
+/// A site whose limit gives each of several shards at least `stripe_min` connections is striped:
+/// it has as many homes as that allows, each with an equal share, and a shard that is a home itself
+/// keeps its own mail. Every shard computes the same, so nobody needs to be asked.
+pub fn homes_of(
+    site_key: &str,
+    shards: usize,
+    origin: usize,
+    connections: usize,
+    stripe_min: usize,
+) -> HomeShare {
+    let stripes = (connections / stripe_min.max(1)).clamp(1, shards.max(1));
+    let first = usize::try_from(hash(site_key) % shards.max(1) as u64).unwrap_or(0);
+    let position = (origin + shards - first) % shards.max(1);
+    let stripe = if position < stripes { position } else { origin % stripes };
+    let share = connections / stripes + usize::from(stripe < connections % stripes);
+    HomeShare { home: (first + stripe) % shards.max(1), connections: share.max(1) }
+}
+
+/// FNV-1a: the same on every shard and in every run; not for tables an attacker can fill.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn homes(connections: usize, shards: usize) -> Vec<HomeShare> {
+        (0..shards).map(|origin| homes_of("mx:a.test", shards, origin, connections, 4)).collect()
+    }
+
+    #[test]
+    fn a_small_site_has_one_home_for_all() {
+        let all = homes(3, 8);
+        assert!(all.iter().all(|share| *share == all[0]), "{all:?}");
+        assert_eq!(all[0].connections, 3);
+    }
+
+    #[test]
+    fn a_large_site_is_home_everywhere_and_the_shares_sum_to_the_limit() {
+        for (connections, shards) in [(20, 2), (21, 4), (64, 8), (17, 3)] {
+            let all = homes(connections, shards);
+            for (origin, share) in all.iter().enumerate() {
+                assert_eq!(share.home, origin, "each keeps its own mail");
+            }
+            assert_eq!(all.iter().map(|share| share.connections).sum::<usize>(), connections);
+        }
+    }
+
+    #[test]
+    fn a_middling_site_has_some_homes_and_others_agree_with_them_on_the_share() {
+        let all = homes(10, 8);
+        let mut by_home = std::collections::BTreeMap::new();
+        for share in &all {
+            assert_eq!(
+                *by_home.entry(share.home).or_insert(share.connections),
+                share.connections
+            );
+        }
+        assert_eq!(by_home.len(), 2);
+        assert_eq!(by_home.values().sum::<usize>(), 10);
+        for home in by_home.keys() {
+            assert_eq!(all[*home].home, *home, "a home keeps its own mail");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What an outcome makes of a recipient: another try, or one of the four endings.
+//!
+//! The order of writes is what keeps the promise that nothing is lost: a report is durable before
+//! the failure that it reports is recorded. If power fails between the two, the failure happens
+//! again and is reported twice; the other order could lose the report.
+
+use super::now;
+use super::queue::{Queue, placement};
+use crate::bounce::{self, Failed, Report};
+use crate::event::Event;
+use crate::message::{
+    Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
+};
+use crate::pool::Done;
+use crate::ring;
+use crate::scheduler::{Settled, Slot, Verdict};
+use crate::spool::{Accepted, Content, Fate, Message, SpoolError};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A report that could not be stored is tried again after this.
+const REPORT_RETRY: Duration = Duration::from_secs(10);
+
+/// A recipient that has ended without delivery.
+struct Failure {
+    recipient: u32,
+    reason: Reason,
+    attempts: u16,
+    expired: bool,
+}
+
+impl Queue {
+    /// A job came back from the home of its site.
+    pub(super) fn done(self: &Rc<Self>, done: Done) {
+        let Done { slot, id, site, message, outcomes, again } = done;
+        let slot = Slot(slot);
+        debug_assert_eq!(id, message.id);
+        {
+            let mut scheduler = self.scheduler.borrow_mut();
+            for recipient in again {
+                scheduler.settle(slot, recipient, Verdict::Again, None, now());
+            }
+        }
+        self.settle(slot, &message, outcomes, Some(&site.key));
+        self.changed();
+    }
+
+    /// Applies outcomes to recipients that are out.
+    pub(super) fn settle(
+        self: &Rc<Self>,
+        slot: Slot,
+        message: &Arc<Message>,
+        outcomes: Vec<(u32, Outcome)>,
+        site: Option<&str>,
+    ) {
+        if outcomes.is_empty() {
+            return;
+        }
+        let now = now();
+        let mut failures = Vec::new();
+        let mut last: Option<Rc<Reason>> = None;
+        for (recipient, outcome) in outcomes {
+            match outcome {
+                Outcome::Delivered(reason) => {
+                    let settled = self.over(slot, recipient, now);
+                    let Some(attempts) = settled else { continue };
+                    self.spool.settle(message.id, recipient, &Fate::Delivered);
+                    self.tell("delivered", message, recipient, &reason, attempts, None, site);
+                }
+                Outcome::Refused(reason) => {
+                    let Some(attempts) = self.over(slot, recipient, now) else { continue };
+                    failures.push(Failure { recipient, reason, attempts, expired: false });
+                }
+                Outcome::Deferred(reason) => {
+                    let shared = share(&mut last, reason);
+                    let settled = self.scheduler.borrow_mut().settle(
+                        slot,
+                        recipient,
+                        Verdict::Later,
+                        Some(Rc::clone(&shared)),
+                        now,
+                    );
+                    match settled {
+                        Some(Settled::Retry { attempts, due }) => {
+                            let fate =
+                                Fate::Waiting { attempts, due, reason: (*shared).clone() };
+                            self.spool.settle(message.id, recipient, &fate);
+                            let due = Some(due);
+                            self.tell("deferred", message, recipient, &shared, attempts, due, site);
+                        }
+                        Some(Settled::Expired { attempts }) => {
+                            let reason = (*shared).clone();
+                            failures.push(Failure { recipient, reason, attempts, expired: true });
+                        }
+                        Some(Settled::Ended { .. }) | None => {}
+                    }
+                }
+            }
+        }
+        self.hot.borrow_mut().forget(slot);
+        if failures.is_empty() {
+            self.free_if_over(slot, message.id);
+        } else {
+            self.fail(slot, Arc::clone(message), failures, site);
+        }
+    }
+
+    /// These recipients waited too long; the scheduler has ended them.
+    pub(super) fn expired(self: &Rc<Self>, slot: Slot, recipients: Vec<u32>) {
+        let reasons: Vec<(u32, Option<Rc<Reason>>, u16)> = {
+            let scheduler = self.scheduler.borrow();
+            recipients
+                .iter()
+                .map(|&index| {
+                    let (reason, attempts) = scheduler.last_attempt(slot, index);
+                    (index, reason, attempts)
+                })
+                .collect()
+        };
+        let failures = reasons
+            .into_iter()
+            .map(|(recipient, reason, attempts)| Failure {
+                recipient,
+                reason: reason.map_or_else(never_tried, |reason| (*reason).clone()),
+                attempts,
+                expired: true,
+            })
+            .collect();
+        let queue = Rc::clone(self);
+        ring::spawn("expiry", async move {
+            match queue.message(slot).await {
+                Some(message) => {
+                    queue.hot.borrow_mut().forget(slot);
+                    queue.fail(slot, message, failures, None);
+                }
+                // Its record stays in the spool for `spool export`; after a restart it is tried,
+                // and found unreadable, again.
+                None => tracing::error!("an expired message cannot be read: no report is sent"),
+            }
+        });
+    }
+
+    /// Waits until no report is being stored.
+    pub(super) async fn settle_reports(&self) {
+        while self.reporting.get() > 0 {
+            ring::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends recipients without delivery: first the report, then the record of the ending.
+    fn fail(
+        self: &Rc<Self>,
+        slot: Slot,
+        message: Arc<Message>,
+        failures: Vec<Failure>,
+        site: Option<&str>,
+    ) {
+        let wants_report = message.envelope.reverse_path.is_some()
+            && failures.iter().any(|failure| is_reported(&message, failure.recipient));
+        if !wants_report {
+            self.record_failures(slot, &message, &failures, site);
+            return;
+        }
+        self.reporting.set(self.reporting.get() + 1);
+        let queue = Rc::clone(self);
+        let site = site.map(Box::<str>::from);
+        ring::spawn("report", async move {
+            let _count = Reporting(Rc::clone(&queue));
+            while let Err(error) = queue.store_report(&message, &failures).await {
+                tracing::error!(id = %message.id, %error, "a report cannot be stored");
+                if matches!(error, SpoolError::Failed(_)) {
+                    // The failure is not recorded either: after a restart both happen again.
+                    return;
+                }
+                ring::sleep(REPORT_RETRY).await;
+            }
+            queue.record_failures(slot, &message, &failures, site.as_deref());
+        });
+    }
+
+    fn record_failures(
+        &self,
+        slot: Slot,
+        message: &Message,
+        failures: &[Failure],
+        site: Option<&str>,
+    ) {
+        let is_report = message.envelope.reverse_path.is_none();
+        for failure in failures {
+            let (name, fate) = match (failure.expired, is_report) {
+                (true, _) => ("expired", Fate::Expired),
+                (false, true) => ("dropped", Fate::Bounced),
+                (false, false) => ("bounced", Fate::Bounced),
+            };
+            self.spool.settle(message.id, failure.recipient, &fate);
+            let Failure { recipient, reason, attempts, .. } = failure;
+            self.tell(name, message, *recipient, reason, *attempts, None, site);
+        }
+        self.free_if_over(slot, message.id);
+    }
+
+    async fn store_report(
+        self: &Rc<Self>,
+        message: &Message,
+        failures: &[Failure],
+    ) -> Result<(), SpoolError> {
+        let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
+        let first_piece;
+        let content: &[u8] = match &message.content {
+            Content::Whole(bytes) => bytes,
+            Content::Streamed(pieces) => {
+                first_piece = match pieces.first() {
+                    Some(piece) => piece.read().await.unwrap_or_default(),
+                    None => Vec::new(),
+                };
+                &first_piece
+            }
+        };
+        let failed: Vec<Failed<'_>> = failures
+            .iter()
+            .filter(|failure| is_reported(message, failure.recipient))
+            .filter_map(|failure| {
+                Some(Failed {
+                    recipient: message.envelope.recipients.get(failure.recipient as usize)?,
+                    reason: &failure.reason,
+                    attempts: failure.attempts,
+                    expired: failure.expired,
+                })
+            })
+            .collect();
+        let now = now();
+        let id = self.spool.next_id(now);
+        let report = bounce::report(&Report {
+            host_name: &self.config.host_name,
+            to,
+            id: message.id,
+            received_at: message.received_at,
+            envelope_id: message.options.dsn_envelope_id.as_deref(),
+            failed: &failed,
+            trace: &message.trace,
+            content,
+            dot_stuffed: message.dot_stuffed,
+            report_id: id,
+            now,
+        });
+        let mut draft = self.spool.draft();
+        draft.extend(&report).await?;
+        let accepted = Accepted {
+            id,
+            received_at: now,
+            envelope: Envelope {
+                reverse_path: None,
+                recipients: vec![Recipient::plain(to.clone())],
+            },
+            options: Options::default(),
+            trace: Vec::new(),
+            dot_stuffed: true,
+            eight_bit: !report.is_ascii(),
+        };
+        let (placement, stored) = self.spool.store(draft, accepted).await?;
+        self.events.emit(&Event {
+            from: Some(""),
+            to: Some(to.as_str()),
+            recipients: Some(1),
+            size: Some(report.len() as u64),
+            about: Some(message.id),
+            ..Event::new("received", self.shard, now).of(id)
+        });
+        self.admit(stored, placement);
+        Ok(())
+    }
+
+    /// Ends a recipient in the scheduler: the number of its attempts, or `None` when it was over.
+    fn over(&self, slot: Slot, recipient: u32, now: Timestamp) -> Option<u16> {
+        match self.scheduler.borrow_mut().settle(slot, recipient, Verdict::Over, None, now)? {
+            Settled::Ended { attempts }
+            | Settled::Expired { attempts }
+            | Settled::Retry { attempts, .. } => Some(attempts),
+        }
+    }
+
+    fn free_if_over(&self, slot: Slot, id: QueueId) {
+        let mut scheduler = self.scheduler.borrow_mut();
+        let Some((known, at)) = scheduler.whereabouts(slot) else { return };
+        if known == id && scheduler.finish_if_over(slot) {
+            drop(scheduler);
+            self.hot.borrow_mut().forget(slot);
+            self.spool.dead(id, placement(at));
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one field of the event")]
+    fn tell(
+        &self,
+        name: &'static str,
+        message: &Message,
+        recipient: u32,
+        reason: &Reason,
+        attempts: u16,
+        due: Option<Timestamp>,
+        site: Option<&str>,
+    ) {
+        let to = message
+            .envelope
+            .recipients
+            .get(recipient as usize)
+            .map_or("", |recipient| recipient.address.as_str());
+        let from = message.envelope.reverse_path.as_ref().map_or("", |from| from.as_str());
+        let now = now();
+        self.events.emit(&Event {
+            from: Some(from),
+            to: Some(to),
+            size: Some(message.content.len()),
+            site,
+            attempt: Some(attempts),
+            due,
+            queued_ms: Some(now.since(message.received_at).as_millis() as u64),
+            ..Event::new(name, self.shard, now).of(message.id).because(reason)
+        });
+    }
+}
+
+/// Counts a report that is being stored, however that ends.
+struct Reporting(Rc<Queue>);
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.0.reporting.set(self.0.reporting.get().saturating_sub(1));
+    }
+}
+
+/// NOTIFY without FAILURE asks for no report (RFC 3461 4.1).
+fn is_reported(message: &Message, recipient: u32) -> bool {
+    let recipient = message.envelope.recipients.get(recipient as usize);
+    recipient.is_some_and(|recipient| recipient.notify.is_none_or(|notify| notify.failure))
+}
+
+fn never_tried() -> Reason {
+    Reason::ours(Stage::Local, Status(4, 4, 7), "its time was over before it could be tried")
+}
+
+/// Recipients of one job are mostly deferred for the same reason: they share one.
+fn share(last: &mut Option<Rc<Reason>>, reason: Reason) -> Rc<Reason> {
+    if let Some(known) = last
+        && **known == reason
+    {
+        return Rc::clone(known);
+    }
+    let shared = Rc::new(reason);
+    *last = Some(Rc::clone(&shared));
+    shared
+}

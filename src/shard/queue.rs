@@ -1,0 +1,418 @@
+//! The origin side of a shard: from a message that is durable to the ending of its last recipient.
+//!
+//! It asks the scheduler what to do next and has it done: find the site of a domain, offer work to
+//! the site's home, answer credits with jobs. Outcomes come back to `ending`.
+
+use super::hot::Hot;
+use super::now;
+use crate::config::Config;
+use crate::event::EventLog;
+use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
+use crate::pool::{Dispatch, Exchange, Job, homes_of};
+use crate::ring::{self, Signal};
+use crate::route::{Router, Site};
+use crate::scheduler::{
+    Admission, AdmittedRecipient, Demand, DomainId, Scheduler, SiteId, Slot, Verdict, Work,
+};
+use crate::spool::{Message, Placement, Recovered, Spool};
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Domains whose site is being looked for at once; others wait their turn.
+const ROUTES_AT_ONCE: usize = 256;
+/// Demands handled in a row before the rings are looked at.
+const DEMANDS_IN_A_ROW: usize = 64;
+
+/// One shard's queue.
+pub(super) struct Queue {
+    pub(super) shard: usize,
+    pub(super) config: Arc<Config>,
+    pub(super) spool: Spool,
+    pub(super) events: Rc<EventLog>,
+    pub(super) scheduler: RefCell<Scheduler>,
+    pub(super) hot: RefCell<Hot>,
+    pub(super) sites: RefCell<Sites>,
+    /// Reports being stored.
+    pub(super) reporting: Cell<usize>,
+    router: Router,
+    exchange: Rc<Exchange>,
+    wake: Signal,
+    stopping: Cell<bool>,
+    routing: Cell<usize>,
+    to_route: RefCell<VecDeque<DomainId>>,
+}
+
+/// The sites that this shard has mail for, by number.
+#[derive(Default)]
+pub(super) struct Sites {
+    by_key: HashMap<Arc<str>, SiteId>,
+    sites: Vec<Arc<Site>>,
+}
+
+impl Sites {
+    fn number(&mut self, site: &Arc<Site>) -> SiteId {
+        if let Some(&known) = self.by_key.get(&site.key) {
+            return known;
+        }
+        let number = SiteId(u32::try_from(self.sites.len()).unwrap_or(u32::MAX));
+        self.by_key.insert(Arc::clone(&site.key), number);
+        self.sites.push(Arc::clone(site));
+        number
+    }
+
+    fn find(&self, key: &str) -> Option<SiteId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(super) fn site(&self, number: SiteId) -> Option<&Arc<Site>> {
+        self.sites.get(number.0 as usize)
+    }
+}
+
+impl Queue {
+    pub(super) fn new(
+        shard: usize,
+        config: Arc<Config>,
+        hot_bytes_max: usize,
+        spool: Spool,
+        events: Rc<EventLog>,
+        router: Router,
+        exchange: Rc<Exchange>,
+    ) -> Rc<Queue> {
+        let scheduler = Scheduler::new(config.retry.clone(), fastrand::u64(..));
+        Rc::new(Queue {
+            shard,
+            config,
+            spool,
+            events,
+            scheduler: RefCell::new(scheduler),
+            hot: RefCell::new(Hot::new(hot_bytes_max)),
+            sites: RefCell::default(),
+            reporting: Cell::new(0),
+            router,
+            exchange,
+            wake: Signal::new(),
+            stopping: Cell::new(false),
+            routing: Cell::new(0),
+            to_route: RefCell::default(),
+        })
+    }
+
+    /// Takes a message that is durable.
+    pub(super) fn admit(&self, message: Arc<Message>, placement: Placement) {
+        let now = now();
+        let due = message.options.not_before.unwrap_or(now);
+        let domains: Vec<Cow<'_, str>> = message
+            .envelope
+            .recipients
+            .iter()
+            .map(|recipient| lower(recipient.address.domain()))
+            .collect();
+        let recipients: Vec<AdmittedRecipient<'_>> = domains
+            .iter()
+            .map(|domain| AdmittedRecipient {
+                domain,
+                ended: false,
+                attempts: 0,
+                due,
+                reason: None,
+            })
+            .collect();
+        let slot = self.scheduler.borrow_mut().admit(
+            &Admission {
+                id: message.id,
+                placement: [placement.segment, placement.offset, placement.length],
+                expires: self.expiry(message.received_at, message.options.expires),
+                priority: message.options.priority,
+                tenant: &message.options.tenant,
+                recipients: &recipients,
+            },
+            now,
+        );
+        drop(recipients);
+        drop(domains);
+        if due <= now {
+            self.hot.borrow_mut().keep(slot, message);
+        }
+        self.wake.set();
+    }
+
+    /// Takes a message that recovery found; how many of its recipients are in doubt.
+    pub(super) fn readmit(&self, message: &Recovered) -> usize {
+        let now = now();
+        let first_due = message.options.not_before.unwrap_or(now);
+        let recipients: Vec<AdmittedRecipient<'_>> = message
+            .recipients
+            .iter()
+            .map(|recipient| AdmittedRecipient {
+                domain: &recipient.domain,
+                ended: recipient.ended,
+                attempts: recipient.attempts,
+                due: recipient.due.unwrap_or(first_due),
+                reason: recipient.reason.clone().map(Rc::new),
+            })
+            .collect();
+        let at = message.placement;
+        self.scheduler.borrow_mut().admit(
+            &Admission {
+                id: message.id,
+                placement: [at.segment, at.offset, at.length],
+                expires: self.expiry(message.received_at, message.options.expires),
+                priority: message.options.priority,
+                tenant: &message.options.tenant,
+                recipients: &recipients,
+            },
+            now,
+        );
+        self.wake.set();
+        let in_doubt = message.recipients.iter().filter(|recipient| recipient.in_doubt);
+        let mut count = 0;
+        for recipient in in_doubt {
+            count += 1;
+            tracing::info!(
+                id = %message.id,
+                domain = %recipient.domain,
+                "delivery had begun when the relay went down: it is tried again and may be doubled"
+            );
+        }
+        count
+    }
+
+    fn expiry(&self, received_at: Timestamp, wished: Option<Timestamp>) -> Timestamp {
+        let ours = received_at.plus(self.config.retry.expire);
+        wished.map_or(ours, |wished| wished.min(ours))
+    }
+
+    /// Does what the scheduler demands, for as long as the shard runs.
+    pub(super) async fn run(self: Rc<Self>) {
+        loop {
+            let mut handled = 0;
+            loop {
+                let demand = self.scheduler.borrow_mut().poll(now());
+                let Some(demand) = demand else { break };
+                self.meet(demand);
+                handled += 1;
+                if handled % DEMANDS_IN_A_ROW == 0 {
+                    ring::yield_now().await;
+                }
+            }
+            let wake_at = self.scheduler.borrow().wake_at();
+            match wake_at {
+                Some(at) => {
+                    self.wake.wait_for(at.since(now())).await;
+                }
+                None => self.wake.wait().await,
+            }
+        }
+    }
+
+    /// Hands out no more work.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    /// Something changed that the scheduler may want to act on.
+    pub(super) fn changed(&self) {
+        self.wake.set();
+    }
+
+    fn meet(self: &Rc<Self>, demand: Demand) {
+        match demand {
+            Demand::Route(domain) => {
+                if self.routing.get() < ROUTES_AT_ONCE {
+                    self.routing.set(self.routing.get() + 1);
+                    let queue = Rc::clone(self);
+                    ring::spawn("route", async move { queue.route(domain).await });
+                } else {
+                    self.to_route.borrow_mut().push_back(domain);
+                }
+            }
+            Demand::Offer(number) => {
+                let Some(site) = self.sites.borrow().site(number).cloned() else { return };
+                let home = self.home_of(&site);
+                let offer = Dispatch::Offer { origin: self.shard, site };
+                self.exchange.send(home, offer);
+            }
+            Demand::Expired { slot, recipients } => self.expired(slot, recipients),
+            Demand::Overdue { slot, recipients } => {
+                tracing::error!(
+                    shard = self.shard,
+                    recipients = recipients.len(),
+                    "a delivery never came back: it is tried again"
+                );
+                self.put_off(slot, &recipients, "the delivery was lost inside the relay");
+            }
+        }
+    }
+
+    fn home_of(&self, site: &Site) -> usize {
+        let limits = &self.config.pool;
+        homes_of(
+            &site.key,
+            self.exchange.shards(),
+            self.shard,
+            limits.connections_per_site,
+            limits.stripe_connections_min,
+        )
+        .home
+    }
+
+    /// Finds the site of one domain after the other while any wait.
+    async fn route(self: Rc<Self>, first: DomainId) {
+        let _place = RoutingPlace(Rc::clone(&self));
+        let mut next = Some(first);
+        while let Some(domain) = next {
+            let name = self.scheduler.borrow().domain(domain).to_owned();
+            match self.router.site(&name).await {
+                Ok((site, valid_until)) => {
+                    let number = self.sites.borrow_mut().number(&site);
+                    self.scheduler.borrow_mut().routed(domain, number, valid_until);
+                }
+                Err(outcome) => {
+                    let waiting = self.scheduler.borrow_mut().unroutable(domain);
+                    for (slot, recipients) in waiting {
+                        self.unroutable(slot, recipients, outcome.clone()).await;
+                    }
+                }
+            }
+            self.changed();
+            next = self.to_route.borrow_mut().pop_front();
+        }
+    }
+
+    /// A home has a connection free for `site`: answers with one job, or that there is none.
+    pub(super) fn credited(self: &Rc<Self>, home: usize, site: Arc<Site>) {
+        match self.take(&site) {
+            None => {
+                let drained = Dispatch::Drained { origin: self.shard, site };
+                self.exchange.send(home, drained);
+            }
+            Some(work) => {
+                let hot = self.hot.borrow().find(work.slot);
+                match hot {
+                    Some(message) => self.send_job(home, site, work, message),
+                    None => {
+                        let queue = Rc::clone(self);
+                        ring::spawn("load", async move { queue.load(home, site, work).await });
+                    }
+                }
+            }
+        }
+        self.changed();
+    }
+
+    fn take(&self, site: &Site) -> Option<Work> {
+        if self.stopping.get() {
+            return None;
+        }
+        let number = self.sites.borrow().find(&site.key)?;
+        let recipients_max = self.config.delivery.recipients_max;
+        self.scheduler.borrow_mut().take(number, now(), recipients_max)
+    }
+
+    /// Loads a message that is no longer in memory. The credit must be answered, so when it cannot
+    /// be read the next one is taken instead.
+    async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, mut work: Work) {
+        loop {
+            match self.spool.load(work.id, placement(work.placement)).await {
+                Ok(message) => return self.send_job(home, site, work, message),
+                Err(error) => {
+                    tracing::error!(id = %work.id, %error, "a queued message cannot be read");
+                    self.put_off(
+                        work.slot,
+                        &work.recipients,
+                        "the message cannot be read from the spool",
+                    );
+                }
+            }
+            match self.take(&site) {
+                Some(next) => work = next,
+                None => {
+                    let drained = Dispatch::Drained { origin: self.shard, site };
+                    return self.exchange.send(home, drained);
+                }
+            }
+        }
+    }
+
+    fn send_job(&self, home: usize, site: Arc<Site>, work: Work, message: Arc<Message>) {
+        self.spool.begun(work.id, &work.recipients);
+        let job = Job {
+            origin: self.shard,
+            slot: work.slot.0,
+            site,
+            message,
+            recipients: work.recipients,
+        };
+        self.exchange.send(home, Dispatch::Job(Box::new(job)));
+    }
+
+    /// Puts recipients off for trouble of our own, which is in the diagnostics already: their
+    /// addresses are not to be had, so no event is written.
+    fn put_off(&self, slot: Slot, recipients: &[u32], text: &str) {
+        let reason = Rc::new(Reason::ours(Stage::Local, Status(4, 3, 0), text));
+        let mut scheduler = self.scheduler.borrow_mut();
+        for &recipient in recipients {
+            scheduler.settle(slot, recipient, Verdict::Later, Some(Rc::clone(&reason)), now());
+        }
+    }
+
+    /// What the home of a site says about it.
+    pub(super) fn site_state(&self, site: &Site, backing_off: Option<(Timestamp, Reason)>) {
+        let Some(number) = self.sites.borrow().find(&site.key) else { return };
+        let mut scheduler = self.scheduler.borrow_mut();
+        match backing_off {
+            Some((until, reason)) => scheduler.park(number, until, Rc::new(reason), now()),
+            None => scheduler.unpark(number),
+        }
+    }
+
+    async fn unroutable(self: &Rc<Self>, slot: Slot, recipients: Vec<u32>, outcome: Outcome) {
+        let Some(message) = self.message(slot).await else {
+            self.put_off(slot, &recipients, "the message cannot be read from the spool");
+            return;
+        };
+        let outcomes = recipients.into_iter().map(|index| (index, outcome.clone())).collect();
+        self.settle(slot, &message, outcomes, None);
+    }
+
+    /// The message in `slot`, from memory or from the spool; `None` when it cannot be read.
+    pub(super) async fn message(&self, slot: Slot) -> Option<Arc<Message>> {
+        if let Some(message) = self.hot.borrow().find(slot) {
+            return Some(message);
+        }
+        let (id, at) = self.scheduler.borrow().whereabouts(slot)?;
+        match self.spool.load(id, placement(at)).await {
+            Ok(message) => Some(message),
+            Err(error) => {
+                tracing::error!(%id, %error, "a queued message cannot be read");
+                None
+            }
+        }
+    }
+}
+
+/// One of the route tasks; counted out however it ends.
+struct RoutingPlace(Rc<Queue>);
+
+impl Drop for RoutingPlace {
+    fn drop(&mut self) {
+        self.0.routing.set(self.0.routing.get().saturating_sub(1));
+    }
+}
+
+/// The spool's words for where a message is, from the scheduler's.
+pub(super) fn placement(at: [u32; 3]) -> Placement {
+    Placement { segment: at[0], offset: at[1], length: at[2] }
+}
+
+fn lower(domain: &str) -> Cow<'_, str> {
+    if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(domain.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(domain)
+    }
+}
