@@ -10,6 +10,8 @@
 //! A room (module) imports only the rooms listed below it. `ARCHITECTURE.md` tells one letter's
 //! way through them.
 
+pub mod cli;
+
 pub mod control;
 pub mod shard;
 

@@ -1,0 +1,145 @@
+//! The command line: reads the flags, hands over to the room that does the work, shows what it said.
+//!
+//! It must not know how anything works.
+
+mod arguments;
+mod show;
+
+use crate::config::Config;
+use crate::control::{self, AskError};
+use crate::spool;
+use arguments::{Arguments, Command, QueueCommand};
+use clap::Parser;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// The configuration, the command line or the request was wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let settings = arguments.settings();
+    let config = match Config::load(settings.config(), &settings.overrides()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match arguments.command {
+        None | Some(Command::Serve { .. }) => serve(config),
+        Some(Command::Check { .. }) => {
+            warn(&config);
+            print!("{}", config.render());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Queue { command }) => queue(&config, &command),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    let filter =
+        EnvFilter::try_from_env("RINGPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    warn(&config);
+    match control::serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn warn(config: &Config) {
+    for warning in config.warnings() {
+        eprintln!("ringpost: warning: {warning}");
+    }
+}
+
+fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
+    let (target, json) = match command {
+        QueueCommand::List { limit, domain, json, .. } => {
+            let domain = domain.as_deref().map(|domain| format!("&domain={}", escape(domain)));
+            (format!("/queue?limit={limit}{}", domain.unwrap_or_default()), *json)
+        }
+        QueueCommand::Show { id, json, .. } => (format!("/queue/{}", escape(id)), *json),
+        QueueCommand::Sites { json, .. } => ("/sites".to_owned(), *json),
+    };
+    let mut screen = show::Screen::new(command, json);
+    let asked = control::ask(&config.control.socket, &target, |line| screen.line(line));
+    match asked {
+        Ok(()) => {
+            screen.end();
+            ExitCode::SUCCESS
+        }
+        Err(AskError::NotRunning { .. }) => stopped_queue(config, command, &mut screen),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The queue of a relay that does not run: read from its spool.
+fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Screen) -> ExitCode {
+    let root = &config.spool.directory;
+    if !root.is_dir() {
+        eprintln!("ringpost: {}: no relay runs here, and there is no spool", root.display());
+        return ExitCode::FAILURE;
+    }
+    if matches!(command, QueueCommand::Sites { .. }) {
+        eprintln!("ringpost: {}: no relay runs here: it has no sites", root.display());
+        return ExitCode::FAILURE;
+    }
+    eprintln!("ringpost: {}: no relay runs here: this is what its spool holds", root.display());
+    let mut folders = match spool::shard_folders(root) {
+        Ok(folders) => folders,
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    folders.extend(config.cores.iter().map(|core| core.spool.clone()).filter(|path| path.is_dir()));
+    folders.sort();
+    folders.dedup();
+    let mut failed = false;
+    let mut entries = Vec::new();
+    for (shard, folder) in folders.iter().enumerate() {
+        match spool::Spool::inspect(folder) {
+            Ok(recovery) => {
+                for what in &recovery.set_aside {
+                    eprintln!("ringpost: corrupt record: {what}");
+                }
+                let expire = config.retry.expire;
+                entries.extend(crate::shard::entries_of_recovery(&recovery, shard, expire));
+            }
+            Err(error) => {
+                eprintln!("ringpost: {error}");
+                failed = true;
+            }
+        }
+    }
+    let found = screen.select(entries, command);
+    screen.end();
+    if failed || !found { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Percent-encodes what may not stand in a URL's path or query.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}

@@ -1,0 +1,200 @@
+//! What the queue commands print: a table for people, or the JSON lines as they came.
+
+use super::arguments::QueueCommand;
+use crate::shard::{RecipientEntry, SiteEntry};
+use std::io::{self, Write};
+
+/// Prints lines of one answer.
+pub(super) struct Screen {
+    what: What,
+    json: bool,
+    shown: usize,
+    /// Standard output is gone (`| head`): the rest is not printed.
+    gone: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    List,
+    Show,
+    Sites,
+}
+
+impl Screen {
+    pub(super) fn new(command: &QueueCommand, json: bool) -> Screen {
+        let what = match command {
+            QueueCommand::List { .. } => What::List,
+            QueueCommand::Show { .. } => What::Show,
+            QueueCommand::Sites { .. } => What::Sites,
+        };
+        Screen { what, json, shown: 0, gone: false }
+    }
+
+    /// One JSON line from the relay.
+    pub(super) fn line(&mut self, line: &str) {
+        if self.json {
+            return self.print(line);
+        }
+        match self.what {
+            What::Sites => match serde_json::from_str::<SiteEntry>(line) {
+                Ok(entry) => self.site(&entry),
+                Err(_) => self.print(line),
+            },
+            What::List | What::Show => match serde_json::from_str::<RecipientEntry>(line) {
+                Ok(entry) => self.recipient(&entry),
+                Err(_) => self.print(line),
+            },
+        }
+    }
+
+    /// The entries of a stopped relay's spool that `command` asks for; whether there was any, or
+    /// none was asked for by name.
+    pub(super) fn select(&mut self, entries: Vec<RecipientEntry>, command: &QueueCommand) -> bool {
+        match command {
+            QueueCommand::List { limit, domain, .. } => {
+                let mut last = String::new();
+                let mut messages = 0;
+                for entry in entries {
+                    let is_wanted = domain.as_ref().is_none_or(|domain| {
+                        entry.to.rsplit_once('@').is_some_and(|(_, of)| {
+                            of.eq_ignore_ascii_case(domain)
+                        })
+                    });
+                    if !is_wanted {
+                        continue;
+                    }
+                    if entry.id != last {
+                        messages += 1;
+                        last.clone_from(&entry.id);
+                    }
+                    if *limit != 0 && messages > *limit {
+                        break;
+                    }
+                    self.stored(&entry);
+                }
+                true
+            }
+            QueueCommand::Show { id, .. } => {
+                let mut found = false;
+                for entry in entries.iter().filter(|entry| entry.id.eq_ignore_ascii_case(id)) {
+                    self.stored(entry);
+                    found = true;
+                }
+                if !found {
+                    eprintln!("ringpost: {id} is not in the spool");
+                }
+                found
+            }
+            QueueCommand::Sites { .. } => true,
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        if self.json || self.shown > 0 {
+            return;
+        }
+        match self.what {
+            What::List | What::Show => self.print("The queue is empty."),
+            What::Sites => self.print("No site has mail or connections."),
+        }
+    }
+
+    fn stored(&mut self, entry: &RecipientEntry) {
+        if !self.json {
+            return self.recipient(entry);
+        }
+        if let Ok(line) = serde_json::to_string(entry) {
+            self.print(&line);
+        }
+    }
+
+    fn recipient(&mut self, entry: &RecipientEntry) {
+        if self.what == What::Show {
+            return self.details(entry);
+        }
+        if self.shown == 0 {
+            self.print(&row("ID", "STATE", "TRIES", "NEXT", "FROM -> TO"));
+        }
+        self.shown += 1;
+        let from = if entry.from.is_empty() { "<>" } else { &entry.from };
+        let next = entry.due.as_deref().map_or("now", seconds_only);
+        let tries = entry.attempts.to_string();
+        let line = row(&entry.id, &entry.state, &tries, next, &format!("{from} -> {}", entry.to));
+        self.print(&line);
+        for why in [&entry.site_backs_off, &entry.reason].into_iter().flatten().take(1) {
+            self.print(&format!("{:14}{why}", ""));
+        }
+    }
+
+    fn details(&mut self, entry: &RecipientEntry) {
+        if self.shown == 0 {
+            let from = if entry.from.is_empty() { "<>" } else { &entry.from };
+            self.print(&format!("id        {}", entry.id));
+            self.print(&format!("from      {from}"));
+            self.print(&format!("received  {}", entry.received));
+            self.print(&format!("expires   {}", entry.expires));
+            self.print(&format!("size      {} bytes", entry.size));
+            self.print(&format!("shard     {}", entry.shard));
+        }
+        self.shown += 1;
+        self.print("");
+        self.print(&format!("to        {}", entry.to));
+        self.print(&format!("state     {}", explain(&entry.state)));
+        self.print(&format!("attempts  {}", entry.attempts));
+        self.print(&format!("next try  {}", entry.due.as_deref().unwrap_or("now")));
+        if let Some(site) = &entry.site {
+            self.print(&format!("site      {site}"));
+        }
+        if let Some(why) = &entry.site_backs_off {
+            self.print(&format!("site is left in peace {why}"));
+        }
+        if let Some(reason) = &entry.reason {
+            self.print(&format!("last      {reason}"));
+        }
+    }
+
+    fn site(&mut self, entry: &SiteEntry) {
+        if self.shown == 0 {
+            self.print(&format!(
+                "{:>5} {:>8} {:>6} {:>12}  SITE",
+                "SHARD", "READY", "OUT", "CONNECTIONS"
+            ));
+        }
+        self.shown += 1;
+        let connections = format!("{}/{}", entry.connections, entry.connections_max);
+        self.print(&format!(
+            "{:>5} {:>8} {:>6} {connections:>12}  {}",
+            entry.shard, entry.ready, entry.out, entry.site
+        ));
+        if let Some(until) = &entry.backs_off_until {
+            let reason = entry.reason.as_deref().unwrap_or("");
+            self.print(&format!("{:36}backs off until {until}: {reason}", ""));
+        }
+    }
+
+    fn print(&mut self, line: &str) {
+        if !self.gone && writeln!(io::stdout(), "{line}").is_err() {
+            self.gone = true;
+        }
+    }
+}
+
+fn row(id: &str, state: &str, tries: &str, next: &str, who: &str) -> String {
+    format!("{id:13} {state:8} {tries:>5} {next:20} {who}")
+}
+
+/// `2026-11-23T18:36:59.123Z` without its fraction.
+fn seconds_only(time: &str) -> &str {
+    time.split_once('.').map_or(time, |(whole, _)| whole)
+}
+
+fn explain(state: &str) -> &str {
+    match state {
+        "waiting" => "waiting for its next try",
+        "routing" => "its site is being looked for",
+        "ready" => "waits for a connection to its site",
+        "out" => "is being delivered now",
+        "stored" => "in the spool of a stopped relay",
+        other => other,
+    }
+}
