@@ -1,0 +1,231 @@
+"""Start and stop: what is wrong is said in words that can be acted on; what is told to stop stops."""
+
+import ctypes
+import os
+import pathlib
+import resource
+import signal
+import smtplib
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+from clients import send
+from harness import BINARY, ROOT, Relay, Sink, free_port, main
+
+
+def start_fails(*flags, says, before=None, env=None):
+    """Starts the relay, which must end by itself with an error that has every word of `says`."""
+    done = subprocess.run(
+        [BINARY, "serve", *flags], capture_output=True, text=True, timeout=20, check=False,
+        preexec_fn=before, env=dict(os.environ, **(env or {})),
+    )
+    text = done.stderr + done.stdout
+    assert done.returncode != 0, text
+    for word in says:
+        assert word in text, (word, text)
+    assert "panicked" not in text, text
+
+
+def own_flags(folder):
+    return ["--spool", f"{folder}/spool", "--listen", f"127.0.0.1:{free_port()}", "--cores", "1"]
+
+
+def a_taken_port_is_named():
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        flags = ["--spool", f"{folder}/spool", "--listen", f"127.0.0.1:{port}", "--cores", "1"]
+        start_fails(*flags, says=[f"127.0.0.1:{port}", "listen"])
+
+
+def another_instance_on_the_spool_is_named():
+    with Relay(cores="1") as relay:
+        start_fails(
+            "--spool", str(relay.spool), "--listen", f"127.0.0.1:{free_port()}", "--cores", "1",
+            says=["spool", str(relay.process.pid)],
+        )
+        start_fails(
+            "--spool", str(relay.spool) + "2", "--listen", f"127.0.0.1:{relay.port}", "--cores",
+            "1", says=["listen", str(relay.port)],
+        )
+
+
+def a_spool_that_cannot_be_written_is_named():
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "file").write_text("")
+        start_fails(
+            "--spool", f"{folder}/file", "--listen", f"127.0.0.1:{free_port()}", says=["file"]
+        )
+
+
+def bad_configuration_is_told_with_line_and_remedy():
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write("[retry]\nfirst = '5m'\nfrist = '2s'\n")
+        file.flush()
+        start_fails("--config", file.name, says=[file.name, "3", "frist", "first"])
+    start_fails("--set", "retry.frist=2s", says=["retry.frist", "retry.first"])
+    start_fails("--cores", "4000", says=["cores"])
+
+
+def the_annotated_example_is_a_right_configuration():
+    done = subprocess.run(
+        [BINARY, "check", "--config", str(ROOT / "tuning" / "ringpost.toml")],
+        capture_output=True, text=True, timeout=20, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def io_uring_forbidden_is_said():
+    """A seccomp filter that answers EPERM to io_uring_setup (425), as container runtimes do."""
+
+    def forbid():
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+        load, jump, ret = 0x20, 0x15, 0x06
+        program = b"".join(
+            struct.pack("HBBI", *step)
+            for step in (
+                (load, 0, 0, 0), (jump, 0, 1, 425), (ret, 0, 0, 0x00050000 | 1),
+                (ret, 0, 0, 0x7FFF0000),
+            )
+        )
+        buffer = ctypes.create_string_buffer(program)
+        filter_ = struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer))
+        assert libc.prctl(22, 2, filter_, 0, 0) == 0, "seccomp"
+
+    with tempfile.TemporaryDirectory() as folder:
+        start_fails(*own_flags(folder), before=forbid, says=["io_uring", "seccomp"])
+
+
+def too_little_locked_memory_is_said():
+    """As an ordinary user; root is exempt from the limit."""
+
+    def shrink():
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 * 1024, 64 * 1024))
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        binary = pathlib.Path(folder, "ringpost")
+        binary.write_bytes(pathlib.Path(BINARY).read_bytes())
+        binary.chmod(0o755)
+        done = subprocess.run(
+            [str(binary), "serve", *own_flags(folder)], capture_output=True, text=True, timeout=20,
+            check=False, preexec_fn=shrink, cwd=folder,
+        )
+        text = done.stderr + done.stdout
+        assert done.returncode != 0 and "MEMLOCK" in text.upper(), text
+        assert "panicked" not in text, text
+
+
+def too_few_open_files_is_said():
+    def shrink():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with tempfile.TemporaryDirectory() as folder:
+        start_fails(*own_flags(folder), before=shrink, says=["open files", "256", "needs"])
+
+
+def sigterm_lets_a_transaction_finish():
+    with Sink() as sink, Relay(smart_host=sink.port, cores="1") as relay:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo()
+            client.docmd("MAIL FROM:<a@sender.test>")
+            client.docmd("RCPT TO:<b@sink.test>")
+            assert client.docmd("DATA")[0] == 354
+            client.send(b"Subject: half\r\n\r\n")
+            relay.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert relay.process.poll() is None, "waits for the transaction"
+            client.send(b"rest\r\n.\r\n")
+            code, text = client.getreply()
+            assert code == 250, (code, text)
+            code, text = client.getreply()
+            assert code == 421, (code, text)
+        assert relay.process.wait(10) == 0
+        relay.start()
+        sink.wait()
+
+
+def an_idle_session_is_told_when_the_relay_stops():
+    with Relay(cores="1") as relay:
+        with socket.create_connection(("127.0.0.1", relay.port), 5) as peer:
+            peer.settimeout(5)
+            assert peer.recv(100).startswith(b"220")
+            began = time.monotonic()
+            relay.process.send_signal(signal.SIGTERM)
+            assert peer.recv(100).startswith(b"421 4.3.2")
+            assert relay.process.wait(10) == 0 and time.monotonic() - began < 5
+
+
+def a_second_sigterm_stops_at_once():
+    with Relay(cores="1") as relay:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo()
+            client.docmd("MAIL FROM:<a@sender.test>")
+            client.docmd("RCPT TO:<b@sink.test>")
+            client.docmd("DATA")
+            relay.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert relay.process.poll() is None
+            relay.process.send_signal(signal.SIGTERM)
+            relay.process.wait(3)
+            client.close()
+
+
+def the_stop_is_bounded():
+    with Relay("--set", "control.stop_within=1s", cores="1") as relay:
+        with socket.create_connection(("127.0.0.1", relay.port), 5) as peer:
+            peer.sendall(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@c.test>\r\nDATA\r\n")
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert relay.stop() == 0
+            assert 0.8 < time.monotonic() - began < 7
+
+
+def the_default_command_serves():
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [BINARY, "--cores", "1", "--listen", f"127.0.0.1:{free_port()}"], cwd=folder,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 10
+            while not pathlib.Path(folder, "ringpost-spool", "control.sock").exists():
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+            done = subprocess.run(
+                [BINARY, "queue", "list"], cwd=folder, capture_output=True, text=True, timeout=10,
+                check=False,
+            )
+            assert done.returncode == 0 and "empty" in done.stdout, done
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def diagnostics_and_listing_go_on_while_mail_flows():
+    with Sink() as sink, Relay(smart_host=sink.port) as relay:
+        for _ in range(20):
+            send(relay.port)
+            relay.queue()
+        sink.wait(20)
+
+
+TESTS = [
+    a_taken_port_is_named, another_instance_on_the_spool_is_named,
+    a_spool_that_cannot_be_written_is_named, bad_configuration_is_told_with_line_and_remedy,
+    the_annotated_example_is_a_right_configuration, io_uring_forbidden_is_said,
+    too_little_locked_memory_is_said, too_few_open_files_is_said, sigterm_lets_a_transaction_finish,
+    an_idle_session_is_told_when_the_relay_stops, a_second_sigterm_stops_at_once,
+    the_stop_is_bounded, the_default_command_serves, diagnostics_and_listing_go_on_while_mail_flows,
+]
+
+if __name__ == "__main__":
+    raise SystemExit(main(TESTS))
