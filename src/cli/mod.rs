@@ -1,0 +1,3 @@
+//! The command line: what was asked for. It knows no room but `config`.
+
+pub mod arguments;
