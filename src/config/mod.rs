@@ -3,6 +3,21 @@
 //! `written` is the schema of the file; [`Config`] is what every other room reads. Nothing here
 //! knows what the values are used for.
 
+mod core_table;
+mod error;
+mod load;
+mod render;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod unit;
+mod written;
+
+pub use error::{ConfigError, Place, Problem};
+pub use load::Machine;
+pub use source::{Override, OverrideFlag};
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

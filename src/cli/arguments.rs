@@ -1,0 +1,279 @@
+//! The flags and commands, and which configuration keys the flags set.
+//!
+//! The same flags are taken before and behind a command. What stands behind beats what stands
+//! before; flags that may be repeated add up.
+
+use crate::config::{Override, OverrideFlag};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Ringpost, a bulk mail relay: takes mail in over SMTP, holds it safely on disk, and delivers it
+/// at the pace that each receiving site accepts.
+///
+/// Without a command it serves.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ringpost", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags before the command.
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the relay until SIGTERM or SIGINT (also what happens without a command)
+    Serve {
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Check the configuration, print what it means, and exit: 0 if it is right, 2 if not
+    Check {
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look into the queue of the running relay
+    Queue {
+        /// What to see.
+        #[command(subcommand)]
+        command: QueueCommand,
+    },
+}
+
+/// What to see of the queue.
+#[derive(Clone, Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List waiting messages, oldest first
+    List {
+        /// Show at most this many messages
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Show only messages with a waiting recipient in this domain
+        #[arg(long, value_name = "DOMAIN")]
+        domain: Option<String>,
+        /// Print JSON, one message a line
+        #[arg(long)]
+        json: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show one message: each recipient, why it waits, since when and until when
+    Show {
+        /// The queue id, as in the 250 reply and in every event
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List the sites that mail waits for: how much, connections, back-off and its cause
+    Sites {
+        /// Print JSON, one site a line
+        #[arg(long)]
+        json: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// The flags that say where the configuration is and what differs from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Configuration")]
+pub struct Settings {
+    /// Read the configuration from FILE; without it the defaults hold
+    #[arg(long, short = 'c', value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Listen on this address instead of the configured ones; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<String>,
+    /// Keep the spool in DIR [key: spool.directory]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<String>,
+    /// Run N shards, or one on each CPU of LIST, such as 0,2 or 0-3 [key: cores]
+    #[arg(long, value_name = "N|LIST")]
+    cores: Option<String>,
+    /// Send everything that no rule names to this host [key: route.smart_host]
+    #[arg(long, value_name = "HOST:PORT")]
+    smart_host: Option<String>,
+    /// Set any key, such as retry.first=2s; beats file and other flags; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_string(), value.trim().to_string()))
+        }
+        _ => Err("write KEY=VALUE, such as retry.first=2s".into()),
+    }
+}
+
+impl Arguments {
+    /// The flags from before and behind the command, as one.
+    pub fn settings(&self) -> Settings {
+        let behind = match &self.command {
+            None => return self.settings.clone(),
+            Some(Command::Serve { settings } | Command::Check { settings }) => settings,
+            Some(Command::Queue { command }) => match command {
+                QueueCommand::List { settings, .. }
+                | QueueCommand::Show { settings, .. }
+                | QueueCommand::Sites { settings, .. } => settings,
+            },
+        };
+        self.settings.clone().and(behind.clone())
+    }
+}
+
+impl Settings {
+    /// The file to read, if one was named.
+    pub fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
+    /// What the flags lay over the file: for [`crate::config::Config::load`].
+    pub fn overrides(&self) -> Vec<Override> {
+        let listen = (!self.listen.is_empty()).then(|| self.listen.join(","));
+        let dedicated = [
+            ("--listen", "listener", listen),
+            ("--spool", "spool.directory", self.spool.clone()),
+            ("--cores", "cores", self.cores.clone()),
+            ("--smart-host", "route.smart_host", self.smart_host.clone()),
+        ];
+        let dedicated = dedicated.into_iter().filter_map(|(flag, key, value)| {
+            Some(Override {
+                flag: OverrideFlag::Dedicated(flag),
+                key: key.to_string(),
+                value: value?,
+            })
+        });
+        let set = self.set.iter().map(|(key, value)| Override {
+            flag: OverrideFlag::Set,
+            key: key.clone(),
+            value: value.clone(),
+        });
+        dedicated.chain(set).collect()
+    }
+
+    fn and(mut self, behind: Settings) -> Settings {
+        self.listen.extend(behind.listen);
+        self.set.extend(behind.set);
+        Settings {
+            config: behind.config.or(self.config),
+            spool: behind.spool.or(self.spool),
+            cores: behind.cores.or(self.cores),
+            smart_host: behind.smart_host.or(self.smart_host),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Arguments {
+        Arguments::try_parse_from(line.split_whitespace()).unwrap()
+    }
+
+    fn keys_and_values(line: &str) -> Vec<(String, String)> {
+        let overrides = parse(line).settings().overrides();
+        overrides.into_iter().map(|over| (over.key, over.value)).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn alone_it_serves_with_the_defaults() {
+        let alone = parse("ringpost");
+        assert!(alone.command.is_none());
+        assert_eq!(alone.settings(), Settings::default());
+        assert!(alone.settings().overrides().is_empty());
+    }
+
+    #[test]
+    fn flags_work_before_and_behind_the_command() {
+        let expected = pairs(&[("spool.directory", "/q"), ("cores", "2"), ("a.b", "1")]);
+        for line in [
+            "ringpost --spool /q --cores 2 --set a.b=1 serve",
+            "ringpost serve --spool /q --cores 2 --set a.b=1",
+            "ringpost --cores 2 check --spool /q --set a.b=1",
+            "ringpost --set a.b=1 queue list --spool /q --cores 2",
+            "ringpost --spool /q --cores 2 --set a.b=1",
+            "ringpost --spool /elsewhere queue sites --cores 2 --spool /q --set a.b=1",
+        ] {
+            assert_eq!(keys_and_values(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_flags_add_up_over_the_command() {
+        let line = "ringpost --listen 127.0.0.1:1 --set a=1 serve --listen [::1]:2 --set b=x=y \
+                    --smart-host h:25 --listen 127.0.0.1:3";
+        let expected = pairs(&[
+            ("listener", "127.0.0.1:1,[::1]:2,127.0.0.1:3"),
+            ("route.smart_host", "h:25"),
+            ("a", "1"),
+            ("b", "x=y"),
+        ]);
+        assert_eq!(keys_and_values(line), expected);
+    }
+
+    #[test]
+    fn the_file_is_named_once() {
+        assert_eq!(
+            parse("ringpost -c a check --config b").settings().config(),
+            Some(std::path::Path::new("b"))
+        );
+    }
+
+    #[test]
+    fn queue_commands_take_their_own_flags() {
+        let list = parse("ringpost queue list --limit 5 --domain example.com --json");
+        let Some(Command::Queue { command: QueueCommand::List { limit, domain, json, .. } }) =
+            list.command
+        else {
+            panic!("not queue list")
+        };
+        assert_eq!((limit, domain.as_deref(), json), (5, Some("example.com"), true));
+        let show = parse("ringpost queue show 06EXAMPLE0000");
+        let Some(Command::Queue { command: QueueCommand::Show { id, json, .. } }) = show.command
+        else {
+            panic!("not queue show")
+        };
+        assert_eq!((id.as_str(), json), ("06EXAMPLE0000", false));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for line in [
+            "ringpost queue",
+            "ringpost queue show",
+            "ringpost --set retry.first",
+            "ringpost --set =1",
+            "ringpost serve extra",
+            "ringpost --nonsense",
+        ] {
+            assert!(Arguments::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}

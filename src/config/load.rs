@@ -1,0 +1,159 @@
+//! From a file, the command line and the machine to a checked configuration.
+//!
+//! The order: the default, then the file, then flags of their own, then `--set`; the later wins,
+//! and all are checked alike.
+
+use super::error::ConfigError;
+use super::source::{self, Override, OverrideFlag, Tree};
+use super::table::Report;
+use super::{Config, EventOutput, unit, written};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the machine says of itself, where the file is silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The host name.
+    pub host_name: String,
+    /// The CPUs that this process may use, rising.
+    pub cpus: Vec<usize>,
+    /// The name servers of `/etc/resolv.conf`, in its order.
+    pub dns_servers: Vec<SocketAddr>,
+}
+
+/// As many name servers of resolv.conf(5) as the C library asks.
+const RESOLV_CONF_SERVERS_MAX: usize = 3;
+
+impl Machine {
+    /// The machine that this process runs on.
+    pub fn this() -> Machine {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let host_name = text("/proc/sys/kernel/hostname").trim().to_string();
+        Machine {
+            host_name: if host_name.is_empty() { "localhost".into() } else { host_name },
+            cpus: cpus_allowed(&text("/proc/self/status")),
+            dns_servers: name_servers(&text("/etc/resolv.conf")),
+        }
+    }
+}
+
+/// `Cpus_allowed_list:	0-3,8` of proc_pid_status(5); where it is missing, as many as there are.
+fn cpus_allowed(status: &str) -> Vec<usize> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let listed = line.and_then(|list| unit::read_cpu_list(list.trim()).ok());
+    listed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| {
+        let count = std::thread::available_parallelism().map_or(1, |count| count.get());
+        (0..count).collect()
+    })
+}
+
+fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = words.next().filter(|word| *word == "nameserver").and(words.next())?;
+        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, 53))
+    };
+    resolv_conf.lines().filter_map(server).take(RESOLV_CONF_SERVERS_MAX).collect()
+}
+
+impl Config {
+    /// The configuration of `file` (or the defaults alone) with `overrides` laid over it, on this
+    /// machine.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it or in the overrides is wrong: then all of it.
+    pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Config, ConfigError> {
+        let unreadable = |path: &Path, error| ConfigError::Unreadable { path: path.into(), error };
+        let (name, text) = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
+                (path.display().to_string(), text)
+            }
+            None => Default::default(),
+        };
+        Config::read(&name, &text, overrides, &Machine::this())
+    }
+
+    /// The configuration that `text` means on `machine`; `name` is how messages call the text.
+    ///
+    /// # Errors
+    /// All that is wrong in the text and the overrides.
+    pub fn read(
+        name: &str,
+        text: &str,
+        overrides: &[Override],
+        machine: &Machine,
+    ) -> Result<Config, ConfigError> {
+        let report = Report::default();
+        let tree = gather(name, text, overrides, &report)?;
+        let config = written::read(tree, machine, &report);
+        let problems = report.into_problems();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// What is allowed but seldom meant, in sentences for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.host_name.contains('.') {
+            warnings.push(format!(
+                "host_name is {:?}, without a domain; many servers refuse mail from such a name",
+                self.host_name
+            ));
+        }
+        if self.event.output == EventOutput::Off {
+            warnings
+                .push("event.output is \"off\": what becomes of mail is recorded nowhere".into());
+        }
+        if self.access.relay_networks.is_empty() {
+            warnings.push("access.relay_networks is empty: no client may relay".into());
+        }
+        if self.retry.expire < self.retry.first {
+            warnings.push(
+                "retry.expire is shorter than retry.first: nothing is tried a second time".into(),
+            );
+        }
+        warnings
+    }
+}
+
+/// File and overrides as one tree. Overrides that do not fit are reported and left out.
+fn gather(
+    name: &str,
+    text: &str,
+    overrides: &[Override],
+    report: &Report,
+) -> Result<Tree, ConfigError> {
+    let mut tree = source::read_file(text, &Arc::from(name)).map_err(ConfigError::Wrong)?;
+    let (sets, dedicated): (Vec<_>, Vec<_>) =
+        overrides.iter().partition(|over| over.flag == OverrideFlag::Set);
+    for over in dedicated.into_iter().chain(sets) {
+        if let Err(problem) = source::lay_over(&mut tree, over) {
+            report.add(&problem.place, &problem.key, problem.what);
+        }
+    }
+    Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn the_machine_is_read_from_what_the_kernel_writes() {
+        let status = "Name:\tx\nCpus_allowed:\t1f\nCpus_allowed_list:\t0-2,5\nMems:\t0\n";
+        assert_eq!(cpus_allowed(status), [0, 1, 2, 5]);
+        assert!(!cpus_allowed("").is_empty());
+        assert!(!Machine::this().cpus.is_empty());
+    }
+
+    #[test]
+    fn name_servers_come_from_resolv_conf_in_its_order() {
+        let text = "# x\nsearch example.org\nnameserver 192.0.2.1\nnameserver  ::1 \n\
+                    nameserver fe80::1%eth0\noptions ndots:1\nnameserver\n; nameserver 192.0.2.9\n";
+        let expected: Vec<SocketAddr> =
+            vec!["192.0.2.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
+        assert_eq!(name_servers(text), expected);
+    }
+}

@@ -1,0 +1,388 @@
+//! Reads keys out of a table, each with its default and its range, and collects all that is wrong.
+//!
+//! What is asked for *is* the schema: a key that nobody asked for is unknown. A value that is wrong
+//! is reported and its default goes on, so that one run shows every mistake.
+
+use super::error::{Place, Problem};
+use super::source::{Node, Tree, Value};
+use super::unit::{self, Fault};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// A key this like an unknown one is offered in its place (Jaro-Winkler: 0 to 1).
+const LIKENESS_MIN: f64 = 0.8;
+
+/// What was found while reading.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+    /// Every key that was asked for, with its tables, and where it was written, if it was.
+    asked: RefCell<BTreeMap<String, Option<Place>>>,
+}
+
+impl Report {
+    /// Adds what is wrong with the value of `key`, written at `place`.
+    pub fn add(&self, place: &Place, key: &str, what: impl Into<String>) {
+        let problem = Problem { place: place.clone(), key: key.into(), what: what.into() };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Two values that do not go together. It is told where the later of them was written; silent
+    /// when one of them is wrong by itself.
+    pub fn relation(&self, keys: [&str; 2], what: impl Into<String>) {
+        if self.problems.borrow().iter().any(|problem| keys.contains(&problem.key.as_str())) {
+            return;
+        }
+        let mut last = (Place::Default, keys[0]);
+        for key in keys {
+            let place = self.asked.borrow().get(key).cloned().flatten();
+            if let Some(place) = place.filter(|place| *place >= last.0) {
+                last = (place, key);
+            }
+        }
+        self.add(&last.0, last.1, what);
+    }
+
+    /// All that is wrong, in the order in which it was written.
+    pub fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        problems
+    }
+
+    /// Every key of the schema.
+    #[cfg(test)]
+    pub fn keys(&self) -> Vec<String> {
+        self.asked.borrow().keys().cloned().collect()
+    }
+}
+
+/// A table being read.
+pub(super) struct Table<'a> {
+    report: &'a Report,
+    /// With the tables around it, `route.rule`; empty for the file as a whole.
+    path: String,
+    /// Where it begins.
+    pub place: Place,
+    entries: Tree,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Table<'a> {
+    /// The file as a whole.
+    pub fn whole(entries: Tree, report: &'a Report) -> Table<'a> {
+        let (path, place) = (String::new(), Place::Default);
+        Table { report, path, place, entries, known: Vec::new() }
+    }
+
+    /// The name of `key` with its tables.
+    pub fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The value of `key`, if it was written.
+    pub fn take(&mut self, key: &'static str) -> Option<Node> {
+        self.known.push(key);
+        let node = self.entries.remove(key);
+        let place = node.as_ref().map(|node| node.place.clone());
+        // Of several `[[table]]`s the last that has the key counts.
+        let mut asked = self.report.asked.borrow_mut();
+        let known_place = asked.entry(self.path_of(key)).or_default();
+        *known_place = place.or(known_place.take());
+        node
+    }
+
+    /// Adds what is wrong with the value of `key`, written at `place`.
+    pub fn fault(&self, place: &Place, key: &str, what: impl Into<String>) {
+        self.report.add(place, &self.path_of(key), what);
+    }
+
+    /// The table `key`; empty when it was not written.
+    pub fn table(&mut self, key: &'static str) -> Table<'a> {
+        self.known.push(key);
+        let path = self.path_of(key);
+        let node = self.entries.remove(key);
+        let (place, entries) = match node {
+            Some(Node { value: Value::Table(entries), place, .. }) => (place, entries),
+            Some(node) => {
+                let what = format!("must be a table: [{path}], not {}", node.value.shown());
+                self.report.add(&node.place, &path, what);
+                (node.place, Tree::new())
+            }
+            None => (Place::Default, Tree::new()),
+        };
+        Table { report: self.report, path, place, entries, known: Vec::new() }
+    }
+
+    /// The tables `[[key]]`; `None` when none was written.
+    pub fn tables(&mut self, key: &'static str) -> Option<Vec<Table<'a>>> {
+        self.known.push(key);
+        let path = self.path_of(key);
+        let node = self.entries.remove(key)?;
+        let fault = |place: &Place, value: &Value| {
+            let what = format!("must be tables: [[{path}]], not {}", value.shown());
+            self.report.add(place, &path, what);
+        };
+        let Value::List(items) = node.value else {
+            fault(&node.place, &node.value);
+            return None;
+        };
+        let mut tables = Vec::new();
+        for Node { value, place, .. } in items {
+            match value {
+                Value::Table(entries) => {
+                    let (path, known) = (path.clone(), Vec::new());
+                    tables.push(Table { report: self.report, path, place, entries, known });
+                }
+                other => fault(&place, &other),
+            }
+        }
+        Some(tables)
+    }
+
+    /// Lets text with commas on the command line stand for one `[[key]]` each, of which it is the
+    /// value of `inner`.
+    pub fn tables_from_text(&mut self, key: &str, inner: &str) {
+        let Some(node) = self.entries.get_mut(key) else { return };
+        let texts = match (&node.value, &node.typed) {
+            (Value::Text(text), Some(_)) => split_at_commas(text, &node.place),
+            _ => return,
+        };
+        let table = |(text, place): (String, Place)| {
+            let value = Value::Text(text);
+            let typed = None;
+            let inside = Node { value, place: place.clone(), typed };
+            let value = Value::Table(Tree::from([(inner.to_string(), inside)]));
+            Node { value, place, typed: None }
+        };
+        node.value = Value::List(texts.into_iter().map(table).collect());
+    }
+
+    /// An empty `[[key]]`, which takes every default.
+    pub fn none_of(&self, key: &'static str) -> Table<'a> {
+        let path = self.path_of(key);
+        let place = Place::Default;
+        Table { report: self.report, path, place, entries: Tree::new(), known: Vec::new() }
+    }
+
+    /// Asks for `keys` only so that they are known: of a `[[table]]` that was not written.
+    pub fn know(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            self.take(key);
+        }
+    }
+
+    /// Where `key` was written, before it is read.
+    pub fn place_of(&self, key: &str) -> Place {
+        self.entries.get(key).map_or(Place::Default, |node| node.place.clone())
+    }
+
+    /// The text of `key`.
+    pub fn text(&mut self, key: &'static str) -> Option<(String, Place)> {
+        let node = self.take(key)?;
+        match (node.value, node.typed) {
+            (Value::Text(text), _) => Some((text, node.place)),
+            (value, Some(typed)) if !matches!(value, Value::List(_) | Value::Table(_)) => {
+                Some((typed, node.place))
+            }
+            (value, _) => {
+                self.fault(&node.place, key, format!("must be text, not {}", value.shown()));
+                None
+            }
+        }
+    }
+
+    /// Text that `read` understands.
+    pub fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl Fn(&str) -> Result<T, Fault>,
+    ) -> T {
+        let Some((text, place)) = self.text(key) else { return default };
+        read(&text).unwrap_or_else(|what| {
+            self.fault(&place, key, what);
+            default
+        })
+    }
+
+    /// A list of texts that `read` understands. On the command line it may be written with commas.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<Vec<(T, Place)>> {
+        let node = self.take(key)?;
+        let texts: Vec<(String, Place)> = match (node.value, &node.typed) {
+            (Value::List(items), _) => {
+                let item = |item: Node| match item.value {
+                    Value::Text(text) => Some((text, item.place)),
+                    other => {
+                        let what = format!("must be a list of texts, not of {}", other.shown());
+                        self.fault(&item.place, key, what);
+                        None
+                    }
+                };
+                items.into_iter().filter_map(item).collect()
+            }
+            (_, Some(typed)) => split_at_commas(typed, &node.place),
+            (other, None) => {
+                let what = format!("must be a list: [\"...\"], not {}", other.shown());
+                self.fault(&node.place, key, what);
+                return None;
+            }
+        };
+        let mut read_items = Vec::new();
+        for (text, place) in texts {
+            match read(&text) {
+                Ok(item) => read_items.push((item, place)),
+                Err(what) => self.fault(&place, key, what),
+            }
+        }
+        Some(read_items)
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Node { value: Value::Bool(yes), .. }) => yes,
+            Some(node) => {
+                let what = format!("must be true or false, not {}", node.value.shown());
+                self.fault(&node.place, key, what);
+                default
+            }
+        }
+    }
+
+    /// A duration.
+    pub fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        allowed: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(node) = self.take(key) else { return default };
+        let read = match (&node.value, &node.typed) {
+            (Value::Text(text), _) => unit::read_duration(text),
+            (Value::Integer(number), _) => {
+                Err(format!("{number} has no unit; write \"{number}s\" for seconds"))
+            }
+            (other, _) => Err(format!("must be a duration such as \"5m\", not {}", other.shown())),
+        };
+        self.within(&node, key, default, &allowed, read, |at| unit::show_duration(*at))
+    }
+
+    /// A size in bytes.
+    pub fn size(&mut self, key: &'static str, default: u64, allowed: RangeInclusive<u64>) -> u64 {
+        let Some(node) = self.take(key) else { return default };
+        let read = match &node.value {
+            Value::Text(text) => unit::read_size(text),
+            Value::Integer(number) => u64::try_from(*number)
+                .map_err(|_| outside(number, &allowed, |bytes| unit::show_size(*bytes))),
+            other => Err(format!("must be a size such as \"64 KiB\", not {}", other.shown())),
+        };
+        self.within(&node, key, default, &allowed, read, |bytes| unit::show_size(*bytes))
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, key: &'static str, default: u32, allowed: RangeInclusive<u32>) -> u32 {
+        let Some(node) = self.take(key) else { return default };
+        let read = match &node.value {
+            Value::Integer(number) => u32::try_from(*number)
+                .map_err(|_| outside(number, &allowed, |number| number.to_string())),
+            other => Err(format!("must be a whole number, not {}", other.shown())),
+        };
+        self.within(&node, key, default, &allowed, read, |number| number.to_string())
+    }
+
+    /// A whole number of things.
+    pub fn count(
+        &mut self,
+        key: &'static str,
+        default: u32,
+        allowed: RangeInclusive<u32>,
+    ) -> usize {
+        self.number(key, default, allowed) as usize
+    }
+
+    /// A number that need not be whole.
+    pub fn real(&mut self, key: &'static str, default: f64, allowed: RangeInclusive<f64>) -> f64 {
+        let Some(node) = self.take(key) else { return default };
+        let read = match &node.value {
+            Value::Float(number) => Ok(*number),
+            // What i32 cannot hold is far outside every range here, and so is its bound.
+            Value::Integer(number) => {
+                Ok(f64::from(i32::try_from(*number).unwrap_or(i32::MAX * number.signum() as i32)))
+            }
+            other => Err(format!("must be a number, not {}", other.shown())),
+        };
+        self.within(&node, key, default, &allowed, read, |number| number.to_string())
+    }
+
+    fn within<T: PartialOrd>(
+        &self,
+        node: &Node,
+        key: &str,
+        default: T,
+        allowed: &RangeInclusive<T>,
+        read: Result<T, Fault>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        let what = match read {
+            Ok(value) if allowed.contains(&value) => return value,
+            Ok(_) => outside(&node.value.shown(), allowed, show),
+            Err(what) => what,
+        };
+        self.fault(&node.place, key, what);
+        default
+    }
+
+    /// Reports every key that was not asked for.
+    pub fn end(self) {
+        for (key, node) in &self.entries {
+            let path = self.path_of(key);
+            let nearest = self
+                .known
+                .iter()
+                .map(|known| (strsim::jaro_winkler(key, known), *known))
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            let what = match nearest {
+                Some((likeness, known)) if likeness >= LIKENESS_MIN => {
+                    format!("unknown key; did you mean `{}`?", self.offer(&path, known, node))
+                }
+                _ if self.path.is_empty() => {
+                    format!("unknown key; the file has {}", self.known.join(", "))
+                }
+                _ => format!("unknown key; [{}] has {}", self.path, self.known.join(", ")),
+            };
+            self.report.add(&node.place, &path, what);
+        }
+    }
+
+    /// The right key in full: for `--set retyr.first`, with what stood behind the wrong part.
+    fn offer(&self, path: &str, known: &str, node: &Node) -> String {
+        let rest = match &node.place {
+            Place::Set(key) => key.strip_prefix(path).unwrap_or_default(),
+            _ => "",
+        };
+        format!("{}{rest}", self.path_of(known))
+    }
+}
+
+fn outside<T>(
+    written: &dyn Display,
+    allowed: &RangeInclusive<T>,
+    show: impl Fn(&T) -> String,
+) -> Fault {
+    let (least, most) = (show(allowed.start()), show(allowed.end()));
+    format!("{written} is out of range; allowed: {least} to {most}")
+}
+
+fn split_at_commas(typed: &str, place: &Place) -> Vec<(String, Place)> {
+    let parts = typed.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| (part.to_string(), place.clone())).collect()
+}

@@ -1,0 +1,319 @@
+//! Values as text: durations, sizes, networks, addresses, names. Each has one form that is written
+//! and one reading; what cannot be read is answered with what is wrong and what would be right.
+
+use super::{HostName, Network, NextHop};
+use crate::limits;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Why a text is not what it should be.
+pub(super) type Fault = String;
+
+/// `5m`, `1h 30m`, `250ms`.
+pub(super) fn read_duration(text: &str) -> Result<Duration, Fault> {
+    let fault = || {
+        format!(
+            "{text:?} is not a duration; write a number and a unit: \
+             \"50ms\", \"30s\", \"5m\", \"1h 30m\" or \"5d\""
+        )
+    };
+    // The library's M is a month: nobody who writes "5M" for a time-out means that.
+    if text.contains('M') || text.trim() == "0" {
+        return Err(fault());
+    }
+    humantime::parse_duration(text).map_err(|_| fault())
+}
+
+/// The shortest form that reads back as the same duration.
+pub(super) fn show_duration(duration: Duration) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    let seconds = duration.as_secs();
+    let parts = [
+        (seconds / DAY, "d"),
+        (seconds % DAY / 3600, "h"),
+        (seconds % 3600 / 60, "m"),
+        (seconds % 60, "s"),
+        (u64::from(duration.subsec_millis()), "ms"),
+        (u64::from(duration.subsec_micros() % 1000), "us"),
+        (u64::from(duration.subsec_nanos() % 1000), "ns"),
+    ];
+    let shown: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
+    if shown.is_empty() { "0s".into() } else { shown.join(" ") }
+}
+
+/// `25 MiB`, `64KiB`, `1000`: bytes. Units in powers of 1000 are read too; letter case is free.
+pub(super) fn read_size(text: &str) -> Result<u64, Fault> {
+    let fault = || {
+        format!(
+            "{text:?} is not a size; write a whole number of bytes, or one with \
+             KiB, MiB or GiB behind it: \"64 KiB\""
+        )
+    };
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let scale: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" | "bytes" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(fault()),
+    };
+    let number = u64::from_str(number).map_err(|_| fault())?;
+    number.checked_mul(scale).ok_or_else(fault)
+}
+
+/// The largest unit that divides it.
+pub(super) fn show_size(bytes: u64) -> String {
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    units
+        .iter()
+        .find(|(scale, _)| bytes >= *scale && bytes.is_multiple_of(*scale))
+        .map_or_else(|| bytes.to_string(), |(scale, unit)| format!("{} {unit}", bytes / scale))
+}
+
+/// An address to listen on: IP address and port.
+pub(super) fn read_listen_address(text: &str) -> Result<SocketAddr, Fault> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Some(hint) = bracket_hint(text, 25) {
+        return Err(hint);
+    }
+    if text.parse::<Ipv4Addr>().is_ok() || in_brackets(text).is_some() {
+        return Err(format!("{text:?} has no port; write \"{text}:25\""));
+    }
+    if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| is_port(port)) {
+        return Err(format!(
+            "{text:?} has no IP address; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" \
+             for all that this machine has"
+        ));
+    }
+    Err(format!("{text:?} is not an IP address and port, such as \"127.0.0.1:2525\""))
+}
+
+/// A name server: IP address, port 53 unless given.
+pub(super) fn read_server_address(text: &str) -> Result<SocketAddr, Fault> {
+    if let Some(hint) = bracket_hint(text, 53) {
+        return Err(hint);
+    }
+    if let Some(address) = in_brackets(text) {
+        return Ok(SocketAddr::new(IpAddr::V6(address), 53));
+    }
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        return Ok(SocketAddr::new(IpAddr::V4(address), 53));
+    }
+    text.parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.port() != 0)
+        .ok_or_else(|| format!("{text:?} is not the IP address of a name server: \"192.0.2.53\""))
+}
+
+/// A next hop as written: the port may be missing.
+pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault> {
+    if let Some(hint) = bracket_hint(text, 25) {
+        return Err(hint);
+    }
+    if let Some(address) = in_brackets(text) {
+        return Ok((HostName::Address(IpAddr::V6(address)), None));
+    }
+    let fault = |why: &str| {
+        format!("{text:?} is not a next hop: {why}; write \"mx\", \"HOST:PORT\" or \"HOST\"")
+    };
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let number = port.parse().ok().filter(|&number: &u16| number != 0);
+            (host, Some(number.ok_or_else(|| fault(&format!("{port:?} is not a port")))?))
+        }
+        None => (text, None),
+    };
+    if let Some(address) = in_brackets(host) {
+        return Ok((HostName::Address(IpAddr::V6(address)), port));
+    }
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return Ok((HostName::Address(IpAddr::V4(address)), port));
+    }
+    // Hosts on private networks do have underscores in their names.
+    check_domain(&host.replace('_', "x")).map_err(|why| fault(&why))?;
+    Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
+}
+
+/// `host:port`, with brackets where an IPv6 address needs them.
+pub(super) fn show_next_hop(hop: &NextHop) -> String {
+    match &hop.host {
+        HostName::Name(name) => format!("{name}:{}", hop.port),
+        HostName::Address(address) => SocketAddr::new(*address, hop.port).to_string(),
+    }
+}
+
+fn in_brackets(text: &str) -> Option<Ipv6Addr> {
+    text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.parse::<u16>().is_ok()
+}
+
+/// Without brackets nobody can tell where an IPv6 address ends and its port begins.
+fn bracket_hint(text: &str, port: u16) -> Option<Fault> {
+    let address: Ipv6Addr = text.parse().ok()?;
+    Some(format!(
+        "{text:?} is not clear: IPv6 addresses need brackets here; write \"[{address}]:{port}\""
+    ))
+}
+
+/// The widest blocks that one operator can own: 10.0.0.0/8 and a /16 of IPv6, beside the private
+/// and link-local space of IPv6. Wider is a relay that is open to strangers.
+const IPV4_PREFIX_MIN: u8 = 8;
+const IPV6_PREFIX_MIN: u8 = 16;
+const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+];
+
+/// A block in CIDR form, or one address. Blocks that no one operator can own are refused.
+pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
+    let fault = || {
+        format!(
+            "{text:?} is not a network; write ADDRESS/BITS: \"192.0.2.0/24\", \"2001:db8::/32\""
+        )
+    };
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address = IpAddr::from_str(address.trim()).map_err(|_| fault())?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        Some(prefix) => u8::from_str(prefix.trim()).ok().filter(|&prefix| prefix <= bits),
+        None => Some(bits),
+    };
+    let written = Network { address, prefix: prefix.ok_or_else(fault)? };
+    // Clients are compared as IPv4 where they are IPv4 (`Network::contains`), so blocks are too.
+    let network = match (address.to_canonical(), written.prefix.checked_sub(96)) {
+        (IpAddr::V4(inner), Some(prefix)) if address.is_ipv6() => {
+            Network { address: IpAddr::V4(inner), prefix }
+        }
+        _ => written,
+    };
+    let first = first_address(network);
+    if first != network.address {
+        let prefix = network.prefix;
+        let address = network.address;
+        return Err(format!(
+            "{text:?} has address bits behind the prefix; write \"{first}/{prefix}\" for the \
+             block, or \"{address}\" for the one address"
+        ));
+    }
+    let too_wide = match first {
+        IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
+        IpAddr::V6(first) => {
+            let own = IPV6_OWN.contains(&(first, network.prefix));
+            network.prefix < IPV6_PREFIX_MIN && !own
+        }
+    };
+    if too_wide {
+        return Err(format!(
+            "{text:?} would relay for strangers; name only the networks of your own clients \
+             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
+        ));
+    }
+    Ok(network)
+}
+
+fn first_address(network: Network) -> IpAddr {
+    match network.address {
+        IpAddr::V4(address) => {
+            let shift = 32 - u32::from(network.prefix.min(32));
+            let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
+        }
+        IpAddr::V6(address) => {
+            let shift = 128 - u32::from(network.prefix.min(128));
+            let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+        }
+    }
+}
+
+/// A block as the file has it.
+pub(super) fn show_network(network: &Network) -> String {
+    format!("{}/{}", network.address, network.prefix)
+}
+
+/// RFC 5321 4.1.2 Domain: labels of letters, digits and hyphens. Says what is wrong.
+pub(super) fn check_domain(text: &str) -> Result<(), Fault> {
+    if text.is_empty() {
+        return Err("it is empty".into());
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err("it is an IP address, and a name is needed".into());
+    }
+    if text.len() > limits::DOMAIN_BYTES_MAX {
+        return Err(format!("it is longer than {} bytes", limits::DOMAIN_BYTES_MAX));
+    }
+    if !text.is_ascii() {
+        return Err("write names outside ASCII in their \"xn--\" form".into());
+    }
+    if text.ends_with('.') {
+        return Err("no dot at the end".into());
+    }
+    for label in text.split('.') {
+        // RFC 1035 2.3.4: 63 octets.
+        if label.is_empty() || label.len() > 63 {
+            return Err("each part between dots has 1 to 63 characters".into());
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(format!("{label:?} begins or ends with a hyphen"));
+        }
+        if let Some(odd) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
+            return Err(format!("{odd:?} may not stand in a domain name"));
+        }
+    }
+    Ok(())
+}
+
+/// The longest list of CPU numbers that is read: more than any machine has.
+const CPUS_MAX: usize = 8192;
+
+/// `0-3,8`: CPU numbers as the kernel writes them.
+pub(super) fn read_cpu_list(text: &str) -> Result<Vec<usize>, Fault> {
+    let fault = || format!("{text:?} is not a list of CPU numbers, such as \"0-3,8\"");
+    let mut cpus = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first = usize::from_str(first).map_err(|_| fault())?;
+        let last = usize::from_str(last).map_err(|_| fault())?;
+        if first > last || last >= CPUS_MAX || cpus.len() + (last - first) >= CPUS_MAX {
+            return Err(fault());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+/// CPU numbers as the kernel writes them, in their order.
+pub(super) fn show_cpu_list(cpus: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &cpu in cpus {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => runs.push((cpu, cpu)),
+        }
+    }
+    let show = |(first, last): &(usize, usize)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    runs.iter().map(show).collect::<Vec<_>>().join(",")
+}
