@@ -1,0 +1,185 @@
+//! The count: what was accepted against what arrived. Pure but for `count`, which reads ledgers.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::id::{Id, Pair};
+use crate::{cli, ledger};
+
+/// Accepted messages with the number of recipients that were accepted.
+pub type Accepted = HashMap<Id, u32>;
+/// What the sink saw of each recipient of each message.
+pub type Fates = HashMap<Pair, Fate>;
+
+/// What the sink saw of one recipient of one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// How often it arrived and was taken.
+    pub arrivals: u32,
+    /// How many of these were not intact.
+    pub corrupt: u32,
+    /// The sink refused it for good at least once.
+    pub refused: bool,
+}
+
+impl Fate {
+    /// It arrived once more; says whether for the first time.
+    pub fn arrive(&mut self, intact: bool) -> bool {
+        self.arrivals = self.arrivals.saturating_add(1);
+        self.corrupt = self.corrupt.saturating_add(u32::from(!intact));
+        self.arrivals == 1
+    }
+}
+
+/// The result. Where not said otherwise it counts recipients of messages, not messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Messages that the relay accepted.
+    pub messages: u64,
+    /// Recipients of these messages.
+    pub accepted: u64,
+    /// Of the accepted, those that arrived at least once.
+    pub arrived: u64,
+    /// Of the accepted, those that the sink refused for good: they are bounces, not losses.
+    pub refused: u64,
+    /// Accepted, never arrived and never refused.
+    pub lost: u64,
+    /// Arrivals beyond the first, accepted or not.
+    pub doubled: u64,
+    /// Arrivals whose digest did not hold, or that reached another message's recipient.
+    pub corrupted: u64,
+    /// Arrived though the source saw no 250: the connection broke before it.
+    pub unknown: u64,
+    /// Ids of lost messages, sorted; only so many as were asked for.
+    pub lost_ids: Vec<String>,
+}
+
+impl Verdict {
+    /// Nothing lost and nothing corrupted.
+    pub fn good(&self) -> bool {
+        self.lost == 0 && self.corrupted == 0
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "accepted  {} ({} messages)\narrived   {}\nrefused   {}\nlost      {}\n\
+             doubled   {}\ncorrupted {}\nunknown   {}\n",
+            self.accepted,
+            self.messages,
+            self.arrived,
+            self.refused,
+            self.lost,
+            self.doubled,
+            self.corrupted,
+            self.unknown
+        );
+        for id in &self.lost_ids {
+            text.push_str(&format!("lost id   {id}\n"));
+        }
+        text
+    }
+}
+
+/// Compares. `show` bounds the lost ids that are listed.
+pub fn judge(accepted: &Accepted, fates: &Fates, show: usize) -> Verdict {
+    #[derive(Default)]
+    struct Seen {
+        arrived: u32,
+        refused: u32,
+        sender_refused: bool,
+    }
+    let mut verdict = Verdict { messages: accepted.len() as u64, ..Verdict::default() };
+    let mut seen: HashMap<Id, Seen> = HashMap::with_capacity(accepted.len());
+    for (pair, fate) in fates {
+        verdict.doubled += u64::from(fate.arrivals.saturating_sub(1));
+        verdict.corrupted += u64::from(fate.corrupt);
+        let of_id = seen.entry(pair.id).or_default();
+        if pair.recipient == Pair::ALL {
+            of_id.sender_refused |= fate.refused;
+        } else if fate.arrivals > 0 {
+            of_id.arrived += 1;
+            verdict.unknown += u64::from(!accepted.contains_key(&pair.id));
+        } else {
+            of_id.refused += u32::from(fate.refused);
+        }
+    }
+    let nothing = Seen::default();
+    let mut lost_ids = Vec::new();
+    for (id, recipients) in accepted {
+        let of_id = seen.get(id).unwrap_or(&nothing);
+        let arrived = of_id.arrived.min(*recipients);
+        let missing = recipients - arrived;
+        let refused = if of_id.sender_refused { missing } else { of_id.refused.min(missing) };
+        verdict.accepted += u64::from(*recipients);
+        verdict.arrived += u64::from(arrived);
+        verdict.refused += u64::from(refused);
+        verdict.lost += u64::from(missing - refused);
+        if missing > refused {
+            lost_ids.push(*id);
+        }
+    }
+    lost_ids.sort_unstable();
+    verdict.lost_ids = lost_ids.iter().take(show).map(Id::to_string).collect();
+    verdict
+}
+
+/// `ringpost-load count`: says whether nothing was lost or corrupted.
+///
+/// # Errors
+/// A ledger cannot be read.
+pub fn count(options: &cli::Count) -> Result<bool, String> {
+    let accepted = ledger::read_accepted(&options.accepted)?;
+    let fates = ledger::read_arrived(&options.arrived)?;
+    let verdict = judge(&accepted, &fates, options.show);
+    crate::print_report(options.json, &verdict, &verdict.text())?;
+    Ok(verdict.good())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> Id {
+        Id { run: 1, number }
+    }
+
+    fn fate(arrivals: u32, corrupt: u32, refused: bool) -> Fate {
+        Fate { arrivals, corrupt, refused }
+    }
+
+    #[test]
+    fn each_recipient_is_counted_once() {
+        let accepted = Accepted::from([(id(1), 2), (id(2), 1), (id(3), 1), (id(4), 3)]);
+        let fates = Fates::from([
+            (Pair { id: id(1), recipient: 0 }, fate(1, 0, false)),
+            (Pair { id: id(1), recipient: 1 }, fate(3, 1, true)),
+            (Pair { id: id(2), recipient: 0 }, fate(0, 0, true)),
+            (Pair { id: id(4), recipient: 0 }, fate(1, 0, false)),
+            (Pair { id: id(4), recipient: Pair::ALL }, fate(0, 0, true)),
+            (Pair { id: id(9), recipient: 0 }, fate(2, 0, false)),
+        ]);
+        let verdict = judge(&accepted, &fates, 10);
+        let expected = Verdict {
+            messages: 4,
+            accepted: 7,
+            arrived: 3,
+            refused: 3,
+            lost: 1,
+            doubled: 3,
+            corrupted: 1,
+            unknown: 1,
+            lost_ids: vec![String::from("00000001-3")],
+        };
+        assert_eq!(verdict, expected);
+        assert!(!verdict.good());
+    }
+
+    #[test]
+    fn one_lost_recipient_of_many_is_a_loss() {
+        let accepted = Accepted::from([(id(1), 2)]);
+        let fates = Fates::from([(Pair { id: id(1), recipient: 0 }, fate(1, 0, false))]);
+        assert_eq!(judge(&accepted, &fates, 0).lost, 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! The ledgers on disk: who wrote what was accepted, and what arrived.
+//!
+//! Plain lines, appended, so that a ledger outlives the relay and can be read by eye:
+//! `ID RECIPIENTS` for an accepted message, `ID RECIPIENT intact|corrupt|refused` for an arrival
+//! or a refusal at the sink (`*` for all recipients, when the sender was refused). A last line
+//! without its line end was cut off while written and does not count.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use crate::count::{Accepted, Fate, Fates};
+use crate::id::{Id, Pair, digits};
+
+/// A ledger open for appending. Each `append` is one write: lines of several threads, each with
+/// its own handle, do not mix.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    path: PathBuf,
+}
+
+impl Ledger {
+    /// Opens or makes the file.
+    ///
+    /// # Errors
+    /// As the file system says, with the path.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|e| format!("ledger {}: {e}", path.display()))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Appends whole lines.
+    ///
+    /// # Errors
+    /// As the file system says, with the path; the ledger is then no longer a proof.
+    pub fn append(&mut self, lines: &[u8]) -> Result<(), String> {
+        self.file.write_all(lines).map_err(|e| format!("ledger {}: {e}", self.path.display()))
+    }
+}
+
+/// Reads what was accepted: the number of recipients of each message.
+///
+/// # Errors
+/// The file cannot be read, or a line is not of the kind.
+pub fn read_accepted(path: &Path) -> Result<Accepted, String> {
+    let mut accepted = HashMap::new();
+    read(path, |line| {
+        let (id, recipients) = line.split_once(' ')?;
+        let recipients = u32::try_from(digits(recipients)?).ok()?;
+        accepted.insert(Id::parse(id.as_bytes())?, recipients);
+        Some(())
+    })?;
+    Ok(accepted)
+}
+
+/// Reads what arrived or was refused.
+///
+/// # Errors
+/// As [`read_accepted`].
+pub fn read_arrived(path: &Path) -> Result<Fates, String> {
+    let mut fates = HashMap::new();
+    read(path, |line| {
+        let mut words = line.split(' ');
+        let id = Id::parse(words.next()?.as_bytes())?;
+        let recipient = match words.next()? {
+            "*" => Pair::ALL,
+            number => u32::try_from(digits(number)?).ok()?,
+        };
+        let fate: &mut Fate = fates.entry(Pair { id, recipient }).or_default();
+        match words.next()? {
+            "intact" => drop(fate.arrive(true)),
+            "corrupt" => drop(fate.arrive(false)),
+            "refused" => fate.refused = true,
+            _ => return None,
+        }
+        words.next().is_none().then_some(())
+    })?;
+    Ok(fates)
+}
+
+fn read(path: &Path, mut take: impl FnMut(&str) -> Option<()>) -> Result<(), String> {
+    /// Far above the longest line that is ever written.
+    const LINE_MAX: usize = 4096;
+    let name = path.display();
+    let mut file = BufReader::new(File::open(path).map_err(|e| format!("ledger {name}: {e}"))?);
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        let mut bounded = std::io::Read::take(&mut file, LINE_MAX as u64);
+        let read = bounded.read_until(b'\n', &mut line).map_err(|e| format!("{name}: {e}"))?;
+        let Some(text) = line.strip_suffix(b"\n") else {
+            if read >= LINE_MAX {
+                return Err(format!("ledger {name}, line {number}: too long for a ledger"));
+            }
+            break;
+        };
+        let taken = std::str::from_utf8(text).ok().and_then(&mut take);
+        if taken.is_none() {
+            return Err(format!("ledger {name}, line {number}: not a line of this kind of ledger"));
+        }
+    }
+    Ok(())
+}

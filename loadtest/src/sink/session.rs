@@ -1,0 +1,424 @@
+//! The server side of SMTP as a sink needs it: PIPELINING, 8BITMIME, SIZE; no more checks of the
+//! syntax than it takes to judge. Replies to commands that came together leave together.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Shared;
+use crate::content::Checker;
+use crate::id::{Pair, id_of_sender};
+use crate::ledger::Ledger;
+use crate::misbehave::{Act, STEPS, Step};
+
+/// A line longer than this ends the session: nothing sends such lines.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Recipients in one transaction; beyond it 452.
+const RECIPIENTS_MAX: usize = 10_000;
+/// Commands after a refused greeting before the sink hangs up.
+const REFUSED_COMMANDS_MAX: u32 = 100;
+
+/// One connection.
+pub struct Session {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    ledger: Rc<RefCell<Option<Ledger>>>,
+    rng: fastrand::Rng,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    transaction: Option<Transaction>,
+    content: Option<Checker>,
+}
+
+/// From MAIL to the final dot.
+#[derive(Default)]
+struct Transaction {
+    /// Recipients that the source made.
+    pairs: Vec<Pair>,
+    /// All recipients taken.
+    recipients: usize,
+}
+
+/// How a session goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    On,
+    /// Send what is written, then close.
+    Close,
+    /// Close at once.
+    HangUp,
+}
+
+impl Session {
+    pub fn new(
+        stream: TcpStream,
+        shared: &Arc<Shared>,
+        ledger: &Rc<RefCell<Option<Ledger>>>,
+        number: u64,
+    ) -> Self {
+        let seed = shared.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        shared.arrivals.connected();
+        Self {
+            stream,
+            shared: shared.clone(),
+            ledger: ledger.clone(),
+            rng: fastrand::Rng::with_seed(seed),
+            input: Vec::with_capacity(16 * 1024),
+            out: Vec::with_capacity(512),
+            transaction: None,
+            content: None,
+        }
+    }
+
+    /// Serves until either side closes. Trouble with the peer ends the session; trouble with the
+    /// ledger is an error, for then the count is no longer exact.
+    pub async fn run(mut self) -> Result<(), String> {
+        // A latency of milliseconds for nothing, else.
+        let _ = self.stream.set_nodelay(true);
+        if self.greet().await != Flow::On {
+            return Ok(());
+        }
+        loop {
+            let flow = self.lines().await?;
+            if flow == Flow::HangUp || self.flush().await.is_none() || flow == Flow::Close {
+                return Ok(());
+            }
+            if self.input.len() > LINE_BYTES_MAX {
+                return Ok(());
+            }
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(1..) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn greet(&mut self) -> Flow {
+        match self.step(Step::Connect).await {
+            Act::Go => {}
+            Act::HangUp => {
+                // A reset, not an orderly end.
+                let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+                return Flow::HangUp;
+            }
+            Act::Refuse(code) | Act::Defer(code) => {
+                self.reply(code, "not now");
+                self.flush().await;
+                return Flow::Close;
+            }
+        }
+        match self.step(Step::Greeting).await {
+            Act::Go => self.out.extend_from_slice(b"220 sink.test ESMTP\r\n"),
+            Act::HangUp => {
+                self.out.extend_from_slice(b"220 si");
+                self.flush().await;
+                return Flow::HangUp;
+            }
+            Act::Refuse(code) | Act::Defer(code) => {
+                self.reply(code, "no service here");
+                return self.wait_for_quit().await;
+            }
+        }
+        if self.flush().await.is_some() { Flow::On } else { Flow::HangUp }
+    }
+
+    /// RFC 5321 3.1: after a refused greeting the server waits for QUIT and answers all else
+    /// with 503.
+    async fn wait_for_quit(&mut self) -> Flow {
+        for _ in 0..REFUSED_COMMANDS_MAX {
+            if self.flush().await.is_none() {
+                break;
+            }
+            self.input.clear();
+            if !matches!(self.stream.read_buf(&mut self.input).await, Ok(1..)) {
+                break;
+            }
+            if self.input.to_ascii_uppercase().starts_with(b"QUIT") {
+                self.out.extend_from_slice(b"221 2.0.0 bye\r\n");
+                self.flush().await;
+                break;
+            }
+            self.out.extend_from_slice(b"503 5.5.1 no service here\r\n");
+        }
+        Flow::Close
+    }
+
+    /// Takes all whole lines that have come.
+    async fn lines(&mut self) -> Result<Flow, String> {
+        let input = std::mem::take(&mut self.input);
+        let mut rest = input.as_slice();
+        let mut flow = Flow::On;
+        while flow == Flow::On
+            && let Some(end) = memchr::memchr(b'\n', rest)
+        {
+            let (line, after) = rest.split_at(end + 1);
+            rest = after;
+            flow = match &mut self.content {
+                Some(_) if line == b".\r\n" => self.end_of_data().await?,
+                // RFC 5321 4.5.2: a leading dot is taken off.
+                Some(checker) => {
+                    checker.line(line.strip_prefix(b".").unwrap_or(line));
+                    Flow::On
+                }
+                None => self.command(line.trim_ascii_end()).await?,
+            };
+        }
+        let used = input.len() - rest.len();
+        self.input = input;
+        self.input.drain(..used);
+        Ok(flow)
+    }
+
+    async fn command(&mut self, line: &[u8]) -> Result<Flow, String> {
+        let verb = line.get(..4).unwrap_or(line).to_ascii_uppercase();
+        Ok(match verb.as_slice() {
+            b"EHLO" | b"HELO" => {
+                let text = if verb == b"EHLO" {
+                    "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 104857600\r\n"
+                } else {
+                    "250 sink.test\r\n"
+                };
+                match self.step(Step::Ehlo).await {
+                    Act::Go => self.say(text),
+                    act => self.misbehave(act),
+                }
+            }
+            b"MAIL" => self.mail(line).await?,
+            b"RCPT" => self.rcpt(line).await?,
+            b"DATA" => self.data().await?,
+            b"RSET" => {
+                self.transaction = None;
+                self.say("250 2.0.0 ok\r\n")
+            }
+            b"NOOP" => self.say("250 2.0.0 ok\r\n"),
+            b"QUIT" => {
+                self.say("221 2.0.0 bye\r\n");
+                Flow::Close
+            }
+            _ => self.say("502 5.5.1 unknown\r\n"),
+        })
+    }
+
+    async fn mail(&mut self, line: &[u8]) -> Result<Flow, String> {
+        if self.transaction.is_some() {
+            return Ok(self.say("503 5.5.1 nested MAIL\r\n"));
+        }
+        let sender = path(line);
+        match self.step(Step::Mail).await {
+            Act::Go => {
+                self.transaction = Some(Transaction::default());
+                Ok(self.say("250 2.1.0 ok\r\n"))
+            }
+            act => {
+                if let (Act::Refuse(_), Some(id)) = (act, id_of_sender(sender)) {
+                    self.refused(&[Pair { id, recipient: Pair::ALL }])?;
+                }
+                Ok(self.misbehave(act))
+            }
+        }
+    }
+
+    async fn rcpt(&mut self, line: &[u8]) -> Result<Flow, String> {
+        if self.transaction.is_none() {
+            return Ok(self.say("503 5.5.1 MAIL first\r\n"));
+        }
+        if self.shared.defer_all.load(Ordering::Relaxed) {
+            self.shared.arrivals.act("defer rcpt by file");
+            return Ok(self.say("450 4.2.0 not now\r\n"));
+        }
+        let pair = Pair::parse_address(path(line));
+        let act = self.step(Step::Rcpt).await;
+        if act != Act::Go {
+            if let (Act::Refuse(_), Some(pair)) = (act, pair) {
+                self.refused(&[pair])?;
+            }
+            return Ok(self.misbehave(act));
+        }
+        match &mut self.transaction {
+            Some(transaction) if transaction.recipients < RECIPIENTS_MAX => {
+                transaction.recipients += 1;
+                transaction.pairs.extend(pair);
+                Ok(self.say("250 2.1.5 ok\r\n"))
+            }
+            _ => Ok(self.say("452 4.5.3 too many recipients\r\n")),
+        }
+    }
+
+    async fn data(&mut self) -> Result<Flow, String> {
+        if self.transaction.as_ref().is_none_or(|t| t.recipients == 0) {
+            return Ok(self.say("554 5.5.1 no valid recipients\r\n"));
+        }
+        match self.step(Step::Data).await {
+            Act::Go => {}
+            act => return self.whole_transaction(act),
+        }
+        self.out.extend_from_slice(b"354 go on\r\n");
+        match self.step(Step::Content).await {
+            Act::Go => {
+                self.content = Some(Checker::new());
+                Ok(Flow::On)
+            }
+            act => {
+                // The 354 goes out and some content comes in before the sink breaks off.
+                if self.flush().await.is_some() {
+                    let mut some = Vec::with_capacity(256);
+                    let _ = self.stream.read_buf(&mut some).await;
+                }
+                let flow = self.whole_transaction(act)?;
+                Ok(if flow == Flow::On { Flow::Close } else { flow })
+            }
+        }
+    }
+
+    async fn end_of_data(&mut self) -> Result<Flow, String> {
+        let verdict = self.content.take().map(|checker| checker.verdict());
+        match self.step(Step::End).await {
+            Act::Go => {}
+            act => return self.whole_transaction(act),
+        }
+        let transaction = self.transaction.take().unwrap_or_default();
+        let Some(verdict) = verdict else { return Ok(Flow::HangUp) };
+        // First the ledger, then the 250: whatever happens next, the arrival is known.
+        let mut lines = Vec::new();
+        for pair in &transaction.pairs {
+            let word =
+                if verdict.intact && verdict.id == Some(pair.id) { "intact" } else { "corrupt" };
+            let _ = writeln!(lines, "{pair} {word}");
+        }
+        self.append(&lines)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let micros = verdict.sent.map(|sent| (now.as_micros() as u64).saturating_sub(sent));
+        self.shared.arrivals.message(verdict.id.is_some());
+        for pair in &transaction.pairs {
+            let intact = verdict.intact && verdict.id == Some(pair.id);
+            self.shared.arrivals.arrive(*pair, intact, micros);
+        }
+        Ok(self.say("250 2.0.0 taken\r\n"))
+    }
+
+    /// Misbehaves for all recipients of the transaction, which ends.
+    fn whole_transaction(&mut self, act: Act) -> Result<Flow, String> {
+        let transaction = self.transaction.take().unwrap_or_default();
+        if let Act::Refuse(_) = act {
+            self.refused(&transaction.pairs)?;
+        }
+        Ok(self.misbehave(act))
+    }
+
+    fn refused(&mut self, pairs: &[Pair]) -> Result<(), String> {
+        let mut lines = Vec::new();
+        for pair in pairs {
+            let _ = writeln!(lines, "{pair} refused");
+            self.shared.arrivals.refuse(*pair);
+        }
+        self.append(&lines)
+    }
+
+    fn append(&self, lines: &[u8]) -> Result<(), String> {
+        match self.ledger.borrow_mut().as_mut() {
+            Some(ledger) if !lines.is_empty() => ledger.append(lines),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits as planned at this step and draws what to do.
+    async fn step(&mut self, step: Step) -> Act {
+        if let Some(milliseconds) = self.shared.plan.delay(step) {
+            // What was answered before must not wait, too.
+            if self.flush().await.is_none() {
+                return Act::HangUp;
+            }
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        }
+        let act = self.shared.plan.draw(step, &mut self.rng);
+        if act != Act::Go {
+            self.shared.arrivals.act(name(act, step));
+        }
+        act
+    }
+
+    fn misbehave(&mut self, act: Act) -> Flow {
+        match act {
+            Act::Go => Flow::On,
+            Act::HangUp => Flow::HangUp,
+            Act::Refuse(code) | Act::Defer(code) => {
+                self.reply(code, "as planned");
+                // RFC 5321 3.8: 421 is said when the channel is about to be closed.
+                if code == 421 { Flow::Close } else { Flow::On }
+            }
+        }
+    }
+
+    fn reply(&mut self, code: u16, text: &str) {
+        // Writing to a vector does not fail.
+        let _ = write!(self.out, "{code} {}.0.0 {text}\r\n", code / 100);
+    }
+
+    fn say(&mut self, text: &str) -> Flow {
+        self.out.extend_from_slice(text.as_bytes());
+        Flow::On
+    }
+
+    async fn flush(&mut self) -> Option<()> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out).await.ok()?;
+            self.out.clear();
+        }
+        Some(())
+    }
+}
+
+/// What stands between the angle brackets; empty when there are none.
+fn path(line: &[u8]) -> &[u8] {
+    let begin = memchr::memchr(b'<', line).map_or(line.len(), |at| at + 1);
+    let rest = line.get(begin..).unwrap_or_default();
+    rest.get(..memchr::memchr(b'>', rest).unwrap_or(0)).unwrap_or_default()
+}
+
+/// The misbehaviour's name in the report.
+fn name(act: Act, step: Step) -> &'static str {
+    const REFUSE: [&str; 8] = [
+        "refuse connect",
+        "refuse greeting",
+        "refuse ehlo",
+        "refuse mail",
+        "refuse rcpt",
+        "refuse data",
+        "refuse content",
+        "refuse end",
+    ];
+    const DEFER: [&str; 8] = [
+        "defer connect",
+        "defer greeting",
+        "defer ehlo",
+        "defer mail",
+        "defer rcpt",
+        "defer data",
+        "defer content",
+        "defer end",
+    ];
+    const HANG_UP: [&str; 8] = [
+        "hang up connect",
+        "hang up greeting",
+        "hang up ehlo",
+        "hang up mail",
+        "hang up rcpt",
+        "hang up data",
+        "hang up content",
+        "hang up end",
+    ];
+    const { assert!(STEPS.len() == REFUSE.len()) };
+    let names = match act {
+        Act::Go => return "go",
+        Act::Refuse(_) => &REFUSE,
+        Act::Defer(_) => &DEFER,
+        Act::HangUp => &HANG_UP,
+    };
+    names.get(step as usize).copied().unwrap_or("other")
+}
