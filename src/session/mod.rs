@@ -1,73 +1,158 @@
-//! The receiving side of SMTP as a state machine. *Pure.*
-#![allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+//! The receiving side of SMTP (RFC 5321) as a state machine. *Pure.*
+//!
+//! Bytes of one client go in as they come, in pieces of any size; replies come out into a buffer
+//! and [`Step`]s say what the caller must do. A piece cut elsewhere gives the same replies and the
+//! same content. No sockets, no policy tables, no disk: whether a client may relay is told at the
+//! start, where content goes is the caller's business, and time is given where it is needed.
+//!
+//! ```text
+//! greet -> receive ... ContentWanted -> begin_content -> receive ... Content, Content, Complete
+//!             ^              |                                                         |
+//!             |              +-> decline          take_transaction -> stored or decline
+//!             +------------------------------------------------------------------------+
+//! ```
+
+mod commands;
+mod trace;
 
 use crate::config;
-use crate::message::{Envelope, Options, QueueId, Timestamp};
-use crate::smtp::Reply;
+use crate::message::{Address, Body, Envelope, Options, QueueId, Timestamp};
+use crate::smtp::{
+    self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Line, Reply, Scanned, Skipped,
+};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Replies that may wait in `out`, in bytes, before `receive` stops and lets the caller send them.
+/// A pipelining client is owed an answer to each command; without a stop a buffer of short commands
+/// would make a buffer of long replies out of itself.
+const OUT_BYTES_MAX: usize = 16 * 1024;
+
+/// An overlong command line is thrown away up to here, in bytes; one that has not ended by then is
+/// no slip of a client, and the session ends.
+const SKIPPED_BYTES_MAX: usize = 64 * 1024;
+
 /// What holds for all sessions of a listener.
 pub struct Policy {
+    /// The name that the relay gives itself.
     pub host_name: Arc<str>,
+    /// The configured limits.
     pub limits: config::Session,
 }
 
 /// Who is at the other end.
 pub struct Client {
+    /// Address and port of the peer.
     pub address: SocketAddr,
     /// Lies in a relay network: may send to any domain.
     pub may_relay: bool,
 }
 
-pub struct Session {}
+/// One client's session, from the greeting to the close.
+pub struct Session {
+    policy: Rc<Policy>,
+    client: Client,
+    hello: Option<Hello>,
+    state: State,
+    transaction: Option<Open>,
+    /// For the trace field: who the message is for, when that is one recipient and the transaction
+    /// has been taken.
+    taken_for: Option<Address>,
+    /// Refused commands since the session began or last had a message accepted.
+    refused: u32,
+    /// The relay stops: close when the content at hand is done.
+    stop: bool,
+}
+
+/// How the client introduced itself.
+struct Hello {
+    name: Box<str>,
+    /// With EHLO.
+    extended: bool,
+}
+
+/// A transaction that MAIL has opened.
+struct Open {
+    envelope: Envelope,
+    body: Body,
+}
+
+enum State {
+    /// `greet` was not called yet.
+    Greeting,
+    /// Waiting for a command.
+    Commands,
+    /// Throwing away a command line that is too long; so many bytes of it are gone.
+    Skipping(usize),
+    /// DATA is in order; the caller decides.
+    ContentWanted,
+    /// Between 354 and the end of data. `true`: void, the caller knows.
+    Content(ContentScanner, bool),
+    /// The content is there; the caller makes it durable.
+    Complete(ContentScanner),
+    /// All that comes is thrown away.
+    Closing,
+}
 
 /// What the caller must do next. `receive` is called again after it, with the rest of the input.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// All complete lines were used: send what is in `out`, then receive more.
+    /// Send what is in `out`, if anything. With [`Progress::consumed`] above zero: call `receive`
+    /// again with the rest of the input, even if that rest is empty (replies may have been held
+    /// back so that `out` stays small). With zero: receive more first; what is left of the input
+    /// is the start of something and must come again with more behind it. It is never longer than
+    /// the configured `command_line_max`.
     More,
     /// DATA was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
     /// These bytes of the input are content in wire form (dot-stuffed as received): keep them.
     /// Already counted in `consumed`.
-    Content(std::ops::Range<usize>),
+    Content(Range<usize>),
     /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
     /// at the end of data.
     ContentVoid,
     /// The final CRLF.CRLF came: `take_transaction`, make it durable, then `stored` or `decline`.
     Complete,
-    /// Something was refused: for the event log. The reply is in `out` already.
+    /// Something was refused: for the event log. The reply is in `out` already. Call `receive`
+    /// again, even if the rest of the input is empty: the session may have ended with this one, and
+    /// then says [`Step::Close`].
     Rejected(Rejection),
     /// Send what is in `out`, then close.
     Close,
 }
 
+/// What became of the input.
 #[derive(Debug, PartialEq)]
 pub struct Progress {
     /// Bytes of the input that were used and must not come again.
     pub consumed: usize,
+    /// What to do now.
     pub step: Step,
 }
 
 /// A refusal worth an event.
 #[derive(Debug, PartialEq)]
 pub struct Rejection {
-    /// `connect`, `mail`, `rcpt`, `data`...
+    /// `connect`, `mail`, `rcpt`, `data`, or another command, or `command` for what was none.
     pub at: &'static str,
-    /// The reverse-path of the transaction, when there is one.
+    /// The reverse-path of the transaction, when there is one; empty for `<>`. For a malformed one,
+    /// what was given: printable ASCII, at most 256 bytes.
     pub from: Option<String>,
-    /// The forward-path in question, when there is one.
+    /// The forward-path in question, when there is one, in the same form.
     pub to: Option<String>,
+    /// What the client was told.
     pub reply: Reply,
 }
 
 /// A complete transaction, ready for the spool.
 #[derive(Debug, PartialEq)]
 pub struct Transaction {
+    /// Reverse-path and forward-paths; one forward-path or more.
     pub envelope: Envelope,
+    /// What MAIL asked for.
     pub options: Options,
     /// Bytes of content received, in wire form, without the final dot line.
     pub content_bytes: u64,
@@ -78,48 +163,290 @@ pub struct Transaction {
 }
 
 impl Session {
+    /// A session with a client that has just connected. Call `greet` next.
     pub fn new(policy: Rc<Policy>, client: Client) -> Session {
-        todo!()
+        Session {
+            policy,
+            client,
+            hello: None,
+            state: State::Greeting,
+            transaction: None,
+            taken_for: None,
+            refused: 0,
+            stop: false,
+        }
     }
+
     /// The greeting. `early` is what the client had sent before it, if anything (TLS hello, HTTP).
+    ///
+    /// After a 554 greeting a server waits for QUIT (RFC 5321 3.1). That is owed to clients that
+    /// speak SMTP; one that does not wait for the greeting does not wait for its meaning either,
+    /// and gets [`Step::Close`].
     pub fn greet(&mut self, early: &[u8], out: &mut Vec<u8>) -> Step {
-        todo!()
+        let refusal = if early.is_empty() {
+            out.extend_from_slice(b"220 ");
+            out.extend_from_slice(self.policy.host_name.as_bytes());
+            out.extend_from_slice(b" ESMTP Ringpost\r\n");
+            self.state = State::Commands;
+            return Step::More;
+        } else if smtp::is_tls(early) {
+            Reply::TLS_AT_GREETING
+        } else if smtp::is_http(early) {
+            Reply::HTTP_AT_GREETING
+        } else {
+            Reply::EARLY_TALKER
+        };
+        self.close_with(&refusal, out)
     }
+
+    /// Takes input that came from the client, from the first byte that was not consumed yet.
+    ///
+    /// While the session waits for the caller (after [`Step::ContentWanted`] and
+    /// [`Step::Complete`]) nothing is consumed: leave the client's bytes where they are.
     pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
-        todo!()
+        let out_full = out.len() + OUT_BYTES_MAX;
+        let mut consumed = 0;
+        loop {
+            let rest = input.get(consumed..).unwrap_or_default();
+            let (used, step) = match self.state {
+                State::Greeting | State::Commands if self.stop => {
+                    (0, self.close_with(&Reply::STOPPING, out))
+                }
+                State::Greeting | State::Commands => self.receive_command(rest, out),
+                State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
+                State::Content(..) => self.receive_content(rest, out),
+                State::ContentWanted | State::Complete(_) => (0, Step::More),
+                State::Closing => (rest.len(), Step::Close),
+            };
+            let step = match step {
+                Step::Content(range) => {
+                    Step::Content(range.start + consumed..range.end + consumed)
+                }
+                step => step,
+            };
+            consumed += used;
+            if used == 0 || step != Step::More || out.len() > out_full {
+                return Progress { consumed, step };
+            }
+        }
     }
+
+    fn receive_command(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+        // Both are known before their first line has ended, if it ever does.
+        if smtp::is_tls(rest) {
+            return (rest.len(), self.close_with(&Reply::TLS, out));
+        }
+        if smtp::is_http(rest) {
+            return (rest.len(), self.close_with(&Reply::HTTP, out));
+        }
+        match smtp::scan(rest, self.policy.limits.command_line_max) {
+            Line::Complete(line) => (line.len() + 2, self.command(line, out)),
+            Line::Incomplete => (0, Step::More),
+            Line::TooLong(length) => {
+                self.state = State::Skipping(length);
+                (length, Step::More)
+            }
+            Line::Bare(bare) => (rest.len(), self.out_of_step(bare, out)),
+        }
+    }
+
+    fn receive_overlong(
+        &mut self,
+        rest: &[u8],
+        skipped: usize,
+        out: &mut Vec<u8>,
+    ) -> (usize, Step) {
+        let window = rest.get(..SKIPPED_BYTES_MAX.saturating_sub(skipped)).unwrap_or(rest);
+        match smtp::skip(window) {
+            // One less than the window may take: its last byte may be a CR that has to wait.
+            Skipped::Part(length) if skipped + length >= SKIPPED_BYTES_MAX - 1 => {
+                (rest.len(), self.close_with(&Reply::LINE_TOO_LONG, out))
+            }
+            Skipped::Part(length) => {
+                self.state = State::Skipping(skipped + length);
+                (length, Step::More)
+            }
+            Skipped::End(length) => {
+                self.state = State::Commands;
+                (length, self.refuse("command", Reply::LINE_TOO_LONG, out))
+            }
+            Skipped::Bare(bare) => (rest.len(), self.out_of_step(bare, out)),
+        }
+    }
+
+    /// A lone CR or LF: where the client thinks that its next command begins cannot be known, and
+    /// guessing is what command injection lives on.
+    fn out_of_step(&mut self, bare: Bare, out: &mut Vec<u8>) -> Step {
+        let reply = match bare {
+            Bare::Cr => Reply::BARE_CR,
+            Bare::Lf => Reply::BARE_LF,
+        };
+        self.close_with(&reply, out)
+    }
+
+    fn receive_content(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+        let State::Content(scanner, void) = &mut self.state else {
+            return (0, Step::More);
+        };
+        match scanner.scan(rest) {
+            Scanned::Short => (0, Step::More),
+            Scanned::Content(length) if *void => (length, Step::More),
+            Scanned::Content(length) if scanner.defect().is_some() => {
+                *void = true;
+                (length, Step::ContentVoid)
+            }
+            Scanned::Content(length) => (length, Step::Content(0..length)),
+            Scanned::End => (END_LENGTH, self.end_of_content(out)),
+        }
+    }
+
+    fn end_of_content(&mut self, out: &mut Vec<u8>) -> Step {
+        let State::Content(scanner, _) = std::mem::replace(&mut self.state, State::Commands) else {
+            return Step::More;
+        };
+        let Some(defect) = scanner.defect() else {
+            self.state = State::Complete(scanner);
+            return Step::Complete;
+        };
+        let reply = match defect {
+            Defect::TooLarge => Reply::too_large(self.policy.limits.message_bytes_max),
+            Defect::BareLf => Reply::CONTENT_BARE_LF,
+            Defect::BareCr => Reply::CONTENT_BARE_CR,
+            Defect::Nul => Reply::CONTENT_NUL,
+            Defect::TooManyHops => Reply::TOO_MANY_HOPS,
+            Defect::LineTooLong => Reply::CONTENT_LINE_TOO_LONG,
+        };
+        let from = self.open_sender();
+        self.transaction = None;
+        self.reject("data", from, None, reply, out)
+    }
+
     /// Answers ContentWanted with 354.
     pub fn begin_content(&mut self, out: &mut Vec<u8>) {
-        todo!()
+        let limits = &self.policy.limits;
+        let scanner = ContentScanner::new(ContentLimits {
+            bytes_max: limits.message_bytes_max,
+            line_max: limits.text_line_max,
+            received_max: limits.received_max,
+        });
+        self.state = State::Content(scanner, false);
+        Reply::SEND_CONTENT.write(out);
     }
+
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
-    /// ContentWanted on.
+    /// ContentWanted on, until `stored` or `decline`.
     pub fn trace(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
-        todo!()
+        let taken_for = self.taken_for.as_ref();
+        let recipient = match &self.transaction {
+            Some(open) => sole_recipient(&open.envelope),
+            None => taken_for,
+        };
+        trace::field(&trace::Trace {
+            hello: self.hello.as_ref().map_or("", |hello| &hello.name),
+            extended: self.is_extended(),
+            client: self.client.address.ip(),
+            host_name: &self.policy.host_name,
+            id,
+            recipient: recipient.map(Address::as_str),
+            now,
+        })
     }
+
     /// After Complete, once.
     pub fn take_transaction(&mut self) -> Transaction {
-        todo!()
+        debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());
+        let (envelope, body) = match self.transaction.take() {
+            Some(open) => (open.envelope, open.body),
+            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Body::default()),
+        };
+        self.taken_for = sole_recipient(&envelope).cloned();
+        let (content_bytes, dot_stuffed, eight_bit) = match &self.state {
+            State::Complete(scanner) => {
+                (scanner.bytes(), scanner.dot_stuffed(), scanner.eight_bit())
+            }
+            _ => (0, false, false),
+        };
+        let options = Options { body, ..Options::default() };
+        Transaction { envelope, options, content_bytes, dot_stuffed, eight_bit }
     }
+
     /// The message is durable: 250 with its id.
     pub fn stored(&mut self, id: QueueId, out: &mut Vec<u8>) {
-        todo!()
+        self.finish_transaction();
+        // The limit is there for clients that try and try; one whose mail is taken may have a bad
+        // address in every mailing, for as long as it stays connected.
+        self.refused = 0;
+        let text = format!("queued as {id}");
+        Reply { text: text.into(), ..Reply::OK }.write(out);
     }
-    /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead.
+
+    /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
+    /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
+    /// refused at the end of data, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        todo!()
+        reply.write(out);
+        if let State::ContentWanted = self.state {
+            self.state = State::Commands;
+        } else {
+            self.finish_transaction();
+        }
+        if reply.code == 421 {
+            self.state = State::Closing;
+        }
     }
+
+    fn finish_transaction(&mut self) {
+        self.transaction = None;
+        self.taken_for = None;
+        self.state = State::Commands;
+    }
+
     /// How long to wait for more input now.
     pub fn timeout(&self) -> Duration {
-        todo!()
+        match self.state {
+            State::Content(..) => self.policy.limits.data_timeout,
+            _ => self.policy.limits.command_timeout,
+        }
     }
+
     /// The wait was too long: 421 4.4.2; close after it.
     pub fn timed_out(&mut self, out: &mut Vec<u8>) {
-        todo!()
+        self.close_with(&Reply::TIMED_OUT, out);
     }
+
     /// The relay stops: 421 4.3.2 if no transaction is in the middle of its content; whether the
-    /// connection may be closed now.
+    /// connection may be closed now. If not, the session ends by itself, with 421, after the reply
+    /// to the end of data.
     pub fn stopping(&mut self, out: &mut Vec<u8>) -> bool {
-        todo!()
+        self.stop = true;
+        match self.state {
+            State::ContentWanted | State::Content(..) | State::Complete(_) => return false,
+            State::Closing => {}
+            State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
+            State::Commands | State::Skipping(_) => _ = self.close_with(&Reply::STOPPING, out),
+        }
+        true
+    }
+
+    fn close_with(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Step {
+        reply.write(out);
+        self.state = State::Closing;
+        Step::Close
+    }
+
+    fn is_extended(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.extended)
     }
 }
+
+/// The trace field names a recipient only when there is no other: each must not learn of the
+/// others (RFC 5321 7.2).
+fn sole_recipient(envelope: &Envelope) -> Option<&Address> {
+    match envelope.recipients.as_slice() {
+        [only] => Some(&only.address),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,17 @@
 //! Bytes in, borrowed words out. It knows no state: what may follow what is the business of
 //! `session` (receiving) and `delivery` (sending).
 
-use crate::message::Status;
+mod command;
+mod content;
+mod path;
+mod reply;
+mod scanner;
 
-/// A reply of ours as a value: code, enhanced status, text (RFC 5321 4.2, RFC 2034).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// 200 to 599.
-    pub code: u16,
-    /// Left out only in the greeting, the reply to EHLO and HELO, and 354.
-    pub status: Option<Status>,
-    /// One line, or several parted by `\n`.
-    pub text: std::borrow::Cow<'static, str>,
-}
+pub use command::{
+    CommandFault, Mail, Side, Verb, is_hello_name, is_http, is_tls, read_command, read_hello,
+    read_mail, read_nothing, read_rcpt, read_something,
+};
+pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
+pub use reply::Reply;
+pub use scanner::{Bare, Line, Skipped, scan, skip};

@@ -1,0 +1,223 @@
+//! What each command does to a session (RFC 5321 4.1.1 and 4.1.4). *Pure.*
+//!
+//! Whole command lines come in; replies go out, and refusals worth an event become steps.
+
+use super::{Hello, Open, Rejection, Session, State, Step};
+use crate::limits::PATH_BYTES_MAX;
+use crate::message::{Address, Envelope, Recipient};
+use crate::smtp::{self, CommandFault, Reply, Verb};
+
+impl Session {
+    pub(super) fn command(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
+        let (verb, argument) = match smtp::read_command(line) {
+            Ok(command) => command,
+            Err(fault) => return self.refuse_line(line, fault, out),
+        };
+        let done = match verb {
+            Verb::Ehlo | Verb::Helo => self.hello(argument, verb == Verb::Ehlo, out),
+            Verb::Mail => return self.mail(argument, out),
+            Verb::Rcpt => return self.rcpt(argument, out),
+            Verb::Data => return self.data(argument, out),
+            Verb::Rset => smtp::read_nothing(argument).map(|()| {
+                self.transaction = None;
+                Reply::OK.write(out);
+            }),
+            // RFC 5321 4.1.1.9: a string may follow and means nothing.
+            Verb::Noop => {
+                Reply::OK.write(out);
+                Ok(())
+            }
+            Verb::Vrfy => {
+                smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out))
+            }
+            Verb::Expn => Err(CommandFault::NotImplemented),
+            Verb::Help => {
+                Reply::HELP.write(out);
+                Ok(())
+            }
+            Verb::Quit => match smtp::read_nothing(argument) {
+                Ok(()) => return self.close_with(&Reply::BYE, out),
+                Err(fault) => Err(fault),
+            },
+        };
+        match done {
+            Ok(()) => Step::More,
+            Err(fault) => self.refuse(verb.name(), fault.reply(), out),
+        }
+    }
+
+    /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address.
+    fn refuse_line(&mut self, line: &[u8], fault: CommandFault, out: &mut Vec<u8>) -> Step {
+        let argument = line.get(5..).unwrap_or_default();
+        match Verb::of(line) {
+            Some(Verb::Mail) => {
+                self.reject("mail", Some(printable(argument)), None, fault.reply(), out)
+            }
+            Some(Verb::Rcpt) => {
+                let from = self.open_sender();
+                self.reject("rcpt", from, Some(printable(argument)), fault.reply(), out)
+            }
+            verb => self.refuse(verb.map_or("command", Verb::name), fault.reply(), out),
+        }
+    }
+
+    /// EHLO and HELO also do what RSET does (RFC 5321 4.1.4).
+    fn hello(
+        &mut self,
+        argument: &str,
+        extended: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CommandFault> {
+        let name = smtp::read_hello(argument)?;
+        self.hello = Some(Hello { name: name.into(), extended });
+        self.transaction = None;
+        let host_name = self.policy.host_name.as_bytes();
+        if extended {
+            out.extend_from_slice(b"250-");
+            out.extend_from_slice(host_name);
+            out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
+            out.extend_from_slice(self.policy.limits.message_bytes_max.to_string().as_bytes());
+            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+        } else {
+            out.extend_from_slice(b"250 ");
+            out.extend_from_slice(host_name);
+            out.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        if self.hello.is_none() {
+            return self.refuse("mail", Reply::HELLO_FIRST, out);
+        }
+        if self.transaction.is_some() {
+            return self.refuse("mail", Reply::NESTED_MAIL, out);
+        }
+        let mail = match smtp::read_mail(argument, self.is_extended()) {
+            Ok(mail) => mail,
+            Err(fault) => {
+                let given = printable(argument.as_bytes());
+                return self.reject("mail", Some(given), None, fault.reply(), out);
+            }
+        };
+        let reverse_path = mail.path.to_address();
+        let bytes_max = self.policy.limits.message_bytes_max;
+        if mail.size.is_some_and(|declared| declared > bytes_max) {
+            let from = text_of(reverse_path.as_ref());
+            return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
+        }
+        self.transaction = Some(Open {
+            envelope: Envelope { reverse_path, recipients: Vec::new() },
+            body: mail.body.unwrap_or_default(),
+        });
+        Reply::SENDER_OK.write(out);
+        Step::More
+    }
+
+    fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let Some(open) = &mut self.transaction else {
+            let reply =
+                if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
+            return self.refuse("rcpt", reply, out);
+        };
+        let path = match smtp::read_rcpt(argument) {
+            Ok(path) => path,
+            Err(fault) => {
+                let from = self.open_sender();
+                let given = printable(argument.as_bytes());
+                return self.reject("rcpt", from, Some(given), fault.reply(), out);
+            }
+        };
+        // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
+        if !self.client.may_relay {
+            let from = self.open_sender();
+            let to = text_of(path.to_address().as_ref());
+            let reply = Reply::relay_denied(self.client.address.ip());
+            return self.reject("rcpt", from, Some(to), reply, out);
+        }
+        // Not a refused command: a client with more recipients than fit is told to do just this
+        // (RFC 5321 4.5.3.1.10), and must come to its DATA.
+        if open.envelope.recipients.len() >= self.policy.limits.recipients_max {
+            Reply::TOO_MANY_RECIPIENTS.write(out);
+            return Step::More;
+        }
+        if let Some(address) = path.to_address() {
+            open.envelope.recipients.push(Recipient::plain(address));
+            Reply::RECIPIENT_OK.write(out);
+        }
+        Step::More
+    }
+
+    fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = match &self.transaction {
+            _ if !argument.is_empty() => CommandFault::ArgumentNotAllowed.reply(),
+            None if self.hello.is_none() => Reply::HELLO_FIRST,
+            None => Reply::MAIL_FIRST,
+            Some(open) if open.envelope.recipients.is_empty() => Reply::NO_RECIPIENTS,
+            Some(_) => {
+                self.state = State::ContentWanted;
+                return Step::ContentWanted;
+            }
+        };
+        self.refuse("data", refusal, out)
+    }
+
+    /// Refuses a command. Worth an event only when it was one too many.
+    pub(super) fn refuse(&mut self, at: &'static str, reply: Reply, out: &mut Vec<u8>) -> Step {
+        match self.one_too_many(at, out) {
+            Some(step) => step,
+            None => {
+                reply.write(out);
+                Step::More
+            }
+        }
+    }
+
+    /// Refuses a command, with an event.
+    pub(super) fn reject(
+        &mut self,
+        at: &'static str,
+        from: Option<String>,
+        to: Option<String>,
+        reply: Reply,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        match self.one_too_many(at, out) {
+            Some(step) => step,
+            None => {
+                reply.write(out);
+                Step::Rejected(Rejection { at, from, to, reply })
+            }
+        }
+    }
+
+    /// Counts a refusal. Beyond the limit 421 takes the place of its reply, and the session ends.
+    fn one_too_many(&mut self, at: &'static str, out: &mut Vec<u8>) -> Option<Step> {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused <= self.policy.limits.errors_max {
+            return None;
+        }
+        let from = self.open_sender();
+        let reply = Reply::TOO_MANY_ERRORS;
+        self.close_with(&reply, out);
+        Some(Step::Rejected(Rejection { at, from, to: None, reply }))
+    }
+
+    /// The reverse-path of the open transaction, for an event.
+    pub(super) fn open_sender(&self) -> Option<String> {
+        self.transaction.as_ref().map(|open| text_of(open.envelope.reverse_path.as_ref()))
+    }
+}
+
+fn text_of(address: Option<&Address>) -> String {
+    address.map_or_else(String::new, |address| address.as_str().to_owned())
+}
+
+/// What a client gave for an address, fit for a log line.
+fn printable(given: &[u8]) -> String {
+    given
+        .iter()
+        .take(PATH_BYTES_MAX)
+        .map(|&byte| if (32..=126).contains(&byte) { char::from(byte) } else { '?' })
+        .collect()
+}

@@ -1,0 +1,202 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+use super::*;
+
+const LIMITS: ContentLimits = ContentLimits { bytes_max: 1000, line_max: 40, received_max: 2 };
+
+/// What came of some input: the content, what the scanner says of it, and how much was left behind
+/// the dot line; `None` when the end was not found.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    content: Vec<u8>,
+    defect: Option<Defect>,
+    dot_stuffed: bool,
+    eight_bit: bool,
+    rest: Option<usize>,
+}
+
+/// Feeds the input in pieces that end at `cuts`, with what was not used before put in front.
+fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
+    let mut scanner = ContentScanner::new(LIMITS);
+    let mut content = Vec::new();
+    let mut used = 0;
+    let mut rest = None;
+    'feeding: for cut in cuts.chain([input.len()]) {
+        loop {
+            let piece = &input[used..cut.max(used)];
+            match scanner.scan(piece) {
+                Scanned::Content(length) => {
+                    content.extend_from_slice(&piece[..length]);
+                    used += length;
+                }
+                Scanned::End => {
+                    rest = Some(input.len() - used - END_LENGTH);
+                    break 'feeding;
+                }
+                Scanned::Short => {
+                    assert!(piece.len() <= 8, "holds back {}", piece.escape_ascii());
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!(scanner.bytes(), content.len() as u64);
+    Seen {
+        content,
+        defect: scanner.defect(),
+        dot_stuffed: scanner.dot_stuffed(),
+        eight_bit: scanner.eight_bit(),
+        rest,
+    }
+}
+
+/// Whole, byte by byte and cut in two at every place must come to the same.
+fn scanned(input: &[u8]) -> Seen {
+    let whole = feed(input, std::iter::empty());
+    assert_eq!(feed(input, 1..input.len()), whole, "byte by byte: {}", input.escape_ascii());
+    for cut in 0..input.len() {
+        assert_eq!(feed(input, [cut].into_iter()), whole, "cut at {cut}: {}", input.escape_ascii());
+    }
+    whole
+}
+
+#[test]
+fn content_goes_up_to_the_dot_line() {
+    let seen = scanned(b"Subject: x\r\n\r\ntext\r\n.\r\nQUIT\r\n");
+    assert_eq!(seen.content, b"Subject: x\r\n\r\ntext\r\n");
+    assert_eq!(seen.rest, Some(6));
+    assert_eq!((seen.defect, seen.dot_stuffed, seen.eight_bit), (None, false, false));
+}
+
+#[test]
+fn content_may_be_empty() {
+    let seen = scanned(b".\r\n");
+    assert_eq!((seen.content.len(), seen.rest, seen.defect), (0, Some(0), None));
+}
+
+#[test]
+fn leading_dots_stay_and_are_told() {
+    let seen = scanned(b"..\r\n...x\r\n.y\r\n.\r\n");
+    assert_eq!(seen.content, b"..\r\n...x\r\n.y\r\n");
+    assert!(seen.dot_stuffed);
+    assert!(!scanned(b"a.\r\n a\r\n.\r\n").dot_stuffed);
+}
+
+#[test]
+fn nothing_but_crlf_dot_crlf_is_the_end() {
+    for end in [
+        "\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n", "\r\n.\r", "\r.\r", "\r\n.\r\r\n", "\r\r\n.\n",
+        "\r\n\0.\r\n", "\r\n. \r\n", "\r\n..\r\n", "\n\r.\r\n", "\r\n.\n\r\n",
+    ] {
+        let input = format!("a: b\r\n\r\ntext{end}MAIL FROM:<x@y>\r\n.\r\n");
+        let seen = scanned(input.as_bytes());
+        assert_eq!(seen.rest, Some(0), "{end:?}");
+        assert_eq!(seen.content.len(), input.len() - 3, "{end:?}");
+    }
+}
+
+#[test]
+fn bare_cr_and_lf_and_nul_are_defects() {
+    for (input, defect) in [
+        ("a\nb\r\n.\r\n", Defect::BareLf),
+        ("\n\r\n.\r\n", Defect::BareLf),
+        ("a\r\n\n.\r\n\r\n.\r\n", Defect::BareLf),
+        ("a\rb\r\n.\r\n", Defect::BareCr),
+        ("a\r\r\n.\r\n", Defect::BareCr),
+        ("\r.\r\n\r\n.\r\n", Defect::BareCr),
+        ("a\r\n.\r\r\n.\r\n", Defect::BareCr),
+        ("a\0b\r\n.\r\n", Defect::Nul),
+        ("a\rb\nc\0\r\n.\r\n", Defect::BareLf),
+    ] {
+        let seen = scanned(input.as_bytes());
+        assert_eq!((seen.defect, seen.rest), (Some(defect), Some(0)), "{input:?}");
+    }
+}
+
+#[test]
+fn bytes_above_127_are_told() {
+    assert!(scanned("Subject: ü\r\n.\r\n".as_bytes()).eight_bit);
+}
+
+#[test]
+fn a_line_may_have_so_many_bytes_and_a_stuffed_dot() {
+    let line = |length: usize| format!("{}\r\n.\r\n", "x".repeat(length - 2));
+    assert_eq!(scanned(line(40).as_bytes()).defect, None);
+    assert_eq!(scanned(line(41).as_bytes()).defect, Some(Defect::LineTooLong));
+    assert_eq!(scanned(format!(".{}", line(40)).as_bytes()).defect, None);
+    assert_eq!(scanned(format!(".{}", line(41)).as_bytes()).defect, Some(Defect::LineTooLong));
+}
+
+#[test]
+fn content_may_have_so_many_bytes_and_stuffed_dots() {
+    let lines = |text: &str| format!("{text}.\r\n");
+    let full = "0123456789\r\n".repeat(83) + "01\r\n";
+    assert_eq!(full.len(), 1000);
+    assert_eq!(feed(lines(&full).as_bytes(), 0..0).defect, None);
+    let over = "0123456789\r\n".repeat(83) + "012\r\n";
+    assert_eq!(feed(lines(&over).as_bytes(), 0..0).defect, Some(Defect::TooLarge));
+    assert_eq!(feed(lines(&over).as_bytes(), 0..over.len()).defect, Some(Defect::TooLarge));
+    let dotty = ".".to_owned() + &full;
+    assert_eq!(feed(lines(&dotty).as_bytes(), 0..0).defect, None);
+}
+
+#[test]
+fn received_fields_are_counted_in_the_header_alone() {
+    let defect = |header: &str, body: &str| {
+        scanned(format!("{header}\r\n{body}.\r\n").as_bytes()).defect
+    };
+    let two = "Received: a\r\nrEcEiVeD : b\r\n";
+    assert_eq!(defect(two, ""), None);
+    assert_eq!(defect(&format!("{two}RECEIVED:c\r\n"), ""), Some(Defect::TooManyHops));
+    assert_eq!(defect(&format!("{two}Receive: c\r\n Received: d\r\n"), ""), None);
+    assert_eq!(defect(&format!("{two}Received-SPF: c\r\nReceivedx: d\r\nR\r\n"), ""), None);
+    assert_eq!(defect(two, "Received: c\r\nReceived: d\r\n"), None);
+}
+
+/// A line-by-line reading of RFC 5321 with none of the speed: splits at CRLF only.
+fn plain_reading(input: &[u8]) -> (Vec<u8>, Option<usize>, bool) {
+    let mut content = Vec::new();
+    let mut stuffed = false;
+    let mut rest = input;
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let line = &rest[..at];
+        rest = &rest[at + 2..];
+        if line == b"." {
+            return (content, Some(rest.len()), stuffed);
+        }
+        stuffed |= line.starts_with(b".");
+        content.extend_from_slice(line);
+        content.extend_from_slice(b"\r\n");
+    }
+    (content, None, stuffed)
+}
+
+#[test]
+fn random_input_in_random_pieces_reads_as_the_plain_reading_does() {
+    let pieces: [&[u8]; 12] = [
+        b"\r\n", b"\r\n", b"\r", b"\n", b".", b".", b"\r\n.", b"x", b"Received:", b"re", b"\0",
+        b"\xff",
+    ];
+    let mut random = fastrand::Rng::with_seed(5321);
+    for _ in 0..20_000 {
+        let mut input = Vec::new();
+        for _ in 0..random.usize(..14) {
+            input.extend_from_slice(pieces[random.usize(..pieces.len())]);
+        }
+        input.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
+        let mut cuts: Vec<usize> = (0..random.usize(..6)).map(|_| random.usize(..input.len())).collect();
+        cuts.sort_unstable();
+
+        let seen = feed(&input, cuts.into_iter());
+        let (content, rest, stuffed) = plain_reading(&input);
+        let text = input.escape_ascii();
+        assert_eq!((&seen.content, seen.rest), (&content, rest), "{text}");
+        assert_eq!(seen.dot_stuffed, stuffed, "{text}");
+        assert_eq!(seen.eight_bit, !content.is_ascii(), "{text}");
+        let lines = String::from_utf8_lossy(&content).replace("\r\n", "");
+        let broken = lines.contains(['\r', '\n', '\0']);
+        if broken {
+            assert!(seen.defect.is_some(), "{text}");
+        }
+        assert_eq!(seen.defect, feed(&input, std::iter::empty()).defect, "{text}");
+    }
+}

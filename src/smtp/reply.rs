@@ -1,0 +1,278 @@
+//! Our replies as values (RFC 5321 4.2, RFC 2034, RFC 3463), each with a name. *Pure.*
+//!
+//! The constants stand in the order of code, enhanced status, text. Texts are for the human who
+//! reads the other side's log: short, what was wrong, what would be right. Nothing the client sent
+//! is repeated in them.
+
+use crate::message::Status;
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+
+/// A reply of ours as a value: code, enhanced status, text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599.
+    pub code: u16,
+    /// Left out only in the greeting, the reply to EHLO and HELO, and 354 (RFC 2034 4).
+    pub status: Option<Status>,
+    /// One line, or several parted by `\n`. Printable ASCII.
+    pub text: Cow<'static, str>,
+}
+
+const fn with(code: u16, status: Status, text: &'static str) -> Reply {
+    Reply { code, status: Some(status), text: Cow::Borrowed(text) }
+}
+
+const fn bare(code: u16, text: &'static str) -> Reply {
+    Reply { code, status: None, text: Cow::Borrowed(text) }
+}
+
+impl Reply {
+    /// HELP.
+    pub const HELP: Reply = with(
+        214,
+        Status(2, 0, 0),
+        "Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\n\
+         A message: EHLO your.name, MAIL FROM:<sender@domain>, RCPT TO:<recipient@domain>, DATA\n\
+         Lines end with CR LF; a line with a single dot ends the message (RFC 5321)",
+    );
+    /// QUIT.
+    pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
+    /// RSET, NOOP.
+    pub const OK: Reply = with(250, Status(2, 0, 0), "OK");
+    /// MAIL.
+    pub const SENDER_OK: Reply = with(250, Status(2, 1, 0), "Sender OK");
+    /// RCPT.
+    pub const RECIPIENT_OK: Reply = with(250, Status(2, 1, 5), "Recipient OK");
+    /// VRFY: a relay knows no mailboxes (RFC 5321 3.5.3).
+    pub const CANNOT_VERIFY: Reply =
+        with(252, Status(2, 5, 2), "Cannot VRFY; send RCPT and the message will be tried");
+    /// DATA.
+    pub const SEND_CONTENT: Reply = bare(354, "Send the message; end with CRLF.CRLF");
+    /// Before the greeting: no room for another connection.
+    pub const TOO_MANY_CONNECTIONS: Reply = bare(421, "Too many connections; try again later");
+    /// Before the greeting: the relay stops.
+    pub const STOPPING_AT_GREETING: Reply = bare(421, "Shutting down; try again later");
+    /// The relay stops.
+    pub const STOPPING: Reply = with(421, Status(4, 3, 2), "Shutting down; try again later");
+    /// Nothing came for too long.
+    pub const TIMED_OUT: Reply = with(421, Status(4, 4, 2), "Waited too long for input");
+    /// More refused commands than a session may have.
+    pub const TOO_MANY_ERRORS: Reply =
+        with(421, Status(4, 7, 0), "Too many refused commands; closing the connection");
+    /// Something of ours failed.
+    pub const LOCAL_TROUBLE: Reply = with(451, Status(4, 3, 0), "Local trouble; try again later");
+    /// The spool takes nothing more now.
+    pub const STORAGE_FULL: Reply = with(452, Status(4, 3, 1), "No storage left; try again later");
+    /// More recipients than a transaction may have (RFC 5321 4.5.3.1.10).
+    pub const TOO_MANY_RECIPIENTS: Reply =
+        with(452, Status(4, 5, 3), "Too many recipients; send the rest in another transaction");
+    /// A verb that SMTP does not have.
+    pub const UNKNOWN_COMMAND: Reply =
+        with(500, Status(5, 5, 2), "Unknown command; HELP lists the known ones");
+    /// Bytes above 127 where they cannot be an address.
+    pub const ASCII_ONLY: Reply = with(500, Status(5, 5, 2), "Commands must be ASCII");
+    /// A CR without LF in a command line.
+    pub const BARE_CR: Reply =
+        with(500, Status(5, 5, 2), "CR without LF; lines must end with CR LF");
+    /// An LF without CR in a command line.
+    pub const BARE_LF: Reply =
+        with(500, Status(5, 5, 2), "LF without CR; lines must end with CR LF");
+    /// NUL and the like in a command line.
+    pub const CONTROL_CHARACTER: Reply =
+        with(500, Status(5, 5, 2), "Control characters are not allowed in commands");
+    /// A command line beyond the limit.
+    pub const LINE_TOO_LONG: Reply = with(500, Status(5, 5, 6), "Command line too long");
+    /// EHLO or HELO without a usable name.
+    pub const HELLO_NAME: Reply =
+        bare(501, "Say EHLO or HELO with your host name or [address], at most 255 characters");
+    /// An argument where none belongs.
+    pub const NO_ARGUMENT_ALLOWED: Reply =
+        with(501, Status(5, 5, 4), "This command takes no argument");
+    /// VRFY without an argument.
+    pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "An argument is missing");
+    /// BODY= with something else.
+    pub const BAD_BODY: Reply = with(501, Status(5, 5, 4), "BODY must be 7BIT or 8BITMIME");
+    /// A parameter that is not KEYWORD or KEYWORD=value.
+    pub const BAD_PARAMETER: Reply =
+        with(501, Status(5, 5, 4), "Malformed parameter; write KEYWORD=value after a space");
+    /// SIZE= with something else.
+    pub const BAD_SIZE: Reply =
+        with(501, Status(5, 5, 4), "SIZE must be a number of bytes of at most 20 digits");
+    /// A parameter given twice.
+    pub const DUPLICATE_PARAMETER: Reply =
+        with(501, Status(5, 5, 4), "The same parameter is given twice");
+    /// MAIL without FROM:.
+    pub const MAIL_SYNTAX: Reply = with(501, Status(5, 5, 4), "Write MAIL FROM:<sender@domain>");
+    /// RCPT without TO:.
+    pub const RCPT_SYNTAX: Reply = with(501, Status(5, 5, 4), "Write RCPT TO:<recipient@domain>");
+    /// A verb that SMTP has and this relay does not.
+    pub const NOT_IMPLEMENTED: Reply =
+        with(502, Status(5, 5, 1), "Command not implemented here; EHLO lists what is");
+    /// MAIL before EHLO.
+    pub const HELLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO or HELO first");
+    /// RCPT or DATA before MAIL.
+    pub const MAIL_FIRST: Reply = with(503, Status(5, 5, 1), "Send MAIL first");
+    /// MAIL inside a transaction.
+    pub const NESTED_MAIL: Reply =
+        with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
+    /// An address with bytes above 127 (RFC 6531 3.5 without SMTPUTF8).
+    pub const ADDRESS_ASCII_ONLY: Reply =
+        with(553, Status(5, 6, 7), "Addresses must be ASCII; SMTPUTF8 is not offered");
+    /// Something came before our greeting.
+    pub const EARLY_TALKER: Reply =
+        bare(554, "You spoke before the greeting; an SMTP client waits for it");
+    /// An HTTP request before our greeting.
+    pub const HTTP_AT_GREETING: Reply = bare(554, "This is an SMTP server, not a web server");
+    /// A TLS ClientHello before our greeting.
+    pub const TLS_AT_GREETING: Reply = bare(554, "This port speaks plain SMTP, not TLS");
+    /// The Received fields say that the message goes in circles (RFC 5321 6.3).
+    pub const TOO_MANY_HOPS: Reply =
+        with(554, Status(5, 4, 6), "Too many Received fields; the message seems to loop");
+    /// An HTTP request instead of a command.
+    pub const HTTP: Reply =
+        with(554, Status(5, 5, 1), "This is an SMTP server, not a web server; closing");
+    /// DATA when every RCPT was refused or none came (RFC 5321 3.3).
+    pub const NO_RECIPIENTS: Reply =
+        with(554, Status(5, 5, 1), "No valid recipients; send RCPT first");
+    /// A TLS ClientHello instead of a command.
+    pub const TLS: Reply =
+        with(554, Status(5, 5, 1), "This port speaks plain SMTP, not TLS; closing");
+    /// A CR without LF in content.
+    pub const CONTENT_BARE_CR: Reply =
+        with(554, Status(5, 6, 0), "Message has a CR without LF; lines must end with CR LF");
+    /// An LF without CR in content.
+    pub const CONTENT_BARE_LF: Reply =
+        with(554, Status(5, 6, 0), "Message has an LF without CR; lines must end with CR LF");
+    /// A line of content beyond the limit.
+    pub const CONTENT_LINE_TOO_LONG: Reply =
+        with(554, Status(5, 6, 0), "Message has a line that is too long; encode or fold it");
+    /// A NUL in content.
+    pub const CONTENT_NUL: Reply =
+        with(554, Status(5, 6, 0), "Message has a NUL byte; encode binary content");
+    /// A MAIL or RCPT parameter that EHLO did not announce.
+    pub const UNKNOWN_PARAMETER: Reply =
+        with(555, Status(5, 5, 4), "Parameter not recognized; EHLO lists what is");
+
+    /// A reply with an enhanced status and a fixed text.
+    pub const fn new(code: u16, status: Status, text: &'static str) -> Reply {
+        with(code, status, text)
+    }
+
+    /// RCPT from a client outside the relay networks.
+    pub fn relay_denied(client: IpAddr) -> Reply {
+        let text = format!("Relaying denied: {} may not send through here", client.to_canonical());
+        Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
+    }
+
+    /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.
+    pub fn too_large(bytes_max: u64) -> Reply {
+        let text = format!("Message too large; at most {bytes_max} bytes are taken");
+        Reply { code: 552, status: Some(Status(5, 3, 4)), text: text.into() }
+    }
+
+    /// Appends the reply as it goes on the wire: each line with the code and the status.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(line) = lines.next() {
+            push_number(self.code, out);
+            out.push(if lines.peek().is_some() { b'-' } else { b' ' });
+            if let Some(Status(class, subject, detail)) = self.status {
+                push_number(u16::from(class), out);
+                out.push(b'.');
+                push_number(subject, out);
+                out.push(b'.');
+                push_number(detail, out);
+                out.push(b' ');
+            }
+            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// In decimal. Replies are written once a command; the formatting machinery would cost more than
+/// the command.
+fn push_number(number: u16, out: &mut Vec<u8>) {
+    let mut divisor = 10_000;
+    let mut leading = true;
+    while divisor > 0 {
+        let digit = number / divisor % 10;
+        leading &= digit == 0 && divisor > 1;
+        if !leading {
+            out.push(b'0' + (digit & 15) as u8);
+        }
+        divisor /= 10;
+    }
+}
+
+/// `550 5.7.1 Relaying denied...`, on one line: for events.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.code)?;
+        if let Some(status) = self.status {
+            write!(f, "{status} ")?;
+        }
+        for (number, line) in self.text.split('\n').enumerate() {
+            f.write_str(if number == 0 { "" } else { " / " })?;
+            f.write_str(line)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(reply: &Reply) -> String {
+        let mut out = Vec::new();
+        reply.write(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn code_and_status_stand_on_every_line() {
+        assert_eq!(written(&Reply::OK), "250 2.0.0 OK\r\n");
+        assert_eq!(
+            written(&Reply::new(550, Status(5, 7, 26), "one\ntwo")),
+            "550-5.7.26 one\r\n550 5.7.26 two\r\n"
+        );
+        assert_eq!(
+            written(&Reply::SEND_CONTENT),
+            "354 Send the message; end with CRLF.CRLF\r\n",
+            "RFC 2034: no status in 3xx"
+        );
+    }
+
+    #[test]
+    fn an_event_has_it_on_one_line() {
+        assert_eq!(Reply::new(550, Status(5, 1, 1), "one\ntwo").to_string(), "550 5.1.1 one / two");
+    }
+
+    #[test]
+    fn numbers_are_plain_decimal() {
+        for number in [0, 7, 10, 99, 100, 250, 1000, 65_535] {
+            let mut out = Vec::new();
+            push_number(number, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), number.to_string());
+        }
+    }
+
+    #[test]
+    fn the_class_of_the_status_is_that_of_the_code() {
+        for reply in [
+            Reply::HELP,
+            Reply::CANNOT_VERIFY,
+            Reply::STOPPING,
+            Reply::STORAGE_FULL,
+            Reply::UNKNOWN_PARAMETER,
+            Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
+            Reply::too_large(1),
+        ] {
+            let class = reply.status.map(|status| u16::from(status.0));
+            assert_eq!(class, Some(reply.code / 100), "{reply}");
+        }
+    }
+}
