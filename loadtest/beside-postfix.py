@@ -189,12 +189,14 @@ def cpu_seconds(pid):
     return sum(found[member][1] for member in family(pid, found)) / TICKS_PER_SECOND
 
 
-def peak_rss(pid):
-    """Bytes: the largest resident memory of each running process, added up."""
+def memory(pid):
+    """Bytes that the processes hold now, shared pages counted once (PSS): the sum of their
+    resident sizes would count Postfix's libraries some hundred times."""
     total = 0
     for member in family(pid, processes()):
         try:
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{member}/status").read_text())
+            found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{member}/smaps_rollup").read_text(),
+                              re.MULTILINE)
             total += int(found[1]) * 1024 if found else 0
         except OSError:
             pass
@@ -352,6 +354,7 @@ def one_round(relay, sink, options):
         "delivered": options.messages / delivered,
         "cpu": cpu * 1000 / options.messages,
         "doubled": doubled,
+        "memory": memory(relay.pid) / 2**20,
     }
 
 
@@ -366,26 +369,26 @@ def machine(folder):
 
 def table(results, versions, options, folder):
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    print(f"\n{date}; {machine(folder)}; {', '.join(versions)}; smtp-source -d -s "
+    print(f"{date}; {machine(folder)}; {', '.join(versions)}; smtp-source -d -s "
           f"{options.sessions} -m {options.messages} -l {options.size}, median of "
           f"{options.rounds} alternating rounds (lowest to highest)\n")
     columns = [("accepted/s", "accepted", 0), ("delivered/s", "delivered", 0),
-               ("CPU s per 1000", "cpu", 3)]
-    print("| relay | " + " | ".join(title for title, _, _ in columns) + " | peak MiB |")
-    print("| --- |" + " ---: |" * (len(columns) + 1))
+               ("CPU s per 1000", "cpu", 3), ("MiB after", "memory", 0)]
+    print("| relay | " + " | ".join(title for title, _, _ in columns) + " |")
+    print("| --- |" + " ---: |" * len(columns))
     medians = {}
-    for name, (rounds, rss) in results.items():
+    for name, rounds in results.items():
         cells = []
         for _, key, digits in columns:
             values = [one[key] for one in rounds]
             medians[name, key] = statistics.median(values)
             cells.append(f"{medians[name, key]:.{digits}f} ({min(values):.{digits}f} to "
                          f"{max(values):.{digits}f})")
-        print(f"| {name} | " + " | ".join(cells) + f" | {rss / 2**20:.0f} |")
+        print(f"| {name} | " + " | ".join(cells) + " |")
     if len(results) == 2:
         ratios = [medians["Ringpost", key] / max(medians["Postfix", key], 1e-9)
                   for _, key, _ in columns]
-        print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | |")
+        print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
 
 
 def measure(options, folder):
@@ -410,15 +413,13 @@ def measure(options, folder):
                       f"{one['delivered']:.0f}/s, {one['cpu']:.3f} CPU s per 1000"
                       + (f", {one['doubled']} doubled" if one["doubled"] else ""),
                       file=sys.stderr)
-        memory = {relay.name: peak_rss(relay.pid) for relay in relays}
         versions = [relay.version() for relay in relays]
     finally:
         for relay in relays:
             relay.stop()
         if sink is not None:
             sink.stop()
-    table({name: (rounds, memory[name]) for name, rounds in results.items()}, versions, options,
-          folder)
+    table(results, versions, options, folder)
 
 
 def main():

@@ -186,11 +186,11 @@ class Test:
             time.sleep(rng.uniform(self.options.shortest, self.options.longest))
             self.kill_relay()
             self.defer.unlink(missing_ok=True)
-            if not self.options.json:
+            if sys.stderr.isatty():
                 print(f"\rkill {kill} of {self.options.kills}, accepted {lines(self.accepted)}",
                       end="", file=sys.stderr, flush=True)
             self.start_relay()
-        if not self.options.json:
+        if sys.stderr.isatty():
             print(file=sys.stderr)
         self.await_relay()
 
