@@ -134,7 +134,10 @@ async fn watch(
     }
     let source = source.finish()?;
     let end = tokio::time::Instant::now() + options.drain;
-    let mut look = tokio::time::interval(Duration::from_millis(20));
+    // The comparison takes about a microsecond a recipient, and the relay may need the core.
+    let rest = Duration::from_millis(20) + Duration::from_micros(source.accepted_recipients);
+    let mut look = tokio::time::interval(rest);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !stopped && tokio::time::Instant::now() < end {
         // The exact comparison is dear: it is only made when the plain numbers allow it. Refusals
         // at MAIL count once for all recipients, so with them the numbers may stay below.

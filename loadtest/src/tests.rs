@@ -240,6 +240,13 @@ fn a_relay_that_loses_doubles_or_changes_is_found_out() {
 }
 
 #[test]
+fn two_sinks_do_not_share_a_port() {
+    let first = sink("");
+    let second = sink::start(first.address, &Behaviour::default(), None);
+    assert!(second.unwrap_err().contains("in use"));
+}
+
+#[test]
 fn the_rate_holds_and_the_time_ends_the_load() {
     let sink = sink("");
     let start = Instant::now();

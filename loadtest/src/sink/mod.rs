@@ -81,11 +81,10 @@ pub fn start(
     });
     shared.look_for_file();
     let (stop, stopped) = watch::channel(false);
-    let mut bound = address;
+    let bound = free(address)?;
     let mut threads = Vec::new();
     for thread in 0..behaviour.sink_threads.max(1) {
         let listener = listen(bound)?;
-        bound = listener.local_addr().map_err(|e| format!("listen {address}: {e}"))?;
         let ledger = ledger.map(Ledger::open).transpose()?;
         let (shared, stopped) = (shared.clone(), stopped.clone());
         let named = std::thread::Builder::new().name(format!("sink-{thread}"));
@@ -93,6 +92,19 @@ pub fn start(
         threads.push(handle.map_err(|e| format!("thread: {e}"))?);
     }
     Ok(Sink { address: bound, arrivals, stop, threads })
+}
+
+/// The address with its port chosen, free at this moment. Without this look a sink that somebody
+/// forgot would share the port, take a part of the mail, and the count would call it lost.
+fn free(address: SocketAddr) -> Result<SocketAddr, String> {
+    let look = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of a sink that has ended may linger on the port; a listener may not.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        std::net::TcpListener::from(socket).local_addr()
+    };
+    look().map_err(|e| format!("listen {address}: {e}"))
 }
 
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, String> {
