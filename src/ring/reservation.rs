@@ -24,17 +24,27 @@ impl Reservation {
 /// Takes `address` before the shards start; port 0 lets the kernel choose one.
 ///
 /// `AddrInUse` when anybody listens there already, even with SO_REUSEPORT: another instance of the
-/// relay would else share the port without a word, and take part of the mail.
+/// relay would else share the port without a word, and take part of the mail. A client that
+/// connects at this very moment may be reset.
 pub fn reserve(address: SocketAddr) -> io::Result<Reservation> {
     let test = socket(address)?;
     test.bind(&address.into())?;
     test.listen(1)?;
     let address = own_address(&test)?;
     drop(test);
+    // Without SO_REUSEADDR if it can be, so that the test of a second instance fails even while
+    // this one does not listen yet. Old connections of a program that did not share may forbid it.
+    let kept = keep(address, false).or_else(|_| keep(address, true))?;
+    Ok(Reservation { _socket: kept, address })
+}
+
+/// Binds for sharing, without listening.
+fn keep(address: SocketAddr, over_old_connections: bool) -> io::Result<Socket> {
     let kept = socket(address)?;
+    kept.set_reuse_address(over_old_connections)?;
     kept.set_reuse_port(true)?;
     kept.bind(&address.into())?;
-    Ok(Reservation { _socket: kept, address })
+    Ok(kept)
 }
 
 /// A listening socket that shares its port with those of other shards.
