@@ -15,3 +15,6 @@ pub struct Reply {
     /// One line, or several parted by `\n`.
     pub text: std::borrow::Cow<'static, str>,
 }
+
+mod response;
+pub use response::{Malformed, Response, ResponseReader, one_line};
