@@ -1,35 +1,105 @@
-//! The sending side of SMTP as a state machine; its result is an [`Outcome`] per recipient, not an
-//! error. *Pure.*
-#![allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+//! The sending side of SMTP (RFC 5321) as a state machine. *Pure.*
+//!
+//! Bytes from a server go in; bytes for it and a [`Step`] come out. The result of a transaction is
+//! an [`Outcome`] per recipient, not an error. It never sees content: the caller sends that between
+//! [`Step::SendContent`] and [`Conversation::content_sent`]. It must not know sockets, clocks, how
+//! many hosts a site has, or when to try again.
+//!
+//! # When the connection is lost
+//!
+//! [`Conversation::lost`] is this table. A recipient that RCPT refused keeps that outcome in every
+//! row; "all" are the others. One that was told "too many recipients" keeps that reply, deferred.
+//!
+//! | lost | stage | status | meaning |
+//! | --- | --- | --- | --- |
+//! | before the greeting | greeting | 4.4.2 | for the host; no recipients |
+//! | before the reply to EHLO, HELO | hello | 4.4.2 | for the host; no recipients |
+//! | between messages, in QUIT | hello | 4.4.2 | for the host; no recipients |
+//! | before the reply to RSET, MAIL | mail | 4.4.2 | all deferred |
+//! | before the reply to RCPT | rcpt | 4.4.2 | all deferred, the accepted too |
+//! | before the reply to DATA | data | 4.4.2 | all deferred |
+//! | while content is sent | content | 4.4.2 | all deferred: without the final dot the server must drop it (RFC 5321 4.1.1.4) |
+//! | content unreadable here | local | 4.3.0 | all deferred; the same holds |
+//! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that they may have it: only a second copy is sure to lose nothing (RFC 1047, RFC 5321 4.2.5) |
+//! | after the dot of an empty message | end-of-data | 4.4.2 | all have outcomes already |
+//!
+//! Where commands are pipelined the step is that of the first missing reply.
+//!
+//! # Decisions
+//!
+//! *A host that greets with 5xx, or refuses both EHLO and HELO*, is `Unusable(Deferred)`, never
+//! `Refused`. RFC 5321 3.1 lets a client treat 554 as final, but a greeting speaks of this host and
+//! our address, not of the recipient: another host of the site may take the mail, a block list entry
+//! is lifted within the days that mail waits here, and whether the other hosts were merely down
+//! cannot be known in this room. Postfix does the same (`smtp_skip_5xx_greeting`). The reason keeps
+//! the server's own code.
+//!
+//! *421 at any point* defers the transaction and closes (RFC 5321 3.8).
+//!
+//! *Too many recipients.* 452 to RCPT, 552 in its place (RFC 5321 4.5.3.1.10) and any 4xx with
+//! status x.5.3 put the recipient in `again` when others were accepted before it, and defer it
+//! otherwise. A server that gives another status has said what it means: 452 4.2.2 is a full
+//! mailbox and deferred, 552 5.2.2 is refused. After a transaction that was deferred or closed as a
+//! whole nobody is sent again at once. Each further transaction is smaller, so this ends.
+//!
+//! *RSET* goes in front of the next MAIL, in the same write when the server pipelines, when a
+//! transaction ended before 354. A connection that is not used again is spared it.
+//!
+//! *8-bit content and a host without 8BITMIME.* RFC 6152 3 asks to convert or to return. Until
+//! there is conversion, content goes out unchanged, whether it was declared or not: hosts that
+//! lack the keyword pass eight bits in practice, senders declare 8BITMIME merely because it was
+//! offered, Exim sends this way, and a bounce is certain harm where an altered letter is an
+//! unlikely one. `BODY=` is then left out. BINARYMIME is refused with 5.6.3: it may hold bare CR and
+//! LF, and only BDAT can carry it.
+//!
+//! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
+//! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply after
+//! [`Conversation::begin`], so RSET is sent in such a transaction's place.
+//!
+//! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
+//! nothing that follows can be matched to a command, so the mail is deferred and the connection
+//! closed. A line end of bare LF is tolerated.
+
+mod capabilities;
+mod conversation;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+pub use capabilities::Capabilities;
+pub use conversation::Conversation;
 
 use crate::config;
-use crate::message::{Address, Body, Outcome, Reason, ReversePath};
-use std::rc::Rc;
+use crate::message::{Address, Body, Outcome, ReversePath};
 use std::sync::Arc;
-use std::time::Duration;
 
+/// What the operator decided for all conversations.
 pub struct Policy {
+    /// The relay's name, for EHLO.
     pub host_name: Arc<str>,
+    /// Time-outs and bounds.
     pub limits: config::Delivery,
 }
 
 /// One message for one site.
 #[derive(Clone, Debug)]
 pub struct Mail {
+    /// The reverse-path; `None` is `<>`.
     pub reverse_path: ReversePath,
     /// (index in the envelope, forward-path); 1 to `recipients_max` of them.
     pub recipients: Vec<(u32, Address)>,
     /// Bytes of trace and content as they will be sent, for SIZE=.
     pub size: u64,
+    /// What the content was declared to be.
     pub body: Body,
     /// Content has bytes above 127.
     pub eight_bit: bool,
+    /// SMTPUTF8 was given.
     pub smtp_utf8: bool,
 }
 
-/// One connection to one host: greeting, EHLO, then any number of transactions.
-pub struct Conversation {}
-
+/// What the caller does next.
 #[derive(Debug, PartialEq)]
 pub enum Step {
     /// Send `out`, then receive more.
@@ -37,21 +107,29 @@ pub enum Step {
     /// Greeting and EHLO are done, or a transaction has ended: `begin` or `quit`.
     Ready,
     /// 354 came: send `out` (empty), then trace and content in wire form, then call `content_sent`.
+    /// What the server says before that may be given to `receive`: a refusal ends the transaction.
     SendContent,
-    /// The transaction ended: each recipient either has an outcome here or stands in `again` (452
-    /// after others were accepted: to be sent in another transaction at once). Next `receive` call
-    /// (with whatever input is left, maybe none) gives Ready or Close.
-    Finished { outcomes: Vec<(u32, Outcome)>, again: Vec<u32> },
+    /// The transaction ended. Next `receive` call (with whatever input is left, maybe none) gives
+    /// Ready or Close.
+    Finished {
+        /// By index in the envelope.
+        outcomes: Vec<(u32, Outcome)>,
+        /// 452 after others were accepted: to be sent in another transaction at once.
+        again: Vec<u32>,
+    },
     /// The host cannot be used (greeting 4xx/5xx, EHLO and HELO refused, nonsense instead of a
-    /// reply) and no transaction had begun: try the next host.
+    /// reply) and no transaction had begun: send `out` (QUIT or nothing), close, try the next host.
     Unusable(Outcome),
     /// Send `out`, then close. No transaction is open.
     Close,
 }
 
+/// How far [`Conversation::receive`] came.
 #[derive(Debug, PartialEq)]
 pub struct Progress {
+    /// Bytes of the input that are done with.
     pub consumed: usize,
+    /// What they led to.
     pub step: Step,
 }
 
@@ -66,33 +144,9 @@ pub enum Loss {
     Content(String),
 }
 
-impl Conversation {
-    /// `remote` names the host for reasons: `mx1.example.net [192.0.2.1]:25`.
-    pub fn new(policy: Rc<Policy>, remote: Box<str>) -> Conversation {
-        todo!()
-    }
-    pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
-        todo!()
-    }
-    /// Only after Ready.
-    pub fn begin(&mut self, mail: Mail, out: &mut Vec<u8>) {
-        todo!()
-    }
-    /// After SendContent: adds the final dot line to `out`.
-    pub fn content_sent(&mut self, out: &mut Vec<u8>) {
-        todo!()
-    }
-    /// Only after Ready: QUIT.
-    pub fn quit(&mut self, out: &mut Vec<u8>) {
-        todo!()
-    }
-    /// How long to wait for the next reply, or for progress in sending content.
-    pub fn timeout(&self) -> Duration {
-        todo!()
-    }
-    /// The connection is gone: what that means, by the table above. With no transaction open the
-    /// list is empty and the reason is for the host.
-    pub fn lost(&mut self, loss: Loss) -> (Vec<(u32, Outcome)>, Reason) {
-        todo!()
-    }
+/// SMTPUTF8 was asked for, or an address cannot be written without it.
+fn needs_smtp_utf8(mail: &Mail) -> bool {
+    mail.smtp_utf8
+        || mail.reverse_path.as_ref().is_some_and(|address| !address.as_str().is_ascii())
+        || mail.recipients.iter().any(|(_, address)| !address.as_str().is_ascii())
 }

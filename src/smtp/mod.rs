@@ -7,6 +7,7 @@ mod command;
 mod content;
 mod path;
 mod reply;
+mod response;
 mod scanner;
 
 pub use command::{
@@ -16,4 +17,5 @@ pub use command::{
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;
+pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};

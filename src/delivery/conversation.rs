@@ -1,0 +1,362 @@
+//! The connection as a state machine: greeting, EHLO, transactions one after the other, QUIT.
+
+use super::capabilities::Capabilities;
+use super::transaction::{Command, Transaction, Verdict};
+use super::{Loss, Mail, Policy, Progress, Step, needs_smtp_utf8};
+use crate::message::{Body, Outcome, Reason, Stage, Status};
+use crate::smtp::{Response, ResponseReader, one_line};
+use std::rc::Rc;
+use std::time::Duration;
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    /// `begin` or `quit` may come.
+    Idle,
+    Open(Transaction),
+    /// `Finished` was given; the next `receive` says what the connection is still good for.
+    Ended {
+        close: bool,
+    },
+    Quit,
+    Closed,
+}
+
+/// One connection to one host: greeting, EHLO, then any number of transactions.
+pub struct Conversation {
+    policy: Rc<Policy>,
+    remote: Box<str>,
+    reader: ResponseReader,
+    state: State,
+    capabilities: Capabilities,
+    /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
+    reset_needed: bool,
+}
+
+impl Conversation {
+    /// `remote` names the host for reasons: `mx1.example.net [192.0.2.1]:25`. The connection
+    /// stands, and nothing has been read from it.
+    pub fn new(policy: Rc<Policy>, remote: Box<str>) -> Conversation {
+        Conversation {
+            policy,
+            remote,
+            reader: ResponseReader::default(),
+            state: State::Greeting,
+            capabilities: Capabilities::default(),
+            reset_needed: false,
+        }
+    }
+
+    /// What the server offered; all unset before the reply to EHLO and after HELO.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Takes what was received: at most one step, after which the rest of `input` comes again. A
+    /// step of `More` or `Close` has consumed everything. Adds to `out` what is to be sent.
+    pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
+        match self.state {
+            // Words of the server's own accord: 421 before it closes, or out of step with us.
+            // Either way no command may follow.
+            State::Idle | State::Ended { close: false } if !input.is_empty() => {
+                self.state = State::Closed;
+            }
+            State::Idle | State::Ended { close: false } => {
+                self.state = State::Idle;
+                return Progress { consumed: 0, step: Step::Ready };
+            }
+            State::Ended { close: true } => self.state = State::Closed,
+            _ => {}
+        }
+        if matches!(self.state, State::Closed) {
+            return Progress { consumed: input.len(), step: Step::Close };
+        }
+        // Taken out for the time of the call, so that a reply can be borrowed beside the state.
+        let mut reader = std::mem::take(&mut self.reader);
+        let progress = self.read(&mut reader, input, out);
+        self.reader = reader;
+        progress
+    }
+
+    fn read(&mut self, reader: &mut ResponseReader, input: &[u8], out: &mut Vec<u8>) -> Progress {
+        let mut consumed = 0;
+        loop {
+            let rest = input.get(consumed..).unwrap_or_default();
+            let used = match reader.read(rest) {
+                Ok(Some(used)) => used,
+                Ok(None) => return Progress { consumed: input.len(), step: Step::More },
+                Err(malformed) => {
+                    let step = self.broken(&malformed.to_string());
+                    return Progress { consumed: input.len(), step };
+                }
+            };
+            consumed += used;
+            let last = self.awaits_one();
+            let written = out.len();
+            let step = self.answer(reader.response(), out);
+            let ended = matches!(step, Step::Finished { .. } | Step::Unusable(_) | Step::Close);
+            // What follows the last awaited reply was sent before our next command: it would be
+            // taken for the answer to that.
+            if last && !ended && consumed < input.len() {
+                out.truncate(written);
+                let step = self.broken("a reply without a command");
+                return Progress { consumed: input.len(), step };
+            }
+            if step == Step::Close {
+                consumed = input.len();
+            }
+            if step != Step::More {
+                return Progress { consumed, step };
+            }
+        }
+    }
+
+    /// Whether the next reply is the only one that may come before we send more.
+    fn awaits_one(&self) -> bool {
+        match &self.state {
+            State::Open(transaction) => transaction.outstanding() <= 1,
+            _ => true,
+        }
+    }
+
+    fn answer(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        match &mut self.state {
+            State::Greeting => self.greeting(response, out),
+            State::Ehlo | State::Helo => self.hello(response, out),
+            State::Open(transaction) => {
+                let verdict = transaction.answer(response, &self.remote, &self.capabilities, out);
+                match verdict {
+                    Verdict::Continue => Step::More,
+                    Verdict::SendContent => Step::SendContent,
+                    Verdict::Finished { close } => self.finish(close),
+                    Verdict::Violation(what) => self.broken(what),
+                }
+            }
+            State::Idle | State::Ended { .. } | State::Quit | State::Closed => {
+                self.state = State::Closed;
+                Step::Close
+            }
+        }
+    }
+
+    fn greeting(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        match response.class() {
+            2 => {
+                self.state = State::Ehlo;
+                self.say_hello(b"EHLO ", out);
+                Step::More
+            }
+            3 => self.broken("a 3xx greeting"),
+            _ => self.unusable(response, out),
+        }
+    }
+
+    fn hello(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        let extended = matches!(self.state, State::Ehlo);
+        match response.class() {
+            2 => {
+                if extended {
+                    self.capabilities = Capabilities::of(response);
+                }
+                self.state = State::Idle;
+                Step::Ready
+            }
+            3 => self.broken("a 3xx reply to EHLO or HELO"),
+            // RFC 5321 4.1.1.1 names 500 to 504 and 550; no 5xx to EHLO is a word against HELO.
+            5 if extended => {
+                self.state = State::Helo;
+                self.say_hello(b"HELO ", out);
+                Step::More
+            }
+            _ => self.unusable(response, out),
+        }
+    }
+
+    fn say_hello(&self, verb: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(verb);
+        out.extend_from_slice(self.policy.host_name.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn unusable(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        let reason = response.reason(self.stage(), &self.remote);
+        if response.code() != 421 {
+            out.extend_from_slice(b"QUIT\r\n");
+        }
+        self.state = State::Closed;
+        Step::Unusable(Outcome::Deferred(reason))
+    }
+
+    /// Ends the open transaction.
+    fn finish(&mut self, close: bool) -> Step {
+        let state = std::mem::replace(&mut self.state, State::Ended { close });
+        let State::Open(transaction) = state else {
+            return Step::Close;
+        };
+        self.reset_needed = transaction.leaves_envelope();
+        let (outcomes, again) = transaction.into_fates(close);
+        Step::Finished { outcomes, again }
+    }
+
+    /// The server does not speak SMTP, or not as we do: nothing it says from here on can be
+    /// matched to a command.
+    fn broken(&mut self, what: &str) -> Step {
+        let stage = self.stage();
+        let mut text = format!("the server broke the protocol: {what}");
+        if stage == Stage::EndOfData {
+            text.push_str("; the message may have been delivered");
+        }
+        let outcome = Outcome::Deferred(self.ours(stage, Status(4, 5, 0), &text));
+        match &mut self.state {
+            State::Open(transaction) => {
+                transaction.settle(outcome);
+                self.finish(true)
+            }
+            State::Greeting | State::Ehlo | State::Helo | State::Idle => {
+                self.state = State::Closed;
+                Step::Unusable(outcome)
+            }
+            State::Ended { .. } | State::Quit | State::Closed => {
+                self.state = State::Closed;
+                Step::Close
+            }
+        }
+    }
+
+    /// Starts a transaction. Only after `Ready`; at any other time the mail is deferred by the
+    /// next `receive`.
+    pub fn begin(&mut self, mail: Mail, out: &mut Vec<u8>) {
+        let mut transaction = if !matches!(self.state, State::Idle) {
+            let reason = self.ours(Stage::Local, Status(4, 3, 0), "the connection was not ready");
+            Transaction::refused(mail, Outcome::Deferred(reason), out)
+        } else if let Some(reason) = self.impossible(&mail) {
+            Transaction::refused(mail, Outcome::Refused(reason), out)
+        } else {
+            Transaction::new(mail, self.reset_needed, &self.capabilities)
+        };
+        transaction.send(&self.capabilities, out);
+        self.state = State::Open(transaction);
+    }
+
+    /// Why this host can never take `mail`, by what it offered.
+    fn impossible(&self, mail: &Mail) -> Option<Reason> {
+        let (status, text) = match self.capabilities.size {
+            Some(limit) if limit > 0 && mail.size > limit => {
+                let size = mail.size;
+                let text =
+                    format!("the message has {size} bytes, the server takes at most {limit}");
+                (Status(5, 3, 4), text)
+            }
+            _ if mail.body == Body::BinaryMime => {
+                let text = "the message is BINARYMIME, which cannot be sent to this server";
+                (Status(5, 6, 3), text.to_owned())
+            }
+            _ if needs_smtp_utf8(mail) && !self.capabilities.smtp_utf8 => {
+                let text = "the message needs SMTPUTF8, which the server does not offer";
+                (Status(5, 6, 7), text.to_owned())
+            }
+            _ => return None,
+        };
+        Some(self.ours(Stage::Mail, status, &text))
+    }
+
+    /// After `SendContent`, when trace and content were sent: adds the final dot line to `out`.
+    pub fn content_sent(&mut self, out: &mut Vec<u8>) {
+        if let State::Open(transaction) = &mut self.state
+            && transaction.awaited() == Command::Content
+        {
+            transaction.content_sent(out);
+        }
+    }
+
+    /// Only after `Ready`: says QUIT. The reply, whatever it is, gives `Close`.
+    pub fn quit(&mut self, out: &mut Vec<u8>) {
+        if matches!(self.state, State::Idle) {
+            out.extend_from_slice(b"QUIT\r\n");
+            self.state = State::Quit;
+        }
+    }
+
+    /// How long to wait for the next reply, or for progress in sending content: RFC 5321 4.5.3.2.
+    pub fn timeout(&self) -> Duration {
+        let limits = &self.policy.limits;
+        match &self.state {
+            State::Greeting => limits.greeting_timeout,
+            State::Open(transaction) => match transaction.awaited() {
+                Command::Reset | Command::ResetOnly => limits.hello_timeout,
+                Command::Mail => limits.mail_timeout,
+                Command::Recipient(_) => limits.recipient_timeout,
+                Command::Data => limits.data_timeout,
+                Command::Content => limits.content_timeout,
+                // Nobody waits long for the end of a message that has no recipients.
+                Command::EmptyEnd => limits.hello_timeout,
+                Command::EndOfData => limits.end_of_data_timeout,
+            },
+            _ => limits.hello_timeout,
+        }
+    }
+
+    /// The connection is gone: what that means, by the table in the room's documentation. With no
+    /// transaction open the list is empty and the reason is for the host.
+    pub fn lost(&mut self, loss: Loss) -> (Vec<(u32, Outcome)>, Reason) {
+        let reason = self.meaning(&loss);
+        let State::Open(mut transaction) = std::mem::replace(&mut self.state, State::Closed) else {
+            return (Vec::new(), reason);
+        };
+        transaction.settle(Outcome::Deferred(reason.clone()));
+        let (outcomes, _) = transaction.into_fates(true);
+        (outcomes, reason)
+    }
+
+    fn meaning(&self, loss: &Loss) -> Reason {
+        let stage = self.stage();
+        let (step, ambiguous) = match &self.state {
+            State::Greeting => ("before the greeting", false),
+            State::Ehlo | State::Helo => ("before the reply to EHLO", false),
+            State::Open(transaction) => match transaction.awaited() {
+                Command::Reset | Command::ResetOnly => ("before the reply to RSET", false),
+                Command::Mail => ("before the reply to MAIL", false),
+                Command::Recipient(_) => ("before the reply to RCPT", false),
+                Command::Data => ("before the reply to DATA", false),
+                Command::Content => ("while the message was sent", false),
+                Command::EndOfData => ("after the end of the message", true),
+                Command::EmptyEnd => ("after all recipients were refused", false),
+            },
+            State::Idle | State::Ended { .. } => ("between messages", false),
+            State::Quit | State::Closed => ("at the end", false),
+        };
+        let (stage, status, mut text) = match loss {
+            Loss::Closed(words) if words.is_empty() => {
+                (stage, Status(4, 4, 2), format!("the connection was lost {step}"))
+            }
+            Loss::Closed(words) => {
+                (stage, Status(4, 4, 2), format!("the connection was lost {step}: {words}"))
+            }
+            Loss::TimedOut => (stage, Status(4, 4, 2), format!("timed out {step}")),
+            Loss::Content(words) => {
+                let text = format!("the message could not be read here: {words}");
+                (Stage::Local, Status(4, 3, 0), text)
+            }
+        };
+        if ambiguous {
+            text.push_str("; it may have been delivered");
+        }
+        self.ours(stage, status, &text)
+    }
+
+    fn stage(&self) -> Stage {
+        match &self.state {
+            State::Greeting => Stage::Greeting,
+            State::Open(transaction) => transaction.awaited().stage(),
+            _ => Stage::Hello,
+        }
+    }
+
+    /// A reason in our own words about this host.
+    fn ours(&self, stage: Stage, status: Status, text: &str) -> Reason {
+        let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX);
+        Reason { remote: self.remote.clone(), ..Reason::ours(stage, status, text) }
+    }
+}

@@ -1,0 +1,341 @@
+//! One message on one connection: which command goes out next, which reply is awaited, and what
+//! the replies make of each recipient. It knows nothing of greetings and of what closes a line.
+
+use super::Mail;
+use super::capabilities::Capabilities;
+use crate::message::{Body, Outcome, Reason, Stage, Status};
+use crate::smtp::Response;
+use std::io::Write;
+
+/// Commands sent ahead of their replies, at most. Enough for an ordinary transaction in one write;
+/// and so few that the replies (512 bytes each) fit the buffers between two hosts while we still
+/// write and do not read (RFC 2920 3.1 on deadlock).
+pub(super) const PIPELINE_COMMANDS_MAX: usize = 128;
+
+/// What a reply answers, in the order in which the commands go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// RSET, to clear what an earlier transaction left behind, before MAIL.
+    Reset,
+    /// RSET in the place of a transaction that was refused here.
+    ResetOnly,
+    /// MAIL.
+    Mail,
+    /// RCPT for the recipient at this place in [`Mail::recipients`].
+    Recipient(usize),
+    /// DATA.
+    Data,
+    /// Nothing: 354 came, and content is on its way.
+    Content,
+    /// The final dot.
+    EndOfData,
+    /// The final dot of an empty message for nobody: 354 came though no recipient was accepted.
+    EmptyEnd,
+}
+
+impl Command {
+    pub(super) fn stage(self) -> Stage {
+        match self {
+            Command::Reset | Command::ResetOnly | Command::Mail => Stage::Mail,
+            Command::Recipient(_) => Stage::Recipient,
+            Command::Data => Stage::Data,
+            Command::Content => Stage::Content,
+            Command::EndOfData | Command::EmptyEnd => Stage::EndOfData,
+        }
+    }
+}
+
+/// What is known of one recipient.
+#[derive(Debug)]
+enum Fate {
+    /// No reply that concerns it has come.
+    Waiting,
+    /// 2xx to its RCPT.
+    Accepted,
+    /// Too many recipients for one transaction: the next one may take it.
+    Again(Reason),
+    Ended(Outcome),
+}
+
+/// What a reply means for the transaction.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// More replies are awaited.
+    Continue,
+    /// 354 for at least one recipient.
+    SendContent,
+    /// Every recipient has its fate.
+    Finished {
+        /// The connection cannot be used any more.
+        close: bool,
+    },
+    /// A reply that cannot be one to the command.
+    Violation(&'static str),
+}
+
+#[derive(Debug)]
+pub(super) struct Transaction {
+    mail: Mail,
+    fates: Vec<Fate>,
+    /// The next command to send; `None` when DATA is out or further commands are pointless.
+    next: Option<Command>,
+    /// What the next reply answers.
+    awaited: Command,
+    /// Replies that have not come to commands that are out.
+    outstanding: usize,
+    window: usize,
+    mail_accepted: bool,
+    mail_refused: bool,
+    accepted: usize,
+    /// 354 came: the server forgets the envelope at the end of data, whatever it says then.
+    data_begun: bool,
+    /// The accepted recipients were deferred together: no sense in sending on at once.
+    deferred: bool,
+}
+
+impl Transaction {
+    /// A transaction of which nothing has been sent. `reset` sends RSET first.
+    pub(super) fn new(mail: Mail, reset: bool, capabilities: &Capabilities) -> Transaction {
+        let first = if reset { Command::Reset } else { Command::Mail };
+        let fates = mail.recipients.iter().map(|_| Fate::Waiting).collect();
+        Transaction {
+            mail,
+            fates,
+            next: Some(first),
+            awaited: first,
+            outstanding: 0,
+            window: if capabilities.pipelining { PIPELINE_COMMANDS_MAX } else { 1 },
+            mail_accepted: false,
+            mail_refused: false,
+            accepted: 0,
+            data_begun: false,
+            deferred: false,
+        }
+    }
+
+    /// A transaction that ends here, with `outcome` for all. RSET is sent all the same: its reply
+    /// is what the caller, which waits for one, gets to receive.
+    pub(super) fn refused(mail: Mail, outcome: Outcome, out: &mut Vec<u8>) -> Transaction {
+        let mut transaction = Transaction::new(mail, true, &Capabilities::default());
+        transaction.settle(outcome);
+        transaction.next = None;
+        transaction.awaited = Command::ResetOnly;
+        transaction.outstanding = 1;
+        out.extend_from_slice(b"RSET\r\n");
+        transaction
+    }
+
+    pub(super) fn awaited(&self) -> Command {
+        self.awaited
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Whether the server still holds an envelope that RSET must clear.
+    pub(super) fn leaves_envelope(&self) -> bool {
+        self.mail_accepted && !self.data_begun
+    }
+
+    /// Writes as many commands as may go out before their replies.
+    pub(super) fn send(&mut self, capabilities: &Capabilities, out: &mut Vec<u8>) {
+        // Refilling a half-empty window keeps both directions busy without a write per reply.
+        if self.outstanding > self.window / 2 {
+            return;
+        }
+        while self.outstanding < self.window {
+            let Some(command) = self.next else { return };
+            self.write(command, capabilities, out);
+            self.outstanding += 1;
+            self.next = self.after(command).filter(|&next| next != Command::Content);
+        }
+    }
+
+    fn after(&self, command: Command) -> Option<Command> {
+        let recipient = |place| {
+            if place < self.fates.len() { Command::Recipient(place) } else { Command::Data }
+        };
+        match command {
+            Command::Reset => Some(Command::Mail),
+            Command::Mail => Some(recipient(0)),
+            Command::Recipient(place) => Some(recipient(place + 1)),
+            Command::Data => Some(Command::Content),
+            _ => None,
+        }
+    }
+
+    fn write(&self, command: Command, capabilities: &Capabilities, out: &mut Vec<u8>) {
+        // Writing to a Vec cannot fail.
+        let _ = match command {
+            Command::Reset | Command::ResetOnly => write!(out, "RSET"),
+            Command::Mail => self.write_mail(capabilities, out),
+            Command::Recipient(place) => match self.mail.recipients.get(place) {
+                Some((_, address)) => write!(out, "RCPT TO:<{address}>"),
+                None => Ok(()),
+            },
+            Command::Data => write!(out, "DATA"),
+            Command::Content | Command::EndOfData | Command::EmptyEnd => write!(out, "."),
+        };
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_mail(&self, offered: &Capabilities, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let reverse_path = self.mail.reverse_path.as_ref().map_or("", |address| address.as_str());
+        write!(out, "MAIL FROM:<{reverse_path}>")?;
+        if offered.size.is_some() {
+            write!(out, " SIZE={}", self.mail.size)?;
+        }
+        if offered.eight_bit_mime && (self.mail.eight_bit || self.mail.body == Body::EightBitMime) {
+            write!(out, " BODY=8BITMIME")?;
+        }
+        if offered.smtp_utf8 && super::needs_smtp_utf8(&self.mail) {
+            write!(out, " SMTPUTF8")?;
+        }
+        Ok(())
+    }
+
+    /// Takes the reply to the awaited command.
+    pub(super) fn answer(
+        &mut self,
+        response: Response<'_>,
+        remote: &str,
+        capabilities: &Capabilities,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let answered = self.awaited;
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let reason = || response.reason(answered.stage(), remote);
+        if response.code() == 421 {
+            // RFC 5321 3.8: the host is closing, whatever the command was.
+            self.settle(Outcome::Deferred(reason()));
+            return Verdict::Finished { close: true };
+        }
+        match (answered, response.class()) {
+            (Command::ResetOnly, class) => return Verdict::Finished { close: class != 2 },
+            (Command::EmptyEnd, class) => return Verdict::Finished { close: class == 3 },
+            (Command::Reset, 2) => {}
+            (Command::Reset, _) => {
+                self.settle(Outcome::Deferred(reason()));
+                return Verdict::Finished { close: true };
+            }
+            (Command::Mail, 2) => self.mail_accepted = true,
+            (Command::Mail, 4 | 5) => {
+                self.mail_refused = true;
+                self.settle(judged(reason()));
+            }
+            (Command::Recipient(place), 2 | 4 | 5) => self.recipient(place, response, reason()),
+            (Command::Data, 3) => return self.data(out),
+            (Command::Data, 4 | 5) => return self.end(judged(reason()), false),
+            (Command::Content, 4 | 5) => return self.end(judged(reason()), true),
+            (Command::EndOfData, 2) => return self.end(Outcome::Delivered(reason()), false),
+            (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), false),
+            (Command::Content, _) => return Verdict::Violation("a reply before the final dot"),
+            (_, 3) => return Verdict::Violation("a 3xx reply to a command that asks for none"),
+            (_, _) => return Verdict::Violation("a 2xx reply to DATA"),
+        }
+        self.awaited = self.after(answered).unwrap_or(Command::Content);
+        self.go_on(capabilities, out)
+    }
+
+    /// Sends what may now be sent, or ends a transaction in which nothing is left to say.
+    fn go_on(&mut self, capabilities: &Capabilities, out: &mut Vec<u8>) -> Verdict {
+        let all_refused = self.awaited == Command::Data && self.accepted == 0;
+        if self.mail_refused || all_refused {
+            self.next = None;
+        }
+        self.send(capabilities, out);
+        if self.outstanding == 0 { Verdict::Finished { close: false } } else { Verdict::Continue }
+    }
+
+    fn recipient(&mut self, place: usize, response: Response<'_>, mut reason: Reason) {
+        let accepted = self.accepted;
+        let Some(fate @ Fate::Waiting) = self.fates.get_mut(place) else {
+            return; // MAIL was refused: what the server says now is about its order of commands.
+        };
+        let status = response.status();
+        let too_many = match (response.code(), status) {
+            (452 | 552, None) => true,
+            (code, Some(status)) => status.1 == 5 && status.2 == 3 && (code < 500 || code == 552),
+            _ => false,
+        };
+        *fate = if response.class() == 2 {
+            self.accepted += 1;
+            Fate::Accepted
+        } else if too_many {
+            if response.code() == 552 {
+                // The code is the server's, the status is what it means (RFC 5321 4.5.3.1.10).
+                reason.status = Status(4, 5, 3);
+            }
+            if accepted > 0 { Fate::Again(reason) } else { Fate::Ended(Outcome::Deferred(reason)) }
+        } else {
+            Fate::Ended(judged(reason))
+        };
+    }
+
+    fn data(&mut self, out: &mut Vec<u8>) -> Verdict {
+        self.data_begun = true;
+        if self.accepted > 0 {
+            self.awaited = Command::Content;
+            return Verdict::SendContent;
+        }
+        // RFC 2920 3.1: the server wants a message although no recipient is left. It gets an empty
+        // one, and what it says to that concerns nobody.
+        out.extend_from_slice(b".\r\n");
+        self.awaited = Command::EmptyEnd;
+        self.outstanding = 1;
+        Verdict::Continue
+    }
+
+    /// The final dot goes out.
+    pub(super) fn content_sent(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b".\r\n");
+        self.awaited = Command::EndOfData;
+        self.outstanding = 1;
+    }
+
+    /// `outcome` for all that were accepted. Recipients refused by RCPT keep their replies: the
+    /// "no valid recipients" that then answers DATA says less.
+    fn end(&mut self, outcome: Outcome, close: bool) -> Verdict {
+        self.deferred = matches!(outcome, Outcome::Deferred(_));
+        self.settle(outcome);
+        Verdict::Finished { close }
+    }
+
+    /// Gives `outcome` to all whose fate is open.
+    pub(super) fn settle(&mut self, outcome: Outcome) {
+        for fate in &mut self.fates {
+            if matches!(fate, Fate::Waiting | Fate::Accepted) {
+                *fate = Fate::Ended(outcome.clone());
+            }
+        }
+    }
+
+    /// Hands over the fates: every recipient in exactly one of the two lists. After `close`, or
+    /// when the others were deferred, nobody is to be sent again at once: those who would have
+    /// been are deferred by their own reply.
+    pub(super) fn into_fates(self, close: bool) -> (Vec<(u32, Outcome)>, Vec<u32>) {
+        let at_once = !close && !self.deferred;
+        let mut outcomes = Vec::with_capacity(self.fates.len());
+        let mut again = Vec::new();
+        for ((index, _), fate) in self.mail.recipients.into_iter().zip(self.fates) {
+            match fate {
+                Fate::Ended(outcome) => outcomes.push((index, outcome)),
+                Fate::Again(_) if at_once => again.push(index),
+                Fate::Again(reason) => outcomes.push((index, Outcome::Deferred(reason))),
+                // No path leads here; and if one did, the recipient must not be lost.
+                Fate::Waiting | Fate::Accepted => {
+                    let text = "the transaction ended without a reply for this recipient";
+                    let reason = Reason::ours(Stage::Local, Status(4, 3, 0), text);
+                    outcomes.push((index, Outcome::Deferred(reason)));
+                }
+            }
+        }
+        (outcomes, again)
+    }
+}
+
+/// A 4xx defers, a 5xx refuses.
+fn judged(reason: Reason) -> Outcome {
+    if reason.code >= 500 { Outcome::Refused(reason) } else { Outcome::Deferred(reason) }
+}

@@ -1,0 +1,373 @@
+//! Replies of other servers (RFC 5321 4.2), read from bytes that come in any portions.
+//!
+//! Liberal where it costs nothing: a line may end with a bare LF, a code may stand without text.
+//! Strict where guessing would be dangerous: a line that is no reply, a code that changes within
+//! one reply, and replies beyond the bounds below are errors, after which the stream means nothing.
+
+use crate::message::{Reason, Stage, Status};
+use std::fmt;
+
+/// A line of a reply without its end, in bytes. RFC 5321 4.5.3.1.5 says 512 with the end; real
+/// servers write more when they explain themselves.
+pub const RESPONSE_LINE_BYTES_MAX: usize = 4096;
+/// Lines of one reply: EHLO has some twenty keywords, explanations have fewer lines.
+pub const RESPONSE_LINES_MAX: usize = 100;
+/// All text of one reply, in bytes: what a hostile server can make a connection hold.
+pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+
+/// Room kept from one reply to the next; what a long reply needed beyond it is given back.
+const KEPT_BYTES: usize = 1024;
+/// So much of a line that is no reply is shown to the operator, in bytes.
+const SHOWN_BYTES: usize = 80;
+
+const _: () = assert!(RESPONSE_LINE_BYTES_MAX < RESPONSE_BYTES_MAX);
+
+/// Why bytes are not a reply. The connection cannot be used after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// A line longer than [`RESPONSE_LINE_BYTES_MAX`].
+    LineTooLong,
+    /// More lines than [`RESPONSE_LINES_MAX`].
+    TooManyLines,
+    /// More text than [`RESPONSE_BYTES_MAX`].
+    TooLong,
+    /// A line that does not start with a code of 200 to 599; its printable start.
+    NotAReply(String),
+    /// A later line has another code than the first.
+    CodeChanged(u16, u16),
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Malformed::LineTooLong => {
+                write!(f, "a reply line longer than {RESPONSE_LINE_BYTES_MAX} bytes")
+            }
+            Malformed::TooManyLines => {
+                write!(f, "a reply of more than {RESPONSE_LINES_MAX} lines")
+            }
+            Malformed::TooLong => write!(f, "a reply longer than {RESPONSE_BYTES_MAX} bytes"),
+            Malformed::NotAReply(start) => write!(f, "a line that is no reply: \"{start}\""),
+            Malformed::CodeChanged(first, then) => {
+                write!(f, "a reply that begins with {first} and goes on with {then}")
+            }
+        }
+    }
+}
+
+/// Collects one reply after the other. Its memory is reused from reply to reply.
+#[derive(Debug, Default)]
+pub struct ResponseReader {
+    /// The start of a line whose end has not come yet.
+    partial: Vec<u8>,
+    /// The text of the lines so far, parted by LF, which no line contains.
+    text: Vec<u8>,
+    code: u16,
+    lines: usize,
+    complete: bool,
+}
+
+impl ResponseReader {
+    /// Takes bytes up to the end of the reply: `Some(used)` when it is complete, `None` when all
+    /// of `input` was taken and more is needed. The read after a complete reply begins the next.
+    pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
+        if self.complete {
+            self.clear();
+        }
+        let mut rest = input;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, after) = (rest.get(..end), rest.get(end + 1..));
+            rest = after.unwrap_or_default();
+            let line = line.unwrap_or_default();
+            if self.partial.is_empty() {
+                self.line(line)?;
+            } else {
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(line);
+                let taken = self.line(&whole);
+                whole.clear();
+                self.partial = whole;
+                taken?;
+            }
+            if self.complete {
+                return Ok(Some(input.len() - rest.len()));
+            }
+        }
+        // A CR may still belong to the line's end, hence one byte more than a line may have.
+        if self.partial.len() + rest.len() > RESPONSE_LINE_BYTES_MAX + 1 {
+            return Err(Malformed::LineTooLong);
+        }
+        self.partial.extend_from_slice(rest);
+        Ok(None)
+    }
+
+    /// The reply that the last [`ResponseReader::read`] completed.
+    pub fn response(&self) -> Response<'_> {
+        Response { code: self.code, text: &self.text }
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(KEPT_BYTES);
+        self.partial.clear();
+        self.partial.shrink_to(KEPT_BYTES);
+        self.lines = 0;
+        self.complete = false;
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), Malformed> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > RESPONSE_LINE_BYTES_MAX {
+            return Err(Malformed::LineTooLong);
+        }
+        let not_a_reply = || Malformed::NotAReply(one_line(line, SHOWN_BYTES));
+        let (code, rest) = leading_code(line).ok_or_else(not_a_reply)?;
+        // A code alone is a last line: RFC 5321 4.2 asks clients to take it.
+        let (last, text) = match rest.split_first() {
+            None => (true, rest),
+            Some((b' ', text)) => (true, text),
+            Some((b'-', text)) => (false, text),
+            Some(_) => return Err(not_a_reply()),
+        };
+        if self.lines == 0 {
+            self.code = code;
+        } else if self.code != code {
+            return Err(Malformed::CodeChanged(self.code, code));
+        } else {
+            self.text.push(b'\n');
+        }
+        self.lines += 1;
+        if self.lines > RESPONSE_LINES_MAX {
+            return Err(Malformed::TooManyLines);
+        }
+        if self.text.len() + text.len() > RESPONSE_BYTES_MAX {
+            return Err(Malformed::TooLong);
+        }
+        self.text.extend_from_slice(text);
+        self.complete = last;
+        Ok(())
+    }
+}
+
+/// The three digits at the start of a line, 200 to 599, and what follows them.
+fn leading_code(line: &[u8]) -> Option<(u16, &[u8])> {
+    let (digits, rest) = line.split_at_checked(3)?;
+    let code = number(digits)?;
+    (200..600).contains(&code).then_some((code, rest))
+}
+
+/// One to three digits.
+fn number(digits: &[u8]) -> Option<u16> {
+    if digits.is_empty() || digits.len() > 3 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0')))
+}
+
+/// A complete reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    code: u16,
+    text: &'a [u8],
+}
+
+impl<'a> Response<'a> {
+    /// The reply code: 200 to 599.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// The first digit of the code: 2 to 5.
+    pub fn class(&self) -> u16 {
+        self.code / 100
+    }
+
+    /// The text of each line, as it came, without code and line end.
+    pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.text.split(|&byte| byte == b'\n')
+    }
+
+    /// The enhanced status code (RFC 2034) at the start of the text; `None` when there is none or
+    /// its class is not that of the reply code, in which case the code holds.
+    pub fn status(&self) -> Option<Status> {
+        let (status, _) = self.lines().next().and_then(leading_status)?;
+        (u16::from(status.0) == self.class()).then_some(status)
+    }
+
+    /// All lines on one, printable, without the enhanced status code that
+    /// [`Response::status`] gives; at most [`Reason::TEXT_LENGTH_MAX`] bytes.
+    pub fn text(&self) -> String {
+        let status = self.status();
+        let mut text = String::new();
+        for line in self.lines() {
+            // Servers repeat the code on every line (RFC 2034 4), or only on the first.
+            let line = match leading_status(line) {
+                Some((repeated, rest)) if Some(repeated) == status => rest,
+                _ => line,
+            };
+            if !text.is_empty() && !line.is_empty() {
+                text.push(' ');
+            }
+            append_printable(line, Reason::TEXT_LENGTH_MAX, &mut text);
+        }
+        text.truncate(text.trim_end().len());
+        text
+    }
+
+    /// The reply as the reason for what became of a recipient at `stage`. Without an enhanced
+    /// status code it is the undefined one of the reply's class: more would be a guess.
+    pub fn reason(&self, stage: Stage, remote: &str) -> Reason {
+        let class = u8::try_from(self.class()).unwrap_or(4);
+        Reason {
+            stage,
+            code: self.code,
+            status: self.status().unwrap_or(Status(class, 0, 0)),
+            text: self.text().into(),
+            remote: remote.into(),
+        }
+    }
+}
+
+/// `5.1.1 text` gives the status and `text`. A `#` before it, as one well-known appliance writes
+/// it, is passed over.
+fn leading_status(line: &[u8]) -> Option<(Status, &[u8])> {
+    let line = line.strip_prefix(b"#").unwrap_or(line);
+    let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
+    let (word, rest) = line.split_at_checked(end)?;
+    let mut numbers = word.split(|&byte| byte == b'.').map(number);
+    let (class, subject, detail) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    if numbers.next().is_some() || !matches!(class, 2 | 4 | 5) {
+        return None;
+    }
+    let status = Status(u8::try_from(class).ok()?, subject, detail);
+    Some((status, rest.trim_ascii_start()))
+}
+
+/// Bytes from outside as one printable line of at most `length_max` bytes, for reasons and logs:
+/// controls become spaces, what is not UTF-8 becomes `?`.
+pub fn one_line(bytes: &[u8], length_max: usize) -> String {
+    let mut text = String::new();
+    append_printable(bytes, length_max, &mut text);
+    text
+}
+
+fn append_printable(bytes: &[u8], length_max: usize, text: &mut String) {
+    for chunk in bytes.utf8_chunks() {
+        let invalid = (!chunk.invalid().is_empty()).then_some('?');
+        for character in chunk.valid().chars().chain(invalid) {
+            let shown = if is_printable(character) { character } else { ' ' };
+            if text.len() + shown.len_utf8() > length_max {
+                return;
+            }
+            text.push(shown);
+        }
+    }
+    text.truncate(length_max);
+}
+
+/// Neither a control nor a character that hides or reorders its neighbours on a terminal.
+fn is_printable(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        && !matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(input: &[u8]) -> Result<(u16, Option<Status>, String), Malformed> {
+        let mut reader = ResponseReader::default();
+        let used = reader.read(input)?;
+        assert_eq!(used, Some(input.len()), "all is used");
+        let response = reader.response();
+        Ok((response.code(), response.status(), response.text()))
+    }
+
+    #[test]
+    fn a_reply_is_code_status_and_text() {
+        let reply = |code, status, text: &str| Ok((code, status, text.to_owned()));
+        assert_eq!(read(b"250 OK\r\n"), reply(250, None, "OK"));
+        assert_eq!(read(b"250\r\n"), reply(250, None, ""));
+        assert_eq!(read(b"250 \r\n"), reply(250, None, ""));
+        assert_eq!(read(b"250 bare line feed\n"), reply(250, None, "bare line feed"));
+        let gone = Some(Status(5, 1, 1));
+        assert_eq!(read(b"550 5.1.1 No such user\r\n"), reply(550, gone, "No such user"));
+        assert_eq!(read(b"550 #5.1.1 No\r\n"), reply(550, gone, "No"));
+        assert_eq!(read(b"550 5.1.1\r\n"), reply(550, gone, ""));
+    }
+
+    #[test]
+    fn a_reply_of_several_lines_is_joined_and_its_repeated_status_left_out() {
+        let (code, status, text) =
+            read(b"550-5.7.26 This mail\r\n550-5.7.26\r\n550 5.7.26 is not wanted\r\n").unwrap();
+        assert_eq!((code, status), (550, Some(Status(5, 7, 26))));
+        assert_eq!(text, "This mail is not wanted");
+        assert_eq!(read(b"220-\r\n220-a\r\n220\r\n").unwrap().2, "a");
+    }
+
+    #[test]
+    fn a_status_must_be_one_and_of_the_codes_class() {
+        for text in ["4.1.1 busy", "5.1 x", "5.1.1.1 x", "5.1.1234 x", "5.1.1: x", "5..1 x"] {
+            let (_, status, kept) = read(format!("550 {text}\r\n").as_bytes()).unwrap();
+            assert_eq!((status, kept.as_str()), (None, text));
+        }
+        let mut reader = ResponseReader::default();
+        reader.read(b"450 5.1.1 confused\r\n").unwrap();
+        let reason = reader.response().reason(Stage::Recipient, "mx");
+        assert_eq!(reason.status, Status(4, 0, 0));
+        assert_eq!(&*reason.text, "5.1.1 confused");
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        for line in ["", "25", "abc", "2x0 a", "250_a", "2500 a", "199 a", "600 a", " 250 a"] {
+            let input = format!("{line}\r\n");
+            let refused = read(input.as_bytes());
+            assert!(matches!(refused, Err(Malformed::NotAReply(_))), "{line:?}: {refused:?}");
+        }
+        let html = read(b"HTTP/1.1 400 Bad\x1b[0m Request\r\n").unwrap_err().to_string();
+        assert_eq!(html, "a line that is no reply: \"HTTP/1.1 400 Bad [0m Request\"");
+        assert_eq!(read(b"250-a\r\n251 b\r\n"), Err(Malformed::CodeChanged(250, 251)));
+    }
+
+    #[test]
+    fn every_bound_holds_and_is_not_off_by_one() {
+        let line = |length: usize| [b"250 ", &vec![b'x'; length - 4][..], b"\r\n"].concat();
+        assert!(read(&line(RESPONSE_LINE_BYTES_MAX)).is_ok());
+        assert_eq!(read(&line(RESPONSE_LINE_BYTES_MAX + 1)), Err(Malformed::LineTooLong));
+        let mut reader = ResponseReader::default();
+        let endless = vec![b'2'; RESPONSE_LINE_BYTES_MAX + 2];
+        assert_eq!(reader.read(&endless), Err(Malformed::LineTooLong));
+        let lines = |count: usize| [b"250-x\r\n".repeat(count - 1), b"250 x\r\n".to_vec()].concat();
+        assert!(read(&lines(RESPONSE_LINES_MAX)).is_ok());
+        assert_eq!(read(&lines(RESPONSE_LINES_MAX + 1)), Err(Malformed::TooManyLines));
+        let long = [b"250-".to_vec(), vec![b'x'; 4000], b"\r\n".to_vec()].concat().repeat(20);
+        assert_eq!(ResponseReader::default().read(&long), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn text_is_printable_and_cut_between_characters() {
+        assert_eq!(read(b"250 a\x00b\x1b[31mc\rd\xff\xfee\r\n").unwrap().2, "a b [31mc d??e");
+        assert_eq!(read("250 gr\u{fc}n \u{202e}x\r\n".as_bytes()).unwrap().2, "gr\u{fc}n  x");
+        let long = format!("550 x{}\r\n", "\u{fc}".repeat(400));
+        let text = read(long.as_bytes()).unwrap().2;
+        assert_eq!(text.len(), Reason::TEXT_LENGTH_MAX - 1, "half of the last character fits");
+    }
+
+    #[test]
+    fn portions_make_no_difference_and_the_next_reply_is_left() {
+        let input = b"250-5.1.1 a\r\n250-b\n250 c\r\n421 bye\r\n";
+        let end = input.len() - b"421 bye\r\n".len();
+        for first in 0..end {
+            let mut reader = ResponseReader::default();
+            let (head, tail) = input.split_at(first);
+            assert_eq!(reader.read(head), Ok(None));
+            assert_eq!(reader.read(tail), Ok(Some(end - first)));
+            assert_eq!(reader.response().text(), "5.1.1 a b c");
+            assert_eq!(reader.read(&input[end..]), Ok(Some(9)));
+            assert_eq!(reader.response().code(), 421);
+        }
+    }
+}

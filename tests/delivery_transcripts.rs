@@ -1,0 +1,228 @@
+//! Dialogues with servers, from `tests/fixtures/delivery/*.smtp`, replayed through the sending
+//! state machine whole, byte by byte, and cut at every place: the result must never differ.
+//!
+//! A fixture holds what the server says (`S: `), what the caller does (`> `), and what must come of
+//! it: bytes sent (`C: `) and steps (`= `). Lines of `S: ` that stand together come together.
+//!
+//! ```text
+//! > mail to=a@b,c@d [from=x@y] [size=n] [8bit] [body=8bitmime|binarymime] [utf8]
+//! > quit
+//! > closed WORDS  |  > timeout
+//! ! whole          the fixture depends on what arrives together: no cuts
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use ringpost::config;
+use ringpost::delivery::{Conversation, Loss, Mail, Policy, Step};
+use ringpost::message::{Address, Body, Outcome};
+use std::fmt::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Where input is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Nowhere,
+    Everywhere,
+    At(usize),
+}
+
+struct Replay {
+    conversation: Conversation,
+    log: String,
+    cut: Cut,
+    closed: bool,
+}
+
+impl Replay {
+    fn new(cut: Cut) -> Replay {
+        let wait = Duration::from_secs(60);
+        let limits = config::Delivery {
+            connect_timeout: wait,
+            greeting_timeout: wait,
+            hello_timeout: wait,
+            mail_timeout: wait,
+            recipient_timeout: wait,
+            data_timeout: wait,
+            content_timeout: wait,
+            end_of_data_timeout: wait,
+            recipients_max: 100,
+        };
+        let policy = Rc::new(Policy { host_name: "relay.example".into(), limits });
+        let conversation = Conversation::new(policy, "mx.example".into());
+        Replay { conversation, log: String::new(), cut, closed: false }
+    }
+
+    fn note(&mut self, line: &str) {
+        writeln!(self.log, "{line}").unwrap();
+    }
+
+    fn sent(&mut self, out: &mut Vec<u8>) {
+        for line in std::str::from_utf8(out).unwrap().split_terminator("\r\n") {
+            self.note(&format!("C: {line}"));
+        }
+        out.clear();
+    }
+
+    fn server_says(&mut self, bytes: &[u8]) {
+        let mut portions: Vec<&[u8]> = match self.cut {
+            Cut::Nowhere => vec![bytes],
+            Cut::Everywhere => bytes.chunks(1).collect(),
+            Cut::At(place) => {
+                let (head, tail) = bytes.split_at(place.min(bytes.len()));
+                vec![head, tail]
+            }
+        };
+        portions.retain(|portion| !portion.is_empty());
+        let mut buffer = Vec::new();
+        for portion in portions {
+            buffer.extend_from_slice(portion);
+            if !self.closed {
+                self.receive(&mut buffer);
+            }
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut Vec<u8>) {
+        let mut out = Vec::new();
+        loop {
+            let progress = self.conversation.receive(buffer, &mut out);
+            buffer.drain(..progress.consumed);
+            self.sent(&mut out);
+            match progress.step {
+                Step::More => return,
+                Step::Ready => return self.note("= ready"),
+                Step::Close => {
+                    self.closed = true;
+                    return self.note("= close");
+                }
+                Step::Unusable(outcome) => {
+                    self.closed = true;
+                    return self.note(&format!("= unusable {}", described(&outcome)));
+                }
+                Step::SendContent => {
+                    self.note("= content");
+                    self.conversation.content_sent(&mut out);
+                    self.sent(&mut out);
+                    return;
+                }
+                Step::Finished { outcomes, again } => self.finished(&outcomes, &again),
+            }
+        }
+    }
+
+    fn finished(&mut self, outcomes: &[(u32, Outcome)], again: &[u32]) {
+        for (index, outcome) in outcomes {
+            self.note(&format!("= {index} {}", described(outcome)));
+        }
+        for index in again {
+            self.note(&format!("= {index} again"));
+        }
+    }
+
+    fn caller_does(&mut self, action: &str) {
+        let (verb, rest) = action.split_once(' ').unwrap_or((action, ""));
+        let mut out = Vec::new();
+        match verb {
+            "mail" => self.conversation.begin(mail(rest), &mut out),
+            "quit" => self.conversation.quit(&mut out),
+            "closed" | "timeout" => {
+                let loss =
+                    if verb == "timeout" { Loss::TimedOut } else { Loss::Closed(rest.into()) };
+                let (outcomes, reason) = self.conversation.lost(loss);
+                self.finished(&outcomes, &[]);
+                self.note(&format!("= lost {} {reason}", reason.stage.name()));
+            }
+            _ => panic!("unknown action {action}"),
+        }
+        self.sent(&mut out);
+    }
+}
+
+fn described(outcome: &Outcome) -> String {
+    let word = match outcome {
+        Outcome::Delivered(_) => "delivered",
+        Outcome::Deferred(_) => "deferred",
+        Outcome::Refused(_) => "refused",
+    };
+    let reason = outcome.reason();
+    assert_eq!(&*reason.remote, "mx.example");
+    let text = reason.to_string();
+    format!("{word} {} {}", reason.stage.name(), text.trim_end_matches(" (mx.example)"))
+}
+
+fn mail(words: &str) -> Mail {
+    let mut mail = Mail {
+        reverse_path: Some(Address::new("from@a.example")),
+        recipients: Vec::new(),
+        size: 1000,
+        body: Body::SevenBit,
+        eight_bit: false,
+        smtp_utf8: false,
+    };
+    for word in words.split_whitespace() {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("to", list) => {
+                let numbered = (0..).zip(list.split(','));
+                mail.recipients = numbered.map(|(n, text)| (n, Address::new(text))).collect();
+            }
+            ("from", "") => mail.reverse_path = None,
+            ("from", text) => mail.reverse_path = Some(Address::new(text)),
+            ("size", text) => mail.size = text.parse().unwrap(),
+            ("body", "8bitmime") => mail.body = Body::EightBitMime,
+            ("body", "binarymime") => mail.body = Body::BinaryMime,
+            ("8bit", _) => mail.eight_bit = true,
+            ("utf8", _) => mail.smtp_utf8 = true,
+            _ => panic!("unknown word {word}"),
+        }
+    }
+    mail
+}
+
+fn replay(fixture: &str, cut: Cut) -> String {
+    let mut replay = Replay::new(cut);
+    let mut server = Vec::new();
+    let mut lines = fixture.lines().peekable();
+    while let Some(line) = lines.next() {
+        if let Some(text) = line.strip_prefix("S: ") {
+            replay.note(line);
+            server.extend_from_slice(text.as_bytes());
+            server.extend_from_slice(b"\r\n");
+            if !lines.peek().is_some_and(|next| next.starts_with("S: ")) {
+                replay.server_says(&std::mem::take(&mut server));
+            }
+        } else if let Some(action) = line.strip_prefix("> ") {
+            replay.note(line);
+            replay.caller_does(action);
+        }
+    }
+    replay.log
+}
+
+#[test]
+fn every_transcript_holds_however_the_input_is_cut() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/delivery");
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert!(names.len() >= 20, "the fixtures are there");
+    for name in names {
+        let fixture = std::fs::read_to_string(&name).unwrap();
+        let title = name.file_name().unwrap().display();
+        let meaningful = |line: &&str| !(line.is_empty() || line.starts_with(['#', '!']));
+        let expected: String =
+            fixture.lines().filter(meaningful).map(|line| format!("{line}\n")).collect();
+        let mut cuts = vec![Cut::Nowhere];
+        if !fixture.contains("! whole") {
+            cuts.push(Cut::Everywhere);
+            cuts.extend((1..fixture.len().min(400)).map(Cut::At));
+        }
+        for cut in cuts {
+            let happened = replay(&fixture, cut);
+            if happened != expected {
+                panic!("{title}, cut {cut:?}: expected\n{expected}\nbut it went\n{happened}");
+            }
+        }
+    }
+}
