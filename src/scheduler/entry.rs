@@ -1,0 +1,221 @@
+//! What is kept of a waiting message and of each of its recipients: packed, because millions wait.
+//!
+//! A message with one recipient left costs one [`Message`] (44 bytes), one [`Recipient`] (40 bytes)
+//! and 6 to 12 bytes of the index by queue id: 90 to 96 bytes. Reasons are shared and belong to
+//! their caller; domains, tenants and sites are counted once, not per recipient.
+
+use super::slab::{Linked, Links, NIL};
+use super::wheel::{Timed, tick_from};
+use crate::message::{QueueId, Reason, Timestamp};
+use std::rc::Rc;
+
+const _: () = assert!(size_of::<Message>() == 44);
+const _: () = assert!(size_of::<Recipient>() == 40);
+
+/// Times are kept in 48 bits of milliseconds: enough until the year 10889.
+const TIME_BITS: u32 = 48;
+const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
+
+/// The time that is kept for `at`: itself, unless it lies beyond all reason.
+pub(super) fn kept(at: Timestamp) -> Timestamp {
+    Timestamp(at.0.min(TIME_MAX))
+}
+
+/// Where the recipients of a message that have not ended are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Members {
+    None,
+    /// The number of the only one.
+    One(u32),
+    /// The number of a [`Group`].
+    Many(u32),
+}
+
+const MANY: u32 = 0x8000_0000;
+
+/// A message. Its links are those of the expiry wheel. Words of 32 bits, so that it needs no
+/// padding.
+#[derive(Default)]
+pub(super) struct Message {
+    links: Links,
+    id: [u32; 2],
+    pub placement: [u32; 3],
+    expires: [u16; 3],
+    _unused: u16,
+    /// Priority and tenant: a number in `names::Classes`.
+    pub class: u32,
+    members: u32,
+}
+
+impl Message {
+    pub fn new(id: QueueId, placement: [u32; 3], expires: Timestamp, class: u32) -> Message {
+        let at = kept(expires).0;
+        Message {
+            id: [(id.0 >> 32) as u32, id.0 as u32],
+            placement,
+            expires: [(at >> 32) as u16, (at >> 16) as u16, at as u16],
+            class,
+            members: NIL,
+            ..Message::default()
+        }
+    }
+
+    pub fn id(&self) -> QueueId {
+        QueueId(u64::from(self.id[0]) << 32 | u64::from(self.id[1]))
+    }
+
+    pub fn expires(&self) -> Timestamp {
+        let [high, middle, low] = self.expires.map(u64::from);
+        Timestamp(high << 32 | middle << 16 | low)
+    }
+
+    pub fn members(&self) -> Members {
+        match self.members {
+            NIL => Members::None,
+            group if group & MANY != 0 => Members::Many(group & !MANY),
+            one => Members::One(one),
+        }
+    }
+
+    pub fn set_members(&mut self, members: Members) {
+        self.members = match members {
+            Members::None => NIL,
+            Members::One(recipient) => recipient,
+            Members::Many(group) => group | MANY,
+        };
+    }
+}
+
+impl Linked for Message {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+impl Timed for Message {
+    fn tick(&self) -> u64 {
+        tick_from(self.expires().0)
+    }
+}
+
+/// The recipients of a message with several: by index in the envelope, [`NIL`] for those that have
+/// ended. Its links are used by the table only.
+#[derive(Default)]
+pub(super) struct Group {
+    links: Links,
+    pub recipients: Box<[u32]>,
+    pub live: u32,
+}
+
+impl Group {
+    pub fn new(recipients: Box<[u32]>, live: u32) -> Group {
+        Group { links: Links::default(), recipients, live }
+    }
+}
+
+impl Linked for Group {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// Where a recipient is. It is in exactly one list or wheel, which its links belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// In the wheel, until its time comes.
+    Waiting,
+    /// In the list of its domain, until that has a site.
+    Routing,
+    /// In a lane of a site: `place` is the lane.
+    Ready,
+    /// Taken, and in the wheel for the watchdog: `place` is the site.
+    Out,
+    /// Taken, and has been away for half of the watchdog's time.
+    OutLate,
+}
+
+const STATE_SHIFT: u32 = 29;
+/// Largest index of a recipient in an envelope that fits beside its state.
+pub(super) const INDEX_MAX: u32 = (1 << STATE_SHIFT) - 1;
+
+/// A recipient that has not ended.
+#[derive(Default)]
+pub(super) struct Recipient {
+    links: Links,
+    pub reason: Option<Rc<Reason>>,
+    /// Due time above, attempts in the lowest 16 bits.
+    due_attempts: u64,
+    /// The slot of its message.
+    pub message: u32,
+    /// State above, index in the envelope below.
+    state_index: u32,
+    pub domain: u32,
+    pub place: u32,
+}
+
+impl Recipient {
+    pub fn new(message: u32, index: u32, domain: u32) -> Recipient {
+        debug_assert!(index <= INDEX_MAX);
+        Recipient { message, state_index: index & INDEX_MAX, domain, ..Recipient::default() }
+    }
+
+    pub fn index(&self) -> u32 {
+        self.state_index & INDEX_MAX
+    }
+
+    pub fn state(&self) -> State {
+        match self.state_index >> STATE_SHIFT {
+            0 => State::Waiting,
+            1 => State::Routing,
+            2 => State::Ready,
+            3 => State::Out,
+            _ => State::OutLate,
+        }
+    }
+
+    pub fn set_state(&mut self, state: State) {
+        self.state_index = self.index() | (state as u32) << STATE_SHIFT;
+    }
+
+    pub fn is_out(&self) -> bool {
+        matches!(self.state(), State::Out | State::OutLate)
+    }
+
+    /// When it was or will be due; while out, when the watchdog looks at it.
+    pub fn due(&self) -> Timestamp {
+        Timestamp(self.due_attempts >> 16)
+    }
+
+    pub fn set_due(&mut self, due: Timestamp) {
+        self.due_attempts = kept(due).0 << 16 | self.due_attempts & 0xFFFF;
+    }
+
+    pub fn attempts(&self) -> u16 {
+        (self.due_attempts & 0xFFFF) as u16
+    }
+
+    pub fn set_attempts(&mut self, attempts: u16) {
+        self.due_attempts = self.due_attempts & !0xFFFF | u64::from(attempts);
+    }
+}
+
+impl Linked for Recipient {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+impl Timed for Recipient {
+    fn tick(&self) -> u64 {
+        tick_from(self.due().0)
+    }
+}

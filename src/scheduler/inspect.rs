@@ -1,0 +1,150 @@
+//! Views for the operator: what waits, where, since when and why. Each call does a bounded amount
+//! of work, so that a listing of millions does not stop the mail.
+
+use super::entry::{Members, State};
+use super::slab::NIL;
+use super::{Parked, Scheduler, SiteId, Slot};
+use crate::message::{QueueId, Reason, Timestamp};
+use std::rc::Rc;
+
+/// Free places that one call of [`Scheduler::messages_from`] passes over.
+const PLACES_MAX: usize = 4096;
+
+/// A message that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageView<'a> {
+    /// Its name.
+    pub id: QueueId,
+    /// Its place in the table.
+    pub slot: Slot,
+    /// Where the spool has it.
+    pub placement: [u32; 3],
+    /// When its recipients are given up.
+    pub expires: Timestamp,
+    /// -9 to 9.
+    pub priority: i8,
+    /// Whose mail it is; empty for nobody's.
+    pub tenant: &'a str,
+    /// Those that have not ended, in envelope order.
+    pub recipients: Vec<RecipientView<'a>>,
+}
+
+/// A recipient that has not ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipientView<'a> {
+    /// Its index in the envelope.
+    pub index: u32,
+    /// Its domain.
+    pub domain: &'a str,
+    /// `waiting`, `routing`, `ready` or `out`.
+    pub state: &'static str,
+    /// The site it is ready for or out to.
+    pub site: Option<SiteId>,
+    /// Attempts that have ended.
+    pub attempts: u16,
+    /// When it is or was due; `None` while it is out.
+    pub due: Option<Timestamp>,
+    /// Why it waits, if it was tried before.
+    pub reason: Option<&'a Rc<Reason>>,
+}
+
+/// A site with mail, or one that is known to back off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteView<'a> {
+    /// Its number.
+    pub site: SiteId,
+    /// Recipients ready for it.
+    pub ready: usize,
+    /// Recipients out to it.
+    pub out: usize,
+    /// Its back-off, as last told.
+    pub parked: Option<&'a Parked>,
+}
+
+impl Scheduler {
+    /// At most `limit` messages from the place `cursor` (first 0) on, and the cursor to go on with;
+    /// `None` at the end. A message that stays the whole time is seen exactly once.
+    pub fn messages_from(&self, cursor: u32, limit: usize) -> (Vec<MessageView<'_>>, Option<u32>) {
+        let end = self.messages.places();
+        let mut views = Vec::new();
+        let mut passed = 0;
+        for place in cursor..end {
+            if views.len() >= limit.max(1) || passed >= PLACES_MAX {
+                return (views, Some(place));
+            }
+            match self.message(Slot(place)) {
+                Some(view) => views.push(view),
+                None => passed += 1,
+            }
+        }
+        (views, None)
+    }
+
+    /// One message; `None` when the slot is free.
+    pub fn message(&self, slot: Slot) -> Option<MessageView<'_>> {
+        let message = self.messages.get(slot.0)?;
+        let class = self.classes.get(message.class);
+        let recipients = match message.members() {
+            Members::None => Vec::new(),
+            Members::One(number) => vec![self.recipient_view(number)],
+            Members::Many(group) => {
+                let all = self.groups[group].recipients.iter();
+                all.filter(|number| **number != NIL).map(|n| self.recipient_view(*n)).collect()
+            }
+        };
+        Some(MessageView {
+            id: message.id(),
+            slot,
+            placement: message.placement,
+            expires: message.expires(),
+            priority: class.priority,
+            tenant: &class.tenant,
+            recipients,
+        })
+    }
+
+    /// All sites with mail ready or out, and those that back off, in no order.
+    pub fn sites(&self) -> impl Iterator<Item = SiteView<'_>> {
+        self.sites.iter().map(|(site, state)| SiteView {
+            site,
+            ready: state.ready,
+            out: state.out,
+            parked: state.parked.as_ref(),
+        })
+    }
+
+    /// What is known of one site; `None` when nothing is.
+    pub fn site_state(&self, site: SiteId) -> Option<SiteView<'_>> {
+        let state = self.sites.get(site.0)?;
+        let parked = state.parked.as_ref();
+        Some(SiteView { site, ready: state.ready, out: state.out, parked })
+    }
+
+    /// Domains known at present.
+    pub fn domains(&self) -> usize {
+        self.domains.len()
+    }
+
+    fn recipient_view(&self, number: u32) -> RecipientView<'_> {
+        let recipient = &self.recipients[number];
+        let state = recipient.state();
+        let (name, site) = match state {
+            State::Waiting => ("waiting", None),
+            State::Routing => ("routing", None),
+            State::Ready => ("ready", Some(SiteId(self.sites.site_of(recipient.place)))),
+            State::Out | State::OutLate => {
+                let site = Some(recipient.place).filter(|site| *site != super::ready::NO_SITE);
+                ("out", site.map(SiteId))
+            }
+        };
+        RecipientView {
+            index: recipient.index(),
+            domain: self.domains.name(recipient.domain),
+            state: name,
+            site,
+            attempts: recipient.attempts(),
+            due: (!recipient.is_out()).then(|| recipient.due()),
+            reason: recipient.reason.as_ref(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Names kept once and numbered: recipient domains with what is known of their site, and the
+//! classes of messages (priority and tenant). Both live as long as something refers to them;
+//! domains with a known site a little longer, so that the next message need not ask again.
+
+use super::SiteId;
+use super::slab::{Linked, Links, List, Slab};
+use crate::message::Timestamp;
+use hashbrown::HashTable;
+use std::hash::{DefaultHasher, Hasher};
+
+/// Domains that nothing waits for, kept for their known site; the oldest goes first.
+const IDLE_DOMAINS_MAX: usize = 4096;
+
+/// A hash of text from outside. The seed comes first, so that who does not know it cannot choose
+/// names that collide.
+fn hash(seed: u64, number: u8, text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    hasher.write_u8(number);
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// A recipient domain. Its links: to be asked for, or idle.
+#[derive(Default)]
+pub(super) struct Domain {
+    links: Links,
+    name: Box<str>,
+    /// Recipients of it that have not ended, and one more while a lookup is under way.
+    references: u32,
+    /// Its recipients in [`super::entry::State::Routing`].
+    pub routing: List,
+    /// A lookup is wanted or under way.
+    pub asked: bool,
+    /// The site last found, and until when that holds.
+    pub route: Option<(SiteId, Timestamp)>,
+}
+
+impl Linked for Domain {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+pub(super) struct Domains {
+    table: Slab<Domain>,
+    index: HashTable<u32>,
+    to_ask: List,
+    idle: List,
+    idle_count: usize,
+    seed: u64,
+}
+
+impl Domains {
+    pub fn new(seed: u64) -> Domains {
+        Domains {
+            table: Slab::new(),
+            index: HashTable::new(),
+            to_ask: List::default(),
+            idle: List::default(),
+            idle_count: 0,
+            seed,
+        }
+    }
+
+    /// The number of `name`, with one reference more.
+    pub fn refer(&mut self, name: &str) -> u32 {
+        let hash = hash(self.seed, 0, name);
+        let found = self.index.find(hash, |&number| *self.table[number].name == *name);
+        if let Some(&number) = found {
+            if self.table[number].references == 0 {
+                self.idle.unlink(&mut self.table, number);
+                self.idle_count -= 1;
+            }
+            self.table[number].references += 1;
+            return number;
+        }
+        let domain = Domain { name: name.into(), references: 1, ..Domain::default() };
+        let number = self.table.insert(domain);
+        self.index_insert(hash, number);
+        number
+    }
+
+    /// One reference less. Without any the domain is idle, and forgotten when too many are.
+    pub fn release(&mut self, number: u32) {
+        let domain = &mut self.table[number];
+        domain.references -= 1;
+        if domain.references > 0 {
+            return;
+        }
+        if domain.route.is_none() {
+            self.forget(number);
+            return;
+        }
+        self.idle.push_back(&mut self.table, number, 0);
+        self.idle_count += 1;
+        if self.idle_count > IDLE_DOMAINS_MAX
+            && let Some(oldest) = self.idle.pop_front(&mut self.table)
+        {
+            self.idle_count -= 1;
+            self.forget(oldest);
+        }
+    }
+
+    /// A lookup is wanted, unless one is wanted or under way already.
+    pub fn ask(&mut self, number: u32) {
+        let domain = &mut self.table[number];
+        if !domain.asked {
+            domain.asked = true;
+            domain.references += 1;
+            self.to_ask.push_back(&mut self.table, number, 0);
+        }
+    }
+
+    /// The next lookup to begin.
+    pub fn next_to_ask(&mut self) -> Option<u32> {
+        self.to_ask.pop_front(&mut self.table)
+    }
+
+    pub fn has_to_ask(&self) -> bool {
+        !self.to_ask.is_empty()
+    }
+
+    /// The lookup has ended. Gives up its reference: the domain may be gone after it when nothing
+    /// else refers to it.
+    pub fn answered(&mut self, number: u32) {
+        if !std::mem::take(&mut self.table[number].asked) {
+            return;
+        }
+        // Answered before it was asked: then it need not be.
+        if self.table.is_linked(number) {
+            self.to_ask.unlink(&mut self.table, number);
+        }
+        self.release(number);
+    }
+
+    pub fn name(&self, number: u32) -> &str {
+        self.table.get(number).map_or("", |domain| &domain.name)
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Domain> {
+        self.table.get(number)
+    }
+
+    pub fn get_mut(&mut self, number: u32) -> &mut Domain {
+        &mut self.table[number]
+    }
+
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn forget(&mut self, number: u32) {
+        let domain = self.table.remove(number);
+        let hash = hash(self.seed, 0, &domain.name);
+        if let Ok(found) = self.index.find_entry(hash, |&other| other == number) {
+            found.remove();
+        }
+    }
+
+    fn index_insert(&mut self, at: u64, number: u32) {
+        let (table, seed) = (&self.table, self.seed);
+        self.index.insert_unique(at, number, |&other| hash(seed, 0, &table[other].name));
+    }
+}
+
+/// A priority and a tenant. Its links are used by the table only.
+#[derive(Default)]
+pub(super) struct Class {
+    links: Links,
+    pub tenant: Box<str>,
+    pub priority: i8,
+    references: u32,
+}
+
+impl Linked for Class {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+pub(super) struct Classes {
+    table: Slab<Class>,
+    index: HashTable<u32>,
+    seed: u64,
+}
+
+impl Classes {
+    pub fn new(seed: u64) -> Classes {
+        Classes { table: Slab::new(), index: HashTable::new(), seed }
+    }
+
+    /// The number of the class, with one reference more.
+    pub fn refer(&mut self, priority: i8, tenant: &str) -> u32 {
+        let at = hash(self.seed, priority as u8, tenant);
+        let found = self.index.find(at, |&number| {
+            self.table[number].priority == priority && *self.table[number].tenant == *tenant
+        });
+        if let Some(&number) = found {
+            self.table[number].references += 1;
+            return number;
+        }
+        let class = Class { tenant: tenant.into(), priority, references: 1, ..Class::default() };
+        let number = self.table.insert(class);
+        let (table, seed) = (&self.table, self.seed);
+        self.index.insert_unique(at, number, |&other| {
+            hash(seed, table[other].priority as u8, &table[other].tenant)
+        });
+        number
+    }
+
+    /// One reference less; without any it is forgotten.
+    pub fn release(&mut self, number: u32) {
+        self.table[number].references -= 1;
+        if self.table[number].references > 0 {
+            return;
+        }
+        let class = self.table.remove(number);
+        let at = hash(self.seed, class.priority as u8, &class.tenant);
+        if let Ok(found) = self.index.find_entry(at, |&other| other == number) {
+            found.remove();
+        }
+    }
+
+    pub fn get(&self, number: u32) -> &Class {
+        &self.table[number]
+    }
+}

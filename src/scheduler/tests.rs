@@ -1,0 +1,495 @@
+//! Scenarios: one promise of the scheduler each. The random comparison with a plain model is in
+//! `model`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod model;
+
+use super::*;
+use crate::message::{Stage, Status};
+use std::time::Instant;
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+const SITE: SiteId = SiteId(7);
+
+fn retry() -> config::Retry {
+    config::Retry {
+        first: Duration::from_secs(60),
+        factor: 2.0,
+        max: HOUR,
+        expire: 24 * HOUR,
+        jitter: 0.0,
+    }
+}
+
+fn scheduler() -> Scheduler {
+    Scheduler::new(retry(), 1)
+}
+
+fn reason(text: &str) -> Option<Rc<Reason>> {
+    Some(Rc::new(Reason::ours(Stage::Connect, Status(4, 4, 1), text)))
+}
+
+fn at(domain: &str, due: Timestamp) -> AdmittedRecipient<'_> {
+    AdmittedRecipient { domain, ended: false, attempts: 0, due, reason: None }
+}
+
+fn admit_for(scheduler: &mut Scheduler, id: u64, tenant: &str, priority: i8, to: &[&str]) -> Slot {
+    let recipients: Vec<_> = to.iter().map(|domain| at(domain, START)).collect();
+    let message = Admission {
+        id: QueueId(id),
+        placement: [1, 2, id as u32],
+        expires: START.plus(24 * HOUR),
+        priority,
+        tenant,
+        recipients: &recipients,
+    };
+    scheduler.admit(&message, START)
+}
+
+fn admit(scheduler: &mut Scheduler, id: u64, to: &[&str]) -> Slot {
+    admit_for(scheduler, id, "", 0, to)
+}
+
+/// All that is demanded now; lookups are answered with the one site.
+fn demands(scheduler: &mut Scheduler, now: Timestamp) -> Vec<Demand> {
+    let mut all = Vec::new();
+    while let Some(demand) = scheduler.poll(now) {
+        if let Demand::Route(domain) = demand {
+            scheduler.routed(domain, SITE, now.plus(HOUR));
+        }
+        all.push(demand);
+    }
+    all
+}
+
+fn taken_ids(scheduler: &mut Scheduler, now: Timestamp) -> Vec<u64> {
+    std::iter::from_fn(|| scheduler.take(SITE, now, 100)).map(|work| work.id.0).collect()
+}
+
+fn state(scheduler: &Scheduler, slot: Slot) -> &'static str {
+    scheduler.message(slot).unwrap().recipients[0].state
+}
+
+#[test]
+fn a_message_goes_from_admission_to_its_end() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 5, &["example.net"]);
+    assert_eq!(state(&scheduler, slot), "routing");
+    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!("a lookup is wanted") };
+    assert_eq!(scheduler.domain(domain), "example.net");
+    assert_eq!(scheduler.poll(START), None, "once");
+    scheduler.routed(domain, SITE, START.plus(HOUR));
+    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SITE)));
+    assert_eq!(scheduler.poll(START), None);
+    let work = scheduler.take(SITE, START, 10).unwrap();
+    assert_eq!(work, Work { slot, id: QueueId(5), placement: [1, 2, 5], recipients: vec![0] });
+    assert_eq!(scheduler.take(SITE, START, 10), None);
+    assert!(!scheduler.finish_if_over(slot));
+    let settled = scheduler.settle(slot, 0, Verdict::Over, None, START);
+    assert_eq!(settled, Some(Settled::Ended { attempts: 1 }));
+    assert_eq!(scheduler.settle(slot, 0, Verdict::Over, None, START), None, "over already");
+    assert_eq!(scheduler.find(QueueId(5)), Some(slot));
+    assert!(scheduler.finish_if_over(slot));
+    assert!(!scheduler.finish_if_over(slot));
+    assert_eq!((scheduler.find(QueueId(5)), scheduler.waiting()), (None, 0));
+    assert_eq!(scheduler.wake_at(), None);
+    assert_eq!(scheduler.sites().count(), 0, "a site without mail is forgotten");
+}
+
+#[test]
+fn a_deferred_recipient_is_due_exactly_when_told_and_not_before() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    let mut now = Timestamp(START.0 + 3);
+    for attempt in 1..=6 {
+        demands(&mut scheduler, now);
+        scheduler.take(SITE, now, 1).unwrap();
+        let settled = scheduler.settle(slot, 0, Verdict::Later, reason("busy"), now);
+        let due = now.plus(Duration::from_secs(60 << (attempt - 1)));
+        assert_eq!(settled, Some(Settled::Retry { attempts: attempt, due }));
+        assert!(scheduler.wake_at().unwrap() <= due.plus(Duration::from_millis(10)));
+        assert_eq!(demands(&mut scheduler, Timestamp(due.0 - 1)), []);
+        assert_eq!(state(&scheduler, slot), "waiting");
+        assert_eq!(scheduler.message(slot).unwrap().recipients[0].due, Some(due));
+        now = due.plus(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn again_counts_as_no_attempt_and_goes_back_at_once() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    scheduler.take(SITE, START, 1).unwrap();
+    assert_eq!(scheduler.take(SITE, START, 1), None);
+    let settled = scheduler.settle(slot, 0, Verdict::Again, None, START);
+    assert_eq!(settled, Some(Settled::Retry { attempts: 0, due: START }));
+    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SITE)));
+}
+
+#[test]
+fn a_known_site_is_not_asked_for_again_until_its_answer_is_old() {
+    let mut scheduler = scheduler();
+    admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    assert_eq!(taken_ids(&mut scheduler, START), [1]);
+    scheduler.settle(Slot(0), 0, Verdict::Over, None, START);
+    scheduler.finish_if_over(Slot(0));
+    admit(&mut scheduler, 2, &["example.net"]);
+    assert_eq!(demands(&mut scheduler, START), [Demand::Offer(SITE)], "still known");
+    assert_eq!(taken_ids(&mut scheduler, START), [2]);
+    let later = START.plus(HOUR);
+    scheduler.settle(Slot(0), 0, Verdict::Later, None, START);
+    let all = demands(&mut scheduler, later);
+    assert!(matches!(all[..], [Demand::Route(_), Demand::Offer(SITE)]), "{all:?}");
+}
+
+#[test]
+fn expiry_ends_what_is_not_out_and_the_rest_when_it_comes_back() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["a.example", "a.example", "b.example", "a.example"]);
+    let Some(Demand::Route(first)) = scheduler.poll(START) else { panic!() };
+    scheduler.routed(first, SITE, START.plus(HOUR));
+    // b.example stays without an answer; 0 is out; 1 waits; 3 is ready.
+    assert_eq!(scheduler.take(SITE, START, 2).unwrap().recipients, [0, 1]);
+    scheduler.settle(slot, 1, Verdict::Later, None, START.plus(23 * HOUR)).unwrap();
+    let end = START.plus(24 * HOUR);
+    let mut all = Vec::new();
+    while let Some(demand) = scheduler.poll(end) {
+        all.push(demand);
+    }
+    assert!(all.contains(&Demand::Expired { slot, recipients: vec![1, 2, 3] }), "{all:?}");
+    assert!(!scheduler.finish_if_over(slot));
+    let settled = scheduler.settle(slot, 0, Verdict::Later, None, end);
+    assert_eq!(settled, Some(Settled::Expired { attempts: 1 }));
+    assert!(scheduler.finish_if_over(slot));
+    scheduler.routed(DomainId(1), SITE, end);
+    assert_eq!(scheduler.poll(end), None, "a late answer finds nobody");
+}
+
+#[test]
+fn a_due_time_is_capped_to_expiry_and_then_it_is_over() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    scheduler.take(SITE, START, 1).unwrap();
+    let expires = START.plus(24 * HOUR);
+    let almost = Timestamp(expires.0 - 5);
+    let settled = scheduler.settle(slot, 0, Verdict::Later, None, almost);
+    assert_eq!(settled, Some(Settled::Retry { attempts: 1, due: expires }));
+    let late = expires.plus(Duration::from_millis(10));
+    assert_eq!(demands(&mut scheduler, late), [Demand::Expired { slot, recipients: vec![0] }]);
+}
+
+#[test]
+fn what_never_comes_back_is_demanded_back_and_a_clock_set_forward_alone_does_not() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net", "example.net"]);
+    demands(&mut scheduler, START);
+    scheduler.take(SITE, START, 10).unwrap();
+    let jumped = START.plus(20 * HOUR);
+    assert_eq!(demands(&mut scheduler, jumped), []);
+    let late = jumped.plus(HOUR + Duration::from_secs(1));
+    let overdue = || vec![Demand::Overdue { slot, recipients: vec![0, 1] }];
+    assert_eq!(demands(&mut scheduler, late), overdue());
+    assert_eq!(demands(&mut scheduler, late), []);
+    assert_eq!(demands(&mut scheduler, late.plus(HOUR + HOUR / 2)), overdue(), "again");
+    for index in 0..2 {
+        let settled = scheduler.settle(slot, index, Verdict::Later, None, late).unwrap();
+        assert!(matches!(settled, Settled::Retry { attempts: 1, .. }));
+    }
+}
+
+#[test]
+fn tenants_take_turns_whatever_they_have_queued() {
+    let mut scheduler = scheduler();
+    for id in 0..6 {
+        admit_for(&mut scheduler, id, "large", 0, &["example.net"]);
+    }
+    admit_for(&mut scheduler, 100, "small", 0, &["example.net"]);
+    admit_for(&mut scheduler, 101, "small", 0, &["example.net"]);
+    demands(&mut scheduler, START);
+    assert_eq!(taken_ids(&mut scheduler, START), [0, 100, 1, 101, 2, 3, 4, 5]);
+}
+
+#[test]
+fn urgent_mail_goes_first_but_bulk_is_not_starved() {
+    let mut scheduler = scheduler();
+    for id in 0..40 {
+        admit_for(&mut scheduler, 1000 + id, "", -5, &["example.net"]);
+        admit_for(&mut scheduler, 2000 + id, "", -9, &["example.net"]);
+        admit_for(&mut scheduler, 3000 + id, "", 5, &["example.net"]);
+    }
+    demands(&mut scheduler, START);
+    let first: Vec<u64> = taken_ids(&mut scheduler, START)[..40].to_vec();
+    let count = |from: u64| first.iter().filter(|id| **id / 1000 == from).count();
+    assert_eq!((count(3), count(1), count(2)), (35, 2, 3));
+    assert_eq!(first[..7], [3000, 3001, 3002, 3003, 3004, 3005, 3006]);
+}
+
+#[test]
+fn one_transaction_takes_the_recipients_of_a_site_over_all_its_domains() {
+    let mut scheduler = scheduler();
+    let to = ["a.example", "b.example", "a.example", "other.example", "b.example"];
+    let slot = admit(&mut scheduler, 1, &to);
+    while let Some(demand) = scheduler.poll(START) {
+        if let Demand::Route(domain) = demand {
+            let other = scheduler.domain(domain) == "other.example";
+            let site = if other { SiteId(9) } else { SITE };
+            scheduler.routed(domain, site, START.plus(HOUR));
+        }
+    }
+    assert_eq!(scheduler.take(SITE, START, 3).unwrap().recipients, [0, 1, 2]);
+    assert_eq!(scheduler.take(SITE, START, 0).unwrap().recipients, [4], "at least one");
+    assert_eq!(scheduler.take(SITE, START, 3), None);
+    assert_eq!(scheduler.take(SiteId(9), START, 3).unwrap().recipients, [3]);
+    let view = scheduler.site_state(SITE).unwrap();
+    assert_eq!((view.ready, view.out), (0, 4));
+    let view = scheduler.message(slot).unwrap();
+    assert_eq!((view.recipients[3].state, view.recipients[3].site), ("out", Some(SiteId(9))));
+}
+
+#[test]
+fn an_offer_comes_exactly_when_there_is_work_that_was_not_told() {
+    let mut scheduler = scheduler();
+    admit(&mut scheduler, 1, &["example.net"]);
+    assert_eq!(demands(&mut scheduler, START).len(), 2);
+    admit(&mut scheduler, 2, &["example.net"]);
+    assert_eq!(demands(&mut scheduler, START), [], "the site was told already");
+    assert_eq!(taken_ids(&mut scheduler, START), [1, 2]);
+    // Offered and gone before it was told: nothing to tell.
+    let slot = admit(&mut scheduler, 3, &["example.net"]);
+    assert_eq!(scheduler.remove(slot, &[0, 9]), [(0, Settled::Ended { attempts: 0 })]);
+    assert!(scheduler.finish_if_over(slot));
+    assert_eq!(demands(&mut scheduler, START), []);
+    admit(&mut scheduler, 4, &["example.net"]);
+    assert_eq!(demands(&mut scheduler, START), [Demand::Offer(SITE)]);
+}
+
+#[test]
+fn a_domain_without_a_site_gives_its_recipients_out_once_for_each_message() {
+    let mut scheduler = scheduler();
+    let first = admit(&mut scheduler, 1, &["a.example", "b.example", "a.example"]);
+    let second = admit(&mut scheduler, 2, &["a.example"]);
+    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!() };
+    let all = scheduler.unroutable(domain);
+    assert_eq!(all, [(first, vec![0, 2]), (second, vec![0])]);
+    assert_eq!(scheduler.unroutable(domain), []);
+    for index in [0, 2] {
+        let settled =
+            scheduler.settle(first, index, Verdict::Over, reason("no such domain"), START);
+        assert_eq!(settled, Some(Settled::Ended { attempts: 1 }));
+    }
+    assert!(!scheduler.finish_if_over(first));
+    assert!(matches!(
+        scheduler.settle(second, 0, Verdict::Later, None, START),
+        Some(Settled::Retry { attempts: 1, .. })
+    ));
+}
+
+#[test]
+fn a_site_whose_hosts_are_gone_is_looked_up_anew() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    scheduler.reroute(SITE);
+    assert_eq!(state(&scheduler, slot), "routing");
+    assert_eq!(scheduler.take(SITE, START, 1), None);
+    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!() };
+    scheduler.routed(domain, SiteId(8), START.plus(HOUR));
+    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SiteId(8))));
+    assert_eq!(scheduler.take(SiteId(8), START, 1).unwrap().slot, slot);
+}
+
+#[test]
+fn a_recovered_message_goes_on_where_it_was() {
+    let mut scheduler = scheduler();
+    let due = START.plus(HOUR / 3);
+    let why = reason("greylisted");
+    let message = Admission {
+        id: QueueId(77),
+        placement: [0; 3],
+        expires: START.plus(24 * HOUR),
+        priority: 100,
+        tenant: "shop",
+        recipients: &[
+            AdmittedRecipient { ended: true, ..at("x.example", START) },
+            AdmittedRecipient { attempts: 3, reason: why.clone(), ..at("y.example", due) },
+        ],
+    };
+    let slot = scheduler.admit(&message, START);
+    let view = scheduler.message(slot).unwrap();
+    assert_eq!((view.id, view.priority, view.tenant), (QueueId(77), 9, "shop"));
+    assert_eq!(
+        view.recipients,
+        [RecipientView {
+            index: 1,
+            domain: "y.example",
+            state: "waiting",
+            site: None,
+            attempts: 3,
+            due: Some(due),
+            reason: why.as_ref(),
+        }]
+    );
+    scheduler.moved(slot, [4, 5, 6]);
+    assert_eq!(scheduler.message(slot).unwrap().placement, [4, 5, 6]);
+    demands(&mut scheduler, due);
+    scheduler.take(SITE, due, 1).unwrap();
+    let settled = scheduler.settle(slot, 1, Verdict::Later, None, due);
+    let next = due.plus(Duration::from_secs(480));
+    assert_eq!(settled, Some(Settled::Retry { attempts: 4, due: next }));
+    assert_eq!(scheduler.message(slot).unwrap().recipients[0].reason, why.as_ref());
+    let over = AdmittedRecipient { ended: true, ..at("x.example", START) };
+    let slot = scheduler.admit(&Admission { recipients: &[over], ..message }, START);
+    assert!(scheduler.finish_if_over(slot), "nobody was left");
+}
+
+#[test]
+fn a_clock_set_back_makes_nothing_due_early() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    scheduler.take(SITE, START, 1).unwrap();
+    let back = Timestamp(START.0 - 86_400_000);
+    scheduler.settle(slot, 0, Verdict::Later, None, back).unwrap();
+    assert_eq!(demands(&mut scheduler, back.plus(Duration::from_secs(59))), []);
+    assert_eq!(state(&scheduler, slot), "waiting");
+    demands(&mut scheduler, back.plus(Duration::from_secs(61)));
+    assert_eq!(state(&scheduler, slot), "ready");
+}
+
+#[test]
+fn parking_explains_and_does_not_stop() {
+    let mut scheduler = scheduler();
+    let until = START.plus(HOUR);
+    scheduler.park(SITE, until, reason("421 too many").unwrap(), START);
+    admit(&mut scheduler, 1, &["example.net"]);
+    demands(&mut scheduler, START);
+    let parked = scheduler.site_state(SITE).unwrap().parked.unwrap();
+    assert_eq!((parked.since, parked.until), (START, until));
+    assert_eq!(taken_ids(&mut scheduler, START), [1]);
+    scheduler.unpark(SITE);
+    assert_eq!(scheduler.site_state(SITE).unwrap().parked, None);
+    for site in 0..100_000 {
+        let now = START.plus(Duration::from_secs(site));
+        let soon = now.plus(Duration::from_secs(60));
+        scheduler.park(SiteId(100 + site as u32), soon, reason("busy").unwrap(), now);
+    }
+    assert!(scheduler.sites().count() < 3000, "old knowledge is swept out");
+}
+
+#[test]
+fn a_listing_goes_by_cursor_over_gaps() {
+    let mut scheduler = scheduler();
+    for id in 0..10_000 {
+        admit(&mut scheduler, id, &["example.net"]);
+    }
+    for id in (0..10_000).filter(|id| id % 100 != 0) {
+        let slot = scheduler.find(QueueId(id)).unwrap();
+        scheduler.remove(slot, &[0]);
+        assert!(scheduler.finish_if_over(slot));
+    }
+    let (mut cursor, mut seen, mut calls) = (Some(0), Vec::new(), 0);
+    while let Some(from) = cursor {
+        let (views, next) = scheduler.messages_from(from, 7);
+        assert!(views.len() <= 7);
+        seen.extend(views.iter().map(|view| view.id.0));
+        cursor = next;
+        calls += 1;
+    }
+    assert_eq!(seen, (0..10_000).step_by(100).collect::<Vec<u64>>());
+    assert!(calls >= 15);
+}
+
+#[test]
+fn nonsense_from_outside_finds_nothing() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net", "example.net"]);
+    for index in [0, 5, u32::MAX] {
+        assert_eq!(scheduler.settle(slot, index, Verdict::Over, None, START), None);
+        assert_eq!(scheduler.settle(Slot(index), index, Verdict::Over, None, START), None);
+    }
+    scheduler.routed(DomainId(99), SITE, START);
+    assert_eq!(scheduler.unroutable(DomainId(u32::MAX)), []);
+    assert_eq!(scheduler.domain(DomainId(99)), "");
+    assert!(!scheduler.finish_if_over(Slot(u32::MAX)));
+    assert_eq!(scheduler.messages_from(u32::MAX, 10), (Vec::new(), None));
+    let never = Admission {
+        id: QueueId(u64::MAX),
+        placement: [0; 3],
+        expires: Timestamp::NEVER,
+        priority: i8::MIN,
+        tenant: "",
+        recipients: &[at("", Timestamp::NEVER)],
+    };
+    let slot = scheduler.admit(&never, Timestamp::NEVER);
+    assert_eq!(scheduler.find(QueueId(u64::MAX)), Some(slot));
+    while scheduler.poll(Timestamp::NEVER).is_some() {}
+    while scheduler.poll(Timestamp(0)).is_some() {}
+}
+
+#[test]
+fn domains_and_tenants_are_forgotten_when_nothing_refers_to_them() {
+    let mut scheduler = scheduler();
+    for id in 0..20_000 {
+        let domain = format!("d{id}.example");
+        let slot = admit_for(&mut scheduler, id, &format!("t{id}"), 0, &[&domain]);
+        demands(&mut scheduler, START);
+        assert_eq!(taken_ids(&mut scheduler, START), [id]);
+        scheduler.settle(slot, 0, Verdict::Over, None, START);
+        assert!(scheduler.finish_if_over(slot));
+    }
+    assert_eq!(scheduler.domains(), 4096);
+    assert_eq!(scheduler.messages(), 0);
+}
+
+/// Prints what the module's documentation states. Times are for the eye only.
+#[test]
+fn a_million_waiting_messages_cost_less_than_100_bytes_each() {
+    const COUNT: u64 = 1_000_000;
+    let mut scheduler = scheduler();
+    let domains: Vec<String> = (0..1000).map(|number| format!("d{number}.example")).collect();
+    let began = Instant::now();
+    for id in 0..COUNT {
+        let domain = domains[(id * 7 % 1000) as usize].as_str();
+        let due = START.plus(Duration::from_millis(id % 86_400_000));
+        let message = Admission {
+            id: QueueId(START.0 * 1000 + id * 13),
+            placement: [0; 3],
+            expires: START.plus(120 * HOUR),
+            priority: 0,
+            tenant: "",
+            recipients: &[at(domain, due)],
+        };
+        scheduler.admit(&message, START);
+    }
+    let admitted = began.elapsed();
+    let end = START.plus(48 * HOUR);
+    let mut demanded = 0;
+    while scheduler.wake_at().is_some_and(|wake| wake <= end) {
+        while let Some(demand) = scheduler.poll(end) {
+            demanded += 1;
+            if let Demand::Route(domain) = demand {
+                scheduler.routed(domain, SITE, end.plus(HOUR));
+            }
+        }
+    }
+    let due = began.elapsed();
+    let mut taken = 0;
+    while let Some(work) = scheduler.take(SITE, end, 10) {
+        scheduler.settle(work.slot, 0, Verdict::Later, None, end).unwrap();
+        taken += 1;
+    }
+    let over = began.elapsed();
+    let bytes = scheduler.bytes() as f64 / COUNT as f64;
+    println!(
+        "{bytes:.1} bytes a message; ns a message: admit {}, until ready {}, take and defer {}",
+        admitted.as_nanos() / u128::from(COUNT),
+        (due - admitted).as_nanos() / u128::from(COUNT),
+        (over - due).as_nanos() / u128::from(COUNT),
+    );
+    assert_eq!((taken, demanded), (COUNT, 1001));
+    assert!(bytes <= 100.0, "{bytes}");
+}

@@ -1,0 +1,376 @@
+//! Random operations against a plain list that is searched from end to end each time.
+
+use super::*;
+use std::collections::{HashMap, HashSet};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Waiting(Timestamp),
+    Routing,
+    Ready(SiteId),
+    Out,
+    Over,
+}
+
+struct Letter {
+    slot: Slot,
+    id: QueueId,
+    expires: Timestamp,
+    recipients: Vec<(String, Place, u16)>,
+    finished: bool,
+}
+
+struct Model {
+    scheduler: Scheduler,
+    random: fastrand::Rng,
+    now: Timestamp,
+    letters: Vec<Letter>,
+    asked: HashSet<String>,
+    routes: HashMap<String, (SiteId, Timestamp)>,
+    lookups: Vec<DomainId>,
+    /// Sites that were offered and whose `take` has not yet said that there is no more.
+    told: HashSet<SiteId>,
+    endings: usize,
+}
+
+impl Model {
+    fn new(seed: u64) -> Model {
+        let retry = config::Retry { jitter: 0.3, ..retry() };
+        Model {
+            scheduler: Scheduler::new(retry, seed),
+            random: fastrand::Rng::with_seed(seed),
+            now: START,
+            letters: Vec::new(),
+            asked: HashSet::new(),
+            routes: HashMap::new(),
+            lookups: Vec::new(),
+            told: HashSet::new(),
+            endings: 0,
+        }
+    }
+
+    fn domain(&mut self) -> String {
+        format!("d{}.example", self.random.u32(0..6))
+    }
+
+    fn admit(&mut self) {
+        let wait = Duration::from_secs(self.random.u64(1..30_000));
+        let expires = self.now.plus(wait);
+        let count = self.random.usize(1..5);
+        let names: Vec<String> = (0..count).map(|_| self.domain()).collect();
+        let now = self.now;
+        let mut recipients = Vec::new();
+        for name in &names {
+            let later = Duration::from_millis(self.random.u64(1..20_000_000));
+            let due = if self.random.bool() { now } else { now.plus(later) };
+            let ended = self.random.u32(0..6) == 0;
+            recipients.push(AdmittedRecipient { ended, ..at(name, due) });
+        }
+        let id = QueueId(self.random.u64(..));
+        let tenants = ["", "one", "two"];
+        let message = Admission {
+            id,
+            placement: [0; 3],
+            expires,
+            priority: self.random.i8(-2..3),
+            tenant: tenants[self.random.usize(0..3)],
+            recipients: &recipients,
+        };
+        let slot = self.scheduler.admit(&message, now);
+        let places = recipients.iter().map(|recipient| {
+            let place = if recipient.ended {
+                Place::Over
+            } else if recipient.due <= now {
+                self.place_when_due(recipient.domain)
+            } else {
+                Place::Waiting(recipient.due.min(expires))
+            };
+            (recipient.domain.to_string(), place, 0)
+        });
+        let recipients = places.collect();
+        self.letters.push(Letter { slot, id, expires, recipients, finished: false });
+        self.finish();
+    }
+
+    fn place_when_due(&self, domain: &str) -> Place {
+        match self.routes.get(domain) {
+            Some((site, until)) if *until > self.now => Place::Ready(*site),
+            _ => Place::Routing,
+        }
+    }
+
+    fn letter(&mut self, slot: Slot) -> &mut Letter {
+        self.letters.iter_mut().find(|letter| letter.slot == slot && !letter.finished).unwrap()
+    }
+
+    /// The clock goes on by a multiple of the tick, so that the wheel has no leeway.
+    fn advance(&mut self) {
+        let scale = self.random.u32(1..20);
+        let step = 10 * self.random.u64(1..1 << scale);
+        self.now = self.now.plus(Duration::from_millis(step));
+        let mut expired = Vec::new();
+        for letter in self.letters.iter_mut().filter(|letter| !letter.finished) {
+            let mut indices = Vec::new();
+            for (index, (domain, place, _)) in letter.recipients.iter_mut().enumerate() {
+                let is_here = !matches!(place, Place::Out | Place::Over);
+                if letter.expires <= self.now && is_here {
+                    *place = Place::Over;
+                    indices.push(index as u32);
+                } else if let Place::Waiting(due) = *place
+                    && due <= self.now
+                {
+                    *place = match self.routes.get(domain) {
+                        Some((site, until)) if *until > self.now => Place::Ready(*site),
+                        _ => Place::Routing,
+                    };
+                }
+            }
+            if !indices.is_empty() {
+                expired.push((letter.slot, indices));
+            }
+        }
+        let told = self.poll();
+        let mut expected = expired.clone();
+        let mut seen = told;
+        expected.sort();
+        seen.sort();
+        assert_eq!(seen, expected, "what expires, exactly then");
+        self.finish();
+    }
+
+    /// Polls to the end; gives what expired.
+    fn poll(&mut self) -> Vec<(Slot, Vec<u32>)> {
+        let mut expired = Vec::new();
+        loop {
+            match self.scheduler.poll(self.now) {
+                None => break,
+                Some(Demand::Route(domain)) => {
+                    let name = self.scheduler.domain(domain).to_string();
+                    assert!(self.asked.insert(name), "one lookup at a time");
+                    self.lookups.push(domain);
+                }
+                Some(Demand::Offer(site)) => {
+                    assert!(self.told.insert(site), "offered once");
+                    assert!(self.ready(site) > 0, "an offer means work");
+                }
+                Some(Demand::Expired { slot, recipients }) => {
+                    self.endings += recipients.len();
+                    expired.push((slot, recipients));
+                }
+                // Told again while it stays out; the model leaves them out at its leisure.
+                Some(Demand::Overdue { slot, recipients }) => {
+                    let letter = self.letter(slot);
+                    for index in recipients {
+                        assert_eq!(letter.recipients[index as usize].1, Place::Out);
+                    }
+                }
+            }
+        }
+        for site in (0..4).map(SiteId) {
+            assert!(self.ready(site) == 0 || self.told.contains(&site), "no offer is lost");
+        }
+        for (domain, place, _) in self.all() {
+            assert!(*place != Place::Routing || self.asked.contains(domain), "{domain} not asked");
+        }
+        expired
+    }
+
+    fn all(&self) -> impl Iterator<Item = &(String, Place, u16)> {
+        self.letters.iter().flat_map(|letter| &letter.recipients)
+    }
+
+    fn ready(&self, site: SiteId) -> usize {
+        self.all().filter(|(_, place, _)| *place == Place::Ready(site)).count()
+    }
+
+    fn answer(&mut self) {
+        if self.lookups.is_empty() {
+            return;
+        }
+        let domain = self.lookups.swap_remove(self.random.usize(0..self.lookups.len()));
+        let name = self.scheduler.domain(domain).to_string();
+        assert!(self.asked.remove(&name));
+        let place = if self.random.u32(0..4) == 0 {
+            self.routes.remove(&name);
+            let mut told = 0;
+            for (slot, recipients) in self.scheduler.unroutable(domain) {
+                for index in recipients {
+                    let (to, place, _) = &self.letter(slot).recipients[index as usize];
+                    assert_eq!((to, *place), (&name, Place::Routing));
+                    told += 1;
+                }
+            }
+            let routing =
+                |(to, place, _): &&(String, Place, u16)| *to == name && *place == Place::Routing;
+            assert_eq!(told, self.all().filter(routing).count());
+            Place::Out
+        } else {
+            let site = SiteId(self.random.u32(0..4));
+            let until = self.now.plus(Duration::from_secs(self.random.u64(0..4000)));
+            self.scheduler.routed(domain, site, until);
+            self.routes.insert(name.clone(), (site, until));
+            Place::Ready(site)
+        };
+        for letter in &mut self.letters {
+            for (to, at, _) in &mut letter.recipients {
+                if *to == name && *at == Place::Routing {
+                    *at = place;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self) {
+        let site = SiteId(self.random.u32(0..4));
+        let most = self.random.usize(1..4);
+        match self.scheduler.take(site, self.now, most) {
+            None => {
+                assert_eq!(self.ready(site), 0);
+                self.told.remove(&site);
+            }
+            Some(work) => {
+                let letter = self.letter(work.slot);
+                assert_eq!(letter.id, work.id);
+                let here = letter.recipients.iter().filter(|(_, at, _)| *at == Place::Ready(site));
+                assert_eq!(work.recipients.len(), here.count().min(most));
+                for index in work.recipients {
+                    let place = &mut letter.recipients[index as usize].1;
+                    assert_eq!(std::mem::replace(place, Place::Out), Place::Ready(site));
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.letters.is_empty() {
+            return;
+        }
+        let at = self.random.usize(0..self.letters.len());
+        let index = self.random.usize(0..self.letters[at].recipients.len());
+        let verdict = [Verdict::Over, Verdict::Later, Verdict::Again][self.random.usize(0..3)];
+        if self.letters[at].finished {
+            return;
+        }
+        let (slot, expires) = (self.letters[at].slot, self.letters[at].expires);
+        let now = self.now;
+        let settled = self.scheduler.settle(slot, index as u32, verdict, reason("x"), now);
+        let (domain, place, tried) = self.letters[at].recipients[index].clone();
+        let Some(settled) = settled else { return assert_ne!(place, Place::Out) };
+        assert_eq!(place, Place::Out);
+        let tried = tried + u16::from(verdict != Verdict::Again);
+        let place = match settled {
+            Settled::Ended { attempts } => {
+                assert_eq!((attempts, verdict), (tried, Verdict::Over));
+                Place::Over
+            }
+            Settled::Expired { attempts } => {
+                assert!(expires <= now && attempts == tried && verdict != Verdict::Over);
+                Place::Over
+            }
+            Settled::Retry { attempts, due } => {
+                assert!(expires > now && attempts == tried && verdict != Verdict::Over);
+                assert!(due >= now && due <= expires);
+                let again = verdict == Verdict::Again;
+                if again { self.place_when_due(&domain) } else { Place::Waiting(due) }
+            }
+        };
+        self.endings += usize::from(place == Place::Over);
+        self.letters[at].recipients[index] = (domain, place, tried);
+        self.finish();
+    }
+
+    fn reroute(&mut self) {
+        let site = SiteId(self.random.u32(0..4));
+        self.scheduler.reroute(site);
+        let mut gone = HashSet::new();
+        for letter in &mut self.letters {
+            for (to, at, _) in &mut letter.recipients {
+                if *at == Place::Ready(site) {
+                    *at = Place::Routing;
+                    gone.insert(to.clone());
+                }
+            }
+        }
+        self.routes.retain(|domain, (to, _)| *to != site || !gone.contains(domain));
+    }
+
+    fn finish(&mut self) {
+        for letter in self.letters.iter_mut().filter(|letter| !letter.finished) {
+            let is_over = letter.recipients.iter().all(|(_, place, _)| *place == Place::Over);
+            assert_eq!(self.scheduler.finish_if_over(letter.slot), is_over);
+            letter.finished = is_over;
+        }
+    }
+
+    /// Every recipient is where the model has it.
+    fn compare(&self) {
+        let mut live = 0;
+        for letter in self.letters.iter().filter(|letter| !letter.finished) {
+            assert_eq!(self.scheduler.find(letter.id), Some(letter.slot));
+            let view = self.scheduler.message(letter.slot).unwrap();
+            let here = letter.recipients.iter().enumerate().filter(|(_, r)| r.1 != Place::Over);
+            let expected = here.map(|(index, (domain, place, attempts))| {
+                let (state, due) = match place {
+                    Place::Waiting(due) => ("waiting", Some(*due)),
+                    Place::Routing => ("routing", None),
+                    Place::Ready(_) => ("ready", None),
+                    _ => ("out", None),
+                };
+                (index as u32, domain.as_str(), state, *attempts, due)
+            });
+            let seen = view.recipients.iter().map(|recipient| {
+                let due = recipient.due.filter(|_| recipient.state == "waiting");
+                (recipient.index, recipient.domain, recipient.state, recipient.attempts, due)
+            });
+            let seen: Vec<_> = seen.collect();
+            assert_eq!(seen, expected.collect::<Vec<_>>());
+            live += seen.len();
+        }
+        assert_eq!(self.scheduler.waiting(), live);
+        let ready: usize = self.scheduler.sites().map(|site| site.ready).sum();
+        assert_eq!(ready, (0..4).map(|site| self.ready(SiteId(site))).sum::<usize>());
+        assert!(live == 0 || self.scheduler.wake_at().is_some(), "no state without a timer");
+    }
+}
+
+#[test]
+fn every_recipient_is_in_exactly_one_state_and_ends_exactly_once() {
+    let mut endings = 0;
+    for seed in 0..60 {
+        let mut model = Model::new(seed);
+        for _ in 0..600 {
+            match model.random.u32(0..20) {
+                0..5 => model.admit(),
+                5..9 => model.answer(),
+                9..13 => model.take(),
+                13..17 => model.settle(),
+                17 => model.reroute(),
+                _ => model.advance(),
+            }
+            model.compare();
+        }
+        endings += model.endings;
+        // To the end: what is out is settled, the rest expires.
+        model.now = model.now.plus(30 * HOUR);
+        while !model.scheduler.is_empty_after_settling(model.now) {}
+        assert_eq!(model.scheduler.waiting(), 0, "seed {seed}");
+    }
+    assert!(endings > 1000, "{endings}");
+}
+
+impl Scheduler {
+    /// Ends all that is left at `now`, after every expiry; true when nothing is.
+    fn is_empty_after_settling(&mut self, now: Timestamp) -> bool {
+        while self.poll(now).is_some() {}
+        let (views, _) = self.messages_from(0, usize::MAX);
+        let out: Vec<(Slot, u32)> = views
+            .iter()
+            .flat_map(|view| view.recipients.iter().map(|recipient| (view.slot, recipient.index)))
+            .collect();
+        for (slot, index) in &out {
+            let settled = self.settle(*slot, *index, Verdict::Later, None, now);
+            assert!(matches!(settled, Some(Settled::Expired { .. })));
+        }
+        out.is_empty()
+    }
+}
