@@ -36,6 +36,11 @@ impl Signal {
         }
     }
 
+    /// Whether both are clones of one event.
+    pub fn is(&self, other: &Signal) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Waits for `set`, then clears it.
     pub async fn wait(&self) {
         poll_fn(|context| {

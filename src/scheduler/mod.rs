@@ -115,8 +115,8 @@ pub enum Demand {
     Expired {
         /// Their message.
         slot: Slot,
-        /// Indices in the envelope.
-        recipients: Vec<u32>,
+        /// Who, and what was known of them.
+        recipients: Vec<Lapsed>,
     },
     /// These recipients are out for longer than any delivery may take: log it and settle them
     /// `Later`. Repeated while they stay out.
@@ -126,6 +126,17 @@ pub enum Demand {
         /// Indices in the envelope.
         recipients: Vec<u32>,
     },
+}
+
+/// A recipient whose time was over while it waited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lapsed {
+    /// Its index in the envelope.
+    pub index: u32,
+    /// Attempts in all.
+    pub attempts: u16,
+    /// Why it waited, if it was ever tried.
+    pub reason: Option<Rc<Reason>>,
 }
 
 /// One transaction's worth.
@@ -473,6 +484,11 @@ impl Scheduler {
         }
     }
 
+    /// The name of the message in `slot` and where the spool has it; `None` when the slot is free.
+    pub fn whereabouts(&self, slot: Slot) -> Option<(QueueId, [u32; 3])> {
+        self.messages.get(slot.0).map(|message| (message.id(), message.placement))
+    }
+
     /// True when the last recipient has ended: then the slot is free; use nothing of it any more.
     /// False also for a slot that was free.
     pub fn finish_if_over(&mut self, slot: Slot) -> bool {
@@ -629,13 +645,14 @@ impl Scheduler {
     }
 
     /// Ends the recipients that are not out.
-    fn expire(&mut self, slot: u32) -> Vec<u32> {
+    fn expire(&mut self, slot: u32) -> Vec<Lapsed> {
         let mut ended = Vec::new();
         self.each_member(slot, |this, number| {
-            if !this.recipients[number].is_out() {
-                ended.push(this.recipients[number].index());
+            let entry = &mut this.recipients[number];
+            if !entry.is_out() {
+                let (index, reason) = (entry.index(), entry.reason.take());
                 this.detach(number);
-                this.end(number);
+                ended.push(Lapsed { index, attempts: this.end(number), reason });
             }
         });
         ended

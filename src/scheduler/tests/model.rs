@@ -155,7 +155,7 @@ impl Model {
                 }
                 Some(Demand::Expired { slot, recipients }) => {
                     self.endings += recipients.len();
-                    expired.push((slot, recipients));
+                    expired.push((slot, recipients.iter().map(|lapsed| lapsed.index).collect()));
                 }
                 // Told again while it stays out; the model leaves them out at its leisure.
                 Some(Demand::Overdue { slot, recipients }) => {
