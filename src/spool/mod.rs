@@ -1,39 +1,110 @@
-//! The segment log of one shard: records, group commit, recovery.
-#![allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+//! The segment log of one shard: records, group commit, recovery. Messages and what became of their
+//! recipients pass through; it must not know SMTP, nor when anything is delivered.
+//!
+//! A folder holds numbered segment files; `segment` and `record` say how their bytes lie. One task
+//! writes: all that was appended while the last commit was under way becomes the next, one write
+//! and one sync for all. What a message may be on the disk, which write moves it on, and what a
+//! start makes of it:
+//!
+//! | state | on the disk | the next write, and what it makes | recovery |
+//! | --- | --- | --- | --- |
+//! | arriving | nothing, or chunk records | chunk records, as content comes in | dead bytes |
+//! | appended | part of a batch, not synced | **the sync of that batch: accepted, 250 may be sent** | what passes its checksums is kept: the client was told nothing and may send it again; the rest is cut |
+//! | accepted | message record | begun record: under way; settled record: settled | all recipients due at once |
+//! | under way | and a begun record | settled record | the same, and said to be in doubt |
+//! | settled, some | and settled records | more of them | ended ones stay so; the others have attempts and due time as written |
+//! | ended | a settled record for every recipient | its segment is recycled | dropped |
+//! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
+//! | moving | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
+//!
+//! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
+//! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
+//! second delivery. `log` gives the order of operations when segments change hands, `recovery` the
+//! table of what is done about bytes that do not pass.
+
+mod adopt;
+mod batch;
+mod commit;
+mod content;
+mod draft;
+mod field;
+mod fold;
+mod folder;
+pub mod lock;
+mod log;
+mod record;
+mod recovery;
+mod segment;
+mod ticket;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use content::{Content, Piece};
+pub use draft::Draft;
+pub use folder::layout;
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
+use commit::Core;
+use fold::Kept;
+use log::{Log, Resume};
+use record::{Record, StoredContent};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The smallest segment, in bytes: a quarter of it still holds a message with some hundred
+/// recipients.
+pub const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
+/// The largest: places in it are 32 bits wide.
+pub const SEGMENT_BYTES_MAX: u64 = (1 << 32) - segment::BLOCK as u64;
+
+/// How a spool is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This shard's folder.
     pub directory: PathBuf,
     /// 0 to 1023; part of every id born here.
     pub number: u16,
+    /// Size of a segment file: [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`], rounded down to
+    /// whole blocks of 4 KiB.
     pub segment_bytes: u64,
+    /// Content beyond this many bytes is written as it arrives, in pieces of this size (of a
+    /// sixteenth of a segment or less).
     pub stream_threshold: usize,
+    /// An outcome waits at most this long for a commit to ride in.
     pub outcome_interval: Duration,
 }
 
-/// Where a message record is. 16 bytes.
+/// Where a message record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
+    /// Number of the segment.
     pub segment: u32,
+    /// Of the record in it, in bytes.
     pub offset: u32,
+    /// Of the record, in bytes.
     pub length: u32,
 }
 
 /// A message as stored, in memory: shared by all deliveries of it, on any shard.
 #[derive(Debug)]
 pub struct Message {
+    /// Its name.
     pub id: QueueId,
+    /// When the end of data came.
     pub received_at: Timestamp,
+    /// From whom and for whom.
     pub envelope: Envelope,
+    /// What was asked for it.
     pub options: Options,
+    /// Some line of the content begins with a dot that transparency added.
     pub dot_stuffed: bool,
+    /// The content has bytes above 127.
     pub eight_bit: bool,
     /// Received field(s) that the relay put on top.
     pub trace: Vec<u8>,
@@ -41,49 +112,23 @@ pub struct Message {
     pub content: Content,
 }
 
-#[derive(Debug)]
-pub enum Content {
-    Whole(Vec<u8>),
-    /// In pieces on disk; each is read when needed, by any shard.
-    Streamed(Vec<Piece>),
-}
-
+/// A message to be stored, all but its content.
 #[derive(Clone, Debug)]
-pub struct Piece {
-    pub path: Arc<std::path::Path>,
-    pub offset: u64,
-    pub length: u32,
-}
-
-impl Content {
-    /// Bytes in all.
-    pub fn len(&self) -> u64 {
-        todo!()
-    }
-}
-
-impl Piece {
-    /// Reads the piece and checks it.
-    pub async fn read(&self) -> io::Result<Vec<u8>> {
-        todo!()
-    }
-}
-
-/// Content on its way in. Dropped: forgotten.
-pub struct Draft {}
-
-impl Draft {
-    /// Keeps `bytes`; beyond the stream threshold they go to the segment, and this waits until they
-    /// are handed to the disk (not for the sync).
-    pub async fn extend(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        todo!()
-    }
-    pub fn clear(&mut self) {
-        todo!()
-    }
-    pub fn len(&self) -> u64 {
-        todo!()
-    }
+pub struct Accepted {
+    /// From [`Spool::next_id`].
+    pub id: QueueId,
+    /// When the end of data came.
+    pub received_at: Timestamp,
+    /// From whom and for whom.
+    pub envelope: Envelope,
+    /// What was asked for it.
+    pub options: Options,
+    /// Received field(s) that the relay put on top.
+    pub trace: Vec<u8>,
+    /// Some line of the content begins with a dot that transparency added.
+    pub dot_stuffed: bool,
+    /// The content has bytes above 127.
+    pub eight_bit: bool,
 }
 
 /// What became of a recipient, as stored.
@@ -91,119 +136,253 @@ impl Draft {
 pub enum Fate {
     /// Still to be tried.
     Waiting {
+        /// Attempts so far.
         attempts: u16,
+        /// When the next is due.
         due: Timestamp,
+        /// Why the last one did not end it. Text and host name are stored up to 1024 bytes each.
         reason: Reason,
     },
+    /// Taken by the next hop.
     Delivered,
+    /// Refused for good, and reported.
     Bounced,
+    /// Not delivered in time, and reported.
     Expired,
+    /// Removed by an operator.
     Removed,
 }
 
+/// Why the spool did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
+    /// Nothing was lost; it may be asked again when there is room.
     #[error("no room on the disk of the spool: {0}")]
     Full(io::Error),
     /// A write or sync failed: what is on disk is unknown; the shard accepts no more.
     #[error("the spool failed and takes nothing more until restart: {0}")]
     Failed(String),
+    /// A file cannot be opened or read, or is not what it should be.
     #[error("{path}: {cause}")]
-    Open { path: PathBuf, cause: String },
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
 }
 
 /// A message that recovery found alive.
 #[derive(Debug)]
 pub struct Recovered {
+    /// Its name.
     pub id: QueueId,
+    /// Where its record is.
     pub placement: Placement,
+    /// When it was accepted.
     pub received_at: Timestamp,
+    /// What was asked for it.
     pub options: Options,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
+    /// Its reverse-path is `<>`.
     pub null_reverse_path: bool,
 }
 
+/// One recipient of it.
 #[derive(Debug)]
 pub struct RecoveredRecipient {
     /// Lower-case domain of the forward-path.
     pub domain: Box<str>,
+    /// Delivered, bounced, expired or removed.
     pub ended: bool,
+    /// So far.
     pub attempts: u16,
     /// `None`: never tried, due at once.
     pub due: Option<Timestamp>,
+    /// Why the last attempt did not end it.
     pub reason: Option<Reason>,
     /// A delivery had begun and its outcome is not on disk: may have been delivered.
     pub in_doubt: bool,
 }
 
+/// What a start found.
 #[derive(Debug, Default)]
 pub struct Recovery {
+    /// Messages with recipients not yet ended, oldest id first.
     pub messages: Vec<Recovered>,
     /// Corrupt records set aside, each with file and offset, for the log.
     pub set_aside: Vec<String>,
     /// Bytes of a torn commit that were cut.
     pub torn_bytes: u64,
+    /// Segment files found.
     pub segments: usize,
+    /// Bytes read from them.
     pub bytes_read: u64,
 }
 
 /// One shard's spool. Clones share it.
 #[derive(Clone)]
-pub struct Spool {}
+pub struct Spool {
+    handle: Rc<Handle>,
+}
+
+/// When the last handle goes, the committer writes what waits and ends.
+struct Handle {
+    core: Rc<Core>,
+    settings: Settings,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
 
 impl Spool {
-    /// Opens (creating what is missing) and recovers; starts the committer on this shard.
-    pub async fn open(settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
-        todo!()
+    /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads all
+    /// segments and blocks the shard meanwhile, which has nothing else to do yet.
+    pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
+        let folder = settings.directory.clone();
+        let block = u64::from(segment::BLOCK);
+        settings.segment_bytes =
+            settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
+        std::fs::create_dir_all(&folder).map_err(|error| folder::failed(&folder, &error))?;
+        let read = folder::read(&folder)?;
+        folder::settle_down(&folder, read.scan.written.last().copied())?;
+        let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
+        let resume = Resume::of(&read, settings.number);
+        let highest_id = resume.highest_id;
+        // Within SEGMENT_BYTES_MAX by the clamp above.
+        let segment_bytes = u32::try_from(settings.segment_bytes).unwrap_or(u32::MAX);
+        let log = Log::new(settings.number, segment_bytes, resume);
+        let core = Core::new(&settings, log, highest_id);
+        {
+            let mut state = core.state.borrow_mut();
+            state.pieces = read.scan.fold.pieces();
+            state.foreign = read.scan.fold.foreign(settings.number);
+        }
+        core.start();
+        let recovery = recovery_of(read, set_aside);
+        Ok((Spool { handle: Rc::new(Handle { core, settings }) }, recovery))
     }
+
+    /// The id of a message received `now`: larger than every id given out here before.
     pub fn next_id(&self, now: Timestamp) -> QueueId {
-        todo!()
+        self.handle.core.next_id(now)
     }
+
+    /// An empty draft. Costs nothing until bytes come.
     pub fn draft(&self) -> Draft {
-        todo!()
+        Draft::new(Rc::clone(&self.handle.core), self.handle.settings.stream_threshold)
     }
-    /// Makes a message durable: returns when the sync of its commit has returned.
-    /// `message.content` is taken from the draft.
+
+    /// Makes a message durable: returns when the sync of its commit has returned, and only then may
+    /// 250 be sent. If the caller goes away before that, the message ends as removed.
+    ///
+    /// Waits while a bounded amount is queued. `Full`: the message is nowhere, later ones may fit.
     pub async fn store(
         &self,
         draft: Draft,
-        id: QueueId,
-        received_at: Timestamp,
-        envelope: Envelope,
-        options: Options,
-        trace: Vec<u8>,
-        dot_stuffed: bool,
-        eight_bit: bool,
+        accepted: Accepted,
     ) -> Result<(Placement, Arc<Message>), SpoolError> {
-        todo!()
+        draft.store(accepted).await
     }
+
+    /// Reads a message back. `Open` when its record is not at `at`, intact.
     pub async fn load(&self, id: QueueId, at: Placement) -> Result<Arc<Message>, SpoolError> {
-        todo!()
+        let core = &self.handle.core;
+        let path = segment::path(&core.folder, at.segment);
+        let unreadable = |error: io::Error| folder::failed(&path, &error);
+        let file = core.reader(at.segment).await.map_err(unreadable)?;
+        let bytes =
+            file.read(u64::from(at.offset), at.length as usize).await.map_err(unreadable)?;
+        let stored = match record::check(&bytes, at.segment, at.offset) {
+            Some((header, payload)) if header.id == id => record::decode(&header, payload).ok(),
+            _ => None,
+        };
+        let Some(Record::Message(stored)) = stored else {
+            let cause = format!("message {id} is not intact at byte {}", at.offset);
+            return Err(SpoolError::Open { path, cause });
+        };
+        let content = match stored.content {
+            StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
+            StoredContent::Chunks(draft, extents) => {
+                Content::streamed(&core.folder, draft, &extents)
+            }
+        };
+        Ok(Arc::new(Message {
+            id,
+            received_at: stored.received_at,
+            envelope: stored.envelope,
+            options: stored.options,
+            dot_stuffed: stored.dot_stuffed,
+            eight_bit: stored.eight_bit,
+            trace: stored.trace.to_vec(),
+            content,
+        }))
     }
+
     /// Deliveries to these recipients begin. Written with the next commit if still open then.
     pub fn begun(&self, id: QueueId, recipients: &[u32]) {
-        todo!()
+        self.handle.core.begin(id, recipients);
     }
+
     /// What became of a recipient. Rides in the next commit, at the latest after the interval.
     pub fn settle(&self, id: QueueId, recipient: u32, fate: &Fate) {
-        todo!()
+        self.handle.core.settle(id, recipient, fate);
     }
+
     /// All recipients have ended: the record at `at` is dead; segments with no live record are
     /// recycled, oldest first.
     pub fn dead(&self, id: QueueId, at: Placement) {
-        todo!()
+        self.handle.core.dead(id, at.segment);
     }
+
     /// Everything noted so far is durable when this returns.
     pub async fn sync(&self) -> Result<(), SpoolError> {
-        todo!()
+        Ok(self.handle.core.sync().await?)
     }
+
     /// Why nothing more is taken, when a write or sync has failed.
     pub fn failure(&self) -> Option<String> {
-        todo!()
+        self.handle.core.failure()
     }
+
     /// Reads the spool of a stopped relay without changing it.
-    pub fn inspect(directory: &std::path::Path) -> Result<Recovery, SpoolError> {
-        todo!()
+    pub fn inspect(directory: &Path) -> Result<Recovery, SpoolError> {
+        let read = folder::read(directory)?;
+        let set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
+        Ok(recovery_of(read, set_aside))
+    }
+}
+
+impl Resume {
+    fn of(read: &folder::Contents, number: u16) -> Resume {
+        let (scan, findings) = (&read.scan, &read.findings);
+        let mut segments = scan.fold.live();
+        for &segment in &scan.written {
+            segments.entry(segment).or_default();
+        }
+        let own_header = scan.highest_id.filter(|id| id.spool_number() == number);
+        Resume {
+            segments,
+            blank: scan.blank.clone(),
+            next_segment: read.segments.last().map_or(1, |last| last.saturating_add(1)),
+            next_batch: findings.next_batch,
+            cut: findings.cut,
+            highest_id: scan.fold.highest(number).max(own_header),
+        }
+    }
+}
+
+fn recovery_of(read: folder::Contents, set_aside: Vec<String>) -> Recovery {
+    let messages = read.scan.fold.into_live();
+    Recovery {
+        messages: messages.into_iter().map(|(id, kept): (_, Kept)| kept.recovered(id)).collect(),
+        set_aside,
+        torn_bytes: read.findings.torn_bytes,
+        segments: read.segments.len(),
+        bytes_read: read.scan.bytes_read,
     }
 }

@@ -1,0 +1,217 @@
+//! What waits for the next commit. *Pure*: it collects records, and [`Batch::seal`] makes of them
+//! the bytes of one commit.
+//!
+//! Mail (message and chunk records) goes first, then what became of recipients, then the deliveries
+//! begun and still open: a fold of the records in that order is right for each recipient.
+
+use super::record;
+use super::segment::{BATCH_HEADER, BatchHeader, padded};
+use super::{Accepted, Fate};
+use crate::message::QueueId;
+use std::collections::{HashSet, VecDeque};
+
+/// Outcomes kept in memory while the disk has no room, in bytes. At the bound, outcomes that only
+/// say "later" are dropped (after a crash such a recipient is tried earlier); endings are kept:
+/// each is 25 bytes, and there is one for each recipient on the disk at most.
+pub(super) const OUTCOME_BYTES_MAX: usize = 64 << 20;
+
+/// Where an appended mail record will be: bytes behind the start of its batch, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) offset: u32,
+    pub(super) length: u32,
+}
+
+/// Records on their way to the next commit.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Room for the batch header, then mail records.
+    mail: Vec<u8>,
+    /// The id of each mail record: what the segment will hold.
+    ids: Vec<QueueId>,
+    /// Settled records, one after the other; older ones may be left for a later batch.
+    outcomes: VecDeque<u8>,
+    /// Deliveries begun, not written, not settled since.
+    begun: HashSet<(QueueId, u32)>,
+    /// A buffer that a commit gave back.
+    reusable: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// A sealed batch.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    /// All of it, padded to whole blocks.
+    pub(super) bytes: Vec<u8>,
+    /// The ids of the mail in it.
+    pub(super) ids: Vec<QueueId>,
+}
+
+impl Batch {
+    /// Appends a message.
+    pub(super) fn message(
+        &mut self,
+        accepted: &Accepted,
+        content: &record::StoredContent<'_>,
+        fates: &[(u32, Fate)],
+    ) -> Slot {
+        let offset = self.mail_room();
+        self.ids.push(accepted.id);
+        let length = record::put_message(&mut self.mail, accepted, content, fates);
+        Slot { offset, length }
+    }
+
+    /// Appends a piece of streamed content.
+    pub(super) fn chunk(&mut self, draft: QueueId, index: u32, content: &[u8]) -> Slot {
+        let offset = self.mail_room();
+        self.ids.push(draft);
+        Slot { offset, length: record::put_chunk(&mut self.mail, draft, index, content) }
+    }
+
+    /// Takes back the record that was appended last.
+    pub(super) fn undo(&mut self, slot: Slot) {
+        self.ids.pop();
+        self.mail.truncate(slot.offset as usize);
+        if self.ids.is_empty() {
+            self.mail.clear();
+        }
+    }
+
+    /// Notes that deliveries begin.
+    pub(super) fn begin(&mut self, id: QueueId, recipients: &[u32]) {
+        self.begun.extend(recipients.iter().map(|&recipient| (id, recipient)));
+    }
+
+    /// Notes what became of a recipient; false when there was no room to note a mere "later".
+    pub(super) fn settle(&mut self, id: QueueId, recipient: u32, fate: &Fate) -> bool {
+        self.begun.remove(&(id, recipient));
+        let full = self.outcomes.len() >= OUTCOME_BYTES_MAX;
+        if full && matches!(fate, Fate::Waiting { .. }) {
+            return false;
+        }
+        self.scratch.clear();
+        record::put_settled(&mut self.scratch, id, recipient, fate);
+        self.outcomes.extend(&self.scratch);
+        true
+    }
+
+    /// The mail of `id` that waits here belongs to nobody any more: its bytes will be dead.
+    pub(super) fn forget(&mut self, id: QueueId) {
+        self.ids.retain(|&other| other != id);
+    }
+
+    /// Drops the mail; outcomes stay.
+    pub(super) fn drop_mail(&mut self) {
+        self.mail.clear();
+        self.ids.clear();
+    }
+
+    /// Drops everything.
+    pub(super) fn drop_all(&mut self) {
+        self.drop_mail();
+        self.outcomes = VecDeque::new();
+        self.begun = HashSet::new();
+    }
+
+    /// Bytes of mail that wait.
+    pub(super) fn mail_bytes(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Bytes of outcomes that wait.
+    pub(super) fn outcome_bytes(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        !self.mail.is_empty()
+    }
+
+    pub(super) fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty() || !self.begun.is_empty()
+    }
+
+    /// Bytes on disk that the next batch needs at most, with outcomes of `outcome_bytes_max`.
+    pub(super) fn sealed_bytes(&self, outcome_bytes_max: usize) -> u32 {
+        let outcomes = self.outcomes.len().min(outcome_bytes_max);
+        // A begun record alone for each recipient: header, count, index.
+        let begun = (self.begun.len() * (record::HEADER + 8)).min(outcome_bytes_max);
+        let bytes = BATCH_HEADER.max(self.mail.len()) + outcomes + begun;
+        padded(u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    /// Takes what waits as batch `sequence`, to be written at `offset` of `segment`. Of outcomes it
+    /// takes whole records up to `outcome_bytes_max`; deliveries begun only if no outcome is left
+    /// behind, since an outcome left behind would seem to end them.
+    pub(super) fn seal(
+        &mut self,
+        segment: u32,
+        offset: u32,
+        sequence: u64,
+        outcome_bytes_max: usize,
+    ) -> Sealed {
+        self.mail_room();
+        let reusable = std::mem::take(&mut self.reusable);
+        let mut bytes = std::mem::replace(&mut self.mail, reusable);
+        let ids = std::mem::take(&mut self.ids);
+        self.take_outcomes(&mut bytes, outcome_bytes_max);
+        if self.outcomes.is_empty() {
+            self.take_begun(&mut bytes, outcome_bytes_max);
+        }
+        let records = bytes.get_mut(BATCH_HEADER..).unwrap_or_default();
+        let first = offset.saturating_add(BATCH_HEADER as u32);
+        let length = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let (count, records_crc) = record::seal(records, segment, first);
+        let header = BatchHeader { sequence, length, count, records_crc }.encode(segment, offset);
+        if let Some(place) = bytes.get_mut(..BATCH_HEADER) {
+            place.copy_from_slice(&header);
+        }
+        let whole = padded(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        bytes.resize(whole as usize, 0);
+        Sealed { bytes, ids }
+    }
+
+    /// Takes back the buffer of a commit, to be filled again.
+    pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.reusable = buffer;
+    }
+
+    /// Where the next mail record begins; makes room for the header first.
+    fn mail_room(&mut self) -> u32 {
+        if self.mail.is_empty() {
+            self.mail.resize(BATCH_HEADER, 0);
+        }
+        u32::try_from(self.mail.len()).unwrap_or(u32::MAX)
+    }
+
+    fn take_outcomes(&mut self, bytes: &mut Vec<u8>, outcome_bytes_max: usize) {
+        let all = self.outcomes.make_contiguous();
+        let mut end = 0;
+        while let Some(length) = record::length_at(all, end) {
+            if end + length as usize > outcome_bytes_max {
+                break;
+            }
+            end += length as usize;
+        }
+        bytes.extend_from_slice(all.get(..end).unwrap_or_default());
+        self.outcomes.drain(..end);
+    }
+
+    fn take_begun(&mut self, bytes: &mut Vec<u8>, outcome_bytes_max: usize) {
+        let fits = outcome_bytes_max / (record::HEADER + 8);
+        let mut open: Vec<(QueueId, u32)> = self.begun.iter().copied().take(fits).collect();
+        for delivery in &open {
+            self.begun.remove(delivery);
+        }
+        open.sort_unstable();
+        let mut recipients = Vec::new();
+        for of_one in open.chunk_by(|one, other| one.0 == other.0) {
+            recipients.clear();
+            recipients.extend(of_one.iter().map(|&(_, recipient)| recipient));
+            if let Some(&(id, _)) = of_one.first() {
+                record::put_begun(bytes, id, &recipients);
+            }
+        }
+    }
+}

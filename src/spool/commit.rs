@@ -1,0 +1,481 @@
+//! Group commit: the committer writes one batch and syncs it while the next one fills; the keeper
+//! looks after segment files beside it. Both only do what `log` says.
+
+use super::batch::{Batch, Slot};
+use super::log::{Chore, ChoreEnd, Log, Step, Write};
+use super::record::{Extent, StoredContent};
+use super::segment;
+use super::ticket::{Failure, Ticket, Waiters};
+use super::{Accepted, Fate};
+use crate::message::{QueueId, QueueIdSource, Timestamp};
+use crate::ring;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Between two attempts to get room on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
+/// Segment files kept open for reading; more are opened again each time.
+const READERS_MAX: usize = 32;
+
+/// What a spool's handles and its two tasks share.
+pub(super) struct Core {
+    pub(super) folder: PathBuf,
+    segment_bytes: u64,
+    outcome_interval: Duration,
+    pub(super) state: RefCell<State>,
+    room: Waiters,
+    work: ring::Signal,
+    chores: ring::Signal,
+}
+
+pub(super) struct State {
+    pub(super) log: Log,
+    pub(super) batch: Batch,
+    ids: QueueIdSource,
+    highest_id: QueueId,
+    /// Of the batch that fills.
+    pending: Rc<Ticket>,
+    /// Of the batch that is written.
+    in_flight: Option<Rc<Ticket>>,
+    failure: Option<String>,
+    full_cause: String,
+    /// Since when an outcome waits.
+    outcomes_since: Option<Instant>,
+    /// Somebody waits for outcomes to be durable.
+    urgent: bool,
+    /// Outcomes noted, those of them in sealed batches, and the durable ones of these.
+    noted: u64,
+    sealed: u64,
+    durable: u64,
+    files: HashMap<u32, Rc<ring::File>>,
+    readers: HashMap<u32, Rc<ring::File>>,
+    /// Segments that hold pieces of streamed messages.
+    pub(super) pieces: HashMap<QueueId, Vec<u32>>,
+    /// Messages born in another spool that came here.
+    pub(super) foreign: HashSet<QueueId>,
+    closing: bool,
+}
+
+enum Next {
+    Rest(Option<Duration>),
+    Write(Write, Rc<ring::File>),
+    End,
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: &super::Settings,
+        log: Log,
+        highest_id: Option<QueueId>,
+    ) -> Rc<Core> {
+        let state = State {
+            log,
+            batch: Batch::default(),
+            ids: QueueIdSource::new(settings.number, highest_id),
+            highest_id: highest_id.unwrap_or(QueueId(u64::from(settings.number) << 54)),
+            pending: Rc::default(),
+            in_flight: None,
+            failure: None,
+            full_cause: String::new(),
+            outcomes_since: None,
+            urgent: false,
+            noted: 0,
+            sealed: 0,
+            durable: 0,
+            files: HashMap::new(),
+            readers: HashMap::new(),
+            pieces: HashMap::new(),
+            foreign: HashSet::new(),
+            closing: false,
+        };
+        Rc::new(Core {
+            folder: settings.directory.clone(),
+            segment_bytes: settings.segment_bytes,
+            outcome_interval: settings.outcome_interval,
+            state: RefCell::new(state),
+            room: Waiters::default(),
+            work: ring::Signal::new(),
+            chores: ring::Signal::new(),
+        })
+    }
+
+    /// Starts the two tasks.
+    pub(super) fn start(self: &Rc<Core>) {
+        ring::spawn("spool commit", commit(Rc::clone(self)));
+        ring::spawn("spool keeper", keep(Rc::clone(self)));
+    }
+
+    /// No handle is left: what was noted is still committed.
+    pub(super) fn close(&self) {
+        self.state.borrow_mut().closing = true;
+        self.work.set();
+        self.chores.set();
+    }
+
+    pub(super) fn next_id(&self, now: Timestamp) -> QueueId {
+        let mut state = self.state.borrow_mut();
+        let id = state.ids.next(now);
+        state.highest_id = id;
+        id
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.state.borrow().failure.clone()
+    }
+
+    /// Waits until the batch that fills takes more mail.
+    pub(super) async fn wait_for_room(&self) -> Result<(), Failure> {
+        let mut key = None;
+        poll_fn(|context| {
+            let state = self.state.borrow();
+            match &state.failure {
+                Some(cause) => Poll::Ready(Err(Failure::Failed(cause.clone()))),
+                None if state.batch.mail_bytes() < state.log.mail_bytes_max() => {
+                    Poll::Ready(Ok(()))
+                }
+                None => self.room.register(&mut key, context),
+            }
+        })
+        .await
+    }
+
+    /// Appends a piece of streamed content.
+    pub(super) fn chunk(&self, draft: QueueId, index: u32, content: &[u8]) -> (Rc<Ticket>, Slot) {
+        let mut state = self.state.borrow_mut();
+        let slot = state.batch.chunk(draft, index, content);
+        self.work.set();
+        (Rc::clone(&state.pending), slot)
+    }
+
+    /// Appends a message. `None` when it is longer than any segment could hold.
+    pub(super) fn message(
+        &self,
+        accepted: &Accepted,
+        content: &StoredContent<'_>,
+        fates: &[(u32, Fate)],
+    ) -> Option<(Rc<Ticket>, Slot)> {
+        let state = &mut *self.state.borrow_mut();
+        let slot = state.batch.message(accepted, content, fates);
+        if slot.length as usize > state.log.record_bytes_max() {
+            state.batch.undo(slot);
+            return None;
+        }
+        if let StoredContent::Chunks(draft, extents) = content {
+            state.hold_pieces(accepted.id, *draft, extents);
+        }
+        self.work.set();
+        Some((Rc::clone(&state.pending), slot))
+    }
+
+    pub(super) fn begin(&self, id: QueueId, recipients: &[u32]) {
+        self.note(|state| state.batch.begin(id, recipients));
+    }
+
+    pub(super) fn settle(&self, id: QueueId, recipient: u32, fate: &Fate) {
+        self.note(|state| {
+            state.batch.settle(id, recipient, fate);
+        });
+    }
+
+    /// Everything of `id` in the segments of `place` and of its pieces is dead.
+    pub(super) fn dead(&self, id: QueueId, segment: u32) {
+        let state = &mut *self.state.borrow_mut();
+        let mut empty = state.log.release(segment, id);
+        for segment in state.pieces.remove(&id).unwrap_or_default() {
+            empty |= state.log.release(segment, id);
+        }
+        if empty {
+            self.chores.set();
+        }
+    }
+
+    /// Mail in the batch of `ticket` belongs to nobody any more.
+    pub(super) fn forget(&self, id: QueueId, ticket: &Ticket) {
+        match ticket.place() {
+            Some((segment, _)) => self.dead(id, segment),
+            None => self.state.borrow_mut().batch.forget(id),
+        }
+    }
+
+    /// Waits until all that was noted is durable.
+    pub(super) async fn sync(&self) -> Result<(), Failure> {
+        let noted = self.state.borrow().noted;
+        loop {
+            let ticket = {
+                let state = &mut *self.state.borrow_mut();
+                if let Some(cause) = &state.failure {
+                    return Err(Failure::Failed(cause.clone()));
+                }
+                let waiting = state.batch.has_mail() || state.batch.has_outcomes();
+                if state.durable >= noted || (!waiting && state.in_flight.is_none()) {
+                    return Ok(());
+                }
+                state.urgent = waiting;
+                match &state.in_flight {
+                    Some(ticket) if state.sealed >= noted => Rc::clone(ticket),
+                    _ => Rc::clone(&state.pending),
+                }
+            };
+            self.work.set();
+            ticket.wait().await?;
+        }
+    }
+
+    /// The file of `segment`, for reading.
+    pub(super) async fn reader(&self, number: u32) -> io::Result<Rc<ring::File>> {
+        if let Some(file) = self.state.borrow().readers.get(&number) {
+            return Ok(Rc::clone(file));
+        }
+        let file = Rc::new(ring::File::open(&segment::path(&self.folder, number)).await?);
+        let readers = &mut self.state.borrow_mut().readers;
+        if readers.len() >= READERS_MAX {
+            readers.clear();
+        }
+        readers.insert(number, Rc::clone(&file));
+        Ok(file)
+    }
+
+    /// Notes an outcome: it rides in the next commit, which comes after the interval at the latest.
+    fn note(&self, what: impl FnOnce(&mut State)) {
+        let state = &mut *self.state.borrow_mut();
+        if state.failure.is_some() {
+            return;
+        }
+        what(state);
+        state.noted += 1;
+        if !state.batch.has_outcomes() {
+            return;
+        }
+        let first = state.outcomes_since.is_none();
+        state.outcomes_since.get_or_insert_with(Instant::now);
+        if first || state.batch.outcome_bytes() >= state.log.mail_bytes_max() {
+            self.work.set();
+        }
+    }
+
+    fn next(&self) -> Next {
+        let state = &mut *self.state.borrow_mut();
+        loop {
+            if state.failure.is_some() {
+                return if state.closing { Next::End } else { Next::Rest(None) };
+            }
+            if let Some(rest) = state.not_yet(self.outcome_interval) {
+                return rest;
+            }
+            match state.log.step(&mut state.batch, Timestamp::now(), state.highest_id) {
+                Step::Idle => {
+                    state.urgent = false;
+                    state.outcomes_since = None;
+                    return if state.closing { Next::End } else { Next::Rest(None) };
+                }
+                Step::Write(write) => return self.write(state, write),
+                Step::Wait => {
+                    self.chores.set();
+                    return Next::Rest(None);
+                }
+                Step::Full => {
+                    state.batch.drop_mail();
+                    state.refuse();
+                    self.room.wake();
+                }
+                Step::Stuck => {
+                    state.refuse();
+                    return if state.closing { Next::End } else { Next::Rest(Some(RETRY)) };
+                }
+            }
+        }
+    }
+
+    fn write(&self, state: &mut State, write: Write) -> Next {
+        if write.is_batch {
+            let ticket = std::mem::take(&mut state.pending);
+            ticket.sealed(write.segment, write.offset);
+            state.in_flight = Some(ticket);
+            if state.batch.has_outcomes() {
+                // More than fits a batch: the next one goes at once.
+                state.urgent = true;
+            } else {
+                state.sealed = state.noted;
+                state.outcomes_since = None;
+                state.urgent = false;
+            }
+            self.room.wake();
+        } else {
+            state.files.retain(|&number, _| number >= write.segment);
+        }
+        match state.files.get(&write.segment) {
+            Some(file) => Next::Write(write, Rc::clone(file)),
+            None => {
+                // A segment that the keeper did not make cannot be the head.
+                self.fail(state, format!("segment {} is not open", write.segment));
+                Next::Rest(None)
+            }
+        }
+    }
+
+    fn written(&self, is_batch: bool, result: io::Result<Vec<u8>>) {
+        let state = &mut *self.state.borrow_mut();
+        match result {
+            Ok(buffer) => {
+                state.log.written();
+                if is_batch {
+                    state.batch.give_back(buffer);
+                    state.durable = state.sealed;
+                    if let Some(ticket) = state.in_flight.take() {
+                        ticket.done(Ok(()));
+                    }
+                }
+                self.chores.set();
+            }
+            // What is on disk is unknown, and a second sync may say yes without having written: the
+            // spool takes nothing more (see "fsyncgate"). Recovery tells what is there.
+            Err(error) => self.fail(state, error.to_string()),
+        }
+    }
+
+    fn fail(&self, state: &mut State, cause: String) {
+        let failure = Failure::Failed(cause.clone());
+        state.failure = Some(cause);
+        state.batch.drop_all();
+        for ticket in [state.in_flight.take(), Some(std::mem::take(&mut state.pending))] {
+            if let Some(ticket) = ticket {
+                ticket.done(Err(failure.clone()));
+            }
+        }
+        self.room.wake();
+    }
+
+    async fn carry_out(&self, chore: Chore) -> io::Result<ChoreEnd> {
+        let path = |number| segment::path(&self.folder, number);
+        let made = match chore {
+            Chore::Create { segment } => segment,
+            Chore::Recycle { from, to } => {
+                self.close_files(from);
+                std::fs::rename(path(from), path(to))?;
+                to
+            }
+            Chore::Delete { segment } => {
+                self.close_files(segment);
+                if let Err(error) = std::fs::remove_file(path(segment))
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    return Err(error);
+                }
+                // Opening the folder's newest file for recycling makes the folder durable as well.
+                let newest = self.state.borrow().files.keys().max().copied();
+                if let Some(newest) = newest {
+                    ring::File::create(&path(newest), self.segment_bytes).await?;
+                }
+                return Ok(ChoreEnd::Done);
+            }
+        };
+        match ring::File::create(&path(made), self.segment_bytes).await {
+            Ok(file) => {
+                self.state.borrow_mut().files.insert(made, Rc::new(file));
+                Ok(ChoreEnd::Done)
+            }
+            Err(_) if matches!(chore, Chore::Recycle { .. }) => {
+                // The old name is gone; a file that cannot be used again is of no use.
+                let _ = std::fs::remove_file(path(made));
+                Ok(ChoreEnd::Gone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn close_files(&self, number: u32) {
+        let state = &mut *self.state.borrow_mut();
+        state.files.remove(&number);
+        state.readers.remove(&number);
+    }
+}
+
+impl State {
+    /// What to wait for before the next commit; `None`: it is time.
+    fn not_yet(&self, interval: Duration) -> Option<Next> {
+        let crowded = self.batch.outcome_bytes() >= self.log.mail_bytes_max();
+        if self.batch.has_mail() || self.urgent || self.closing || crowded {
+            return None;
+        }
+        let Some(since) = self.outcomes_since else { return Some(Next::Rest(None)) };
+        let waited = since.elapsed();
+        (waited < interval).then(|| Next::Rest(Some(interval - waited)))
+    }
+
+    /// Answers those who wait for the batch that fills: no room.
+    fn refuse(&mut self) {
+        let failure = Failure::Full(self.full_cause.clone());
+        std::mem::take(&mut self.pending).done(Err(failure));
+    }
+
+    /// The pieces of a draft become the message's.
+    fn hold_pieces(&mut self, id: QueueId, draft: QueueId, extents: &[Extent]) {
+        let mut segments: Vec<u32> = extents.iter().map(|extent| extent.segment).collect();
+        segments.sort_unstable();
+        segments.dedup();
+        for &segment in &segments {
+            self.log.hold(segment, id);
+            self.log.release(segment, draft);
+        }
+        self.pieces.insert(id, segments);
+    }
+}
+
+async fn commit(core: Rc<Core>) {
+    loop {
+        match core.next() {
+            Next::Rest(None) => core.work.wait().await,
+            Next::Rest(Some(wait)) => {
+                core.work.wait_for(wait).await;
+            }
+            Next::Write(write, file) => {
+                let result = file.commit(write.bytes, u64::from(write.offset)).await;
+                core.written(write.is_batch, result);
+            }
+            Next::End => return,
+        }
+    }
+}
+
+async fn keep(core: Rc<Core>) {
+    let mut retry_at = Instant::now();
+    loop {
+        let (chore, no_room, closing) = {
+            let state = &mut *core.state.borrow_mut();
+            // After a failed sync the folder stays as it is, for recovery.
+            let chore = if state.failure.is_some() { None } else { state.log.chore() };
+            (chore, state.log.no_room(), state.closing)
+        };
+        let Some(chore) = chore else {
+            let wait = retry_at.saturating_duration_since(Instant::now());
+            match (closing, no_room) {
+                (true, _) => return,
+                (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
+                (false, true) => {
+                    core.chores.wait_for(wait).await;
+                }
+                (false, false) => core.chores.wait().await,
+            }
+            continue;
+        };
+        match core.carry_out(chore).await {
+            Ok(end) => core.state.borrow_mut().log.chore_done(end),
+            Err(error) => {
+                let state = &mut *core.state.borrow_mut();
+                state.full_cause = error.to_string();
+                state.log.chore_done(ChoreEnd::Failed);
+                retry_at = Instant::now() + RETRY;
+            }
+        }
+        core.work.set();
+        if !matches!(chore, Chore::Create { .. }) && core.state.borrow().log.no_room() {
+            ring::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Content on its way in, and the one call that makes a message of it.
+
+use super::batch::Slot;
+use super::commit::Core;
+use super::content::Content;
+use super::record::{CHUNK_PREFIX, Extent, StoredContent};
+use super::segment::BATCH_HEADER;
+use super::ticket::Ticket;
+use super::{Accepted, Fate, Message, Placement, SpoolError};
+use crate::message::{QueueId, Timestamp};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Content on its way in. Dropped: forgotten.
+pub struct Draft {
+    core: Rc<Core>,
+    stream_threshold: usize,
+    /// What is not in a chunk yet.
+    bytes: Vec<u8>,
+    chunks: Vec<Chunk>,
+    /// Of the chunks; drawn with the first.
+    id: QueueId,
+    chunk_bytes: u64,
+}
+
+/// A chunk handed to the committer.
+struct Chunk {
+    ticket: Rc<Ticket>,
+    slot: Slot,
+    length: u32,
+}
+
+impl Draft {
+    pub(super) fn new(core: Rc<Core>, stream_threshold: usize) -> Draft {
+        // A chunk must fit a batch of any segment size.
+        let most = core.state.borrow().log.mail_bytes_max() - CHUNK_PREFIX - BATCH_HEADER;
+        let stream_threshold = stream_threshold.clamp(1, most);
+        let (bytes, chunks) = (Vec::new(), Vec::new());
+        Draft { core, stream_threshold, bytes, chunks, id: QueueId(0), chunk_bytes: 0 }
+    }
+
+    /// Keeps `bytes`; beyond the stream threshold they go to the segment, and this waits until they
+    /// are handed to the disk (not for the sync).
+    pub async fn extend(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.bytes.extend_from_slice(bytes);
+        while self.bytes.len() > self.stream_threshold {
+            self.write_chunk(self.stream_threshold).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything; the draft may be used again.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.drop_chunks();
+    }
+
+    /// Bytes kept, in memory and on the disk.
+    pub fn len(&self) -> u64 {
+        self.chunk_bytes + self.bytes.len() as u64
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes a message of it: see [`super::Spool::store`].
+    pub(super) async fn store(
+        mut self,
+        accepted: Accepted,
+    ) -> Result<(Placement, Arc<Message>), SpoolError> {
+        let streamed = self.finish_chunks().await?;
+        self.core.wait_for_room().await?;
+        let content = match &streamed {
+            Some(extents) => StoredContent::Chunks(self.id, extents.clone()),
+            None => StoredContent::Inline(&self.bytes),
+        };
+        let mut waiting = Waiting::append(&self.core, &accepted, &content, &[])?;
+        let (segment, offset) = waiting.ticket.wait().await.inspect_err(|_| waiting.refused())?;
+        waiting.over = true;
+        let placement = waiting.placement(segment, offset);
+        let content = match streamed {
+            Some(extents) => Content::streamed(&self.core.folder, self.id, &extents),
+            None => Content::Whole(std::mem::take(&mut self.bytes)),
+        };
+        self.hand_over();
+        let Accepted { id, received_at, envelope, options, trace, dot_stuffed, eight_bit } =
+            accepted;
+        let message =
+            Message { id, received_at, envelope, options, dot_stuffed, eight_bit, trace, content };
+        Ok((placement, Arc::new(message)))
+    }
+
+    /// Writes the rest of a streamed draft and waits until it is known where its pieces go; `None`
+    /// when it is all in memory.
+    pub(super) async fn finish_chunks(&mut self) -> Result<Option<Vec<Extent>>, SpoolError> {
+        if self.chunks.is_empty() {
+            return Ok(None);
+        }
+        if !self.bytes.is_empty() {
+            self.write_chunk(self.bytes.len()).await?;
+        }
+        let mut extents = Vec::with_capacity(self.chunks.len());
+        for chunk in &self.chunks {
+            let (segment, start) = chunk.ticket.wait_for_place().await?;
+            let offset = start.saturating_add(chunk.slot.offset);
+            extents.push(Extent { segment, offset, length: chunk.length });
+        }
+        Ok(Some(extents))
+    }
+
+    /// The pieces are a message's now.
+    pub(super) fn hand_over(&mut self) {
+        self.chunks.clear();
+    }
+
+    /// Of its chunks.
+    pub(super) fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// The bytes in memory: all, when nothing was streamed.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    async fn write_chunk(&mut self, length: usize) -> Result<(), SpoolError> {
+        self.core.wait_for_room().await?;
+        if self.chunks.is_empty() {
+            self.id = self.core.next_id(Timestamp::now());
+        }
+        let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        let content = self.bytes.get(..length).unwrap_or(&self.bytes);
+        let (ticket, slot) = self.core.chunk(self.id, index, content);
+        let written = content.len();
+        let length = u32::try_from(written).unwrap_or(u32::MAX);
+        self.chunks.push(Chunk { ticket, slot, length });
+        self.chunk_bytes += written as u64;
+        self.bytes.drain(..written);
+        Ok(())
+    }
+
+    fn drop_chunks(&mut self) {
+        for chunk in self.chunks.drain(..) {
+            self.core.forget(self.id, &chunk.ticket);
+        }
+        self.chunk_bytes = 0;
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        self.drop_chunks();
+    }
+}
+
+/// A message record on its way to the disk. If its writer goes away before it is durable, nobody
+/// was told that the message is accepted and nobody will deliver it: it ends as removed.
+pub(super) struct Waiting {
+    core: Rc<Core>,
+    pub(super) ticket: Rc<Ticket>,
+    slot: Slot,
+    id: QueueId,
+    recipients: u32,
+    /// Durable, or refused.
+    pub(super) over: bool,
+}
+
+impl Waiting {
+    /// Hands the record to the committer.
+    pub(super) fn append(
+        core: &Rc<Core>,
+        accepted: &Accepted,
+        content: &StoredContent<'_>,
+        fates: &[(u32, Fate)],
+    ) -> Result<Waiting, SpoolError> {
+        let appended = core.message(accepted, content, fates);
+        let (ticket, slot) = appended.ok_or_else(|| {
+            let cause = "the message's envelope does not fit a segment";
+            SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
+        })?;
+        let recipients = u32::try_from(accepted.envelope.recipients.len()).unwrap_or(u32::MAX);
+        let core = Rc::clone(core);
+        Ok(Waiting { core, ticket, slot, id: accepted.id, recipients, over: false })
+    }
+
+    /// Where the record is, when its batch is at `offset` of `segment`.
+    pub(super) fn placement(&self, segment: u32, offset: u32) -> Placement {
+        let offset = offset.saturating_add(self.slot.offset);
+        Placement { segment, offset, length: self.slot.length }
+    }
+
+    /// The batch was refused or failed: the record is nowhere.
+    pub(super) fn refused(&mut self) {
+        self.over = true;
+        self.core.dead(self.id, 0);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        for recipient in 0..self.recipients {
+            self.core.settle(self.id, recipient, &Fate::Removed);
+        }
+        self.core.forget(self.id, &self.ticket);
+    }
+}

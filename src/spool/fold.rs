@@ -1,0 +1,229 @@
+//! Folding: what all records together say about each message. *Pure.*
+
+use super::record::{Extent, Header, Record, Stored, StoredContent};
+use super::recovery::SetAside;
+use super::{Fate, Placement, Recovered, RecoveredRecipient};
+use crate::message::{Options, QueueId, Timestamp};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What is known of each message so far.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    messages: HashMap<QueueId, Kept>,
+    /// Chunk records seen, by draft: a streamed message counts only with all its pieces.
+    chunks: HashMap<QueueId, Vec<Extent>>,
+    incomplete: Vec<SetAside>,
+    /// Highest id by spool number.
+    highest: HashMap<u16, QueueId>,
+}
+
+/// One message.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) placement: Placement,
+    /// Other segments that hold pieces of it.
+    pieces_in: Vec<u32>,
+    received_at: Timestamp,
+    options: Options,
+    null_reverse_path: bool,
+    pub(super) recipients: Vec<KeptRecipient>,
+    /// Recipients not yet ended. At zero the rest of this is dropped.
+    open: usize,
+}
+
+/// One recipient of it.
+#[derive(Debug)]
+pub(super) struct KeptRecipient {
+    domain: Box<str>,
+    /// `None`: never tried.
+    pub(super) fate: Option<Fate>,
+    pub(super) in_doubt: bool,
+}
+
+impl Fold {
+    /// Folds one record, which lies at `offset` of `segment`.
+    pub(super) fn record(
+        &mut self,
+        header: &Header,
+        record: Record<'_>,
+        segment: u32,
+        offset: u32,
+    ) {
+        let highest = self.highest.entry(header.id.spool_number()).or_insert(header.id);
+        *highest = header.id.max(*highest);
+        match record {
+            Record::Message(stored) => {
+                let placement = Placement { segment, offset, length: header.length };
+                self.message(header.id, *stored, placement);
+            }
+            Record::Chunk { content, .. } => {
+                let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+                self.chunks.entry(header.id).or_default().push(Extent { segment, offset, length });
+            }
+            // A record about a message that is not there speaks of a segment that was used again,
+            // or of one whose record was damaged, which is reported already.
+            Record::Begun(recipients) => {
+                if let Some(kept) = self.messages.get_mut(&header.id) {
+                    kept.begin(&recipients);
+                }
+            }
+            Record::Settled(recipient, fate) => {
+                if let Some(kept) = self.messages.get_mut(&header.id) {
+                    kept.settle(recipient, fate);
+                }
+            }
+        }
+    }
+
+    /// Streamed messages of which a piece is missing.
+    pub(super) fn incomplete(&mut self) -> Vec<SetAside> {
+        std::mem::take(&mut self.incomplete)
+    }
+
+    /// The highest id of spool `number`.
+    pub(super) fn highest(&self, number: u16) -> Option<QueueId> {
+        self.highest.get(&number).copied()
+    }
+
+    /// The ids of all messages that were born in another spool than `number`, ended ones too:
+    /// they came by adoption and must not come again.
+    pub(super) fn foreign(&self, number: u16) -> HashSet<QueueId> {
+        self.messages.keys().copied().filter(|id| id.spool_number() != number).collect()
+    }
+
+    /// The segments that hold pieces of each live streamed message.
+    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<u32>> {
+        let streamed = self.messages.iter().filter(|(_, kept)| kept.open > 0);
+        streamed
+            .filter(|(_, kept)| !kept.pieces_in.is_empty())
+            .map(|(&id, kept)| (id, kept.pieces_in.clone()))
+            .collect()
+    }
+
+    /// The live mail of each segment.
+    pub(super) fn live(&self) -> BTreeMap<u32, HashSet<QueueId>> {
+        let mut live: BTreeMap<u32, HashSet<QueueId>> = BTreeMap::new();
+        for (&id, kept) in self.messages.iter().filter(|(_, kept)| kept.open > 0) {
+            for &segment in kept.pieces_in.iter().chain([&kept.placement.segment]) {
+                live.entry(segment).or_default().insert(id);
+            }
+        }
+        live
+    }
+
+    /// The messages with recipients still open, oldest id first.
+    pub(super) fn into_live(self) -> Vec<(QueueId, Kept)> {
+        let mut live: Vec<(QueueId, Kept)> =
+            self.messages.into_iter().filter(|(_, kept)| kept.open > 0).collect();
+        live.sort_unstable_by_key(|(id, _)| *id);
+        live
+    }
+
+    fn message(&mut self, id: QueueId, stored: Stored<'_>, placement: Placement) {
+        let mut pieces_in = Vec::new();
+        if let StoredContent::Chunks(draft, extents) = &stored.content {
+            let seen = self.chunks.remove(draft).unwrap_or_default();
+            if let Some(missing) = extents.iter().find(|extent| !seen.contains(extent)) {
+                self.incomplete.push(SetAside {
+                    segment: placement.segment,
+                    offset: placement.offset,
+                    length: placement.length,
+                    cause: format!(
+                        "message {id} lacks the piece of its content at segment {} byte {}",
+                        missing.segment, missing.offset
+                    ),
+                });
+                return;
+            }
+            pieces_in.extend(extents.iter().map(|extent| extent.segment));
+            pieces_in.sort_unstable();
+            pieces_in.dedup();
+        }
+        // The same message a second time (a move that was cut short and done again): the later copy
+        // is the one to read, and what is known of its recipients stays.
+        if let Some(kept) = self.messages.get_mut(&id) {
+            kept.placement = placement;
+            kept.pieces_in = pieces_in;
+            return;
+        }
+        let recipients: Vec<KeptRecipient> = stored
+            .envelope
+            .recipients
+            .iter()
+            .map(|recipient| KeptRecipient {
+                domain: recipient.address.domain().to_ascii_lowercase().into(),
+                fate: None,
+                in_doubt: false,
+            })
+            .collect();
+        let mut kept = Kept {
+            placement,
+            pieces_in,
+            received_at: stored.received_at,
+            options: stored.options,
+            null_reverse_path: stored.envelope.reverse_path.is_none(),
+            open: recipients.len(),
+            recipients,
+        };
+        for (recipient, fate) in stored.fates {
+            kept.settle(recipient, fate);
+        }
+        self.messages.insert(id, kept);
+    }
+}
+
+impl Kept {
+    /// What the relay is told of it.
+    pub(super) fn recovered(self, id: QueueId) -> Recovered {
+        Recovered {
+            id,
+            placement: self.placement,
+            received_at: self.received_at,
+            options: self.options,
+            recipients: self.recipients.into_iter().map(KeptRecipient::recovered).collect(),
+            null_reverse_path: self.null_reverse_path,
+        }
+    }
+
+    fn begin(&mut self, recipients: &[u32]) {
+        for &recipient in recipients {
+            if let Some(one) = self.recipients.get_mut(recipient as usize) {
+                one.in_doubt = !one.ended();
+            }
+        }
+    }
+
+    /// An ending is for good: nothing after it opens the recipient again.
+    fn settle(&mut self, recipient: u32, fate: Fate) {
+        let Some(one) = self.recipients.get_mut(recipient as usize) else { return };
+        if one.ended() {
+            return;
+        }
+        one.in_doubt = false;
+        one.fate = Some(fate);
+        if one.ended() {
+            self.open -= 1;
+            if self.open == 0 {
+                // Known as ended; its details are needed no more.
+                self.recipients = Vec::new();
+                self.options = Options::default();
+            }
+        }
+    }
+}
+
+impl KeptRecipient {
+    fn ended(&self) -> bool {
+        !matches!(self.fate, None | Some(Fate::Waiting { .. }))
+    }
+
+    fn recovered(self) -> RecoveredRecipient {
+        let ended = self.ended();
+        let (attempts, due, reason) = match self.fate {
+            Some(Fate::Waiting { attempts, due, reason }) => (attempts, Some(due), Some(reason)),
+            _ => (0, None, None),
+        };
+        let in_doubt = self.in_doubt;
+        RecoveredRecipient { domain: self.domain, ended, attempts, due, reason, in_doubt }
+    }
+}

@@ -1,0 +1,63 @@
+//! The lock on the spool's root: one relay at a time.
+
+use super::SpoolError;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Held as long as it lives; the kernel lets go of it with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Locks `root` (made when missing) by its file `lock`, which holds the process id. An error names
+/// the process that has it.
+pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
+    let path = root.join("lock");
+    let open = |cause: String| SpoolError::Open { path: path.clone(), cause };
+    std::fs::create_dir_all(root).map_err(|error| open(error.to_string()))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| open(error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // At most what a pid takes: the file is not ours alone.
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            let holder = holder.trim();
+            let holder = if holder.is_empty() { "unknown" } else { holder };
+            return Err(open(format!("in use by another relay, process {holder}")));
+        }
+        Err(TryLockError::Error(error)) => return Err(open(error.to_string())),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|error| open(error.to_string()))?;
+    Ok(Lock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_second_relay_is_told_which_process_has_the_spool() {
+        let root = tempfile::tempdir().unwrap();
+        let held = acquire(root.path()).unwrap();
+        let refused = acquire(root.path()).unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        drop(held);
+        acquire(root.path()).unwrap();
+    }
+}

@@ -1,0 +1,264 @@
+//! Where the next commit goes, which segments hold live mail, and which may be used again. *Pure*:
+//! it says what to do ([`Step`], [`Chore`]) and is told the result; the committer does it on the
+//! disk, a test on a model of one.
+//!
+//! Order of operations, so that power may fail at any line:
+//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder;
+//! 2. it becomes the head: its header is written and synced;
+//! 3. batches are written and synced one at a time, each into blocks never written in this life;
+//! 4. the oldest segment without live mail is renamed to the next number, and the name is durable
+//!    before anything else is renamed, removed or written there; back at 2 as a spare.
+//!
+//! Only the oldest may go: a later segment may hold outcomes of mail in an earlier one. Under the
+//! new number no checksum of the former life passes, so an unwritten rest is never taken for mail.
+
+use super::batch::{Batch, Sealed};
+use super::segment::{BLOCK, SegmentHeader};
+use crate::message::{QueueId, Timestamp};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+/// Spare segments kept of those without live mail; the rest are removed.
+const SPARES_MAX: usize = 2;
+/// While there is no spare segment, mail leaves one part in this many of the head to outcomes.
+const RESERVE_PARTS: u32 = 4;
+
+/// What the committer does next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing waits.
+    Idle,
+    /// Write these bytes there and sync, then call [`Log::written`].
+    Write(Write),
+    /// A spare segment is being made; ask again when its chore is done.
+    Wait,
+    /// No room for the mail that waits: refuse it, then ask again.
+    Full,
+    /// No room even for outcomes: they wait in memory; ask again after a chore or a while.
+    Stuck,
+}
+
+/// One write with its sync.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    pub(super) bytes: Vec<u8>,
+    /// A batch (its waiters are answered with its result) or only a segment's header.
+    pub(super) is_batch: bool,
+}
+
+/// Something to do to the folder, beside the commits; one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Make a new segment file, its name durable.
+    Create { segment: u32 },
+    /// Rename a file and make the name durable.
+    Recycle { from: u32, to: u32 },
+    /// Remove a file and make that durable.
+    Delete { segment: u32 },
+}
+
+/// How a chore ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChoreEnd {
+    Done,
+    /// The old file is gone, and no spare came of it.
+    Gone,
+    /// No room on the disk, or another failure, which is treated the same: tried again later.
+    Failed,
+}
+
+/// What recovery found, for the log to go on from.
+#[derive(Debug, Default)]
+pub(super) struct Resume {
+    /// Segments with batches, and the ids of live mail in each.
+    pub(super) segments: BTreeMap<u32, HashSet<QueueId>>,
+    /// Segment files without any batch.
+    pub(super) blank: Vec<u32>,
+    /// Higher than every segment file's.
+    pub(super) next_segment: u32,
+    /// Higher than every batch's.
+    pub(super) next_batch: u64,
+    /// Where the tail was cut, if it was.
+    pub(super) cut: (u32, u32),
+    /// The highest id of this spool's own, seen anywhere.
+    pub(super) highest_id: Option<QueueId>,
+}
+
+/// The state of the segment files.
+#[derive(Debug)]
+pub(super) struct Log {
+    spool_number: u16,
+    segment_bytes: u32,
+    outcome_bytes_max: usize,
+    /// The segment that is written, and the end of what is written in it. None before the first.
+    head: Option<(u32, u32)>,
+    header_due: bool,
+    spares: VecDeque<u32>,
+    segments: BTreeMap<u32, HashSet<QueueId>>,
+    blank: Vec<u32>,
+    next_segment: u32,
+    next_batch: u64,
+    cut: (u32, u32),
+    chore: Option<Chore>,
+    no_room: bool,
+}
+
+impl Log {
+    pub(super) fn new(spool_number: u16, segment_bytes: u32, resume: Resume) -> Log {
+        Log {
+            spool_number,
+            segment_bytes,
+            outcome_bytes_max: (segment_bytes / 8).min(8 << 20) as usize,
+            head: None,
+            header_due: false,
+            spares: VecDeque::new(),
+            segments: resume.segments,
+            blank: resume.blank,
+            next_segment: resume.next_segment.max(1),
+            next_batch: resume.next_batch.max(1),
+            cut: resume.cut,
+            chore: None,
+            no_room: false,
+        }
+    }
+
+    /// Mail of this many bytes in one batch is enough: its writer waits for the next.
+    pub(super) fn mail_bytes_max(&self) -> usize {
+        self.outcome_bytes_max
+    }
+
+    /// The longest record that a segment can hold for certain, in bytes.
+    pub(super) fn record_bytes_max(&self) -> usize {
+        (self.segment_bytes / 4) as usize
+    }
+
+    /// Takes what waits in `batch` and says where it goes. `highest_id` is the highest given out.
+    pub(super) fn step(&mut self, batch: &mut Batch, now: Timestamp, highest_id: QueueId) -> Step {
+        if !batch.has_mail() && !batch.has_outcomes() {
+            return Step::Idle;
+        }
+        let length = batch.sealed_bytes(self.outcome_bytes_max);
+        let limit = if batch.has_mail() && self.spares.is_empty() {
+            self.segment_bytes - self.segment_bytes / RESERVE_PARTS
+        } else {
+            self.segment_bytes
+        };
+        match self.head {
+            Some((segment, end)) if !self.header_due && length <= limit.saturating_sub(end) => {
+                let Sealed { bytes, ids } =
+                    batch.seal(segment, end, self.next_batch, self.outcome_bytes_max);
+                self.next_batch += 1;
+                let written = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                self.head = Some((segment, end.saturating_add(written)));
+                self.segments.entry(segment).or_default().extend(ids);
+                Step::Write(Write { segment, offset: end, bytes, is_batch: true })
+            }
+            _ => match self.spares.pop_front() {
+                Some(segment) => {
+                    self.head = Some((segment, BLOCK));
+                    self.segments.entry(segment).or_default();
+                    Step::Write(self.header(segment, now, highest_id))
+                }
+                None if !self.no_room => Step::Wait,
+                None if batch.has_mail() => Step::Full,
+                None => Step::Stuck,
+            },
+        }
+    }
+
+    /// The last write is durable.
+    pub(super) fn written(&mut self) {
+        self.header_due = false;
+    }
+
+    /// The next thing to do to the folder, if any and if none is being done. Call after anything
+    /// changed.
+    pub(super) fn chore(&mut self) -> Option<Chore> {
+        if self.chore.is_some() {
+            return None;
+        }
+        let reusable = self.blank.last().copied().or_else(|| self.oldest_dead());
+        let chore = match reusable {
+            Some(segment) if self.spares.len() >= SPARES_MAX => Chore::Delete { segment },
+            Some(from) => Chore::Recycle { from, to: self.number()? },
+            None if self.spares.is_empty() && !self.no_room => {
+                Chore::Create { segment: self.number()? }
+            }
+            None => return None,
+        };
+        self.chore = Some(chore);
+        Some(chore)
+    }
+
+    /// The chore ended.
+    pub(super) fn chore_done(&mut self, end: ChoreEnd) {
+        let Some(chore) = self.chore.take() else { return };
+        self.no_room = end == ChoreEnd::Failed;
+        if end == ChoreEnd::Failed {
+            return;
+        }
+        if let Chore::Recycle { from: gone, .. } | Chore::Delete { segment: gone } = chore {
+            self.segments.remove(&gone);
+            self.blank.retain(|&segment| segment != gone);
+        }
+        if let Chore::Create { segment: made } | Chore::Recycle { to: made, .. } = chore
+            && end == ChoreEnd::Done
+        {
+            self.spares.push_back(made);
+        }
+    }
+
+    /// A while has passed since a chore failed: it may be tried again.
+    pub(super) fn try_again(&mut self) {
+        self.no_room = false;
+    }
+
+    /// Whether the last chore failed.
+    pub(super) fn no_room(&self) -> bool {
+        self.no_room
+    }
+
+    /// `id` also needs what lies in `segment`.
+    pub(super) fn hold(&mut self, segment: u32, id: QueueId) {
+        self.segments.entry(segment).or_default().insert(id);
+    }
+
+    /// `id` needs nothing in `segment` any more. Whether that was the last that lived there.
+    pub(super) fn release(&mut self, segment: u32, id: QueueId) -> bool {
+        let live = self.segments.get_mut(&segment);
+        live.is_some_and(|live| live.remove(&id) && live.is_empty())
+    }
+
+    /// Whether a live message of this id is held.
+    pub(super) fn holds(&self, id: QueueId) -> bool {
+        self.segments.values().any(|live| live.contains(&id))
+    }
+
+    fn header(&mut self, segment: u32, now: Timestamp, highest_id: QueueId) -> Write {
+        self.header_due = true;
+        let header = SegmentHeader {
+            spool_number: self.spool_number,
+            segment,
+            created: now,
+            highest_id,
+            cut: self.cut,
+        };
+        Write { segment, offset: 0, bytes: header.encode(), is_batch: false }
+    }
+
+    /// The oldest segment, when nothing lives in it and it is older than the head. The head's
+    /// header carries on its highest id, so there must be a head.
+    fn oldest_dead(&self) -> Option<u32> {
+        let (head, _) = self.head.filter(|_| !self.header_due)?;
+        let (&oldest, live) = self.segments.first_key_value()?;
+        (oldest < head && live.is_empty()).then_some(oldest)
+    }
+
+    /// A number never used before: even one whose creation failed is not used again.
+    fn number(&mut self) -> Option<u32> {
+        let number = self.next_segment;
+        self.next_segment = number.checked_add(1)?;
+        Some(number)
+    }
+}

@@ -1,0 +1,551 @@
+//! Records: what is written about messages, and how. *Pure*: bytes in, records out and back.
+//!
+//! A record is a 20-byte header {length u32, kind u8, version u8, flags u16, crc32c u32, id u64},
+//! then its payload. `length` counts both. The checksum covers all but itself and is salted with the
+//! record's place, so it is filled in when the place is known ([`seal`]). Decoding takes any bytes:
+//! it never panics and never allocates more than the bytes could mean.
+
+use super::field::{Fields, put_bytes, put_count};
+use super::segment::checksum;
+use super::{Accepted, Fate};
+use crate::message::{
+    Address, Body, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient, Stage,
+    Status, Timestamp,
+};
+
+/// Bytes of a record header.
+pub(super) const HEADER: usize = 20;
+/// The record version that is written, and the newest that is read.
+pub(super) const VERSION: u8 = 1;
+/// Bytes of a chunk record before its content.
+pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
+
+/// Longest text or host name of a reason that is stored, in bytes.
+const REASON_FIELD_BYTES_MAX: usize = 1024;
+
+const CRC_AT: usize = 8;
+const MESSAGE: u8 = 1;
+const CHUNK: u8 = 2;
+const BEGUN: u8 = 3;
+const SETTLED: u8 = 4;
+
+const DOT_STUFFED: u16 = 1;
+const EIGHT_BIT: u16 = 2;
+const STREAMED: u16 = 4;
+/// The fates that a moved message had so far follow in the same record: one cannot be durable
+/// without the other.
+const WITH_FATES: u16 = 8;
+
+/// A record as read; long fields are borrowed.
+#[derive(Debug, PartialEq)]
+pub(super) enum Record<'a> {
+    /// A message that was accepted, or moved here.
+    Message(Box<Stored<'a>>),
+    /// A piece of streamed content. The id is the draft's.
+    Chunk { index: u32, content: &'a [u8] },
+    /// Deliveries to these recipients had begun when the batch was sealed.
+    Begun(Vec<u32>),
+    /// What became of one recipient.
+    Settled(u32, Fate),
+}
+
+/// A message record.
+#[derive(Debug, PartialEq)]
+pub(super) struct Stored<'a> {
+    pub(super) received_at: Timestamp,
+    pub(super) envelope: Envelope,
+    pub(super) options: Options,
+    pub(super) dot_stuffed: bool,
+    pub(super) eight_bit: bool,
+    pub(super) trace: &'a [u8],
+    pub(super) content: StoredContent<'a>,
+    /// Fates of a moved message, by recipient; empty for a new one.
+    pub(super) fates: Vec<(u32, Fate)>,
+}
+
+/// Content as a message record has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum StoredContent<'a> {
+    Inline(&'a [u8]),
+    /// In chunk records written under the draft's id.
+    Chunks(QueueId, Vec<Extent>),
+}
+
+/// Where a chunk record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) segment: u32,
+    /// Of the record, in bytes.
+    pub(super) offset: u32,
+    /// Of the content alone, in bytes.
+    pub(super) length: u32,
+}
+
+/// A record's header, its checksum passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) length: u32,
+    pub(super) id: QueueId,
+    kind: u8,
+    version: u8,
+    flags: u16,
+}
+
+/// Why an intact record cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// Of a version that we do not know: a newer relay wrote here.
+    Newer(u8),
+    /// Of a kind that we do not know.
+    UnknownKind(u8),
+    /// Fields that contradict each other or the length.
+    Malformed,
+}
+
+/// Appends a message record; its length in bytes.
+pub(super) fn put_message(
+    out: &mut Vec<u8>,
+    accepted: &Accepted,
+    content: &StoredContent<'_>,
+    fates: &[(u32, Fate)],
+) -> u32 {
+    let mut flags = 0;
+    for (set, flag) in [
+        (accepted.dot_stuffed, DOT_STUFFED),
+        (accepted.eight_bit, EIGHT_BIT),
+        (matches!(content, StoredContent::Chunks(..)), STREAMED),
+        (!fates.is_empty(), WITH_FATES),
+    ] {
+        if set {
+            flags |= flag;
+        }
+    }
+    put(out, MESSAGE, flags, accepted.id, |out| {
+        out.extend_from_slice(&accepted.received_at.0.to_le_bytes());
+        put_envelope(out, &accepted.envelope);
+        put_options(out, &accepted.options);
+        put_bytes(out, &accepted.trace);
+        if !fates.is_empty() {
+            put_count(out, fates.len());
+            for (recipient, fate) in fates {
+                put_fate(out, *recipient, fate);
+            }
+        }
+        match content {
+            StoredContent::Inline(bytes) => put_bytes(out, bytes),
+            StoredContent::Chunks(draft, extents) => {
+                out.extend_from_slice(&draft.0.to_le_bytes());
+                put_count(out, extents.len());
+                for extent in extents {
+                    for word in [extent.segment, extent.offset, extent.length] {
+                        out.extend_from_slice(&word.to_le_bytes());
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// Appends a chunk record of `draft`; its length in bytes.
+pub(super) fn put_chunk(out: &mut Vec<u8>, draft: QueueId, index: u32, content: &[u8]) -> u32 {
+    put(out, CHUNK, 0, draft, |out| {
+        out.extend_from_slice(&index.to_le_bytes());
+        out.extend_from_slice(content);
+    })
+}
+
+/// Appends a begun record; its length in bytes.
+pub(super) fn put_begun(out: &mut Vec<u8>, id: QueueId, recipients: &[u32]) -> u32 {
+    put(out, BEGUN, 0, id, |out| {
+        put_count(out, recipients.len());
+        for recipient in recipients {
+            out.extend_from_slice(&recipient.to_le_bytes());
+        }
+    })
+}
+
+/// Appends a settled record; its length in bytes.
+pub(super) fn put_settled(out: &mut Vec<u8>, id: QueueId, recipient: u32, fate: &Fate) -> u32 {
+    put(out, SETTLED, 0, id, |out| put_fate(out, recipient, fate))
+}
+
+/// Fills in the checksums of the records in `records`, which will be written at `offset` of
+/// `segment`. Their number, and the checksum over their headers.
+pub(super) fn seal(records: &mut [u8], segment: u32, offset: u32) -> (u32, u32) {
+    let mut at = 0;
+    let mut count = 0;
+    let mut over_headers = 0;
+    while let Some(length) = length_at(records, at) {
+        let Some(record) = records.get_mut(at..at + length as usize) else { break };
+        let place = offset.saturating_add(at as u32);
+        let crc = checksum(segment, place, &[&record[..CRC_AT], &record[CRC_AT + 4..]]);
+        record[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        over_headers = crc32c::crc32c_append(over_headers, &record[..HEADER]);
+        at += length as usize;
+        count += 1;
+    }
+    (count, over_headers)
+}
+
+/// The length that the record at `at` claims, when that is possible at all.
+pub(super) fn length_at(records: &[u8], at: usize) -> Option<u32> {
+    let length = Fields::new(records.get(at..)?).u32()?;
+    (length as usize >= HEADER && length as usize <= records.len() - at).then_some(length)
+}
+
+/// Checks the record that begins `bytes` (which may go on behind it) and lies at `offset` of
+/// `segment`: its header and payload, or `None` when it is damaged.
+pub(super) fn check(bytes: &[u8], segment: u32, offset: u32) -> Option<(Header, &[u8])> {
+    let length = length_at(bytes, 0)?;
+    let record = bytes.get(..length as usize)?;
+    let (head, payload) = record.split_at_checked(HEADER)?;
+    let mut fields = Fields::new(head);
+    let _length = fields.u32()?;
+    let (kind, version, flags) = (fields.u8()?, fields.u8()?, fields.u16()?);
+    let crc = fields.u32()?;
+    let id = QueueId(fields.u64()?);
+    let expected = checksum(segment, offset, &[record.get(..CRC_AT)?, record.get(CRC_AT + 4..)?]);
+    (crc == expected).then_some((Header { length, id, kind, version, flags }, payload))
+}
+
+/// What an intact record says.
+pub(super) fn decode<'a>(header: &Header, payload: &'a [u8]) -> Result<Record<'a>, Unusable> {
+    if header.version > VERSION {
+        return Err(Unusable::Newer(header.version));
+    }
+    let mut fields = Fields::new(payload);
+    let record = match header.kind {
+        MESSAGE => {
+            stored(&mut fields, header.flags).map(|stored| Record::Message(Box::new(stored)))
+        }
+        CHUNK => {
+            let index = fields.u32();
+            return index
+                .map(|index| Record::Chunk { index, content: fields.rest() })
+                .ok_or(Unusable::Malformed);
+        }
+        BEGUN => begun(&mut fields).map(Record::Begun),
+        SETTLED => fate(&mut fields).map(|(recipient, fate)| Record::Settled(recipient, fate)),
+        other => return Err(Unusable::UnknownKind(other)),
+    };
+    record.filter(|_| fields.is_empty()).ok_or(Unusable::Malformed)
+}
+
+fn put(
+    out: &mut Vec<u8>,
+    kind: u8,
+    flags: u16,
+    id: QueueId,
+    payload: impl FnOnce(&mut Vec<u8>),
+) -> u32 {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[kind, VERSION]);
+    out.extend_from_slice(&flags.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&id.0.to_le_bytes());
+    payload(out);
+    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(place) = out.get_mut(start..start + 4) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+    length
+}
+
+fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
+    put_optional(out, envelope.reverse_path.as_ref().map(Address::as_str));
+    put_count(out, envelope.recipients.len());
+    for recipient in &envelope.recipients {
+        let notify = recipient.notify.unwrap_or_default();
+        out.push(bits(&[recipient.notify.is_some(), notify.success, notify.failure, notify.delay]));
+        put_bytes(out, recipient.address.as_str().as_bytes());
+        put_optional(out, recipient.original.as_deref());
+    }
+}
+
+fn envelope(fields: &mut Fields<'_>) -> Option<Envelope> {
+    let reverse_path = optional(fields)?.map(Address::new);
+    let count = fields.u32()? as usize;
+    // The count is only believed as far as the bytes go: each recipient has 6 at least.
+    let mut recipients = Vec::with_capacity(count.min(fields.len() / 6));
+    for _ in 0..count {
+        let [given, success, failure, delay, ..] = unbits(fields.u8()?);
+        let notify = given.then_some(DsnNotify { success, failure, delay });
+        let address = Address::new(fields.text()?);
+        let original = optional(fields)?.map(Box::from);
+        recipients.push(Recipient { address, notify, original });
+    }
+    Some(Envelope { reverse_path, recipients })
+}
+
+fn put_options(out: &mut Vec<u8>, options: &Options) {
+    put_bytes(out, options.tenant.as_bytes());
+    put_bytes(out, options.campaign.as_bytes());
+    out.extend_from_slice(&options.priority.to_le_bytes());
+    out.push(match options.body {
+        Body::SevenBit => 0,
+        Body::EightBitMime => 1,
+        Body::BinaryMime => 2,
+    });
+    out.push(bits(&[
+        options.smtp_utf8,
+        options.require_tls,
+        options.dsn_return.is_some(),
+        options.dsn_return == Some(DsnReturn::Headers),
+        options.not_before.is_some(),
+        options.expires.is_some(),
+    ]));
+    put_optional(out, options.dsn_envelope_id.as_deref());
+    for time in [options.not_before, options.expires] {
+        out.extend_from_slice(&time.unwrap_or_default().0.to_le_bytes());
+    }
+}
+
+fn options(fields: &mut Fields<'_>) -> Option<Options> {
+    let tenant = fields.text()?.into();
+    let campaign = fields.text()?.into();
+    let priority = i8::from_le_bytes([fields.u8()?]);
+    let body = match fields.u8()? {
+        0 => Body::SevenBit,
+        1 => Body::EightBitMime,
+        2 => Body::BinaryMime,
+        _ => return None,
+    };
+    let [smtp_utf8, require_tls, has_return, headers, has_not_before, has_expires, ..] =
+        unbits(fields.u8()?);
+    let dsn_return =
+        has_return.then_some(if headers { DsnReturn::Headers } else { DsnReturn::Full });
+    let dsn_envelope_id = optional(fields)?.map(Box::from);
+    let not_before = Timestamp(fields.u64()?);
+    let expires = Timestamp(fields.u64()?);
+    Some(Options {
+        tenant,
+        campaign,
+        priority,
+        body,
+        smtp_utf8,
+        require_tls,
+        dsn_return,
+        dsn_envelope_id,
+        not_before: has_not_before.then_some(not_before),
+        expires: has_expires.then_some(expires),
+    })
+}
+
+fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
+    let received_at = Timestamp(fields.u64()?);
+    let envelope = envelope(fields)?;
+    let options = options(fields)?;
+    let trace = fields.bytes()?;
+    let mut fates = Vec::new();
+    if flags & WITH_FATES != 0 {
+        for _ in 0..fields.u32()? {
+            let (recipient, fate) = fate(fields)?;
+            let known = usize::try_from(recipient).ok()? < envelope.recipients.len();
+            fates.push(known.then_some((recipient, fate))?);
+        }
+    }
+    let content = if flags & STREAMED != 0 {
+        let draft = QueueId(fields.u64()?);
+        let count = fields.u32()? as usize;
+        let mut extents = Vec::with_capacity(count.min(fields.len() / 12));
+        for _ in 0..count {
+            let (segment, offset, length) = (fields.u32()?, fields.u32()?, fields.u32()?);
+            extents.push(Extent { segment, offset, length });
+        }
+        StoredContent::Chunks(draft, extents)
+    } else {
+        StoredContent::Inline(fields.bytes()?)
+    };
+    Some(Stored {
+        received_at,
+        envelope,
+        options,
+        dot_stuffed: flags & DOT_STUFFED != 0,
+        eight_bit: flags & EIGHT_BIT != 0,
+        trace,
+        content,
+        fates,
+    })
+}
+
+fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
+    let count = fields.u32()? as usize;
+    let mut recipients = Vec::with_capacity(count.min(fields.len() / 4));
+    for _ in 0..count {
+        recipients.push(fields.u32()?);
+    }
+    Some(recipients)
+}
+
+fn put_fate(out: &mut Vec<u8>, recipient: u32, fate: &Fate) {
+    out.extend_from_slice(&recipient.to_le_bytes());
+    match fate {
+        Fate::Waiting { attempts, due, reason } => {
+            out.push(0);
+            out.extend_from_slice(&attempts.to_le_bytes());
+            out.extend_from_slice(&due.0.to_le_bytes());
+            out.push(reason.stage as u8);
+            out.extend_from_slice(&reason.code.to_le_bytes());
+            let Status(class, subject, detail) = reason.status;
+            out.push(class);
+            out.extend_from_slice(&subject.to_le_bytes());
+            out.extend_from_slice(&detail.to_le_bytes());
+            put_bytes(out, clipped(&reason.text).as_bytes());
+            put_bytes(out, clipped(&reason.remote).as_bytes());
+        }
+        Fate::Delivered => out.push(1),
+        Fate::Bounced => out.push(2),
+        Fate::Expired => out.push(3),
+        Fate::Removed => out.push(4),
+    }
+}
+
+fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
+    let recipient = fields.u32()?;
+    let fate = match fields.u8()? {
+        0 => {
+            let attempts = fields.u16()?;
+            let due = Timestamp(fields.u64()?);
+            let stage = Stage::from_number(fields.u8()?)?;
+            let code = fields.u16()?;
+            let status = Status(fields.u8()?, fields.u16()?, fields.u16()?);
+            let text = fields.text()?.into();
+            let remote = fields.text()?.into();
+            let reason = Reason { stage, code, status, text, remote };
+            Fate::Waiting { attempts, due, reason }
+        }
+        1 => Fate::Delivered,
+        2 => Fate::Bounced,
+        3 => Fate::Expired,
+        4 => Fate::Removed,
+        _ => return None,
+    };
+    Some((recipient, fate))
+}
+
+/// An outcome must fit a batch whatever the next hop said.
+fn clipped(text: &str) -> &str {
+    let end =
+        (0..=REASON_FIELD_BYTES_MAX.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
+    out.push(u8::from(text.is_some()));
+    if let Some(text) = text {
+        put_bytes(out, text.as_bytes());
+    }
+}
+
+fn optional<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a str>> {
+    match fields.u8()? {
+        0 => Some(None),
+        1 => fields.text().map(Some),
+        _ => None,
+    }
+}
+
+fn bits(set: &[bool]) -> u8 {
+    set.iter().enumerate().fold(0, |byte, (place, &bit)| byte | u8::from(bit) << place)
+}
+
+fn unbits(byte: u8) -> [bool; 8] {
+    std::array::from_fn(|place| byte >> place & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::{extreme, plain, waiting};
+    use super::*;
+
+    fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
+        assert_eq!(bytes.len(), length as usize);
+        seal(&mut bytes, 3, 4136);
+        let (header, _) = check(&bytes, 3, 4136).unwrap();
+        assert_eq!(check(&bytes, 3, 4137), None, "elsewhere it does not pass");
+        assert_eq!(check(&bytes, 4, 4136), None, "in another segment it does not pass");
+        (bytes, header)
+    }
+
+    fn reads_back(accepted: &Accepted, content: StoredContent<'_>, fates: &[(u32, Fate)]) {
+        let mut bytes = Vec::new();
+        let length = put_message(&mut bytes, accepted, &content, fates);
+        let (bytes, header) = round_trip(bytes, length);
+        assert_eq!(header.id, accepted.id);
+        let Ok(Record::Message(stored)) = decode(&header, &bytes[HEADER..]) else { panic!() };
+        let expected = Stored {
+            received_at: accepted.received_at,
+            envelope: accepted.envelope.clone(),
+            options: accepted.options.clone(),
+            dot_stuffed: accepted.dot_stuffed,
+            eight_bit: accepted.eight_bit,
+            trace: &accepted.trace,
+            content,
+            fates: fates.to_vec(),
+        };
+        assert_eq!(*stored, expected);
+    }
+
+    #[test]
+    fn a_message_reads_back_as_it_was_written() {
+        reads_back(&plain(1, 1), StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"), &[]);
+        reads_back(&plain(2, 0), StoredContent::Inline(b""), &[]);
+        let extents = vec![
+            Extent { segment: 1, offset: 4136, length: 9 },
+            Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
+        ];
+        let fates = [(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
+        reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &fates);
+    }
+
+    #[test]
+    fn outcomes_read_back_as_they_were_written() {
+        let fates = [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Removed, waiting(7, 8)];
+        for fate in fates {
+            let mut bytes = Vec::new();
+            let length = put_settled(&mut bytes, QueueId(5), 9, &fate);
+            let (bytes, header) = round_trip(bytes, length);
+            assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Settled(9, fate)));
+        }
+        let mut bytes = Vec::new();
+        let length = put_begun(&mut bytes, QueueId(5), &[0, 7, u32::MAX]);
+        let (bytes, header) = round_trip(bytes, length);
+        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Begun(vec![0, 7, u32::MAX])));
+        let mut bytes = Vec::new();
+        let length = put_chunk(&mut bytes, QueueId(5), 3, b"abc");
+        let (bytes, header) = round_trip(bytes, length);
+        let chunk = Record::Chunk { index: 3, content: b"abc" };
+        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(chunk));
+    }
+
+    #[test]
+    fn newer_unknown_and_malformed_records_are_told_apart() {
+        let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
+        assert_eq!(decode(&header(MESSAGE, 2), b""), Err(Unusable::Newer(2)));
+        assert_eq!(decode(&header(99, 1), b""), Err(Unusable::UnknownKind(99)));
+        for kind in [MESSAGE, CHUNK, BEGUN, SETTLED] {
+            assert_eq!(decode(&header(kind, 1), b"\x01"), Err(Unusable::Malformed));
+        }
+    }
+
+    #[test]
+    fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
+        let mut bytes = Vec::new();
+        put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &[(0, waiting(1, 2))]);
+        let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
+        let payload = &bytes[HEADER..];
+        let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 1, flags };
+        for cut in 0..payload.len() {
+            assert_eq!(decode(&header, &payload[..cut]), Err(Unusable::Malformed));
+        }
+        for at in 0..payload.len().min(2000) {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = payload.to_vec();
+                changed[at] = value;
+                let _ = decode(&header, &changed);
+            }
+        }
+    }
+}

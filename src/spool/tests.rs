@@ -1,0 +1,139 @@
+//! Damage, torn commits, recycled files, and histories with crashes: the committer's logic driven
+//! against a disk in memory instead of the ring.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::batch::Batch;
+use super::log::{Chore, ChoreEnd, Log, Resume, Step};
+use super::record::StoredContent;
+use super::recovery::{Findings, Refusal, Scan};
+use super::segment::BLOCK;
+use super::testing::{plain, waiting};
+use super::{Fate, Recovered};
+use crate::message::{QueueId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Cursor;
+
+const SEGMENT: u32 = 256 * 1024;
+
+fn scan(files: &BTreeMap<u32, Vec<u8>>) -> Result<(Scan, Findings), Refusal> {
+    let mut scan = Scan::default();
+    for (&segment, bytes) in files {
+        scan.segment(segment, bytes.len() as u64, &mut Cursor::new(bytes))?;
+    }
+    let findings = scan.finish();
+    Ok((scan, findings))
+}
+
+fn live(scan: Scan) -> Vec<Recovered> {
+    scan.fold.into_live().into_iter().map(|(id, kept)| kept.recovered(id)).collect()
+}
+
+fn ids(files: &BTreeMap<u32, Vec<u8>>) -> Vec<u64> {
+    live(scan(files).unwrap().0).iter().map(|message| message.id.0).collect()
+}
+
+/// One segment with three batches of two messages each.
+fn small_segment() -> Vec<u8> {
+    let mut log = Log::new(0, SEGMENT, Resume::default());
+    let Some(Chore::Create { segment: 1 }) = log.chore() else { panic!() };
+    log.chore_done(ChoreEnd::Done);
+    let mut batch = Batch::default();
+    let mut file = vec![0; BLOCK as usize * 5];
+    for id in [1, 3, 5] {
+        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &[]);
+        batch.message(&plain(id + 1, 2), &StoredContent::Inline(b"two\r\n"), &[]);
+        batch.settle(QueueId(id + 1), 0, &Fate::Delivered);
+        while let Step::Write(write) = log.step(&mut batch, Timestamp(9), QueueId(id)) {
+            let at = write.offset as usize;
+            file[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+            log.written();
+        }
+    }
+    file
+}
+
+fn only(file: Vec<u8>) -> BTreeMap<u32, Vec<u8>> {
+    BTreeMap::from([(1, file)])
+}
+
+#[test]
+fn a_segment_reads_back() {
+    let (scan, findings) = scan(&only(small_segment())).unwrap();
+    assert_eq!(findings.torn_bytes, 0);
+    assert_eq!(findings.set_aside, []);
+    assert_eq!(findings.next_batch, 4);
+    let messages = live(scan);
+    assert_eq!(messages.len(), 6);
+    let two = &messages[1].recipients;
+    assert!(two[0].ended && !two[1].ended);
+    assert_eq!(&*two[0].domain, "example.org");
+}
+
+#[test]
+fn no_single_changed_byte_invents_or_loses_more_than_it_hits() {
+    let good = small_segment();
+    for at in 0..good.len() {
+        for flip in [[1, 0x10, 0x80, 0xff][at % 4]] {
+            let mut file = good.clone();
+            file[at] ^= flip;
+            let found = ids(&only(file));
+            assert!(found.iter().all(|id| (1..=6).contains(id)), "invented by byte {at}");
+            let batch = (at / BLOCK as usize).saturating_sub(1) as u64;
+            let before = (1..=batch.min(3) * 2).collect::<Vec<u64>>();
+            assert!(found.starts_with(&before), "byte {at}: {found:?}");
+            // What comes after the damaged batch is found as well.
+            if (1..4).contains(&(at / BLOCK as usize)) {
+                let after = (batch * 2 + 3..=6).collect::<Vec<u64>>();
+                assert!(found.ends_with(&after), "byte {at}: {found:?}");
+                assert!(found.len() >= 4, "byte {at}: {found:?}");
+            } else {
+                assert_eq!(found.len(), 6, "byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_truncation_keeps_what_comes_before_it() {
+    let good = small_segment();
+    for length in 0..good.len() {
+        let found = ids(&only(good[..length].to_vec()));
+        assert!(found.iter().zip(1..).all(|(&id, expected)| id == expected), "{length}: {found:?}");
+        let whole = (length / BLOCK as usize).saturating_sub(1).min(3);
+        assert!(found.len() >= whole * 2, "{length}: {found:?}");
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_set_aside_and_at_the_end_it_is_a_torn_commit() {
+    let block = BLOCK as usize;
+    let mut middle = small_segment();
+    middle[block * 2 + 100] ^= 1;
+    let (_, findings) = scan(&only(middle)).unwrap();
+    assert_eq!(findings.set_aside.len(), 1);
+    assert_eq!((findings.set_aside[0].offset, findings.torn_bytes), (BLOCK * 2, 0));
+
+    let mut end = small_segment();
+    end[block * 3 + 100] ^= 1;
+    let (_, findings) = scan(&only(end)).unwrap();
+    assert_eq!(findings.set_aside, []);
+    assert_eq!((findings.torn_bytes, findings.cut), (u64::from(BLOCK), (1, BLOCK * 3)));
+}
+
+#[test]
+fn a_lost_batch_is_noticed() {
+    let block = BLOCK as usize;
+    let mut file = small_segment();
+    file[block * 2..block * 3].fill(0);
+    let (read, findings) = scan(&only(file)).unwrap();
+    assert_eq!(live(read).len(), 4);
+    assert_eq!(findings.set_aside.len(), 1);
+}
+
+#[test]
+fn a_recycled_file_with_old_content_is_blank() {
+    let (read, findings) = scan(&BTreeMap::from([(2, small_segment())])).unwrap();
+    assert_eq!(read.blank, [2]);
+    assert_eq!((findings.set_aside.len(), findings.torn_bytes), (0, 0));
+    assert!(live(read).is_empty());
+}
