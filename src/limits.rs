@@ -6,3 +6,49 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 pub const LOCAL_PART_BYTES_MAX: usize = 64;
 /// Longest path with its brackets, in bytes (RFC 5321 4.5.3.1.3).
 pub const PATH_BYTES_MAX: usize = 256;
+
+// --- dns ---
+
+/// Largest answer over UDP that is asked for, in bytes: fits every path without fragments, which
+/// can be forged (the value of DNS flag day 2020).
+pub const DNS_UDP_BYTES_MAX: u16 = 1232;
+/// Largest answer over TCP that is read, in bytes. It has room for some 500 MX records; a lookup
+/// holds this much while it reads.
+pub const DNS_TCP_BYTES_MAX: usize = 16 * 1024;
+/// Questions that one shard has before name servers at once: each holds a socket. Others wait
+/// their turn.
+pub const DNS_LOOKUPS_MAX: usize = 256;
+/// Questions waiting for a turn. Beyond it a lookup fails at once, like one that timed out.
+pub const DNS_LOOKUPS_WAITING_MAX: usize = 16 * 1024;
+/// Longest that one lookup takes with all its repetitions and aliases, in seconds, whatever the
+/// settings multiply to.
+pub const DNS_LOOKUP_SECONDS_MAX: u64 = 60;
+/// Longest chain of CNAME records; longer ones are mistakes or loops.
+pub const DNS_ALIASES_MAX: usize = 8;
+/// Records kept of one answer: what a cached answer can cost. Of MX records the best are kept.
+pub const DNS_RECORDS_MAX: usize = 64;
+/// Datagrams that are no answer to our query, before it is asked over TCP instead: somebody may be
+/// guessing, and each one is a guess.
+pub const DNS_FOREIGN_MAX: usize = 32;
+/// A name server that failed is asked after the others for this long, in seconds.
+pub const DNS_SERVER_REST_SECONDS: u64 = 30;
+/// Shortest time that an answer is kept, in seconds: a TTL of 0 would ask once a message.
+pub const DNS_TTL_SECONDS_MIN: u32 = 1;
+
+// --- route ---
+
+/// MX hosts of a destination that are used, the best ones. Large receivers have five.
+pub const ROUTE_HOSTS_MAX: usize = 16;
+/// Addresses of one host that are used, so that one host cannot crowd out the others.
+pub const ROUTE_ADDRESSES_PER_HOST_MAX: usize = 8;
+/// Addresses of a destination that one attempt may try.
+pub const ROUTE_CANDIDATES_MAX: usize = 20;
+/// Longest key of a site, in bytes: it is a label in metrics and listings.
+pub const ROUTE_KEY_BYTES_MAX: usize = 200;
+/// Domains whose site a shard remembers; the site seen longest ago gives way.
+pub const ROUTE_SITES_MAX: usize = 16 * 1024;
+
+const _: () = assert!(ROUTE_HOSTS_MAX <= DNS_RECORDS_MAX);
+const _: () = assert!(ROUTE_ADDRESSES_PER_HOST_MAX < ROUTE_CANDIDATES_MAX);
+const _: () = assert!(DNS_UDP_BYTES_MAX as usize <= DNS_TCP_BYTES_MAX);
+const _: () = assert!(DNS_TCP_BYTES_MAX <= u16::MAX as usize);

@@ -1,24 +1,60 @@
-//! Stub resolver with a cache. hickory-proto for the wire, the shard's own UDP and TCP.
-#![allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+//! Stub resolver with a cache: MX records and addresses, as one shard needs them.
+//!
+//! hickory-proto for the wire, the shard's own UDP and TCP through `ring`. A name goes in, an
+//! [`Answer`] or a [`Failure`] comes out; failures are kept apart, because mail ends differently by
+//! each. It must not know mail: what a null MX or a missing one means is `route`'s business.
+//!
+//! ```text
+//! Resolver -> lookup -> cache
+//!                |  one query for all who ask the same; turns; aliases
+//!                +----> servers: rounds, time-outs, UDP, then TCP
+//!                          +----> wire (pure): query, and what an answer says
+//! ```
+//!
+//! It trusts the path to its servers and asks them for recursion. It does not fall back to queries
+//! without EDNS: that is for talking to the servers of others, not to one's own resolver.
+
+mod aliases;
+pub(crate) mod cache;
+#[cfg(test)]
+pub(crate) mod fake;
+mod lookup;
+mod servers;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use crate::config;
 use crate::message::Timestamp;
-use std::net::IpAddr;
+use futures_lite::future::zip;
+use lookup::{Found, Lookups};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Duration;
+use wire::{Kind, Question};
 
-/// One shard's resolver. Clones share it.
+/// One shard's resolver. Clones share it, with its cache.
 #[derive(Clone)]
-pub struct Resolver {}
+pub struct Resolver {
+    lookups: Rc<Lookups>,
+    /// How long an answer may be kept whose other half is missing.
+    failure_ttl: Duration,
+    ttl_max: Duration,
+}
 
+/// Records of one name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {
+    /// Never empty, and never more than a limit of this relay.
     pub records: Vec<T>,
     /// Until then the answer is good.
     pub valid_until: Timestamp,
 }
 
+/// A mail exchanger (RFC 5321 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mx {
+    /// The lower, the sooner it is to be tried.
     pub preference: u16,
     /// Lower-case, without the final dot; empty for the root (null MX, RFC 7505).
     pub host: Box<str>,
@@ -31,7 +67,8 @@ pub enum Failure {
     NoSuchDomain,
     /// The name exists, records of this type do not.
     NoData,
-    /// The name server said SERVFAIL, REFUSED or the like; its words.
+    /// The name server said SERVFAIL, REFUSED or the like, or could not be reached; one sentence
+    /// that names server and question.
     ServerFailed(Box<str>),
     /// No name server answered in time.
     TimedOut,
@@ -40,15 +77,82 @@ pub enum Failure {
 }
 
 impl Resolver {
+    /// A resolver with an empty cache. It asks nothing before it is asked.
     pub fn new(settings: config::Dns) -> Resolver {
-        todo!()
+        let failure_ttl = settings.failure_ttl;
+        let ttl_max = settings.ttl_max;
+        Resolver { lookups: Rc::new(Lookups::new(settings)), failure_ttl, ttl_max }
     }
-    /// MX records of a domain, in no order.
+
+    /// MX records of a domain, in no order. All who ask the same at once share one query.
     pub async fn mx(&self, domain: &str) -> Result<Rc<Answer<Mx>>, Failure> {
-        todo!()
+        let question = Question::new(domain, Kind::Mx).ok_or(Failure::BadName)?;
+        if is_localhost(&question.name) {
+            return Err(Failure::NoData);
+        }
+        match self.lookups.find(question).await? {
+            Found::Mx(answer) => Ok(answer),
+            // Kept under the question, so of its kind.
+            Found::Addresses(_) => Err(Failure::NoData),
+        }
     }
+
     /// A and AAAA together, AAAA and A interleaved by the caller; NoData only when both are.
+    ///
+    /// NoSuchDomain only when both say so. When one half fails and the other has records, those
+    /// are the answer, but not for long.
     pub async fn addresses(&self, host: &str) -> Result<Rc<Answer<IpAddr>>, Failure> {
-        todo!()
+        let four = Question::new(host, Kind::A).ok_or(Failure::BadName)?;
+        if is_localhost(&four.name) {
+            return Ok(Rc::new(self.localhost()));
+        }
+        let six = Question { name: Rc::clone(&four.name), kind: Kind::Aaaa };
+        match zip(self.addresses_of(four), self.addresses_of(six)).await {
+            (Ok(four), Ok(six)) => Ok(Rc::new(Answer {
+                records: four.records.iter().chain(&six.records).copied().collect(),
+                valid_until: four.valid_until.min(six.valid_until),
+            })),
+            (Ok(half), Err(failure)) | (Err(failure), Ok(half)) => match failure {
+                Failure::NoData | Failure::NoSuchDomain => Ok(half),
+                _ => Ok(Rc::new(Answer {
+                    records: half.records.clone(),
+                    valid_until: half.valid_until.min(Timestamp::now().plus(self.failure_ttl)),
+                })),
+            },
+            (Err(four), Err(six)) => Err(worse(four, six)),
+        }
     }
+
+    async fn addresses_of(&self, question: Question) -> Result<Rc<Answer<IpAddr>>, Failure> {
+        match self.lookups.find(question).await? {
+            Found::Addresses(answer) => Ok(answer),
+            // Kept under the question, so of its kind.
+            Found::Mx(_) => Err(Failure::NoData),
+        }
+    }
+
+    fn localhost(&self) -> Answer<IpAddr> {
+        Answer {
+            records: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            valid_until: Timestamp::now().plus(self.ttl_max),
+        }
+    }
+}
+
+/// `localhost` and all below it never leave the host (RFC 6761 6.3).
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Of two failures the one that says less for certain: a name is not called missing while one of
+/// its halves is unknown.
+fn worse(one: Failure, other: Failure) -> Failure {
+    let doubt = |failure: &Failure| match failure {
+        Failure::NoSuchDomain => 0,
+        Failure::NoData => 1,
+        Failure::BadName => 2,
+        Failure::TimedOut => 3,
+        Failure::ServerFailed(_) => 4,
+    };
+    if doubt(&one) >= doubt(&other) { one } else { other }
 }

@@ -1,0 +1,324 @@
+//! The wire: what a question looks like, and what an answer to it says. *Pure.*
+//!
+//! A datagram goes in, a [`Heard`] comes out. Nothing here knows servers, time-outs or caches.
+
+use super::{Mx, aliases::follow};
+use crate::limits;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// Longest name in text, in bytes, without the final dot (RFC 1035 2.3.4: 255 on the wire).
+const NAME_BYTES_MAX: usize = 253;
+/// Longest label, in bytes (RFC 1035 2.3.4).
+const LABEL_BYTES_MAX: usize = 63;
+/// TC in the third byte of the header (RFC 1035 4.1.1).
+const TRUNCATED_BIT: u8 = 0x02;
+/// QR in the third byte of the header.
+const RESPONSE_BIT: u8 = 0x80;
+/// The option that tells more about an error (RFC 8914).
+const EXTENDED_ERROR: u16 = 15;
+/// As much of a server's own words is kept, in bytes.
+const EXTENDED_TEXT_MAX: usize = 120;
+
+/// The record types that mail needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Mx,
+    A,
+    Aaaa,
+}
+
+impl Kind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Kind::Mx => "MX",
+            Kind::A => "A",
+            Kind::Aaaa => "AAAA",
+        }
+    }
+
+    fn record_type(self) -> RecordType {
+        match self {
+            Kind::Mx => RecordType::MX,
+            Kind::A => RecordType::A,
+            Kind::Aaaa => RecordType::AAAA,
+        }
+    }
+}
+
+/// What is asked: the key of the cache, so the name has one spelling only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    /// Lower-case ASCII without the final dot.
+    pub(super) name: Rc<str>,
+    pub(super) kind: Kind,
+}
+
+impl Question {
+    /// `None` when the name cannot be asked for. Other letters than ASCII go by their A-labels
+    /// (RFC 5890 2.3.2.1).
+    pub(super) fn new(name: &str, kind: Kind) -> Option<Question> {
+        let bare = name.strip_suffix('.').unwrap_or(name);
+        if !bare.is_ascii() {
+            let name = text_of(&Name::from_utf8(bare).ok()?)?;
+            return Some(Question { name: name.into(), kind });
+        }
+        let sound = |label: &str| {
+            (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(is_plain)
+        };
+        if bare.len() > NAME_BYTES_MAX || !bare.split('.').all(sound) {
+            return None;
+        }
+        Some(Question { name: bare.to_ascii_lowercase().into(), kind })
+    }
+
+    /// `MX example.test`, for texts.
+    pub(super) fn words(&self) -> String {
+        format!("{} {}", self.kind.word(), self.name)
+    }
+
+    fn wire_name(&self) -> Option<Name> {
+        Name::from_labels(self.name.split('.').map(str::as_bytes)).ok()
+    }
+}
+
+/// Whether a byte of a label can be written in text without an escape.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'.' && byte != b'\\'
+}
+
+/// A name from an answer in lower case without the final dot, empty for the root; `None` when it
+/// has bytes that no host name has.
+pub(super) fn text_of(name: &Name) -> Option<Box<str>> {
+    let mut text = String::with_capacity(name.len());
+    for label in name.iter() {
+        if !label.iter().all(|byte| is_plain(*byte)) {
+            return None;
+        }
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+    }
+    Some(text.into())
+}
+
+/// The query for `question`: recursion desired, EDNS with our size (RFC 6891 6.2.5).
+pub(super) fn query(question: &Question, id: u16) -> Option<Vec<u8>> {
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(question.wire_name()?, question.kind.record_type()));
+    let mut edns = Edns::new();
+    edns.set_max_payload(limits::DNS_UDP_BYTES_MAX);
+    message.set_edns(edns);
+    message.to_vec().ok()
+}
+
+/// What a datagram from the server's address is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Heard {
+    /// No answer to this query: garbage, a late answer to another one, an attempt to deceive.
+    Foreign,
+    /// The answer is larger than a datagram (RFC 2181 9: nothing of it may be used).
+    Truncated,
+    Answer(Finding),
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Finding {
+    /// Never empty. `ttl` in seconds is the least of the records and the aliases before them.
+    Records { records: Records, ttl: u32 },
+    /// The name is an alias, and what it stands for is not in the answer: ask again.
+    Alias { to: Rc<str>, links: usize, ttl: u32 },
+    /// The name exists without such records. `ttl` as RFC 2308 5 says, `None` without an SOA.
+    NoData { ttl: Option<u32> },
+    /// The name does not exist.
+    NoSuchDomain { ttl: Option<u32> },
+    /// The server failed; its words, as in "answered ...".
+    Failed { words: String, of_server: bool },
+}
+
+/// The records of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Records {
+    Mx(Vec<Mx>),
+    Addresses(Vec<IpAddr>),
+}
+
+/// What `bytes` are to who asked `question` under `id`.
+pub(super) fn hear(question: &Question, id: u16, bytes: &[u8]) -> Heard {
+    // The header first, by hand: a truncated answer may end in the middle of a record.
+    let [id_high, id_low, flags, ..] = bytes else { return Heard::Foreign };
+    if u16::from_be_bytes([*id_high, *id_low]) != id || flags & RESPONSE_BIT == 0 {
+        return Heard::Foreign;
+    }
+    if flags & TRUNCATED_BIT != 0 {
+        return Heard::Truncated;
+    }
+    let Ok(message) = Message::from_vec(bytes) else { return Heard::Foreign };
+    if message.metadata.op_code != OpCode::Query || !answers(&message, question) {
+        return Heard::Foreign;
+    }
+    Heard::Answer(read(&message, question))
+}
+
+/// Whether the question section repeats what was asked (RFC 5452 9.1). A server that could not
+/// read the query may leave it out.
+fn answers(message: &Message, question: &Question) -> bool {
+    match message.queries.as_slice() {
+        [asked] => {
+            asked.query_type() == question.kind.record_type()
+                && asked.query_class() == DNSClass::IN
+                && text_of(asked.name()).as_deref() == Some(&*question.name)
+        }
+        [] => matches!(
+            message.metadata.response_code,
+            ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::ServFail
+        ),
+        _ => false,
+    }
+}
+
+fn read(message: &Message, question: &Question) -> Finding {
+    match message.metadata.response_code {
+        ResponseCode::NoError => {}
+        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for ours.
+        ResponseCode::NXDomain => return Finding::NoSuchDomain { ttl: negative_ttl(message) },
+        code => {
+            return Finding::Failed {
+                words: error_words(message, code),
+                // SERVFAIL is mostly about the name, the others about the server or us.
+                of_server: code != ResponseCode::ServFail,
+            };
+        }
+    }
+    let chain = follow(&message.answers, &question.name);
+    let Some(end) = chain.end else { return failed("an alias for something that is no host name") };
+    let mut ttl = chain.ttl;
+    let mut found = Vec::new();
+    let mut unusable = false;
+    for record in message.answers.iter().filter(|record| record.dns_class == DNSClass::IN) {
+        let wanted = record.record_type() == question.kind.record_type();
+        if wanted && text_of(&record.name).as_deref() == Some(&*end) {
+            ttl = ttl.min(sound_ttl(record.ttl));
+            found.push(&record.data);
+        }
+    }
+    let records = match question.kind {
+        Kind::Mx => Records::Mx(mx_records(&found, &mut unusable)),
+        Kind::A | Kind::Aaaa => Records::Addresses(addresses(&found)),
+    };
+    let empty = match &records {
+        Records::Mx(records) => records.is_empty(),
+        Records::Addresses(records) => records.is_empty(),
+    };
+    match empty {
+        false => Finding::Records { records, ttl },
+        true if unusable => failed("MX records without a usable host name"),
+        true => nothing(message, chain.links, end, ttl),
+    }
+}
+
+/// No error and no records (RFC 2308 2.2).
+fn nothing(message: &Message, links: usize, end: Rc<str>, ttl: u32) -> Finding {
+    let negative = negative_ttl(message);
+    if negative.is_none() && links > 0 {
+        return Finding::Alias { to: end, links, ttl };
+    }
+    let has_ns = message.authorities.iter().any(|record| record.record_type() == RecordType::NS);
+    if negative.is_none() && has_ns {
+        // Taken for "no data" it would turn an unknown MX set into delivery to the A record.
+        return failed("a referral (it does not resolve for us)");
+    }
+    Finding::NoData { ttl: negative }
+}
+
+fn failed(words: &str) -> Finding {
+    Finding::Failed { words: words.to_owned(), of_server: false }
+}
+
+fn mx_records(found: &[&RData], unusable: &mut bool) -> Vec<Mx> {
+    let mut records = Vec::with_capacity(found.len());
+    for data in found {
+        if let RData::MX(mx) = data {
+            match text_of(&mx.exchange) {
+                Some(host) => records.push(Mx { preference: mx.preference, host }),
+                None => *unusable = true,
+            }
+        }
+    }
+    // Sorted first, so that the same set is cut to the same rest however it was rotated.
+    records.sort_by(|a, b| (a.preference, &a.host).cmp(&(b.preference, &b.host)));
+    records.dedup();
+    records.truncate(limits::DNS_RECORDS_MAX);
+    records
+}
+
+fn addresses(found: &[&RData]) -> Vec<IpAddr> {
+    let address = |data: &&RData| match data {
+        RData::A(a) => Some(IpAddr::V4(a.0)),
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+        _ => None,
+    };
+    found.iter().filter_map(address).take(limits::DNS_RECORDS_MAX).collect()
+}
+
+/// How long "there is none" holds: the smaller of the SOA's own TTL and its MINIMUM (RFC 2308 5).
+fn negative_ttl(message: &Message) -> Option<u32> {
+    message.authorities.iter().find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(sound_ttl(record.ttl).min(sound_ttl(soa.minimum))),
+        _ => None,
+    })
+}
+
+/// A TTL with the top bit set counts as 0 (RFC 2181 8).
+pub(super) fn sound_ttl(ttl: u32) -> u32 {
+    if ttl > i32::MAX as u32 { 0 } else { ttl }
+}
+
+/// `SERVFAIL (DNSSEC bogus: ...)`.
+fn error_words(message: &Message, code: ResponseCode) -> String {
+    let name = match code {
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        ResponseCode::FormErr => "FORMERR".to_owned(),
+        ResponseCode::NotImp => "NOTIMP".to_owned(),
+        other => format!("error {}", u16::from(other)),
+    };
+    let option = message.edns.as_ref().and_then(|e| e.option(EdnsCode::from(EXTENDED_ERROR)));
+    let Some(EdnsOption::Unknown(_, bytes)) = option else { return name };
+    let [high, low, text @ ..] = bytes.as_slice() else { return name };
+    let cause = extended_error(u16::from_be_bytes([*high, *low]));
+    let shown = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        _ => '?',
+    };
+    let text: String = text.iter().take(EXTENDED_TEXT_MAX).map(shown).collect();
+    match text.is_empty() {
+        true => format!("{name} ({cause})"),
+        false => format!("{name} ({cause}: {text})"),
+    }
+}
+
+/// The causes that an operator can do something about (RFC 8914 4).
+fn extended_error(code: u16) -> String {
+    let words = match code {
+        6 => "DNSSEC bogus",
+        7 => "DNSSEC signature expired",
+        8 => "DNSSEC signature not yet valid",
+        9 => "DNSKEY missing",
+        10 => "RRSIGs missing",
+        12 => "NSEC missing",
+        15 => "blocked",
+        16 => "censored",
+        18 => "prohibited",
+        22 => "no reachable authority",
+        23 => "network error",
+        other => return format!("extended error {other}"),
+    };
+    words.to_owned()
+}
