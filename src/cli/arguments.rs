@@ -42,6 +42,9 @@ pub enum Command {
         /// What to see.
         #[command(subcommand)]
         command: QueueCommand,
+        /// The flags between `queue` and its own command.
+        #[command(flatten)]
+        settings: Settings,
     },
 }
 
@@ -122,16 +125,20 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 impl Arguments {
     /// The flags from before and behind the command, as one.
     pub fn settings(&self) -> Settings {
-        let behind = match &self.command {
-            None => return self.settings.clone(),
-            Some(Command::Serve { settings } | Command::Check { settings }) => settings,
-            Some(Command::Queue { command }) => match command {
+        let front = self.settings.clone();
+        match &self.command {
+            None => front,
+            Some(Command::Serve { settings } | Command::Check { settings }) => {
+                front.and(settings.clone())
+            }
+            Some(Command::Queue { command, settings: between }) => match command {
                 QueueCommand::List { settings, .. }
                 | QueueCommand::Show { settings, .. }
-                | QueueCommand::Sites { settings, .. } => settings,
+                | QueueCommand::Sites { settings, .. } => {
+                    front.and(between.clone()).and(settings.clone())
+                }
             },
-        };
-        self.settings.clone().and(behind.clone())
+        }
     }
 }
 
@@ -217,6 +224,7 @@ mod tests {
             "ringpost --spool /q --cores 2 --set a.b=1 serve",
             "ringpost serve --spool /q --cores 2 --set a.b=1",
             "ringpost --cores 2 check --spool /q --set a.b=1",
+            "ringpost queue --spool /q --set a.b=1 list --cores 2",
             "ringpost --set a.b=1 queue list --spool /q --cores 2",
             "ringpost --spool /q --cores 2 --set a.b=1",
             "ringpost --spool /elsewhere queue sites --cores 2 --spool /q --set a.b=1",
@@ -249,14 +257,16 @@ mod tests {
     #[test]
     fn queue_commands_take_their_own_flags() {
         let list = parse("ringpost queue list --limit 5 --domain example.com --json");
-        let Some(Command::Queue { command: QueueCommand::List { limit, domain, json, .. } }) =
-            list.command
+        let Some(Command::Queue {
+            command: QueueCommand::List { limit, domain, json, .. }, ..
+        }) = list.command
         else {
             panic!("not queue list")
         };
         assert_eq!((limit, domain.as_deref(), json), (5, Some("example.com"), true));
         let show = parse("ringpost queue show 06EXAMPLE0000");
-        let Some(Command::Queue { command: QueueCommand::Show { id, json, .. } }) = show.command
+        let Some(Command::Queue { command: QueueCommand::Show { id, json, .. }, .. }) =
+            show.command
         else {
             panic!("not queue show")
         };

@@ -38,7 +38,7 @@ impl Machine {
     }
 }
 
-/// `Cpus_allowed_list:	0-3,8` of proc_pid_status(5); where it is missing, as many as there are.
+/// `Cpus_allowed_list: 0-3,8` of proc_pid_status(5); where it is missing, as many as there are.
 fn cpus_allowed(status: &str) -> Vec<usize> {
     let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let listed = line.and_then(|list| unit::read_cpu_list(list.trim()).ok());

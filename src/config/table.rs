@@ -30,20 +30,21 @@ impl Report {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Two values that do not go together. It is told where the later of them was written; silent
-    /// when one of them is wrong by itself.
+    /// Values that do not go together; `what` names them. It is told where the last of them was
+    /// written; silent when one of them is wrong by itself.
     pub fn relation(&self, keys: [&str; 2], what: impl Into<String>) {
         if self.problems.borrow().iter().any(|problem| keys.contains(&problem.key.as_str())) {
             return;
         }
-        let mut last = (Place::Default, keys[0]);
-        for key in keys {
-            let place = self.asked.borrow().get(key).cloned().flatten();
-            if let Some(place) = place.filter(|place| *place >= last.0) {
-                last = (place, key);
-            }
-        }
-        self.add(&last.0, last.1, what);
+        let asked = self.asked.borrow();
+        let places = keys.iter().filter_map(|key| asked.get(*key).cloned().flatten());
+        self.add(&places.max().unwrap_or(Place::Default), "", what);
+    }
+
+    /// A value that is in its range and still wrong.
+    pub fn unfit(&self, key: &str, what: impl Into<String>) {
+        let place = self.asked.borrow().get(key).cloned().flatten();
+        self.add(&place.unwrap_or(Place::Default), key, what);
     }
 
     /// All that is wrong, in the order in which it was written.
@@ -53,10 +54,11 @@ impl Report {
         problems
     }
 
-    /// Every key of the schema.
+    /// Every key of the schema, and whether it was written.
     #[cfg(test)]
-    pub fn keys(&self) -> Vec<String> {
-        self.asked.borrow().keys().cloned().collect()
+    pub fn keys(&self) -> Vec<(String, bool)> {
+        let asked = self.asked.borrow();
+        asked.iter().map(|(key, place)| (key.clone(), place.is_some())).collect()
     }
 }
 
@@ -117,7 +119,7 @@ impl<'a> Table<'a> {
         Table { report: self.report, path, place, entries, known: Vec::new() }
     }
 
-    /// The tables `[[key]]`; `None` when none was written.
+    /// The tables `[[key]]`; `None` when none was written, or none that is right.
     pub fn tables(&mut self, key: &'static str) -> Option<Vec<Table<'a>>> {
         self.known.push(key);
         let path = self.path_of(key);
@@ -130,6 +132,7 @@ impl<'a> Table<'a> {
             fault(&node.place, &node.value);
             return None;
         };
+        let written = items.len();
         let mut tables = Vec::new();
         for Node { value, place, .. } in items {
             match value {
@@ -140,7 +143,7 @@ impl<'a> Table<'a> {
                 other => fault(&place, &other),
             }
         }
-        Some(tables)
+        (written == 0 || !tables.is_empty()).then_some(tables)
     }
 
     /// Lets text with commas on the command line stand for one `[[key]]` each, of which it is the
@@ -209,24 +212,27 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// A list of texts that `read` understands. On the command line it may be written with commas.
+    /// A list of texts that `read` understands; `None` when none was written, or nothing in it is
+    /// right. On the command line it may be written with commas.
     pub fn list<T>(
         &mut self,
         key: &'static str,
         read: impl Fn(&str) -> Result<T, Fault>,
     ) -> Option<Vec<(T, Place)>> {
         let node = self.take(key)?;
+        let mut wrong_items = false;
         let texts: Vec<(String, Place)> = match (node.value, &node.typed) {
             (Value::List(items), _) => {
-                let item = |item: Node| match item.value {
+                let mut item = |item: Node| match item.value {
                     Value::Text(text) => Some((text, item.place)),
                     other => {
+                        wrong_items = true;
                         let what = format!("must be a list of texts, not of {}", other.shown());
                         self.fault(&item.place, key, what);
                         None
                     }
                 };
-                items.into_iter().filter_map(item).collect()
+                items.into_iter().filter_map(&mut item).collect()
             }
             (_, Some(typed)) => split_at_commas(typed, &node.place),
             (other, None) => {
@@ -235,6 +241,7 @@ impl<'a> Table<'a> {
                 return None;
             }
         };
+        let empty = texts.is_empty() && !wrong_items;
         let mut read_items = Vec::new();
         for (text, place) in texts {
             match read(&text) {
@@ -242,7 +249,7 @@ impl<'a> Table<'a> {
                 Err(what) => self.fault(&place, key, what),
             }
         }
-        Some(read_items)
+        (empty || !read_items.is_empty()).then_some(read_items)
     }
 
     /// Yes or no.
@@ -355,7 +362,7 @@ impl<'a> Table<'a> {
                     format!("unknown key; did you mean `{}`?", self.offer(&path, known, node))
                 }
                 _ if self.path.is_empty() => {
-                    format!("unknown key; the file has {}", self.known.join(", "))
+                    format!("unknown key; there are {}", self.known.join(", "))
                 }
                 _ => format!("unknown key; [{}] has {}", self.path, self.known.join(", ")),
             };

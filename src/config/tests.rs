@@ -1,6 +1,8 @@
 //! The configuration as an operator meets it: what a file means, and what every mistake is told.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod faults;
+
 use super::*;
 use std::path::Path;
 
@@ -168,17 +170,133 @@ fn what_is_seldom_meant_is_warned_of() {
     );
 }
 
-/// A file with one mistake, and what is said.
-const FILE_FAULTS: &[(&str, &str)] = &[
-    // Syntax.
-    ("[retry\nfirst = 1", "r.toml:1: not valid TOML: unclosed table, expected `]`"),
-    // Keys.
-    ("[retry]\nfrist = \"1s\"", "r.toml:2: retry.frist: unknown key; did you mean `retry.first`?"),
-];
+#[test]
+fn the_machines_own_name_is_checked_too() {
+    let machine = Machine { host_name: "my_host".into(), ..machine() };
+    let error = Config::read("", "", &[], &machine).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "host_name: this machine's name \"my_host\" is not a domain name: '_' may not stand in a \
+         domain name; set host_name"
+    );
+    assert!(Config::read("", "", &overrides(&[("host_name", "a.example")]), &machine).is_ok());
+}
 
 #[test]
-fn every_mistake_in_a_file_is_told_with_its_line_and_what_is_right() {
-    for (text, expected) in FILE_FAULTS {
-        assert_eq!(fault(text, &[]), *expected, "{text}");
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/r.toml")), &[]).unwrap_err();
+    let expected = "/nowhere/r.toml: cannot be read: No such file or directory (os error 2)";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn private_networks_of_any_size_may_relay() {
+    let wide = "10.0.0.0/8,fc00::/7,fe80::/10,fd00::/8,2001::/16,192.0.2.1,::ffff:192.0.2.0/120";
+    let networks = read("", &[("access.relay_networks", wide)]);
+    let shown: Vec<String> =
+        networks.unwrap().access.relay_networks.iter().map(unit::show_network).collect();
+    assert_eq!(
+        shown.join(","),
+        "10.0.0.0/8,fc00::/7,fe80::/10,fd00::/8,2001::/16,192.0.2.1/32,192.0.2.0/24"
+    );
+}
+
+#[test]
+fn durations_and_sizes_read_back_as_they_are_shown() {
+    for text in ["0s", "50ms", "1s", "5m", "1h 30m", "5d", "1d 1h 1m 1s 1ms 1us", "100us"] {
+        assert_eq!(unit::show_duration(unit::read_duration(text).unwrap()), text);
     }
+    for text in ["0", "1000", "1 KiB", "1025", "64 KiB", "3 GiB", "1 TiB"] {
+        assert_eq!(unit::show_size(unit::read_size(text).unwrap()), text);
+    }
+    for (text, bytes) in
+        [("25MiB", 25 << 20), ("1 kb", 1000), ("2 bytes", 2), (" 7 MB ", 7_000_000)]
+    {
+        assert_eq!(unit::read_size(text), Ok(bytes));
+    }
+    for text in ["", "MiB", "1.5 MiB", "-1", "1 XiB", "1 M"] {
+        assert!(unit::read_size(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_rendered_means_the_same() {
+    let text = "host_name = \"a.example\"\ncores = [2, 0]\n\
+                [[listener]]\naddress = \"0.0.0.0:0\"\n[[listener]]\naddress = \"[::1]:25\"\n\
+                [[core]]\ncpu = 2\nspool = \"/a \\\"b\\\\\"\nhot_bytes_max = 1001\n\
+                [access]\nrelay_networks = []\n[retry]\nfactor = 1.5\njitter = 0\n\
+                [ring]\npreempt = \"100us\"\n\
+                [route]\nsmart_host = \"[2001:db8::1]:587\"\n\
+                [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n";
+    let free = "pin = false\ncores = 3\n[core_default]\nhot_bytes_max = 5\n";
+    for text in ["", text, free, "[event]\noutput = \"stdout\"", "[event]\noutput = \"off\""] {
+        let config = read(text, &[]).unwrap();
+        let rendered = config.render();
+        assert_eq!(read(&rendered, &[]).unwrap(), config, "{rendered}");
+    }
+}
+
+/// The annotated file, which is the manual.
+const MANUAL: &str = include_str!("../../tuning/ringpost.toml");
+
+/// The lines that begin with `mark`, without it.
+fn uncommented(mark: &str) -> String {
+    let setting = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines = MANUAL.lines().filter_map(|line| line.strip_prefix(mark)).filter(setting);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_manual_as_it_stands_changes_nothing() {
+    assert_eq!(read(MANUAL, &[]).unwrap(), defaults());
+}
+
+#[test]
+fn the_manual_shows_every_default() {
+    let shown = uncommented("#");
+    assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
+    let machine_dependent = ["host_name", "dns.servers", "core.", "route.rule."];
+    let report = table::Report::default();
+    let tree = source::read_file(&shown, &"manual".into()).unwrap();
+    written::read(tree, &machine(), &report);
+    for (key, written) in report.keys() {
+        let example = machine_dependent.iter().any(|begin| key.starts_with(begin));
+        assert_ne!(written, example, "{key} is a default of the file, or an example of it");
+    }
+}
+
+#[test]
+fn the_manuals_examples_are_right_and_complete_the_schema() {
+    // Keys at the top, then the tables: each example stands for itself.
+    let (mut top, mut tables) = (String::new(), String::new());
+    for line in MANUAL.lines().filter_map(|line| line.strip_prefix("#   ")) {
+        match line.split_once(' ') {
+            Some(("host_name" | "servers", _)) if line.starts_with("servers") => {
+                tables.push_str(&format!("[dns]\n{line}\n"));
+            }
+            Some(("host_name", _)) => top.push_str(&format!("{line}\n")),
+            _ if line.starts_with("ringpost ") => {}
+            _ => tables.push_str(&format!("{line}\n")),
+        }
+    }
+    let tree = source::read_file(&format!("{top}{tables}"), &"manual".into()).unwrap();
+    let report = table::Report::default();
+    written::read(tree, &machine(), &report);
+    let shown: Vec<_> =
+        report.keys().into_iter().filter_map(|(key, written)| written.then_some(key)).collect();
+    let problems: Vec<_> = report.into_problems().iter().map(|one| one.to_string()).collect();
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(
+        shown,
+        [
+            "core.connections_max",
+            "core.cpu",
+            "core.hot_bytes_max",
+            "core.spool",
+            "dns.servers",
+            "host_name",
+            "route.rule.domain",
+            "route.rule.next_hop",
+        ]
+    );
 }

@@ -218,7 +218,10 @@ pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
     let too_wide = match first {
         IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
         IpAddr::V6(first) => {
-            let own = IPV6_OWN.contains(&(first, network.prefix));
+            let own = IPV6_OWN.iter().any(|&(address, prefix)| {
+                let block = Network { address: IpAddr::V6(address), prefix };
+                network.prefix >= prefix && block.contains(IpAddr::V6(first))
+            });
             network.prefix < IPV6_PREFIX_MIN && !own
         }
     };

@@ -57,7 +57,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         access: access(file.table("access")),
         session: session(file.table("session")),
         retry: retry(file.table("retry")),
-        dns: dns(file.table("dns"), machine),
+        dns: dns(file.table("dns"), machine, report),
         route: route(file.table("route")),
         pool: pool(file.table("pool")),
         delivery: delivery(file.table("delivery")),
@@ -204,13 +204,16 @@ fn retry(mut table: Table) -> Retry {
     retry
 }
 
-fn dns(mut table: Table, machine: &Machine) -> Dns {
+fn dns(mut table: Table, machine: &Machine, report: &Report) -> Dns {
     let servers = match table.list("servers", unit::read_server_address) {
         Some(listed) => {
             let mut servers = Vec::new();
+            if listed.is_empty() {
+                report.unfit("dns.servers", "at least one name server is needed");
+            }
             if listed.len() > DNS_SERVERS_MAX {
                 let what = format!("at most {DNS_SERVERS_MAX} name servers");
-                table.fault(&table.place, "servers", what);
+                report.unfit("dns.servers", what);
             }
             for (server, place) in listed {
                 if servers.contains(&server) {
@@ -432,10 +435,10 @@ fn check_relations(config: &Config, report: &Report) {
     }
     if !spool.segment_bytes.is_multiple_of(4 * KIB) {
         let what = format!("{} is not a multiple of 4 KiB", size(spool.segment_bytes));
-        report.relation(["spool.segment_bytes", "spool.segment_bytes"], what);
+        report.unfit("spool.segment_bytes", what);
     }
     if !config.ring.depth.is_power_of_two() {
         let what = format!("{} is not a power of two", config.ring.depth);
-        report.relation(["ring.depth", "ring.depth"], what);
+        report.unfit("ring.depth", what);
     }
 }
