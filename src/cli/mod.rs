@@ -7,6 +7,7 @@ mod show;
 
 use crate::config::Config;
 use crate::control::{self, AskError};
+use crate::shard;
 use crate::spool;
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
             print!("{}", config.render());
             ExitCode::SUCCESS
         }
-        Some(Command::Queue { command }) => queue(&config, &command),
+        Some(Command::Queue { command, .. }) => queue(&config, &command),
     }
 }
 
@@ -99,8 +100,8 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         return ExitCode::FAILURE;
     }
     eprintln!("ringpost: {}: no relay runs here: this is what its spool holds", root.display());
-    let mut folders = match spool::shard_folders(root) {
-        Ok(folders) => folders,
+    let mut folders: Vec<_> = match spool::layout(root) {
+        Ok(folders) => folders.into_iter().map(|(_, folder)| folder).collect(),
         Err(error) => {
             eprintln!("ringpost: {error}");
             return ExitCode::FAILURE;
@@ -111,14 +112,14 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
     folders.dedup();
     let mut failed = false;
     let mut entries = Vec::new();
-    for (shard, folder) in folders.iter().enumerate() {
+    for (number, folder) in folders.iter().enumerate() {
         match spool::Spool::inspect(folder) {
             Ok(recovery) => {
                 for what in &recovery.set_aside {
                     eprintln!("ringpost: corrupt record: {what}");
                 }
                 let expire = config.retry.expire;
-                entries.extend(crate::shard::entries_of_recovery(&recovery, shard, expire));
+                entries.extend(shard::entries_of_recovery(folder, &recovery, number, expire));
             }
             Err(error) => {
                 eprintln!("ringpost: {error}");

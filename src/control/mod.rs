@@ -69,12 +69,12 @@ async fn control(mut running: Running) -> Result<(), ServeError> {
     let _ = std::fs::remove_file(&running.socket_path);
     match result {
         Some(Ok(Ok(()))) => {
-            running.events.shutdown();
+            running.events.shutdown(STOP_GRACE);
             tracing::info!("stopped");
             Ok(())
         }
         Some(Ok(Err(shards))) => {
-            running.events.shutdown();
+            running.events.shutdown(STOP_GRACE);
             Err(ServeError::ShardEnded(shards.join("; ")))
         }
         // What is acknowledged is on disk; the rest is the sender's still.

@@ -2,7 +2,7 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use crate::config::{Config, EventOutput};
-use crate::event::{self, EventLog};
+use crate::event::EventWriter;
 use crate::message::Timestamp;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
@@ -78,19 +78,19 @@ pub(super) struct Running {
     pub(super) requests: Vec<Sender<Request>>,
     pub(super) socket: UnixListener,
     pub(super) socket_path: PathBuf,
-    pub(super) events: event::Writer,
+    pub(super) events: EventWriter,
     pub(super) stop_within: Duration,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: oneshot::Receiver<Result<(), Vec<String>>>,
     /// Held as long as the relay runs.
-    _lock: spool::Lock,
+    _lock: spool::lock::Lock,
 }
 
 /// Starts everything, or nothing.
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     create_folder(&config.spool.directory)?;
-    let lock = spool::Lock::acquire(&config.spool.directory)?;
+    let lock = spool::lock::acquire(&config.spool.directory)?;
     for core in &config.cores {
         create_folder(&core.spool)?;
     }
@@ -103,10 +103,10 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     {
         create_folder(folder)?;
     }
-    let (events, logs) =
-        event::Writer::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
+    let events =
+        EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, logs)?;
+    let (plans, requests, ready) = plans(&config, &listen, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings =
@@ -148,7 +148,7 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 fn plans(
     config: &Arc<Config>,
     listen: &[SocketAddr],
-    logs: Vec<EventLog>,
+    events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
     let mut orphans = orphans(config)?;
@@ -157,9 +157,7 @@ fn plans(
         (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
     let mut plans = Vec::new();
     let mut requests = Vec::new();
-    for (index, ((core, mailbox), events)) in
-        config.cores.iter().zip(mailboxes).zip(logs).enumerate()
-    {
+    for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
         let (asking, asked) = ring::mailbox(REQUESTS);
         requests.push(asking);
         plans.push(Some(Plan {
@@ -171,7 +169,7 @@ fn plans(
             peers: peers.clone(),
             mailbox,
             requests: asked,
-            events,
+            events: events.log(index),
             ready: ready_tell.clone(),
         }));
     }
@@ -181,7 +179,7 @@ fn plans(
 /// Folders of shards that are configured no more, shared out among those that are.
 fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
     let mut shared_out = vec![Vec::new(); config.cores.len()];
-    let folders = spool::shard_folders(&config.spool.directory)?;
+    let folders = spool::layout(&config.spool.directory)?;
     let is_used = |folder: &Path| {
         config.cores.iter().any(|core| {
             core.spool == folder
@@ -190,7 +188,7 @@ fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
                 })
         })
     };
-    let unused = folders.into_iter().filter(|folder| !is_used(folder));
+    let unused = folders.into_iter().map(|(_, folder)| folder).filter(|folder| !is_used(folder));
     for (position, folder) in unused.enumerate() {
         let shard = position % shared_out.len();
         shared_out[shard].push(folder);

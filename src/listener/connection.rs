@@ -1,12 +1,12 @@
 //! One inbound connection, from greeting to close.
 
 use super::Intake;
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
 use crate::session::{Client, Rejection, Session, Step, Transaction};
 use crate::smtp::Reply;
-use crate::spool::{Accepted, Draft, SpoolError};
+use crate::spool::{Accepted, Draft, Message, SpoolError};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -173,8 +173,7 @@ impl Connection<'_> {
         // client waits for this one anyway: one send for all.
         match self.intake.spool.store(incoming.draft, accepted).await {
             Ok((placement, message)) => {
-                let client = self.stream.peer_address();
-                self.intake.events.emit(&Event::received(self.intake.shard, &message, client));
+                self.tell_received(&message);
                 (self.intake.admit)(message, placement);
                 self.session.stored(id, &mut self.output);
             }
@@ -195,8 +194,35 @@ impl Connection<'_> {
         self.session.decline(reply, &mut self.output);
     }
 
+    fn tell_received(&self, message: &Message) {
+        let envelope = &message.envelope;
+        let event = Event::new(Kind::Received, message.received_at)
+            .of(message.id, envelope.reverse_path.as_ref())
+            .to_all(&envelope.recipients);
+        self.intake.events.emit(&Event {
+            tenant: &message.options.tenant,
+            campaign: &message.options.campaign,
+            size: Some(message.content.len()),
+            client: Some(self.stream.peer_address()),
+            helo: self.session.client_name(),
+            protocol: self.session.protocol(),
+            queued_ms: None,
+            ..event
+        });
+    }
+
     fn tell_rejected(&self, rejection: &Rejection) {
-        let client = self.stream.peer_address();
-        self.intake.events.emit(&Event::rejected(self.intake.shard, rejection, client));
+        let Rejection { at, from, to, reply } = rejection;
+        self.intake.events.emit(&Event {
+            from: from.as_deref(),
+            to: to.as_deref(),
+            stage: at,
+            code: reply.code,
+            status: reply.status,
+            text: &reply.text,
+            client: Some(self.stream.peer_address()),
+            helo: self.session.client_name(),
+            ..Event::new(Kind::Rejected, self.intake.now())
+        });
     }
 }

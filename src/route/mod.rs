@@ -1,26 +1,64 @@
-//! Recipient domain to site: rules, smart host, MX, address literals.
-#![allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+//! Recipient domain to site: address literals, rules, smart host, MX; and site to addresses.
+//!
+//! A lower-case domain goes in, a [`Site`] comes out, or the [`Outcome`] of all recipients there.
+//! The order: an address literal is its own destination; else the first rule that matches holds;
+//! else the smart host; else the MX records (RFC 5321 5.1). It must not know connections.
+//!
+//! Addresses of private networks and loopback are used when public MX records name them: a relay
+//! in a private network needs them. Who may relay here decides who can make it connect there.
+//!
+//! | DNS says | for MX | for a host's addresses |
+//! | --- | --- | --- |
+//! | records | the site | candidates |
+//! | `MX 0 .` | Refused 5.1.10 (RFC 7505) | |
+//! | only this relay, or worse | Refused 5.4.6 | |
+//! | no such records | the domain is its own host; Refused 5.1.2 without address | next host |
+//! | NXDOMAIN | Refused 5.1.2 | next host |
+//! | SERVFAIL, nothing | Deferred 4.4.3 | next host |
+//! | no host has an address | | Refused 5.4.4; Deferred 4.4.3 when one is unknown |
+//!
+//! A next hop that the operator configured never bounces mail by a wrong name: Deferred 4.4.4.
+
+mod candidates;
+mod mx;
+mod reasons;
+mod rules;
+#[cfg(test)]
+mod tests;
 
 use crate::config;
-use crate::dns::Resolver;
+use crate::dns::cache::Cache;
+use crate::dns::{Failure, Resolver};
+use crate::limits;
 use crate::message::{Outcome, Timestamp};
-use std::net::SocketAddr;
+use candidates::Reach;
+use rules::Destination;
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A destination as the receiver runs it. Domains with the same hosts share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
-    /// Equal for equal sites, on every shard; for listings: `mx:mx1.example.net,mx2.example.net`,
-    /// `host:relay.example.net:25`, `[192.0.2.1]:25`.
+    /// Equal for equal sites, on every shard; for listings: `mx:mx1.example.net,mx2.example.net:25`
+    /// (with `;` before hosts of the next preference), `host:relay.example.net:25`,
+    /// `[192.0.2.1]:25`. At most [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash
+    /// that differs from process to process.
     pub key: Arc<str>,
     /// In order of preference; never empty.
     pub hosts: Vec<SiteHost>,
 }
 
+/// One host of a site.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SiteHost {
+    /// Rank: 0 for the best hosts, 1 for the next. Only the order of MX preferences counts, so
+    /// that `1 a, 5 b` and `10 a, 20 b` are the same site.
     pub preference: u16,
+    /// Whom to look up; never an IP address in text.
     pub host: config::HostName,
+    /// TCP port.
     pub port: u16,
 }
 
@@ -29,26 +67,126 @@ pub struct SiteHost {
 pub struct Candidate {
     /// Host name, or the address in brackets.
     pub host: Box<str>,
+    /// Its address and the port.
     pub address: SocketAddr,
 }
 
 /// One shard's router. Clones share it.
 #[derive(Clone)]
-pub struct Router {}
+pub struct Router {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    host_name: Arc<str>,
+    route: config::Route,
+    resolver: Resolver,
+    /// Sites of domains, so that the next message to a domain costs one look.
+    sites: RefCell<Cache<Box<str>, Arc<Site>>>,
+    dice: RefCell<fastrand::Rng>,
+    reach: Reach,
+}
 
 impl Router {
     /// `seed` shuffles hosts of equal preference.
     pub fn new(host_name: Arc<str>, route: config::Route, resolver: Resolver, seed: u64) -> Router {
-        todo!()
+        let inner = Inner {
+            host_name,
+            route,
+            resolver,
+            sites: RefCell::new(Cache::new(limits::ROUTE_SITES_MAX)),
+            dice: RefCell::new(fastrand::Rng::with_seed(seed)),
+            reach: Reach::default(),
+        };
+        Router { inner: Rc::new(inner) }
     }
+
     /// The site of a lower-case recipient domain (or address literal in brackets), and until when
     /// that holds; or what becomes of its recipients instead (Deferred or Refused).
     pub async fn site(&self, domain: &str) -> Result<(Arc<Site>, Timestamp), Outcome> {
-        todo!()
+        if let Some((site, valid_until)) =
+            self.inner.sites.borrow_mut().get(domain, Timestamp::now())
+        {
+            return Ok((Arc::clone(site), valid_until));
+        }
+        let (site, valid_until) = match rules::destination(&self.inner.route, domain)? {
+            Destination::Address(address) => {
+                (Site::of_address(address, self.inner.route.port), Timestamp::NEVER)
+            }
+            Destination::NextHop(next_hop) => (Site::of_next_hop(&next_hop), Timestamp::NEVER),
+            Destination::Mx => self.inner.by_mx(domain).await?,
+        };
+        let site = Arc::new(site);
+        let mut sites = self.inner.sites.borrow_mut();
+        sites.insert(domain.into(), Arc::clone(&site), valid_until, Timestamp::now());
+        Ok((site, valid_until))
     }
+
     /// Addresses of a site's hosts, in the order to try: by preference, equal ones shuffled, the
     /// addresses of a host interleaved by family. Err: none to be had.
     pub async fn candidates(&self, site: &Site) -> Result<Vec<Candidate>, Outcome> {
-        todo!()
+        let inner = &self.inner;
+        let looked_up = candidates::look_up(&inner.resolver, site).await;
+        let now = Timestamp::now();
+        let reaches = |address| inner.reach.reaches(address, now);
+        let ordered = candidates::order(&looked_up, reaches, &mut inner.dice.borrow_mut());
+        if ordered.is_empty() { Err(candidates::why_none(site, &looked_up)) } else { Ok(ordered) }
+    }
+}
+
+impl Inner {
+    async fn by_mx(&self, domain: &str) -> Result<(Site, Timestamp), Outcome> {
+        if !mx::is_host_name(domain) {
+            return Err(reasons::bad_domain(domain));
+        }
+        let port = self.route.port;
+        match self.resolver.mx(domain).await {
+            Ok(answer) => {
+                let hosts = mx::choose(&self.host_name, &answer.records, port)
+                    .map_err(|unusable| reasons::unusable_mx(domain, unusable))?;
+                let key = mx::key(&hosts, port);
+                Ok((Site { key, hosts }, answer.valid_until))
+            }
+            Err(Failure::NoData) => self.by_implicit_mx(domain).await,
+            Err(failure) => Err(reasons::mx_failed(domain, failure)),
+        }
+    }
+
+    /// Without MX records the domain is its own host (RFC 5321 5.1), if it has an address.
+    async fn by_implicit_mx(&self, domain: &str) -> Result<(Site, Timestamp), Outcome> {
+        if mx::is_same_host(&self.host_name, domain) {
+            return Err(reasons::unusable_mx(domain, mx::Unusable::Loops));
+        }
+        match self.resolver.addresses(domain).await {
+            Ok(answer) => {
+                let port = self.route.port;
+                let host = config::HostName::Name(domain.into());
+                let hosts = vec![SiteHost { preference: 0, host, port }];
+                let key = mx::key(&hosts, port);
+                Ok((Site { key, hosts }, answer.valid_until))
+            }
+            Err(Failure::NoData | Failure::NoSuchDomain) => Err(reasons::no_mx_no_address(domain)),
+            Err(failure) => Err(reasons::host_failed(domain, &failure)),
+        }
+    }
+}
+
+impl Site {
+    fn of_address(address: IpAddr, port: u16) -> Site {
+        let host = config::HostName::Address(address);
+        let hosts = vec![SiteHost { preference: 0, host, port }];
+        Site { key: format!("[{address}]:{port}").into(), hosts }
+    }
+
+    fn of_next_hop(next_hop: &config::NextHop) -> Site {
+        match &next_hop.host {
+            config::HostName::Address(address) => Site::of_address(*address, next_hop.port),
+            config::HostName::Name(name) => {
+                let host = next_hop.host.clone();
+                let hosts = vec![SiteHost { preference: 0, host, port: next_hop.port }];
+                let key = format!("{}{name}", mx::NEXT_HOP_PREFIX);
+                Site { key: mx::bounded(&key, next_hop.port), hosts }
+            }
+        }
     }
 }

@@ -352,6 +352,16 @@ impl Session {
         })
     }
 
+    /// What the client called itself; empty before EHLO or HELO.
+    pub fn client_name(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.name)
+    }
+
+    /// `SMTP` or `ESMTP` (RFC 3848).
+    pub fn protocol(&self) -> &'static str {
+        if self.is_extended() { "ESMTP" } else { "SMTP" }
+    }
+
     /// After Complete, once.
     pub fn take_transaction(&mut self) -> Transaction {
         debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());

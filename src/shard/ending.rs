@@ -7,13 +7,13 @@
 use super::now;
 use super::queue::{Queue, placement};
 use crate::bounce::{self, Failed, Report};
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::message::{
     Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
 };
 use crate::pool::Done;
 use crate::ring;
-use crate::scheduler::{Settled, Slot, Verdict};
+use crate::scheduler::{Lapsed, Settled, Slot, Verdict};
 use crate::spool::{Accepted, Content, Fate, Message, SpoolError};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,12 +35,21 @@ impl Queue {
     pub(super) fn done(self: &Rc<Self>, done: Done) {
         let Done { slot, id, site, message, outcomes, again } = done;
         let slot = Slot(slot);
-        debug_assert_eq!(id, message.id);
-        {
-            let mut scheduler = self.scheduler.borrow_mut();
-            for recipient in again {
-                scheduler.settle(slot, recipient, Verdict::Again, None, now());
+        let known = self.scheduler.borrow().whereabouts(slot);
+        if known.is_none_or(|(known, _)| known != id) {
+            tracing::error!(%id, "a delivery came back after its message had ended");
+            return;
+        }
+        let mut lapsed = Vec::new();
+        for index in again {
+            let settled =
+                self.scheduler.borrow_mut().settle(slot, index, Verdict::Again, None, now());
+            if let Some(Settled::Expired { attempts }) = settled {
+                lapsed.push(Lapsed { index, attempts, reason: None });
             }
+        }
+        if !lapsed.is_empty() {
+            self.lapsed(slot, lapsed);
         }
         self.settle(slot, &message, outcomes, Some(&site.key));
         self.changed();
@@ -66,7 +75,8 @@ impl Queue {
                     let settled = self.over(slot, recipient, now);
                     let Some(attempts) = settled else { continue };
                     self.spool.settle(message.id, recipient, &Fate::Delivered);
-                    self.tell("delivered", message, recipient, &reason, attempts, None, site);
+                    let attempt = Attempt { reason: &reason, number: attempts, due: None, site };
+                    self.tell(Kind::Delivered, message, recipient, &attempt);
                 }
                 Outcome::Refused(reason) => {
                     let Some(attempts) = self.over(slot, recipient, now) else { continue };
@@ -86,8 +96,9 @@ impl Queue {
                             let fate =
                                 Fate::Waiting { attempts, due, reason: (*shared).clone() };
                             self.spool.settle(message.id, recipient, &fate);
-                            let due = Some(due);
-                            self.tell("deferred", message, recipient, &shared, attempts, due, site);
+                            let (number, due) = (attempts, Some(due));
+                            let attempt = Attempt { reason: &shared, number, due, site };
+                            self.tell(Kind::Deferred, message, recipient, &attempt);
                         }
                         Some(Settled::Expired { attempts }) => {
                             let reason = (*shared).clone();
@@ -107,23 +118,13 @@ impl Queue {
     }
 
     /// These recipients waited too long; the scheduler has ended them.
-    pub(super) fn expired(self: &Rc<Self>, slot: Slot, recipients: Vec<u32>) {
-        let reasons: Vec<(u32, Option<Rc<Reason>>, u16)> = {
-            let scheduler = self.scheduler.borrow();
-            recipients
-                .iter()
-                .map(|&index| {
-                    let (reason, attempts) = scheduler.last_attempt(slot, index);
-                    (index, reason, attempts)
-                })
-                .collect()
-        };
-        let failures = reasons
+    pub(super) fn lapsed(self: &Rc<Self>, slot: Slot, recipients: Vec<Lapsed>) {
+        let failures = recipients
             .into_iter()
-            .map(|(recipient, reason, attempts)| Failure {
-                recipient,
-                reason: reason.map_or_else(never_tried, |reason| (*reason).clone()),
-                attempts,
+            .map(|lapsed| Failure {
+                recipient: lapsed.index,
+                reason: lapsed.reason.map_or_else(never_tried, |reason| (*reason).clone()),
+                attempts: lapsed.attempts,
                 expired: true,
             })
             .collect();
@@ -134,8 +135,7 @@ impl Queue {
                     queue.hot.borrow_mut().forget(slot);
                     queue.fail(slot, message, failures, None);
                 }
-                // Its record stays in the spool for `spool export`; after a restart it is tried,
-                // and found unreadable, again.
+                // Its record stays in the spool; after a restart it is found unreadable again.
                 None => tracing::error!("an expired message cannot be read: no report is sent"),
             }
         });
@@ -188,14 +188,15 @@ impl Queue {
     ) {
         let is_report = message.envelope.reverse_path.is_none();
         for failure in failures {
-            let (name, fate) = match (failure.expired, is_report) {
-                (true, _) => ("expired", Fate::Expired),
-                (false, true) => ("dropped", Fate::Bounced),
-                (false, false) => ("bounced", Fate::Bounced),
+            let (kind, fate) = match (failure.expired, is_report) {
+                (true, _) => (Kind::Expired, Fate::Expired),
+                (false, true) => (Kind::Dropped, Fate::Bounced),
+                (false, false) => (Kind::Bounced, Fate::Bounced),
             };
             self.spool.settle(message.id, failure.recipient, &fate);
             let Failure { recipient, reason, attempts, .. } = failure;
-            self.tell(name, message, *recipient, reason, *attempts, None, site);
+            let attempt = Attempt { reason, number: *attempts, due: None, site };
+            self.tell(kind, message, *recipient, &attempt);
         }
         self.free_if_over(slot, message.id);
     }
@@ -259,13 +260,12 @@ impl Queue {
             eight_bit: !report.is_ascii(),
         };
         let (placement, stored) = self.spool.store(draft, accepted).await?;
+        let event = Event::new(Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
         self.events.emit(&Event {
-            from: Some(""),
-            to: Some(to.as_str()),
-            recipients: Some(1),
-            size: Some(report.len() as u64),
+            size: Some(stored.content.len()),
             about: Some(message.id),
-            ..Event::new("received", self.shard, now).of(id)
+            queued_ms: None,
+            ..event
         });
         self.admit(stored, placement);
         Ok(())
@@ -290,35 +290,31 @@ impl Queue {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is one field of the event")]
-    fn tell(
-        &self,
-        name: &'static str,
-        message: &Message,
-        recipient: u32,
-        reason: &Reason,
-        attempts: u16,
-        due: Option<Timestamp>,
-        site: Option<&str>,
-    ) {
-        let to = message
-            .envelope
-            .recipients
-            .get(recipient as usize)
-            .map_or("", |recipient| recipient.address.as_str());
-        let from = message.envelope.reverse_path.as_ref().map_or("", |from| from.as_str());
-        let now = now();
+    fn tell(&self, kind: Kind, message: &Message, recipient: u32, attempt: &Attempt<'_>) {
+        let envelope = &message.envelope;
+        let to = envelope.recipients.get(recipient as usize);
+        let event = Event::new(kind, now())
+            .of(message.id, envelope.reverse_path.as_ref())
+            .because(attempt.reason);
         self.events.emit(&Event {
-            from: Some(from),
-            to: Some(to),
+            to: to.map(|to| to.address.as_str()),
+            tenant: &message.options.tenant,
+            campaign: &message.options.campaign,
             size: Some(message.content.len()),
-            site,
-            attempt: Some(attempts),
-            due,
-            queued_ms: Some(now.since(message.received_at).as_millis() as u64),
-            ..Event::new(name, self.shard, now).of(message.id).because(reason)
+            site: attempt.site.unwrap_or(""),
+            attempt: attempt.number,
+            due: attempt.due,
+            ..event
         });
     }
+}
+
+/// What an event says of the attempt that it is about.
+struct Attempt<'a> {
+    reason: &'a Reason,
+    number: u16,
+    due: Option<Timestamp>,
+    site: Option<&'a str>,
 }
 
 /// Counts a report that is being stored, however that ends.

@@ -12,7 +12,8 @@ use crate::pool::{Dispatch, Exchange, Job, homes_of};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
 use crate::scheduler::{
-    Admission, AdmittedRecipient, Demand, DomainId, Scheduler, SiteId, Slot, Verdict, Work,
+    Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, SiteId, Slot,
+    Verdict, Work,
 };
 use crate::spool::{Message, Placement, Recovered, Spool};
 use std::borrow::Cow;
@@ -236,7 +237,7 @@ impl Queue {
                 let offer = Dispatch::Offer { origin: self.shard, site };
                 self.exchange.send(home, offer);
             }
-            Demand::Expired { slot, recipients } => self.expired(slot, recipients),
+            Demand::Expired { slot, recipients } => self.lapsed(slot, recipients),
             Demand::Overdue { slot, recipients } => {
                 tracing::error!(
                     shard = self.shard,
@@ -352,12 +353,23 @@ impl Queue {
 
     /// Puts recipients off for trouble of our own, which is in the diagnostics already: their
     /// addresses are not to be had, so no event is written.
-    fn put_off(&self, slot: Slot, recipients: &[u32], text: &str) {
+    fn put_off(self: &Rc<Self>, slot: Slot, recipients: &[u32], text: &str) {
         let reason = Rc::new(Reason::ours(Stage::Local, Status(4, 3, 0), text));
-        let mut scheduler = self.scheduler.borrow_mut();
-        for &recipient in recipients {
-            scheduler.settle(slot, recipient, Verdict::Later, Some(Rc::clone(&reason)), now());
+        let mut lapsed = Vec::new();
+        {
+            let mut scheduler = self.scheduler.borrow_mut();
+            for &index in recipients {
+                let why = Some(Rc::clone(&reason));
+                let settled = scheduler.settle(slot, index, Verdict::Later, why, now());
+                if let Some(Settled::Expired { attempts }) = settled {
+                    lapsed.push(Lapsed { index, attempts, reason: Some(Rc::clone(&reason)) });
+                }
+            }
         }
+        if !lapsed.is_empty() {
+            self.lapsed(slot, lapsed);
+        }
+        self.changed();
     }
 
     /// What the home of a site says about it.

@@ -5,10 +5,13 @@ use super::queue::{Queue, placement};
 use crate::message::{Envelope, QueueId, Reason, Timestamp};
 use crate::pool::HomeView;
 use crate::scheduler::MessageView;
-use crate::spool::Recovery;
+use crate::spool::{Message, Placement, Recovery, Spool};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// One recipient that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,29 +89,31 @@ impl Queue {
         limit: usize,
         domain: Option<&str>,
     ) -> Page {
-        let (messages, next) = self.scheduler.borrow().messages_from(cursor, limit);
+        let (found, next) = {
+            let scheduler = self.scheduler.borrow();
+            let (views, next) = scheduler.messages_from(cursor, limit);
+            let found: Vec<Found> = views.iter().map(|view| self.found(view, domain)).collect();
+            (found, next)
+        };
         let mut entries = Vec::new();
-        for view in &messages {
-            let is_wanted = domain.is_none_or(|domain| {
-                view.recipients.iter().any(|recipient| &*recipient.domain == domain)
-            });
-            if is_wanted {
-                entries.extend(self.entries_of(view, domain).await);
-            }
+        for found in found {
+            self.complete(found, &mut entries).await;
         }
         Page { entries, next }
     }
 
     /// The waiting recipients of one message.
     pub(super) async fn show(self: &Rc<Self>, id: QueueId) -> Vec<RecipientEntry> {
-        let view = {
+        let found = {
             let scheduler = self.scheduler.borrow();
-            scheduler.find(id).and_then(|slot| scheduler.message(slot))
+            let view = scheduler.find(id).and_then(|slot| scheduler.message(slot));
+            view.map(|view| self.found(&view, None))
         };
-        match view {
-            Some(view) => self.entries_of(&view, None).await,
-            None => Vec::new(),
+        let mut entries = Vec::new();
+        if let Some(found) = found {
+            self.complete(found, &mut entries).await;
         }
+        entries
     }
 
     /// All sites that this shard has mail for or connections to.
@@ -143,78 +148,107 @@ impl Queue {
         by_key.into_values().collect()
     }
 
-    async fn entries_of(&self, view: &MessageView, domain: Option<&str>) -> Vec<RecipientEntry> {
-        let hot = self.scheduler.borrow().find(view.id).and_then(|slot| {
-            self.hot.borrow().find(slot)
-        });
-        let message = match hot {
-            Some(message) => Some(message),
-            None => self.spool.load(view.id, placement(view.placement)).await.ok(),
-        };
-        let envelope = message.as_ref().map(|message| &message.envelope);
-        let size = message.as_ref().map_or(0, |message| message.content.len());
+    /// What the scheduler knows of a message's recipients; addresses are still missing.
+    fn found(&self, view: &MessageView<'_>, domain: Option<&str>) -> Found {
         let now = now();
-        view.recipients
-            .iter()
-            .filter(|recipient| domain.is_none_or(|domain| &*recipient.domain == domain))
-            .map(|recipient| {
-                let site = recipient.site.and_then(|site| {
-                    self.sites.borrow().site(site).map(|site| site.key.to_string())
-                });
-                let parked =
-                    recipient.site.and_then(|site| self.scheduler.borrow().site_state(site));
-                RecipientEntry {
-                    id: view.id.to_string(),
-                    from: from_of(envelope),
-                    to: to_of(envelope, recipient.index, &recipient.domain),
-                    state: recipient.state.to_owned(),
-                    received: view.id.born().to_string(),
-                    size,
-                    attempts: recipient.attempts,
-                    due: (recipient.due > now).then(|| recipient.due.to_string()),
-                    expires: view.expires.to_string(),
-                    reason: recipient.reason.as_deref().map(Reason::to_string),
-                    site,
-                    site_backs_off: parked
-                        .map(|parked| format!("until {}: {}", parked.until, parked.reason)),
-                    shard: self.shard,
+        let wanted = view.recipients.iter().filter(|recipient| {
+            domain.is_none_or(|domain| recipient.domain == domain)
+        });
+        let entries = wanted.map(|recipient| {
+            let site = recipient.site;
+            let key = site.and_then(|site| {
+                self.sites.borrow().site(site).map(|site| site.key.to_string())
+            });
+            let scheduler = self.scheduler.borrow();
+            let parked = site.and_then(|site| scheduler.site_state(site)?.parked);
+            let entry = RecipientEntry {
+                id: view.id.to_string(),
+                from: String::new(),
+                to: format!("?@{}", recipient.domain),
+                state: recipient.state.to_owned(),
+                received: view.id.born().to_string(),
+                size: 0,
+                attempts: recipient.attempts,
+                due: recipient.due.filter(|due| *due > now).map(|due| due.to_string()),
+                expires: view.expires.to_string(),
+                reason: recipient.reason.map(|reason| reason.to_string()),
+                site: key,
+                site_backs_off: parked
+                    .map(|parked| format!("until {}: {}", parked.until, parked.reason)),
+                shard: self.shard,
+            };
+            (recipient.index, entry)
+        });
+        Found {
+            id: view.id,
+            placement: placement(view.placement),
+            hot: self.hot.borrow().find(view.slot),
+            entries: entries.collect(),
+        }
+    }
+
+    /// Adds what only the message itself says. A message that cannot be read is listed without.
+    async fn complete(&self, found: Found, entries: &mut Vec<RecipientEntry>) {
+        if found.entries.is_empty() {
+            return;
+        }
+        let message = match found.hot {
+            Some(message) => Some(message),
+            None => self.spool.load(found.id, found.placement).await.ok(),
+        };
+        for (index, mut entry) in found.entries {
+            if let Some(message) = &message {
+                let recipient = message.envelope.recipients.get(index as usize);
+                entry.from = from_of(&message.envelope);
+                entry.size = message.content.len();
+                if let Some(recipient) = recipient {
+                    entry.to = recipient.address.to_string();
                 }
-            })
-            .collect()
+            }
+            entries.push(entry);
+        }
     }
 }
 
-fn from_of(envelope: Option<&Envelope>) -> String {
-    envelope
-        .and_then(|envelope| envelope.reverse_path.as_ref())
-        .map_or_else(String::new, ToString::to_string)
+/// A message of a listing, before its record is read.
+struct Found {
+    id: QueueId,
+    placement: Placement,
+    hot: Option<Arc<Message>>,
+    /// By index in the envelope.
+    entries: Vec<(u32, RecipientEntry)>,
 }
 
-/// The address; when the record cannot be read, what is known of it.
-fn to_of(envelope: Option<&Envelope>, index: u32, domain: &str) -> String {
-    envelope
-        .and_then(|envelope| envelope.recipients.get(index as usize))
-        .map_or_else(|| format!("?@{domain}"), |recipient| recipient.address.to_string())
+fn from_of(envelope: &Envelope) -> String {
+    envelope.reverse_path.as_ref().map_or_else(String::new, ToString::to_string)
 }
 
-/// The same view of a stopped relay's spool.
+/// The same view of a stopped relay's spool: what `recovery` found in `folder`.
 pub fn entries_of_recovery(
+    folder: &Path,
     recovery: &Recovery,
     shard: usize,
-    expire: std::time::Duration,
+    expire: Duration,
 ) -> Vec<RecipientEntry> {
     let mut entries = Vec::new();
     for message in &recovery.messages {
+        let stored = Spool::read(folder, message.id, message.placement).ok();
+        let envelope = stored.as_ref().map(|stored| &stored.envelope);
         let ours = message.received_at.plus(expire);
         let expires = message.options.expires.map_or(ours, |wished| wished.min(ours));
-        for recipient in message.recipients.iter().filter(|recipient| !recipient.ended) {
+        let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
+        for (index, recipient) in open {
+            let known = envelope.and_then(|envelope| envelope.recipients.get(index));
             entries.push(RecipientEntry {
                 id: message.id.to_string(),
-                from: message.from.as_ref().map_or_else(String::new, ToString::to_string),
-                to: recipient.address.to_string(),
+                from: envelope.map_or_else(String::new, from_of),
+                to: known.map_or_else(
+                    || format!("?@{}", recipient.domain),
+                    |known| known.address.to_string(),
+                ),
                 state: "stored".to_owned(),
                 received: message.received_at.to_string(),
-                size: message.size,
+                size: stored.as_ref().map_or(0, |stored| stored.content.len()),
                 attempts: recipient.attempts,
                 due: recipient.due.as_ref().map(Timestamp::to_string),
                 expires: expires.to_string(),

@@ -52,6 +52,7 @@ use fold::Kept;
 use log::{Log, Resume};
 use record::{Record, StoredContent};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -297,30 +298,17 @@ impl Spool {
         let file = core.reader(at.segment).await.map_err(unreadable)?;
         let bytes =
             file.read(u64::from(at.offset), at.length as usize).await.map_err(unreadable)?;
-        let stored = match record::check(&bytes, at.segment, at.offset) {
-            Some((header, payload)) if header.id == id => record::decode(&header, payload).ok(),
-            _ => None,
-        };
-        let Some(Record::Message(stored)) = stored else {
-            let cause = format!("message {id} is not intact at byte {}", at.offset);
-            return Err(SpoolError::Open { path, cause });
-        };
-        let content = match stored.content {
-            StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
-            StoredContent::Chunks(draft, extents) => {
-                Content::streamed(&core.folder, draft, &extents)
-            }
-        };
-        Ok(Arc::new(Message {
-            id,
-            received_at: stored.received_at,
-            envelope: stored.envelope,
-            options: stored.options,
-            dot_stuffed: stored.dot_stuffed,
-            eight_bit: stored.eight_bit,
-            trace: stored.trace.to_vec(),
-            content,
-        }))
+        decode(&core.folder, id, at, &bytes)
+    }
+
+    /// The same from a stopped relay's spool, without changing it.
+    pub fn read(directory: &Path, id: QueueId, at: Placement) -> Result<Arc<Message>, SpoolError> {
+        let path = segment::path(directory, at.segment);
+        let unreadable = |error: io::Error| folder::failed(&path, &error);
+        let file = std::fs::File::open(&path).map_err(unreadable)?;
+        let mut bytes = vec![0; at.length as usize];
+        file.read_exact_at(&mut bytes, u64::from(at.offset)).map_err(unreadable)?;
+        decode(directory, id, at, &bytes)
     }
 
     /// Deliveries to these recipients begin. Written with the next commit if still open then.
@@ -355,6 +343,37 @@ impl Spool {
         let set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
         Ok(recovery_of(read, set_aside))
     }
+}
+
+/// The message in a record's bytes; `Open` when they are not that message, intact.
+fn decode(
+    folder: &Path,
+    id: QueueId,
+    at: Placement,
+    bytes: &[u8],
+) -> Result<Arc<Message>, SpoolError> {
+    let stored = match record::check(bytes, at.segment, at.offset) {
+        Some((header, payload)) if header.id == id => record::decode(&header, payload).ok(),
+        _ => None,
+    };
+    let Some(Record::Message(stored)) = stored else {
+        let cause = format!("message {id} is not intact at byte {}", at.offset);
+        return Err(SpoolError::Open { path: segment::path(folder, at.segment), cause });
+    };
+    let content = match stored.content {
+        StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
+        StoredContent::Chunks(draft, extents) => Content::streamed(folder, draft, &extents),
+    };
+    Ok(Arc::new(Message {
+        id,
+        received_at: stored.received_at,
+        envelope: stored.envelope,
+        options: stored.options,
+        dot_stuffed: stored.dot_stuffed,
+        eight_bit: stored.eight_bit,
+        trace: stored.trace.to_vec(),
+        content,
+    }))
 }
 
 impl Resume {

@@ -1,0 +1,112 @@
+//! Every way in which a destination is not to be had, and what its recipients are told. *Pure.*
+//!
+//! Refused is only what DNS said for certain; what it did not say is Deferred.
+
+use super::mx::Unusable;
+use crate::dns::Failure;
+use crate::message::{Outcome, Reason, Stage, Status};
+
+/// Bad destination system address (RFC 3463 3.2).
+const BAD_DOMAIN: Status = Status(5, 1, 2);
+/// Recipient address has null MX (RFC 7505 5.1).
+const NULL_MX: Status = Status(5, 1, 10);
+/// Unable to route (RFC 3463 3.5).
+const NO_ROUTE: Status = Status(5, 4, 4);
+/// Routing loop detected (RFC 3463 3.5).
+const LOOP: Status = Status(5, 4, 6);
+/// Directory server failure (RFC 3463 3.5).
+const DNS_FAILED: Status = Status(4, 4, 3);
+/// Unable to route, for now: an operator can mend it.
+const NO_ROUTE_YET: Status = Status(4, 4, 4);
+
+fn refused(status: Status, text: String) -> Outcome {
+    Outcome::Refused(reason(status, text))
+}
+
+fn deferred(status: Status, text: String) -> Outcome {
+    Outcome::Deferred(reason(status, text))
+}
+
+fn reason(status: Status, mut text: String) -> Reason {
+    let mut end = text.len().min(Reason::TEXT_LENGTH_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    Reason::ours(Stage::Route, status, text)
+}
+
+pub(super) fn no_domain() -> Outcome {
+    let text = "this relay has no mailboxes of its own, and no smart host is configured";
+    refused(BAD_DOMAIN, text.to_owned())
+}
+
+pub(super) fn bad_literal(domain: &str) -> Outcome {
+    refused(BAD_DOMAIN, format!("{domain} is not an address literal"))
+}
+
+pub(super) fn bad_domain(domain: &str) -> Outcome {
+    refused(BAD_DOMAIN, format!("{domain} is not a name that DNS can hold"))
+}
+
+pub(super) fn no_mx_no_address(domain: &str) -> Outcome {
+    refused(BAD_DOMAIN, format!("domain {domain} has neither MX nor address records"))
+}
+
+pub(super) fn unusable_mx(domain: &str, unusable: Unusable) -> Outcome {
+    match unusable {
+        Unusable::Null => refused(NULL_MX, format!("domain {domain} takes no mail (null MX)")),
+        Unusable::Loops => {
+            refused(LOOP, format!("mail for {domain} loops back: this relay is its best MX"))
+        }
+        Unusable::NoHostName(host) => {
+            refused(NO_ROUTE, format!("MX {host} of domain {domain} is not a host name"))
+        }
+    }
+}
+
+/// The MX lookup gave neither records nor "there are none".
+pub(super) fn mx_failed(domain: &str, failure: Failure) -> Outcome {
+    match failure {
+        Failure::NoSuchDomain => {
+            refused(BAD_DOMAIN, format!("domain {domain} does not exist (NXDOMAIN)"))
+        }
+        Failure::NoData => no_mx_no_address(domain),
+        Failure::BadName => bad_domain(domain),
+        Failure::ServerFailed(words) => deferred(DNS_FAILED, words.into()),
+        Failure::TimedOut => {
+            deferred(DNS_FAILED, format!("no DNS server answered in time for MX {domain}"))
+        }
+    }
+}
+
+/// The addresses of a host are not known, and may be later.
+pub(super) fn host_failed(host: &str, failure: &Failure) -> Outcome {
+    match failure {
+        Failure::ServerFailed(words) => deferred(DNS_FAILED, words.to_string()),
+        _ => deferred(
+            DNS_FAILED,
+            format!("no DNS server answered in time for the addresses of {host}"),
+        ),
+    }
+}
+
+/// No host of a site has an address, for certain.
+pub(super) fn no_address(key: &str, host: &str, failure: Option<&Failure>) -> Outcome {
+    refused(NO_ROUTE, no_address_text(key, host, failure))
+}
+
+/// The same where the operator named the host: a slip there must not bounce what waits.
+pub(super) fn no_next_hop(key: &str, host: &str, failure: Option<&Failure>) -> Outcome {
+    deferred(NO_ROUTE_YET, no_address_text(key, host, failure))
+}
+
+fn no_address_text(key: &str, host: &str, failure: Option<&Failure>) -> String {
+    let why = match failure {
+        Some(Failure::NoSuchDomain) => "does not exist (NXDOMAIN)",
+        Some(Failure::BadName) => "is not a name that DNS can hold",
+        None => "has only addresses that mail cannot be sent to",
+        Some(_) => "has no address records",
+    };
+    format!("no host of {key} has an address: {host} {why}")
+}
