@@ -20,19 +20,19 @@ impl Session {
             Verb::Data => return self.data(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 self.transaction = None;
-                Reply::OK.write(out);
+                Reply::OK.write_to(out);
             }),
             // RFC 5321 4.1.1.9: a string may follow and means nothing.
             Verb::Noop => {
-                Reply::OK.write(out);
+                Reply::OK.write_to(out);
                 Ok(())
             }
             Verb::Vrfy => {
-                smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out))
+                smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write_to(out))
             }
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
-                Reply::HELP.write(out);
+                Reply::HELP.write_to(out);
                 Ok(())
             }
             Verb::Quit => match smtp::read_nothing(argument) {
@@ -110,14 +110,13 @@ impl Session {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
             body: mail.body.unwrap_or_default(),
         });
-        Reply::SENDER_OK.write(out);
+        Reply::SENDER_OK.write_to(out);
         Step::More
     }
 
     fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         let Some(open) = &mut self.transaction else {
-            let reply =
-                if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
+            let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
             return self.refuse("rcpt", reply, out);
         };
         let path = match smtp::read_rcpt(argument) {
@@ -138,12 +137,12 @@ impl Session {
         // Not a refused command: a client with more recipients than fit is told to do just this
         // (RFC 5321 4.5.3.1.10), and must come to its DATA.
         if open.envelope.recipients.len() >= self.policy.limits.recipients_max {
-            Reply::TOO_MANY_RECIPIENTS.write(out);
+            Reply::TOO_MANY_RECIPIENTS.write_to(out);
             return Step::More;
         }
         if let Some(address) = path.to_address() {
             open.envelope.recipients.push(Recipient::plain(address));
-            Reply::RECIPIENT_OK.write(out);
+            Reply::RECIPIENT_OK.write_to(out);
         }
         Step::More
     }
@@ -167,7 +166,7 @@ impl Session {
         match self.one_too_many(at, out) {
             Some(step) => step,
             None => {
-                reply.write(out);
+                reply.write_to(out);
                 Step::More
             }
         }
@@ -185,7 +184,7 @@ impl Session {
         match self.one_too_many(at, out) {
             Some(step) => step,
             None => {
-                reply.write(out);
+                reply.write_to(out);
                 Step::Rejected(Rejection { at, from, to, reply })
             }
         }
@@ -213,9 +212,12 @@ fn text_of(address: Option<&Address>) -> String {
     address.map_or_else(String::new, |address| address.as_str().to_owned())
 }
 
-/// What a client gave for an address, fit for a log line.
-fn printable(given: &[u8]) -> String {
-    given
+/// What a client gave for an address, behind `FROM:` or `TO:`, fit for a log line.
+fn printable(argument: &[u8]) -> String {
+    let behind_colon = argument.splitn(2, |&byte| byte == b':').nth(1);
+    behind_colon
+        .unwrap_or(argument)
+        .trim_ascii()
         .iter()
         .take(PATH_BYTES_MAX)
         .map(|&byte| if (32..=126).contains(&byte) { char::from(byte) } else { '?' })

@@ -100,11 +100,11 @@ enum State {
 /// What the caller must do next. `receive` is called again after it, with the rest of the input.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Send what is in `out`, if anything. With [`Progress::consumed`] above zero: call `receive`
-    /// again with the rest of the input, even if that rest is empty (replies may have been held
-    /// back so that `out` stays small). With zero: receive more first; what is left of the input
-    /// is the start of something and must come again with more behind it. It is never longer than
-    /// the configured `command_line_max`.
+    /// Send what is in `out`, then go on. With [`Progress::consumed`] above zero and input left:
+    /// call `receive` again with that rest; `receive` may have stopped only so that `out` does not
+    /// grow beyond measure, so it must really be sent before. With zero, or no input left: receive
+    /// more first. What is left is the start of something and must come again with more behind
+    /// it; it is shorter than the configured `command_line_max`.
     More,
     /// DATA was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
@@ -219,9 +219,7 @@ impl Session {
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
-                Step::Content(range) => {
-                    Step::Content(range.start + consumed..range.end + consumed)
-                }
+                Step::Content(range) => Step::Content(range.start + consumed..range.end + consumed),
                 step => step,
             };
             consumed += used;
@@ -330,7 +328,7 @@ impl Session {
             received_max: limits.received_max,
         });
         self.state = State::Content(scanner, false);
-        Reply::SEND_CONTENT.write(out);
+        Reply::SEND_CONTENT.write_to(out);
     }
 
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
@@ -387,14 +385,14 @@ impl Session {
         // address in every mailing, for as long as it stays connected.
         self.refused = 0;
         let text = format!("queued as {id}");
-        Reply { text: text.into(), ..Reply::OK }.write(out);
+        Reply { text: text.into(), ..Reply::OK }.write_to(out);
     }
 
     /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
     /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
     /// refused at the end of data, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        reply.write(out);
+        reply.write_to(out);
         if let State::ContentWanted = self.state {
             self.state = State::Commands;
         } else {
@@ -439,7 +437,7 @@ impl Session {
     }
 
     fn close_with(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Step {
-        reply.write(out);
+        reply.write_to(out);
         self.state = State::Closing;
         Step::Close
     }

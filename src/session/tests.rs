@@ -1,2 +1,140 @@
+//! What no transcript can show: time, the stop, the trace field, the bound on replies.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use super::*;
+
+fn session() -> Session {
+    let limits = config::Session {
+        message_bytes_max: 10_000,
+        recipients_max: 10,
+        command_line_max: 1000,
+        text_line_max: 1000,
+        errors_max: 5,
+        received_max: 5,
+        command_timeout: Duration::from_secs(300),
+        data_timeout: Duration::from_secs(180),
+        connections_per_client: 1,
+        connections_per_relay_client: 1,
+    };
+    let policy = Policy { host_name: "relay.example".into(), limits };
+    let address = "192.0.2.9:4321".parse().unwrap();
+    Session::new(Rc::new(policy), Client { address, may_relay: true })
+}
+
+/// A session that has taken `input`, and the step that it came to.
+fn after(input: &str) -> (Session, Step) {
+    let mut session = session();
+    let mut out = Vec::new();
+    assert_eq!(session.greet(b"", &mut out), Step::More);
+    let progress = session.receive(input.as_bytes(), &mut out);
+    assert_eq!(progress.consumed, input.len());
+    (session, progress.step)
+}
+
+const UP_TO_DATA: &str = "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n";
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_silent_client_is_told_and_left() {
+    let (mut session, _) = after("EHLO bar.example\r\n");
+    assert_eq!(session.timeout(), Duration::from_secs(300));
+    let said = written(|out| session.timed_out(out));
+    assert_eq!(said, "421 4.4.2 Waited too long for input\r\n");
+    let progress = session.receive(b"NOOP\r\n", &mut Vec::new());
+    assert_eq!(progress, Progress { consumed: 6, step: Step::Close });
+
+    let (mut session, step) = after(UP_TO_DATA);
+    assert_eq!(step, Step::ContentWanted);
+    session.begin_content(&mut Vec::new());
+    assert_eq!(session.timeout(), Duration::from_secs(180));
+}
+
+#[test]
+fn a_stop_ends_idle_sessions_and_open_transactions_at_once() {
+    let early = written(|out| assert!(session().stopping(out)));
+    assert_eq!(early, "421 Shutting down; try again later\r\n");
+    for input in ["", "EHLO bar.example\r\n", "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n"] {
+        let (mut session, _) = after(input);
+        let said = written(|out| {
+            assert!(session.stopping(out));
+            assert!(session.stopping(out), "asked twice, told once");
+        });
+        assert_eq!(said, "421 4.3.2 Shutting down; try again later\r\n");
+    }
+}
+
+#[test]
+fn a_stop_waits_for_content_that_is_under_way() {
+    let (mut session, _) = after(UP_TO_DATA);
+    let mut out = Vec::new();
+    assert!(!session.stopping(&mut out));
+    session.begin_content(&mut out);
+    assert_eq!(session.receive(b"x\r\n.\r\n", &mut out).step, Step::Content(0..3));
+    assert!(!session.stopping(&mut out));
+    assert_eq!(session.receive(b".\r\n", &mut out).step, Step::Complete);
+    assert!(!session.stopping(&mut out));
+    session.take_transaction();
+    session.stored(QueueId(1), &mut out);
+    let progress = session.receive(b"", &mut out);
+    assert_eq!(progress, Progress { consumed: 0, step: Step::Close });
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "354 Send the message; end with CRLF.CRLF\r\n\
+         250 2.0.0 queued as 0000000000001\r\n\
+         421 4.3.2 Shutting down; try again later\r\n"
+    );
+}
+
+#[test]
+fn nothing_is_consumed_while_the_caller_is_to_act() {
+    let (mut session, _) = after(UP_TO_DATA);
+    let waiting = Progress { consumed: 0, step: Step::More };
+    assert_eq!(session.receive(b"x\r\n.\r\n", &mut Vec::new()), waiting);
+    session.begin_content(&mut Vec::new());
+    assert_eq!(session.receive(b".\r\nQUIT\r\n", &mut Vec::new()).step, Step::Complete);
+    assert_eq!(session.receive(b"QUIT\r\n", &mut Vec::new()), waiting);
+}
+
+#[test]
+fn replies_are_held_back_before_they_become_many() {
+    let (mut session, _) = after("");
+    let input = "HELP\r\n".repeat(10_000);
+    let mut rest = input.as_bytes();
+    let mut replies = 0;
+    while !rest.is_empty() {
+        let mut out = Vec::new();
+        let progress = session.receive(rest, &mut out);
+        assert_eq!(progress.step, Step::More);
+        assert!(progress.consumed > 0 && out.len() < OUT_BYTES_MAX + 1000);
+        replies += String::from_utf8(out).unwrap().matches("\r\n214 ").count();
+        rest = &rest[progress.consumed..];
+    }
+    assert_eq!(replies, 10_000);
+}
+
+#[test]
+fn the_trace_field_names_a_recipient_only_when_it_is_the_only_one() {
+    let now = Timestamp(1_795_459_019_123);
+    let trace = |session: &Session| String::from_utf8(session.trace(QueueId(1), now)).unwrap();
+    let (mut session, _) = after(UP_TO_DATA);
+    let before = trace(&session);
+    assert_eq!(
+        before,
+        "Received: from bar.example ([192.0.2.9])\r\n\
+         \tby relay.example with ESMTP id 0000000000001\r\n\
+         \tfor <c@d>; Mon, 23 Nov 2026 18:36:59 +0000\r\n"
+    );
+    session.begin_content(&mut Vec::new());
+    session.receive(b".\r\n", &mut Vec::new());
+    session.take_transaction();
+    assert_eq!(trace(&session), before, "the same after the transaction is taken");
+
+    let two = UP_TO_DATA.replace("DATA", "RCPT TO:<e@f>\r\nDATA").replace("EHLO", "HELO");
+    let (session, _) = after(&two);
+    let text = trace(&session);
+    assert!(!text.contains("for ") && text.contains("with SMTP id 0000000000001;\r\n"), "{text}");
+}

@@ -166,7 +166,10 @@ mod tests {
     #[test]
     fn an_odd_name_cannot_break_out() {
         let text = written(|trace| trace.hello = "my (pc); by \\ evil\"<x>");
-        assert!(text.starts_with("Received: from my??pc???by???evil??x? ([192.0.2.1])\r\n"), "{text}");
+        assert!(
+            text.starts_with("Received: from my??pc???by???evil??x? ([192.0.2.1])\r\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -75,9 +75,8 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 10] = [
-    "AUTH", "STARTTLS", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT",
-];
+const NOT_IMPLEMENTED: [&str; 10] =
+    ["AUTH", "STARTTLS", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -435,15 +434,15 @@ mod tests {
 
     #[test]
     fn rcpt_takes_a_mailbox_or_the_postmaster() {
-        use CommandFault::*;
+        use CommandFault::{Keyword, Parameter, ParameterUnknown};
         assert_eq!(read_rcpt("TO:<a@b>").map(|path| path.to_address()), {
             Ok(Some(crate::message::Address::new("a@b")))
         });
-        assert_eq!(read_rcpt("to: <POSTMASTER>").is_ok(), true);
+        assert_eq!(read_rcpt("to: <POSTMASTER>"), Ok(Path::Postmaster("POSTMASTER")));
         for (text, fault) in [
             ("FROM:<a@b>", Keyword(Side::Recipient)),
-            ("TO:<>", Path(Side::Recipient, PathFault::Null)),
-            ("TO:<a>", Path(Side::Recipient, PathFault::NoDomain)),
+            ("TO:<>", CommandFault::Path(Side::Recipient, PathFault::Null)),
+            ("TO:<a>", CommandFault::Path(Side::Recipient, PathFault::NoDomain)),
             ("TO:<a@b> NOTIFY=NEVER", ParameterUnknown),
             ("TO:<a@b> NOTIFY=", Parameter),
             ("TO:<a@b> <c@d>", Parameter),

@@ -105,7 +105,7 @@ fn without_domain<'a>(
     }
 }
 
-/// After the domain something other than `>`: the end of the line, or a character that no domain has.
+/// After the domain something other than `>`: the end of the line, or what no domain has.
 fn closing_fault(after_domain: &str) -> PathFault {
     if after_domain.is_empty() { PathFault::NotClosed } else { PathFault::Domain }
 }

@@ -84,8 +84,19 @@ fn leading_dots_stay_and_are_told() {
 #[test]
 fn nothing_but_crlf_dot_crlf_is_the_end() {
     for end in [
-        "\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n", "\r\n.\r", "\r.\r", "\r\n.\r\r\n", "\r\r\n.\n",
-        "\r\n\0.\r\n", "\r\n. \r\n", "\r\n..\r\n", "\n\r.\r\n", "\r\n.\n\r\n",
+        "\n.\n",
+        "\n.\r\n",
+        "\r.\r\n",
+        "\r\n.\n",
+        "\r\n.\r",
+        "\r.\r",
+        "\r\n.\r\r\n",
+        "\r\r\n.\n",
+        "\r\n\0.\r\n",
+        "\r\n. \r\n",
+        "\r\n..\r\n",
+        "\n\r.\r\n",
+        "\r\n.\n\r\n",
     ] {
         let input = format!("a: b\r\n\r\ntext{end}MAIL FROM:<x@y>\r\n.\r\n");
         let seen = scanned(input.as_bytes());
@@ -141,9 +152,8 @@ fn content_may_have_so_many_bytes_and_stuffed_dots() {
 
 #[test]
 fn received_fields_are_counted_in_the_header_alone() {
-    let defect = |header: &str, body: &str| {
-        scanned(format!("{header}\r\n{body}.\r\n").as_bytes()).defect
-    };
+    let defect =
+        |header: &str, body: &str| scanned(format!("{header}\r\n{body}.\r\n").as_bytes()).defect;
     let two = "Received: a\r\nrEcEiVeD : b\r\n";
     assert_eq!(defect(two, ""), None);
     assert_eq!(defect(&format!("{two}RECEIVED:c\r\n"), ""), Some(Defect::TooManyHops));
@@ -173,7 +183,17 @@ fn plain_reading(input: &[u8]) -> (Vec<u8>, Option<usize>, bool) {
 #[test]
 fn random_input_in_random_pieces_reads_as_the_plain_reading_does() {
     let pieces: [&[u8]; 12] = [
-        b"\r\n", b"\r\n", b"\r", b"\n", b".", b".", b"\r\n.", b"x", b"Received:", b"re", b"\0",
+        b"\r\n",
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b".",
+        b".",
+        b"\r\n.",
+        b"x",
+        b"Received:",
+        b"re",
+        b"\0",
         b"\xff",
     ];
     let mut random = fastrand::Rng::with_seed(5321);
@@ -183,7 +203,8 @@ fn random_input_in_random_pieces_reads_as_the_plain_reading_does() {
             input.extend_from_slice(pieces[random.usize(..pieces.len())]);
         }
         input.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
-        let mut cuts: Vec<usize> = (0..random.usize(..6)).map(|_| random.usize(..input.len())).collect();
+        let mut cuts: Vec<usize> =
+            (0..random.usize(..6)).map(|_| random.usize(..input.len())).collect();
         cuts.sort_unstable();
 
         let seen = feed(&input, cuts.into_iter());

@@ -1,0 +1,132 @@
+//! Bytes per second of the content scanner, the line scanner, and a whole session: what a shard
+//! spends on SMTP alone, with sockets and disk left out.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ringpost::config;
+use ringpost::message::QueueId;
+use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::smtp::{ContentLimits, ContentScanner, Line, Scanned, scan};
+use std::hint::black_box;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A letter of about `bytes` bytes with lines as mail has them, ending in the dot line.
+fn letter(bytes: usize) -> Vec<u8> {
+    let mut letter = Vec::with_capacity(bytes + 100);
+    for (name, value) in [("From", "news@bar.example"), ("To", "b@foo.example"), ("Subject", "x")] {
+        letter.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    letter.extend_from_slice(b"\r\n");
+    let line = [b'A'; 76];
+    while letter.len() < bytes {
+        letter.extend_from_slice(&line);
+        letter.extend_from_slice(b"\r\n");
+    }
+    letter.extend_from_slice(b".\r\n");
+    letter
+}
+
+fn content(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("content");
+    let limits = ContentLimits { bytes_max: 1 << 30, line_max: 1000, received_max: 50 };
+    for bytes in [4 << 10, 64 << 10, 1 << 20] {
+        let letter = letter(bytes);
+        group.throughput(Throughput::Bytes(letter.len() as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(bytes), &letter, |bencher, letter| {
+            bencher.iter(|| {
+                let mut scanner = ContentScanner::new(limits);
+                let mut rest = letter.as_slice();
+                while let Scanned::Content(length) = scanner.scan(black_box(rest)) {
+                    rest = rest.get(length..).unwrap();
+                }
+                assert!(scanner.defect().is_none());
+                scanner.bytes()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn lines(criterion: &mut Criterion) {
+    let input = b"RCPT TO:<somebody.or.other@mail.example.com>\r\n".repeat(1000);
+    let mut group = criterion.benchmark_group("lines");
+    group.throughput(Throughput::Bytes(input.len() as u64));
+    group.bench_function("rcpt", |bencher| {
+        bencher.iter(|| {
+            let mut rest = input.as_slice();
+            let mut lines = 0;
+            while let Line::Complete(line) = scan(black_box(rest), 1000) {
+                rest = rest.get(line.len() + 2..).unwrap();
+                lines += 1;
+            }
+            lines
+        });
+    });
+    group.finish();
+}
+
+fn whole_session(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("session");
+    for bytes in [4 << 10, 64 << 10] {
+        let mut input = b"EHLO bar.example\r\n".to_vec();
+        for _ in 0..10 {
+            input.extend_from_slice(b"MAIL FROM:<news@bar.example> BODY=8BITMIME\r\n");
+            input.extend_from_slice(b"RCPT TO:<somebody@foo.example>\r\nDATA\r\n");
+            input.extend_from_slice(&letter(bytes));
+        }
+        input.extend_from_slice(b"QUIT\r\n");
+        group.throughput(Throughput::Bytes(input.len() as u64));
+        group.bench_with_input(
+            BenchmarkId::new("ten_messages", bytes),
+            &input,
+            |bencher, input| bencher.iter(|| play(black_box(input))),
+        );
+    }
+    group.finish();
+}
+
+/// Plays a pipelined session; gives the bytes of its replies.
+fn play(input: &[u8]) -> usize {
+    let policy = Policy { host_name: "relay.example".into(), limits: limits() };
+    let address = "127.0.0.1:4321".parse().unwrap();
+    let mut session = Session::new(Rc::new(policy), Client { address, may_relay: true });
+    let mut out = Vec::with_capacity(4096);
+    session.greet(b"", &mut out);
+    let mut rest = input;
+    loop {
+        // As much as a receive buffer holds.
+        let window = rest.get(..64 << 10).unwrap_or(rest);
+        let progress = session.receive(window, &mut out);
+        rest = rest.get(progress.consumed..).unwrap();
+        match progress.step {
+            Step::ContentWanted => session.begin_content(&mut out),
+            Step::Complete => {
+                black_box(session.take_transaction());
+                session.stored(QueueId(1), &mut out);
+            }
+            Step::Close => return out.len(),
+            Step::More => assert!(progress.consumed > 0, "the input ends with QUIT"),
+            Step::Content(_) => {}
+            Step::ContentVoid | Step::Rejected(_) => unreachable!("nothing is refused"),
+        }
+    }
+}
+
+fn limits() -> config::Session {
+    config::Session {
+        message_bytes_max: 1 << 30,
+        recipients_max: 100,
+        command_line_max: 1000,
+        text_line_max: 1000,
+        errors_max: 10,
+        received_max: 50,
+        command_timeout: Duration::from_secs(300),
+        data_timeout: Duration::from_secs(180),
+        connections_per_client: 10,
+        connections_per_relay_client: 10,
+    }
+}
+
+criterion_group!(benches, content, lines, whole_session);
+criterion_main!(benches);

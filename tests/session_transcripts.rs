@@ -1,0 +1,348 @@
+//! Plays the transcripts in `tests/fixtures/session` against a session.
+//!
+//! Each is played line by line, comparing at each turn; then whole, byte by byte, cut in two at
+//! every place and in random pieces, when the same must come out. In a transcript:
+//!
+//! ```text
+//! # a comment                          @limit recipients_max 2
+//! @client 192.0.2.9:25                 @stranger (may not relay)
+//! @early GET / HTTP/1.1\r\n            @decline-data 452 4.3.1 Full   @decline-end ...
+//! C: a line from the client, with CRLF behind it
+//! c: bytes from the client, with nothing behind them
+//! S: a line from the session           E: an event: a refusal, a transaction, the close
+//! K: a line of the content that was kept
+//! ```
+//!
+//! Everywhere: `\r`, `\n`, `\0`, `\xNN`, `\\`, and `\{70 x}` for seventy `x`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ringpost::config;
+use ringpost::message::{QueueId, Status};
+use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::smtp::Reply;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+#[test]
+fn every_transcript_holds_however_its_input_is_cut() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/session");
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 20, "the transcripts are missing");
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let script = Script::read(&text);
+        let name = path.file_name().unwrap().to_string_lossy();
+        script.play_line_by_line(&name);
+        let input = script.input();
+        let expected = script.expected();
+        let check = |cuts: &[usize]| {
+            let seen = script.play(&input, cuts);
+            assert_eq!(seen.join("\n"), expected.join("\n"), "{name}, cut at {cuts:?}");
+        };
+        check(&[]);
+        let all: Vec<usize> = (1..input.len()).collect();
+        check(&all);
+        // Long ones are about one long thing; a place in a thousand does.
+        let stride = 1 + input.len() / 2000;
+        all.iter().step_by(stride).for_each(|&cut| check(&[cut]));
+        let mut random = fastrand::Rng::with_seed(2821);
+        for _ in 0..200 {
+            let mut cuts: Vec<usize> = (0..8).map(|_| random.usize(..=input.len())).collect();
+            cuts.sort_unstable();
+            check(&cuts);
+        }
+    }
+}
+
+enum Line {
+    /// From the client.
+    Input(Vec<u8>),
+    /// `S: `, `E: ` and `K: ` lines as the player writes them.
+    Output(String),
+}
+
+struct Script {
+    limits: config::Session,
+    client: String,
+    may_relay: bool,
+    early: Vec<u8>,
+    decline_data: Option<Reply>,
+    decline_end: Option<Reply>,
+    lines: Vec<Line>,
+}
+
+impl Script {
+    fn read(text: &str) -> Script {
+        let mut script = Script {
+            limits: limits(),
+            client: "192.0.2.9:4321".to_owned(),
+            may_relay: true,
+            early: Vec::new(),
+            decline_data: None,
+            decline_end: None,
+            lines: Vec::new(),
+        };
+        for line in text.lines() {
+            let (key, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match key {
+                "" | "#" => {}
+                "@client" => script.client = rest.to_owned(),
+                "@stranger" => script.may_relay = false,
+                "@early" => script.early = unescape(rest),
+                "@decline-data" => script.decline_data = Some(reply(rest)),
+                "@decline-end" => script.decline_end = Some(reply(rest)),
+                "@limit" => script.set_limit(rest),
+                "C:" => script.lines.push(Line::Input([unescape(rest), b"\r\n".to_vec()].concat())),
+                "c:" => script.lines.push(Line::Input(unescape(rest))),
+                "K:" => {
+                    let text = unescape(rest).escape_ascii().to_string();
+                    script.lines.push(Line::Output(format!("K: {text}")));
+                }
+                "S:" | "E:" => {
+                    let text = String::from_utf8(unescape(line)).unwrap();
+                    script.lines.push(Line::Output(text));
+                }
+                other => panic!("not understood: {other}"),
+            }
+        }
+        script
+    }
+
+    fn set_limit(&mut self, rest: &str) {
+        let (name, value) = rest.split_once(' ').unwrap();
+        match name {
+            "message_bytes_max" => self.limits.message_bytes_max = value.parse().unwrap(),
+            "recipients_max" => self.limits.recipients_max = value.parse().unwrap(),
+            "command_line_max" => self.limits.command_line_max = value.parse().unwrap(),
+            "text_line_max" => self.limits.text_line_max = value.parse().unwrap(),
+            "errors_max" => self.limits.errors_max = value.parse().unwrap(),
+            "received_max" => self.limits.received_max = value.parse().unwrap(),
+            other => panic!("no such limit: {other}"),
+        }
+    }
+
+    fn input(&self) -> Vec<u8> {
+        let mut input = Vec::new();
+        for line in &self.lines {
+            if let Line::Input(bytes) = line {
+                input.extend_from_slice(bytes);
+            }
+        }
+        input
+    }
+
+    fn expected(&self) -> Vec<String> {
+        let mut expected = Vec::new();
+        for line in &self.lines {
+            if let Line::Output(text) = line {
+                expected.push(text.clone());
+            }
+        }
+        expected
+    }
+
+    fn play_line_by_line(&self, name: &str) {
+        let mut player = Player::new(self);
+        let mut compared = 0;
+        for line in &self.lines {
+            match line {
+                Line::Input(bytes) => {
+                    assert_eq!(player.seen.get(compared), None, "{name}: more than expected");
+                    player.feed(bytes);
+                }
+                Line::Output(expected) => {
+                    let seen = player.seen.get(compared);
+                    assert_eq!(seen, Some(expected), "{name}: line by line");
+                    compared += 1;
+                }
+            }
+        }
+        assert_eq!(player.seen.get(compared), None, "{name}: more than expected");
+    }
+
+    fn play(&self, input: &[u8], cuts: &[usize]) -> Vec<String> {
+        let mut player = Player::new(self);
+        let mut from = 0;
+        for &to in cuts.iter().chain([&input.len()]) {
+            player.feed(input.get(from..to).unwrap());
+            from = to;
+        }
+        player.seen
+    }
+}
+
+/// The caller of a session, as simple as it can be.
+struct Player<'a> {
+    script: &'a Script,
+    session: Session,
+    buffer: Vec<u8>,
+    out: Vec<u8>,
+    content: Option<Vec<u8>>,
+    seen: Vec<String>,
+    closed: bool,
+}
+
+impl<'a> Player<'a> {
+    fn new(script: &'a Script) -> Player<'a> {
+        let policy = Policy { host_name: "relay.example".into(), limits: script.limits.clone() };
+        let address = script.client.parse().unwrap();
+        let client = Client { address, may_relay: script.may_relay };
+        let session = Session::new(Rc::new(policy), client);
+        let mut player = Player {
+            script,
+            session,
+            buffer: Vec::new(),
+            out: Vec::new(),
+            content: None,
+            seen: Vec::new(),
+            closed: false,
+        };
+        let step = player.session.greet(&script.early, &mut player.out);
+        player.take(step, &[]);
+        player
+    }
+
+    fn feed(&mut self, piece: &[u8]) {
+        self.buffer.extend_from_slice(piece);
+        while !self.closed {
+            let input = std::mem::take(&mut self.buffer);
+            let progress = self.session.receive(&input, &mut self.out);
+            let rest = input.get(progress.consumed..).expect("no more used than was there");
+            self.buffer = rest.to_vec();
+            let more = progress.step == Step::More;
+            self.take(progress.step, &input);
+            if more && (progress.consumed == 0 || self.buffer.is_empty()) {
+                assert!(self.buffer.len() < self.script.limits.command_line_max, "held back");
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, step: Step, input: &[u8]) {
+        self.take_replies();
+        match step {
+            Step::More => {}
+            Step::ContentWanted => {
+                match &self.script.decline_data {
+                    Some(reply) => self.session.decline(reply.clone(), &mut self.out),
+                    None => {
+                        self.session.begin_content(&mut self.out);
+                        self.content = Some(Vec::new());
+                    }
+                }
+                self.take_replies();
+            }
+            Step::Content(range) => {
+                let content = self.content.as_mut().expect("no content once it is void");
+                content.extend_from_slice(input.get(range).unwrap());
+            }
+            Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
+            Step::Complete => self.complete(),
+            Step::Rejected(rejection) => {
+                let name =
+                    |path: Option<String>| path.map_or("-".into(), |path| format!("<{path}>"));
+                let (from, to) = (name(rejection.from), name(rejection.to));
+                let Reply { code, status, .. } = rejection.reply;
+                let status = status.map(|status| status.to_string()).unwrap_or_default();
+                self.seen.push(format!("E: {} {from} {to} {code} {status}", rejection.at));
+            }
+            Step::Close => {
+                self.seen.push("E: close".to_owned());
+                self.closed = true;
+            }
+        }
+    }
+
+    fn complete(&mut self) {
+        let content = self.content.take().expect("content that is not void");
+        let transaction = self.session.take_transaction();
+        assert_eq!(transaction.content_bytes, content.len() as u64);
+        let from = transaction.envelope.reverse_path.map(|path| path.to_string());
+        let mut event = format!("E: complete <{}>", from.unwrap_or_default());
+        for recipient in &transaction.envelope.recipients {
+            write!(event, " <{}>", recipient.address).unwrap();
+        }
+        write!(event, " {:?}", transaction.options.body).unwrap();
+        event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });
+        event.push_str(if transaction.eight_bit { " eight_bit" } else { "" });
+        self.seen.push(event);
+        for line in content.split_inclusive(|&byte| byte == b'\n') {
+            let line = line.strip_suffix(b"\r\n").expect("content ends in CRLF");
+            self.seen.push(format!("K: {}", line.escape_ascii()));
+        }
+        match &self.script.decline_end {
+            Some(reply) => self.session.decline(reply.clone(), &mut self.out),
+            None => self.session.stored(QueueId(1), &mut self.out),
+        }
+        self.take_replies();
+    }
+
+    fn take_replies(&mut self) {
+        let replies = String::from_utf8(std::mem::take(&mut self.out)).unwrap();
+        assert!(replies.is_empty() || replies.ends_with("\r\n"));
+        for line in replies.split_terminator("\r\n") {
+            assert!(line.len() <= 510, "RFC 5321 4.5.3.1.5");
+            self.seen.push(format!("S: {line}"));
+        }
+    }
+}
+
+/// `452 4.3.1 Text`.
+fn reply(text: &str) -> Reply {
+    let mut words = text.splitn(3, ' ');
+    let code = words.next().unwrap().parse().unwrap();
+    let mut digits = words.next().unwrap().split('.').map(|digit| digit.parse().unwrap());
+    let mut digit = || -> u16 { digits.next().unwrap() };
+    let status = Status(u8::try_from(digit()).unwrap(), digit(), digit());
+    let text = words.next().unwrap().to_owned();
+    Reply { code, status: Some(status), text: text.into() }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let kind = after.chars().next().unwrap();
+        rest = &after[1..];
+        match kind {
+            'r' => bytes.push(b'\r'),
+            'n' => bytes.push(b'\n'),
+            't' => bytes.push(b'\t'),
+            '0' => bytes.push(0),
+            '\\' => bytes.push(b'\\'),
+            'x' => {
+                bytes.push(u8::from_str_radix(&rest[..2], 16).unwrap());
+                rest = &rest[2..];
+            }
+            '{' => {
+                let (inside, after) = rest.split_once('}').unwrap();
+                let (count, what) = inside.split_once(' ').unwrap();
+                bytes.extend(what.repeat(count.parse().unwrap()).into_bytes());
+                rest = after;
+            }
+            other => panic!("no such escape: {other}"),
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+fn limits() -> config::Session {
+    config::Session {
+        message_bytes_max: 10_000,
+        recipients_max: 100,
+        command_line_max: 1000,
+        text_line_max: 1000,
+        errors_max: 100,
+        received_max: 5,
+        command_timeout: Duration::from_secs(300),
+        data_timeout: Duration::from_secs(180),
+        connections_per_client: 10,
+        connections_per_relay_client: 10,
+    }
+}
