@@ -228,6 +228,7 @@ impl Conversation {
     /// Starts a transaction. Only after `Ready`; at any other time the mail is deferred by the
     /// next `receive`.
     pub fn begin(&mut self, mail: Mail, out: &mut Vec<u8>) {
+        debug_assert!(matches!(self.state, State::Idle), "begin is for a ready connection");
         let mut transaction = if !matches!(self.state, State::Idle) {
             let reason = self.ours(Stage::Local, Status(4, 3, 0), "the connection was not ready");
             Transaction::refused(mail, Outcome::Deferred(reason), out)

@@ -18,9 +18,9 @@
 //! | before the reply to RSET, MAIL | mail | 4.4.2 | all deferred |
 //! | before the reply to RCPT | rcpt | 4.4.2 | all deferred, the accepted too |
 //! | before the reply to DATA | data | 4.4.2 | all deferred |
-//! | while content is sent | content | 4.4.2 | all deferred: without the final dot the server must drop it (RFC 5321 4.1.1.4) |
+//! | while content is sent | content | 4.4.2 | all deferred: without the final dot the server must drop it (RFC 5321 4.1.1.10) |
 //! | content unreadable here | local | 4.3.0 | all deferred; the same holds |
-//! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that they may have it: only a second copy is sure to lose nothing (RFC 1047, RFC 5321 4.2.5) |
+//! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that they may have it: only a second copy is sure to lose nothing (RFC 1047, RFC 5321 6.1) |
 //! | after the dot of an empty message | end-of-data | 4.4.2 | all have outcomes already |
 //!
 //! Where commands are pipelined the step is that of the first missing reply.

@@ -385,6 +385,6 @@ fn whatever_a_server_says_every_recipient_ends_once_or_is_sent_again() {
         random_conversation(seed, &mut tally);
     }
     // The test would show nothing if these did not happen.
-    assert!(tally.ended > 10_000 && tally.again > 1000, "{tally:?}");
-    assert!(tally.lost > 100 && tally.unusable > 100, "{tally:?}");
+    assert!(tally.ended > 10_000 && tally.again > 500, "{tally:?}");
+    assert!(tally.lost > 100 && tally.unusable > 50, "{tally:?}");
 }

@@ -224,7 +224,10 @@ impl Transaction {
                 self.mail_refused = true;
                 self.settle(judged(reason()));
             }
-            (Command::Recipient(place), 2 | 4 | 5) => self.recipient(place, response, reason()),
+            (Command::Recipient(place), 2) => self.recipient_accepted(place),
+            (Command::Recipient(place), 4 | 5) => {
+                self.recipient_refused(place, response, reason());
+            }
             (Command::Data, 3) => return self.data(out),
             (Command::Data, 4 | 5) => return self.end(judged(reason()), false),
             (Command::Content, 4 | 5) => return self.end(judged(reason()), true),
@@ -248,28 +251,30 @@ impl Transaction {
         if self.outstanding == 0 { Verdict::Finished { close: false } } else { Verdict::Continue }
     }
 
-    fn recipient(&mut self, place: usize, response: Response<'_>, mut reason: Reason) {
-        let accepted = self.accepted;
+    fn recipient_accepted(&mut self, place: usize) {
+        if let Some(fate @ Fate::Waiting) = self.fates.get_mut(place) {
+            *fate = Fate::Accepted;
+            self.accepted += 1;
+        }
+    }
+
+    fn recipient_refused(&mut self, place: usize, response: Response<'_>, mut reason: Reason) {
         let Some(fate @ Fate::Waiting) = self.fates.get_mut(place) else {
             return; // MAIL was refused: what the server says now is about its order of commands.
         };
-        let status = response.status();
-        let too_many = match (response.code(), status) {
-            (452 | 552, None) => true,
-            (code, Some(status)) => status.1 == 5 && status.2 == 3 && (code < 500 || code == 552),
-            _ => false,
+        let code = response.code();
+        let too_many = match response.status() {
+            None => matches!(code, 452 | 552),
+            Some(status) => (status.1, status.2) == (5, 3) && (code < 500 || code == 552),
         };
-        *fate = if response.class() == 2 {
-            self.accepted += 1;
-            Fate::Accepted
-        } else if too_many {
-            if response.code() == 552 {
-                // The code is the server's, the status is what it means (RFC 5321 4.5.3.1.10).
-                reason.status = Status(4, 5, 3);
-            }
-            if accepted > 0 { Fate::Again(reason) } else { Fate::Ended(Outcome::Deferred(reason)) }
-        } else {
-            Fate::Ended(judged(reason))
+        if too_many && code == 552 {
+            // The code is the server's, the status is what it means (RFC 5321 4.5.3.1.10).
+            reason.status = Status(4, 5, 3);
+        }
+        *fate = match too_many {
+            true if self.accepted > 0 => Fate::Again(reason),
+            true => Fate::Ended(Outcome::Deferred(reason)),
+            false => Fate::Ended(judged(reason)),
         };
     }
 
