@@ -37,7 +37,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     runtime.block_on(control(running))
 }
 
-async fn control(mut running: Running) -> Result<(), ServeError> {
+async fn control(running: Running) -> Result<(), ServeError> {
     let (mut terminate, mut interrupt) = signals()?;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;

@@ -47,7 +47,7 @@ pub struct Event<'a> {
     /// What.
     pub event: Kind,
     /// Where: set by the log that it is written to.
-    pub(super) shard: usize,
+    pub shard: usize,
     /// The message.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub id: Option<QueueId>,

@@ -129,7 +129,7 @@ impl Intake {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 ring::spawn("refusal", async move {
                     let mut line = Vec::new();
-                    reply.write(&mut line);
+                    reply.write_to(&mut line);
                     let _ = stream.send_all(&line, REFUSE_WAIT).await;
                     stream.close().await;
                 });
@@ -159,7 +159,7 @@ impl Intake {
         let client = client.to_canonical();
         let count = open.by_client.entry(client).or_default();
         if *count >= per_client {
-            return Err(Reply::TOO_MANY_CONNECTIONS);
+            return Err(Reply::TOO_MANY_CONNECTIONS_FROM_CLIENT);
         }
         *count += 1;
         open.last += 1;
@@ -174,9 +174,9 @@ impl Intake {
             Some(Reply::STOPPING)
         } else if let Some(cause) = self.spool.failure() {
             tracing::debug!(%cause, "mail refused: the spool has failed");
-            Some(Reply::LOCAL_TROUBLE)
+            Some(Reply::SPOOL_FAILED)
         } else if self.events.backlogged() {
-            Some(Reply::LOCAL_TROUBLE)
+            Some(Reply::EVENT_LOG_BEHIND)
         } else {
             None
         }
