@@ -114,13 +114,13 @@ pub(super) fn wake(place: usize) {
 pub(super) async fn tick() {
     loop {
         poll_fn(|context| {
-            with_table(|table| {
-                if table.waits > 0 {
-                    return Poll::Ready(());
+            let needed = with_table(|table| {
+                if table.waits == 0 {
+                    keep_waker(&mut table.ticker, context.waker());
                 }
-                keep_waker(&mut table.ticker, context.waker());
-                Poll::Pending
-            })
+                table.waits > 0
+            });
+            if needed { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         glommio::timer::sleep(TICK).await;
@@ -157,7 +157,8 @@ fn fire(now: Instant) -> Vec<Waker> {
     })
 }
 
-/// Wakers are neither woken nor dropped inside: both may run code that comes back here.
-fn with_table<T>(act: impl FnOnce(&mut Table) -> T) -> T {
-    TABLE.with(|table| act(&mut table.borrow_mut()))
+/// Wakers are neither woken nor dropped inside: both may run code that comes back here. The table
+/// may be gone when a thread ends: then there is nobody to wake.
+fn with_table<T: Default>(act: impl FnOnce(&mut Table) -> T) -> T {
+    TABLE.try_with(|table| act(&mut table.borrow_mut())).unwrap_or_default()
 }
