@@ -307,7 +307,6 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
         tracing::error!(shard = shard.index, message, "a shard panicked");
     }
     let done = task::end_all().await;
-    deadline::clear();
     (outcome, done)
 }
 

@@ -138,9 +138,8 @@ fn a_stream_that_never_has_to_wait_lets_other_tasks_run() {
             }
         });
         yield_now().await;
-        let begun = Instant::now();
         let mut buffer = RecvBuf::with_capacity(4);
-        while begun.elapsed() < Duration::from_millis(20) {
+        for _ in 0..100_000 {
             assert_eq!(near.recv(&mut buffer, LONG).await.unwrap(), 4);
             buffer.consume(4);
         }
