@@ -1,18 +1,30 @@
-//! Deadlines of receives and sends: one table and one ticker for each shard.
+//! Deadlines of receives and sends, and the heartbeat of a shard: one table and one ticker each.
 //!
 //! A timer of the driver for each receive costs about a tenth of the CPU time of a small message.
 //! Almost no deadline is ever reached, so each is only written down, when the wait really begins,
-//! and looked at every [`TICK`]: it is kept up to that much late.
+//! and looked at on each [`BEAT`]: it is kept up to that much late, and a turn of the shard more.
+//!
+//! The ticker never rests, because the driver needs a heartbeat: when its preempt timer fires
+//! after it was set and before the first task is run (the thread was off its CPU for that long), it
+//! takes "nothing was run" for "nothing is runnable" and sleeps over a full queue, until the next
+//! event. The beats are such events. Several are set ahead, because the ticker itself may be one
+//! of the tasks in the queue.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use glommio::timer::Timer;
+
 use super::task::keep_waker;
 
-/// How often deadlines are looked at.
-pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
+const BEAT: Duration = Duration::from_millis(10);
+/// Beats that are set ahead. All must be over before the ticker runs for a shard to sleep on.
+const BEATS_AHEAD: usize = 8;
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::default();
@@ -23,12 +35,8 @@ struct Table {
     slots: Vec<Slot>,
     /// Places in `slots` that nobody uses.
     free: Vec<usize>,
-    /// Slots in use.
-    waits: usize,
     /// No slot has an earlier deadline: until then there is nothing to look through.
     earliest: Option<Instant>,
-    /// The ticker, when it waits for a first wait.
-    ticker: Option<Waker>,
 }
 
 #[derive(Default)]
@@ -48,8 +56,7 @@ impl Wait {
     /// Starts to wait for at most `timeout`; one beyond what the clock can hold never ends.
     pub(super) fn new(timeout: Duration) -> Wait {
         let deadline = Instant::now().checked_add(timeout);
-        let (place, ticker) = with_table(|table| {
-            table.waits += 1;
+        let place = with_table(|table| {
             table.earliest = match (table.earliest, deadline) {
                 (Some(earliest), Some(deadline)) => Some(earliest.min(deadline)),
                 (earliest, deadline) => earliest.or(deadline),
@@ -65,11 +72,8 @@ impl Wait {
             if let Some(free) = table.slots.get_mut(place) {
                 *free = slot;
             }
-            (place, table.ticker.take())
+            place
         });
-        if let Some(ticker) = ticker {
-            ticker.wake();
-        }
         Wait { place }
     }
 
@@ -94,7 +98,6 @@ impl Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         let slot = with_table(|table| {
-            table.waits = table.waits.saturating_sub(1);
             table.free.push(self.place);
             table.slots.get_mut(self.place).map(std::mem::take)
         });
@@ -110,28 +113,23 @@ pub(super) fn wake(place: usize) {
     }
 }
 
-/// The ticker of a shard. It sleeps without a timer as long as nobody waits.
+/// The ticker of a shard.
 pub(super) async fn tick() {
+    let mut beats: VecDeque<Timer> = VecDeque::with_capacity(BEATS_AHEAD);
     loop {
+        // Each new beat is one later than the last of those that are set.
+        while beats.len() < BEATS_AHEAD {
+            let ahead = u32::try_from(beats.len()).unwrap_or_default() + 1;
+            beats.push_back(Timer::new(BEAT * ahead));
+        }
         poll_fn(|context| {
-            with_table(|table| {
-                if table.waits > 0 {
-                    return Poll::Ready(());
-                }
-                keep_waker(&mut table.ticker, context.waker());
-                Poll::Pending
-            })
+            let set = beats.len();
+            beats.retain_mut(|beat| Pin::new(beat).poll(context).is_pending());
+            if beats.len() < set { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        glommio::timer::sleep(TICK).await;
         fire(Instant::now()).into_iter().for_each(Waker::wake);
     }
-}
-
-/// Forgets the ticker, whose executor is about to go.
-pub(super) fn clear() {
-    let ticker = with_table(|table| table.ticker.take());
-    drop(ticker);
 }
 
 /// Marks what has passed by `now`, and gives back who waits for it.
@@ -157,7 +155,8 @@ fn fire(now: Instant) -> Vec<Waker> {
     })
 }
 
-/// Wakers are neither woken nor dropped inside: both may run code that comes back here.
-fn with_table<T>(act: impl FnOnce(&mut Table) -> T) -> T {
-    TABLE.with(|table| act(&mut table.borrow_mut()))
+/// Wakers are neither woken nor dropped inside: both may run code that comes back here. The table
+/// may be gone when a thread ends: then there is nobody to wake.
+fn with_table<T: Default>(act: impl FnOnce(&mut Table) -> T) -> T {
+    TABLE.try_with(|table| act(&mut table.borrow_mut())).unwrap_or_default()
 }

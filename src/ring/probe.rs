@@ -62,9 +62,13 @@ pub fn raise_open_files() -> u64 {
 
 /// Whether a ring of `depth` entries can be had, for `shards` shards as far as one can tell.
 pub(super) fn check(shards: usize, depth: usize) -> Result<(), StartError> {
-    let limit = raise(libc::RLIMIT_MEMLOCK);
+    let mut limit = raise(libc::RLIMIT_MEMLOCK);
     let needed = memory_needed(shards, depth);
     let exempt = may_lock_memory();
+    if limit < MEMORY_LOCK_MIN && exempt {
+        // Means nothing to the kernel, which does not count for us, but something to the driver.
+        limit = lift(libc::RLIMIT_MEMLOCK, MEMORY_LOCK_MIN);
+    }
     if limit < MEMORY_LOCK_MIN {
         let needed = needed.max(MEMORY_LOCK_MIN);
         return Err(StartError::MemoryLock { limit, needed, shards, depth });
@@ -267,6 +271,14 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
         // SAFETY: the structure is ours.
         unsafe { libc::setrlimit(resource, &limit) };
     }
+    limits(resource).rlim_cur
+}
+
+/// Sets both limits to `value`, which takes privilege; the soft limit that holds then.
+fn lift(resource: libc::__rlimit_resource_t, value: u64) -> u64 {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the structure is ours.
+    unsafe { libc::setrlimit(resource, &limit) };
     limits(resource).rlim_cur
 }
 

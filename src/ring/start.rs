@@ -93,6 +93,12 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// Whether a shard has ended: with its body, or by a fault. What [`Shards::join`] says about it
+    /// is known only when all have.
+    pub fn any_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Waits until every shard's body has ended; `Err` names a shard that panicked.
     pub fn join(self) -> Result<(), Vec<String>> {
         let mut faults = Vec::new();
@@ -236,7 +242,9 @@ impl Shard {
             }
             Err(payload) => {
                 std::mem::forget(executor);
-                Err(message(payload))
+                let message = message(payload);
+                tracing::error!(shard = index, message, "the driver of a shard panicked");
+                Err(message)
             }
         }
     }
@@ -299,7 +307,6 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
         tracing::error!(shard = shard.index, message, "a shard panicked");
     }
     let done = task::end_all().await;
-    deadline::clear();
     (outcome, done)
 }
 
