@@ -20,19 +20,17 @@ impl Session {
             Verb::Data => return self.data(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 self.transaction = None;
-                Reply::OK.write_to(out);
+                Reply::OK.write(out);
             }),
             // RFC 5321 4.1.1.9: a string may follow and means nothing.
             Verb::Noop => {
-                Reply::OK.write_to(out);
+                Reply::OK.write(out);
                 Ok(())
             }
-            Verb::Vrfy => {
-                smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write_to(out))
-            }
+            Verb::Vrfy => smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out)),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
-                Reply::HELP.write_to(out);
+                Reply::HELP.write(out);
                 Ok(())
             }
             Verb::Quit => match smtp::read_nothing(argument) {
@@ -110,7 +108,7 @@ impl Session {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
             body: mail.body.unwrap_or_default(),
         });
-        Reply::SENDER_OK.write_to(out);
+        Reply::SENDER_OK.write(out);
         Step::More
     }
 
@@ -137,12 +135,12 @@ impl Session {
         // Not a refused command: a client with more recipients than fit is told to do just this
         // (RFC 5321 4.5.3.1.10), and must come to its DATA.
         if open.envelope.recipients.len() >= self.policy.limits.recipients_max {
-            Reply::TOO_MANY_RECIPIENTS.write_to(out);
+            Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
         if let Some(address) = path.to_address() {
             open.envelope.recipients.push(Recipient::plain(address));
-            Reply::RECIPIENT_OK.write_to(out);
+            Reply::RECIPIENT_OK.write(out);
         }
         Step::More
     }
@@ -166,7 +164,7 @@ impl Session {
         match self.one_too_many(at, out) {
             Some(step) => step,
             None => {
-                reply.write_to(out);
+                reply.write(out);
                 Step::More
             }
         }
@@ -184,7 +182,7 @@ impl Session {
         match self.one_too_many(at, out) {
             Some(step) => step,
             None => {
-                reply.write_to(out);
+                reply.write(out);
                 Step::Rejected(Rejection { at, from, to, reply })
             }
         }

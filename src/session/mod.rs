@@ -328,7 +328,7 @@ impl Session {
             received_max: limits.received_max,
         });
         self.state = State::Content(scanner, false);
-        Reply::SEND_CONTENT.write_to(out);
+        Reply::SEND_CONTENT.write(out);
     }
 
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
@@ -385,14 +385,14 @@ impl Session {
         // address in every mailing, for as long as it stays connected.
         self.refused = 0;
         let text = format!("queued as {id}");
-        Reply { text: text.into(), ..Reply::OK }.write_to(out);
+        Reply { text: text.into(), ..Reply::OK }.write(out);
     }
 
     /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
     /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
     /// refused at the end of data, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        reply.write_to(out);
+        reply.write(out);
         if let State::ContentWanted = self.state {
             self.state = State::Commands;
         } else {
@@ -437,7 +437,7 @@ impl Session {
     }
 
     fn close_with(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Step {
-        reply.write_to(out);
+        reply.write(out);
         self.state = State::Closing;
         Step::Close
     }

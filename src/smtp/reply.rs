@@ -66,11 +66,11 @@ impl Reply {
         with(421, Status(4, 7, 0), "Too many refused commands; closing the connection");
     /// The event log cannot keep up; what is not logged is not taken.
     pub const EVENT_LOG_BEHIND: Reply = with(451, Status(4, 3, 0), "Busy; try again later");
-    /// A write or sync of the spool failed.
-    pub const SPOOL_FAILED: Reply =
-        with(451, Status(4, 3, 0), "Message store out of order; try again later");
+    /// Something of ours failed.
+    pub const LOCAL_TROUBLE: Reply = with(451, Status(4, 3, 0), "Local trouble; try again later");
     /// The disk of the spool is full.
-    pub const SPOOL_FULL: Reply = with(452, Status(4, 3, 1), "Message store full; try again later");
+    pub const STORAGE_FULL: Reply =
+        with(452, Status(4, 3, 1), "Message store full; try again later");
     /// More recipients than a transaction may have (RFC 5321 4.5.3.1.10).
     pub const TOO_MANY_RECIPIENTS: Reply =
         with(452, Status(4, 5, 3), "Too many recipients; send the rest in another transaction");
@@ -179,7 +179,7 @@ impl Reply {
     }
 
     /// Appends the reply as it goes on the wire: each line with the code and the status.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             push_number(self.code, out);
@@ -234,7 +234,7 @@ mod tests {
 
     fn written(reply: &Reply) -> String {
         let mut out = Vec::new();
-        reply.write_to(&mut out);
+        reply.write(&mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -272,7 +272,7 @@ mod tests {
             Reply::HELP,
             Reply::CANNOT_VERIFY,
             Reply::STOPPING,
-            Reply::SPOOL_FULL,
+            Reply::STORAGE_FULL,
             Reply::UNKNOWN_PARAMETER,
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
             Reply::too_large(1),

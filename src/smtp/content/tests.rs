@@ -1,3 +1,4 @@
+//! The content scanner against RFC 5321, against smuggling, and against a plain reading.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use super::*;
 
