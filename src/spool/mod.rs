@@ -38,6 +38,8 @@ mod segment;
 mod ticket;
 
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
