@@ -1,0 +1,207 @@
+//! Files of fixed size, written in place.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use glommio::io::BufferedFile;
+
+use super::task::{panic_message, to_the_end};
+
+/// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
+const PIECE: usize = 1024 * 1024;
+
+/// A file of fixed size, written in place.
+pub struct File {
+    inner: Rc<BufferedFile>,
+    path: Rc<Path>,
+}
+
+impl File {
+    /// Creates (or opens, for recycling) `path` for reading and writing, with `size` bytes of disk
+    /// reserved, its name durable in its folder. A file that is there keeps its content, and grows
+    /// to `size` when it is shorter. `StorageFull` when the disk has no room: a new file is then
+    /// removed again.
+    pub async fn create(path: &Path, size: u64) -> io::Result<File> {
+        let name = path.to_owned();
+        let file = blocking(move || create_reserved(&name, size)).await;
+        file.map(|file| File::new(file, path)).map_err(|error| said(error, "creating", path))
+    }
+
+    /// Opens for reading.
+    pub async fn open(path: &Path) -> io::Result<File> {
+        let name = path.to_owned();
+        let file = blocking(move || std::fs::File::open(name)).await;
+        file.map(|file| File::new(file, path)).map_err(|error| said(error, "opening", path))
+    }
+
+    fn new(file: std::fs::File, path: &Path) -> File {
+        // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
+        let inner = unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) };
+        File { inner: Rc::new(inner), path: path.into() }
+    }
+
+    /// Writes `bytes` at `offset` **and makes them durable**, as one call; gives the buffer back,
+    /// unchanged. After an error the file must not be written again: what is on disk is unknown.
+    ///
+    /// A commit that was begun is carried out even if nobody waits for it any more.
+    pub async fn commit(&self, bytes: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
+        let file = Rc::clone(&self.inner);
+        let committed = to_the_end(async move {
+            write_whole(&file, &bytes, offset).await?;
+            // Never tried again: after a failure the kernel forgets what it could not write.
+            file.fdatasync().await.map_err(io::Error::from)?;
+            Ok(bytes)
+        });
+        committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
+    }
+
+    /// Exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
+    pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let file = Rc::clone(&self.inner);
+        let read = to_the_end(async move { read_whole(&file, offset, length).await });
+        read.await.flatten().map_err(|error| said(error, "reading", &self.path))
+    }
+
+    /// Closes the file. A file that is merely dropped is closed a little later; what was committed
+    /// is durable either way.
+    pub async fn close(self) {
+        // Operations in flight hold the file too; it then closes with the last of them.
+        if let Ok(file) = Rc::try_unwrap(self.inner) {
+            let _ = to_the_end(file.close()).await;
+        }
+    }
+}
+
+/// Writes all of `bytes`, piece by piece.
+async fn write_whole(file: &BufferedFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut rest = bytes;
+    let mut offset = offset;
+    while !rest.is_empty() {
+        let piece = rest.get(..PIECE).unwrap_or(rest).to_vec();
+        match file.write_at(piece, offset).await.map_err(io::Error::from) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                rest = rest.get(written..).unwrap_or_default();
+                offset = offset.saturating_add(written as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads `length` bytes, piece by piece: a length that is wrong must not ask for memory that the
+/// file cannot fill.
+async fn read_whole(file: &BufferedFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length.min(PIECE));
+    while bytes.len() < length {
+        let at = offset.saturating_add(bytes.len() as u64);
+        match file.read_at(at, (length - bytes.len()).min(PIECE)).await.map_err(io::Error::from) {
+            Ok(piece) if piece.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Opens or creates, reserves, and makes size and name durable. Blocks.
+fn create_reserved(path: &Path, size: u64) -> io::Result<std::fs::File> {
+    let mut options = OpenOptions::new();
+    // Mail is nobody's business but the relay's.
+    options.read(true).write(true).mode(0o600);
+    let (file, new) = match options.clone().create_new(true).open(path) {
+        Ok(file) => (file, true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (options.open(path)?, false),
+        Err(error) => return Err(error),
+    };
+    let made = reserve_disk(&file, size).and_then(|()| file.sync_all()).and_then(|()| {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        // The whole fsync: an fdatasync of a folder need not write a new name.
+        std::fs::File::open(folder)?.sync_all()
+    });
+    match made {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            if new {
+                let _ = std::fs::remove_file(path);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Has `size` bytes of disk behind the file.
+fn reserve_disk(file: &std::fs::File, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    let length = libc::off_t::try_from(size)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "larger than a file can be"))?;
+    loop {
+        // SAFETY: the descriptor is open; no memory is passed.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP) => return fill_with_zeros(file, size),
+            // A quota is a full disk to whoever has it.
+            Some(libc::EDQUOT) => return Err(io::Error::new(io::ErrorKind::StorageFull, error)),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Reserves disk on a file system that knows no other way.
+fn fill_with_zeros(mut file: &std::fs::File, size: u64) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let zeros = vec![0; PIECE];
+    let mut at = file.seek(SeekFrom::End(0))?;
+    while at < size {
+        let count = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+        file.write_all(zeros.get(..count).unwrap_or_default())?;
+        at += count as u64;
+    }
+    Ok(())
+}
+
+/// Does `work` on the shard's thread for blocking work.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    // Not handed back by the driver: it would leak what nobody waits for any more, and wait for
+    // ever for a thread that panicked.
+    let done = Arc::new(Mutex::new(None));
+    let here = Arc::clone(&done);
+    to_the_end(async move {
+        let run = move || {
+            let result = catch_unwind(AssertUnwindSafe(work))
+                .unwrap_or_else(|payload| Err(io::Error::other(panic_message(payload.as_ref()))));
+            if let Ok(mut place) = done.lock() {
+                *place = Some(result);
+            }
+        };
+        glommio::executor().spawn_blocking(run).await;
+    })
+    .await?;
+    let result = here.lock().ok().and_then(|mut place| place.take());
+    result.unwrap_or_else(|| Err(io::Error::other("blocking work left no result")))
+}
+
+/// Adds what was done to which file; the kind stays.
+fn said(error: io::Error, doing: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
+}

@@ -1,0 +1,157 @@
+//! Listening sockets.
+//!
+//! One task of each listener accepts, when asked to, and leaves the connection for `accept` to
+//! take. So an `accept` that is dropped loses none: the next one gets it, or it is closed with the
+//! listener.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use glommio::net::TcpListener;
+
+use super::reservation::{listen, own_address};
+use super::signal::Signal;
+use super::stream::Stream;
+use super::task;
+
+/// Connections that the kernel holds for each shard until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Waits before the first error in a row is given back, and the longest one.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A listening socket of this shard (SO_REUSEPORT).
+pub struct Listener {
+    /// Held so that the descriptor is open as long as this listener is there.
+    _inner: Rc<TcpListener>,
+    /// Of `_inner`.
+    descriptor: RawFd,
+    shared: Rc<Shared>,
+    address: SocketAddr,
+}
+
+/// Between `accept` and the accepting task.
+#[derive(Default)]
+struct Shared {
+    /// Wakes the task.
+    bell: Signal,
+    /// An `accept` waits.
+    wanted: Cell<bool>,
+    /// What the task has for it.
+    ready: RefCell<Option<io::Result<Stream>>>,
+    waiter: RefCell<Option<Waker>>,
+    /// The listener is gone.
+    closed: Cell<bool>,
+}
+
+impl Listener {
+    /// Listens on `address`.
+    pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+        let socket = listen(address, BACKLOG)?;
+        let address = own_address(&socket)?;
+        let descriptor = socket.into_raw_fd();
+        // SAFETY: the descriptor is open, and `into_raw_fd` has given up its ownership.
+        let inner = Rc::new(unsafe { TcpListener::from_raw_fd(descriptor) });
+        let shared = Rc::<Shared>::default();
+        task::spawn_to_the_end(accept_when_asked(Rc::clone(&inner), Rc::clone(&shared)));
+        Ok(Listener { _inner: inner, descriptor, shared, address })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection. On an error (EMFILE) it waits a little before it returns: 10 ms, and
+    /// twice as long after each further one, up to a second. One caller at a time.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        poll_fn(|context| {
+            if let Some(result) = self.shared.ready.take() {
+                return Poll::Ready(result);
+            }
+            task::keep_waker(&mut self.shared.waiter.borrow_mut(), context.waker());
+            if !self.shared.wanted.replace(true) {
+                self.shared.bell.set();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shared.closed.set(true);
+        self.shared.bell.set();
+        // Ends an accept in flight, instead of cancelling it when it may just have succeeded.
+        // SAFETY: the descriptor is open as long as `self._inner` is.
+        unsafe { libc::shutdown(self.descriptor, libc::SHUT_RDWR) };
+    }
+}
+
+/// The accepting task: ends with its listener.
+async fn accept_when_asked(listener: Rc<TcpListener>, shared: Rc<Shared>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        shared.bell.wait().await;
+        if shared.closed.get() {
+            return;
+        }
+        if !shared.wanted.get() {
+            continue;
+        }
+        let result = accept_one(&listener).await;
+        if shared.closed.get() {
+            return;
+        }
+        if result.is_ok() {
+            pause = PAUSE_MIN;
+        } else {
+            // Without descriptors or memory the error comes at once, and again.
+            super::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        shared.wanted.set(false);
+        shared.ready.replace(Some(result));
+        let waiter = shared.waiter.take();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+}
+
+/// The next connection that still stands, or what is wrong with the listener.
+async fn accept_one(listener: &TcpListener) -> io::Result<Stream> {
+    loop {
+        let error = match listener.accept().await {
+            Ok(stream) => match Stream::new(stream) {
+                Ok(stream) => return Ok(stream),
+                // Reset before it was accepted.
+                Err(_) => continue,
+            },
+            Err(error) => io::Error::from(error),
+        };
+        // Errors of one connection, not of the listener (accept(2), "Error handling").
+        match error.raw_os_error() {
+            Some(
+                libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP,
+            ) => continue,
+            _ => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Starting the shards, and waiting for their end.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
+
+use super::task::{Contained, panic_message};
+use super::{deadline, probe, task};
+
+/// Registered buffers of one shard: the least the driver takes. It uses them for direct I/O only,
+/// which the relay has none of, and they count three times against locked memory.
+const IO_MEMORY: usize = 64 * 1024;
+/// Below this the preempt timer would be all that a shard does.
+const PREEMPT_MIN: Duration = Duration::from_micros(100);
+
+/// How the rings are set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Entries of each submission ring; a power of two, 8 to 32,768.
+    pub depth: usize,
+    /// A busy shard looks at its rings at least this often; less than 0.1 ms is taken as that.
+    pub preempt: Duration,
+}
+
+/// Why no shard could be started. Each says what an operator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// io_uring is missing or forbidden.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The rings need more locked memory than the process may have.
+    #[error(
+        "the limit of locked memory (RLIMIT_MEMLOCK) is {}, for all processes of the user; \
+         {shards} shards with rings of depth {depth} need about {}: set LimitMEMLOCK=infinity for \
+         the service (ulimit -l), give it CAP_IPC_LOCK, or configure fewer shards or a lower depth",
+        readable(*limit), readable(*needed)
+    )]
+    MemoryLock {
+        /// The limit that holds, in bytes.
+        limit: u64,
+        /// What the shards need, in bytes, estimated.
+        needed: u64,
+        /// How many shards were to start.
+        shards: usize,
+        /// Entries of each ring.
+        depth: usize,
+    },
+    /// A shard cannot be pinned to its CPU.
+    #[error(
+        "shard {shard} cannot run on CPU {cpu}: the process may use CPUs {allowed} (see the \
+         configured cores, and the CPU set of the service or container)"
+    )]
+    Cpu {
+        /// The shard's index.
+        shard: usize,
+        /// The CPU that was asked for.
+        cpu: usize,
+        /// The CPUs that there are for this process: `0-3,8`.
+        allowed: String,
+    },
+    /// The settings make no sense.
+    #[error("{0}")]
+    Settings(String),
+    /// The operating system gave no thread.
+    #[error("no thread for shard {shard}: {error} (see the limit of tasks, TasksMax)")]
+    Thread {
+        /// The shard's index.
+        shard: usize,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A shard panicked while it started.
+    #[error("shard {shard} panicked while it started: {message}")]
+    Panicked {
+        /// The shard's index.
+        shard: usize,
+        /// The text of the panic.
+        message: String,
+    },
+}
+
+/// The running shards.
+pub struct Shards {
+    threads: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Shards {
+    /// Waits until every shard's body has ended; `Err` names a shard that panicked.
+    pub fn join(self) -> Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        for (shard, thread) in self.threads.into_iter().enumerate() {
+            let ended =
+                thread.join().unwrap_or_else(|payload| Err(panic_message(payload.as_ref())));
+            if let Err(message) = ended {
+                faults.push(format!("shard {shard} panicked: {message}"));
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+/// Starts one executor for each entry of `cpus` (pinned when `Some`), runs `body(index)` on each,
+/// and returns when all rings stand and every body was polled for the first time.
+///
+/// No body runs before all rings stand. If one panics when first polled, the others are left to
+/// run: the caller is expected to end the process. When a body ends, so do all tasks of its shard.
+pub fn start<F, Fut>(
+    cpus: &[Option<usize>],
+    settings: &Settings,
+    body: F,
+) -> Result<Shards, StartError>
+where
+    F: Fn(usize) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let allowed = check(cpus, settings)?;
+    let (reports, reported) = crossbeam_channel::unbounded();
+    let (release, released) = crossbeam_channel::bounded(cpus.len());
+    let mut threads = Vec::with_capacity(cpus.len());
+    for (index, &cpu) in cpus.iter().enumerate() {
+        let shard = Shard {
+            index,
+            cpu,
+            shards: cpus.len(),
+            allowed: allowed.clone(),
+            settings: settings.clone(),
+            reports: reports.clone(),
+            released: released.clone(),
+        };
+        let body = body.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || shard.run(body))
+            // The threads before it end when `release` is dropped.
+            .map_err(|error| StartError::Thread { shard: index, error })?;
+        threads.push(thread);
+    }
+    drop((reports, released));
+    // First all rings, then all bodies.
+    collect(&reported, threads.len())?;
+    for _ in &threads {
+        // It has room for all, and a thread that is gone has reported why.
+        let _ = release.try_send(());
+    }
+    collect(&reported, threads.len())?;
+    Ok(Shards { threads })
+}
+
+/// Waits for one report of each shard.
+fn collect(reported: &Receiver<Result<(), StartError>>, shards: usize) -> Result<(), StartError> {
+    for _ in 0..shards {
+        // Every thread reports, or its sender would be gone by a fault of the driver.
+        reported.recv().unwrap_or_else(|_| {
+            Err(StartError::Unavailable("a shard ended while it started".to_owned()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Checks what can be checked before a thread starts; the CPUs that the process may use.
+fn check(cpus: &[Option<usize>], settings: &Settings) -> Result<Vec<usize>, StartError> {
+    if cpus.is_empty() {
+        return Err(StartError::Settings("no shard is configured".to_owned()));
+    }
+    if !(probe::DEPTH_MIN..=probe::DEPTH_MAX).contains(&settings.depth)
+        || !settings.depth.is_power_of_two()
+    {
+        return Err(StartError::Settings(format!(
+            "a ring cannot have a depth of {}: a power of two from {} to {} is needed",
+            settings.depth,
+            probe::DEPTH_MIN,
+            probe::DEPTH_MAX
+        )));
+    }
+    let allowed = probe::allowed_cpus()
+        .map_err(|error| StartError::Settings(format!("the CPU mask cannot be read: {error}")))?;
+    for (shard, cpu) in cpus.iter().enumerate() {
+        if let &Some(cpu) = cpu
+            && !allowed.contains(&cpu)
+        {
+            return Err(StartError::Cpu { shard, cpu, allowed: ranges(&allowed) });
+        }
+    }
+    probe::check(cpus.len(), settings.depth)?;
+    Ok(allowed)
+}
+
+/// What the thread of a shard knows.
+struct Shard {
+    index: usize,
+    cpu: Option<usize>,
+    /// How many shards there are.
+    shards: usize,
+    /// CPUs that the process may use.
+    allowed: Vec<usize>,
+    settings: Settings,
+    reports: Sender<Result<(), StartError>>,
+    released: Receiver<()>,
+}
+
+impl Shard {
+    /// The life of a shard's thread. `Err` is the text of a panic.
+    fn run<F, Fut>(self, body: F) -> Result<(), String>
+    where
+        F: Fn(usize) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let executor = match self.executor() {
+            Ok(executor) => executor,
+            Err(error) => {
+                let _ = self.reports.send(Err(error));
+                return Ok(());
+            }
+        };
+        let _ = self.reports.send(Ok(()));
+        if self.released.recv().is_err() {
+            return Ok(());
+        }
+        let index = self.index;
+        let life = live(self, Contained::new(async move { body(index).await }));
+        match catch_unwind(AssertUnwindSafe(|| executor.run(life))) {
+            Ok((outcome, true)) => outcome,
+            // The kernel may still use its memory: it stays until the process ends.
+            Ok((outcome, false)) => {
+                tracing::error!(shard = index, "operations in flight outlive their shard");
+                std::mem::forget(executor);
+                outcome
+            }
+            Err(payload) => {
+                std::mem::forget(executor);
+                Err(message(payload))
+            }
+        }
+    }
+
+    /// An executor on this thread, pinned before it takes memory.
+    fn executor(&self) -> Result<LocalExecutor, StartError> {
+        if let Some(cpu) = self.cpu {
+            probe::pin(&[cpu]).map_err(|_| StartError::Cpu {
+                shard: self.index,
+                cpu,
+                allowed: ranges(&self.allowed),
+            })?;
+        }
+        let make = || {
+            LocalExecutorBuilder::new(Placement::Unbound)
+                .io_memory(IO_MEMORY)
+                .ring_depth(self.settings.depth)
+                .preempt_timer(self.settings.preempt.max(PREEMPT_MIN))
+                .make()
+        };
+        match catch_unwind(make) {
+            Ok(Ok(executor)) => Ok(executor),
+            Ok(Err(error)) => {
+                Err(probe::ring_error(error.into(), self.shards, self.settings.depth))
+            }
+            Err(payload) => {
+                Err(StartError::Panicked { shard: self.index, message: message(payload) })
+            }
+        }
+    }
+}
+
+/// What runs on a shard's executor: the body, and what the driver needs beside it. The outcome of
+/// the body, and whether the executor may be dropped.
+async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
+    task::spawn("deadline ticker", deadline::tick());
+    let mut first = true;
+    let outcome = poll_fn(|context| {
+        let poll = Pin::new(&mut body).poll(context);
+        if std::mem::take(&mut first) {
+            let report = match &poll {
+                Poll::Ready(Err(message)) => {
+                    Err(StartError::Panicked { shard: shard.index, message: message.clone() })
+                }
+                _ => Ok(()),
+            };
+            let _ = shard.reports.send(report);
+        }
+        poll
+    });
+    // The thread for blocking work was made by the pinned thread; it must not take its CPU.
+    if shard.cpu.is_some() {
+        let allowed = shard.allowed.clone();
+        task::spawn_to_the_end(glommio::executor().spawn_blocking(move || {
+            let _ = probe::pin(&allowed);
+        }));
+    }
+    let outcome = outcome.await;
+    if let Err(message) = &outcome {
+        tracing::error!(shard = shard.index, message, "a shard panicked");
+    }
+    let done = task::end_all().await;
+    deadline::clear();
+    (outcome, done)
+}
+
+fn message(payload: Box<dyn Any + Send>) -> String {
+    panic_message(payload.as_ref())
+}
+
+/// `8 MiB`, rounded down; `none` for no limit.
+fn readable(bytes: u64) -> String {
+    match bytes {
+        libc::RLIM_INFINITY => "none".to_owned(),
+        0..0x10_0000 => format!("{} KiB", bytes / 1024),
+        _ => format!("{} MiB", bytes / (1024 * 1024)),
+    }
+}
+
+/// `0-3,8` for 0, 1, 2, 3 and 8.
+fn ranges(cpus: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &cpu in cpus {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => parts.push((cpu, cpu)),
+        }
+    }
+    let part = |(first, last): (usize, usize)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    parts.into_iter().map(part).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,269 @@
+//! Tasks of a shard: each ends alone when it panics, and all end before their executor does.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use glommio::TaskQueueHandle;
+
+/// Operations in flight when a shard's body ends may take this long to end as well.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
+/// How often such operations are looked at.
+const FINISH_LOOK: Duration = Duration::from_millis(1);
+/// Turns that tasks get to go away after a shard's body has ended. One is enough for a task that
+/// ends nothing but itself.
+const END_TURNS_MAX: usize = 1000;
+
+thread_local! {
+    static CENSUS: RefCell<Census> = RefCell::default();
+}
+
+/// The tasks of this shard.
+#[derive(Default)]
+struct Census {
+    /// One for each task that was polled and has not ended: what wakes it when the shard ends.
+    wakers: Vec<Option<Waker>>,
+    /// Free places in `wakers`.
+    free: Vec<usize>,
+    /// Tasks spawned and not ended.
+    tasks: usize,
+    /// Operations begun by [`to_the_end`] and not ended.
+    unfinished: usize,
+    /// The shard's body has ended: tasks end when next polled.
+    ending: bool,
+}
+
+/// Runs `future` on this shard, not before the caller gives way. A panic in it ends it alone and is
+/// logged with `name`. What still runs when the shard's body ends is dropped then.
+///
+/// Must be called on a shard.
+pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    with_census(|census| census.tasks += 1);
+    schedule(Task { name, contained: Contained::new(future), place: None, ended: false });
+}
+
+/// Does `operation` even if the caller stops waiting for its output, or the shard's body ends:
+/// for what the kernel works on in memory of ours, and for what must not be left half done.
+pub(super) async fn to_the_end<T: 'static>(
+    operation: impl Future<Output = T> + 'static,
+) -> io::Result<T> {
+    let handover = Rc::new(Handover { output: Cell::new(None), waiter: RefCell::new(None) });
+    let far_end = Rc::clone(&handover);
+    with_census(|census| census.unfinished += 1);
+    schedule(async move {
+        let output = Rc::clone(&far_end);
+        let contained = Contained::new(async move {
+            let value = operation.await;
+            output.output.set(Some(Ok(value)));
+        });
+        if let Err(message) = contained.await {
+            let message = format!("an operation of the driver panicked: {message}");
+            far_end.output.set(Some(Err(io::Error::other(message))));
+        }
+        with_census(|census| census.unfinished = census.unfinished.saturating_sub(1));
+        let waiter = far_end.waiter.take();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    });
+    poll_fn(|context| match handover.output.take() {
+        Some(output) => Poll::Ready(output),
+        None => {
+            keep_waker(&mut handover.waiter.borrow_mut(), context.waker());
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// The same for a task of the driver itself that nobody waits for.
+pub(super) fn spawn_to_the_end(operation: impl Future<Output = ()> + 'static) {
+    with_census(|census| census.unfinished += 1);
+    schedule(async move {
+        if let Err(message) = Contained::new(operation).await {
+            tracing::error!(message, "a task of the driver panicked");
+        }
+        with_census(|census| census.unfinished = census.unfinished.saturating_sub(1));
+    });
+}
+
+/// Where an operation leaves its output for its caller.
+struct Handover<T> {
+    output: Cell<Option<io::Result<T>>>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+/// Drops all tasks of this shard and waits for operations in flight. Whether nothing is left: else
+/// the executor must not be dropped, because the kernel may still use its memory.
+pub(super) async fn end_all() -> bool {
+    with_census(|census| census.ending = true);
+    for _ in 0..END_TURNS_MAX {
+        let wakers: Vec<Waker> =
+            with_census(|census| census.wakers.iter().flatten().cloned().collect());
+        if with_census(|census| census.tasks) == 0 {
+            break;
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        futures_lite::future::yield_now().await;
+    }
+    let until = Instant::now() + FINISH_WITHIN;
+    while with_census(|census| census.unfinished) > 0 && Instant::now() < until {
+        glommio::timer::sleep(FINISH_LOOK).await;
+    }
+    with_census(|census| census.tasks == 0 && census.unfinished == 0)
+}
+
+/// Keeps `waker` in `place`, without a clone when it is there already.
+pub(super) fn keep_waker(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(kept) if kept.will_wake(waker) => {}
+        _ => *place = Some(waker.clone()),
+    }
+}
+
+/// The text of a panic.
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a text".to_owned()
+    }
+}
+
+/// A future whose panics, in `poll` or in its destructor, become an `Err` with their text.
+pub(super) struct Contained {
+    // Boxed, so that it can be dropped where a panic is caught, and so that a waker that somebody
+    // forgot holds a few bytes instead of a whole session.
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Contained {
+    pub(super) fn new(future: impl Future<Output = ()> + 'static) -> Contained {
+        Contained { future: Some(Box::pin(future)) }
+    }
+
+    /// Drops the future; the text of the panic if its destructor panics.
+    fn end(&mut self) -> Result<(), String> {
+        let future = self.future.take();
+        catch_unwind(AssertUnwindSafe(|| drop(future)))
+            .map_err(|payload| panic_message(payload.as_ref()))
+    }
+}
+
+impl Future for Contained {
+    type Output = Result<(), String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = self.future.as_mut() else { return Poll::Ready(Ok(())) };
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(self.end()),
+            Err(payload) => {
+                let message = panic_message(payload.as_ref());
+                let _ = self.end();
+                Poll::Ready(Err(message))
+            }
+        }
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// A spawned task: counted, and ended with its shard.
+struct Task {
+    name: &'static str,
+    contained: Contained,
+    /// Its place in the census once it was polled.
+    place: Option<usize>,
+    ended: bool,
+}
+
+impl Task {
+    /// Leaves the census, and drops the future.
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        // First the future, while the task still counts: it may own tasks and operations.
+        if let Err(message) = self.contained.end() {
+            tracing::error!(name = self.name, message, "a task panicked while it was dropped");
+        }
+        let waker = with_census(|census| {
+            census.tasks = census.tasks.saturating_sub(1);
+            let place = self.place.take()?;
+            census.free.push(place);
+            census.wakers.get_mut(place)?.take()
+        });
+        drop(waker);
+    }
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let ending = with_census(|census| census.ending);
+        if !ending {
+            if self.place.is_none() {
+                self.place = Some(enter(context.waker()));
+            }
+            match Pin::new(&mut self.contained).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(message)) => {
+                    tracing::error!(name = self.name, message, "a task panicked; only it ends");
+                }
+            }
+        }
+        self.end();
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Takes a place in the census.
+fn enter(waker: &Waker) -> usize {
+    let waker = Some(waker.clone());
+    with_census(|census| {
+        if let Some(place) = census.free.pop()
+            && let Some(free) = census.wakers.get_mut(place)
+        {
+            *free = waker;
+            return place;
+        }
+        census.wakers.push(waker);
+        census.wakers.len() - 1
+    })
+}
+
+/// The census may be gone when a thread ends: then there is nothing to keep.
+fn with_census<T: Default>(act: impl FnOnce(&mut Census) -> T) -> T {
+    CENSUS.try_with(|census| act(&mut census.borrow_mut())).unwrap_or_default()
+}
+
+/// Puts `future` into the shard's queue. Unlike `spawn_local`, `spawn_local_into` does not poll it
+/// at once on the stack of the caller, who may hold a borrow that it wants.
+fn schedule(future: impl Future<Output = ()> + 'static) {
+    match glommio::spawn_local_into(future, TaskQueueHandle::default()) {
+        Ok(task) => drop(task.detach()),
+        // The default queue is there as long as the executor is.
+        Err(error) => tracing::error!(%error, "a task could not be queued"),
+    }
+}

@@ -1,0 +1,39 @@
+//! Waiting for time to pass, and giving way to other tasks of the shard.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+/// Every so many yields, the rings are looked at whatever else is runnable.
+const YIELDS_PER_TURN: u32 = 64;
+/// Short enough to be over at once, long enough not to be over before it begins.
+const ONE_TURN: Duration = Duration::from_micros(1);
+
+thread_local! {
+    static YIELDS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Sleeps on this shard: at least `wait`, usually less than 0.1 ms more.
+pub async fn sleep(wait: Duration) {
+    glommio::timer::sleep(wait).await;
+}
+
+/// Lets other tasks run and the rings be looked at.
+///
+/// Other runnable tasks run at once. The rings are looked at when no task is runnable, or
+/// [`Settings::preempt`](super::Settings::preempt) has passed since they were; on every 64th call
+/// of a shard also before this one returns.
+pub async fn yield_now() {
+    let count = YIELDS.get().wrapping_add(1);
+    YIELDS.set(count);
+    if count.is_multiple_of(YIELDS_PER_TURN) {
+        glommio::timer::sleep(ONE_TURN).await;
+    } else {
+        futures_lite::future::yield_now().await;
+    }
+}
+
+/// Gives way if this task has run for longer than the preempt time. Two loads when it has not. A
+/// stream whose peer is faster than we are never has to wait, so it must ask.
+pub(super) async fn give_way() {
+    glommio::executor().yield_if_needed().await;
+}

@@ -1,0 +1,54 @@
+//! Connected UDP sockets.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::stream::{adopt, within};
+use super::timer::give_way;
+
+/// A full send buffer empties at the speed of the network card; later than this it never will.
+const SEND_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connected UDP socket on a random local port.
+pub struct Udp {
+    // The driver's own datagram type keeps a receive in flight in the ring, which may take a
+    // datagram after its caller has gone. Its stream type polls, then calls `recv`: right for both.
+    inner: RefCell<TcpStream>,
+}
+
+impl Udp {
+    /// A new socket whose peer is `server`.
+    pub fn connect(server: SocketAddr) -> io::Result<Udp> {
+        let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        // The kernel chooses the port at random (RFC 5452 9.2 wants it hard to guess).
+        socket.connect(&server.into())?;
+        Ok(Udp { inner: RefCell::new(adopt(socket)) })
+    }
+
+    /// Sends one datagram. An ICMP error about an earlier one shows here or in `recv`.
+    pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let sent = within(SEND_WITHIN, None, |context| {
+            Pin::new(&mut *self.inner.borrow_mut()).poll_write(context, datagram)
+        })
+        .await?;
+        if sent == datagram.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Receives one datagram; `TimedOut` after `timeout` (coarse: up to 100 ms later). What does
+    /// not fit in `into` is cut off. One receiver at a time.
+    pub async fn recv(&self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        give_way().await;
+        within(timeout, None, |context| {
+            Pin::new(&mut *self.inner.borrow_mut()).poll_read(context, into)
+        })
+        .await
+    }
+}
