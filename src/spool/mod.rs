@@ -40,6 +40,8 @@ mod ticket;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod on_disk;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
