@@ -169,6 +169,102 @@ fn a_writer_that_goes_away_leaves_no_mail() {
 }
 
 #[test]
+fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        // A folder where the next segments should be: they cannot be made.
+        let blocked: Vec<_> =
+            (2..40).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
+        for path in &blocked {
+            std::fs::create_dir(path).unwrap();
+        }
+        let mut stored = Vec::new();
+        let cause = loop {
+            let mut accepted = plain(0, 1);
+            accepted.id = spool.next_id(Timestamp(1));
+            let id = accepted.id;
+            match spool.store(draft(&spool, &[b'x'; 8000]).await, accepted).await {
+                Ok((at, _)) => stored.push((id, at)),
+                Err(SpoolError::Full(error)) => break error.to_string(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(!cause.is_empty());
+        assert!(spool.failure().is_none());
+        for &(id, at) in &stored {
+            spool.settle(id, 0, &Fate::Delivered);
+            spool.dead(id, at);
+        }
+        spool.sync().await.expect("room is reserved for outcomes");
+        for path in &blocked {
+            std::fs::remove_dir(path).unwrap();
+        }
+        // As soon as it is tried again, which is within a second or so.
+        for _ in 0..60 {
+            ring::sleep(Duration::from_millis(100)).await;
+            let mut accepted = plain(0, 1);
+            accepted.id = spool.next_id(Timestamp(1));
+            if spool.store(draft(&spool, b"again").await, accepted).await.is_ok() {
+                assert_eq!(Spool::inspect(folder.path()).unwrap().messages.len(), 1);
+                return;
+            }
+        }
+        panic!("the spool did not go on");
+    });
+}
+
+#[test]
+fn a_torn_tail_is_cut_once_and_damage_is_copied_once() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let mut placements = Vec::new();
+        for _ in 0..3 {
+            placements.push(store(&spool, 1, &[b'x'; 3000]).await);
+        }
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+        // The second is damaged; of the third, the newest, only a part came to the disk.
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[placements[1].1.offset as usize + 500] ^= 1;
+        bytes[placements[2].1.offset as usize + 500] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+
+        let seen = Spool::inspect(folder.path()).unwrap();
+        assert_eq!((seen.set_aside.len(), seen.torn_bytes), (1, 4096));
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (1, 4096));
+        assert_eq!(recovery.messages.len(), 1);
+        assert_eq!(std::fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        store(&spool, 1, b"later\r\n").await;
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+        let (_spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0), "said already");
+        assert_eq!(recovery.messages.len(), 2);
+    });
+}
+
+#[test]
+fn a_spool_of_a_newer_relay_is_refused() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        store(&spool, 1, b"x\r\n").await;
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 2;
+        let crc = super::segment::checksum(1, 0, &[&bytes[..52]]);
+        bytes[52..56].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let refused = Spool::inspect(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("newer"), "{refused}");
+    });
+}
+
+#[test]
 fn an_orphan_folder_is_adopted_once_whatever_crashes() {
     on_a_shard(|| async {
         let root = tempfile::tempdir().unwrap();
