@@ -13,6 +13,8 @@ pub(super) struct Fold {
     /// Chunk records seen, by draft: a streamed message counts only with all its pieces.
     chunks: HashMap<QueueId, Vec<Extent>>,
     incomplete: Vec<SetAside>,
+    /// The oldest segment there is: what lay in an older one was dead when that was recycled.
+    oldest: Option<u32>,
     /// Highest id by spool number.
     highest: HashMap<u16, QueueId>,
 }
@@ -75,6 +77,11 @@ impl Fold {
         }
     }
 
+    /// Records of `segment` come next; segments come in rising order.
+    pub(super) fn enter(&mut self, segment: u32) {
+        self.oldest.get_or_insert(segment);
+    }
+
     /// Streamed messages of which a piece is missing.
     pub(super) fn incomplete(&mut self) -> Vec<SetAside> {
         std::mem::take(&mut self.incomplete)
@@ -123,6 +130,10 @@ impl Fold {
         let mut pieces_in = Vec::new();
         if let StoredContent::Chunks(draft, extents) = &stored.content {
             let seen = self.chunks.remove(draft).unwrap_or_default();
+            let recycled = |extent: &Extent| self.oldest.is_some_and(|o| extent.segment < o);
+            if extents.iter().any(recycled) {
+                return;
+            }
             if let Some(missing) = extents.iter().find(|extent| !seen.contains(extent)) {
                 self.incomplete.push(SetAside {
                     segment: placement.segment,

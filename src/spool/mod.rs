@@ -38,6 +38,10 @@ mod segment;
 mod ticket;
 
 #[cfg(test)]
+mod history;
+#[cfg(test)]
+mod on_disk;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

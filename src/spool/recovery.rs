@@ -160,6 +160,7 @@ impl Scan {
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let batches_before = self.batches;
         let damages_before = self.damages.len();
+        self.fold.enter(segment);
         self.first_block(segment, size, source)?;
         let mut offset = BLOCK;
         let mut end = BLOCK;

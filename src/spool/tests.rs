@@ -7,10 +7,10 @@ use super::log::{Chore, ChoreEnd, Log, Resume, Step};
 use super::record::StoredContent;
 use super::recovery::{Findings, Refusal, Scan};
 use super::segment::BLOCK;
-use super::testing::{plain, waiting};
+use super::testing::plain;
 use super::{Fate, Recovered};
 use crate::message::{QueueId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::io::Cursor;
 
 const SEGMENT: u32 = 256 * 1024;

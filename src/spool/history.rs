@@ -1,0 +1,421 @@
+//! Seeded histories of store, begin, settle, dead, recycling and crashes, over a disk in memory that
+//! tears what was not synced. The promises of the module documentation are the assertions.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::batch::Batch;
+use super::log::{Chore, ChoreEnd, Log, Resume, Step, Write};
+use super::record::{Extent, StoredContent};
+use super::recovery::Scan;
+use super::testing::{plain, waiting};
+use super::{Fate, Recovered};
+use crate::message::{QueueId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
+
+const SEGMENT: u32 = 64 * 1024;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+/// The disk is full at this many files.
+const FILES_MAX: usize = 3;
+
+/// What the history knows of a recipient.
+#[derive(Clone, Default)]
+struct Recipient {
+    /// In the order of noting; the first `durable` are.
+    fates: Vec<Fate>,
+    durable: usize,
+    in_flight: usize,
+    begun_durable: bool,
+}
+
+impl Recipient {
+    fn ended_by(&self, count: usize) -> bool {
+        self.fates.get(..count).unwrap().iter().any(|fate| !matches!(fate, Fate::Waiting { .. }))
+    }
+    fn ended(&self) -> bool {
+        self.ended_by(self.fates.len())
+    }
+}
+
+#[derive(Clone)]
+struct Known {
+    segments: Vec<u32>,
+    recipients: Vec<Recipient>,
+}
+
+impl Known {
+    fn over(&self) -> bool {
+        self.recipients.iter().all(Recipient::ended)
+    }
+}
+
+/// A streamed message: its chunk, then where that went.
+struct Drafted {
+    id: QueueId,
+    offset: u32,
+    length: u32,
+    at: Option<(u32, u32)>,
+}
+
+struct History {
+    random: fastrand::Rng,
+    disk: BTreeMap<u32, Vec<u8>>,
+    log: Log,
+    batch: Batch,
+    writing: Option<Write>,
+    chore: Option<Chore>,
+    next_id: u64,
+    /// Acknowledged.
+    known: BTreeMap<u64, Known>,
+    /// Appended, and in the batch that is written: recipients and segments of pieces.
+    appended: Vec<(u64, Known)>,
+    in_flight: Vec<(u64, Known)>,
+    draft: Option<Drafted>,
+    begun: BTreeSet<(u64, u32)>,
+    begun_in_flight: BTreeSet<(u64, u32)>,
+}
+
+impl History {
+    fn new(seed: u64) -> History {
+        History {
+            random: fastrand::Rng::with_seed(seed),
+            disk: BTreeMap::new(),
+            log: Log::new(0, SEGMENT, Resume::default()),
+            batch: Batch::default(),
+            writing: None,
+            chore: None,
+            next_id: 1,
+            known: BTreeMap::new(),
+            appended: Vec::new(),
+            in_flight: Vec::new(),
+            draft: None,
+            begun: BTreeSet::new(),
+            begun_in_flight: BTreeSet::new(),
+        }
+    }
+
+    fn act(&mut self) {
+        match self.random.u32(..100) {
+            0..20 => self.store(),
+            20..28 => self.stream(),
+            28..36 => self.begin(),
+            36..58 => self.settle(),
+            58..70 => self.write(),
+            70..88 => self.complete(),
+            88..94 => self.start_chore(),
+            94..99 => self.end_chore(),
+            _ => self.crash(),
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn room(&self) -> bool {
+        self.batch.mail_bytes() < self.log.mail_bytes_max()
+    }
+
+    fn store(&mut self) {
+        if !self.room() {
+            return;
+        }
+        let id = self.id();
+        let count = self.random.usize(1..4);
+        let content = vec![b'x'; self.random.usize(..6000)];
+        self.batch.message(&plain(id, count), &StoredContent::Inline(&content), &[]);
+        let known = Known { segments: Vec::new(), recipients: vec![Recipient::default(); count] };
+        self.appended.push((id, known));
+    }
+
+    /// Writes a chunk; when it is known where that goes, the message.
+    fn stream(&mut self) {
+        if !self.room() {
+            return;
+        }
+        match self.draft.take() {
+            None => {
+                let id = QueueId(self.id());
+                let content = vec![b'y'; self.random.usize(..5000)];
+                let slot = self.batch.chunk(id, 0, &content);
+                let length = content.len() as u32;
+                self.draft = Some(Drafted { id, offset: slot.offset, length, at: None });
+            }
+            Some(Drafted { id: draft, offset, length, at: Some((segment, start)) }) => {
+                let id = self.id();
+                let extents = vec![Extent { segment, offset: start + offset, length }];
+                self.batch.message(&plain(id, 1), &StoredContent::Chunks(draft, extents), &[]);
+                self.log.hold(segment, QueueId(id));
+                self.log.release(segment, draft);
+                let recipients = vec![Recipient::default()];
+                self.appended.push((id, Known { segments: vec![segment], recipients }));
+            }
+            unknown => self.draft = unknown,
+        }
+    }
+
+    fn pick(&mut self) -> Option<(u64, u32)> {
+        let open: Vec<(u64, u32)> = self
+            .known
+            .iter()
+            .flat_map(|(&id, known)| {
+                (0..)
+                    .zip(&known.recipients)
+                    .filter(|(_, recipient)| !recipient.ended())
+                    .map(move |(index, _)| (id, index))
+            })
+            .collect();
+        self.random.choice(open)
+    }
+
+    fn begin(&mut self) {
+        let Some((id, recipient)) = self.pick() else { return };
+        self.batch.begin(QueueId(id), &[recipient]);
+        self.begun.insert((id, recipient));
+    }
+
+    fn settle(&mut self) {
+        let Some((id, index)) = self.pick() else { return };
+        let fate = match self.random.u32(..5) {
+            0 => waiting(self.random.u16(..), self.random.u64(..)),
+            1 => Fate::Bounced,
+            2 => Fate::Expired,
+            _ => Fate::Delivered,
+        };
+        self.batch.settle(QueueId(id), index, &fate);
+        self.begun.remove(&(id, index));
+        self.begun_in_flight.remove(&(id, index));
+        let known = self.known.get_mut(&id).unwrap();
+        let recipient = &mut known.recipients[index as usize];
+        recipient.fates.push(fate);
+        recipient.begun_durable = false;
+        if known.over() {
+            for segment in known.segments.clone() {
+                self.log.release(segment, QueueId(id));
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        if self.writing.is_some() {
+            return;
+        }
+        match self.log.step(&mut self.batch, Timestamp(1), QueueId(self.next_id)) {
+            Step::Write(write) => {
+                if write.is_batch {
+                    self.seal(&write);
+                }
+                self.writing = Some(write);
+            }
+            Step::Full => {
+                self.batch.drop_mail();
+                for (id, known) in std::mem::take(&mut self.appended) {
+                    for segment in known.segments {
+                        self.log.release(segment, QueueId(id));
+                    }
+                }
+                if self.draft.as_ref().is_some_and(|draft| draft.at.is_none()) {
+                    self.draft = None;
+                }
+            }
+            Step::Idle | Step::Wait | Step::Stuck => self.log.try_again(),
+        }
+    }
+
+    fn seal(&mut self, write: &Write) {
+        assert!(!self.batch.has_outcomes(), "a history's outcomes fit a batch");
+        let place = (write.segment, write.offset);
+        self.in_flight = std::mem::take(&mut self.appended);
+        for (_, known) in &mut self.in_flight {
+            known.segments.push(write.segment);
+        }
+        self.begun_in_flight = std::mem::take(&mut self.begun);
+        for recipient in self.known.values_mut().flat_map(|known| &mut known.recipients) {
+            recipient.in_flight = recipient.fates.len();
+        }
+        if let Some(draft) = self.draft.as_mut().filter(|draft| draft.at.is_none()) {
+            draft.at = Some(place);
+        }
+    }
+
+    fn complete(&mut self) {
+        let Some(write) = self.writing.take() else { return };
+        let at = write.offset as usize;
+        let file = self.disk.get_mut(&write.segment).unwrap();
+        file[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+        self.log.written();
+        if !write.is_batch {
+            return;
+        }
+        self.batch.give_back(write.bytes);
+        for recipient in self.known.values_mut().flat_map(|known| &mut known.recipients) {
+            recipient.durable = recipient.in_flight;
+        }
+        for (id, recipient) in std::mem::take(&mut self.begun_in_flight) {
+            self.known.get_mut(&id).unwrap().recipients[recipient as usize].begun_durable = true;
+        }
+        self.known.extend(std::mem::take(&mut self.in_flight));
+    }
+
+    fn start_chore(&mut self) {
+        if self.chore.is_none() {
+            self.chore = self.log.chore();
+        }
+    }
+
+    fn end_chore(&mut self) {
+        let Some(chore) = self.chore.take() else { return };
+        let end = self.carry_out(chore);
+        self.log.chore_done(end);
+    }
+
+    fn carry_out(&mut self, chore: Chore) -> ChoreEnd {
+        match chore {
+            Chore::Create { .. } if self.disk.len() >= FILES_MAX => return ChoreEnd::Failed,
+            Chore::Create { segment } => {
+                let replaced = self.disk.insert(segment, vec![0; SEGMENT as usize]);
+                assert!(replaced.is_none(), "a number is never used twice");
+            }
+            Chore::Recycle { from, to } => {
+                let file = self.disk.remove(&from).unwrap();
+                assert!(self.disk.insert(to, file).is_none(), "a number is never used twice");
+            }
+            Chore::Delete { segment } => {
+                self.disk.remove(&segment).unwrap();
+            }
+        }
+        ChoreEnd::Done
+    }
+
+    /// Power fails: of what was not synced, any sectors are written; a chore under way is done or
+    /// not. Then a start, and the promises.
+    fn crash(&mut self) {
+        if let Some(write) = self.writing.take() {
+            let file = self.disk.get_mut(&write.segment).unwrap();
+            let odds = self.random.f64();
+            for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
+                if self.random.f64() < odds {
+                    let at = write.offset as usize + index * SECTOR;
+                    file[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        if let Some(chore) = self.chore.take()
+            && self.random.bool()
+        {
+            self.carry_out(chore);
+        }
+        let mut scan = Scan::default();
+        for (&segment, bytes) in &self.disk {
+            scan.segment(segment, bytes.len() as u64, &mut Cursor::new(bytes)).unwrap();
+        }
+        let findings = scan.finish();
+        assert_eq!(findings.set_aside, [], "a torn commit is no damage");
+        let mut segments = scan.fold.live();
+        for &segment in &scan.written {
+            segments.entry(segment).or_default();
+        }
+        let last = self.disk.last_key_value();
+        let resume = Resume {
+            segments,
+            blank: scan.blank.clone(),
+            next_segment: last.map_or(1, |(last, _)| last + 1),
+            next_batch: findings.next_batch,
+            cut: findings.cut,
+            highest_id: None,
+        };
+        self.log = Log::new(0, SEGMENT, resume);
+        self.batch = Batch::default();
+        let pieces = scan.fold.pieces();
+        let recovered = scan
+            .fold
+            .into_live()
+            .into_iter()
+            .map(|(id, kept)| kept.recovered(id))
+            .collect::<Vec<Recovered>>();
+        self.judge(&recovered);
+        self.appended.clear();
+        self.in_flight.clear();
+        self.draft = None;
+        self.begun.clear();
+        self.begun_in_flight.clear();
+        self.known.clear();
+        for message in recovered {
+            let mut held = pieces.get(&message.id).cloned().unwrap_or_default();
+            held.push(message.placement.segment);
+            let known = Known { segments: held, recipients: recipients(&message) };
+            self.known.insert(message.id.0, known);
+        }
+    }
+
+    fn judge(&self, recovered: &[Recovered]) {
+        let found: BTreeMap<u64, &Recovered> =
+            recovered.iter().map(|message| (message.id.0, message)).collect();
+        for id in found.keys() {
+            let stored = self.known.contains_key(id)
+                || self.in_flight.iter().any(|(in_flight, _)| in_flight == id);
+            assert!(stored, "message {id} is invented");
+        }
+        for (id, known) in &self.known {
+            let Some(message) = found.get(id) else {
+                assert!(known.over(), "message {id} is lost");
+                continue;
+            };
+            let durably_over = known.recipients.iter().all(|one| one.ended_by(one.durable));
+            assert!(!durably_over, "message {id} came back");
+            for (found, truth) in message.recipients.iter().zip(&known.recipients) {
+                assert!(!found.ended || truth.ended(), "a recipient of {id} is lost");
+                assert!(found.ended || !truth.ended_by(truth.durable), "{id} delivered again");
+                let settled = truth.durable == truth.fates.len();
+                if settled && let Some(Fate::Waiting { attempts, due, .. }) = truth.fates.last() {
+                    assert_eq!((found.attempts, found.due), (*attempts, Some(*due)), "{id}");
+                }
+                assert!(!truth.begun_durable || found.in_doubt, "{id} was under way");
+            }
+        }
+    }
+}
+
+/// What the history knows after a start is what the start found.
+fn recipients(message: &Recovered) -> Vec<Recipient> {
+    let of = |one: &super::RecoveredRecipient| {
+        let fate = match (one.ended, one.due) {
+            (true, _) => vec![Fate::Delivered],
+            (false, Some(due)) => vec![waiting(one.attempts, due.0)],
+            (false, None) => Vec::new(),
+        };
+        let durable = fate.len();
+        Recipient { fates: fate, durable, in_flight: durable, begun_durable: one.in_doubt }
+    };
+    message.recipients.iter().map(of).collect()
+}
+
+#[test]
+fn no_history_loses_invents_or_resurrects_mail() {
+    for seed in 0..250 {
+        let mut history = History::new(seed);
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..800 {
+                history.act();
+            }
+            history.crash();
+        }));
+        assert!(run.is_ok(), "the history of seed {seed}");
+    }
+}
+
+#[test]
+fn histories_reach_what_they_are_meant_to_reach() {
+    let (mut recycled, mut full, mut stored) = (false, false, 0);
+    for seed in 0..40 {
+        let mut history = History::new(seed);
+        for _ in 0..800 {
+            history.act();
+            recycled |= matches!(history.chore, Some(Chore::Recycle { .. }));
+            full |= history.log.no_room();
+        }
+        stored += history.next_id;
+    }
+    assert!(recycled && full && stored > 1000, "{recycled} {full} {stored}");
+}

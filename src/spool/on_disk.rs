@@ -1,0 +1,312 @@
+//! The spool on a real disk through the ring.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::testing::{extreme, plain, waiting};
+use super::{Content, Draft, Fate, Placement, Settings, Spool, SpoolError, layout};
+use crate::message::{QueueId, Timestamp};
+use crate::ring;
+use futures_lite::future::{self, poll_once};
+use std::cell::Cell;
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+fn on_a_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
+    let settings = ring::Settings { depth: 128, preempt: Duration::from_millis(1) };
+    let shards = ring::start(&[None], &settings, move |_| body()).unwrap();
+    shards.join().unwrap();
+}
+
+fn settings(folder: &Path, number: u16) -> Settings {
+    Settings {
+        directory: folder.to_owned(),
+        number,
+        segment_bytes: 256 * 1024,
+        stream_threshold: 8 * 1024,
+        outcome_interval: Duration::from_millis(20),
+    }
+}
+
+async fn open(folder: &Path) -> (Spool, super::Recovery) {
+    Spool::open(settings(folder, 0)).await.unwrap()
+}
+
+async fn draft(spool: &Spool, content: &[u8]) -> Draft {
+    let mut draft = spool.draft();
+    for part in content.chunks(1000) {
+        draft.extend(part).await.unwrap();
+    }
+    draft
+}
+
+async fn store(spool: &Spool, recipients: usize, content: &[u8]) -> (QueueId, Placement) {
+    let mut accepted = plain(0, recipients);
+    accepted.id = spool.next_id(Timestamp(1_700_000_000_000));
+    let id = accepted.id;
+    let draft = draft(spool, content).await;
+    let (placement, _) = spool.store(draft, accepted).await.unwrap();
+    (id, placement)
+}
+
+async fn content(spool: &Spool, id: QueueId, at: Placement) -> Vec<u8> {
+    match &spool.load(id, at).await.unwrap().content {
+        Content::Whole(bytes) => bytes.clone(),
+        Content::Streamed(pieces) => {
+            let mut all = Vec::new();
+            for piece in pieces {
+                all.extend(piece.read().await.unwrap());
+            }
+            all
+        }
+    }
+}
+
+#[test]
+fn what_was_stored_is_there_after_a_restart_with_its_fates() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, recovery) = open(folder.path()).await;
+        assert!(recovery.messages.is_empty());
+        let large: Vec<u8> = (0..100_000).map(|byte| (byte % 251) as u8).collect();
+        let (small_id, small_at) = store(&spool, 3, b"small\r\n").await;
+        let (large_id, large_at) = store(&spool, 1, &large).await;
+        assert_eq!(content(&spool, small_id, small_at).await, b"small\r\n");
+        assert_eq!(content(&spool, large_id, large_at).await, large);
+        let mut accepted = extreme();
+        accepted.id = spool.next_id(Timestamp(1));
+        let (_, stored) = spool.store(spool.draft(), accepted.clone()).await.unwrap();
+        assert_eq!(stored.options, accepted.options);
+
+        spool.begun(small_id, &[0, 1, 2]);
+        spool.settle(small_id, 0, &Fate::Delivered);
+        spool.settle(small_id, 1, &waiting(4, 77));
+        spool.sync().await.unwrap();
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!(recovery.messages.len(), 3);
+        assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0));
+        let small = &recovery.messages[0];
+        assert_eq!((small.id, small.placement), (small_id, small_at));
+        let [first, second, third] = &small.recipients[..] else { panic!() };
+        assert!(first.ended && !first.in_doubt);
+        assert_eq!((second.attempts, second.due), (4, Some(Timestamp(77))));
+        assert!(third.in_doubt && third.due.is_none());
+        assert_eq!(content(&spool, large_id, large_at).await, large);
+        assert!(spool.next_id(Timestamp(0)) > accepted.id);
+        let other = Placement { offset: small_at.offset + 1, ..small_at };
+        assert!(matches!(spool.load(small_id, other).await, Err(SpoolError::Open { .. })));
+    });
+}
+
+#[test]
+fn an_outcome_is_durable_after_the_interval_without_anybody_asking() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (id, _) = store(&spool, 1, b"x\r\n").await;
+        spool.settle(id, 0, &Fate::Delivered);
+        for _ in 0..500 {
+            ring::sleep(Duration::from_millis(10)).await;
+            if Spool::inspect(folder.path()).unwrap().messages.is_empty() {
+                return;
+            }
+        }
+        panic!("the outcome never came to the disk");
+    });
+}
+
+#[test]
+fn a_thousand_writers_share_commits_and_dead_segments_are_used_again() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let left = Rc::new(Cell::new(1000));
+        for _ in 0..1000 {
+            let (spool, left) = (spool.clone(), Rc::clone(&left));
+            ring::spawn("writer", async move {
+                let (id, at) = store(&spool, 1, &[b'x'; 4000]).await;
+                spool.settle(id, 0, &Fate::Delivered);
+                spool.dead(id, at);
+                left.set(left.get() - 1);
+            });
+        }
+        while left.get() > 0 {
+            ring::sleep(Duration::from_millis(5)).await;
+        }
+        spool.sync().await.unwrap();
+        ring::sleep(Duration::from_millis(300)).await;
+        // 4 MB of mail went through segments of 256 KiB; what is dead is used again or removed.
+        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        assert!(files <= 4, "{files} segments are left");
+        assert!(Spool::inspect(folder.path()).unwrap().messages.is_empty());
+    });
+}
+
+#[test]
+fn a_writer_that_goes_away_leaves_no_mail() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (kept, _) = store(&spool, 1, b"kept\r\n").await;
+        for pause in [0, 1] {
+            let mut accepted = plain(0, 2);
+            accepted.id = spool.next_id(Timestamp(1));
+            let mut storing = pin!(spool.store(draft(&spool, &[b'x'; 20_000]).await, accepted));
+            for _ in 0..=pause {
+                assert!(poll_once(storing.as_mut()).await.is_none());
+                future::yield_now().await;
+            }
+        }
+        let half = draft(&spool, &[b'x'; 50_000]).await;
+        drop(half);
+        spool.sync().await.unwrap();
+        let left = Spool::inspect(folder.path()).unwrap().messages;
+        assert_eq!(left.iter().map(|message| message.id).collect::<Vec<_>>(), [kept]);
+    });
+}
+
+#[test]
+fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        // A folder where the next segments should be: they cannot be made.
+        let blocked: Vec<_> =
+            (2..40).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
+        for path in &blocked {
+            std::fs::create_dir(path).unwrap();
+        }
+        let mut stored = Vec::new();
+        let cause = loop {
+            let mut accepted = plain(0, 1);
+            accepted.id = spool.next_id(Timestamp(1));
+            let id = accepted.id;
+            match spool.store(draft(&spool, &[b'x'; 8000]).await, accepted).await {
+                Ok((at, _)) => stored.push((id, at)),
+                Err(SpoolError::Full(error)) => break error.to_string(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(!cause.is_empty());
+        assert!(spool.failure().is_none());
+        for &(id, at) in &stored {
+            spool.settle(id, 0, &Fate::Delivered);
+            spool.dead(id, at);
+        }
+        spool.sync().await.expect("room is reserved for outcomes");
+        for path in &blocked {
+            std::fs::remove_dir(path).unwrap();
+        }
+        // As soon as it is tried again, which is within a second or so.
+        for _ in 0..60 {
+            ring::sleep(Duration::from_millis(100)).await;
+            let mut accepted = plain(0, 1);
+            accepted.id = spool.next_id(Timestamp(1));
+            if spool.store(draft(&spool, b"again").await, accepted).await.is_ok() {
+                assert_eq!(Spool::inspect(folder.path()).unwrap().messages.len(), 1);
+                return;
+            }
+        }
+        panic!("the spool did not go on");
+    });
+}
+
+#[test]
+fn a_torn_tail_is_cut_once_and_damage_is_copied_once() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let mut placements = Vec::new();
+        for _ in 0..3 {
+            placements.push(store(&spool, 1, &[b'x'; 3000]).await);
+        }
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+        // The second is damaged; of the third, the newest, only a part came to the disk.
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[placements[1].1.offset as usize + 500] ^= 1;
+        bytes[placements[2].1.offset as usize + 500] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+
+        let seen = Spool::inspect(folder.path()).unwrap();
+        assert_eq!((seen.set_aside.len(), seen.torn_bytes), (1, 4096));
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (1, 4096));
+        assert_eq!(recovery.messages.len(), 1);
+        assert_eq!(std::fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        store(&spool, 1, b"later\r\n").await;
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+        let (_spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0), "said already");
+        assert_eq!(recovery.messages.len(), 2);
+    });
+}
+
+#[test]
+fn a_spool_of_a_newer_relay_is_refused() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        store(&spool, 1, b"x\r\n").await;
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 2;
+        let crc = super::segment::checksum(1, 0, &[&bytes[..52]]);
+        bytes[52..56].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let refused = Spool::inspect(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("newer"), "{refused}");
+    });
+}
+
+#[test]
+fn an_orphan_folder_is_adopted_once_whatever_crashes() {
+    on_a_shard(|| async {
+        let root = tempfile::tempdir().unwrap();
+        let (own, orphan) = (root.path().join("shard-0"), root.path().join("shard-1"));
+        let large = vec![b'l'; 60_000];
+        let (other, _) = Spool::open(settings(&orphan, 1)).await.unwrap();
+        let (first, _) = store(&other, 2, b"first\r\n").await;
+        let (second, _) = store(&other, 1, &large).await;
+        other.settle(first, 0, &Fate::Delivered);
+        other.settle(first, 1, &waiting(3, 99));
+        other.begun(second, &[0]);
+        other.sync().await.unwrap();
+        drop(other);
+        assert_eq!(layout(root.path()).unwrap(), [(0, own.clone()), (1, orphan.clone())][1..]);
+
+        // A copy of the folder: what a crash before its removal would leave.
+        let again = root.path().join("again");
+        std::fs::create_dir(&again).unwrap();
+        for entry in std::fs::read_dir(&orphan).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), again.join(entry.file_name())).unwrap();
+        }
+        let (spool, _) = open(&own).await;
+        let adopted = spool.adopt(&orphan).await.unwrap();
+        assert!(!orphan.exists());
+        assert_eq!(adopted.messages.len(), 2);
+        let (one, two) = (&adopted.messages[0], &adopted.messages[1]);
+        assert_eq!((one.id, two.id), (first, second));
+        assert!(one.recipients[0].ended);
+        assert_eq!(one.recipients[1].attempts, 3);
+        assert!(two.recipients[0].in_doubt);
+        assert_eq!(content(&spool, two.id, two.placement).await, large);
+        spool.settle(first, 1, &Fate::Delivered);
+        spool.sync().await.unwrap();
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+
+        let (spool, recovery) = open(&own).await;
+        assert_eq!(recovery.messages.iter().map(|one| one.id).collect::<Vec<_>>(), [second]);
+        assert!(recovery.messages[0].recipients[0].in_doubt);
+        let adopted = spool.adopt(&again).await.unwrap();
+        assert!(adopted.messages.is_empty(), "the ended one and the live one are known");
+        assert!(!again.exists());
+    });
+}
