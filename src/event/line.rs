@@ -1,0 +1,305 @@
+//! The fields of an event and their form as a JSON line.
+//!
+//! Fields come in the order in which they stand here; those that say nothing are left out. New ones
+//! may be added at the end of a release; names and meanings do not change.
+
+use crate::message::{Address, QueueId, Reason, Recipient, Status, Timestamp};
+use serde::{Serialize, Serializer};
+use std::net::SocketAddr;
+
+/// Recipients that a `received` line names; `recipients` counts all.
+pub const TO_LIST_MAX: usize = 50;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A message was made durable and answered with 250. One line for all its recipients.
+    Received,
+    /// A client was refused something.
+    Rejected,
+    /// The next hop took responsibility for a recipient.
+    Delivered,
+    /// An attempt failed and will be repeated at `due`.
+    Deferred,
+    /// A recipient was given up: refused for good.
+    Bounced,
+    /// A recipient was given up: its time was over.
+    Expired,
+    /// A recipient was removed by an operator.
+    Dropped,
+    /// A delivery had begun and its end is not known: the relay stopped in between.
+    InDoubt,
+    /// So many lines (`lost`) could not be written before this one.
+    LostEvents,
+    /// The shard takes mail from now on.
+    Started,
+    /// The shard has ended all it does.
+    Stopped,
+}
+
+/// One line. Make it with [`Event::new`] and set what applies.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Event<'a> {
+    /// When, by the wall clock.
+    #[serde(serialize_with = "as_text")]
+    pub time: Timestamp,
+    /// What.
+    pub event: Kind,
+    /// Where: set by the log that it is written to.
+    pub(super) shard: usize,
+    /// The message.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub id: Option<QueueId>,
+    /// The reverse-path; empty for `<>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<&'a str>,
+    /// The forward-path that the event is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<&'a str>,
+    /// How many recipients a received message has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<usize>,
+    /// The first [`TO_LIST_MAX`] of them.
+    #[serde(serialize_with = "as_list", skip_serializing_if = "<[Recipient]>::is_empty")]
+    pub to_list: &'a [Recipient],
+    /// Whose mail it is.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub tenant: &'a str,
+    /// Which mailing it belongs to.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub campaign: &'a str,
+    /// The destination as the receiver runs it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub site: &'a str,
+    /// The host that spoke or was tried.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub remote: &'a str,
+    /// How far the conversation had come.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub stage: &'a str,
+    /// SMTP reply code.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub code: u16,
+    /// Enhanced status code.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// The rest of the reply, or our own words.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub text: &'a str,
+    /// Number of the attempt: the first is 1.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempt: u16,
+    /// When it will be tried again.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
+    /// Content in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Who sent it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<SocketAddr>,
+    /// What the client called itself.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub helo: &'a str,
+    /// `SMTP`, `ESMTP` ... (RFC 3848).
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub protocol: &'a str,
+    /// Milliseconds since reception.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued_ms: Option<u64>,
+    /// Milliseconds that this attempt took, from the job's arrival at its connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt_ms: Option<u64>,
+    /// Lines that were dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+}
+
+impl<'a> Event<'a> {
+    /// An event of which only time and kind are known.
+    pub fn new(event: Kind, time: Timestamp) -> Event<'a> {
+        Event {
+            time,
+            event,
+            shard: 0,
+            id: None,
+            from: None,
+            to: None,
+            recipients: None,
+            to_list: &[],
+            tenant: "",
+            campaign: "",
+            site: "",
+            remote: "",
+            stage: "",
+            code: 0,
+            status: None,
+            text: "",
+            attempt: 0,
+            due: None,
+            size: None,
+            client: None,
+            helo: "",
+            protocol: "",
+            queued_ms: None,
+            attempt_ms: None,
+            lost: None,
+        }
+    }
+
+    /// With the message that it is about, and the time since its reception.
+    #[must_use]
+    pub fn of(self, id: QueueId, from: Option<&'a Address>) -> Event<'a> {
+        let queued = self.time.since(id.born());
+        Event {
+            id: Some(id),
+            from: Some(from.map_or("", Address::as_str)),
+            queued_ms: Some(u64::try_from(queued.as_millis()).unwrap_or(u64::MAX)),
+            ..self
+        }
+    }
+
+    /// With all recipients, bounded: for `received`.
+    #[must_use]
+    pub fn to_all(self, recipients: &'a [Recipient]) -> Event<'a> {
+        Event { recipients: Some(recipients.len()), to_list: recipients, ..self }
+    }
+
+    /// With the words of a server, or ours.
+    #[must_use]
+    pub fn because(self, reason: &'a Reason) -> Event<'a> {
+        Event {
+            remote: &reason.remote,
+            stage: reason.stage.name(),
+            code: reason.code,
+            status: Some(reason.status),
+            text: &reason.text,
+            ..self
+        }
+    }
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn as_text_if_any<T: std::fmt::Display, S: Serializer>(
+    value: &Option<T>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+fn as_list<S: Serializer>(recipients: &&[Recipient], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(recipients.iter().take(TO_LIST_MAX).map(|one| one.address.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::message::Stage;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_123);
+
+    fn line(event: &Event<'_>) -> String {
+        serde_json::to_string(event).unwrap()
+    }
+
+    fn id() -> QueueId {
+        QueueId((NOW.0 - 1500) * 1000)
+    }
+
+    #[test]
+    fn a_received_message() {
+        let sender = Address::new("a@example.org");
+        let to: Vec<Recipient> = ["b@example.net", "\"c d\"@example.net"]
+            .map(|address| Recipient::plain(Address::new(address)))
+            .into();
+        let event = Event {
+            size: Some(4711),
+            client: Some("[2001:db8::1]:2525".parse().unwrap()),
+            helo: "app.example.org",
+            protocol: "ESMTP",
+            tenant: "shop",
+            ..Event::new(Kind::Received, NOW).of(id(), Some(&sender)).to_all(&to)
+        };
+        assert_eq!(
+            line(&event),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.123Z","event":"received","shard":0,"#,
+                r#""id":"001GA4GC0JF8R","from":"a@example.org","recipients":2,"#,
+                r#""to_list":["b@example.net","\"c d\"@example.net"],"tenant":"shop","#,
+                r#""size":4711,"client":"[2001:db8::1]:2525","helo":"app.example.org","#,
+                r#""protocol":"ESMTP","queued_ms":1500}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_deferred_recipient_of_a_message_without_sender() {
+        let reason = Reason {
+            stage: Stage::Recipient,
+            code: 450,
+            status: Status(4, 2, 1),
+            text: "Mailbox \"b\"\tbusy".into(),
+            remote: "mx1.example.net [192.0.2.1]:25".into(),
+        };
+        let event = Event {
+            to: Some("b@example.net"),
+            site: "mx:mx1.example.net",
+            attempt: 2,
+            due: Some(Timestamp(NOW.0 + 60_000)),
+            attempt_ms: Some(12),
+            ..Event::new(Kind::Deferred, NOW).of(id(), None).because(&reason)
+        };
+        assert_eq!(
+            line(&event),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.123Z","event":"deferred","shard":0,"#,
+                r#""id":"001GA4GC0JF8R","from":"","to":"b@example.net","#,
+                r#""site":"mx:mx1.example.net","remote":"mx1.example.net [192.0.2.1]:25","#,
+                r#""stage":"rcpt","code":450,"status":"4.2.1","text":"Mailbox \"b\"\tbusy","#,
+                r#""attempt":2,"due":"2023-11-14T22:14:20.123Z","queued_ms":1500,"attempt_ms":12}"#
+            )
+        );
+    }
+
+    #[test]
+    fn the_other_kinds_have_names_of_lower_case_words() {
+        for (kind, name) in [
+            (Kind::Rejected, "rejected"),
+            (Kind::Delivered, "delivered"),
+            (Kind::Bounced, "bounced"),
+            (Kind::Expired, "expired"),
+            (Kind::Dropped, "dropped"),
+            (Kind::InDoubt, "in-doubt"),
+            (Kind::LostEvents, "lost-events"),
+            (Kind::Started, "started"),
+            (Kind::Stopped, "stopped"),
+        ] {
+            let expected =
+                format!(r#"{{"time":"2023-11-14T22:13:20.123Z","event":"{name}","shard":0}}"#);
+            assert_eq!(line(&Event::new(kind, NOW)), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_recipients_is_cut_and_counted() {
+        let to: Vec<Recipient> = (0..1000)
+            .map(|number| Recipient::plain(Address::new(format!("r{number}@example.net"))))
+            .collect();
+        let text = line(&Event::new(Kind::Received, NOW).to_all(&to));
+        assert!(text.contains(r#""recipients":1000"#));
+        assert!(text.contains("r49@") && !text.contains("r50@"));
+    }
+}

@@ -1,0 +1,420 @@
+//! From the shards' buffers to the file or standard output.
+//!
+//! Bounds, per shard: a buffer is handed over at [`BUFFER_BYTES`]; while the thread does not keep up
+//! it grows to at most [`BACKLOG_BYTES_MAX`]. So many buffers may be under way that the whole log
+//! holds at most 5 MiB a shard.
+
+use super::line::{Event, Kind};
+use crate::config;
+use crate::message::Timestamp;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select_biased};
+use std::cell::RefCell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A buffer of this many bytes is handed over without waiting for the next flush.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+/// A shard holds at most so many bytes that the thread could not take; lines beyond are dropped.
+pub const BACKLOG_BYTES_MAX: usize = 1024 * 1024;
+/// From so many bytes on a shard is to take no more mail. The rest of the backlog is for the
+/// events of what goes on.
+pub const BACKLOGGED_AT: usize = BACKLOG_BYTES_MAX / 2;
+
+const _: () = assert!(BUFFER_BYTES < BACKLOGGED_AT && BACKLOGGED_AT < BACKLOG_BYTES_MAX);
+
+/// Buffers under way from each shard.
+const BUFFERS_PER_SHARD: usize = 4;
+/// A buffer that grew beyond this is not used again.
+const SPARE_BYTES_MAX: usize = 2 * BUFFER_BYTES;
+/// A shard that ends waits so long for room for its last lines.
+const END_WAIT: Duration = Duration::from_secs(1);
+/// After a failed write the output is left alone for this long.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// One shard's end of the log. It belongs to its shard; nothing in it blocks, except that dropping
+/// it may wait a second for room for what it still holds.
+#[derive(Debug)]
+pub struct EventLog {
+    shard: usize,
+    /// `None` when events are off.
+    output: Option<Output>,
+    held: RefCell<Held>,
+}
+
+#[derive(Clone, Debug)]
+struct Output {
+    full: Sender<Vec<u8>>,
+    spare: Receiver<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    lines: Vec<u8>,
+    lost: u64,
+    /// The time of the last event, for the count of the lost ones.
+    time: Timestamp,
+}
+
+impl EventLog {
+    /// A log that forgets everything.
+    pub fn off() -> EventLog {
+        EventLog { shard: 0, output: None, held: RefCell::default() }
+    }
+
+    /// Writes one line. Dropped and counted when the backlog is full.
+    pub fn emit(&self, event: &Event<'_>) {
+        let Some(output) = &self.output else { return };
+        let mut held = self.held.borrow_mut();
+        held.time = event.time;
+        held.own_up(self.shard);
+        if !held.write(&Event { shard: self.shard, ..*event }) {
+            held.lost = held.lost.saturating_add(1);
+        }
+        if held.lines.len() >= BUFFER_BYTES {
+            held.hand_over(output);
+        }
+    }
+
+    /// Hands over what there is. Call it every few milliseconds, or lines stay here while the shard
+    /// is idle.
+    pub fn flush(&self) {
+        let Some(output) = &self.output else { return };
+        let mut held = self.held.borrow_mut();
+        if !held.lines.is_empty() {
+            held.hand_over(output);
+        }
+        held.own_up(self.shard);
+    }
+
+    /// Whether the output is so far behind that no more mail should be taken in.
+    pub fn backlogged(&self) -> bool {
+        let held = self.held.borrow();
+        held.lines.len() >= BACKLOGGED_AT || held.lost > 0
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        let Some(output) = &self.output else { return };
+        let held = self.held.get_mut();
+        held.own_up(self.shard);
+        let (bytes, lost) = (held.lines.len(), held.lost);
+        let lines = std::mem::take(&mut held.lines);
+        let sent = bytes == 0 || output.full.send_timeout(lines, END_WAIT).is_ok();
+        if !sent || lost > 0 {
+            let bytes = if sent { 0 } else { bytes };
+            tracing::error!(
+                shard = self.shard,
+                bytes,
+                lines = lost,
+                "events were lost at the stop"
+            );
+        }
+    }
+}
+
+impl Held {
+    /// Appends a line; false when there is no room.
+    fn write(&mut self, event: &Event<'_>) -> bool {
+        let before = self.lines.len();
+        if before >= BACKLOG_BYTES_MAX {
+            return false;
+        }
+        let written = serde_json::to_writer(&mut self.lines, event).is_ok();
+        self.lines.push(b'\n');
+        let fits = written && self.lines.len() <= BACKLOG_BYTES_MAX;
+        if !fits {
+            self.lines.truncate(before);
+        }
+        fits
+    }
+
+    /// Writes how many lines were lost, once the backlog has gone.
+    fn own_up(&mut self, shard: usize) {
+        if self.lost == 0 || self.lines.len() >= BUFFER_BYTES {
+            return;
+        }
+        let lost = Some(self.lost);
+        let event = Event { shard, lost, ..Event::new(Kind::LostEvents, self.time) };
+        if self.write(&event) {
+            self.lost = 0;
+        }
+    }
+
+    fn hand_over(&mut self, output: &Output) {
+        match output.full.try_send(std::mem::take(&mut self.lines)) {
+            Ok(()) => {
+                let spare = output.spare.try_recv();
+                self.lines = spare.unwrap_or_else(|_| Vec::with_capacity(BUFFER_BYTES + 4096));
+            }
+            // Full: kept, and tried again with the next line or flush.
+            Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) => {
+                self.lines = lines;
+            }
+        }
+    }
+}
+
+/// The thread that writes, and the place to get a shard's [`EventLog`] from.
+#[derive(Debug)]
+pub struct EventWriter {
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    output: Output,
+    stop: Sender<Instant>,
+    ended: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl EventWriter {
+    /// Opens the output and starts the thread. `Err`: the file cannot be opened, or no thread can be
+    /// had.
+    pub fn start(config: &config::Event, shards: usize) -> io::Result<EventWriter> {
+        let sink = match &config.output {
+            config::EventOutput::Off => return Ok(EventWriter { running: None }),
+            config::EventOutput::Stdout => Sink::Stream(Box::new(io::stdout())),
+            config::EventOutput::File(path) => {
+                Sink::File(RotatedFile::open(path, config.rotate_bytes, config.keep)?)
+            }
+        };
+        EventWriter::start_with(sink, shards)
+    }
+
+    /// The end for one shard.
+    pub fn log(&self, shard: usize) -> EventLog {
+        let output = self.running.as_ref().map(|running| running.output.clone());
+        EventLog { shard, output, held: RefCell::default() }
+    }
+
+    /// Writes what was handed over and ends the thread, within `within` (a little more when one
+    /// write hangs no longer than that). False when something could not be written.
+    pub fn shutdown(self, within: Duration) -> bool {
+        let Some(running) = self.running else { return true };
+        let _ = running.stop.try_send(Instant::now() + within);
+        match running.ended.recv_timeout(within + Duration::from_millis(100)) {
+            Ok(()) => running.thread.join().is_ok(),
+            // The thread ended without the word that all was written.
+            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::error!("the event output hangs; events were lost at the stop");
+                false
+            }
+        }
+    }
+
+    fn start_with(sink: Sink, shards: usize) -> io::Result<EventWriter> {
+        let buffers = BUFFERS_PER_SHARD * shards.max(1);
+        let (full, full_to) = bounded(buffers);
+        let (spare_from, spare) = bounded(buffers);
+        let (stop, stop_to) = bounded(1);
+        let (ended_from, ended) = bounded(1);
+        let writer = Writer { sink, stop: stop_to, stop_by: None, is_failing: false };
+        let thread = std::thread::Builder::new().name("event".into()).spawn(move || {
+            if writer.run(&full_to, &spare_from) {
+                let _ = ended_from.send(());
+            }
+        })?;
+        let output = Output { full, spare };
+        Ok(EventWriter { running: Some(Running { output, stop, ended, thread }) })
+    }
+}
+
+struct Writer {
+    sink: Sink,
+    stop: Receiver<Instant>,
+    /// Set by the stop: nothing is tried after it.
+    stop_by: Option<Instant>,
+    /// The trouble was reported.
+    is_failing: bool,
+}
+
+impl Writer {
+    /// Until the stop, or until nobody is left to write for. False when lines were given up.
+    fn run(mut self, full: &Receiver<Vec<u8>>, spare: &Sender<Vec<u8>>) -> bool {
+        let mut all_written = true;
+        loop {
+            let lines = if self.stop_by.is_some() {
+                // What was handed over before the stop is still written.
+                full.try_recv().ok()
+            } else {
+                select_biased! {
+                    recv(self.stop) -> stop_by => {
+                        self.stop_by = Some(stop_by.unwrap_or_else(|_| Instant::now() + RETRY_WAIT));
+                        continue;
+                    }
+                    recv(full) -> lines => lines.ok(),
+                }
+            };
+            let Some(mut lines) = lines else { return all_written };
+            let is_too_late = self.stop_by.is_some_and(|stop_by| stop_by < Instant::now());
+            if is_too_late || !self.write_all(&lines) {
+                all_written = false;
+                tracing::error!(bytes = lines.len(), "events were lost at the stop");
+            }
+            if lines.capacity() <= SPARE_BYTES_MAX {
+                lines.clear();
+                let _ = spare.try_send(lines);
+            }
+        }
+    }
+
+    /// Writes a buffer of whole lines, again and again until it is written or the stop is over.
+    fn write_all(&mut self, lines: &[u8]) -> bool {
+        let mut rest = lines;
+        self.sink.begin(lines.len());
+        while !rest.is_empty() {
+            match self.sink.write(rest) {
+                Ok(count) if count > 0 => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    if std::mem::take(&mut self.is_failing) {
+                        tracing::info!("the event output works again");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    let error = result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        tracing::error!(%error, "the event output fails; events wait for it");
+                    }
+                    if !self.wait_to_retry() {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// False when the stop leaves no time to try again.
+    fn wait_to_retry(&mut self) -> bool {
+        if let Some(stop_by) = self.stop_by {
+            let left = stop_by.saturating_duration_since(Instant::now());
+            std::thread::sleep(left.min(RETRY_WAIT / 10));
+            return !left.is_zero();
+        }
+        match self.stop.recv_timeout(RETRY_WAIT) {
+            Ok(stop_by) => self.stop_by = Some(stop_by),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.stop_by = Some(Instant::now() + RETRY_WAIT),
+        }
+        true
+    }
+}
+
+enum Sink {
+    File(RotatedFile),
+    Stream(Box<dyn Write + Send>),
+}
+
+impl Sink {
+    /// Before a buffer of `length` bytes: the only place where a file may be changed for the next,
+    /// since buffers end with a line.
+    fn begin(&mut self, length: usize) {
+        if let Sink::File(file) = self {
+            file.rotate_for(length as u64);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::File(file) => file.write(bytes),
+            Sink::Stream(stream) => {
+                let count = stream.write(bytes)?;
+                // Taken is taken: a failed flush must not have the bytes written twice.
+                let _ = stream.flush();
+                Ok(count)
+            }
+        }
+    }
+}
+
+/// A file that is renamed to `.1` when it is full, `.1` to `.2`, and so on to `.keep`.
+struct RotatedFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    rotate_bytes: u64,
+    /// Size from which it is rotated; more than `rotate_bytes` after a rotation that failed.
+    rotate_at: u64,
+    keep: usize,
+}
+
+impl RotatedFile {
+    fn open(path: &Path, rotate_bytes: u64, keep: usize) -> io::Result<RotatedFile> {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(
+            |error| io::Error::new(error.kind(), format!("event file {}: {error}", path.display())),
+        )?;
+        let mut size = file.seek(SeekFrom::End(0))?;
+        let mut last = [b'\n'];
+        if size > 0 {
+            file.seek(SeekFrom::Start(size - 1))?;
+            file.read_exact(&mut last)?;
+        }
+        // A crash cut the last line: the next one must not be joined to it. A disk that is full now
+        // is the business of the first write.
+        if last != [b'\n'] && file.write_all(b"\n").is_ok() {
+            size += 1;
+        }
+        let path = path.to_path_buf();
+        Ok(RotatedFile { path, file, size, rotate_bytes, rotate_at: rotate_bytes, keep })
+    }
+
+    fn rotate_for(&mut self, length: u64) {
+        if self.size == 0 || self.size.saturating_add(length) <= self.rotate_at {
+            return;
+        }
+        match self.rotate() {
+            Ok(file) => {
+                self.file = file;
+                self.size = 0;
+                self.rotate_at = self.rotate_bytes;
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %self.path.display(), "cannot rotate the event file");
+                self.rotate_at = self.size.saturating_add(self.rotate_bytes.max(length));
+            }
+        }
+    }
+
+    /// The new file. Until it is there the old one stays open.
+    fn rotate(&self) -> io::Result<File> {
+        for number in (1..self.keep).rev() {
+            rename_if_there(&self.numbered(number), &self.numbered(number + 1))?;
+        }
+        if self.keep > 0 {
+            rename_if_there(&self.path, &self.numbered(1))?;
+        } else {
+            fs::remove_file(&self.path)?;
+        }
+        OpenOptions::new().read(true).append(true).create(true).open(&self.path)
+    }
+
+    fn numbered(&self, number: usize) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.size += count as u64;
+        Ok(count)
+    }
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

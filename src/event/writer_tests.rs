@@ -1,0 +1,218 @@
+//! What the log promises, with files in a temporary folder and outputs that fail or hang.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+use std::sync::{Arc, Mutex};
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn event(number: u64) -> Event<'static> {
+    Event { text: "x", size: Some(number), ..Event::new(Kind::Delivered, Timestamp(number)) }
+}
+
+fn to_file(path: &Path, rotate_bytes: u64, keep: usize) -> EventWriter {
+    let output = config::EventOutput::File(path.into());
+    EventWriter::start(&config::Event { output, rotate_bytes, keep }, 1).unwrap()
+}
+
+fn numbers(text: &str) -> Vec<u64> {
+    let number = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["size"].as_u64()
+    };
+    text.lines().filter_map(number).collect()
+}
+
+/// An output that takes what `gate` allows: waits for a word of each write.
+struct Gated {
+    gate: Receiver<io::Result<usize>>,
+    taken: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Write for Gated {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // When the gate is gone everything passes.
+        let count = self.gate.recv().unwrap_or(Ok(usize::MAX))?.min(bytes.len());
+        self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn gated() -> (EventWriter, Sender<io::Result<usize>>, Arc<Mutex<Vec<u8>>>) {
+    let (open, gate) = bounded(10);
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let sink = Sink::Stream(Box::new(Gated { gate, taken: taken.clone() }));
+    (EventWriter::start_with(sink, 1).unwrap(), open, taken)
+}
+
+fn text(taken: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8(taken.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn lines_reach_the_file_in_order_with_their_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    fs::write(&path, "cut by a cra").unwrap();
+    let writer = to_file(&path, u64::MAX, 1);
+    let log = writer.log(3);
+    (0..10_000).for_each(|number| log.emit(&event(number)));
+    log.flush();
+    assert!(!log.backlogged());
+    assert!(writer.shutdown(LONG));
+    let text = fs::read_to_string(&path).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert_eq!(first, "cut by a cra");
+    assert_eq!(numbers(rest), (0..10_000).collect::<Vec<u64>>());
+    assert!(rest.lines().all(|line| line.contains(r#""shard":3"#)));
+}
+
+#[test]
+fn a_full_file_is_renamed_and_so_many_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let writer = to_file(&path, 300, 2);
+    let log = writer.log(0);
+    for number in 0..9 {
+        log.emit(&event(number));
+        log.emit(&event(number));
+        while !log.held.borrow().lines.is_empty() {
+            log.flush();
+            std::thread::yield_now();
+        }
+    }
+    assert!(writer.shutdown(LONG));
+    let read = |name: &str| numbers(&fs::read_to_string(folder.path().join(name)).unwrap());
+    assert_eq!(read("events.jsonl.2"), [6, 6]);
+    assert_eq!(read("events.jsonl.1"), [7, 7]);
+    assert_eq!(read("events.jsonl"), [8, 8]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn a_rotation_that_fails_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let in_the_way = folder.path().join("events.jsonl.1");
+    fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let writer = to_file(&path, 100, 1);
+    let log = writer.log(0);
+    for number in 0..20 {
+        log.emit(&event(number));
+        log.flush();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(writer.shutdown(LONG));
+    assert_eq!(numbers(&fs::read_to_string(&path).unwrap()), (0..20).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_hanging_output_first_holds_back_mail_then_loses_lines_and_says_how_many() {
+    let (writer, open, taken) = gated();
+    let log = writer.log(0);
+    let mut number = 0;
+    while !log.backlogged() {
+        log.emit(&event(number));
+        number += 1;
+    }
+    let backlogged_at = number;
+    while log.held.borrow().lost < 100 {
+        log.emit(&event(number));
+        number += 1;
+    }
+    assert!(number - backlogged_at > 1000, "there was room for the events of what goes on");
+    assert!(log.held.borrow().lines.len() <= BACKLOG_BYTES_MAX);
+    drop(open);
+    while log.backlogged() {
+        log.flush();
+        std::thread::yield_now();
+    }
+    log.emit(&event(number));
+    log.flush();
+    assert!(writer.shutdown(LONG));
+    let text = text(&taken);
+    let mut expected: Vec<u64> = (0..number - 100).collect();
+    expected.push(number);
+    assert_eq!(numbers(&text), expected);
+    assert!(text.contains(r#""event":"lost-events","shard":0,"lost":100}"#));
+}
+
+#[test]
+fn a_failing_output_is_tried_again_where_it_stopped() {
+    let (writer, open, taken) = gated();
+    let log = writer.log(0);
+    (0..3).for_each(|number| log.emit(&event(number)));
+    log.flush();
+    open.send(Ok(40)).unwrap();
+    open.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+    open.send(Ok(0)).unwrap();
+    drop(open);
+    assert!(writer.shutdown(LONG));
+    assert_eq!(numbers(&text(&taken)), [0, 1, 2]);
+}
+
+#[test]
+fn the_stop_is_bounded_in_time_whatever_the_output_does() {
+    let (writer, open, _) = gated();
+    let log = writer.log(0);
+    log.emit(&event(0));
+    log.flush();
+    let began = Instant::now();
+    assert!(!writer.shutdown(Duration::from_millis(50)), "it hangs");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    drop(open);
+    // Nobody takes any more: bounded all the same.
+    (0..20_000).for_each(|number| log.emit(&event(number)));
+    assert!(log.held.borrow().lines.len() <= BACKLOG_BYTES_MAX);
+
+    let (writer, open, _) = gated();
+    let log = writer.log(0);
+    log.emit(&event(0));
+    log.flush();
+    let failing =
+        std::thread::spawn(
+            move || {
+                while open.send(Err(io::ErrorKind::StorageFull.into())).is_ok() {}
+            },
+        );
+    assert!(!writer.shutdown(Duration::from_millis(50)), "it fails");
+    failing.join().unwrap();
+}
+
+#[test]
+fn what_a_shard_still_holds_when_it_ends_is_handed_over() {
+    let (writer, open, taken) = gated();
+    let log = writer.log(0);
+    for number in 0..10 {
+        log.emit(&event(number));
+        log.flush();
+    }
+    assert!(!log.held.borrow().lines.is_empty(), "too many buffers are under way");
+    let ending = std::thread::spawn(move || drop(log));
+    drop(open);
+    ending.join().unwrap();
+    assert!(writer.shutdown(LONG));
+    assert_eq!(numbers(&text(&taken)), (0..10).collect::<Vec<u64>>());
+}
+
+#[test]
+fn events_that_are_off_cost_nothing() {
+    let off = config::Event { output: config::EventOutput::Off, rotate_bytes: 1, keep: 1 };
+    let writer = EventWriter::start(&off, 4).unwrap();
+    let log = writer.log(0);
+    log.emit(&event(0));
+    log.flush();
+    assert!(!log.backlogged() && log.held.borrow().lines.capacity() == 0);
+    EventLog::off().emit(&event(0));
+    assert!(writer.shutdown(Duration::ZERO));
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_named() {
+    let output = config::EventOutput::File("/nonexistent/events".into());
+    let error = EventWriter::start(&config::Event { output, rotate_bytes: 1, keep: 1 }, 1);
+    assert!(error.unwrap_err().to_string().contains("/nonexistent/events"));
+}
