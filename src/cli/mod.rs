@@ -41,8 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("RINGPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("RINGPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -56,9 +56,10 @@ impl Screen {
                 let mut messages = 0;
                 for entry in entries {
                     let is_wanted = domain.as_ref().is_none_or(|domain| {
-                        entry.to.rsplit_once('@').is_some_and(|(_, of)| {
-                            of.eq_ignore_ascii_case(domain)
-                        })
+                        entry
+                            .to
+                            .rsplit_once('@')
+                            .is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain))
                     });
                     if !is_wanted {
                         continue;

@@ -112,7 +112,8 @@ async fn show(State(shards): State<Shards>, Path(text): Path<String>) -> Respons
             None => return (StatusCode::GATEWAY_TIMEOUT, "no answer\n").into_response(),
         }
     }
-    let cause = format!("{id} is not in the queue: it has ended (see the event log) or never was\n");
+    let cause =
+        format!("{id} is not in the queue: it has ended (see the event log) or never was\n");
     (StatusCode::NOT_FOUND, cause).into_response()
 }
 

@@ -109,8 +109,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let (plans, requests, ready) = plans(&config, &listen, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
-    let settings =
-        ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
+    let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
     let shards = ring::start(&cpus, &settings, move |index| {
         let plan = plans.lock().ok().and_then(|mut plans| plans.get_mut(index)?.take());
         async move {
@@ -153,8 +152,7 @@ fn plans(
     let count = config.cores.len();
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
-    let (peers, mailboxes): (Vec<_>, Vec<_>) =
-        (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
+    let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
@@ -180,14 +178,15 @@ fn plans(
 fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
     let mut shared_out = vec![Vec::new(); config.cores.len()];
     let folders = spool::layout(&config.spool.directory)?;
-    let is_used = |folder: &Path| {
-        config.cores.iter().any(|core| {
-            core.spool == folder
-                || core.spool.canonicalize().ok().is_some_and(|used| {
-                    folder.canonicalize().is_ok_and(|folder| used == folder)
-                })
-        })
-    };
+    let is_used =
+        |folder: &Path| {
+            config.cores.iter().any(|core| {
+                core.spool == folder
+                    || core.spool.canonicalize().ok().is_some_and(|used| {
+                        folder.canonicalize().is_ok_and(|folder| used == folder)
+                    })
+            })
+        };
     let unused = folders.into_iter().map(|(_, folder)| folder).filter(|folder| !is_used(folder));
     for (position, folder) in unused.enumerate() {
         let shard = position % shared_out.len();

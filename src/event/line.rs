@@ -26,7 +26,7 @@ pub enum Kind {
     Bounced,
     /// A recipient was given up: its time was over.
     Expired,
-    /// A recipient of a message with the null reverse-path was refused for good: nobody is told.
+    /// A recipient of mail with the null reverse-path was refused for good: there is nobody to tell.
     Dropped,
     /// A delivery had begun and its end is not known: the relay stopped in between.
     InDoubt,

@@ -192,8 +192,9 @@ impl EventWriter {
         EventLog { shard, output, held: RefCell::default() }
     }
 
-    /// Writes what was handed over and ends the thread, within `within` (a little more when one
-    /// write hangs no longer than that). False when something could not be written.
+    /// Writes what was handed over and ends the thread. Drop the shards' logs before: what they
+    /// still hold is handed over then. Takes at most `within` and 100 ms more. False when
+    /// something could not be written.
     pub fn shutdown(self, within: Duration) -> bool {
         let Some(running) = self.running else { return true };
         let _ = running.stop.try_send(Instant::now() + within);

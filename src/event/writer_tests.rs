@@ -63,7 +63,7 @@ fn lines_reach_the_file_in_order_with_their_shard() {
     let log = writer.log(3);
     (0..10_000).for_each(|number| log.emit(&event(number)));
     log.flush();
-    assert!(!log.backlogged());
+    drop(log);
     assert!(writer.shutdown(LONG));
     let text = fs::read_to_string(&path).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
@@ -107,6 +107,7 @@ fn a_rotation_that_fails_loses_nothing() {
         log.flush();
         std::thread::sleep(Duration::from_millis(1));
     }
+    drop(log);
     assert!(writer.shutdown(LONG));
     assert_eq!(numbers(&fs::read_to_string(&path).unwrap()), (0..20).collect::<Vec<u64>>());
 }
@@ -138,7 +139,7 @@ fn a_hanging_output_first_holds_back_mail_then_loses_lines_and_says_how_many() {
         std::thread::yield_now();
     }
     log.emit(&event(number));
-    log.flush();
+    drop(log);
     assert!(writer.shutdown(LONG));
     let text = text(&taken);
     let mut expected: Vec<u64> = (0..number - 100).collect();

@@ -154,7 +154,7 @@ impl Connection<'_> {
     async fn store(&mut self) {
         let transaction = self.session.take_transaction();
         let Some(incoming) = self.incoming.take() else {
-            let reply = self.intake.unready().unwrap_or(Reply::SPOOL_FULL);
+            let reply = self.intake.unready().unwrap_or(Reply::STORAGE_FULL);
             self.decline(&transaction, reply);
             return;
         };
@@ -180,8 +180,8 @@ impl Connection<'_> {
             Err(error) => {
                 tracing::warn!(%id, %error, "message not stored");
                 let reply = match error {
-                    SpoolError::Full(_) => Reply::SPOOL_FULL,
-                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::SPOOL_FAILED,
+                    SpoolError::Full(_) => Reply::STORAGE_FULL,
+                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::LOCAL_TROUBLE,
                 };
                 self.session.decline(reply, &mut self.output);
             }

@@ -129,7 +129,7 @@ impl Intake {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 ring::spawn("refusal", async move {
                     let mut line = Vec::new();
-                    reply.write_to(&mut line);
+                    reply.write(&mut line);
                     let _ = stream.send_all(&line, REFUSE_WAIT).await;
                     stream.close().await;
                 });
@@ -174,7 +174,7 @@ impl Intake {
             Some(Reply::STOPPING)
         } else if let Some(cause) = self.spool.failure() {
             tracing::debug!(%cause, "mail refused: the spool has failed");
-            Some(Reply::SPOOL_FAILED)
+            Some(Reply::LOCAL_TROUBLE)
         } else if self.events.backlogged() {
             Some(Reply::EVENT_LOG_BEHIND)
         } else {

@@ -156,8 +156,7 @@ impl Connection {
     async fn talk(&mut self) -> Result<Step, Loss> {
         loop {
             if !self.output.is_empty() {
-                let sent =
-                    self.stream.send_all(&self.output, self.conversation.timeout()).await;
+                let sent = self.stream.send_all(&self.output, self.conversation.timeout()).await;
                 self.output.clear();
                 sent.map_err(loss_of)?;
             }

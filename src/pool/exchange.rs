@@ -261,10 +261,7 @@ mod tests {
         let all = homes(10, 8);
         let mut by_home = std::collections::BTreeMap::new();
         for share in &all {
-            assert_eq!(
-                *by_home.entry(share.home).or_insert(share.connections),
-                share.connections
-            );
+            assert_eq!(*by_home.entry(share.home).or_insert(share.connections), share.connections);
         }
         assert_eq!(by_home.len(), 2);
         assert_eq!(by_home.values().sum::<usize>(), 10);

@@ -219,8 +219,7 @@ impl Pool {
             limits.stripe_connections_min,
         );
         let key = Arc::clone(&site.key);
-        let home =
-            Rc::new(Home { site, share: share.connections, state: RefCell::default() });
+        let home = Rc::new(Home { site, share: share.connections, state: RefCell::default() });
         homes.insert(key, Rc::clone(&home));
         home
     }
@@ -472,12 +471,7 @@ impl Pool {
         }
     }
 
-    fn done(
-        &self,
-        job: Box<Job>,
-        outcomes: Vec<(u32, Outcome)>,
-        again: Vec<u32>,
-    ) {
+    fn done(&self, job: Box<Job>, outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
         let Job { origin, slot, site, message, recipients } = *job;
         debug_assert_eq!(recipients.len(), outcomes.len() + again.len());
         let done = Done { slot, id: message.id, site, message, outcomes, again };
@@ -626,8 +620,7 @@ mod tests {
             expire: Duration::from_secs(86400),
             jitter: 0.1,
         };
-        let waits: Vec<u64> =
-            (1..=6).map(|n| back_off_wait(&retry, n, 0.5).as_secs()).collect();
+        let waits: Vec<u64> = (1..=6).map(|n| back_off_wait(&retry, n, 0.5).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240, 480, 600, 600]);
         assert_eq!(back_off_wait(&retry, u32::MAX, 0.0).as_secs(), 540);
         assert_eq!(back_off_wait(&retry, 1, 1.0).as_secs(), 66);

@@ -84,7 +84,7 @@ impl Site {
             return 0;
         }
         self.turn = self.turn.wrapping_add(1);
-        if self.turn % TURNS != 0 { 0 } else { 1 + (self.turn / TURNS % lower) as usize }
+        if self.turn.is_multiple_of(TURNS) { 1 + (self.turn / TURNS % lower) as usize } else { 0 }
     }
 }
 

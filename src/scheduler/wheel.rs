@@ -169,7 +169,7 @@ impl Wheel {
         // The highest digit (base 64) in which the two differ is the level.
         let level = ((tick ^ self.current).ilog2() / BITS) as usize;
         if level >= LEVELS {
-            return FAR + ((self.current >> REACH_BITS) + 1 & 1) as usize;
+            return FAR + (((self.current >> REACH_BITS) + 1) & 1) as usize;
         }
         level << BITS | (tick >> (BITS * level as u32) & 63) as usize
     }

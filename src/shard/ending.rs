@@ -93,8 +93,7 @@ impl Queue {
                     );
                     match settled {
                         Some(Settled::Retry { attempts, due }) => {
-                            let fate =
-                                Fate::Waiting { attempts, due, reason: (*shared).clone() };
+                            let fate = Fate::Waiting { attempts, due, reason: (*shared).clone() };
                             self.spool.settle(message.id, recipient, &fate);
                             let (number, due) = (attempts, Some(due));
                             let attempt = Attempt { reason: &shared, number, due, site };
@@ -260,7 +259,8 @@ impl Queue {
             eight_bit: !report.is_ascii(),
         };
         let (placement, stored) = self.spool.store(draft, accepted).await?;
-        let event = Event::new(Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
+        let event =
+            Event::new(Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
         self.events.emit(&Event {
             size: Some(stored.content.len()),
             about: Some(message.id),

@@ -123,8 +123,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
 
     let resolver = Resolver::new(config.dns.clone());
     let seed = fastrand::u64(..);
-    let router =
-        Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, seed);
+    let router = Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, seed);
     let exchange = Exchange::new(index, peers);
     let queue = Queue::new(
         index,

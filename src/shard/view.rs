@@ -151,14 +151,14 @@ impl Queue {
     /// What the scheduler knows of a message's recipients; addresses are still missing.
     fn found(&self, view: &MessageView<'_>, domain: Option<&str>) -> Found {
         let now = now();
-        let wanted = view.recipients.iter().filter(|recipient| {
-            domain.is_none_or(|domain| recipient.domain == domain)
-        });
+        let wanted = view
+            .recipients
+            .iter()
+            .filter(|recipient| domain.is_none_or(|domain| recipient.domain == domain));
         let entries = wanted.map(|recipient| {
             let site = recipient.site;
-            let key = site.and_then(|site| {
-                self.sites.borrow().site(site).map(|site| site.key.to_string())
-            });
+            let key = site
+                .and_then(|site| self.sites.borrow().site(site).map(|site| site.key.to_string()));
             let scheduler = self.scheduler.borrow();
             let parked = site.and_then(|site| scheduler.site_state(site)?.parked);
             let entry = RecipientEntry {

@@ -162,10 +162,11 @@ def wrong_protocols_get_a_word_and_a_close():
             b"EHLO x\rNOOP\r",
             b"\x00\x00\x00\r\n\r\nQUIT\r\n",
         ):
-            answer = dialogue(relay.port, sent)
-            assert b"<closed>" in answer and any(
-                code in answer for code in (b"554", b"421", b"500", b"501", b"502")
-            ), (sent, answer)
+            for early in (True, False):
+                answer = dialogue(relay.port, sent, early=early)
+                assert b"<closed>" in answer and any(
+                    code in answer for code in (b"554", b"421", b"500", b"501", b"502")
+                ), (sent, answer)
 
 
 def smuggling_is_refused():

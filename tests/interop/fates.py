@@ -155,7 +155,7 @@ def misbehaving_servers_lose_nothing():
     cases = {
         "-f RCPT": "bounced", "-f DATA": "bounced", "-f MAIL": "bounced", "-r MAIL": "deferred",
         "-r RCPT": "deferred", "-r .": "deferred", "-q DATA": "deferred", "-q .": "deferred",
-        "-Q RCPT": "deferred", "-Q .": "deferred", "-A 0": "deferred", "-f EHLO": "delivered",
+        "-Q RCPT": "deferred", "-Q .": "deferred", "-A 1": "bounced", "-f EHLO": "delivered",
         "-e": "delivered", "-p": "delivered", "-8": "delivered", "-E": "delivered",
         "-N": "delivered", "-f CONNECT": "deferred", "-r CONNECT": "deferred",
         "-q EHLO": "deferred", "-Q CONNECT": "deferred", "-W DATA:1": "delivered",

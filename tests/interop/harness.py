@@ -189,7 +189,7 @@ class Sink:
         refusal = self.reply("mail", address)
         if refusal:
             return refusal
-        envelope.mail_from = address
+        envelope.mail_from = "" if address == "<>" else address
         envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
@@ -228,15 +228,15 @@ def without_trace(content):
     return b"\r\n".join(lines[end:])
 
 
-def dialogue(port, *sent, wait=5.0, host="127.0.0.1"):
-    """Sends raw bytes one after the other, 50 ms apart; everything received until close or `wait`."""
-    with socket.create_connection((host, port), wait) as peer:
+def dialogue(port, *sent, wait=5.0, early=False):
+    """Sends raw bytes one after the other, 50 ms apart, after the greeting unless `early`; everything
+    received until close or `wait`."""
+    with socket.create_connection(("127.0.0.1", port), wait) as peer:
         peer.settimeout(wait)
+        received = b"" if early else peer.recv(1000)
         for part in sent:
             peer.sendall(part)
             time.sleep(0.05)
-        peer.shutdown(socket.SHUT_WR) if not sent else None
-        received = b""
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while True:
                 more = peer.recv(65536)

@@ -182,6 +182,7 @@ def a_second_sigterm_stops_at_once():
 def the_stop_is_bounded():
     with Relay("--set", "control.stop_within=1s", cores="1") as relay:
         with socket.create_connection(("127.0.0.1", relay.port), 5) as peer:
+            peer.recv(100)
             peer.sendall(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@c.test>\r\nDATA\r\n")
             time.sleep(0.3)
             began = time.monotonic()
