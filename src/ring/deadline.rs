@@ -22,9 +22,9 @@ use glommio::timer::Timer;
 use super::task::keep_waker;
 
 /// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
-const BEAT: Duration = Duration::from_millis(10);
+const BEAT: Duration = Duration::from_millis(25);
 /// Beats that are set ahead. All must be over before the ticker runs for a shard to sleep on.
-const BEATS_AHEAD: usize = 8;
+const BEATS_AHEAD: usize = 4;
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::default();

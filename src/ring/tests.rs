@@ -501,3 +501,18 @@ fn connections_leave_neither_descriptors_nor_memory() {
         assert!(after.1 < before.1 + 2048);
     });
 }
+
+#[test]
+#[ignore = "takes seconds; run alone: it counts the CPU time of the whole process"]
+fn an_idle_shard_costs_next_to_nothing() {
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields = stat.rsplit(") ").next().unwrap().split(' ');
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    let before = ticks();
+    on_shard(|| sleep(Duration::from_secs(5)));
+    let used = ticks() - before;
+    println!("{used} ticks of 10 ms in 5 s");
+    assert!(used <= 10);
+}
