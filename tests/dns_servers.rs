@@ -167,7 +167,7 @@ fn a_dead_server_in_front_costs_one_time_out() {
         assert!(begun.elapsed() >= Duration::from_secs(2));
         let begun = Instant::now();
         assert_eq!(mx(&resolver, "b.wild.mail.test").await, "10 mx1.mail.test");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
     });
 }
 
