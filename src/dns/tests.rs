@@ -184,7 +184,7 @@ fn what_does_not_answer_the_query_is_passed_over() {
         sent
     });
     with_servers(&[server.address], |resolver| async move {
-        assert_eq!(hosts(&*resolver.mx("example.test").await.unwrap()), ["10 right.test"]);
+        assert_eq!(hosts(&resolver.mx("example.test").await.unwrap()), ["10 right.test"]);
     });
     assert_eq!(server.asked().len(), 1);
 }
@@ -197,7 +197,7 @@ fn many_wrong_ids_lead_to_tcp() {
         Over::Udp => vec![(Duration::ZERO, vec![0; 12]); crate::limits::DNS_FOREIGN_MAX],
     });
     with_servers(&[server.address], |resolver| async move {
-        assert_eq!(hosts(&*resolver.mx("example.test").await.unwrap()), ["10 right.test"]);
+        assert_eq!(hosts(&resolver.mx("example.test").await.unwrap()), ["10 right.test"]);
     });
 }
 
@@ -227,17 +227,16 @@ fn a_lost_query_is_repeated() {
 
 #[test]
 fn a_server_that_failed_is_asked_last_for_a_while() {
-    let (_socket, dead) = silent();
+    let (socket, dead) = silent();
     let zone = Zone::new().with("one.test", mx(1, "mx.test")).with("two.test", mx(1, "mx.test"));
     let server = FakeServer::with_zone(zone);
     with_servers(&[dead, closed_port(), server.address], |resolver| async move {
-        let begun = Instant::now();
         assert!(resolver.mx("one.test").await.is_ok());
-        assert!(begun.elapsed() >= Duration::from_millis(300));
-        let begun = Instant::now();
         assert!(resolver.mx("two.test").await.is_ok());
-        assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
     });
+    socket.set_nonblocking(true).unwrap();
+    let queries = (0..10).filter(|_| socket.recv(&mut [0; 512]).is_ok()).count();
+    assert_eq!(queries, 1);
 }
 
 #[test]
@@ -246,7 +245,7 @@ fn no_server_at_all_is_a_failure_in_bounded_time() {
     with_servers(&[dead], |resolver| async move {
         let begun = Instant::now();
         assert_eq!(resolver.mx("example.test").await, Err(Failure::TimedOut));
-        assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     });
     let closed = closed_port();
     with_servers(&[closed], move |resolver| async move {
@@ -282,7 +281,7 @@ fn aliases_are_followed_inside_and_outside_the_answer() {
             .with("gone.test", cname("missing.test")),
     );
     with_servers(&[outside.address], |resolver| async move {
-        assert_eq!(hosts(&*resolver.mx("a.test").await.unwrap()), ["10 mx.test"]);
+        assert_eq!(hosts(&resolver.mx("a.test").await.unwrap()), ["10 mx.test"]);
         assert_eq!(resolver.mx("gone.test").await, Err(Failure::NoSuchDomain));
     });
 }

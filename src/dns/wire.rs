@@ -322,3 +322,104 @@ fn extended_error(code: u16) -> String {
     };
     words.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::super::fake::{a, cname, mx, record, reply_to, soa};
+    use super::*;
+
+    const ID: u16 = 0x1234;
+
+    fn question(name: &str) -> Question {
+        Question::new(name, Kind::Mx).unwrap()
+    }
+
+    fn answer(question: &Question) -> Message {
+        reply_to(&Message::from_vec(&query(question, ID).unwrap()).unwrap())
+    }
+
+    fn heard(question: &Question, message: &Message) -> Heard {
+        hear(question, ID, &message.to_vec().unwrap())
+    }
+
+    #[test]
+    fn a_query_asks_for_recursion_and_names_its_size() {
+        let query = Message::from_vec(&query(&question("Example.TEST."), ID).unwrap()).unwrap();
+        assert_eq!(query.metadata.id, ID);
+        assert!(query.metadata.recursion_desired);
+        assert_eq!(query.edns.as_ref().unwrap().max_payload(), limits::DNS_UDP_BYTES_MAX);
+        assert_eq!(query.queries[0].name().to_ascii(), "example.test.");
+    }
+
+    #[test]
+    fn a_name_in_other_letters_goes_by_its_a_labels() {
+        assert_eq!(&*question("müller.test").name, "xn--mller-kva.test");
+    }
+
+    #[test]
+    fn negative_answers_hold_for_the_smaller_of_both_times() {
+        let question = question("example.test");
+        for (ttl, minimum, expected) in [(60, 300, 60), (300, 60, 60), (u32::MAX, 60, 0)] {
+            let mut message = answer(&question);
+            message.add_authority(record("test", ttl, soa(minimum)));
+            let no_data = Heard::Answer(Finding::NoData { ttl: Some(expected) });
+            assert_eq!(heard(&question, &message), no_data);
+            message.metadata.response_code = ResponseCode::NXDomain;
+            let none = Heard::Answer(Finding::NoSuchDomain { ttl: Some(expected) });
+            assert_eq!(heard(&question, &message), none);
+        }
+    }
+
+    #[test]
+    fn an_error_tells_what_the_server_tells() {
+        let question = question("example.test");
+        let mut message = answer(&question);
+        message.metadata.response_code = ResponseCode::ServFail;
+        let mut edns = Edns::new();
+        edns.options_mut().insert(EdnsOption::Unknown(15, b"\x00\x06no \x1b[31mDS".to_vec()));
+        message.set_edns(edns);
+        let words = "SERVFAIL (DNSSEC bogus: no ?[31mDS)".to_owned();
+        let failed = Finding::Failed { words, of_server: false };
+        assert_eq!(heard(&question, &message), Heard::Answer(failed));
+    }
+
+    #[test]
+    fn an_mx_that_is_no_host_name_is_not_made_into_one() {
+        let question = question("example.test");
+        let mut message = answer(&question);
+        let dotted = Name::from_labels([&b"a.b"[..], b"test"]).unwrap();
+        let odd = hickory_proto::rr::rdata::MX::new(1, dotted);
+        message.add_answer(record("example.test", 60, RData::MX(odd)));
+        assert!(matches!(heard(&question, &message), Heard::Answer(Finding::Failed { .. })));
+        message.add_answer(record("example.test", 60, mx(2, "good.test")));
+        let Heard::Answer(Finding::Records { records: Records::Mx(records), .. }) =
+            heard(&question, &message)
+        else {
+            panic!("no records")
+        };
+        assert_eq!(records.len(), 1);
+    }
+
+    #[test]
+    fn damaged_answers_are_survived() {
+        let question = question("example.test");
+        let mut message = answer(&question);
+        message.add_answer(record("example.test", 60, cname("b.test")));
+        message.add_answer(record("b.test", 60, mx(1, "mx.b.test")));
+        message.add_answer(record("b.test", 60, a("192.0.2.1")));
+        message.add_authority(record("test", 60, soa(60)));
+        message.set_edns(Edns::new());
+        let sound = message.to_vec().unwrap();
+        let mut dice = fastrand::Rng::with_seed(1);
+        for _ in 0..50_000 {
+            let mut bytes = sound.clone();
+            for _ in 0..dice.usize(1..6) {
+                let at = dice.usize(2..bytes.len());
+                bytes[at] = dice.u8(..);
+            }
+            bytes.truncate(dice.usize(..=bytes.len()));
+            let _ = hear(&question, ID, &bytes);
+        }
+    }
+}
