@@ -18,10 +18,12 @@
 //! shard. No content, no addresses, no sockets, no clock, no randomness of its own.
 //!
 //! *Cost.* 90 to 96 bytes for each message with one recipient left, everything included except
-//! shared reasons and what is kept once per domain, tenant and site; 44 bytes for each further
-//! recipient. Every step is constant time, except: `take` looks at no more than [`SCAN_MAX`]
-//! recipients of the message; `routed`, `unroutable` and `reroute` cost about 100 ns for each
-//! recipient that they move; a clock that was set back has the wheels laid out anew, once.
+//! shared reasons and what is kept once per domain, tenant and site (94.6 measured at a million); 44
+//! bytes for each further recipient. From admission to the end a message takes about 0.4 us, 0.8 us
+//! beside a million others. Every step is constant time, except: the index by queue id is copied
+//! when it doubles; `take` looks at no more than [`SCAN_MAX`] recipients of the message; `routed`,
+//! `unroutable` and `reroute` cost in proportion to the recipients that they move, an expiry to
+//! those of its message; a clock that was set back has the wheels laid out anew, once.
 //!
 //! *A time past expiry.* A due time is capped to the message's expiry, and at expiry it is over:
 //! there is no last attempt at that moment.
