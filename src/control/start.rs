@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 const MAILBOX: usize = 16 * 1024;
 /// Room for requests of the operator.
 const REQUESTS: usize = 64;
+/// A shard that has ended is noticed within this.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
 const FILES_PER_SHARD: u64 = 512;
 
@@ -81,7 +83,7 @@ pub(super) struct Running {
     pub(super) events: EventWriter,
     pub(super) stop_within: Duration,
     /// All shards have ended; `Err` names those that panicked.
-    pub(super) ended: oneshot::Receiver<Result<(), Vec<String>>>,
+    pub(super) ended: Ended,
     /// Held as long as the relay runs.
     _lock: spool::lock::Lock,
 }
@@ -118,13 +120,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
             }
         }
     })?;
-    let (ended_tell, ended) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("shards-ended".to_owned())
-        .spawn(move || {
-            let _ = ended_tell.send(shards.join());
-        })
-        .map_err(|error| ServeError::Runtime(error.to_string()))?;
+    let ended = watch(shards, requests.clone())?;
     await_ready(&ready, config.cores.len(), &requests)?;
     drop(reservations);
     for address in &listen {
@@ -141,6 +137,28 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
+/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail would
+/// wait for ever, and whoever supervises the process can start it anew.
+fn watch(shards: ring::Shards, requests: Vec<Sender<Request>>) -> Result<Ended, ServeError> {
+    let (tell, ended) = oneshot::channel();
+    let watching = move || {
+        while !shards.any_ended() {
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+        for requests in &requests {
+            // Refused only by a shard that has ended.
+            let _ = requests.try_send(Request::Stop);
+        }
+        let _ = tell.send(shards.join());
+    };
+    std::thread::Builder::new()
+        .name("watch".to_owned())
+        .spawn(watching)
+        .map_err(|error| ServeError::Runtime(error.to_string()))?;
+    Ok(ended)
+}
+
+type Ended = oneshot::Receiver<Result<(), Vec<String>>>;
 type Plans = Vec<Option<Plan>>;
 type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 

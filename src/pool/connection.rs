@@ -40,14 +40,14 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
-    /// Lost before the host said anything to this transaction: on a connection that had been idle
-    /// this means only that the host had closed it meanwhile.
-    pub(super) fn nothing_was_said(&self) -> bool {
+    /// Lost before the host said anything to this transaction but 421: on a connection that had been
+    /// idle this means only that the host has closed it meanwhile.
+    pub(super) fn was_closed_before(&self) -> bool {
         self.lost
             && self.again.is_empty()
             && self.outcomes.iter().all(|(_, outcome)| {
                 let reason = outcome.reason();
-                reason.stage == Stage::Mail && reason.code == 0
+                reason.stage == Stage::Mail && matches!(reason.code, 0 | 421)
             })
     }
 }
@@ -101,10 +101,16 @@ impl Connection {
             let loss = match self.talk().await {
                 Ok(Step::SendContent) => match self.send_content(job).await {
                     Ok(()) => continue,
-                    Err(loss) => loss,
+                    Err(loss) => match self.last_words() {
+                        Some(Step::Finished { outcomes, again }) => {
+                            return Transacted { outcomes, again, lost: true };
+                        }
+                        _ => loss,
+                    },
                 },
                 Ok(Step::Finished { outcomes, again }) => {
-                    return Transacted { outcomes, again, lost: false };
+                    let lost = outcomes.iter().any(|(_, outcome)| outcome.reason().code == 421);
+                    return Transacted { outcomes, again, lost };
                 }
                 Ok(Step::Unusable(outcome)) => {
                     let outcomes =
@@ -119,6 +125,11 @@ impl Connection {
             let (outcomes, _) = self.conversation.lost(loss);
             return Transacted { outcomes, again: Vec::new(), lost: true };
         }
+    }
+
+    /// Ends a transaction that takes too long: what that means for its recipients.
+    pub(super) fn give_up(&mut self) -> (Vec<(u32, Outcome)>, Reason) {
+        self.conversation.lost(Loss::TimedOut)
     }
 
     /// After a transaction: whether the connection can take another one.
@@ -158,7 +169,9 @@ impl Connection {
             if !self.output.is_empty() {
                 let sent = self.stream.send_all(&self.output, self.conversation.timeout()).await;
                 self.output.clear();
-                sent.map_err(loss_of)?;
+                if let Err(error) = sent {
+                    return self.last_words().ok_or_else(|| loss_of(error));
+                }
             }
             let progress = self.conversation.receive(self.input.filled(), &mut self.output);
             self.input.consume(progress.consumed);
@@ -177,6 +190,16 @@ impl Connection {
                 Err(error) => return Err(loss_of(error)),
             }
         }
+    }
+
+    /// Sending failed. A host that refuses content early says why before it closes: those words,
+    /// when they have arrived, are the better reason.
+    fn last_words(&mut self) -> Option<Step> {
+        let Ok(Some(1..)) = self.stream.try_recv(&mut self.input) else { return None };
+        let progress = self.conversation.receive(self.input.filled(), &mut self.output);
+        self.input.consume(progress.consumed);
+        self.output.clear();
+        matches!(progress.step, Step::Finished { .. }).then_some(progress.step)
     }
 
     async fn send_content(&mut self, job: &Job) -> Result<(), Loss> {

@@ -17,6 +17,7 @@ use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, Signal};
 use crate::route::{Candidate, Router, Site};
+use crate::scheduler::Scheduler;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -28,6 +29,10 @@ use std::time::Duration;
 const CEILING_HOLD: Duration = Duration::from_secs(60);
 /// An address that did not answer is tried after the others for this long.
 const DEAD_ADDRESS_HOLD: Duration = Duration::from_secs(300);
+/// A transaction that a slow host drags out beyond this is given up: shorter than the time after
+/// which the origin asks what became of it, so that no recipient is out twice.
+const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
+const _: () = assert!(TRANSACTION_MAX.as_secs() * 2 < Scheduler::OVERDUE.as_secs());
 /// Sites without work are forgotten at this interval.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -313,8 +318,8 @@ impl Pool {
     ) -> Transacted {
         if let Some(live) = standing.as_mut() {
             let reused = live.connection.transactions > 0;
-            let transacted = live.connection.transact(job).await;
-            if !(reused && transacted.nothing_was_said()) {
+            let transacted = transact(&mut live.connection, job).await;
+            if !(reused && transacted.was_closed_before()) {
                 return transacted;
             }
             *standing = None;
@@ -323,7 +328,7 @@ impl Pool {
             Ok(connection) => {
                 let live = standing.insert(Standing::new(connection, home));
                 self.answered(home);
-                live.connection.transact(job).await
+                transact(&mut live.connection, job).await
             }
             Err(outcome) => self.not_reached(home, job, outcome),
         }
@@ -597,6 +602,20 @@ impl State {
             }
         }
     }
+}
+
+/// One transaction, within [`TRANSACTION_MAX`].
+async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
+    let in_time = async { Some(connection.transact(job).await) };
+    let too_long = async {
+        ring::sleep(TRANSACTION_MAX).await;
+        None
+    };
+    if let Some(transacted) = futures_lite::future::or(in_time, too_long).await {
+        return transacted;
+    }
+    let (outcomes, _) = connection.give_up();
+    Transacted { outcomes, again: Vec::new(), lost: true }
 }
 
 /// The wait after the `failures`-th failure in a row; `chance` (0 to 1) makes the jitter.

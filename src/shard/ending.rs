@@ -166,15 +166,17 @@ impl Queue {
         let site = site.map(Box::<str>::from);
         ring::spawn("report", async move {
             let _count = Reporting(Rc::clone(&queue));
-            while let Err(error) = queue.store_report(&message, &failures).await {
-                tracing::error!(id = %message.id, %error, "a report cannot be stored");
-                if matches!(error, SpoolError::Failed(_)) {
-                    // The failure is not recorded either: after a restart both happen again.
-                    return;
+            for failures in failures.chunks(bounce::RECIPIENTS_MAX) {
+                while let Err(error) = queue.store_report(&message, failures).await {
+                    tracing::error!(id = %message.id, %error, "a report cannot be stored");
+                    if matches!(error, SpoolError::Failed(_)) {
+                        // The failure is not recorded either: after a restart both happen again.
+                        return;
+                    }
+                    ring::sleep(REPORT_RETRY).await;
                 }
-                ring::sleep(REPORT_RETRY).await;
+                queue.record_failures(slot, &message, failures, site.as_deref());
             }
-            queue.record_failures(slot, &message, &failures, site.as_deref());
         });
     }
 

@@ -343,11 +343,10 @@ impl Core {
         let failure = Failure::Failed(cause.clone());
         state.failure = Some(cause);
         state.batch.drop_all();
-        for ticket in [state.in_flight.take(), Some(std::mem::take(&mut state.pending))] {
-            if let Some(ticket) = ticket {
-                ticket.done(Err(failure.clone()));
-            }
+        if let Some(ticket) = state.in_flight.take() {
+            ticket.done(Err(failure.clone()));
         }
+        std::mem::take(&mut state.pending).done(Err(failure));
         self.room.wake();
     }
 

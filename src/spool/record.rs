@@ -456,7 +456,7 @@ fn unbits(byte: u8) -> [bool; 8] {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::super::testing::{extreme, plain, waiting};
     use super::*;
 

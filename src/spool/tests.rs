@@ -32,14 +32,19 @@ fn ids(files: &BTreeMap<u32, Vec<u8>>) -> Vec<u64> {
     live(scan(files).unwrap().0).iter().map(|message| message.id.0).collect()
 }
 
-/// One segment with three batches of two messages each.
+/// The first segment, with three batches of two messages each.
 fn small_segment() -> Vec<u8> {
-    let mut log = Log::new(0, SEGMENT, Resume::default());
-    let Some(Chore::Create { segment: 1 }) = log.chore() else { panic!() };
+    segment_after(Resume::default(), &[1, 3, 5])
+}
+
+/// The next segment, with a batch of two messages for each of `first_ids`.
+fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
+    let mut log = Log::new(0, SEGMENT, resume);
+    let Some(Chore::Create { .. }) = log.chore() else { panic!() };
     log.chore_done(ChoreEnd::Done);
     let mut batch = Batch::default();
     let mut file = vec![0; BLOCK as usize * 5];
-    for id in [1, 3, 5] {
+    for &id in first_ids {
         batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &[]);
         batch.message(&plain(id + 1, 2), &StoredContent::Inline(b"two\r\n"), &[]);
         batch.settle(QueueId(id + 1), 0, &Fate::Delivered);
@@ -73,22 +78,21 @@ fn a_segment_reads_back() {
 fn no_single_changed_byte_invents_or_loses_more_than_it_hits() {
     let good = small_segment();
     for at in 0..good.len() {
-        for flip in [[1, 0x10, 0x80, 0xff][at % 4]] {
-            let mut file = good.clone();
-            file[at] ^= flip;
-            let found = ids(&only(file));
-            assert!(found.iter().all(|id| (1..=6).contains(id)), "invented by byte {at}");
-            let batch = (at / BLOCK as usize).saturating_sub(1) as u64;
-            let before = (1..=batch.min(3) * 2).collect::<Vec<u64>>();
-            assert!(found.starts_with(&before), "byte {at}: {found:?}");
-            // What comes after the damaged batch is found as well.
-            if (1..4).contains(&(at / BLOCK as usize)) {
-                let after = (batch * 2 + 3..=6).collect::<Vec<u64>>();
-                assert!(found.ends_with(&after), "byte {at}: {found:?}");
-                assert!(found.len() >= 4, "byte {at}: {found:?}");
-            } else {
-                assert_eq!(found.len(), 6, "byte {at}");
-            }
+        let mut file = good.clone();
+        file[at] ^= [1, 0x10, 0x80, 0xff][at % 4];
+        let found = ids(&only(file));
+        assert!(found.iter().all(|id| (1..=6).contains(id)), "invented by byte {at}");
+        let block = at / BLOCK as usize;
+        let batch = block.saturating_sub(1).min(3) as u64;
+        let before = (1..=batch * 2).collect::<Vec<u64>>();
+        assert!(found.starts_with(&before), "byte {at}: {found:?}");
+        // What comes after the damaged batch is found as well.
+        if (1..4).contains(&block) {
+            let after = (batch * 2 + 3..=6).collect::<Vec<u64>>();
+            assert!(found.ends_with(&after), "byte {at}: {found:?}");
+            assert!(found.len() >= 4, "byte {at}: {found:?}");
+        } else {
+            assert_eq!(found.len(), 6, "byte {at}");
         }
     }
 }
@@ -128,6 +132,22 @@ fn a_lost_batch_is_noticed() {
     let (read, findings) = scan(&only(file)).unwrap();
     assert_eq!(live(read).len(), 4);
     assert_eq!(findings.set_aside.len(), 1);
+}
+
+#[test]
+fn a_batch_lost_at_the_end_of_a_full_segment_is_noticed_when_another_follows() {
+    let block = BLOCK as usize;
+    let resume = Resume { next_segment: 2, next_batch: 4, ..Resume::default() };
+    let mut files = only(small_segment());
+    files.insert(2, segment_after(resume, &[7]));
+    let (_, findings) = scan(&files).unwrap();
+    assert_eq!((findings.set_aside.len(), findings.torn_bytes), (0, 0));
+
+    files.get_mut(&1).unwrap()[block * 3..block * 4].fill(0);
+    let (read, findings) = scan(&files).unwrap();
+    assert_eq!(live(read).len(), 6);
+    assert_eq!(findings.set_aside.len(), 1);
+    assert_eq!((findings.set_aside[0].segment, findings.set_aside[0].offset), (1, BLOCK * 3));
 }
 
 #[test]

@@ -189,7 +189,7 @@ class Sink:
         refusal = self.reply("mail", address)
         if refusal:
             return refusal
-        envelope.mail_from = "" if address == "<>" else address
+        envelope.mail_from = address
         envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
@@ -205,7 +205,7 @@ class Sink:
         if refusal:
             return refusal
         self.messages.append(
-            (envelope.mail_from or "", list(envelope.rcpt_tos), envelope.original_content)
+            (envelope.mail_from.replace("<>", ""), list(envelope.rcpt_tos), envelope.original_content)
         )
         return "250 2.0.0 Ok"
 
