@@ -169,7 +169,7 @@ impl Pool {
             }
         };
         match refused {
-            Some(job) => self.give_back(job),
+            Some(job) => self.give_back(*job),
             None => self.pump(&home),
         }
     }
@@ -184,7 +184,7 @@ impl Pool {
                 let mut state = home.state.borrow_mut();
                 (std::mem::take(&mut state.jobs), std::mem::take(&mut state.idle))
             };
-            jobs.into_iter().for_each(|job| self.give_back(job));
+            jobs.into_iter().for_each(|job| self.give_back(*job));
             idle.iter().for_each(Signal::set);
         }
         while self.open.get() > 0 {
@@ -289,7 +289,7 @@ impl Pool {
             let transacted = self.deliver(home, &mut standing, job).await;
             let lost = transacted.lost;
             if let Some(job) = held.job.take() {
-                self.done(job, transacted.outcomes, transacted.again);
+                self.done(*job, transacted.outcomes, transacted.again);
             }
             let worn = standing.as_ref().is_some_and(|standing| {
                 standing.connection.transactions >= self.config.pool.messages_per_connection
@@ -421,7 +421,7 @@ impl Pool {
             origins = state.offers.clone();
         }
         tracing::debug!(site = %home.site.key, %until, %reason, "site backs off");
-        jobs.into_iter().for_each(|job| self.give_back(job));
+        jobs.into_iter().for_each(|job| self.give_back(*job));
         idle.iter().for_each(Signal::set);
         self.tell(home, origins.iter().copied());
         let pool = Rc::clone(self);
@@ -476,17 +476,17 @@ impl Pool {
         }
     }
 
-    fn done(&self, job: Box<Job>, outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
-        let Job { origin, slot, site, message, recipients } = *job;
+    fn done(&self, job: Job, outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
+        let Job { origin, slot, site, message, recipients } = job;
         debug_assert_eq!(recipients.len(), outcomes.len() + again.len());
         let done = Done { slot, id: message.id, site, message, outcomes, again };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 
     /// Returns a job untried.
-    fn give_back(&self, mut job: Box<Job>) {
+    fn give_back(&self, mut job: Job) {
         let again = std::mem::take(&mut job.recipients);
-        let Job { origin, slot, site, message, .. } = *job;
+        let Job { origin, slot, site, message, .. } = job;
         let done = Done { slot, id: message.id, site, message, outcomes: Vec::new(), again };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
@@ -538,7 +538,7 @@ impl Drop for Held {
                 .iter()
                 .map(|&index| (index, Outcome::Deferred(reason.clone())))
                 .collect();
-            self.pool.done(job, outcomes, Vec::new());
+            self.pool.done(*job, outcomes, Vec::new());
         }
     }
 }

@@ -23,7 +23,6 @@ use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, Recovery, Spool};
 use queue::Queue;
-use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -256,12 +255,12 @@ fn spawn_exchange(
     });
     let (queue, pool, exchange) = (Rc::clone(queue), Rc::clone(pool), Rc::clone(exchange));
     ring::spawn("exchange with itself", async move {
-        let handed = Cell::new(0_u32);
+        let mut handed = 0_u32;
         loop {
             let dispatch = exchange.next_to_self().await;
             hand_over(&queue, &pool, dispatch);
-            handed.set(handed.get().wrapping_add(1));
-            if handed.get() % 64 == 0 {
+            handed = handed.wrapping_add(1);
+            if handed.is_multiple_of(64) {
                 ring::yield_now().await;
             }
         }
