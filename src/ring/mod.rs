@@ -11,7 +11,7 @@
 //!
 //! | pitfall | handled in |
 //! | --- | --- |
-//! | a panic in one task kills the shard; one in a destructor aborts the process | `task`: poll and drop of every task are caught |
+//! | a panic in one task kills the shard; one in a destructor aborts the process | `task`: poll and drop of every task are caught; `spawn_vital` ends the shard in good order |
 //! | `spawn_local` polls the new task on the stack of the caller | `task::spawn` schedules only |
 //! | tasks that outlive the executor are never freed, nor their sockets | `task::end_all`, before the executor goes |
 //! | an executor that goes while an operation is in flight frees memory that the kernel still uses | `task::to_the_end`: such operations are waited for; else the executor is kept |
@@ -61,6 +61,6 @@ pub use reservation::{Reservation, reserve};
 pub use signal::Signal;
 pub use start::{Settings, Shards, StartError, start};
 pub use stream::{Interrupter, Stream};
-pub use task::spawn;
+pub use task::{spawn, spawn_vital};
 pub use timer::{sleep, yield_now};
 pub use udp::Udp;

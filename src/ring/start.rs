@@ -99,6 +99,11 @@ impl Shards {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
+    /// Whether all have ended: then [`Shards::join`] does not wait.
+    pub fn all_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
     /// Waits until every shard's body has ended; `Err` names a shard that panicked.
     pub fn join(self) -> Result<(), Vec<String>> {
         let mut faults = Vec::new();
@@ -283,7 +288,10 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
     task::spawn("deadline ticker", deadline::tick());
     let mut first = true;
     let outcome = poll_fn(|context| {
-        let poll = Pin::new(&mut body).poll(context);
+        let poll = match task::vital_fault(context.waker()) {
+            Some(message) => Poll::Ready(Err(message)),
+            None => Pin::new(&mut body).poll(context),
+        };
         if std::mem::take(&mut first) {
             let report = match &poll {
                 Poll::Ready(Err(message)) => {
@@ -306,6 +314,7 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
     if let Err(message) = &outcome {
         tracing::error!(shard = shard.index, message, "a shard panicked");
     }
+    drop(body);
     let done = task::end_all().await;
     (outcome, done)
 }

@@ -37,6 +37,10 @@ struct Census {
     unfinished: usize,
     /// The shard's body has ended: tasks end when next polled.
     ending: bool,
+    /// The panic of a vital task.
+    fault: Option<String>,
+    /// Who runs the body, and is to know of it.
+    fault_waiter: Option<Waker>,
 }
 
 /// Runs `future` on this shard, not before the caller gives way. A panic in it ends it alone and is
@@ -46,6 +50,32 @@ struct Census {
 pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
     with_census(|census| census.tasks += 1);
     schedule(Task { name, contained: Contained::new(future), place: None, ended: false });
+}
+
+/// The same for a task that the shard cannot do without: a panic in it ends the shard's body, and
+/// `Shards::join` names it. Half a shard would take mail and not move it; a shard that is gone is
+/// seen, and started anew.
+pub fn spawn_vital(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    spawn(name, async move {
+        let Err(message) = Contained::new(future).await else { return };
+        let waiter = with_census(|census| {
+            census.fault.get_or_insert_with(|| format!("task '{name}': {message}"));
+            census.fault_waiter.take()
+        });
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    });
+}
+
+/// The panic of a vital task; when there is none yet, `waker` is woken when there is.
+pub(super) fn vital_fault(waker: &Waker) -> Option<String> {
+    with_census(|census| {
+        if census.fault.is_none() {
+            keep_waker(&mut census.fault_waiter, waker);
+        }
+        census.fault.clone()
+    })
 }
 
 /// Does `operation` even if the caller stops waiting for its output, or the shard's body ends:

@@ -41,6 +41,20 @@ mod tasks {
     use super::*;
 
     #[test]
+    fn a_panic_in_a_vital_task_ends_the_shard_and_is_named() {
+        let shards = start(&[None], &settings(), |_| async {
+            spawn_vital("ends by itself", async {});
+            spawn_vital("fails", async {
+                sleep(Duration::from_millis(1)).await;
+                panic!("on purpose")
+            });
+            std::future::pending::<()>().await;
+        });
+        let faults = shards.unwrap().join().unwrap_err();
+        assert_eq!(faults, ["shard 0 panicked: task 'fails': on purpose"]);
+    }
+
+    #[test]
     fn a_panic_ends_its_task_alone() {
         on_shard(|| async {
             let done = Signal::new();

@@ -107,8 +107,8 @@ impl Core {
 
     /// Starts the two tasks.
     pub(super) fn start(self: &Rc<Core>) {
-        ring::spawn("spool commit", commit(Rc::clone(self)));
-        ring::spawn("spool keeper", keep(Rc::clone(self)));
+        ring::spawn_vital("spool commit", commit(Rc::clone(self)));
+        ring::spawn_vital("spool keeper", keep(Rc::clone(self)));
     }
 
     /// No handle is left: what was noted is still committed.
