@@ -40,6 +40,23 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
+    /// All recipients are to be sent again at once; no connection was used.
+    pub(super) fn untried(job: &Job) -> Transacted {
+        Transacted { outcomes: Vec::new(), again: job.recipients.clone(), lost: true }
+    }
+
+    /// The host's 421 to MAIL, if that was all: it takes no mail now, whoever it is for.
+    pub(super) fn refusal_of_all(&self) -> Option<&Reason> {
+        let (_, first) = self.outcomes.first()?;
+        let is_refusal = |outcome: &Outcome| {
+            matches!(outcome, Outcome::Deferred(reason)
+                if reason.stage == Stage::Mail && reason.code == 421)
+        };
+        let all = self.lost && self.again.is_empty();
+        (all && self.outcomes.iter().all(|(_, outcome)| is_refusal(outcome)))
+            .then(|| first.reason())
+    }
+
     /// Lost before the host said anything to this transaction but 421: on a connection that had been
     /// idle this means only that the host has closed it meanwhile.
     pub(super) fn was_closed_before(&self) -> bool {

@@ -13,6 +13,9 @@
 //!   | <------------ State ------ |   the site backs off until then, for this reason
 //! ```
 //!
+//! A shard that stops says Closed to all when its last delivery has ended, and goes on listening
+//! until all have said so: what became of its messages elsewhere is recorded before it goes.
+//!
 //! Bounds: one Offer per site and origin, at most one open Credit per connection, one Job or
 //! Drained per Credit, one Done per Job. So the channels need no more room than sites and
 //! connections; what does not fit at a moment waits here, in order, within the same bounds.
@@ -21,7 +24,7 @@ use crate::message::{Outcome, QueueId, Reason, Timestamp};
 use crate::ring::{self, Sender, Signal};
 use crate::route::Site;
 use crate::spool;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,6 +65,8 @@ pub enum Dispatch {
         /// Until when, and why; `None` when it answers again.
         backing_off: Option<(Timestamp, Reason)>,
     },
+    /// The last word of a shard that stops: no Done of a delivery comes from it any more.
+    Closed,
 }
 
 /// One message for one site.
@@ -107,7 +112,22 @@ pub struct Exchange {
     /// What did not fit, in order, by shard; the own queue is what the shard says to itself.
     waiting: RefCell<Vec<VecDeque<Dispatch>>>,
     to_self: Signal,
-    overflowing: std::cell::Cell<bool>,
+    overflowing: Cell<bool>,
+    closed: Cell<bool>,
+    /// Shards that have closed, this one included.
+    closed_peers: Cell<usize>,
+    closing: Signal,
+}
+
+/// A shard that fails says so too: the others need not wait for it.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.closed.get() {
+            for peer in &self.peers {
+                let _ = peer.try_send(Dispatch::Closed);
+            }
+        }
+    }
 }
 
 impl Exchange {
@@ -119,7 +139,10 @@ impl Exchange {
             peers,
             waiting,
             to_self: Signal::new(),
-            overflowing: std::cell::Cell::new(false),
+            overflowing: Cell::new(false),
+            closed: Cell::new(false),
+            closed_peers: Cell::new(0),
+            closing: Signal::new(),
         })
     }
 
@@ -154,7 +177,28 @@ impl Exchange {
         drop(waiting);
         if !self.overflowing.replace(true) {
             let exchange = Rc::clone(self);
-            ring::spawn("exchange overflow", async move { exchange.retry_overflow().await });
+            ring::spawn_vital("exchange overflow", async move { exchange.retry_overflow().await });
+        }
+    }
+
+    /// Says Closed to all: this shard delivers no more.
+    pub fn close(self: &Rc<Self>) {
+        if !self.closed.replace(true) {
+            (0..self.shards()).for_each(|shard| self.send(shard, Dispatch::Closed));
+        }
+    }
+
+    /// A Closed came.
+    pub fn heard_closed(&self) {
+        self.closed_peers.set(self.closed_peers.get() + 1);
+        self.closing.set();
+    }
+
+    /// Waits until all shards, this one included, have closed and all that they said before has
+    /// been heard.
+    pub async fn closed_by_all(&self) {
+        while self.closed_peers.get() < self.shards() {
+            self.closing.wait().await;
         }
     }
 

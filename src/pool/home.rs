@@ -10,76 +10,44 @@
 //! try is a single probe. A failure beside standing connections only means that the site wants no
 //! more of them: the number is not raised for a while.
 
-use super::connection::{Connection, Transacted};
 use super::exchange::{Dispatch, Done, Exchange, Job, homes_of};
+use super::state::State;
 use crate::config::Config;
 use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, Signal};
-use crate::route::{Candidate, Router, Site};
-use crate::scheduler::Scheduler;
+use crate::route::{Router, Site};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After a connection was refused beside standing ones, their number is not raised for this long.
-const CEILING_HOLD: Duration = Duration::from_secs(60);
-/// An address that did not answer is tried after the others for this long.
-const DEAD_ADDRESS_HOLD: Duration = Duration::from_secs(300);
-/// A transaction that a slow host drags out beyond this is given up: shorter than the time after
-/// which the origin asks what became of it, so that no recipient is out twice.
-const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
-const _: () = assert!(TRANSACTION_MAX.as_secs() * 2 < Scheduler::OVERDUE.as_secs());
-/// Sites without work are forgotten at this interval.
+/// Sites without work are forgotten, and lost answers and wake-ups made good, at this interval.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// One shard's connections to all sites that it is home of.
 pub struct Pool {
-    config: Arc<Config>,
-    policy: Rc<Policy>,
-    router: Router,
+    pub(super) config: Arc<Config>,
+    pub(super) policy: Rc<Policy>,
+    pub(super) router: Router,
     exchange: Rc<Exchange>,
     homes: RefCell<HashMap<Arc<str>, Rc<Home>>>,
     /// Connection tasks, and the bound on them: `pool.connections_max`.
     open: Cell<usize>,
     /// Sites that want a connection when there is room again.
     starved: RefCell<VecDeque<Rc<Home>>>,
-    stopping: Cell<bool>,
+    /// Set when the pool stops: tasks that are about to connect.
+    pub(super) opening: RefCell<Vec<Signal>>,
+    pub(super) stopping: Cell<bool>,
     stopped: Signal,
 }
 
-struct Home {
-    site: Arc<Site>,
+pub(super) struct Home {
+    pub(super) site: Arc<Site>,
     /// This home's share of the site's connections.
     share: usize,
-    state: RefCell<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Origins that said they have work, in turn.
-    offers: VecDeque<usize>,
-    /// Arrived, and not yet taken by a connection.
-    jobs: VecDeque<Box<Job>>,
-    /// Asked for, and not yet answered.
-    credits: usize,
-    /// Connection tasks.
-    tasks: usize,
-    /// Of these, the ones that wait for a job.
-    idle: Vec<Signal>,
-    /// Of the tasks, those whose connection stands.
-    connected: usize,
-    /// Stands in the pool's queue for room.
-    starved: bool,
-    /// Connections are not raised above this before then.
-    ceiling: Option<(usize, Timestamp)>,
-    /// Whole-site failures in a row.
-    failures: u32,
-    backing_off: Option<(Timestamp, Reason)>,
-    dead: HashMap<SocketAddr, Timestamp>,
+    pub(super) state: RefCell<State>,
 }
 
 /// A site as `ringpost queue sites` shows it.
@@ -112,14 +80,15 @@ impl Pool {
             homes: RefCell::default(),
             open: Cell::new(0),
             starved: RefCell::default(),
+            opening: RefCell::default(),
             stopping: Cell::new(false),
             stopped: Signal::new(),
         });
         let sweeper = Rc::clone(&pool);
-        ring::spawn("pool sweep", async move {
+        ring::spawn_vital("pool sweep", async move {
             loop {
                 ring::sleep(SWEEP).await;
-                sweeper.homes.borrow_mut().retain(|_, home| !home.is_forgettable());
+                sweeper.sweep();
             }
         });
         pool
@@ -130,9 +99,7 @@ impl Pool {
         let home = self.home(site);
         {
             let mut state = home.state.borrow_mut();
-            if !state.offers.contains(&origin) {
-                state.offers.push_back(origin);
-            }
+            state.offered(origin);
             if state.backing_off.is_some() {
                 let told = Dispatch::State {
                     site: Arc::clone(&home.site),
@@ -147,12 +114,12 @@ impl Pool {
     /// `origin` has no more work for `site`; answers one credit.
     pub fn drained(self: &Rc<Self>, origin: usize, site: Arc<Site>) {
         let home = self.home(site);
-        {
-            let mut state = home.state.borrow_mut();
-            state.credits = state.credits.saturating_sub(1);
-            state.offers.retain(|&other| other != origin);
-        }
+        home.state.borrow_mut().drained(origin, Timestamp::now());
         self.pump(&home);
+        // A task that waited for this answer may be spare now.
+        if self.others_starve(&home) {
+            home.state.borrow_mut().wake_spare();
+        }
     }
 
     /// A job came; answers one credit.
@@ -160,7 +127,7 @@ impl Pool {
         let home = self.home(Arc::clone(&job.site));
         let refused = {
             let mut state = home.state.borrow_mut();
-            state.credits = state.credits.saturating_sub(1);
+            state.answered_credit(Timestamp::now());
             if state.backing_off.is_some() || self.stopping.get() {
                 Some(job)
             } else {
@@ -178,6 +145,7 @@ impl Pool {
     /// closed.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
+        self.opening.borrow().iter().for_each(Signal::set);
         let homes: Vec<Rc<Home>> = self.homes.borrow().values().cloned().collect();
         for home in homes {
             let (jobs, idle) = {
@@ -190,6 +158,11 @@ impl Pool {
         while self.open.get() > 0 {
             self.stopped.wait_for(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Connection tasks.
+    pub fn connections(&self) -> usize {
+        self.open.get()
     }
 
     /// The sites of this home.
@@ -229,180 +202,91 @@ impl Pool {
         home
     }
 
-    /// Gives waiting jobs to waiting connections, opens connections while there is work for more,
-    /// and asks for work for those that wait.
-    fn pump(self: &Rc<Self>, home: &Rc<Home>) {
-        let mut credits = Vec::new();
-        let mut to_spawn = 0;
-        {
-            let mut state = home.state.borrow_mut();
-            if self.stopping.get() || state.backing_off.is_some() {
-                return;
-            }
-            for _ in 0..state.jobs.len().min(state.idle.len()) {
-                if let Some(signal) = state.idle.pop() {
-                    signal.set();
-                }
-            }
-            let has_work = !state.offers.is_empty() || !state.jobs.is_empty();
-            if has_work && state.idle.is_empty() && state.tasks < state.allowed(home.share) {
-                if self.open.get() < self.config.pool.connections_max {
-                    state.tasks += 1;
-                    self.open.set(self.open.get() + 1);
-                    to_spawn = 1;
-                } else if !state.starved {
-                    state.starved = true;
-                    self.starved.borrow_mut().push_back(Rc::clone(home));
-                }
-            }
-            while state.idle.len() > state.jobs.len() + state.credits {
-                let Some(origin) = state.offers.pop_front() else { break };
-                state.offers.push_back(origin);
-                state.credits += 1;
-                credits.push(origin);
-            }
+    /// Does what the site's state asks for.
+    pub(super) fn pump(self: &Rc<Self>, home: &Rc<Home>) {
+        if self.stopping.get() {
+            return;
         }
-        for origin in credits {
+        let moves = home.state.borrow_mut().moves(home.share, Timestamp::now());
+        moves.wake.iter().for_each(Signal::set);
+        for origin in moves.credits {
             let credit =
                 Dispatch::Credit { home: self.exchange.me(), site: Arc::clone(&home.site) };
             self.exchange.send(origin, credit);
         }
-        if to_spawn > 0 {
-            let pool = Rc::clone(self);
-            let home = Rc::clone(home);
+        if !moves.wants_connection {
+            return;
+        }
+        if self.has_room() {
+            home.state.borrow_mut().tasks += 1;
+            self.open.set(self.open.get() + 1);
+            let (pool, home) = (Rc::clone(self), Rc::clone(home));
             ring::spawn("connection", async move {
                 // Its end must be counted even if it panics.
                 let _task = Task { pool: Rc::clone(&pool), home: Rc::clone(&home) };
                 pool.connection(&home).await;
             });
+        } else if !std::mem::replace(&mut home.state.borrow_mut().starved, true) {
+            self.starved.borrow_mut().push_back(Rc::clone(home));
+            self.ask_for_room();
         }
     }
 
-    /// One connection task, from its first job to its end.
-    async fn connection(self: &Rc<Self>, home: &Rc<Home>) {
-        let mut standing: Option<Standing> = None;
-        while let Some(job) = self.next_job(home, &mut standing).await {
-            // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
-            // ends the attempt.
-            let mut held = Held { pool: Rc::clone(self), job: Some(job) };
-            let Some(job) = held.job.as_deref() else { continue };
-            let transacted = self.deliver(home, &mut standing, job).await;
-            let lost = transacted.lost;
-            if let Some(job) = held.job.take() {
-                self.done(*job, transacted.outcomes, transacted.again);
+    fn has_room(&self) -> bool {
+        self.open.get() < self.config.pool.connections_max
+    }
+
+    /// Whether another site than this one wants room.
+    pub(super) fn others_starve(&self, home: &Rc<Home>) -> bool {
+        self.starved.borrow().iter().any(|starved| !Rc::ptr_eq(starved, home))
+    }
+
+    /// Wakes one task that waits for nothing but its own end: it sees that others starve.
+    fn ask_for_room(&self) {
+        let homes = self.homes.borrow();
+        let _ = homes.values().any(|home| home.state.borrow_mut().wake_spare());
+    }
+
+    /// Gives room to starved sites, in turn, as long as there is some.
+    fn give_room(self: &Rc<Self>) {
+        while self.has_room() {
+            let next = self.starved.borrow_mut().pop_front();
+            let Some(home) = next else { return };
+            home.state.borrow_mut().starved = false;
+            self.pump(&home);
+        }
+    }
+
+    /// Forgets sites without work. What a fault of ours may have left waiting for ever goes on.
+    fn sweep(self: &Rc<Self>) {
+        let now = Timestamp::now();
+        self.homes.borrow_mut().retain(|_, home| !home.state.borrow().is_forgettable());
+        let homes: Vec<Rc<Home>> = self.homes.borrow().values().cloned().collect();
+        for home in homes {
+            let forgotten = home.state.borrow_mut().forget_overdue_credits(now);
+            if forgotten > 0 {
+                tracing::error!(site = %home.site.key, forgotten, "nobody answered for work");
+                self.pump(&home);
             }
-            let worn = standing.as_ref().is_some_and(|standing| {
-                standing.connection.transactions >= self.config.pool.messages_per_connection
-            });
-            if lost {
-                standing = None;
-            } else if let Some(live) = standing.as_mut()
-                && !live.connection.is_ready_again().await
+            let until = home.state.borrow().backing_off.as_ref().map(|(until, _)| *until);
+            if let Some(until) = until
+                && now.since(until) > SWEEP
             {
-                standing = None;
-            } else if worn && let Some(standing) = standing.take() {
-                standing.quit().await;
+                tracing::error!(site = %home.site.key, "nobody ended the back-off");
+                self.end_back_off(&home, until);
             }
-        }
-        if let Some(standing) = standing {
-            standing.quit().await;
         }
     }
 
-    /// Delivers one job over the standing connection or a new one.
-    async fn deliver(
-        self: &Rc<Self>,
-        home: &Rc<Home>,
-        standing: &mut Option<Standing>,
-        job: &Job,
-    ) -> Transacted {
-        if let Some(live) = standing.as_mut() {
-            let reused = live.connection.transactions > 0;
-            let transacted = transact(&mut live.connection, job).await;
-            if !(reused && transacted.was_closed_before()) {
-                return transacted;
-            }
-            *standing = None;
-        }
-        match self.open_connection(home).await {
-            Ok(connection) => {
-                let live = standing.insert(Standing::new(connection, home));
-                self.answered(home);
-                transact(&mut live.connection, job).await
-            }
-            Err(outcome) => self.not_reached(home, job, outcome),
-        }
-    }
-
-    /// No host of the site could be used.
-    fn not_reached(self: &Rc<Self>, home: &Rc<Home>, job: &Job, outcome: Outcome) -> Transacted {
-        if let Outcome::Deferred(reason) = &outcome {
-            let now = Timestamp::now();
-            let mut state = home.state.borrow_mut();
-            if state.connected > 0 {
-                state.ceiling = Some((state.connected, now.plus(CEILING_HOLD)));
-                drop(state);
-                return Transacted {
-                    outcomes: Vec::new(),
-                    again: job.recipients.clone(),
-                    lost: true,
-                };
-            }
-            drop(state);
+    /// The site as a whole said no, or did not answer. True when it only wants no more connections
+    /// than stand; else it backs off.
+    pub(super) fn refused(self: &Rc<Self>, home: &Rc<Home>, reason: &Reason) -> bool {
+        let now = Timestamp::now();
+        let wants_no_more = home.state.borrow_mut().refused_more(now);
+        if !wants_no_more {
             self.back_off(home, reason.clone(), now);
         }
-        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
-        Transacted { outcomes, again: Vec::new(), lost: true }
-    }
-
-    /// A connection stands: the site is well.
-    fn answered(self: &Rc<Self>, home: &Rc<Home>) {
-        {
-            let mut state = home.state.borrow_mut();
-            state.failures = 0;
-            state.dead.clear();
-        }
-        self.pump(home);
-    }
-
-    async fn open_connection(&self, home: &Home) -> Result<Connection, Outcome> {
-        let candidates = self.router.candidates(&home.site).await?;
-        let now = Timestamp::now();
-        let is_dead = |candidate: &Candidate| {
-            home.state.borrow().dead.get(&candidate.address).is_some_and(|&until| until > now)
-        };
-        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
-        ordered.extend(dead);
-        let mut last = None;
-        for candidate in &ordered {
-            match Connection::open(candidate, &self.config, &self.policy).await {
-                Ok(connection) => return Ok(connection),
-                Err(outcome) => {
-                    if outcome.reason().stage == Stage::Connect {
-                        let until = now.plus(DEAD_ADDRESS_HOLD);
-                        home.state.borrow_mut().dead.insert(candidate.address, until);
-                    }
-                    // A host that says "not now" outweighs one that says "never": another try may
-                    // succeed there (RFC 5321 5.1).
-                    if !matches!(
-                        (&last, &outcome),
-                        (Some(Outcome::Deferred(_)), Outcome::Refused(_))
-                    ) {
-                        last = Some(outcome);
-                    }
-                }
-            }
-            if self.stopping.get() {
-                break;
-            }
-        }
-        Err(last.unwrap_or_else(|| {
-            Outcome::Deferred(Reason::ours(
-                Stage::Connect,
-                Status(4, 4, 1),
-                "the destination has no address that can be tried",
-            ))
-        }))
+        wants_no_more
     }
 
     fn back_off(self: &Rc<Self>, home: &Rc<Home>, reason: Reason, now: Timestamp) {
@@ -428,11 +312,21 @@ impl Pool {
         let home = Rc::clone(home);
         ring::spawn("site back-off", async move {
             ring::sleep(until.since(Timestamp::now())).await;
-            home.state.borrow_mut().backing_off = None;
-            let origins = home.state.borrow().offers.clone();
-            pool.tell(&home, origins.iter().copied());
-            pool.pump(&home);
+            pool.end_back_off(&home, until);
         });
+    }
+
+    fn end_back_off(self: &Rc<Self>, home: &Rc<Home>, until: Timestamp) {
+        let origins = {
+            let mut state = home.state.borrow_mut();
+            if state.backing_off.as_ref().is_none_or(|(known, _)| *known != until) {
+                return;
+            }
+            state.backing_off = None;
+            state.offers.clone()
+        };
+        self.tell(home, origins.into_iter());
+        self.pump(home);
     }
 
     fn tell(&self, home: &Home, origins: impl Iterator<Item = usize>) {
@@ -444,41 +338,18 @@ impl Pool {
         }
     }
 
-    /// Waits for a job; `None` when this task should end: idle for too long, stopping, backing off,
-    /// or others want the room.
-    async fn next_job(
-        self: &Rc<Self>,
-        home: &Rc<Home>,
-        standing: &mut Option<Standing>,
-    ) -> Option<Box<Job>> {
-        loop {
-            if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
-                return Some(job);
-            }
-            let is_blocked = home.state.borrow().backing_off.is_some();
-            if is_blocked || self.stopping.get() {
-                return None;
-            }
-            let signal = Signal::new();
-            home.state.borrow_mut().idle.push(signal.clone());
-            self.pump(home);
-            let asked = home.state.borrow().credits > 0;
-            if !asked && !self.starved.borrow().is_empty() {
-                home.withdraw(&signal);
-                return None;
-            }
-            if !asked && let Some(standing) = standing.as_mut() {
-                standing.connection.rest();
-            }
-            if !signal.wait_for(self.config.pool.idle).await && home.withdraw(&signal) {
-                return None;
-            }
-        }
-    }
-
-    fn done(&self, job: Job, outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
+    /// Sends the outcomes back. A recipient of which the delivery said nothing would be out for
+    /// ever: its attempt has failed.
+    pub(super) fn done(&self, job: Job, mut outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
         let Job { origin, slot, site, message, recipients } = job;
-        debug_assert_eq!(recipients.len(), outcomes.len() + again.len());
+        if recipients.len() != outcomes.len() + again.len() {
+            let told: HashSet<u32> =
+                outcomes.iter().map(|(index, _)| *index).chain(again.iter().copied()).collect();
+            let untold: Vec<u32> =
+                recipients.into_iter().filter(|index| !told.contains(index)).collect();
+            tracing::error!(id = %message.id, recipients = ?untold, "a delivery forgot recipients");
+            outcomes.extend(untold.into_iter().map(|index| (index, fault())));
+        }
         let done = Done { slot, id: message.id, site, message, outcomes, again };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
@@ -492,58 +363,16 @@ impl Pool {
     }
 }
 
-/// A connection that counts as standing for its home as long as it lives.
-struct Standing {
-    connection: Connection,
-    _count: ConnectedCount,
+/// What a fault of ours makes of an attempt.
+pub(super) fn fault() -> Outcome {
+    Outcome::Deferred(Reason::ours(
+        Stage::Local,
+        Status(4, 3, 0),
+        "a fault in the relay ended this attempt; its log has more",
+    ))
 }
 
-struct ConnectedCount(Rc<Home>);
-
-impl Standing {
-    fn new(connection: Connection, home: &Rc<Home>) -> Standing {
-        home.state.borrow_mut().connected += 1;
-        Standing { connection, _count: ConnectedCount(Rc::clone(home)) }
-    }
-
-    async fn quit(self) {
-        self.connection.quit().await;
-    }
-}
-
-impl Drop for ConnectedCount {
-    fn drop(&mut self) {
-        let mut state = self.0.state.borrow_mut();
-        state.connected = state.connected.saturating_sub(1);
-    }
-}
-
-/// A job in the hands of one connection task. If the task unwinds, the attempt counts as failed:
-/// given back untried it would be tried, and fail, again at once.
-struct Held {
-    pool: Rc<Pool>,
-    job: Option<Box<Job>>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            let reason = Reason::ours(
-                Stage::Local,
-                Status(4, 3, 0),
-                "a fault in the relay ended this attempt; its log has more",
-            );
-            let outcomes = job
-                .recipients
-                .iter()
-                .map(|&index| (index, Outcome::Deferred(reason.clone())))
-                .collect();
-            self.pool.done(*job, outcomes, Vec::new());
-        }
-    }
-}
-
-/// Counts a connection task out at its end, and lets a starved site have the room.
+/// Counts a connection task out at its end, and lets starved sites have the room.
 struct Task {
     pool: Rc<Pool>,
     home: Rc<Home>,
@@ -557,65 +386,11 @@ impl Drop for Task {
         }
         self.pool.open.set(self.pool.open.get().saturating_sub(1));
         self.pool.stopped.set();
-        let next = self.pool.starved.borrow_mut().pop_front();
-        if let Some(home) = next {
-            home.state.borrow_mut().starved = false;
-            self.pool.pump(&home);
+        if !self.pool.stopping.get() {
+            self.pool.give_room();
         }
         self.pool.pump(&self.home);
     }
-}
-
-impl Home {
-    /// Takes `signal` from the waiting ones; false when it was no longer there, so a job may have
-    /// been meant for it.
-    fn withdraw(&self, signal: &Signal) -> bool {
-        let mut state = self.state.borrow_mut();
-        let before = state.idle.len();
-        state.idle.retain(|other| !other.is(signal));
-        state.idle.len() < before
-    }
-
-    fn is_forgettable(&self) -> bool {
-        let state = self.state.borrow();
-        state.offers.is_empty()
-            && state.jobs.is_empty()
-            && state.credits == 0
-            && state.tasks == 0
-            && state.backing_off.is_none()
-            && !state.starved
-    }
-}
-
-impl State {
-    /// How many connections may be open now: one until the first stands (a probe), then the share,
-    /// unless the site has lately refused to take more.
-    fn allowed(&mut self, share: usize) -> usize {
-        if self.connected == 0 {
-            return 1;
-        }
-        match self.ceiling {
-            Some((ceiling, until)) if until > Timestamp::now() => ceiling.clamp(1, share),
-            _ => {
-                self.ceiling = None;
-                share
-            }
-        }
-    }
-}
-
-/// One transaction, within [`TRANSACTION_MAX`].
-async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
-    let in_time = async { Some(connection.transact(job).await) };
-    let too_long = async {
-        ring::sleep(TRANSACTION_MAX).await;
-        None
-    };
-    if let Some(transacted) = futures_lite::future::or(in_time, too_long).await {
-        return transacted;
-    }
-    let (outcomes, _) = connection.give_up();
-    Transacted { outcomes, again: Vec::new(), lost: true }
 }
 
 /// The wait after the `failures`-th failure in a row; `chance` (0 to 1) makes the jitter.

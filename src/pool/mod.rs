@@ -6,12 +6,16 @@
 //! nor what becomes of an outcome.
 //!
 //! - `exchange`: the only traffic between shards, and who is home of which site.
-//! - `home`: one site on one shard: its connections, its credits, its back-off.
+//! - `home`: all sites of one shard: their connections, credits, back-off.
+//! - `state`: one site: what is known of it and what follows from that, without I/O.
+//! - `worker`: a connection task, from its first job to its end.
 //! - `connection`: one TCP connection, from connect to QUIT.
 
 mod connection;
 mod exchange;
 mod home;
+mod state;
+mod worker;
 
 pub use exchange::{Dispatch, Done, Exchange, Job, homes_of};
 pub use home::{HomeView, Pool};

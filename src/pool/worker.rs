@@ -1,0 +1,256 @@
+//! A connection task: it waits for a job, connects only when it has one, and goes when it has been
+//! idle, when the site wants fewer connections, or when others must have the room.
+
+use super::connection::{Connection, Transacted};
+use super::exchange::Job;
+use super::home::{Home, Pool, fault};
+use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
+use crate::ring::{self, Signal};
+use crate::route::Candidate;
+use crate::scheduler::Scheduler;
+use futures_lite::future::or;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// A transaction that a slow host drags out beyond this is given up.
+const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
+/// So is the search for a host of the site that takes mail.
+const OPENING_MAX: Duration = Duration::from_secs(15 * 60);
+/// An attempt (a transaction on a connection found closed, the search, a transaction) is shorter
+/// than the time after which the origin asks what became of it, so that no recipient is out twice.
+const _: () =
+    assert!(TRANSACTION_MAX.as_secs() * 2 + OPENING_MAX.as_secs() < Scheduler::OVERDUE.as_secs());
+/// While other sites wait for room, a connection works this long and then goes: long enough that
+/// opening the next one costs little beside it.
+const TURN: Duration = Duration::from_secs(5);
+
+/// A connection that counts as standing for its home as long as it lives.
+struct Standing {
+    connection: Connection,
+    _count: ConnectedCount,
+}
+
+struct ConnectedCount(Rc<Home>);
+
+impl Standing {
+    fn new(connection: Connection, home: &Rc<Home>) -> Standing {
+        home.state.borrow_mut().connected += 1;
+        Standing { connection, _count: ConnectedCount(Rc::clone(home)) }
+    }
+}
+
+impl Drop for ConnectedCount {
+    fn drop(&mut self) {
+        let mut state = self.0.state.borrow_mut();
+        state.connected = state.connected.saturating_sub(1);
+    }
+}
+
+/// A job in the hands of one connection task. If the task unwinds, the attempt counts as failed:
+/// given back untried it would be tried, and fail, again at once.
+struct Held {
+    pool: Rc<Pool>,
+    job: Option<Box<Job>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            let outcomes = job.recipients.iter().map(|&index| (index, fault())).collect();
+            self.pool.done(*job, outcomes, Vec::new());
+        }
+    }
+}
+
+impl Pool {
+    /// One connection task, from its first job to its end.
+    pub(super) async fn connection(self: &Rc<Self>, home: &Rc<Home>) {
+        let began = Instant::now();
+        let mut standing: Option<Standing> = None;
+        while let Some(job) = self.next_job(home, &mut standing, began).await {
+            // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
+            // ends the attempt.
+            let mut held = Held { pool: Rc::clone(self), job: Some(job) };
+            let Some(job) = held.job.as_deref() else { continue };
+            let transacted = self.deliver(home, &mut standing, job).await;
+            let lost = transacted.lost;
+            let refusal = transacted.refusal_of_all().cloned();
+            if let Some(job) = held.job.take() {
+                self.done(*job, transacted.outcomes, transacted.again);
+            }
+            let worn = standing.as_ref().is_some_and(|standing| {
+                standing.connection.transactions >= self.config.pool.messages_per_connection
+            });
+            if lost {
+                standing = None;
+                if let Some(reason) = refusal {
+                    self.refused(home, &reason);
+                }
+            } else if let Some(live) = standing.as_mut()
+                && !live.connection.is_ready_again().await
+            {
+                standing = None;
+            } else if worn && let Some(standing) = standing.take() {
+                standing.connection.quit().await;
+            }
+        }
+        if let Some(standing) = standing {
+            standing.connection.quit().await;
+        }
+    }
+
+    /// Waits for a job; `None` when this task should end.
+    async fn next_job(
+        self: &Rc<Self>,
+        home: &Rc<Home>,
+        standing: &mut Option<Standing>,
+        began: Instant,
+    ) -> Option<Box<Job>> {
+        loop {
+            if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
+                return Some(job);
+            }
+            if self.must_end(home, standing.is_some(), began) {
+                return None;
+            }
+            let signal = Signal::new();
+            home.state.borrow_mut().idle.push(signal.clone());
+            self.pump(home);
+            let is_spare = home.state.borrow().spare() > 0;
+            if is_spare && self.others_starve(home) && home.state.borrow_mut().withdraw(&signal) {
+                return None;
+            }
+            if is_spare && let Some(standing) = standing.as_mut() {
+                standing.connection.rest();
+            }
+            if !signal.wait_for(self.config.pool.idle).await
+                && home.state.borrow_mut().withdraw(&signal)
+            {
+                return None;
+            }
+        }
+    }
+
+    /// Whether a task without a job should not ask for one: stopping, backing off, more than the
+    /// site takes, or its turn is over while others wait for room.
+    fn must_end(self: &Rc<Self>, home: &Rc<Home>, stands: bool, began: Instant) -> bool {
+        let state = home.state.borrow();
+        self.stopping.get()
+            || state.backing_off.is_some()
+            || (!stands && state.is_above_ceiling(Timestamp::now()))
+            || (began.elapsed() >= TURN && self.others_starve(home))
+    }
+
+    /// Delivers one job over the standing connection or a new one.
+    async fn deliver(
+        self: &Rc<Self>,
+        home: &Rc<Home>,
+        standing: &mut Option<Standing>,
+        job: &Job,
+    ) -> Transacted {
+        if let Some(live) = standing.as_mut() {
+            let reused = live.connection.transactions > 0;
+            let transacted = transact(&mut live.connection, job).await;
+            if !(reused && transacted.was_closed_before()) {
+                return transacted;
+            }
+            *standing = None;
+        }
+        match self.open_unless_stopping(home).await {
+            Some(Ok(connection)) => {
+                let live = standing.insert(Standing::new(connection, home));
+                home.state.borrow_mut().answered();
+                self.pump(home);
+                transact(&mut live.connection, job).await
+            }
+            Some(Err(outcome)) => self.not_reached(home, job, &outcome),
+            None => Transacted::untried(job),
+        }
+    }
+
+    /// No host of the site could be used. Where other connections stand, that says nothing of the
+    /// job: they take it.
+    fn not_reached(self: &Rc<Self>, home: &Rc<Home>, job: &Job, outcome: &Outcome) -> Transacted {
+        let connected = home.state.borrow().connected;
+        if (connected > 0 || matches!(outcome, Outcome::Deferred(_)))
+            && self.refused(home, outcome.reason())
+        {
+            return Transacted::untried(job);
+        }
+        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
+        Transacted { outcomes, again: Vec::new(), lost: true }
+    }
+
+    /// Opens a connection within [`OPENING_MAX`]; `None` when the pool stops meanwhile.
+    async fn open_unless_stopping(&self, home: &Home) -> Option<Result<Connection, Outcome>> {
+        if self.stopping.get() {
+            return None;
+        }
+        let stop = Signal::new();
+        self.opening.borrow_mut().push(stop.clone());
+        let opened = async { Some(self.open_connection(home).await) };
+        let stopped = async {
+            stop.wait().await;
+            None
+        };
+        let too_long = async {
+            ring::sleep(OPENING_MAX).await;
+            Some(Err(Outcome::Deferred(Reason::ours(
+                Stage::Connect,
+                Status(4, 4, 1),
+                "no host of the destination took mail in time",
+            ))))
+        };
+        let result = or(opened, or(stopped, too_long)).await;
+        self.opening.borrow_mut().retain(|other| !other.is(&stop));
+        result
+    }
+
+    async fn open_connection(&self, home: &Home) -> Result<Connection, Outcome> {
+        let candidates = self.router.candidates(&home.site).await?;
+        let now = Timestamp::now();
+        let is_dead = |candidate: &Candidate| home.state.borrow().is_dead(candidate.address, now);
+        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
+        ordered.extend(dead);
+        let mut last = None;
+        for candidate in &ordered {
+            match Connection::open(candidate, &self.config, &self.policy).await {
+                Ok(connection) => return Ok(connection),
+                Err(outcome) => {
+                    if outcome.reason().stage == Stage::Connect {
+                        home.state.borrow_mut().bury(candidate.address, now);
+                    }
+                    // A host that says "not now" outweighs one that says "never": another try may
+                    // succeed there (RFC 5321 5.1).
+                    if !matches!(
+                        (&last, &outcome),
+                        (Some(Outcome::Deferred(_)), Outcome::Refused(_))
+                    ) {
+                        last = Some(outcome);
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            Outcome::Deferred(Reason::ours(
+                Stage::Connect,
+                Status(4, 4, 1),
+                "the destination has no address that can be tried",
+            ))
+        }))
+    }
+}
+
+/// One transaction, within [`TRANSACTION_MAX`].
+async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
+    let in_time = async { Some(connection.transact(job).await) };
+    let too_long = async {
+        ring::sleep(TRANSACTION_MAX).await;
+        None
+    };
+    if let Some(transacted) = or(in_time, too_long).await {
+        return transacted;
+    }
+    let (outcomes, _) = connection.give_up();
+    Transacted { outcomes, again: Vec::new(), lost: true }
+}
