@@ -47,8 +47,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
     let host_name = host_name(&mut file, machine);
     let listeners = listeners(&mut file);
     let spool = spool(file.table("spool"));
-    let (connections_max, hot_bytes_max) = core_default(file.table("core_default"));
-    let defaults = CoreDefaults { directory: &spool.directory, connections_max, hot_bytes_max };
+    let defaults = core_default(file.table("core_default"), &spool.directory);
     let cores = core_table::read(&mut file, &defaults, &machine.cpus, report);
     let config = Config {
         host_name: host_name.into(),
@@ -185,11 +184,13 @@ fn spool(mut table: Table) -> Spool {
     spool
 }
 
-fn core_default(mut table: Table) -> (usize, usize) {
+fn core_default<'a>(mut table: Table, directory: &'a Path) -> CoreDefaults<'a> {
     let connections_max = table.count("connections_max", 4096, core_table::CONNECTIONS_MAX);
     let hot_bytes_max = size(&mut table, "hot_bytes_max", 64 * MIB, core_table::HOT_BYTES_MAX);
+    let range = core_table::QUEUE_RECIPIENTS_MAX;
+    let queue_recipients_max = table.count("queue_recipients_max", 10_000_000, range);
     table.end();
-    (connections_max, hot_bytes_max)
+    CoreDefaults { directory, connections_max, hot_bytes_max, queue_recipients_max }
 }
 
 fn retry(mut table: Table) -> Retry {

@@ -25,8 +25,14 @@ use std::time::Duration;
 /// A connection that is refused gets its reply within this time or none.
 const REFUSE_WAIT: Duration = Duration::from_secs(2);
 
+/// Connections that are being told of their refusal. Beyond it they are closed without a word: each
+/// of them holds a descriptor.
+const REFUSALS_MAX: usize = 64;
+
 /// Takes over a message that is durable.
 pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
+/// Whether the queue takes no more for now.
+pub type IsFull = Box<dyn Fn() -> bool>;
 
 /// What all listeners of one shard share.
 pub struct Intake {
@@ -38,6 +44,8 @@ pub struct Intake {
     spool: Spool,
     events: Rc<EventLog>,
     admit: Admit,
+    is_full: IsFull,
+    refusing: Cell<usize>,
     stopping: Cell<bool>,
     ended: Signal,
     open: RefCell<Open>,
@@ -52,7 +60,8 @@ struct Open {
 }
 
 impl Intake {
-    /// The intake of one shard; `admit` is called with each message after its commit.
+    /// The intake of one shard; `admit` is called with each message after its commit; no more
+    /// is taken while `is_full`.
     pub fn new(
         shard: usize,
         config: Arc<Config>,
@@ -60,6 +69,7 @@ impl Intake {
         spool: Spool,
         events: Rc<EventLog>,
         admit: Admit,
+        is_full: IsFull,
     ) -> Rc<Intake> {
         let policy = Rc::new(Policy {
             host_name: Arc::clone(&config.host_name),
@@ -73,6 +83,8 @@ impl Intake {
             spool,
             events,
             admit,
+            is_full,
+            refusing: Cell::new(0),
             stopping: Cell::new(false),
             ended: Signal::new(),
             open: RefCell::default(),
@@ -86,7 +98,7 @@ impl Intake {
     pub fn listen(self: &Rc<Self>, address: SocketAddr) -> io::Result<()> {
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
-        ring::spawn("listener", async move {
+        ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
                     Ok(stream) => intake.take(stream),
@@ -127,7 +139,12 @@ impl Intake {
             }
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
+                if self.refusing.get() >= REFUSALS_MAX {
+                    return;
+                }
+                let refusal = Refusal::begin(self);
                 ring::spawn("refusal", async move {
+                    let _refusal = refusal;
                     let mut line = Vec::new();
                     reply.write(&mut line);
                     let _ = stream.send_all(&line, REFUSE_WAIT).await;
@@ -177,6 +194,8 @@ impl Intake {
             Some(Reply::LOCAL_TROUBLE)
         } else if self.events.backlogged() {
             Some(Reply::EVENT_LOG_BEHIND)
+        } else if (self.is_full)() {
+            Some(Reply::STORAGE_FULL)
         } else {
             None
         }
@@ -207,5 +226,21 @@ impl Drop for OpenGuard {
             }
         }
         self.intake.ended.set();
+    }
+}
+
+/// Counts a refusal while it is told.
+struct Refusal(Rc<Intake>);
+
+impl Refusal {
+    fn begin(intake: &Rc<Intake>) -> Refusal {
+        intake.refusing.set(intake.refusing.get() + 1);
+        Refusal(Rc::clone(intake))
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.refusing.set(self.0.refusing.get().saturating_sub(1));
     }
 }
