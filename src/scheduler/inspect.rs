@@ -57,6 +57,8 @@ pub struct SiteView<'a> {
     pub ready: usize,
     /// Recipients out to it.
     pub out: usize,
+    /// The shard was told that there is work, and has not found all of it taken yet.
+    pub offered: bool,
     /// Its back-off, as last told.
     pub parked: Option<&'a Parked>,
 }
@@ -109,6 +111,7 @@ impl Scheduler {
             site,
             ready: state.ready,
             out: state.out,
+            offered: state.offered,
             parked: state.parked.as_ref(),
         })
     }
@@ -117,7 +120,7 @@ impl Scheduler {
     pub fn site_state(&self, site: SiteId) -> Option<SiteView<'_>> {
         let state = self.sites.get(site.0)?;
         let parked = state.parked.as_ref();
-        Some(SiteView { site, ready: state.ready, out: state.out, parked })
+        Some(SiteView { site, ready: state.ready, out: state.out, offered: state.offered, parked })
     }
 
     /// Domains known at present.

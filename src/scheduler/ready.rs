@@ -65,7 +65,7 @@ pub(super) struct Site {
     pub out: usize,
     pub parked: Option<Parked>,
     /// The shard knows that there is work: no further offer until a `take` found nothing.
-    offered: bool,
+    pub offered: bool,
     /// An offer of it stands in the queue of offers.
     offer_queued: bool,
     turn: u32,

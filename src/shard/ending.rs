@@ -73,6 +73,8 @@ impl Queue {
             match outcome {
                 Outcome::Delivered(reason) => {
                     let settled = self.over(slot, recipient, now);
+                    // Given up as lost and waiting for another attempt: there must be none.
+                    let settled = settled.or_else(|| self.over_after_all(slot, recipient));
                     let Some(attempts) = settled else { continue };
                     self.spool.settle(message.id, recipient, &Fate::Delivered);
                     let attempt = Attempt { reason: &reason, number: attempts, due: None, site };
@@ -118,7 +120,7 @@ impl Queue {
 
     /// These recipients waited too long; the scheduler has ended them.
     pub(super) fn lapsed(self: &Rc<Self>, slot: Slot, recipients: Vec<Lapsed>) {
-        let failures = recipients
+        let failures: Vec<Failure> = recipients
             .into_iter()
             .map(|lapsed| Failure {
                 recipient: lapsed.index,
@@ -127,15 +129,17 @@ impl Queue {
                 expired: true,
             })
             .collect();
+        let Some((id, _)) = self.scheduler.borrow().whereabouts(slot) else { return };
+        let reporting = Reporting::begin(self, slot, id);
         let queue = Rc::clone(self);
         ring::spawn("expiry", async move {
             match queue.message(slot).await {
                 Some(message) => {
                     queue.hot.borrow_mut().forget(slot);
                     queue.fail(slot, message, failures, None);
+                    reporting.end();
                 }
-                // Its record stays in the spool; after a restart it is found unreadable again.
-                None => tracing::error!("an expired message cannot be read: no report is sent"),
+                None => queue.tell_unreadable(id, &failures),
             }
         });
     }
@@ -144,6 +148,16 @@ impl Queue {
     pub(super) async fn settle_reports(&self) {
         while self.reporting.get() > 0 {
             ring::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The time of these recipients is over, and the spool cannot give their message: nobody can be
+    /// told but the log. The record stays; after a restart it is found unreadable again.
+    fn tell_unreadable(&self, id: QueueId, failures: &[Failure]) {
+        tracing::error!(%id, "an expired message cannot be read: no report is sent");
+        for failure in failures {
+            let event = Event::new(Kind::Expired, now()).of(id, None).because(&failure.reason);
+            self.events.emit(&Event { attempt: failure.attempts, ..event });
         }
     }
 
@@ -161,23 +175,44 @@ impl Queue {
             self.record_failures(slot, &message, &failures, site);
             return;
         }
-        self.reporting.set(self.reporting.get() + 1);
-        let queue = Rc::clone(self);
+        let reporting = Reporting::begin(self, slot, message.id);
         let site = site.map(Box::<str>::from);
+        let queue = Rc::clone(self);
         ring::spawn("report", async move {
-            let _count = Reporting(Rc::clone(&queue));
-            for failures in failures.chunks(bounce::RECIPIENTS_MAX) {
-                while let Err(error) = queue.store_report(&message, failures).await {
-                    tracing::error!(id = %message.id, %error, "a report cannot be stored");
-                    if matches!(error, SpoolError::Failed(_)) {
-                        // The failure is not recorded either: after a restart both happen again.
-                        return;
-                    }
-                    ring::sleep(REPORT_RETRY).await;
-                }
-                queue.record_failures(slot, &message, failures, site.as_deref());
+            if queue.report(slot, message, &failures, site.as_deref()).await {
+                reporting.end();
             }
         });
+    }
+
+    /// Stores reports, and records the failures that each of them is about; whether all are.
+    async fn report(
+        self: &Rc<Self>,
+        slot: Slot,
+        mut message: Arc<Message>,
+        failures: &[Failure],
+        site: Option<&str>,
+    ) -> bool {
+        let id = message.id;
+        for failures in failures.chunks(bounce::RECIPIENTS_MAX) {
+            while let Err(error) = self.store_report(&message, failures).await {
+                tracing::error!(%id, %error, "a report cannot be stored");
+                if matches!(error, SpoolError::Failed(_)) {
+                    // The failure is not recorded either: after a restart both happen again.
+                    return false;
+                }
+                // Many may wait for room on the disk: none of them holds its message in memory.
+                drop(message);
+                message = loop {
+                    ring::sleep(REPORT_RETRY).await;
+                    if let Some(message) = self.message(slot).await {
+                        break message;
+                    }
+                };
+            }
+            self.record_failures(slot, &message, failures, site);
+        }
+        true
     }
 
     fn record_failures(
@@ -282,7 +317,20 @@ impl Queue {
         }
     }
 
+    /// Ends a recipient that is not out, but has been delivered.
+    fn over_after_all(&self, slot: Slot, recipient: u32) -> Option<u16> {
+        match self.scheduler.borrow_mut().remove(slot, &[recipient]).first()? {
+            (_, Settled::Ended { attempts }) => Some(*attempts),
+            _ => None,
+        }
+    }
+
+    /// Forgets a message whose last recipient has ended. Not while a report about it is being
+    /// stored: until that is durable, its record is all that there is of the failure.
     fn free_if_over(&self, slot: Slot, id: QueueId) {
+        if self.reported.borrow().contains_key(&slot) {
+            return;
+        }
         let mut scheduler = self.scheduler.borrow_mut();
         let Some((known, at)) = scheduler.whereabouts(slot) else { return };
         if known == id && scheduler.finish_if_over(slot) {
@@ -319,12 +367,39 @@ struct Attempt<'a> {
     site: Option<&'a str>,
 }
 
-/// Counts a report that is being stored, however that ends.
-struct Reporting(Rc<Queue>);
+/// A report that is being stored, or will be: counts, and holds the message's place and record. If
+/// it is dropped before [`Reporting::end`], they stay held: after a restart it happens again.
+struct Reporting {
+    queue: Rc<Queue>,
+    slot: Slot,
+    id: QueueId,
+}
+
+impl Reporting {
+    fn begin(queue: &Rc<Queue>, slot: Slot, id: QueueId) -> Reporting {
+        queue.reporting.set(queue.reporting.get() + 1);
+        *queue.reported.borrow_mut().entry(slot).or_default() += 1;
+        Reporting { queue: Rc::clone(queue), slot, id }
+    }
+
+    /// All is recorded.
+    fn end(self) {
+        {
+            let mut reported = self.queue.reported.borrow_mut();
+            if let Some(count) = reported.get_mut(&self.slot) {
+                *count -= 1;
+                if *count == 0 {
+                    reported.remove(&self.slot);
+                }
+            }
+        }
+        self.queue.free_if_over(self.slot, self.id);
+    }
+}
 
 impl Drop for Reporting {
     fn drop(&mut self) {
-        self.0.reporting.set(self.0.reporting.get().saturating_sub(1));
+        self.queue.reporting.set(self.queue.reporting.get().saturating_sub(1));
     }
 }
 

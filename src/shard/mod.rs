@@ -5,12 +5,18 @@
 //!
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
+//! - `sites`: the numbers of sites.
+//! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
 //! - `view`: what the operator is shown.
 
 mod ending;
 mod hot;
 mod queue;
+mod sites;
+mod stop;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use crate::config::{Config, Core};
@@ -23,7 +29,6 @@ use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, Recovery, Spool};
 use queue::Queue;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -118,16 +123,17 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let Plan { index, config, core, listen, orphans, peers, mailbox, requests, events, ready } =
         plan;
     let events = Rc::new(events);
+    // First of all: if this shard cannot begin, the others hear of it when this goes.
+    let exchange = Exchange::new(index, peers);
     let (spool, recovered) = open_spool(index, &config, &core, &orphans).await?;
 
     let resolver = Resolver::new(config.dns.clone());
     let seed = fastrand::u64(..);
     let router = Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, seed);
-    let exchange = Exchange::new(index, peers);
     let queue = Queue::new(
         index,
         Arc::clone(&config),
-        core.hot_bytes_max,
+        &core,
         spool.clone(),
         Rc::clone(&events),
         router.clone(),
@@ -149,16 +155,16 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let pool = Pool::new(Arc::clone(&config), router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
-    ring::spawn("dispatcher", async move { dispatcher.run().await });
+    ring::spawn_vital("dispatcher", async move { dispatcher.run().await });
     let flusher = Rc::clone(&events);
-    ring::spawn("event flush", async move {
+    ring::spawn_vital("event flush", async move {
         loop {
             ring::sleep(EVENT_INTERVAL).await;
             flusher.flush();
         }
     });
 
-    let admitting = Rc::clone(&queue);
+    let (admitting, filling) = (Rc::clone(&queue), Rc::clone(&queue));
     let intake = Intake::new(
         index,
         Arc::clone(&config),
@@ -166,6 +172,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         spool.clone(),
         Rc::clone(&events),
         Box::new(move |message, placement| admitting.admit(message, placement)),
+        Box::new(move || filling.is_full()),
     );
     for address in listen {
         intake.listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
@@ -175,24 +182,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let _ = ready.send(Ok(report));
 
     stop.wait().await;
-    let deadline = config.control.stop_within;
-    let drained = within(deadline, async {
-        intake.stop().await;
-        queue.stop();
-        pool.stop().await;
-        queue.settle_reports().await;
-    });
-    if !drained.await {
-        tracing::warn!(
-            shard = index,
-            inbound = intake.connections(),
-            "connections still open when the time to stop was over: they are cut"
-        );
-    }
-    if let Err(error) = spool.sync().await {
-        tracing::error!(shard = index, %error, "last commit failed: some endings may be repeated");
-    }
-    events.flush();
+    let stations = stop::Stations { index, intake, queue, pool, exchange, spool, events };
+    stop::stop(&stations, config.control.stop_within).await;
     Ok(())
 }
 
@@ -246,19 +237,20 @@ fn spawn_exchange(
     exchange: &Rc<Exchange>,
     mut mailbox: Mailbox<Dispatch>,
 ) {
-    let from_others = (Rc::clone(queue), Rc::clone(pool));
-    ring::spawn("exchange", async move {
+    let (queue, pool, exchange) = (Rc::clone(queue), Rc::clone(pool), Rc::clone(exchange));
+    let itself = (Rc::clone(&queue), Rc::clone(&pool), Rc::clone(&exchange));
+    ring::spawn_vital("exchange", async move {
         loop {
             let dispatch = mailbox.recv().await;
-            hand_over(&from_others.0, &from_others.1, dispatch);
+            hand_over(&queue, &pool, &exchange, dispatch);
         }
     });
-    let (queue, pool, exchange) = (Rc::clone(queue), Rc::clone(pool), Rc::clone(exchange));
-    ring::spawn("exchange with itself", async move {
+    let (queue, pool, exchange) = itself;
+    ring::spawn_vital("exchange with itself", async move {
         let mut handed = 0_u32;
         loop {
             let dispatch = exchange.next_to_self().await;
-            hand_over(&queue, &pool, dispatch);
+            hand_over(&queue, &pool, &exchange, dispatch);
             handed = handed.wrapping_add(1);
             if handed.is_multiple_of(64) {
                 ring::yield_now().await;
@@ -267,7 +259,7 @@ fn spawn_exchange(
     });
 }
 
-fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, dispatch: Dispatch) {
+fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: Dispatch) {
     match dispatch {
         Dispatch::Offer { origin, site } => pool.offered(origin, site),
         Dispatch::Drained { origin, site } => pool.drained(origin, site),
@@ -275,6 +267,7 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, dispatch: Dispatch) {
         Dispatch::Credit { home, site } => queue.credited(home, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
+        Dispatch::Closed => exchange.heard_closed(),
     }
 }
 
@@ -285,7 +278,7 @@ fn answer_requests(
     stop: Signal,
 ) {
     let (queue, pool) = (Rc::clone(queue), Rc::clone(pool));
-    ring::spawn("requests", async move {
+    ring::spawn_vital("requests", async move {
         loop {
             // An asker that has gone away wants no answer.
             match requests.recv().await {
@@ -302,19 +295,6 @@ fn answer_requests(
             }
         }
     });
-}
-
-/// Runs `work` for at most `limit`; whether it ended by itself.
-async fn within(limit: Duration, work: impl Future<Output = ()>) -> bool {
-    let ended = async {
-        work.await;
-        true
-    };
-    let late = async {
-        ring::sleep(limit).await;
-        false
-    };
-    futures_lite::future::or(ended, late).await
 }
 
 /// The wall clock, as this room's parts use it.

@@ -5,15 +5,15 @@
 
 use super::hot::Hot;
 use super::now;
-use crate::config::Config;
+use super::sites::Sites;
+use crate::config::{Config, Core};
 use crate::event::EventLog;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Job, homes_of};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
 use crate::scheduler::{
-    Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, SiteId, Slot,
-    Verdict, Work,
+    Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, Slot, Verdict, Work,
 };
 use crate::spool::{Message, Placement, Recovered, Spool};
 use std::borrow::Cow;
@@ -21,11 +21,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Domains whose site is being looked for at once; others wait their turn.
 const ROUTES_AT_ONCE: usize = 256;
+/// What a recipient is told whose message the spool cannot give.
+const UNREADABLE: &str = "the message cannot be read from the spool";
 /// Demands handled in a row before the rings are looked at.
 const DEMANDS_IN_A_ROW: usize = 64;
+
+/// Due times are those of the wall clock, which may be set forward while the shard sleeps: it is
+/// looked at this often.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
 /// One shard's queue.
 pub(super) struct Queue {
@@ -38,6 +45,10 @@ pub(super) struct Queue {
     pub(super) sites: RefCell<Sites>,
     /// Reports being stored.
     pub(super) reporting: Cell<usize>,
+    /// Of each message, reports that are not stored yet: its record must stay until they are.
+    pub(super) reported: RefCell<HashMap<Slot, usize>>,
+    /// Recipients beyond which no more mail is taken.
+    recipients_max: usize,
     router: Router,
     exchange: Rc<Exchange>,
     wake: Signal,
@@ -46,38 +57,11 @@ pub(super) struct Queue {
     to_route: RefCell<VecDeque<DomainId>>,
 }
 
-/// The sites that this shard has mail for, by number.
-#[derive(Default)]
-pub(super) struct Sites {
-    by_key: HashMap<Arc<str>, SiteId>,
-    sites: Vec<Arc<Site>>,
-}
-
-impl Sites {
-    fn number(&mut self, site: &Arc<Site>) -> SiteId {
-        if let Some(&known) = self.by_key.get(&site.key) {
-            return known;
-        }
-        let number = SiteId(u32::try_from(self.sites.len()).unwrap_or(u32::MAX));
-        self.by_key.insert(Arc::clone(&site.key), number);
-        self.sites.push(Arc::clone(site));
-        number
-    }
-
-    fn find(&self, key: &str) -> Option<SiteId> {
-        self.by_key.get(key).copied()
-    }
-
-    pub(super) fn site(&self, number: SiteId) -> Option<&Arc<Site>> {
-        self.sites.get(number.0 as usize)
-    }
-}
-
 impl Queue {
     pub(super) fn new(
         shard: usize,
         config: Arc<Config>,
-        hot_bytes_max: usize,
+        core: &Core,
         spool: Spool,
         events: Rc<EventLog>,
         router: Router,
@@ -90,9 +74,11 @@ impl Queue {
             spool,
             events,
             scheduler: RefCell::new(scheduler),
-            hot: RefCell::new(Hot::new(hot_bytes_max)),
+            hot: RefCell::new(Hot::new(core.hot_bytes_max)),
             sites: RefCell::default(),
             reporting: Cell::new(0),
+            reported: RefCell::default(),
+            recipients_max: core.queue_recipients_max,
             router,
             exchange,
             wake: Signal::new(),
@@ -203,11 +189,17 @@ impl Queue {
             let wake_at = self.scheduler.borrow().wake_at();
             match wake_at {
                 Some(at) => {
-                    self.wake.wait_for(at.since(now())).await;
+                    self.wake.wait_for(at.since(now()).min(LOOK_AT_CLOCK)).await;
                 }
                 None => self.wake.wait().await,
             }
         }
+    }
+
+    /// No more mail is to be taken until deliveries have made room in memory.
+    pub(super) fn is_full(&self) -> bool {
+        let scheduler = self.scheduler.borrow();
+        scheduler.is_full() || scheduler.waiting() >= self.recipients_max
     }
 
     /// Hands out no more work.
@@ -263,15 +255,15 @@ impl Queue {
 
     /// Finds the site of one domain after the other while any wait.
     async fn route(self: Rc<Self>, first: DomainId) {
-        let _place = RoutingPlace(Rc::clone(&self));
+        let mut place = RoutingPlace { queue: Rc::clone(&self), domain: None };
         let mut next = Some(first);
         while let Some(domain) = next {
+            place.domain = Some(domain);
             let name = self.scheduler.borrow().domain(domain).to_owned();
-            match self.router.site(&name).await {
-                Ok((site, valid_until)) => {
-                    let number = self.sites.borrow_mut().number(&site);
-                    self.scheduler.borrow_mut().routed(domain, number, valid_until);
-                }
+            let found = self.router.site(&name).await;
+            place.domain = None;
+            match found {
+                Ok((site, valid_until)) => self.routed(domain, &site, valid_until),
                 Err(outcome) => {
                     let waiting = self.scheduler.borrow_mut().unroutable(domain);
                     for (slot, recipients) in waiting {
@@ -282,6 +274,22 @@ impl Queue {
             self.changed();
             next = self.to_route.borrow_mut().pop_front();
         }
+    }
+
+    fn routed(&self, domain: DomainId, site: &Arc<Site>, valid_until: Timestamp) {
+        let mut scheduler = self.scheduler.borrow_mut();
+        let now = now();
+        let release = |number| {
+            let Some(view) = scheduler.site_state(number) else { return true };
+            let is_parked = view.parked.is_some_and(|parked| parked.until > now);
+            if view.ready > 0 || view.out > 0 || view.offered || is_parked {
+                return false;
+            }
+            scheduler.unpark(number);
+            true
+        };
+        let (number, valid_until) = self.sites.borrow_mut().number(site, valid_until, now, release);
+        scheduler.routed(domain, number, valid_until);
     }
 
     /// A home has a connection free for `site`: answers with one job, or that there is none.
@@ -306,7 +314,9 @@ impl Queue {
     }
 
     fn take(&self, site: &Site) -> Option<Work> {
-        if self.stopping.get() {
+        // What becomes of a delivery could not be recorded by a spool that has failed: after the
+        // restart it would be done again.
+        if self.stopping.get() || self.spool.failure().is_some() {
             return None;
         }
         let number = self.sites.borrow().find(&site.key)?;
@@ -316,27 +326,23 @@ impl Queue {
 
     /// Loads a message that is no longer in memory. The credit must be answered, so when it cannot
     /// be read the next one is taken instead.
-    async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, mut work: Work) {
-        loop {
-            match self.spool.load(work.id, placement(work.placement)).await {
+    async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, work: Work) {
+        let mut loading =
+            Loading { queue: Rc::clone(&self), home, site: Arc::clone(&site), work: Some(work) };
+        while let Some(Work { id, placement: at, .. }) = loading.work {
+            let loaded = self.spool.load(id, placement(at)).await;
+            let Some(work) = loading.work.take() else { return };
+            match loaded {
                 Ok(message) => return self.send_job(home, site, work, message),
                 Err(error) => {
-                    tracing::error!(id = %work.id, %error, "a queued message cannot be read");
-                    self.put_off(
-                        work.slot,
-                        &work.recipients,
-                        "the message cannot be read from the spool",
-                    );
-                }
-            }
-            match self.take(&site) {
-                Some(next) => work = next,
-                None => {
-                    let drained = Dispatch::Drained { origin: self.shard, site };
-                    return self.exchange.send(home, drained);
+                    tracing::error!(%id, %error, "a queued message cannot be read");
+                    self.put_off(work.slot, &work.recipients, UNREADABLE);
+                    loading.work = self.take(&site);
                 }
             }
         }
+        let drained = Dispatch::Drained { origin: self.shard, site };
+        self.exchange.send(home, drained);
     }
 
     fn send_job(&self, home: usize, site: Arc<Site>, work: Work, message: Arc<Message>) {
@@ -353,7 +359,7 @@ impl Queue {
 
     /// Puts recipients off for trouble of our own, which is in the diagnostics already: their
     /// addresses are not to be had, so no event is written.
-    fn put_off(self: &Rc<Self>, slot: Slot, recipients: &[u32], text: &str) {
+    pub(super) fn put_off(self: &Rc<Self>, slot: Slot, recipients: &[u32], text: &str) {
         let reason = Rc::new(Reason::ours(Stage::Local, Status(4, 3, 0), text));
         let mut lapsed = Vec::new();
         {
@@ -384,7 +390,7 @@ impl Queue {
 
     async fn unroutable(self: &Rc<Self>, slot: Slot, recipients: Vec<u32>, outcome: Outcome) {
         let Some(message) = self.message(slot).await else {
-            self.put_off(slot, &recipients, "the message cannot be read from the spool");
+            self.put_off(slot, &recipients, UNREADABLE);
             return;
         };
         let outcomes = recipients.into_iter().map(|index| (index, outcome.clone())).collect();
@@ -408,11 +414,46 @@ impl Queue {
 }
 
 /// One of the route tasks; counted out however it ends.
-struct RoutingPlace(Rc<Queue>);
+struct RoutingPlace {
+    queue: Rc<Queue>,
+    /// What it looks for. A task that ends in the middle must not leave its recipients waiting for
+    /// the answer.
+    domain: Option<DomainId>,
+}
 
 impl Drop for RoutingPlace {
     fn drop(&mut self) {
-        self.0.routing.set(self.0.routing.get().saturating_sub(1));
+        let queue = &self.queue;
+        queue.routing.set(queue.routing.get().saturating_sub(1));
+        if let Some(domain) = self.domain.take() {
+            let waiting = queue.scheduler.borrow_mut().unroutable(domain);
+            for (slot, recipients) in waiting {
+                queue.put_off(slot, &recipients, "a fault in the relay ended the look-up");
+            }
+        }
+    }
+}
+
+/// Work that is being loaded for a credit. If the task ends in the middle, both are answered for.
+struct Loading {
+    queue: Rc<Queue>,
+    home: usize,
+    site: Arc<Site>,
+    work: Option<Work>,
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        self.queue.put_off(work.slot, &work.recipients, UNREADABLE);
+        // There may be more, which the scheduler does not offer again by itself.
+        let (origin, site) = (self.queue.shard, &self.site);
+        for dispatch in [
+            Dispatch::Drained { origin, site: Arc::clone(site) },
+            Dispatch::Offer { origin, site: Arc::clone(site) },
+        ] {
+            self.queue.exchange.send(self.home, dispatch);
+        }
     }
 }
 

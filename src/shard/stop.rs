@@ -1,0 +1,75 @@
+//! The end of a shard in good order, in two phases: all pools first, then all spools.
+//!
+//! A shard that has nothing to deliver may still have messages out on other shards. What becomes of
+//! them must be on its disk before it goes, or they would be delivered again after the restart. So
+//! each shard ends its deliveries, says so to all others, and goes on listening until all have said
+//! the same. Every step is bounded, whatever clients, servers or other shards do.
+
+use super::queue::Queue;
+use crate::event::EventLog;
+use crate::listener::Intake;
+use crate::pool::{Exchange, Pool};
+use crate::ring;
+use crate::spool::Spool;
+use futures_lite::future::{or, zip};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The other shards are told to stop at the same time, and may be this much later. The same again
+/// is for the reports of what they said.
+const LATER: Duration = Duration::from_secs(1);
+
+/// What there is to be stopped.
+pub(super) struct Stations {
+    pub(super) index: usize,
+    pub(super) intake: Rc<Intake>,
+    pub(super) queue: Rc<Queue>,
+    pub(super) pool: Rc<Pool>,
+    pub(super) exchange: Rc<Exchange>,
+    pub(super) spool: Spool,
+    pub(super) events: Rc<EventLog>,
+}
+
+/// Stops all stations: transactions in both directions may finish within `limit`.
+pub(super) async fn stop(stations: &Stations, limit: Duration) {
+    let Stations { index, intake, queue, pool, exchange, spool, events } = stations;
+    let shard = *index;
+    let began = Instant::now();
+    let left = || limit.saturating_sub(began.elapsed());
+
+    queue.stop();
+    // Both at once: a client that dawdles must not let deliveries begin until they are cut.
+    if !within(left(), zip(intake.stop(), pool.stop())).await {
+        tracing::warn!(
+            shard,
+            inbound = intake.connections(),
+            outbound = pool.connections(),
+            "connections still open when the time to stop was over: they are cut"
+        );
+    }
+    exchange.close();
+    if !within(left() + LATER, exchange.closed_by_all()).await {
+        tracing::warn!(shard, "another shard does not end: what it delivered may be doubled");
+    }
+    if !within(left() + LATER, queue.settle_reports()).await {
+        tracing::warn!(shard, "reports that could not be stored are made again after the restart");
+    }
+    if let Err(error) = spool.sync().await {
+        tracing::error!(shard, %error, "last commit failed: some endings may be repeated");
+    }
+    events.flush();
+}
+
+/// Runs `work` for at most `limit`; whether it ended by itself.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> bool {
+    let ended = async {
+        work.await;
+        true
+    };
+    let late = async {
+        ring::sleep(limit).await;
+        false
+    };
+    or(ended, late).await
+}

@@ -1,0 +1,150 @@
+//! The origin side on a real spool: what comes back, in which order, and what is kept until when.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::queue::Queue;
+use crate::config::{Config, Machine};
+use crate::dns::Resolver;
+use crate::event::EventLog;
+use crate::message::{
+    Address, Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
+};
+use crate::pool::{Done, Exchange};
+use crate::ring;
+use crate::route::{Router, Site};
+use crate::scheduler::{Demand, SiteId, Work};
+use crate::spool::{Accepted, Message, Settings, Spool};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn on_a_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
+    let settings = ring::Settings { depth: 128, preempt: Duration::from_millis(1) };
+    ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
+}
+
+async fn queue(folder: &Path) -> Rc<Queue> {
+    let config = Arc::new(Config::read("test", "cores = 1", &[], &Machine::this()).unwrap());
+    let (spool, _) = Spool::open(Settings {
+        directory: folder.to_owned(),
+        number: 0,
+        segment_bytes: 256 * 1024,
+        stream_threshold: 8 * 1024,
+        outcome_interval: Duration::from_millis(20),
+    })
+    .await
+    .unwrap();
+    let resolver = Resolver::new(config.dns.clone());
+    let router = Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, 1);
+    let (peer, _mailbox) = ring::mailbox(16);
+    let exchange = Exchange::new(0, vec![peer]);
+    let core = config.cores[0].clone();
+    Queue::new(0, config, &core, spool, Rc::new(EventLog::off()), router, exchange)
+}
+
+/// A message for `a@a.test` and `b@b.test` that is out for both, in two transactions.
+async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [Work; 2]) {
+    let now = Timestamp::now();
+    let mut draft = queue.spool.draft();
+    draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
+    let recipients = ["a@a.test", "b@b.test"].map(|to| Recipient::plain(Address::new(to)));
+    let accepted = Accepted {
+        id: queue.spool.next_id(now),
+        received_at: now,
+        envelope: Envelope {
+            reverse_path: Some(Address::new("s@sender.test")),
+            recipients: recipients.into(),
+        },
+        options: Options::default(),
+        trace: Vec::new(),
+        dot_stuffed: false,
+        eight_bit: false,
+    };
+    let (placement, message) = queue.spool.store(draft, accepted).await.unwrap();
+    queue.admit(Arc::clone(&message), placement);
+    let mut scheduler = queue.scheduler.borrow_mut();
+    while let Some(demand) = scheduler.poll(now) {
+        if let Demand::Route(domain) = demand {
+            let number = SiteId(u32::from(scheduler.domain(domain) == "b.test"));
+            scheduler.routed(domain, number, Timestamp::NEVER);
+        }
+    }
+    let works = [0, 1].map(|site| scheduler.take(SiteId(site), now, 100).unwrap());
+    (message, works)
+}
+
+fn done(message: &Arc<Message>, work: &Work, outcome: fn(Reason) -> Outcome) -> Done {
+    let reason = Reason::ours(Stage::Recipient, Status(2, 0, 0), "as the test says");
+    Done {
+        slot: work.slot.0,
+        id: work.id,
+        site: Arc::new(Site { key: "mx:x.test:25".into(), hosts: Vec::new() }),
+        message: Arc::clone(message),
+        outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
+        again: Vec::new(),
+    }
+}
+
+fn is_known(queue: &Queue, id: QueueId) -> bool {
+    queue.scheduler.borrow().find(id).is_some()
+}
+
+#[test]
+fn a_message_stays_until_the_report_about_it_is_durable_whatever_else_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let (message, [first, second]) = out(&queue).await;
+            queue.done(done(&message, &first, Outcome::Refused));
+            queue.done(done(&message, &second, Outcome::Delivered));
+            assert!(is_known(&queue, message.id), "its record may be all there is of the failure");
+            queue.settle_reports().await;
+            assert!(!is_known(&queue, message.id));
+            assert_eq!(queue.scheduler.borrow().messages(), 1, "the report");
+        }
+    });
+}
+
+#[test]
+fn an_outcome_that_comes_after_the_slot_was_used_again_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let (old, works) = out(&queue).await;
+            for work in &works {
+                queue.done(done(&old, work, Outcome::Delivered));
+            }
+            let (new, [first, _]) = out(&queue).await;
+            assert_eq!(first.slot, works[0].slot);
+            queue.done(done(&old, &works[0], Outcome::Refused));
+            queue.done(done(&old, &works[1], Outcome::Delivered));
+            let scheduler = queue.scheduler.borrow();
+            assert_eq!(scheduler.message(first.slot).unwrap().recipients.len(), 2);
+            assert!(is_known(&queue, new.id) && queue.reporting.get() == 0);
+        }
+    });
+}
+
+#[test]
+fn what_was_given_up_as_lost_and_was_delivered_is_not_delivered_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let (message, works) = out(&queue).await;
+            queue.put_off(works[0].slot, &works[0].recipients, "lost");
+            for work in &works {
+                queue.done(done(&message, work, Outcome::Delivered));
+            }
+            assert!(!is_known(&queue, message.id));
+        }
+    });
+}
