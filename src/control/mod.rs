@@ -17,12 +17,12 @@ pub use start::ServeError;
 use crate::config::Config;
 use crate::ring::Sender;
 use crate::shard::Request;
-use start::Running;
+use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The shards have this much longer than `control.stop_within` before the process ends anyway.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A shard whose mailbox is full is asked to stop again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs the relay until it is told to stop.
 ///
@@ -56,10 +56,11 @@ async fn control(running: Running) -> Result<(), ServeError> {
     };
     if result.is_none() {
         tracing::info!(within = ?running.stop_within, "stopping: transactions may finish");
-        request_stop(&running.requests);
         let late = tokio::time::sleep(running.stop_within + STOP_GRACE);
+        let asking = request_stop(&running.requests);
         result = tokio::select! {
             result = &mut ended => Some(result),
+            never = asking => never,
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
             () = late => None,
@@ -90,10 +91,18 @@ fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal
     Ok((listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?))
 }
 
-fn request_stop(requests: &[Sender<Request>]) {
-    for (shard, requests) in requests.iter().enumerate() {
-        if requests.try_send(Request::Stop).is_err() {
-            tracing::error!(shard, "the shard does not take the request to stop");
-        }
+/// Asks all shards to stop, again and again until each has taken it; does not return.
+async fn request_stop<T>(requests: &[Sender<Request>]) -> T {
+    let mut left: Vec<&Sender<Request>> = requests.iter().collect();
+    loop {
+        left.retain(|shard| shard.try_send(Request::Stop).is_err());
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Asks each shard once. Refused by one that has ended or is full of requests.
+fn request_stop_of_all(requests: &[Sender<Request>]) {
+    for shard in requests {
+        let _ = shard.try_send(Request::Stop);
     }
 }

@@ -24,6 +24,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// An address in use is tried again for this long, at this interval.
 const ADDRESS_WAIT: Duration = Duration::from_secs(3);
 const ADDRESS_RETRY: Duration = Duration::from_millis(50);
+/// The shards have this much longer than `control.stop_within` before the process ends anyway.
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
 const FILES_PER_SHARD: u64 = 512;
 
@@ -123,8 +125,13 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
             }
         }
     })?;
-    let ended = watch(shards, requests.clone())?;
-    await_ready(&ready, config.cores.len(), &requests)?;
+    let stop_within = config.control.stop_within + STOP_GRACE;
+    let mut ended = watch(shards, requests.clone(), stop_within)?;
+    if let Err(error) = await_ready(&ready, config.cores.len()) {
+        // The others may have begun to deliver: they end in good order.
+        super::request_stop_of_all(&requests);
+        return Err(await_end(&mut ended, stop_within).unwrap_or(error));
+    }
     drop(reservations);
     for address in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
@@ -141,24 +148,49 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail would
-/// wait for ever, and whoever supervises the process can start it anew.
-fn watch(shards: ring::Shards, requests: Vec<Sender<Request>>) -> Result<Ended, ServeError> {
+/// wait for ever, and whoever supervises the process can start it anew. One that does not end within
+/// `stop_within` then is not waited for.
+fn watch(
+    shards: ring::Shards,
+    requests: Vec<Sender<Request>>,
+    stop_within: Duration,
+) -> Result<Ended, ServeError> {
     let (tell, ended) = oneshot::channel();
     let watching = move || {
         while !shards.any_ended() {
             std::thread::sleep(WATCH_INTERVAL);
         }
-        for requests in &requests {
-            // Refused only by a shard that has ended.
-            let _ = requests.try_send(Request::Stop);
+        let until = Instant::now() + stop_within;
+        // Asked again and again: a mailbox may be full. More than once does no harm.
+        while !shards.all_ended() && Instant::now() < until {
+            super::request_stop_of_all(&requests);
+            std::thread::sleep(WATCH_INTERVAL);
         }
-        let _ = tell.send(shards.join());
+        let result = match shards.all_ended() {
+            true => shards.join(),
+            false => Err(vec!["after the end of one shard another did not end".to_owned()]),
+        };
+        // Nobody listens when the process is about to end.
+        let _ = tell.send(result);
     };
     std::thread::Builder::new()
         .name("watch".to_owned())
         .spawn(watching)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
     Ok(ended)
+}
+
+/// Waits for the end of all shards after one could not begin; the fault that ended one, if any did.
+fn await_end(ended: &mut Ended, within: Duration) -> Option<ServeError> {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        match ended.try_recv() {
+            Ok(result) => return result.err().map(|faults| ServeError::Shard(faults.join("; "))),
+            Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(WATCH_INTERVAL),
+            Err(oneshot::error::TryRecvError::Closed) => return None,
+        }
+    }
+    None
 }
 
 type Ended = oneshot::Receiver<Result<(), Vec<String>>>;
@@ -216,11 +248,7 @@ fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
     Ok(shared_out)
 }
 
-fn await_ready(
-    ready: &ReadyReceiver,
-    count: usize,
-    requests: &[Sender<Request>],
-) -> Result<(), ServeError> {
+fn await_ready(ready: &ReadyReceiver, count: usize) -> Result<(), ServeError> {
     let began = Timestamp::now();
     let (mut messages, mut in_doubt, mut set_aside) = (0, 0, 0);
     for _ in 0..count {
@@ -230,10 +258,7 @@ fn await_ready(
                 in_doubt += one.in_doubt;
                 set_aside += one.set_aside;
             }
-            Ok(Err(cause)) => {
-                super::request_stop(requests);
-                return Err(ServeError::Shard(cause));
-            }
+            Ok(Err(cause)) => return Err(ServeError::Shard(cause)),
             Err(_) => {
                 return Err(ServeError::Shard("a shard ended before it served".to_owned()));
             }
