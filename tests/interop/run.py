@@ -2,8 +2,10 @@
 
 import clients
 import fates
+import hostile
+import mishaps
 import running
 from harness import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS))
+    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS + hostile.TESTS + mishaps.TESTS))
