@@ -22,8 +22,8 @@ const REQUESTS: usize = 64;
 /// A shard that has ended is noticed within this.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// An address in use is tried again for this long, at this interval.
-const ADDRESS_WAIT: Duration = Duration::from_secs(2);
-const ADDRESS_RETRY: Duration = Duration::from_millis(20);
+const ADDRESS_WAIT: Duration = Duration::from_secs(3);
+const ADDRESS_RETRY: Duration = Duration::from_millis(50);
 /// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
 const FILES_PER_SHARD: u64 = 512;
 
@@ -285,8 +285,8 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
     config.listeners.iter().map(one).collect()
 }
 
-/// A process that was killed lets go of its rings, and of the sockets in them, some time after it
-/// has gone: a relay that is started anew at once finds its own address taken.
+/// After a kill the kernel takes a moment to let go of what the rings of the old process held, its
+/// listening sockets among it.
 fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     let began = Instant::now();
     loop {
