@@ -2,8 +2,9 @@
 
 import clients
 import fates
+import names
 import running
 from harness import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS))
+    raise SystemExit(main(clients.TESTS + fates.TESTS + names.TESTS + running.TESTS))
