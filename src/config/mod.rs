@@ -127,7 +127,7 @@ pub struct Session {
     pub command_line_max: usize,
     /// A line of content with its CRLF, in bytes; beyond it the message is refused with 554 5.6.0.
     pub text_line_max: usize,
-    /// Refused commands per session; beyond it 421 4.7.0 and close.
+    /// Refused commands since the last accepted message; beyond it 421 4.7.0 and close.
     pub errors_max: u32,
     /// Received fields in a message; beyond it 554 5.4.6.
     pub received_max: u32,

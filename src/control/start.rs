@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Room of the mailbox between two shards; what does not fit waits with its sender.
@@ -21,6 +21,9 @@ const MAILBOX: usize = 16 * 1024;
 const REQUESTS: usize = 64;
 /// A shard that has ended is noticed within this.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// An address in use is tried again for this long, at this interval.
+const ADDRESS_WAIT: Duration = Duration::from_secs(3);
+const ADDRESS_RETRY: Duration = Duration::from_millis(50);
 /// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
 const FILES_PER_SHARD: u64 = 512;
 
@@ -265,7 +268,7 @@ fn check_open_files(config: &Config) -> Result<(), ServeError> {
 
 fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
     let one = |listener: &crate::config::Listener| {
-        ring::reserve(listener.address).map_err(|error| {
+        reserve_patiently(listener.address).map_err(|error| {
             let hint = match error.kind() {
                 std::io::ErrorKind::AddrInUse => {
                     " (another program, or another Ringpost, listens there)"
@@ -280,6 +283,23 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
         })
     };
     config.listeners.iter().map(one).collect()
+}
+
+/// After a kill the kernel takes a moment to let go of what the rings of the old process held, its
+/// listening sockets among it.
+fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
+    let began = Instant::now();
+    loop {
+        match ring::reserve(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && began.elapsed() < ADDRESS_WAIT =>
+            {
+                std::thread::sleep(ADDRESS_RETRY);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The operator's socket; a stale one is removed, which is safe because the spool's lock is held.

@@ -1,19 +1,30 @@
 //! Received bytes.
 
+/// The first step of a buffer's memory, in bytes: commands and a small message fit, and ten thousand
+/// idle connections take 40 MB.
+const STEP_FIRST: usize = 4 * 1024;
+/// Each further step is this many times the one before.
+const STEP_FACTOR: usize = 4;
+
 /// Bytes received and not yet used. Hides who owns the memory.
+///
+/// The memory grows in steps, and only after a receive that filled all there was: it is zeroed when
+/// it is had, and most connections never send much at once.
 pub struct RecvBuf {
-    /// Empty until first needed, then of full length.
+    /// Empty until first needed.
     memory: Vec<u8>,
     /// The filled part of `memory` is `start..end`.
     start: usize,
     end: usize,
     capacity: usize,
+    /// The last receive left no room.
+    wants_more: bool,
 }
 
 impl RecvBuf {
     /// Room for `capacity` bytes at most; the memory is had when first needed.
     pub fn with_capacity(capacity: usize) -> RecvBuf {
-        RecvBuf { memory: Vec::new(), start: 0, end: 0, capacity }
+        RecvBuf { memory: Vec::new(), start: 0, end: 0, capacity, wants_more: false }
     }
 
     /// What was received and not consumed.
@@ -35,22 +46,25 @@ impl RecvBuf {
         self.end - self.start >= self.capacity
     }
 
-    /// Gives the memory back when nothing is filled (an idle connection keeps none).
+    /// Gives memory beyond the first step back when nothing is filled.
     pub fn release(&mut self) {
-        if self.start == self.end {
+        if self.start == self.end && self.memory.len() > STEP_FIRST {
             self.memory = Vec::new();
-            self.start = 0;
-            self.end = 0;
+            self.wants_more = false;
         }
     }
 
     /// Where the next bytes go; empty only when full.
     pub(super) fn free(&mut self) -> &mut [u8] {
         if self.memory.is_empty() {
-            self.memory = vec![0; self.capacity];
+            self.memory = vec![0; self.capacity.min(STEP_FIRST)];
+        } else if self.wants_more || self.end - self.start == self.memory.len() {
+            let grown = (self.memory.len() * STEP_FACTOR).min(self.capacity);
+            self.memory.resize(grown, 0);
         }
+        self.wants_more = false;
         // Little room at the end makes small receives; moving costs less than another one.
-        if self.start > 0 && self.capacity - self.end < self.capacity / 4 {
+        if self.start > 0 && self.memory.len() - self.end < self.memory.len() / 4 {
             self.memory.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
@@ -61,11 +75,14 @@ impl RecvBuf {
     /// The first `count` bytes of [`RecvBuf::free`] were received.
     pub(super) fn fill(&mut self, count: usize) {
         self.end = (self.end + count).min(self.memory.len());
+        self.wants_more = self.end == self.memory.len();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn receive(buffer: &mut RecvBuf, bytes: &[u8]) {
@@ -87,15 +104,25 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_only_when_nothing_is_filled() {
-        let mut buffer = RecvBuf::with_capacity(8);
-        receive(&mut buffer, b"ab");
+    fn memory_grows_by_steps_with_what_comes_and_is_given_back_when_nothing_is_filled() {
+        let mut buffer = RecvBuf::with_capacity(10 * STEP_FIRST);
+        let mut sent = Vec::new();
+        for (round, expected) in [1, 4, 10].into_iter().enumerate() {
+            let free = buffer.free().len();
+            assert_eq!(buffer.memory.len(), expected * STEP_FIRST);
+            let bytes = vec![b'a' + u8::try_from(round).unwrap(); free];
+            receive(&mut buffer, &bytes);
+            sent.extend(bytes);
+            assert_eq!(buffer.filled(), sent);
+        }
+        assert!(buffer.is_full() && buffer.free().is_empty());
         buffer.release();
-        assert_eq!(buffer.filled(), b"ab");
-        buffer.consume(99);
+        assert_eq!(buffer.filled(), sent, "kept while filled");
+        buffer.consume(usize::MAX);
         buffer.release();
         assert_eq!(buffer.memory.capacity(), 0);
         receive(&mut buffer, b"c");
         assert_eq!(buffer.filled(), b"c");
+        assert_eq!(buffer.memory.len(), STEP_FIRST);
     }
 }
