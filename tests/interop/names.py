@@ -333,6 +333,32 @@ def own_name_among_the_hosts():
             assert not any(sink.messages for sink in others), "never to ourselves, nor past us"
 
 
+def own_address_among_the_hosts():
+    """Under another name than the relay's own, or under `localhost`: common in bulk lists."""
+    for listen in ("127.0.0.1", "0.0.0.0"):
+        with NameServers() as names, tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            relay = relay_by(names.unbound, 0, "--config", file.name, retry_first="60s")
+            file.write('[[route.rule]]\ndomain = "slip.test"\n'
+                       f'next_hop = "127.0.0.1:{relay.port}"\n')
+            file.flush()
+            relay.flags[relay.flags.index("route.port=0")] = f"route.port={relay.port}"
+            relay.flags[1] = f"{listen}:{relay.port}"
+            with relay:
+                for to in ("here.names.test", "local.names.test", "[127.0.0.1]"):
+                    post(relay, f"b@{to}", source="")
+                for event in relay.wait_event("dropped", 3):
+                    explained(event, "5.4.6", "loops back", f"127.0.0.1]:{relay.port}", "this relay")
+                post(relay, "b@slip.test")
+                event, = relay.wait_event("deferred")
+                explained(event, "4.4.6", "this relay", "configured")
+                if listen == "127.0.0.1":
+                    post(relay, "b@here-later.names.test")
+                    event = relay.wait_event("deferred", 2)[1]
+                    explained(event, "4.4.1", "refused", remote="mx2.names.test")
+                assert len(relay.events("received")) == (5 if listen == "127.0.0.1" else 4), \
+                    "nothing came back"
+
+
 def literals_name_their_host():
     with NameServers() as names, hosts("127.0.0.2", "::1") as (port, (four, six)):
         with relay_by(names.unbound, port) as relay:
@@ -565,7 +591,7 @@ TESTS = [
     preference_is_kept_while_the_best_host_lives, a_domain_without_mx_is_its_own_host,
     a_second_address_of_a_host_is_tried, an_mx_without_address_is_passed_over,
     aliases_lead_to_the_site_of_what_they_stand_for, a_truncated_answer_is_asked_again_over_tcp,
-    own_name_among_the_hosts, literals_name_their_host, a_rule_stands_beside_mx,
+    own_name_among_the_hosts, own_address_among_the_hosts, literals_name_their_host, a_rule_stands_beside_mx,
     domains_with_the_same_hosts_share_site_and_connection, a_null_mx_bounces,
     a_domain_that_does_not_exist_bounces, a_domain_without_mail_records_bounces,
     an_mx_set_without_any_address_bounces, servfail_is_deferred_until_it_heals,
