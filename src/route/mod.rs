@@ -91,8 +91,8 @@ struct Inner {
 }
 
 impl Router {
-    /// For a relay that calls itself `host_name` and takes mail at `listeners`. `seed` shuffles hosts
-    /// of equal preference.
+    /// For a relay that calls itself `host_name` and takes mail at `listeners`. `seed` shuffles
+    /// hosts of equal preference.
     pub fn new(
         host_name: Arc<str>,
         listeners: Vec<SocketAddr>,

@@ -63,7 +63,8 @@ class NameServers:
 
     def write_zone(self, name, records):
         """Has nsd read a zone: new, or changed."""
-        head = f"$ORIGIN {name}.\n$TTL 1\n@ SOA ns hostmaster {time.time_ns() % 2**31} 3600 600 86400 1\n"
+        serial = int(time.time() * 10) % 2**31
+        head = f"$ORIGIN {name}.\n$TTL 1\n@ SOA ns hostmaster {serial} 3600 600 86400 1\n"
         (self.folder / f"{name}.zone").write_text(f"{head}  NS ns\nns A 127.0.0.1\n{records}")
         os.kill(self.nsd_pid, signal.SIGHUP)
 
@@ -373,8 +374,8 @@ def literals_name_their_host():
 
 def a_rule_stands_beside_mx():
     other_port = free_port()
-    with NameServers() as names, hosts("127.0.0.2") as (port, (by_mx,)), Sink(port=other_port) as by_rule:
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    with NameServers() as names, hosts("127.0.0.2") as (port, (by_mx,)):
+        with Sink(port=other_port) as by_rule, tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(
                 '[[route.rule]]\ndomain = ".inside.test"\n'
                 f'next_hop = "127.0.0.1:{other_port}"\n'
@@ -575,7 +576,8 @@ def when_every_host_greets_with_no_the_words_are_told():
     # 554 too is deferred: it speaks of the host, not of the recipient.
     for line in ("421 4.3.2 too busy", "554 5.3.2 no mail here"):
         port = free_port()
-        with NameServers() as names, Greeter("127.0.0.2", port, line), Greeter("127.0.0.3", port, line):
+        greeters = Greeter("127.0.0.2", port, line), Greeter("127.0.0.3", port, line)
+        with NameServers() as names, greeters[0], greeters[1]:
             with relay_by(names.unbound, port, retry_first="60s") as relay:
                 post(relay, "b@preferred.names.test")
                 event, = relay.wait_event("deferred")
