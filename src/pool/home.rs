@@ -10,7 +10,7 @@
 //! try is a single probe. A failure beside standing connections only means that the site wants no
 //! more of them: the number is not raised for a while.
 
-use super::connection::{Connection, Transacted};
+use super::connection::{Connection, Transacted, within};
 use super::exchange::{Dispatch, Done, Exchange, Job, homes_of};
 use crate::config::Config;
 use crate::delivery::Policy;
@@ -23,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a connection was refused beside standing ones, their number is not raised for this long.
 const CEILING_HOLD: Duration = Duration::from_secs(60);
@@ -32,7 +32,11 @@ const DEAD_ADDRESS_HOLD: Duration = Duration::from_secs(300);
 /// A transaction that a slow host drags out beyond this is given up: shorter than the time after
 /// which the origin asks what became of it, so that no recipient is out twice.
 const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
-const _: () = assert!(TRANSACTION_MAX.as_secs() * 2 < Scheduler::OVERDUE.as_secs());
+/// A job that has not found a host that talks to it within this time is put off, however many
+/// candidates are left: the hosts of a site may all be silent, each for as long as it may.
+const OPENING_MAX: Duration = Duration::from_secs(30 * 60);
+const _: () =
+    assert!(2 * TRANSACTION_MAX.as_secs() + OPENING_MAX.as_secs() <= Scheduler::OVERDUE.as_secs());
 /// Sites without work are forgotten at this interval.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -366,9 +370,11 @@ impl Pool {
         let candidates = self.router.candidates(&home.site).await?;
         let ordered = home.state.borrow().living_first(candidates, Timestamp::now());
         let mut last = None;
+        let began = Instant::now();
         for candidate in &ordered {
+            let left = OPENING_MAX.saturating_sub(began.elapsed());
             home.state.borrow_mut().trying(candidate.address, Timestamp::now());
-            match Connection::open(candidate, &self.config, &self.policy).await {
+            match Connection::open(candidate, &self.config, &self.policy, left).await {
                 Ok(connection) => {
                     home.state.borrow_mut().dead.remove(&candidate.address);
                     return Ok(connection);
@@ -385,7 +391,7 @@ impl Pool {
                     }
                 }
             }
-            if self.stopping.get() {
+            if self.stopping.get() || began.elapsed() >= OPENING_MAX {
                 break;
             }
         }
@@ -445,8 +451,17 @@ impl Pool {
         standing: &mut Option<Standing>,
     ) -> Option<Box<Job>> {
         loop {
-            if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
-                return Some(job);
+            let job = home.state.borrow_mut().jobs.pop_front();
+            if standing.is_none() && home.has_too_many_tasks() {
+                // One that the site did not want ends here: with the next job it would only knock
+                // again, at once, and keep mail from those whose connection stands.
+                if let Some(job) = job {
+                    self.give_back(*job);
+                }
+                return None;
+            }
+            if job.is_some() {
+                return job;
             }
             let is_blocked = home.state.borrow().backing_off.is_some();
             if is_blocked || self.stopping.get() {
@@ -569,6 +584,11 @@ impl Home {
         state.idle.len() < before
     }
 
+    fn has_too_many_tasks(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.tasks > state.allowed(self.share)
+    }
+
     fn is_forgettable(&self) -> bool {
         let state = self.state.borrow();
         state.offers.is_empty()
@@ -627,12 +647,7 @@ impl State {
 
 /// One transaction, within [`TRANSACTION_MAX`].
 async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
-    let in_time = async { Some(connection.transact(job).await) };
-    let too_long = async {
-        ring::sleep(TRANSACTION_MAX).await;
-        None
-    };
-    if let Some(transacted) = futures_lite::future::or(in_time, too_long).await {
+    if let Some(transacted) = within(TRANSACTION_MAX, connection.transact(job)).await {
         return transacted;
     }
     let (outcomes, _) = connection.give_up();

@@ -306,7 +306,9 @@ impl Queue {
     }
 
     fn take(&self, site: &Site) -> Option<Work> {
-        if self.stopping.get() {
+        // What became of mail that goes out over a spool that has failed could not be written down:
+        // all of it would go out a second time.
+        if self.stopping.get() || self.spool.failure().is_some() {
             return None;
         }
         let number = self.sites.borrow().find(&site.key)?;
