@@ -1,4 +1,5 @@
-//! The command line: reads the flags, hands over to the room that does the work, shows what it said.
+//! The command line: reads the flags, hands over to the room that does the work, shows what it
+//! said.
 //!
 //! It must not know how anything works.
 

@@ -140,8 +140,8 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail would
-/// wait for ever, and whoever supervises the process can start it anew.
+/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
+/// would wait for ever, and whoever supervises the process can start it anew.
 fn watch(shards: ring::Shards, requests: Vec<Sender<Request>>) -> Result<Ended, ServeError> {
     let (tell, ended) = oneshot::channel();
     let watching = move || {

@@ -40,8 +40,8 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
-    /// Lost before the host said anything to this transaction but 421: on a connection that had been
-    /// idle this means only that the host has closed it meanwhile.
+    /// Lost before the host said anything to this transaction but 421: on a connection that had
+    /// been idle this means only that the host has closed it meanwhile.
     pub(super) fn was_closed_before(&self) -> bool {
         self.lost
             && self.again.is_empty()

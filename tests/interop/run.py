@@ -4,8 +4,11 @@ import clients
 import fates
 import hostile
 import mishaps
+import names
 import running
 from harness import main
 
+ROOMS = (clients, fates, names, running, hostile, mishaps)
+
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS + hostile.TESTS + mishaps.TESTS))
+    raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
