@@ -2,7 +2,7 @@
 //! timer, mailbox. It must not know mail.
 //!
 //! What passes through it: bytes, connections, files and wake-ups of one shard, and items sent to
-//! a shard from other threads. Everything but [`start`], [`reserve`], [`raise_open_files`],
+//! a shard from other threads. Everything but [`start()`], [`reserve`], [`raise_open_files`],
 //! [`Sender`] and a [`Mailbox`] on its way belongs to the shard that made it, and may be called
 //! there only.
 //!
@@ -53,6 +53,8 @@ mod timer;
 mod udp;
 
 pub use file::File;
+#[cfg(test)]
+pub use file::break_disk;
 pub use listener::Listener;
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use probe::raise_open_files;

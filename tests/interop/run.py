@@ -2,8 +2,13 @@
 
 import clients
 import fates
+import hostile
+import mishaps
+import names
 import running
 from harness import main
 
+ROOMS = (clients, fates, names, running, hostile, mishaps)
+
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS))
+    raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
