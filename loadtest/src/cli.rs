@@ -179,8 +179,8 @@ pub struct Behaviour {
         value_parser = clap::value_parser!(u32).range(1..=256)
     )]
     pub sink_threads: u32,
-    /// Answer 5xx, by default 550, at STEP=PERCENT; STEP is connect, greeting, ehlo, mail, rcpt, data,
-    /// content or end
+    /// Answer 5xx, by default 550, at STEP=PERCENT; STEP is connect, greeting, ehlo, mail, rcpt,
+    /// data, content or end
     #[arg(long, value_name = "STEP=PERCENT[:CODE]", value_parser = misbehave::parse_refuse)]
     pub refuse: Vec<Rule>,
     /// Answer 4xx; 421 also closes

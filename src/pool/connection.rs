@@ -270,8 +270,12 @@ fn mail_of(job: &Job) -> Mail {
     }
 }
 
+/// `mx1.example.net [192.0.2.1]:25`; of a host that is an address, `[192.0.2.1]:25`.
 fn remote_name(candidate: &Candidate) -> Box<str> {
     let address = candidate.address;
+    if candidate.host.starts_with('[') {
+        return format!("{}:{}", candidate.host, address.port()).into();
+    }
     format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
 }
 
