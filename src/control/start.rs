@@ -3,12 +3,11 @@
 
 use crate::config::{Config, EventOutput};
 use crate::event::EventWriter;
-use crate::message::Timestamp;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -117,6 +116,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
+    let began = Instant::now();
     let shards = ring::start(&cpus, &settings, move |index| {
         let plan = plans.lock().ok().and_then(|mut plans| plans.get_mut(index)?.take());
         async move {
@@ -127,7 +127,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })?;
     let stop_within = config.control.stop_within + STOP_GRACE;
     let mut ended = watch(shards, requests.clone(), stop_within)?;
-    if let Err(error) = await_ready(&ready, config.cores.len()) {
+    if let Err(error) = await_ready(&ready, config.cores.len(), began) {
         // The others may have begun to deliver: they end in good order.
         super::request_stop_of_all(&requests);
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
@@ -147,9 +147,9 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail would
-/// wait for ever, and whoever supervises the process can start it anew. One that does not end within
-/// `stop_within` then is not waited for.
+/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
+/// would wait for ever, and whoever supervises the process can start it anew. One that does not end
+/// within `stop_within` then is not waited for.
 fn watch(
     shards: ring::Shards,
     requests: Vec<Sender<Request>>,
@@ -248,8 +248,7 @@ fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
     Ok(shared_out)
 }
 
-fn await_ready(ready: &ReadyReceiver, count: usize) -> Result<(), ServeError> {
-    let began = Timestamp::now();
+fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<(), ServeError> {
     let (mut messages, mut in_doubt, mut set_aside) = (0, 0, 0);
     for _ in 0..count {
         match ready.recv() {
@@ -264,7 +263,7 @@ fn await_ready(ready: &ReadyReceiver, count: usize) -> Result<(), ServeError> {
             }
         }
     }
-    let took = Timestamp::now().since(began);
+    let took = began.elapsed();
     tracing::info!(shards = count, messages, in_doubt, set_aside, ?took, "spool recovered");
     Ok(())
 }
@@ -272,12 +271,27 @@ fn await_ready(ready: &ReadyReceiver, count: usize) -> Result<(), ServeError> {
 fn create_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |what: &str, error: std::io::Error| ServeError::Path {
         path: path.to_owned(),
-        cause: format!("{what}: {error}"),
+        cause: format!("{what}: {error}{}", whose(path, &error)),
     };
     std::fs::create_dir_all(path).map_err(|error| failed("cannot create the folder", error))?;
     let probe = path.join(".writable");
     std::fs::write(&probe, b"").map_err(|error| failed("the folder is not writable", error))?;
     std::fs::remove_file(&probe).map_err(|error| failed("the folder is not writable", error))
+}
+
+/// Whose folder it is that this process may not write to.
+fn whose(path: &Path, error: &std::io::Error) -> String {
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let there = path.ancestors().find_map(|folder| Some((folder, owner(folder)?)));
+    match (there, owner(Path::new("/proc/self"))) {
+        (Some((folder, owner)), Some(ours)) => {
+            format!("; {} belongs to user {owner}, and this is user {ours}", folder.display())
+        }
+        _ => String::new(),
+    }
 }
 
 fn check_open_files(config: &Config) -> Result<(), ServeError> {

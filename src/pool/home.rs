@@ -355,7 +355,7 @@ impl Pool {
     }
 
     /// Returns a job untried.
-    fn give_back(&self, mut job: Job) {
+    pub(super) fn give_back(&self, mut job: Job) {
         let again = std::mem::take(&mut job.recipients);
         let Job { origin, slot, site, message, .. } = job;
         let done = Done { slot, id: message.id, site, message, outcomes: Vec::new(), again };

@@ -2,8 +2,9 @@
 //! work, whether one more connection is wanted. No sockets, no clock: the time is told.
 
 use super::exchange::Job;
-use crate::message::{Reason, Timestamp};
+use crate::message::{Outcome, Reason, Timestamp};
 use crate::ring::Signal;
+use crate::route::Candidate;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -131,21 +132,41 @@ impl State {
         self.ceiling.is_some_and(|(ceiling, until)| until > now && self.tasks > ceiling.max(1))
     }
 
-    /// The site answers.
-    pub(super) fn answered(&mut self) {
-        self.failures = 0;
-        self.dead.clear();
+    /// The candidates with those that said nothing lately behind the others. Other connections that
+    /// stand do not bring such an address back: each new one would wait for it first.
+    pub(super) fn living_first(
+        &self,
+        candidates: Vec<Candidate>,
+        now: Timestamp,
+    ) -> Vec<Candidate> {
+        let is_dead =
+            |candidate: &Candidate| self.dead.get(&candidate.address).is_some_and(|&t| t > now);
+        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
+        ordered.extend(dead);
+        ordered
     }
 
-    /// An address did not answer.
-    pub(super) fn bury(&mut self, address: SocketAddr, now: Timestamp) {
+    /// An address that was dead is tried again by one connection; the others still leave it alone.
+    pub(super) fn trying(&mut self, address: SocketAddr, now: Timestamp) {
+        if let Some(until) = self.dead.get_mut(&address) {
+            *until = now.plus(DEAD_ADDRESS_HOLD);
+        }
+    }
+
+    /// It did not take the connection, or took it and never said a word: both cost a time-out.
+    /// What had its time again and was not tried (the host has other addresses now) is forgotten.
+    pub(super) fn tried(&mut self, address: SocketAddr, outcome: &Outcome, now: Timestamp) {
         self.dead.retain(|_, until| *until > now);
-        self.dead.insert(address, now.plus(DEAD_ADDRESS_HOLD));
+        if outcome.reason().code == 0 {
+            self.dead.insert(address, now.plus(DEAD_ADDRESS_HOLD));
+        } else {
+            self.dead.remove(&address);
+        }
     }
 
-    /// Whether it did not answer lately.
-    pub(super) fn is_dead(&self, address: SocketAddr, now: Timestamp) -> bool {
-        self.dead.get(&address).is_some_and(|&until| until > now)
+    /// A connection to it stands.
+    pub(super) fn lives(&mut self, address: SocketAddr) {
+        self.dead.remove(&address);
     }
 
     /// Forgets credits that nobody answers; how many.
@@ -186,6 +207,7 @@ impl State {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::message::{Stage, Status};
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
     const SHARE: usize = 5;
@@ -285,11 +307,7 @@ mod tests {
     fn nothing_moves_while_the_site_backs_off() {
         let mut state = State { connected: 1, ..State::default() };
         state.offered(0);
-        let reason = Reason::ours(
-            crate::message::Stage::Connect,
-            crate::message::Status(4, 4, 1),
-            "no answer",
-        );
+        let reason = silence().reason().clone();
         state.backing_off = Some((NOW.plus(Duration::from_secs(60)), reason));
         let signal = opened(&mut state);
         let moves = task_waits(&mut state, &signal);
@@ -297,15 +315,38 @@ mod tests {
         assert!(!state.is_forgettable());
     }
 
+    fn candidate(last: u8) -> Candidate {
+        Candidate { host: "mx.test".into(), address: ([192, 0, 2, last], 25).into() }
+    }
+
+    fn lasts(candidates: &[Candidate]) -> Vec<String> {
+        candidates.iter().map(|candidate| candidate.address.ip().to_string()).collect()
+    }
+
+    fn silence() -> Outcome {
+        Outcome::Deferred(Reason::ours(Stage::Connect, Status(4, 4, 1), "no answer"))
+    }
+
     #[test]
-    fn a_dead_address_is_remembered_for_a_while_and_not_for_ever() {
+    fn a_dead_address_comes_last_until_its_time_and_is_then_tried_by_one() {
         let mut state = State::default();
-        let address = |last| SocketAddr::from(([192, 0, 2, last], 25));
-        state.bury(address(1), NOW);
-        assert!(state.is_dead(address(1), NOW) && !state.is_dead(address(2), NOW));
-        let later = NOW.plus(DEAD_ADDRESS_HOLD);
-        assert!(!state.is_dead(address(1), later));
-        state.bury(address(2), later);
-        assert_eq!(state.dead.len(), 1, "a site with ever new addresses takes no more memory");
+        let start = Timestamp(1_000_000);
+        let both = || vec![candidate(1), candidate(2)];
+        state.tried(candidate(1).address, &silence(), start);
+        assert_eq!(lasts(&state.living_first(both(), start)), ["192.0.2.2", "192.0.2.1"]);
+        let over = start.plus(DEAD_ADDRESS_HOLD);
+        assert_eq!(lasts(&state.living_first(both(), over)), ["192.0.2.1", "192.0.2.2"]);
+        state.trying(candidate(1).address, over);
+        assert_eq!(lasts(&state.living_first(both(), over)), ["192.0.2.2", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn dead_addresses_of_the_past_are_forgotten() {
+        let mut state = State::default();
+        for number in 0..=255_u8 {
+            let now = Timestamp(u64::from(number) * 60_000);
+            state.tried(candidate(number).address, &silence(), now);
+        }
+        assert!(state.dead.len() <= 6, "{}", state.dead.len());
     }
 }

@@ -1,12 +1,11 @@
 //! A connection task: it waits for a job, connects only when it has one, and goes when it has been
 //! idle, when the site wants fewer connections, or when others must have the room.
 
-use super::connection::{Connection, Transacted};
+use super::connection::{Connection, Transacted, within};
 use super::exchange::Job;
 use super::home::{Home, Pool, fault};
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
-use crate::ring::{self, Signal};
-use crate::route::Candidate;
+use crate::ring::Signal;
 use crate::scheduler::Scheduler;
 use futures_lite::future::or;
 use std::rc::Rc;
@@ -14,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// A transaction that a slow host drags out beyond this is given up.
 const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
-/// So is the search for a host of the site that takes mail.
-const OPENING_MAX: Duration = Duration::from_secs(15 * 60);
+/// So is the search for a host of the site that takes mail, DNS aside.
+const OPENING_MAX: Duration = Duration::from_secs(20 * 60);
 /// An attempt (a transaction on a connection found closed, the search, a transaction) is shorter
 /// than the time after which the origin asks what became of it, so that no recipient is out twice.
 const _: () =
@@ -107,10 +106,17 @@ impl Pool {
         began: Instant,
     ) -> Option<Box<Job>> {
         loop {
+            if standing.is_none() && home.state.borrow().is_above_ceiling(Timestamp::now()) {
+                // With the next job it would only knock again, at once, and keep mail from those
+                // whose connection stands.
+                let job = home.state.borrow_mut().jobs.pop_front();
+                job.into_iter().for_each(|job| self.give_back(*job));
+                return None;
+            }
             if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
                 return Some(job);
             }
-            if self.must_end(home, standing.is_some(), began) {
+            if self.must_end(home, began) {
                 return None;
             }
             let signal = Signal::new();
@@ -131,13 +137,12 @@ impl Pool {
         }
     }
 
-    /// Whether a task without a job should not ask for one: stopping, backing off, more than the
-    /// site takes, or its turn is over while others wait for room.
-    fn must_end(self: &Rc<Self>, home: &Rc<Home>, stands: bool, began: Instant) -> bool {
+    /// Whether a task without a job should not ask for one: stopping, backing off, or its turn is
+    /// over while others wait for room.
+    fn must_end(&self, home: &Rc<Home>, began: Instant) -> bool {
         let state = home.state.borrow();
         self.stopping.get()
             || state.backing_off.is_some()
-            || (!stands && state.is_above_ceiling(Timestamp::now()))
             || (began.elapsed() >= TURN && self.others_starve(home))
     }
 
@@ -159,7 +164,7 @@ impl Pool {
         match self.open_unless_stopping(home).await {
             Some(Ok(connection)) => {
                 let live = standing.insert(Standing::new(connection, home));
-                home.state.borrow_mut().answered();
+                home.state.borrow_mut().failures = 0;
                 self.pump(home);
                 transact(&mut live.connection, job).await
             }
@@ -181,7 +186,7 @@ impl Pool {
         Transacted { outcomes, again: Vec::new(), lost: true }
     }
 
-    /// Opens a connection within [`OPENING_MAX`]; `None` when the pool stops meanwhile.
+    /// Opens a connection; `None` when the pool stops meanwhile.
     async fn open_unless_stopping(&self, home: &Home) -> Option<Result<Connection, Outcome>> {
         if self.stopping.get() {
             return None;
@@ -193,33 +198,29 @@ impl Pool {
             stop.wait().await;
             None
         };
-        let too_long = async {
-            ring::sleep(OPENING_MAX).await;
-            Some(Err(Outcome::Deferred(Reason::ours(
-                Stage::Connect,
-                Status(4, 4, 1),
-                "no host of the destination took mail in time",
-            ))))
-        };
-        let result = or(opened, or(stopped, too_long)).await;
+        let result = or(opened, stopped).await;
         self.opening.borrow_mut().retain(|other| !other.is(&stop));
         result
     }
 
     async fn open_connection(&self, home: &Home) -> Result<Connection, Outcome> {
         let candidates = self.router.candidates(&home.site).await?;
-        let now = Timestamp::now();
-        let is_dead = |candidate: &Candidate| home.state.borrow().is_dead(candidate.address, now);
-        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
-        ordered.extend(dead);
+        let ordered = home.state.borrow().living_first(candidates, Timestamp::now());
         let mut last = None;
+        let began = Instant::now();
         for candidate in &ordered {
-            match Connection::open(candidate, &self.config, &self.policy).await {
-                Ok(connection) => return Ok(connection),
+            let left = OPENING_MAX.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            home.state.borrow_mut().trying(candidate.address, Timestamp::now());
+            match Connection::open(candidate, &self.config, &self.policy, left).await {
+                Ok(connection) => {
+                    home.state.borrow_mut().lives(candidate.address);
+                    return Ok(connection);
+                }
                 Err(outcome) => {
-                    if outcome.reason().stage == Stage::Connect {
-                        home.state.borrow_mut().bury(candidate.address, now);
-                    }
+                    home.state.borrow_mut().tried(candidate.address, &outcome, Timestamp::now());
                     // A host that says "not now" outweighs one that says "never": another try may
                     // succeed there (RFC 5321 5.1).
                     if !matches!(
@@ -243,12 +244,7 @@ impl Pool {
 
 /// One transaction, within [`TRANSACTION_MAX`].
 async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
-    let in_time = async { Some(connection.transact(job).await) };
-    let too_long = async {
-        ring::sleep(TRANSACTION_MAX).await;
-        None
-    };
-    if let Some(transacted) = or(in_time, too_long).await {
+    if let Some(transacted) = within(TRANSACTION_MAX, connection.transact(job)).await {
         return transacted;
     }
     let (outcomes, _) = connection.give_up();

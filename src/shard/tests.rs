@@ -35,7 +35,13 @@ async fn queue(folder: &Path) -> Rc<Queue> {
     .await
     .unwrap();
     let resolver = Resolver::new(config.dns.clone());
-    let router = Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, 1);
+    let router = Router::new(
+        Arc::clone(&config.host_name),
+        Default::default(),
+        config.route.clone(),
+        resolver,
+        1,
+    );
     let (peer, _mailbox) = ring::mailbox(16);
     let exchange = Exchange::new(0, vec![peer]);
     let core = config.cores[0].clone();

@@ -3,7 +3,7 @@
 use super::SpoolError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Held as long as it lives; the kernel lets go of it with the process, however that ends.
@@ -46,6 +46,21 @@ pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     Ok(Lock { _file: file })
 }
 
+/// The process that holds `root`, if one does. Nothing is locked to find out, so no start is
+/// disturbed; a process that this one may not see is not found.
+pub fn holder(root: &Path) -> Option<u32> {
+    let inode = std::fs::metadata(root.join("lock")).ok()?.ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131 0 EOF`: the process, then device and inode.
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let of_flock = words.next()? == "FLOCK";
+        let process = words.nth(2)?.parse().ok()?;
+        let of_file = words.next()?.rsplit(':').next()? == inode;
+        (of_flock && of_file).then_some(process)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -57,7 +72,9 @@ mod tests {
         let held = acquire(root.path()).unwrap();
         let refused = acquire(root.path()).unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert_eq!(holder(root.path()), Some(std::process::id()));
         drop(held);
+        assert_eq!(holder(root.path()), None);
         acquire(root.path()).unwrap();
     }
 }
