@@ -117,7 +117,7 @@ impl State {
         self.idle.len() < before
     }
 
-    /// A connection was refused. True when others stand: the site wants no more of them for a while.
+    /// A connection was refused. True when others stand: the site wants no more for a while.
     /// False when it takes none at all.
     pub(super) fn refused_more(&mut self, now: Timestamp) -> bool {
         if self.connected > 0 {
