@@ -208,7 +208,7 @@ def a_client_that_stops_talking_gets_its_reply():
             reset(peer)
         send(relay.port)
         sink.wait(2)
-        assert len(relay.events("received")) == 2
+        assert len(relay.wait_event("received", 2)) == 2
         wait_until("descriptors come back", lambda: open_files(relay) <= files + 4)
 
 
