@@ -1,9 +1,9 @@
 //! Whether an address leads back to this relay.
 //!
 //! Hosts and their addresses go in, those that are better than this relay come out (RFC 5321 5.1).
-//! Names alone do not tell: bulk lists are full of domains whose MX is `localhost`, and a relay that
-//! trusts loopback would take such mail from itself until the Received fields are too many. It must
-//! not know connections.
+//! Names alone do not tell: bulk lists are full of domains whose MX is `localhost`, and a relay
+//! that trusts loopback would take such mail from itself until the Received fields are too many.
+//! It must not know connections.
 
 use super::candidates::LookedUp;
 use crate::ring::Udp;
