@@ -22,6 +22,7 @@ pub mod route;
 
 pub mod dns;
 
+pub mod letter;
 pub mod bounce;
 pub mod scheduler;
 

@@ -3,7 +3,8 @@
 import clients
 import fates
 import running
+import tools
 from harness import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS))
+    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS + tools.TESTS))
