@@ -6,9 +6,10 @@ import hostile
 import mishaps
 import names
 import running
+import tools
 from harness import main
 
-ROOMS = (clients, fates, names, running, hostile, mishaps)
+ROOMS = (clients, fates, names, running, hostile, mishaps, tools)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
