@@ -24,6 +24,7 @@ pub mod route;
 pub mod dns;
 
 pub mod bounce;
+pub mod letter;
 pub mod scheduler;
 
 pub mod spool;

@@ -46,6 +46,77 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Verify, count, export or import the spool of a relay that does not run
+    Spool {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: SpoolCommand,
+        /// The flags between `spool` and its own command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// What to do with a stopped relay's spool.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SpoolCommand {
+    /// Read everything and check every checksum: exit 0 clean, 1 damaged, 2 not readable
+    Verify {
+        /// A copied spool, or one shard's folder, instead of the configured spool
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Count messages, recipients and bytes
+    Stat {
+        /// A copied spool, or one shard's folder, instead of the configured spool
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Write each waiting message to a file ID.eml, its envelope in header fields on top
+    Export {
+        /// A copied spool, or one shard's folder, instead of the configured spool
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// Write the files into this folder
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        /// Only the message with this queue id
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+        /// Only messages with a waiting recipient in this domain
+        #[arg(long, value_name = "DOMAIN")]
+        domain: Option<String>,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Take exported messages, or plain .eml files with --from and --to, into the spool
+    Import {
+        /// Files, or folders whose .eml files are taken
+        #[arg(value_name = "FILE|FOLDER", required = true)]
+        from_files: Vec<PathBuf>,
+        /// Reverse-path of files without an envelope of their own; <> for none
+        #[arg(long, value_name = "ADDRESS", requires = "to")]
+        from: Option<String>,
+        /// Forward-path of files without an envelope of their own; may be repeated
+        #[arg(long, value_name = "ADDRESS", requires = "from")]
+        to: Vec<String>,
+        /// Give every message a new id: takes also what is or was in this spool once more
+        #[arg(long)]
+        new_ids: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 /// What to see of the queue.
@@ -136,6 +207,14 @@ impl Arguments {
                 QueueCommand::List { settings, .. }
                 | QueueCommand::Show { settings, .. }
                 | QueueCommand::Sites { settings, .. } => {
+                    front.and(between.clone()).and(settings.clone())
+                }
+            },
+            Some(Command::Spool { command, settings: between }) => match command {
+                SpoolCommand::Verify { settings, .. }
+                | SpoolCommand::Stat { settings, .. }
+                | SpoolCommand::Export { settings, .. }
+                | SpoolCommand::Import { settings, .. } => {
                     front.and(between.clone()).and(settings.clone())
                 }
             },
@@ -275,10 +354,37 @@ mod tests {
     }
 
     #[test]
+    fn spool_commands_take_their_own_flags() {
+        let line = "ringpost spool import --spool /q a.eml b --from <> --to c@d.test --to e@f.test";
+        assert_eq!(keys_and_values(line), pairs(&[("spool.directory", "/q")]));
+        let Some(Command::Spool {
+            command: SpoolCommand::Import { from_files, from, to, new_ids, .. },
+            ..
+        }) = parse(line).command
+        else {
+            panic!("not spool import")
+        };
+        assert_eq!(
+            (from_files.len(), from.as_deref(), to.len(), new_ids),
+            (2, Some("<>"), 2, false)
+        );
+        let verify = parse("ringpost spool verify /copy").command;
+        let Some(Command::Spool { command: SpoolCommand::Verify { directory, .. }, .. }) = verify
+        else {
+            panic!("not spool verify")
+        };
+        assert_eq!(directory, Some("/copy".into()));
+    }
+
+    #[test]
     fn what_is_wrong_is_refused() {
         for line in [
             "ringpost queue",
             "ringpost queue show",
+            "ringpost spool",
+            "ringpost spool export",
+            "ringpost spool import",
+            "ringpost spool import --from a@b.test x.eml",
             "ringpost --set retry.first",
             "ringpost --set =1",
             "ringpost serve extra",

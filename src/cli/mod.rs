@@ -5,11 +5,12 @@
 
 mod arguments;
 mod show;
+mod spool;
 
 use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
-use crate::spool;
+use crate::spool::{Spool, lock};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Queue { command, .. }) => queue(&config, &command),
+        Some(Command::Spool { command, .. }) => spool::run(&config, command),
     }
 }
 
@@ -99,7 +101,7 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(AskError::NotRunning { path, cause }) => {
-            if let Some(process) = spool::lock::holder(&config.spool.directory) {
+            if let Some(process) = lock::holder(&config.spool.directory) {
                 eprintln!(
                     "ringpost: process {process} runs a relay on {}, but does not answer at {} \
                      ({cause}); name the control.socket that it was started with",
@@ -129,20 +131,17 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         return ExitCode::FAILURE;
     }
     eprintln!("ringpost: {}: no relay runs here: this is what its spool holds", root.display());
-    let mut folders: Vec<_> = match spool::layout(root) {
-        Ok(folders) => folders.into_iter().map(|(_, folder)| folder).collect(),
+    let folders = match spool::folders(config) {
+        Ok(folders) => folders,
         Err(error) => {
             eprintln!("ringpost: {error}");
             return ExitCode::FAILURE;
         }
     };
-    folders.extend(config.cores.iter().map(|core| core.spool.clone()).filter(|path| path.is_dir()));
-    folders.sort();
-    folders.dedup();
     let mut failed = false;
     let mut entries = Vec::new();
     for (number, folder) in folders.iter().enumerate() {
-        match spool::Spool::inspect(folder) {
+        match Spool::inspect(folder) {
             Ok(recovery) => {
                 for what in &recovery.set_aside {
                     eprintln!("ringpost: corrupt record: {what}");

@@ -140,7 +140,7 @@ impl Screen {
         }
         self.shown += 1;
         let from = if entry.from.is_empty() { "<>" } else { &entry.from };
-        let next = entry.due.as_deref().map_or("now".to_owned(), seconds_only);
+        let next = next_try(entry).map_or("now".to_owned(), seconds_only);
         let tries = entry.attempts.to_string();
         let line = row(&entry.id, &entry.state, &tries, &next, &format!("{from} -> {}", entry.to));
         self.print(&line);
@@ -166,7 +166,7 @@ impl Screen {
         self.print(&format!("to        {}", entry.to));
         self.print(&format!("state     {}", explain(&entry.state)));
         self.print(&format!("attempts  {}", entry.attempts));
-        self.print(&format!("next try  {}", entry.due.as_deref().unwrap_or("now")));
+        self.print(&format!("next try  {}", next_try(entry).unwrap_or("now")));
         if let Some(site) = &entry.site {
             self.print(&format!("site      {site}"));
         }
@@ -208,6 +208,13 @@ fn row(id: &str, state: &str, tries: &str, next: &str, who: &str) -> String {
     format!("{id:13} {state:8} {tries:>5} {next:20} {who}")
 }
 
+/// When: its own time, or that of the site it is ready for. `None` is now.
+fn next_try(entry: &RecipientEntry) -> Option<&str> {
+    let of_site =
+        || Some(entry.site_backs_off.as_deref()?.strip_prefix("until ")?.split_once(": ")?.0);
+    entry.due.as_deref().or_else(of_site)
+}
+
 /// `2026-11-23T18:36:59.123Z` without its fraction: `2026-11-23T18:36:59Z`.
 fn seconds_only(time: &str) -> String {
     time.split_once('.').map_or(time.to_owned(), |(whole, _)| format!("{whole}Z"))
@@ -221,5 +228,21 @@ fn explain(state: &str) -> &str {
         "out" => "being delivered now",
         "stored" => "in the spool of a stopped relay",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ready_for_a_site_that_backs_off_is_not_tried_now() {
+        let mut entry = RecipientEntry { state: "ready".to_owned(), ..RecipientEntry::default() };
+        assert_eq!(next_try(&entry), None);
+        entry.site_backs_off =
+            Some("until 2026-11-23T20:35:20.423Z: 421 4.3.2 too busy: later".to_owned());
+        assert_eq!(next_try(&entry), Some("2026-11-23T20:35:20.423Z"));
+        entry.due = Some("2026-11-23T21:00:00.000Z".to_owned());
+        assert_eq!(next_try(&entry), entry.due.as_deref());
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// One recipient that waits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecipientEntry {
     /// Queue id.
     pub id: String,

@@ -5,6 +5,7 @@ use super::segment;
 use crate::message::QueueId;
 use crate::ring;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +69,18 @@ impl Piece {
     /// written.
     pub async fn read(&self) -> io::Result<Vec<u8>> {
         let file = ring::File::open(&self.path).await?;
-        let mut record = file.read(self.offset, CHUNK_PREFIX + self.length as usize).await?;
+        let record = file.read(self.offset, CHUNK_PREFIX + self.length as usize).await?;
+        self.content_of(record)
+    }
+
+    /// The same with a plain file, from a stopped relay's spool.
+    pub fn read_stopped(&self) -> io::Result<Vec<u8>> {
+        let mut record = vec![0; CHUNK_PREFIX + self.length as usize];
+        std::fs::File::open(&self.path)?.read_exact_at(&mut record, self.offset)?;
+        self.content_of(record)
+    }
+
+    fn content_of(&self, mut record: Vec<u8>) -> io::Result<Vec<u8>> {
         let damaged = || {
             let place = format!("{} byte {}", self.path.display(), self.offset);
             io::Error::new(io::ErrorKind::InvalidData, format!("{place}: damaged content"))

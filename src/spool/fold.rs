@@ -98,6 +98,12 @@ impl Fold {
         self.messages.keys().copied().filter(|id| id.spool_number() != number).collect()
     }
 
+    /// The ids of messages that have ended, as far as their records are still there.
+    pub(super) fn ended(&self) -> HashSet<QueueId> {
+        let ended = self.messages.iter().filter(|(_, kept)| kept.open == 0);
+        ended.map(|(&id, _)| id).collect()
+    }
+
     /// The segments that hold pieces of each live streamed message.
     pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<u32>> {
         let streamed = self.messages.iter().filter(|(_, kept)| kept.open > 0);

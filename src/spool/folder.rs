@@ -43,24 +43,41 @@ pub fn layout(root: &Path) -> Result<Vec<(u16, PathBuf)>, SpoolError> {
 
 /// Reads all segments of `folder`.
 pub(super) fn read(folder: &Path) -> Result<Contents, SpoolError> {
-    let mut segments: Vec<u32> =
-        entries(folder)?.iter().filter_map(|path| segment::number(path)).collect();
-    segments.sort_unstable();
+    let segments = segments(folder)?;
     let mut scan = Scan::default();
     for &number in &segments {
         let path = segment::path(folder, number);
         let mut file = File::open(&path).map_err(|error| failed(&path, &error))?;
         let size = file.metadata().map_err(|error| failed(&path, &error))?.len();
-        scan.segment(number, size, &mut file).map_err(|refusal| match refusal {
-            Refusal::Newer { segment, what } => SpoolError::Open {
-                path: segment::path(folder, segment),
-                cause: format!("written by a newer relay: {what}"),
-            },
-            Refusal::Io { segment, error } => failed(&segment::path(folder, segment), &error),
-        })?;
+        self::scan(&mut scan, folder, number, &mut file, size)?;
     }
     let findings = scan.finish();
     Ok(Contents { scan, findings, segments })
+}
+
+/// The numbers of the segment files in `folder`, in order.
+pub(super) fn segments(folder: &Path) -> Result<Vec<u32>, SpoolError> {
+    let mut segments: Vec<u32> =
+        entries(folder)?.iter().filter_map(|path| segment::number(path)).collect();
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+/// Reads the next segment.
+pub(super) fn scan(
+    scan: &mut Scan,
+    folder: &Path,
+    number: u32,
+    file: &mut File,
+    size: u64,
+) -> Result<(), SpoolError> {
+    scan.segment(number, size, file).map_err(|refusal| match refusal {
+        Refusal::Newer { segment, what } => SpoolError::Open {
+            path: segment::path(folder, segment),
+            cause: format!("written by a newer relay: {what}"),
+        },
+        Refusal::Io { segment, error } => failed(&segment::path(folder, segment), &error),
+    })
 }
 
 /// The lines for the log about what was set aside. With `keep`, a copy of the bytes goes to the

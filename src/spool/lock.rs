@@ -29,12 +29,7 @@ pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // At most what a pid takes: the file is not ours alone.
-            let _ = (&file).take(20).read_to_string(&mut holder);
-            let holder = holder.trim();
-            let holder = if holder.is_empty() { "unknown" } else { holder };
-            return Err(open(format!("in use by another relay, process {holder}")));
+            return Err(open(format!("in use by another relay, process {}", named_holder(&file))));
         }
         Err(TryLockError::Error(error)) => return Err(open(error.to_string())),
     }
@@ -61,6 +56,36 @@ pub fn holder(root: &Path) -> Option<u32> {
     })
 }
 
+/// Keeps relays away from `root` while it is read, and changes nothing. `None` when there is no
+/// lock file: a copy, which no relay ever used. An error names the relay that runs.
+pub fn acquire_for_reading(root: &Path) -> Result<Option<Lock>, SpoolError> {
+    let path = root.join("lock");
+    let open = |cause: String| SpoolError::Open { path: path.clone(), cause };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(open(error.to_string())),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(TryLockError::WouldBlock) => Err(open(format!(
+            "a relay runs on this spool, process {}, and what it writes cannot be read \
+             consistently: stop it, or name a copy",
+            named_holder(&file)
+        ))),
+        Err(TryLockError::Error(error)) => Err(open(error.to_string())),
+    }
+}
+
+/// The process that the lock file names.
+fn named_holder(file: &File) -> String {
+    let mut holder = String::new();
+    // At most what a pid takes: the file is not ours alone.
+    let _ = file.take(20).read_to_string(&mut holder);
+    let holder = holder.trim();
+    if holder.is_empty() { "unknown".to_owned() } else { holder.to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -75,6 +100,21 @@ mod tests {
         assert_eq!(holder(root.path()), Some(std::process::id()));
         drop(held);
         assert_eq!(holder(root.path()), None);
+        acquire(root.path()).unwrap();
+    }
+
+    #[test]
+    fn readers_stand_beside_each_other_and_never_beside_a_relay() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(acquire_for_reading(root.path()).unwrap().is_none(), "a copy without a lock");
+        let relay = acquire(root.path()).unwrap();
+        let refused = acquire_for_reading(root.path()).unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        drop(relay);
+        let one = acquire_for_reading(root.path()).unwrap().unwrap();
+        let other = acquire_for_reading(root.path()).unwrap().unwrap();
+        acquire(root.path()).unwrap_err();
+        drop((one, other));
         acquire(root.path()).unwrap();
     }
 }

@@ -30,10 +30,12 @@ mod draft;
 mod field;
 mod fold;
 mod folder;
+mod inspection;
 pub mod lock;
 mod log;
 mod record;
 mod recovery;
+mod restore;
 mod segment;
 mod ticket;
 
@@ -49,6 +51,7 @@ mod tests;
 pub use content::{Content, Piece};
 pub use draft::Draft;
 pub use folder::layout;
+pub use inspection::{Damage, Inspection, holds_segments};
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
 use commit::Core;

@@ -193,6 +193,11 @@ pub(super) fn length_at(records: &[u8], at: usize) -> Option<u32> {
     (length as usize >= HEADER && length as usize <= records.len() - at).then_some(length)
 }
 
+/// The id that the record at the start of `bytes` claims, whether it passes or not.
+pub(super) fn claimed_id(bytes: &[u8]) -> Option<QueueId> {
+    Fields::new(bytes.get(CRC_AT + 4..)?).u64().map(QueueId)
+}
+
 /// Checks the record that begins `bytes` (which may go on behind it) and lies at `offset` of
 /// `segment`: its header and payload, or `None` when it is damaged.
 pub(super) fn check(bytes: &[u8], segment: u32, offset: u32) -> Option<(Header, &[u8])> {

@@ -128,7 +128,12 @@ pub(super) struct Scan {
     pub(super) blank: Vec<u32>,
     /// Highest id in a segment's header.
     pub(super) highest_id: Option<QueueId>,
-    batches: u64,
+    /// Batches found, damaged ones too.
+    pub(super) batches: u64,
+    /// Records that pass.
+    pub(super) records: u64,
+    /// From each segment's start to the end of its last batch.
+    pub(super) written_bytes: u64,
     last_sequence: Option<u64>,
     /// Where the segment before this one ended.
     last_end: (u32, u32),
@@ -171,6 +176,7 @@ impl Scan {
         // A block that was meant to be a batch, but nothing of it can be read, and no batch behind.
         if self.batches > batches_before || self.damages.len() > damages_before {
             self.written.push(segment);
+            self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
         } else {
             self.blank.push(segment);
@@ -354,6 +360,7 @@ impl Scan {
             let offset = first.saturating_add(at as u32);
             if let Some((header, payload)) = record::check(rest, segment, offset) {
                 walked.count += 1;
+                self.records += 1;
                 let head = rest.get(..record::HEADER).unwrap_or_default();
                 walked.records_crc = crc32c::crc32c_append(walked.records_crc, head);
                 match record::decode(&header, payload) {

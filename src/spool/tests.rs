@@ -33,12 +33,12 @@ fn ids(files: &BTreeMap<u32, Vec<u8>>) -> Vec<u64> {
 }
 
 /// The first segment, with three batches of two messages each.
-fn small_segment() -> Vec<u8> {
+pub(super) fn small_segment() -> Vec<u8> {
     segment_after(Resume::default(), &[1, 3, 5])
 }
 
 /// The next segment, with a batch of two messages for each of `first_ids`.
-fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
+pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut log = Log::new(0, SEGMENT, resume);
     let Some(Chore::Create { .. }) = log.chore() else { panic!() };
     log.chore_done(ChoreEnd::Done);

@@ -6,10 +6,11 @@ import hostile
 import mishaps
 import names
 import running
+import tools
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps)
+ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))

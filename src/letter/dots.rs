@@ -1,0 +1,121 @@
+//! Between a file and the wire form of content: the dot that transparency adds to a line that
+//! begins with one (RFC 5321 4.5.2), and line ends. *Pure*; content comes in pieces.
+
+use memchr::memchr;
+
+/// What is done to a dot that begins a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dot {
+    /// One more is put before it.
+    Doubled,
+    /// It is left out.
+    Removed,
+}
+
+/// Doubles or removes the dots that begin lines.
+#[derive(Debug)]
+pub(super) struct Dots {
+    what: Dot,
+    at_line_start: bool,
+    after_cr: bool,
+}
+
+impl Dots {
+    pub(super) fn new(what: Dot) -> Dots {
+        Dots { what, at_line_start: true, after_cr: false }
+    }
+
+    /// Appends to `out` what becomes of the next piece.
+    pub(super) fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let mut rest = piece;
+        while let Some(&first) = rest.first() {
+            if self.at_line_start {
+                self.at_line_start = false;
+                self.after_cr = false;
+                if first == b'.' {
+                    match self.what {
+                        Dot::Doubled => out.push(b'.'),
+                        Dot::Removed => {
+                            rest = rest.get(1..).unwrap_or_default();
+                            continue;
+                        }
+                    }
+                }
+            }
+            let Some(end) = memchr(b'\n', rest) else {
+                out.extend_from_slice(rest);
+                self.after_cr = rest.last() == Some(&b'\r');
+                return;
+            };
+            let before = end.checked_sub(1).and_then(|at| rest.get(at));
+            self.at_line_start = before.map_or(self.after_cr, |&byte| byte == b'\r');
+            self.after_cr = false;
+            let (line, after) = rest.split_at(end + 1);
+            out.extend_from_slice(line);
+            rest = after;
+        }
+    }
+}
+
+/// Makes CRLF of every LF that has no CR before it.
+#[derive(Debug, Default)]
+pub(super) struct LineEnds {
+    after_cr: bool,
+}
+
+impl LineEnds {
+    /// Appends to `out` what becomes of the next piece.
+    pub(super) fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        for &byte in piece {
+            if byte == b'\n' && !self.after_cr {
+                out.push(b'\r');
+            }
+            out.push(byte);
+            self.after_cr = byte == b'\r';
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn through(what: Dot, text: &[u8], cut: usize) -> Vec<u8> {
+        let mut dots = Dots::new(what);
+        let mut out = Vec::new();
+        for piece in text.chunks(cut) {
+            dots.piece(piece, &mut out);
+        }
+        out
+    }
+
+    #[test]
+    fn dots_are_doubled_and_removed_however_the_text_is_cut() {
+        for (plain, stuffed) in [
+            (&b""[..], &b""[..]),
+            (b".\r\n", b"..\r\n"),
+            (b"a\r\n.b\r\n..\r\nc.\r\n", b"a\r\n..b\r\n...\r\nc.\r\n"),
+            (b"\r\n\r\n.", b"\r\n\r\n.."),
+            (b"a\n.b\r.c\r\n", b"a\n.b\r.c\r\n"),
+            (b".\n.\r\n.", b"..\n.\r\n.."),
+        ] {
+            for cut in 1..=stuffed.len().max(1) {
+                assert_eq!(through(Dot::Doubled, plain, cut), stuffed, "{plain:?} by {cut}");
+                assert_eq!(through(Dot::Removed, stuffed, cut), plain, "{stuffed:?} by {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn bare_line_feeds_become_line_ends() {
+        let text = b"a\nb\r\n\nc\r\r\n\n";
+        for cut in 1..=text.len() {
+            let mut ends = LineEnds::default();
+            let mut out = Vec::new();
+            for piece in text.chunks(cut) {
+                ends.piece(piece, &mut out);
+            }
+            assert_eq!(out, b"a\r\nb\r\n\r\nc\r\r\n\r\n");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
+
+use super::dots::{Dot, Dots, LineEnds};
+use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path};
+use crate::message::{Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
+use crate::ring::{self, Signal};
+use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+use crate::spool::{Accepted, Draft, Fate, Settings, Spool};
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, mpsc};
+
+/// Files read at once: their commits are one.
+const TOGETHER: usize = 64;
+/// Most bytes of a letter's head: some ten thousand recipients with the longest reasons.
+const HEAD_BYTES_MAX: u64 = 64 << 20;
+/// Bytes read at once.
+const PIECE: usize = 64 * 1024;
+
+/// What is to be imported, and how.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// The spools to share the messages out among, none of which may be in use.
+    pub spools: Vec<Settings>,
+    /// How the ring is set up.
+    pub ring: ring::Settings,
+    /// Letters, or plain messages when an envelope is given for them.
+    pub files: Vec<PathBuf>,
+    /// For files without an envelope of their own: reverse-path and forward-paths, in brackets.
+    pub envelope: Option<(String, Vec<String>)>,
+    /// What a plain message may have; a letter was measured when it was received.
+    pub limits: ContentLimits,
+    /// Give every message a new id: also what is or was in the spool is taken once more.
+    pub new_ids: bool,
+    /// Ids of messages that live in the spool.
+    pub live: HashSet<QueueId>,
+    /// Ids of messages that have ended there.
+    pub ended: HashSet<QueueId>,
+}
+
+/// What became of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It is in the spool, and durable.
+    Imported(PathBuf, QueueId),
+    /// It was there before.
+    Known(PathBuf, QueueId),
+    /// It is not there, and why.
+    Refused(PathBuf, String),
+}
+
+/// Imports all files; `tell` hears of each as soon as its fate is sure. An error: none, or not all,
+/// were looked at.
+pub fn import(what: Import, mut tell: impl FnMut(Report)) -> Result<(), String> {
+    let ring_settings = what.ring.clone();
+    let (reports, reported) = mpsc::channel();
+    let start = Arc::new(Mutex::new(Some((what, reports))));
+    let shards = ring::start(&[None], &ring_settings, move |_| {
+        let start = start.lock().ok().and_then(|mut start| start.take());
+        async move {
+            if let Some((what, reports)) = start {
+                all(what, reports).await;
+            }
+        }
+    });
+    let shards = shards.map_err(|error| error.to_string())?;
+    let mut failed = None;
+    for report in reported {
+        match report {
+            Ok(report) => tell(report),
+            Err(cause) => failed = Some(cause),
+        }
+    }
+    shards.join().map_err(|faults| faults.join("; "))?;
+    failed.map_or(Ok(()), Err)
+}
+
+type Reports = mpsc::Sender<Result<Report, String>>;
+
+async fn all(what: Import, reports: Reports) {
+    // The receiver is there as long as anything is sent.
+    let fail = |cause: String| drop(reports.send(Err(cause)));
+    let mut spools = Vec::new();
+    for settings in &what.spools {
+        match Spool::open(settings.clone()).await {
+            Ok((spool, _)) => spools.push(spool),
+            Err(error) => return fail(error.to_string()),
+        }
+    }
+    let desk = Rc::new(Desk {
+        known: RefCell::new(what.live.clone()),
+        spools,
+        next_spool: Cell::new(0),
+        next_file: Cell::new(0),
+        what,
+    });
+    let working = Rc::new(Cell::new(TOGETHER));
+    let done = Signal::new();
+    for _ in 0..TOGETHER {
+        let (desk, reports) = (Rc::clone(&desk), reports.clone());
+        let (working, done) = (Rc::clone(&working), done.clone());
+        ring::spawn("import", async move {
+            while let Some(path) = desk.next_file() {
+                let report = match desk.file(&path).await {
+                    Ok(report) => report,
+                    Err(cause) => Report::Refused(path, cause),
+                };
+                let _ = reports.send(Ok(report));
+            }
+            working.set(working.get() - 1);
+            if working.get() == 0 {
+                done.set();
+            }
+        });
+    }
+    done.wait().await;
+    for spool in &desk.spools {
+        if let Err(error) = spool.sync().await {
+            fail(error.to_string());
+        }
+    }
+}
+
+struct Desk {
+    what: Import,
+    spools: Vec<Spool>,
+    next_spool: Cell<usize>,
+    next_file: Cell<usize>,
+    /// Live in the spool, these files' messages among them.
+    known: RefCell<HashSet<QueueId>>,
+}
+
+impl Desk {
+    fn next_file(&self) -> Option<PathBuf> {
+        let next = self.next_file.get();
+        self.next_file.set(next + 1);
+        self.what.files.get(next).cloned()
+    }
+
+    fn next_spool(&self) -> Option<&Spool> {
+        let next = self.next_spool.get();
+        self.next_spool.set(next.wrapping_add(1));
+        self.spools.get(next.checked_rem(self.spools.len())?)
+    }
+
+    async fn file(&self, path: &Path) -> Result<Report, String> {
+        let spool = self.next_spool().ok_or("there is no spool to import into")?;
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        let mut source = BufReader::with_capacity(PIECE, file);
+        let Some(head) = read_head(&mut source)? else {
+            let (accepted, draft) = self.plain(spool, &mut source).await?;
+            let id = accepted.id;
+            spool.restore(draft, accepted, &[], &[]).await.map_err(|error| error.to_string())?;
+            return Ok(Report::Imported(path.to_owned(), id));
+        };
+        if !self.what.new_ids {
+            if self.known.borrow().contains(&head.id) {
+                return Ok(Report::Known(path.to_owned(), head.id));
+            }
+            if self.what.ended.contains(&head.id) {
+                return Err(format!(
+                    "message {} was in this spool and has ended (--new-ids takes it once more)",
+                    head.id
+                ));
+            }
+            if head.id.born() > Timestamp::now() {
+                return Err(format!(
+                    "message {} has an id of the future, which the spool may give to another \
+                     message (--new-ids gives it a new one)",
+                    head.id
+                ));
+            }
+            self.known.borrow_mut().insert(head.id);
+        }
+        let given = head.id;
+        let stored = self.letter(spool, head, &mut source).await;
+        if stored.is_err() {
+            self.known.borrow_mut().remove(&given);
+        }
+        Ok(Report::Imported(path.to_owned(), stored?))
+    }
+
+    /// Stores a letter of which the head is read.
+    async fn letter(
+        &self,
+        spool: &Spool,
+        head: Head,
+        source: &mut BufReader<File>,
+    ) -> Result<QueueId, String> {
+        let mut trace = Vec::new();
+        let read = source.by_ref().take(head.trace).read_to_end(&mut trace);
+        read.map_err(|error| error.to_string())?;
+        let mut intake = Intake::new(spool, UNLIMITED);
+        let mut length = 0;
+        while let Some(piece) = next_piece(source)? {
+            length += piece.len() as u64;
+            intake.piece(&piece).await?;
+        }
+        if (trace.len() as u64, length) != (head.trace, head.content) {
+            return Err(format!(
+                "{} bytes follow the head, and {LAST} says {}: the file was changed or cut short",
+                trace.len() as u64 + length,
+                head.trace.saturating_add(head.content)
+            ));
+        }
+        if !trace.is_empty() && !trace.ends_with(b"\r\n") {
+            return Err("the trace does not end with a line".to_owned());
+        }
+        let checked = intake.end()?;
+        let id = if self.what.new_ids { spool.next_id(Timestamp::now()) } else { head.id };
+        let (recipients, fates, in_doubt) = taken_apart(head.recipients);
+        let accepted = Accepted {
+            id,
+            received_at: head.received_at,
+            envelope: Envelope { reverse_path: head.reverse_path, recipients },
+            options: head.options,
+            trace,
+            dot_stuffed: checked.dot_stuffed,
+            eight_bit: checked.eight_bit,
+        };
+        let stored = spool.restore(checked.draft, accepted, &fates, &in_doubt).await;
+        stored.map_err(|error| error.to_string())?;
+        if !in_doubt.is_empty() {
+            spool.sync().await.map_err(|error| error.to_string())?;
+        }
+        Ok(id)
+    }
+
+    /// Reads a message without an envelope of its own.
+    async fn plain(
+        &self,
+        spool: &Spool,
+        source: &mut BufReader<File>,
+    ) -> Result<(Accepted, Draft), String> {
+        let Some((from, to)) = &self.what.envelope else {
+            return Err(format!("does not begin with {FIRST} and needs --from and --to"));
+        };
+        let path = |text: &str| -> Result<ReversePath, String> {
+            read_reverse_path(text).ok_or_else(|| format!("no address: {text}"))
+        };
+        let mut recipients = Vec::new();
+        for text in to {
+            let address = path(text)?.ok_or_else(|| "<> receives nothing".to_owned())?;
+            recipients.push(Recipient::plain(address));
+        }
+        let reverse_path = path(from)?;
+        let mut intake = Intake::new(spool, self.what.limits);
+        let mut ends = LineEnds::default();
+        let mut last = None;
+        while let Some(piece) = next_piece(source)? {
+            let mut lines = Vec::with_capacity(piece.len() + piece.len() / 16);
+            ends.piece(&piece, &mut lines);
+            last = lines.last().copied();
+            intake.piece(&lines).await?;
+        }
+        if last.is_some_and(|last| last != b'\n') {
+            intake.piece(b"\r\n").await?;
+        }
+        let checked = intake.end()?;
+        let now = Timestamp::now();
+        let accepted = Accepted {
+            id: spool.next_id(now),
+            received_at: now,
+            envelope: Envelope { reverse_path, recipients },
+            options: Options::default(),
+            trace: Vec::new(),
+            dot_stuffed: checked.dot_stuffed,
+            eight_bit: checked.eight_bit,
+        };
+        Ok((accepted, checked.draft))
+    }
+}
+
+type TakenApart = (Vec<Recipient>, Vec<(u32, Fate)>, Vec<u32>);
+
+fn taken_apart(waiting: Vec<Waiting>) -> TakenApart {
+    let (mut recipients, mut fates, mut in_doubt) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, one) in (0..).zip(waiting) {
+        recipients.push(one.recipient);
+        fates.extend(one.fate.map(|fate| (index, fate)));
+        if one.in_doubt {
+            in_doubt.push(index);
+        }
+    }
+    (recipients, fates, in_doubt)
+}
+
+/// The fields on top of a letter; `None` when it does not begin as one, and nothing is read then.
+fn read_head(source: &mut BufReader<File>) -> Result<Option<Head>, String> {
+    let start = source.fill_buf().map_err(|error| error.to_string())?;
+    if !start.starts_with(FIRST.as_bytes()) {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    let mut head = source.take(HEAD_BYTES_MAX);
+    loop {
+        let line = text.len();
+        let read = head.read_until(b'\n', &mut text).map_err(|error| error.to_string())?;
+        if read == 0 {
+            return Err(format!("{LAST} is missing"));
+        }
+        if text.get(line..).is_some_and(|line| line.starts_with(LAST.as_bytes())) {
+            return Head::read(&text).map(Some);
+        }
+    }
+}
+
+fn next_piece(source: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
+    let mut piece = Vec::with_capacity(PIECE);
+    let read = source.take(PIECE as u64).read_to_end(&mut piece);
+    read.map_err(|error| error.to_string())?;
+    Ok((!piece.is_empty()).then_some(piece))
+}
+
+const UNLIMITED: ContentLimits =
+    ContentLimits { bytes_max: u64::MAX, line_max: usize::MAX, received_max: u32::MAX };
+
+/// Content on its way into a draft: stuffed, and looked at as a session does.
+struct Intake {
+    draft: Draft,
+    dots: Dots,
+    scanner: ContentScanner,
+    /// What the scanner has left for the next piece.
+    ahead: Vec<u8>,
+}
+
+struct Checked {
+    draft: Draft,
+    dot_stuffed: bool,
+    eight_bit: bool,
+}
+
+impl Intake {
+    fn new(spool: &Spool, limits: ContentLimits) -> Intake {
+        Intake {
+            draft: spool.draft(),
+            dots: Dots::new(Dot::Doubled),
+            scanner: ContentScanner::new(limits),
+            ahead: Vec::new(),
+        }
+    }
+
+    async fn piece(&mut self, piece: &[u8]) -> Result<(), String> {
+        let mut stuffed = Vec::with_capacity(piece.len() + 64);
+        self.dots.piece(piece, &mut stuffed);
+        self.scan(&stuffed);
+        self.draft.extend(&stuffed).await.map_err(|error| error.to_string())
+    }
+
+    fn scan(&mut self, stuffed: &[u8]) {
+        self.ahead.extend_from_slice(stuffed);
+        let mut seen = 0;
+        while let Some(rest) = self.ahead.get(seen..)
+            && let Scanned::Content(length) = self.scanner.scan(rest)
+        {
+            seen += length;
+        }
+        self.ahead.drain(..seen);
+    }
+
+    fn end(mut self) -> Result<Checked, String> {
+        // The dot line ends it if, and only if, it stands on a line of its own.
+        self.scan(b".\r\n");
+        if let Some(defect) = self.scanner.defect() {
+            return Err(refusal(defect).to_owned());
+        }
+        if self.ahead.len() != END_LENGTH {
+            return Err("the content does not end with a line".to_owned());
+        }
+        let (dot_stuffed, eight_bit) = (self.scanner.dot_stuffed(), self.scanner.eight_bit());
+        Ok(Checked { draft: self.draft, dot_stuffed, eight_bit })
+    }
+}
+
+fn refusal(defect: Defect) -> &'static str {
+    match defect {
+        Defect::TooLarge => "larger than session.message_bytes_max",
+        Defect::BareLf => "the content has an LF without a CR",
+        Defect::BareCr => "the content has a CR without an LF",
+        Defect::Nul => "the content has a NUL byte",
+        Defect::TooManyHops => "more Received fields than session.received_max: a loop",
+        Defect::LineTooLong => "a line is longer than session.text_line_max",
+    }
+}

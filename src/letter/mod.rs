@@ -1,0 +1,29 @@
+//! Messages as files: out of a stopped relay's spool, and back into one. A letter is an `.eml` file
+//! with the envelope in header fields of ours on top, so that a mail program can read it, and this
+//! room can make of it exactly what it was.
+//!
+//! ```text
+//! X-Ringpost-Id: 06J8PA3QZ4S0W
+//! X-Ringpost-From: <a@sender.test>
+//! X-Ringpost-Received-At: 2026-11-23T18:36:59.123Z
+//! X-Ringpost-Options: body=8BITMIME priority=-2
+//! X-Ringpost-To: <b@one.test> attempts=2 due=2026-11-23T18:41:59.123Z stage=rcpt code=450
+//!  status=4.2.1 text=Mailbox+20busy remote=mx.one.test+20[192.0.2.1]:25
+//! X-Ringpost-To: <c@two.test>
+//! X-Ringpost-Content: trace=181 content=2048
+//! Received: ...
+//! ```
+//!
+//! One `To` for each recipient that still waits; those that have ended are not in the letter. Values
+//! are xtext (RFC 3461 4). `Content` comes last: what follows it is the trace and the content, of so
+//! many bytes, without dot-stuffing and otherwise untouched.
+//!
+//! It must not know what the operator typed, nor when anything is delivered.
+
+mod dots;
+mod export;
+mod head;
+mod import;
+
+pub use export::Export;
+pub use import::{Import, Report, import};
