@@ -22,8 +22,8 @@ pub mod route;
 
 pub mod dns;
 
-pub mod letter;
 pub mod bounce;
+pub mod letter;
 pub mod scheduler;
 
 pub mod spool;

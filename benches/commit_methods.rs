@@ -1,0 +1,361 @@
+//! Which way of making a batch durable is the fastest on this kernel and this disk: the spool's
+//! commit, without the spool. A batch is what so many writers of 2 KiB records bring while the commit
+//! before it is under way.
+//!
+//! Run: `cargo bench --bench commit_methods -- [--rounds N] [--slice MS] [FOLDER]`; without a folder,
+//! `TMPDIR`. Each figure is the median of N short rounds; a round goes once through all cells, so that
+//! what else the machine does falls on all alike. p50 and p99 are of single commits over all rounds.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use io_uring::{IoUring, opcode, squeue, types};
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const RECORD: usize = 2048;
+const BATCH_HEADER: usize = 40;
+const BLOCK: usize = 4096;
+/// Of a file: what a spool's segment is.
+const FILE: u64 = 64 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Fdatasync,
+    DirectFdatasync,
+    Dsync,
+    DirectDsync,
+    OpenDsync,
+    RingLinked,
+    RingDirectLinked,
+}
+
+impl Method {
+    const ALL: [Method; 7] = [
+        Method::Fdatasync,
+        Method::DirectFdatasync,
+        Method::Dsync,
+        Method::DirectDsync,
+        Method::OpenDsync,
+        Method::RingLinked,
+        Method::RingDirectLinked,
+    ];
+    /// Those that are compared with two commits in flight.
+    const SOME: [Method; 4] =
+        [Method::Fdatasync, Method::DirectFdatasync, Method::Dsync, Method::DirectDsync];
+
+    fn name(self) -> &'static str {
+        match self {
+            Method::Fdatasync => "write, fdatasync",
+            Method::DirectFdatasync => "O_DIRECT write, fdatasync",
+            Method::Dsync => "RWF_DSYNC",
+            Method::DirectDsync => "O_DIRECT RWF_DSYNC",
+            Method::OpenDsync => "O_DSYNC",
+            Method::RingLinked => "ring: write -> fdatasync",
+            Method::RingDirectLinked => "ring: O_DIRECT -> fdatasync",
+        }
+    }
+
+    fn flags(self) -> i32 {
+        match self {
+            Method::Fdatasync | Method::Dsync | Method::RingLinked => 0,
+            Method::DirectFdatasync | Method::DirectDsync | Method::RingDirectLinked => {
+                libc::O_DIRECT
+            }
+            Method::OpenDsync => libc::O_DSYNC,
+        }
+    }
+}
+
+/// What is behind the file before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing: it grows.
+    Growing,
+    /// Reserved by fallocate, never written.
+    Reserved,
+    /// Written once, with zeros: as a recycled segment.
+    Written,
+}
+
+impl State {
+    const ALL: [State; 3] = [State::Growing, State::Reserved, State::Written];
+}
+
+/// How many commits at once, and where. `writers` are shared out among those in flight, but for
+/// `Shards`: there each thread has as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    One,
+    TwoRegions,
+    TwoFiles,
+    Shards,
+}
+
+impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Shape::One => "one in flight",
+            Shape::TwoRegions => "two in flight, one file",
+            Shape::TwoFiles => "two in flight, two files",
+            Shape::Shards => "two threads, all writers each",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    shape: Shape,
+    state: State,
+    method: Method,
+    writers: usize,
+}
+
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for writers in [1, 16, 128, 1024] {
+        for state in State::ALL {
+            for method in Method::ALL {
+                cells.push(Cell { shape: Shape::One, state, method, writers });
+            }
+        }
+        for shape in [Shape::TwoRegions, Shape::TwoFiles, Shape::Shards] {
+            if writers == 1 && shape != Shape::Shards {
+                continue;
+            }
+            for state in [State::Reserved, State::Written] {
+                for method in Method::SOME {
+                    cells.push(Cell { shape, state, method, writers });
+                }
+            }
+        }
+    }
+    cells
+}
+
+/// A buffer that direct I/O takes.
+struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    fn of_records(count: usize) -> Aligned {
+        let length = (BATCH_HEADER + count * RECORD).div_ceil(BLOCK) * BLOCK;
+        let bytes = vec![0x5a; length + BLOCK];
+        let start = bytes.as_ptr().align_offset(BLOCK);
+        Aligned { bytes, start, length }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.length]
+    }
+}
+
+thread_local! {
+    static RING: RefCell<IoUring> = RefCell::new(IoUring::new(8).unwrap());
+}
+
+fn commit(method: Method, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    match method {
+        Method::Fdatasync | Method::DirectFdatasync => {
+            file.write_all_at(bytes, offset)?;
+            file.sync_data()
+        }
+        Method::OpenDsync => file.write_all_at(bytes, offset),
+        Method::Dsync | Method::DirectDsync => write_dsync(file, bytes, offset),
+        Method::RingLinked | Method::RingDirectLinked => {
+            RING.with_borrow_mut(|ring| write_linked(ring, file, bytes, offset))
+        }
+    }
+}
+
+fn write_dsync(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let part = libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
+    let offset = libc::off_t::try_from(offset).unwrap();
+    // SAFETY: the descriptor is open, and the one part is `bytes`, which is only read.
+    let written = unsafe { libc::pwritev2(file.as_raw_fd(), &part, 1, offset, libc::RWF_DSYNC) };
+    match usize::try_from(written) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+fn write_linked(ring: &mut IoUring, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let file = types::Fd(file.as_raw_fd());
+    let length = u32::try_from(bytes.len()).unwrap();
+    let write = opcode::Write::new(file, bytes.as_ptr(), length).offset(offset).build();
+    let sync = opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build();
+    let linked = [write.flags(squeue::Flags::IO_LINK).user_data(u64::from(length)), sync];
+    // SAFETY: `bytes` lives until both have completed, which is waited for here.
+    unsafe { ring.submission().push_multiple(&linked).unwrap() };
+    let mut completed = 0;
+    let mut all_well = true;
+    while completed < linked.len() {
+        ring.submit_and_wait(1)?;
+        for one in ring.completion() {
+            completed += 1;
+            all_well &= u64::try_from(one.result()) == Ok(one.user_data());
+        }
+    }
+    if all_well { Ok(()) } else { Err(io::Error::other("a linked write failed or was short")) }
+}
+
+/// A file in the state that is asked for, and where to go on in it.
+struct Target {
+    path: PathBuf,
+    file: File,
+    state: State,
+    next: AtomicU64,
+}
+
+impl Target {
+    fn new(folder: &Path, number: usize, state: State, flags: i32) -> Target {
+        let path = folder.join(format!("{state:?}-{number}"));
+        if state == State::Written {
+            // Written once in all the run.
+            let full = path.metadata().is_ok_and(|metadata| metadata.len() == FILE);
+            if !full {
+                let file = File::create(&path).unwrap();
+                let zeros = vec![0; 1 << 20];
+                (0..FILE >> 20).for_each(|at| file.write_all_at(&zeros, at << 20).unwrap());
+                file.sync_all().unwrap();
+            }
+        } else {
+            let _ = std::fs::remove_file(&path);
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).custom_flags(flags);
+        let file = options.open(&path).unwrap();
+        if state == State::Reserved {
+            let length = libc::off_t::try_from(FILE).unwrap();
+            // SAFETY: the descriptor is open; no memory is passed.
+            assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) }, 0);
+        }
+        file.sync_all().unwrap();
+        Target { path, file, state, next: AtomicU64::new(0) }
+    }
+
+    /// The next place; `None` at the end of a file that may be written once only.
+    fn place(&self, length: usize) -> Option<u64> {
+        let length = length as u64;
+        let at = self.next.fetch_add(length, Ordering::Relaxed);
+        if at + length <= FILE {
+            return Some(at);
+        }
+        // In whole batches around.
+        (self.state == State::Written).then(|| at / length % (FILE / length) * length)
+    }
+}
+
+/// Commits for as long as `slice`, or until the file is full: how long each took.
+fn commits(cell: Cell, target: &Target, records: usize, slice: Duration) -> Vec<Duration> {
+    let bytes = Aligned::of_records(records);
+    let mut took = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < slice {
+        let Some(at) = target.place(bytes.length) else { break };
+        let began = Instant::now();
+        commit(cell.method, &target.file, bytes.get(), at).unwrap();
+        took.push(began.elapsed());
+    }
+    took
+}
+
+/// One slice of one cell: records per second, and the commits' times.
+fn slice(cell: Cell, folder: &Path, slice: Duration) -> (f64, Vec<Duration>) {
+    let (threads, files, records) = match cell.shape {
+        Shape::One => (1, 1, cell.writers),
+        Shape::TwoRegions => (2, 1, cell.writers / 2),
+        Shape::TwoFiles => (2, 2, cell.writers / 2),
+        Shape::Shards => (2, 2, cell.writers),
+    };
+    let targets: Vec<Target> = (0..files)
+        .map(|number| Target::new(folder, number, cell.state, cell.method.flags()))
+        .collect();
+    let start = Instant::now();
+    let took: Vec<Duration> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|thread| {
+                let target = &targets[thread % files];
+                scope.spawn(move || commits(cell, target, records, slice))
+            })
+            .collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let rate = (took.len() * records) as f64 / start.elapsed().as_secs_f64();
+    for target in targets.iter().filter(|target| target.state != State::Written) {
+        std::fs::remove_file(&target.path).unwrap();
+    }
+    (rate, took)
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    // Run as a test, it only shows that it works.
+    let (mut rounds, mut length) = (1, Duration::from_millis(1));
+    let mut parent = std::env::temp_dir();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" => (rounds, length) = (7, Duration::from_millis(60)),
+            "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
+            "--slice" => {
+                length = Duration::from_millis(arguments.next().unwrap().parse().unwrap());
+            }
+            folder => parent = folder.into(),
+        }
+    }
+    let folder = tempfile::tempdir_in(parent).unwrap();
+    let cells = cells();
+    let mut rates = vec![Vec::new(); cells.len()];
+    let mut times = vec![Vec::new(); cells.len()];
+    for _ in 0..rounds {
+        for (position, &cell) in cells.iter().enumerate() {
+            let (rate, took) = slice(cell, folder.path(), length);
+            rates[position].push(rate);
+            times[position].extend(took);
+        }
+    }
+    println!("{rounds} rounds of {length:?}; thousand records/s (p50 / p99 of a commit, us)");
+    let mut printed = Vec::new();
+    for cell in &cells {
+        let group = (cell.shape, cell.state);
+        if printed.contains(&group) {
+            continue;
+        }
+        printed.push(group);
+        println!("\n{}, {:?}", cell.shape.name(), cell.state);
+        println!("{:28} {:>22} {:>22} {:>22} {:>22}", "writers", 1, 16, 128, 1024);
+        for method in Method::ALL {
+            let mut line = format!("{:28}", method.name());
+            for writers in [1, 16, 128, 1024] {
+                let found = cells.iter().position(|other| {
+                    (other.shape, other.state) == group
+                        && other.method == method
+                        && other.writers == writers
+                });
+                let figure = found.map(|at| figure(&mut rates[at], &mut times[at]));
+                line.push_str(&format!(" {:>22}", figure.unwrap_or_default()));
+            }
+            if line.len() > 120 {
+                println!("{line}");
+            }
+        }
+    }
+}
+
+fn figure(rates: &mut [f64], times: &mut [Duration]) -> String {
+    rates.sort_by(f64::total_cmp);
+    times.sort_unstable();
+    let at = |share: f64| {
+        let place = (times.len() as f64 * share) as usize;
+        times.get(place.min(times.len().saturating_sub(1))).map_or(0, Duration::as_micros)
+    };
+    format!("{:.1} ({} / {})", rates[rates.len() / 2] / 1000.0, at(0.5), at(0.99))
+}
