@@ -268,8 +268,8 @@ fn commits(cell: Cell, target: &Target, records: usize, slice: Duration) -> Vec<
     took
 }
 
-/// One slice of one cell: records per second, and the commits' times.
-fn slice(cell: Cell, folder: &Path, slice: Duration) -> (f64, Vec<Duration>) {
+/// One slice of one cell: how long its commits took.
+fn slice(cell: Cell, folder: &Path, slice: Duration) -> Vec<Duration> {
     let (threads, files, records) = match cell.shape {
         Shape::One => (1, 1, cell.writers),
         Shape::TwoRegions => (2, 1, cell.writers / 2),
@@ -279,7 +279,6 @@ fn slice(cell: Cell, folder: &Path, slice: Duration) -> (f64, Vec<Duration>) {
     let targets: Vec<Target> = (0..files)
         .map(|number| Target::new(folder, number, cell.state, cell.method.flags()))
         .collect();
-    let start = Instant::now();
     let took: Vec<Duration> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|thread| {
@@ -289,11 +288,10 @@ fn slice(cell: Cell, folder: &Path, slice: Duration) -> (f64, Vec<Duration>) {
             .collect();
         running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let rate = (took.len() * records) as f64 / start.elapsed().as_secs_f64();
     for target in targets.iter().filter(|target| target.state != State::Written) {
         std::fs::remove_file(&target.path).unwrap();
     }
-    (rate, took)
+    took
 }
 
 fn main() {
@@ -313,13 +311,10 @@ fn main() {
     }
     let folder = tempfile::tempdir_in(parent).unwrap();
     let cells = cells();
-    let mut rates = vec![Vec::new(); cells.len()];
     let mut times = vec![Vec::new(); cells.len()];
     for _ in 0..rounds {
         for (position, &cell) in cells.iter().enumerate() {
-            let (rate, took) = slice(cell, folder.path(), length);
-            rates[position].push(rate);
-            times[position].extend(took);
+            times[position].extend(slice(cell, folder.path(), length));
         }
     }
     println!("{rounds} rounds of {length:?}; thousand records/s (p50 / p99 of a commit, us)");
@@ -333,29 +328,33 @@ fn main() {
         println!("\n{}, {:?}", cell.shape.name(), cell.state);
         println!("{:28} {:>22} {:>22} {:>22} {:>22}", "writers", 1, 16, 128, 1024);
         for method in Method::ALL {
-            let mut line = format!("{:28}", method.name());
-            for writers in [1, 16, 128, 1024] {
-                let found = cells.iter().position(|other| {
+            let found = [1, 16, 128, 1024].map(|writers| {
+                cells.iter().position(|other| {
                     (other.shape, other.state) == group
-                        && other.method == method
-                        && other.writers == writers
-                });
-                let figure = found.map(|at| figure(&mut rates[at], &mut times[at]));
-                line.push_str(&format!(" {:>22}", figure.unwrap_or_default()));
+                        && (other.method, other.writers) == (method, writers)
+                })
+            });
+            if found.iter().all(Option::is_none) {
+                continue;
             }
-            if line.len() > 120 {
-                println!("{line}");
+            print!("{:28}", method.name());
+            for at in found {
+                let figure = at.map(|at| figure(cells[at], &mut times[at]));
+                print!(" {:>22}", figure.unwrap_or_default());
             }
+            println!();
         }
     }
 }
 
-fn figure(rates: &mut [f64], times: &mut [Duration]) -> String {
-    rates.sort_by(f64::total_cmp);
+/// What the median commit comes to: a mean would tell more of what else the machine did.
+fn figure(cell: Cell, times: &mut [Duration]) -> String {
     times.sort_unstable();
     let at = |share: f64| {
         let place = (times.len() as f64 * share) as usize;
         times.get(place.min(times.len().saturating_sub(1))).map_or(0, Duration::as_micros)
     };
-    format!("{:.1} ({} / {})", rates[rates.len() / 2] / 1000.0, at(0.5), at(0.99))
+    let in_flight = if cell.shape == Shape::Shards { 2 } else { 1 };
+    let rate = (in_flight * cell.writers) as f64 * 1000.0 / at(0.5) as f64;
+    format!("{rate:.1} ({} / {})", at(0.5), at(0.99))
 }
