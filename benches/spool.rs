@@ -1,6 +1,6 @@
-//! The spool's speed: messages made durable per second by 1, 16, 128 and 1024 writers at once on one
-//! shard, and how fast a start reads live messages. (Encoding is part of both; it is far below the
-//! cost of a sync.) `TMPDIR` says which disk.
+//! The spool's speed: messages made durable per second by 1, 16, 128 and 1024 writers at once on
+//! one shard, and how fast a start reads live messages. (Encoding is part of both; it is far below
+//! the cost of a sync.) `TMPDIR` says which disk.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,4 +1,5 @@
-//! Ringpost: a bulk outbound mail relay. One shard per core, io_uring underneath, durable before 250.
+//! Ringpost: a bulk outbound mail relay. One shard per core, io_uring underneath, 250 means
+//! on disk.
 //!
 //! ```text
 //! listener -> session -> spool -> scheduler -> route -> exchange -> pool -> delivery

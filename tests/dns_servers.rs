@@ -97,7 +97,7 @@ async fn site(router: &Router, domain: &str) -> String {
 
 fn router(resolver: Resolver) -> Router {
     let route = Route { smart_host: None, rules: Vec::new(), port: 25 };
-    Router::new("relay.mail.test".into(), route, resolver, 1)
+    Router::new("relay.mail.test".into(), Vec::new(), route, resolver, 1)
 }
 
 #[test]

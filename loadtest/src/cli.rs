@@ -47,19 +47,44 @@ pub struct SourceAlone {
 #[derive(Clone, Debug, Args)]
 pub struct Load {
     /// Messages to try, at most
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000)
+    )]
     pub messages: u64,
     /// Sessions at the same time, over all threads
-    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=20_000)
+    )]
     pub sessions: u32,
     /// Threads of the source
-    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     pub threads: u32,
     /// Content of a message in bytes, headers and all
-    #[arg(long, value_name = "BYTES", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(600..=67_108_864))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 2048,
+        value_parser = clap::value_parser!(u32).range(600..=67_108_864)
+    )]
     pub size: u32,
     /// Recipients of each message
-    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     pub recipients: u32,
     /// Messages begun per second, over all sessions [default: as fast as they are accepted]
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
@@ -71,7 +96,12 @@ pub struct Load {
     #[arg(long)]
     pub verp: bool,
     /// Domain of the recipients; with several they are spread evenly
-    #[arg(long = "domain", value_name = "DOMAIN", default_value = "sink.test", value_parser = domain)]
+    #[arg(
+        long = "domain",
+        value_name = "DOMAIN",
+        default_value = "sink.test",
+        value_parser = domain
+    )]
     pub domains: Vec<String>,
     /// Send MAIL, RCPT and DATA in one go if the relay offers PIPELINING (the default)
     #[arg(long, overrides_with = "no_pipeline")]
@@ -80,7 +110,12 @@ pub struct Load {
     #[arg(long)]
     pub no_pipeline: bool,
     /// Messages in one session; then QUIT and a new one
-    #[arg(long, value_name = "M", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "M",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub messages_per_session: u32,
     /// No message is begun after this; those begun have 5 seconds more
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
@@ -106,14 +141,20 @@ pub struct Load {
 #[derive(Debug, Args)]
 pub struct SinkAlone {
     /// Where to listen: a loopback address and port; port 0 lets the kernel choose
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2526", value_parser = loopback::parse)]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:2526",
+        value_parser = loopback::parse
+    )]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub behaviour: Behaviour,
     /// Append each arrival to this file before it is answered with 250
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
-    /// End when this many distinct (message, recipient) pairs have arrived
+    /// End when this many distinct (message, recipient) pairs have arrived; a message that is not
+    /// from a source counts as one
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
     /// End after this
@@ -131,10 +172,15 @@ pub struct SinkAlone {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Behaviour {
     /// Threads of the sink
-    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     pub sink_threads: u32,
-    /// Answer 5xx, by default 550, at STEP=PERCENT; STEP is connect, greeting, ehlo, mail, rcpt, data,
-    /// content or end
+    /// Answer 5xx, by default 550, at STEP=PERCENT; STEP is connect, greeting, ehlo, mail, rcpt,
+    /// data, content or end
     #[arg(long, value_name = "STEP=PERCENT[:CODE]", value_parser = misbehave::parse_refuse)]
     pub refuse: Vec<Rule>,
     /// Answer 4xx; 421 also closes
@@ -161,7 +207,12 @@ pub struct Run {
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback::parse)]
     pub relay: SocketAddr,
     /// Where the sink listens: the relay must send everything here
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2526", value_parser = loopback::parse)]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:2526",
+        value_parser = loopback::parse
+    )]
     pub sink: SocketAddr,
     #[command(flatten)]
     pub load: Load,

@@ -95,7 +95,7 @@ fn sink_alone(options: cli::SinkAlone) -> Result<bool, String> {
                 () = signals.stop() => break,
                 () = tokio::time::sleep_until(end) => break,
                 () = sink.reached(wanted.unwrap_or(u64::MAX)) => break,
-                () = bar.tick() => bar.show(sink.arrivals.distinct(), &sink.arrivals.line()),
+                () = bar.tick() => bar.show(sink.arrivals.arrived(), &sink.arrivals.line()),
             }
         }
         bar.clear();

@@ -239,6 +239,23 @@ fn a_relay_that_loses_doubles_or_changes_is_found_out() {
     assert!(!changed.count.good());
 }
 
+/// As in the README: a letter that a person wrote ends `sink --messages 1`.
+#[test]
+fn a_message_that_no_source_sent_counts_as_arrived() {
+    let sink = sink("");
+    let mut stream = TcpStream::connect(sink.address).unwrap();
+    let letter = "EHLO me\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@sink.test>\r\nDATA\r\n\
+                  Subject: hello\r\n\r\nfirst letter\r\n.\r\nQUIT\r\n";
+    stream.write_all(letter.as_bytes()).unwrap();
+    let runtime = crate::progress::runtime().unwrap();
+    let reached = runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(10), sink.reached(1)).await });
+    assert!(reached.is_ok());
+    let report = sink.stop().unwrap();
+    assert_eq!((report.foreign, report.arrived), (1, 0));
+    assert!(report.text().starts_with("messages  1 in 1 connections\n"), "{}", report.text());
+}
+
 #[test]
 fn two_sinks_do_not_share_a_port() {
     let first = sink("");

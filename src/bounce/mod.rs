@@ -6,10 +6,10 @@
 //!
 //! Decisions:
 //!
-//! - *Status of a recipient given up for its age* is 4.4.7, not 5.4.7. `Action: failed` already says
-//!   that it is over; the class tells senders that every attempt met a temporary trouble, so that
-//!   they do not strike the address from their lists as they do after 5.x.x. What the last attempt
-//!   met stands in Diagnostic-Code.
+//! - *Status of a recipient given up for its age* is 4.4.7, not 5.4.7. `Action: failed` already
+//!   says that it is over; the class tells senders that every attempt met a temporary trouble, so
+//!   that they do not strike the address from their lists as they do after 5.x.x. What the last
+//!   attempt met stands in Diagnostic-Code.
 //! - *Last-Attempt-Date* (RFC 3464 2.3.7) is given only where a host was tried and the recipient
 //!   refused: then it is the report's own time. The last attempt of an expired one lies further
 //!   back, and is not known here.
@@ -177,8 +177,8 @@ fn closing(report: &Report<'_>) -> String {
                    change it.";
     wrapped(&mut text, "", refused);
     if report.failed.iter().any(|failed| failed.expired) {
-        let expired = "If the message waited too long, the server was out of reach or busy; you can \
-                       send the message again later.";
+        let expired = "If the message waited too long, the server was out of reach or busy; you \
+                       can send the message again later.";
         wrapped(&mut text, "", expired);
     }
     text.push_str("\r\n");

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 ///
 /// Without a command it serves.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ringpost", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "ringpost", version, propagate_version = true)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -37,7 +37,7 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Look into the queue of the running relay
+    /// Look into the queue of a running relay, or of a stopped one
     Queue {
         /// What to see.
         #[command(subcommand)]
@@ -122,27 +122,27 @@ pub enum SpoolCommand {
 /// What to see of the queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueCommand {
-    /// List waiting messages, oldest first
+    /// List waiting messages, one shard after the other
     List {
-        /// Show at most this many messages
+        /// Show at most this many messages; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
         /// Show only messages with a waiting recipient in this domain
         #[arg(long, value_name = "DOMAIN")]
         domain: Option<String>,
-        /// Print JSON, one message a line
+        /// Print JSON, one waiting recipient a line
         #[arg(long)]
         json: bool,
         /// The flags behind the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Show one message: each recipient, why it waits, since when and until when
+    /// Show one message: each recipient that waits, why, since when and until when
     Show {
         /// The queue id, as in the 250 reply and in every event
         #[arg(value_name = "ID")]
         id: String,
-        /// Print JSON
+        /// Print JSON, one waiting recipient a line
         #[arg(long)]
         json: bool,
         /// The flags behind the command.
@@ -179,7 +179,8 @@ pub struct Settings {
     /// Send everything that no rule names to this host [key: route.smart_host]
     #[arg(long, value_name = "HOST:PORT")]
     smart_host: Option<String>,
-    /// Set any key, such as retry.first=2s; beats file and other flags; may be repeated
+    /// Set any key that is not in a [[table]], such as retry.first=2s; beats file and other flags;
+    /// may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }

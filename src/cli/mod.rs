@@ -1,4 +1,5 @@
-//! The command line: reads the flags, hands over to the room that does the work, shows what it said.
+//! The command line: reads the flags, hands over to the room that does the work, shows what it
+//! said.
 //!
 //! It must not know how anything works.
 
@@ -9,7 +10,7 @@ mod spool;
 use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
-use crate::spool::Spool;
+use crate::spool::{Spool, lock};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -26,7 +27,10 @@ pub fn main() -> ExitCode {
     let config = match Config::load(settings.config(), &settings.overrides()) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("ringpost: {error}");
+            // One line for each thing that is wrong.
+            for line in error.to_string().lines() {
+                eprintln!("ringpost: {line}");
+            }
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -43,9 +47,8 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
-    let filter = EnvFilter::try_from_env("RINGPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter())
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
@@ -59,6 +62,20 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
+/// What of the diagnostics is shown: `RINGPOST_LOG`, or from info up.
+fn filter() -> EnvFilter {
+    let wished = std::env::var("RINGPOST_LOG").unwrap_or_default();
+    if wished.is_empty() {
+        return EnvFilter::new("info");
+    }
+    EnvFilter::try_new(&wished).unwrap_or_else(|error| {
+        eprintln!(
+            "ringpost: warning: RINGPOST_LOG={wished:?} is not understood, so it is info: {error}"
+        );
+        EnvFilter::new("info")
+    })
+}
+
 fn warn(config: &Config) {
     for warning in config.warnings() {
         eprintln!("ringpost: warning: {warning}");
@@ -69,6 +86,8 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
     let (target, json) = match command {
         QueueCommand::List { limit, domain, json, .. } => {
             let domain = domain.as_deref().map(|domain| format!("&domain={}", escape(domain)));
+            // One more than is shown, to know whether there are more.
+            let limit = if *limit == 0 { 0 } else { limit.saturating_add(1) };
             (format!("/queue?limit={limit}{}", domain.unwrap_or_default()), *json)
         }
         QueueCommand::Show { id, json, .. } => (format!("/queue/{}", escape(id)), *json),
@@ -81,7 +100,18 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
             screen.end();
             ExitCode::SUCCESS
         }
-        Err(AskError::NotRunning { .. }) => stopped_queue(config, command, &mut screen),
+        Err(AskError::NotRunning { path, cause }) => {
+            if let Some(process) = lock::holder(&config.spool.directory) {
+                eprintln!(
+                    "ringpost: process {process} runs a relay on {}, but does not answer at {} \
+                     ({cause}); name the control.socket that it was started with",
+                    config.spool.directory.display(),
+                    path.display()
+                );
+                return ExitCode::FAILURE;
+            }
+            stopped_queue(config, command, &mut screen)
+        }
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::FAILURE
@@ -126,7 +156,10 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         }
     }
     let found = screen.select(entries, command);
-    screen.end();
+    // A spool that could not be read is not empty.
+    if found && !failed {
+        screen.end();
+    }
     if failed || !found { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -9,6 +9,13 @@ pub(super) struct Screen {
     what: What,
     json: bool,
     shown: usize,
+    /// Messages to show; 0 is all.
+    limit: usize,
+    /// Messages so far, and the id of the last.
+    messages: usize,
+    last: String,
+    /// Of which domain, when one was asked for.
+    domain: Option<String>,
     /// Standard output is gone (`| head`): the rest is not printed.
     gone: bool,
 }
@@ -27,12 +34,17 @@ impl Screen {
             QueueCommand::Show { .. } => What::Show,
             QueueCommand::Sites { .. } => What::Sites,
         };
-        Screen { what, json, shown: 0, gone: false }
+        let (limit, domain) = match command {
+            QueueCommand::List { limit, domain, .. } => (*limit, domain.clone()),
+            QueueCommand::Show { .. } | QueueCommand::Sites { .. } => (0, None),
+        };
+        let last = String::new();
+        Screen { what, json, shown: 0, limit, messages: 0, last, domain, gone: false }
     }
 
     /// One JSON line from the relay.
     pub(super) fn line(&mut self, line: &str) {
-        if self.json {
+        if self.json && self.limit == 0 {
             return self.print(line);
         }
         match self.what {
@@ -41,19 +53,28 @@ impl Screen {
                 Err(_) => self.print(line),
             },
             What::List | What::Show => match serde_json::from_str::<RecipientEntry>(line) {
+                Ok(entry) if !self.fits(&entry) => {}
+                Ok(_) if self.json => self.print(line),
                 Ok(entry) => self.recipient(&entry),
                 Err(_) => self.print(line),
             },
         }
     }
 
+    /// Counts the messages: whether this one is within the limit.
+    fn fits(&mut self, entry: &RecipientEntry) -> bool {
+        if entry.id != self.last {
+            self.messages += 1;
+            self.last.clone_from(&entry.id);
+        }
+        self.limit == 0 || self.messages <= self.limit
+    }
+
     /// The entries of a stopped relay's spool that `command` asks for; whether there was any, or
     /// none was asked for by name.
     pub(super) fn select(&mut self, entries: Vec<RecipientEntry>, command: &QueueCommand) -> bool {
         match command {
-            QueueCommand::List { limit, domain, .. } => {
-                let mut last = String::new();
-                let mut messages = 0;
+            QueueCommand::List { domain, .. } => {
                 for entry in entries {
                     let is_wanted = domain.as_ref().is_none_or(|domain| {
                         entry
@@ -61,17 +82,9 @@ impl Screen {
                             .rsplit_once('@')
                             .is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain))
                     });
-                    if !is_wanted {
-                        continue;
+                    if is_wanted && self.fits(&entry) {
+                        self.stored(&entry);
                     }
-                    if entry.id != last {
-                        messages += 1;
-                        last.clone_from(&entry.id);
-                    }
-                    if *limit != 0 && messages > *limit {
-                        break;
-                    }
-                    self.stored(&entry);
                 }
                 true
             }
@@ -91,11 +104,20 @@ impl Screen {
     }
 
     pub(super) fn end(&mut self) {
+        if self.limit != 0 && self.messages > self.limit {
+            eprintln!(
+                "ringpost: there are more: --limit {} ended the list, --limit 0 shows all",
+                self.limit
+            );
+        }
         if self.json || self.shown > 0 {
             return;
         }
         match self.what {
-            What::List | What::Show => self.print("The queue is empty."),
+            What::List | What::Show => match self.domain.take() {
+                Some(domain) => self.print(&format!("Nothing waits for {domain}.")),
+                None => self.print("The queue is empty."),
+            },
             What::Sites => self.print("No site has mail or connections."),
         }
     }
@@ -118,12 +140,14 @@ impl Screen {
         }
         self.shown += 1;
         let from = if entry.from.is_empty() { "<>" } else { &entry.from };
-        let next = entry.due.as_deref().map_or("now", seconds_only);
+        let next = next_try(entry).map_or("now".to_owned(), seconds_only);
         let tries = entry.attempts.to_string();
-        let line = row(&entry.id, &entry.state, &tries, next, &format!("{from} -> {}", entry.to));
+        let line = row(&entry.id, &entry.state, &tries, &next, &format!("{from} -> {}", entry.to));
         self.print(&line);
-        for why in [&entry.site_backs_off, &entry.reason].into_iter().flatten().take(1) {
-            self.print(&format!("{:14}{why}", ""));
+        match (&entry.site_backs_off, &entry.reason) {
+            (Some(why), _) => self.print(&format!("{:14}its site backs off {why}", "")),
+            (None, Some(why)) => self.print(&format!("{:14}{why}", "")),
+            (None, None) => {}
         }
     }
 
@@ -142,12 +166,12 @@ impl Screen {
         self.print(&format!("to        {}", entry.to));
         self.print(&format!("state     {}", explain(&entry.state)));
         self.print(&format!("attempts  {}", entry.attempts));
-        self.print(&format!("next try  {}", entry.due.as_deref().unwrap_or("now")));
+        self.print(&format!("next try  {}", next_try(entry).unwrap_or("now")));
         if let Some(site) = &entry.site {
             self.print(&format!("site      {site}"));
         }
         if let Some(why) = &entry.site_backs_off {
-            self.print(&format!("site is left in peace {why}"));
+            self.print(&format!("          backs off {why}"));
         }
         if let Some(reason) = &entry.reason {
             self.print(&format!("last      {reason}"));
@@ -184,18 +208,41 @@ fn row(id: &str, state: &str, tries: &str, next: &str, who: &str) -> String {
     format!("{id:13} {state:8} {tries:>5} {next:20} {who}")
 }
 
-/// `2026-11-23T18:36:59.123Z` without its fraction.
-fn seconds_only(time: &str) -> &str {
-    time.split_once('.').map_or(time, |(whole, _)| whole)
+/// When: its own time, or that of the site it is ready for. `None` is now.
+fn next_try(entry: &RecipientEntry) -> Option<&str> {
+    let of_site =
+        || Some(entry.site_backs_off.as_deref()?.strip_prefix("until ")?.split_once(": ")?.0);
+    entry.due.as_deref().or_else(of_site)
+}
+
+/// `2026-11-23T18:36:59.123Z` without its fraction: `2026-11-23T18:36:59Z`.
+fn seconds_only(time: &str) -> String {
+    time.split_once('.').map_or(time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
 
 fn explain(state: &str) -> &str {
     match state {
         "waiting" => "waiting for its next try",
-        "routing" => "its site is being looked for",
-        "ready" => "waits for a connection to its site",
-        "out" => "is being delivered now",
+        "routing" => "waiting for the DNS to name its site",
+        "ready" => "waiting for a connection to its site",
+        "out" => "being delivered now",
         "stored" => "in the spool of a stopped relay",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ready_for_a_site_that_backs_off_is_not_tried_now() {
+        let mut entry = RecipientEntry { state: "ready".to_owned(), ..RecipientEntry::default() };
+        assert_eq!(next_try(&entry), None);
+        entry.site_backs_off =
+            Some("until 2026-11-23T20:35:20.423Z: 421 4.3.2 too busy: later".to_owned());
+        assert_eq!(next_try(&entry), Some("2026-11-23T20:35:20.423Z"));
+        entry.due = Some("2026-11-23T21:00:00.000Z".to_owned());
+        assert_eq!(next_try(&entry), entry.due.as_deref());
     }
 }

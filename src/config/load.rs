@@ -97,7 +97,9 @@ impl Config {
         let mut warnings = Vec::new();
         if !self.host_name.contains('.') {
             warnings.push(format!(
-                "host_name is {:?}, without a domain; many servers refuse mail from such a name",
+                "host_name is {:?}, which has no domain, and many servers refuse mail from such a \
+                 name; set it to the name that the DNS has for this machine: \
+                 host_name = \"mail.example.com\"",
                 self.host_name
             ));
         }

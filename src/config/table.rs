@@ -125,7 +125,15 @@ impl<'a> Table<'a> {
         let path = self.path_of(key);
         let node = self.entries.remove(key)?;
         let fault = |place: &Place, value: &Value| {
-            let what = format!("must be tables: [[{path}]], not {}", value.shown());
+            let what = match place {
+                Place::Set(_) if path == "listener" => {
+                    "[[listener]] is a list of tables; write --listen ADDR:PORT instead".to_owned()
+                }
+                Place::Set(_) => {
+                    format!("[[{path}]] is a list of tables, which only the file can hold")
+                }
+                _ => format!("must be tables: [[{path}]], not {}", value.shown()),
+            };
             self.report.add(place, &path, what);
         };
         let Value::List(items) = node.value else {

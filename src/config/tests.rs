@@ -162,7 +162,9 @@ fn what_is_seldom_meant_is_warned_of() {
     assert_eq!(
         read(text, &[]).unwrap().warnings(),
         [
-            "host_name is \"relay\", without a domain; many servers refuse mail from such a name",
+            "host_name is \"relay\", which has no domain, and many servers refuse mail from such a \
+             name; set it to the name that the DNS has for this machine: \
+             host_name = \"mail.example.com\"",
             "event.output is \"off\": what becomes of mail is recorded nowhere",
             "access.relay_networks is empty: no client may relay",
             "retry.expire is shorter than retry.first: nothing is tried a second time",

@@ -164,12 +164,23 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.parse::<u16>().is_ok()
 }
 
-/// Without brackets nobody can tell where an IPv6 address ends and its port begins.
+/// Without brackets, or with one of them, nobody can tell where an IPv6 address ends and its port
+/// begins. The last part may be either, and both readings are offered.
 fn bracket_hint(text: &str, port: u16) -> Option<Fault> {
-    let address: Ipv6Addr = text.parse().ok()?;
-    Some(format!(
-        "{text:?} is not clear: IPv6 addresses need brackets here; write \"[{address}]:{port}\""
-    ))
+    if in_brackets(text).is_some() || text.parse::<SocketAddr>().is_ok() {
+        return None;
+    }
+    let bare = text.replace(['[', ']'], "");
+    let whole = bare.parse::<Ipv6Addr>().ok().map(|address| format!("\"[{address}]:{port}\""));
+    let split = bare.rsplit_once(':').and_then(|(address, port)| {
+        let address: Ipv6Addr = address.parse().ok()?;
+        is_port(port).then(|| format!("\"[{address}]:{port}\""))
+    });
+    let right = match (split, whole) {
+        (Some(split), Some(whole)) => format!("{split}, or {whole} if all of it is the address"),
+        (one, other) => one.or(other)?,
+    };
+    Some(format!("{text:?} is not clear: IPv6 addresses need brackets here; write {right}"))
 }
 
 /// The widest blocks that one operator can own: 10.0.0.0/8 and a /16 of IPv6, beside the private

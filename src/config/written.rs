@@ -4,6 +4,7 @@
 //! see `table`. The reasons stand in the annotated example, which a test holds to this file.
 
 use super::core_table::{self, CoreDefaults};
+use super::error::Place;
 use super::load::Machine;
 use super::source::Tree;
 use super::table::{Report, Table};
@@ -104,7 +105,17 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
     };
     let mut listeners: Vec<Listener> = Vec::new();
     for mut table in tables {
-        let address = table.parsed("address", default, unit::read_listen_address);
+        let is_written = table.place_of("address") != Place::Default;
+        let read = |text: &str| unit::read_listen_address(text).map(Some);
+        let address = match table.parsed("address", None, read) {
+            Some(address) => address,
+            None if !is_written => default,
+            // Said already.
+            None => {
+                table.end();
+                continue;
+            }
+        };
         let listener = Listener { address };
         // Port 0 is a new port each time.
         if address.port() != 0 && listeners.contains(&listener) {
@@ -376,7 +387,7 @@ fn control(mut table: Table, directory: &Path, report: &Report) -> Control {
     if length > UNIX_PATH_BYTES_MAX {
         let what = format!(
             "the path of control.socket has {length} bytes, and the kernel takes at most \
-             {UNIX_PATH_BYTES_MAX}: {:?}; set control.socket",
+             {UNIX_PATH_BYTES_MAX}: {:?}; set control.socket to a shorter one",
             control.socket
         );
         report.relation(["spool.directory", "control.socket"], what);
@@ -416,9 +427,11 @@ fn check_relations(config: &Config, report: &Report) {
     // A message lies in one segment: seven parts of eight are for content, one for the envelope.
     if session.message_bytes_max > spool.segment_bytes / 8 * 7 {
         let what = format!(
-            "session.message_bytes_max ({}) must not be more than 7/8 of spool.segment_bytes ({})",
+            "session.message_bytes_max ({}) must not be more than 7/8 of spool.segment_bytes \
+             ({}): lower it to {}, or raise spool.segment_bytes",
             size(session.message_bytes_max),
-            size(spool.segment_bytes)
+            size(spool.segment_bytes),
+            size(spool.segment_bytes / 8 * 7)
         );
         report.relation(["session.message_bytes_max", "spool.segment_bytes"], what);
     }

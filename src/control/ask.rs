@@ -17,6 +17,14 @@ pub enum AskError {
         /// What the operating system said.
         cause: std::io::Error,
     },
+    /// The socket is there, but not for this user.
+    #[error("{path}: {cause}: ask as root or as the user that the relay runs as")]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
     /// The relay answered with an error.
     #[error("{0}")]
     Refused(String),
@@ -36,9 +44,7 @@ pub fn ask(socket: &Path, target: &str, mut line: impl FnMut(&str)) -> Result<()
         .build()
         .map_err(|error| broken(&error))?;
     runtime.block_on(async {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|cause| AskError::NotRunning { path: socket.to_owned(), cause })?;
+        let stream = UnixStream::connect(socket).await.map_err(|cause| not_asked(socket, cause))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
@@ -70,4 +76,12 @@ pub fn ask(socket: &Path, target: &str, mut line: impl FnMut(&str)) -> Result<()
             Err(AskError::Refused(text.trim().to_owned()))
         }
     })
+}
+
+fn not_asked(socket: &Path, cause: std::io::Error) -> AskError {
+    let path = socket.to_owned();
+    match cause.kind() {
+        std::io::ErrorKind::PermissionDenied => AskError::Forbidden { path, cause },
+        _ => AskError::NotRunning { path, cause },
+    }
 }

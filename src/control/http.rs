@@ -34,6 +34,7 @@ pub(super) fn router(requests: Vec<Sender<Request>>) -> Router {
         .route("/queue", get(list))
         .route("/queue/{id}", get(show))
         .route("/sites", get(sites))
+        .fallback(nothing)
         .with_state(Arc::new(requests))
 }
 
@@ -115,6 +116,11 @@ async fn show(State(shards): State<Shards>, Path(text): Path<String>) -> Respons
     let cause =
         format!("{id} is not in the queue: it has ended (see the event log) or never was\n");
     (StatusCode::NOT_FOUND, cause).into_response()
+}
+
+async fn nothing() -> Response {
+    let paths = "there are /queue?limit=N&domain=D, /queue/ID and /sites\n";
+    (StatusCode::NOT_FOUND, paths).into_response()
 }
 
 async fn sites(State(shards): State<Shards>) -> Response {

@@ -33,12 +33,36 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let running = start::start(config)?;
-    runtime.block_on(control(running))
+    let result = runtime.block_on(start_and_control(config));
+    // A start that was given up still runs.
+    runtime.shutdown_background();
+    result
 }
 
-async fn control(running: Running) -> Result<(), ServeError> {
-    let (mut terminate, mut interrupt) = signals()?;
+/// Signals are listened to before anything starts: a relay that serves already must not be cut by a
+/// stop, and one that reads a large spool must not keep it waiting.
+async fn start_and_control(config: Config) -> Result<(), ServeError> {
+    let mut signals = signals()?;
+    let starting = tokio::task::spawn_blocking(move || start::start(config));
+    tokio::select! {
+        biased;
+        running = starting => {
+            let running = running.map_err(|error| ServeError::Runtime(error.to_string()))??;
+            control(running, signals).await
+        }
+        _ = signals.0.recv() => given_up(),
+        _ = signals.1.recv() => given_up(),
+    }
+}
+
+/// What is acknowledged is on disk, so a start may end anywhere.
+fn given_up() -> Result<(), ServeError> {
+    tracing::info!("stopped while starting");
+    Ok(())
+}
+
+async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
+    let (mut terminate, mut interrupt) = signals;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
     let router = http::router(running.requests.clone());
@@ -85,7 +109,10 @@ async fn control(running: Running) -> Result<(), ServeError> {
     }
 }
 
-fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal), ServeError> {
+/// SIGTERM and SIGINT.
+type Signals = (tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+fn signals() -> Result<Signals, ServeError> {
     let listen = |kind| signal(kind).map_err(|error| ServeError::Runtime(error.to_string()));
     Ok((listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?))
 }

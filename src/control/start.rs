@@ -3,12 +3,11 @@
 
 use crate::config::{Config, EventOutput};
 use crate::event::EventWriter;
-use crate::message::Timestamp;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -115,6 +114,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
+    let began = Instant::now();
     let shards = ring::start(&cpus, &settings, move |index| {
         let plan = plans.lock().ok().and_then(|mut plans| plans.get_mut(index)?.take());
         async move {
@@ -124,7 +124,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         }
     })?;
     let ended = watch(shards, requests.clone())?;
-    await_ready(&ready, config.cores.len(), &requests)?;
+    await_ready(&ready, config.cores.len(), &requests, began)?;
     drop(reservations);
     for address in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
@@ -140,8 +140,8 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail would
-/// wait for ever, and whoever supervises the process can start it anew.
+/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
+/// would wait for ever, and whoever supervises the process can start it anew.
 fn watch(shards: ring::Shards, requests: Vec<Sender<Request>>) -> Result<Ended, ServeError> {
     let (tell, ended) = oneshot::channel();
     let watching = move || {
@@ -220,8 +220,8 @@ fn await_ready(
     ready: &ReadyReceiver,
     count: usize,
     requests: &[Sender<Request>],
+    began: Instant,
 ) -> Result<(), ServeError> {
-    let began = Timestamp::now();
     let (mut messages, mut in_doubt, mut set_aside) = (0, 0, 0);
     for _ in 0..count {
         match ready.recv() {
@@ -239,7 +239,7 @@ fn await_ready(
             }
         }
     }
-    let took = Timestamp::now().since(began);
+    let took = began.elapsed();
     tracing::info!(shards = count, messages, in_doubt, set_aside, ?took, "spool recovered");
     Ok(())
 }
@@ -247,12 +247,27 @@ fn await_ready(
 fn create_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |what: &str, error: std::io::Error| ServeError::Path {
         path: path.to_owned(),
-        cause: format!("{what}: {error}"),
+        cause: format!("{what}: {error}{}", whose(path, &error)),
     };
     std::fs::create_dir_all(path).map_err(|error| failed("cannot create the folder", error))?;
     let probe = path.join(".writable");
     std::fs::write(&probe, b"").map_err(|error| failed("the folder is not writable", error))?;
     std::fs::remove_file(&probe).map_err(|error| failed("the folder is not writable", error))
+}
+
+/// Whose folder it is that this process may not write to.
+fn whose(path: &Path, error: &std::io::Error) -> String {
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let there = path.ancestors().find_map(|folder| Some((folder, owner(folder)?)));
+    match (there, owner(Path::new("/proc/self"))) {
+        (Some((folder, owner)), Some(ours)) => {
+            format!("; {} belongs to user {owner}, and this is user {ours}", folder.display())
+        }
+        _ => String::new(),
+    }
 }
 
 fn check_open_files(config: &Config) -> Result<(), ServeError> {

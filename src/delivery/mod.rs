@@ -29,10 +29,10 @@
 //!
 //! *A host that greets with 5xx, or refuses both EHLO and HELO*, is `Unusable(Deferred)`, never
 //! `Refused`. RFC 5321 3.1 lets a client treat 554 as final, but a greeting speaks of this host and
-//! our address, not of the recipient: another host of the site may take the mail, a block list entry
-//! is lifted within the days that mail waits here, and whether the other hosts were merely down
-//! cannot be known in this room. Postfix does the same (`smtp_skip_5xx_greeting`). The reason keeps
-//! the server's own code.
+//! our address, not of the recipient: another host of the site may take the mail, a block list
+//! entry is lifted within the days that mail waits here, and whether the other hosts were merely
+//! down cannot be known in this room. Postfix does the same (`smtp_skip_5xx_greeting`). The reason
+//! keeps the server's own code.
 //!
 //! *421 at any point* defers the transaction and closes (RFC 5321 3.8).
 //!
@@ -49,12 +49,12 @@
 //! there is conversion, content goes out unchanged, whether it was declared or not: hosts that
 //! lack the keyword pass eight bits in practice, senders declare 8BITMIME merely because it was
 //! offered, Exim sends this way, and a bounce is certain harm where an altered letter is an
-//! unlikely one. `BODY=` is then left out. BINARYMIME is refused with 5.6.3: it may hold bare CR and
-//! LF, and only BDAT can carry it.
+//! unlikely one. `BODY=` is then left out. BINARYMIME is refused with 5.6.3: it may hold bare CR
+//! and LF, and only BDAT can carry it.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
-//! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply after
-//! [`Conversation::begin`], so RSET is sent in such a transaction's place.
+//! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply
+//! after [`Conversation::begin`], so RSET is sent in such a transaction's place.
 //!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection

@@ -26,7 +26,8 @@ pub enum Kind {
     Bounced,
     /// A recipient was given up: its time was over.
     Expired,
-    /// A recipient of mail with the null reverse-path was refused for good: there is nobody to tell.
+    /// A recipient of mail with the null reverse-path was refused for good: there is nobody to
+    /// tell.
     Dropped,
     /// A delivery had begun and its end is not known: the relay stopped in between.
     InDoubt,

@@ -1,8 +1,8 @@
 //! From the shards' buffers to the file or standard output.
 //!
-//! Bounds, per shard: a buffer is handed over at [`BUFFER_BYTES`]; while the thread does not keep up
-//! it grows to at most [`BACKLOG_BYTES_MAX`]. So many buffers may be under way that the whole log
-//! holds at most 5 MiB a shard.
+//! Bounds, per shard: a buffer is handed over at [`BUFFER_BYTES`]; while the thread does not keep
+//! up it grows to at most [`BACKLOG_BYTES_MAX`]. So many buffers may be under way that the whole
+//! log holds at most 5 MiB a shard.
 
 use super::line::{Event, Kind};
 use crate::config;
@@ -173,8 +173,8 @@ struct Running {
 }
 
 impl EventWriter {
-    /// Opens the output and starts the thread. `Err`: the file cannot be opened, or no thread can be
-    /// had.
+    /// Opens the output and starts the thread. `Err`: the file cannot be opened, or no thread can
+    /// be had.
     pub fn start(config: &config::Event, shards: usize) -> io::Result<EventWriter> {
         let sink = match &config.output {
             config::EventOutput::Off => return Ok(EventWriter { running: None }),
@@ -246,7 +246,8 @@ impl Writer {
             } else {
                 select_biased! {
                     recv(self.stop) -> stop_by => {
-                        self.stop_by = Some(stop_by.unwrap_or_else(|_| Instant::now() + RETRY_WAIT));
+                        let soon = |_| Instant::now() + RETRY_WAIT;
+                        self.stop_by = Some(stop_by.unwrap_or_else(soon));
                         continue;
                     }
                     recv(full) -> lines => lines.ok(),
@@ -377,7 +378,8 @@ impl RotatedFile {
                 self.rotate_at = self.rotate_bytes;
             }
             Err(error) => {
-                tracing::error!(%error, path = %self.path.display(), "cannot rotate the event file");
+                let path = self.path.display();
+                tracing::error!(%error, %path, "cannot rotate the event file");
                 self.rotate_at = self.size.saturating_add(self.rotate_bytes.max(length));
             }
         }

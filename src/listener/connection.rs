@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// Content arrives in pieces of at most this size; a command line is far shorter.
 const RECEIVE_BYTES: usize = 64 * 1024;
-/// Replies that wait to be sent; more are sent before more is read.
-const OUTPUT_BYTES_MAX: usize = 16 * 1024;
+/// Replies that wait while there is input left are sent beyond this many bytes: small commands have
+/// large replies, and a client that does not read them must not fill our memory instead of its own.
+const REPLIES_BYTES_MAX: usize = 16 * 1024;
 /// A client that does not take our replies for this long is gone.
 const SEND_WAIT: Duration = Duration::from_secs(60);
 
@@ -77,8 +78,7 @@ impl Connection<'_> {
             if needs_input && !self.receive().await? {
                 return Ok(());
             }
-            // A flood of pipelined commands is answered as it is read, or replies would pile up.
-            if self.output.len() >= OUTPUT_BYTES_MAX {
+            if self.output.len() > REPLIES_BYTES_MAX {
                 self.flush().await?;
             }
         }

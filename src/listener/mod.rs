@@ -1,9 +1,9 @@
 //! Accepts connections and runs their sessions: bytes between a `ring` stream and a `session`.
 //!
-//! Through it passes every message that comes in: from the stream to the spool's draft, and, once it
-//! is durable, to the shard through [`Intake::admit`]. It applies what no session can see: how many
-//! connections there are, who the client is, whether the relay takes mail at this moment. It must
-//! not know where messages go.
+//! Through it passes every message that comes in: from the stream to the spool's draft, and, once
+//! it is durable, to the shard through [`Intake::admit`]. It applies what no session can see: how
+//! many connections there are, who the client is, whether the relay takes mail at this moment. It
+//! must not know where messages go.
 
 mod connection;
 

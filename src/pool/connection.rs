@@ -4,7 +4,7 @@ use super::exchange::Job;
 use crate::config::Config;
 use crate::delivery::{Conversation, Loss, Mail, Policy, Step};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
-use crate::ring::{RecvBuf, Stream};
+use crate::ring::{self, RecvBuf, Stream};
 use crate::route::Candidate;
 use crate::spool::Content;
 use std::io;
@@ -40,8 +40,8 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
-    /// Lost before the host said anything to this transaction but 421: on a connection that had been
-    /// idle this means only that the host has closed it meanwhile.
+    /// Lost before the host said anything to this transaction but 421: on a connection that had
+    /// been idle this means only that the host has closed it meanwhile.
     pub(super) fn was_closed_before(&self) -> bool {
         self.lost
             && self.again.is_empty()
@@ -53,7 +53,8 @@ impl Transacted {
 }
 
 impl Connection {
-    /// Connects to one candidate and brings it to the point where mail can be sent.
+    /// Connects to one candidate and brings it to the point where mail can be sent, within `left`
+    /// at the latest.
     ///
     /// # Errors
     /// The outcome that this host alone would mean for a recipient.
@@ -61,13 +62,20 @@ impl Connection {
         candidate: &Candidate,
         config: &Config,
         policy: &Rc<Policy>,
+        left: Duration,
     ) -> Result<Connection, Outcome> {
         let remote = remote_name(candidate);
-        let stream =
-            match Stream::connect(candidate.address, None, config.delivery.connect_timeout).await {
-                Ok(stream) => stream,
-                Err(error) => return Err(Outcome::Deferred(connect_failed(&error, remote))),
-            };
+        let limits = &config.delivery;
+        let stream = match Stream::connect(
+            candidate.address,
+            None,
+            limits.connect_timeout.min(left),
+        )
+        .await
+        {
+            Ok(stream) => stream,
+            Err(error) => return Err(Outcome::Deferred(connect_failed(&error, remote))),
+        };
         let mut connection = Connection {
             stream,
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
@@ -75,7 +83,11 @@ impl Connection {
             conversation: Conversation::new(Rc::clone(policy), remote),
             transactions: 0,
         };
-        match connection.talk().await {
+        // A host that drips never runs into the time-out of one receive, but into that of all its
+        // replies: greeting, EHLO, HELO.
+        let in_time = limits.greeting_timeout + 2 * limits.hello_timeout;
+        let talked = within(in_time.min(left), connection.talk()).await;
+        match talked.unwrap_or(Err(Loss::TimedOut)) {
             Ok(Step::Ready) => Ok(connection),
             Ok(Step::Unusable(outcome)) => {
                 connection.finish_output().await;
@@ -228,6 +240,16 @@ impl Connection {
     }
 }
 
+/// `None` when `work` takes longer than `limit`.
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let in_time = async { Some(work.await) };
+    let too_long = async {
+        ring::sleep(limit).await;
+        None
+    };
+    futures_lite::future::or(in_time, too_long).await
+}
+
 fn mail_of(job: &Job) -> Mail {
     let message = &job.message;
     let recipients = job
@@ -248,8 +270,12 @@ fn mail_of(job: &Job) -> Mail {
     }
 }
 
+/// `mx1.example.net [192.0.2.1]:25`; of a host that is an address, `[192.0.2.1]:25`.
 fn remote_name(candidate: &Candidate) -> Box<str> {
     let address = candidate.address;
+    if candidate.host.starts_with('[') {
+        return format!("{}:{}", candidate.host, address.port()).into();
+    }
     format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
 }
 

@@ -2,15 +2,15 @@
 //! in peace.
 //!
 //! A connection is a task. It waits for a job, connects only when it has one, and goes when it has
-//! been idle. Work is asked for (Credit) only for tasks that wait, so nothing piles up here: at most
-//! one job per connection.
+//! been idle. Work is asked for (Credit) only for tasks that wait, so nothing piles up here: at
+//! most one job per connection.
 //!
 //! A site that cannot be reached while no connection to it stands backs off as a whole by the retry
 //! curve: the one job that found out is deferred, the others stay with their origins, and the next
 //! try is a single probe. A failure beside standing connections only means that the site wants no
 //! more of them: the number is not raised for a while.
 
-use super::connection::{Connection, Transacted};
+use super::connection::{Connection, Transacted, within};
 use super::exchange::{Dispatch, Done, Exchange, Job, homes_of};
 use crate::config::Config;
 use crate::delivery::Policy;
@@ -23,16 +23,20 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a connection was refused beside standing ones, their number is not raised for this long.
 const CEILING_HOLD: Duration = Duration::from_secs(60);
-/// An address that did not answer is tried after the others for this long.
+/// An address that said nothing is tried after the others for this long.
 const DEAD_ADDRESS_HOLD: Duration = Duration::from_secs(300);
 /// A transaction that a slow host drags out beyond this is given up: shorter than the time after
 /// which the origin asks what became of it, so that no recipient is out twice.
 const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
-const _: () = assert!(TRANSACTION_MAX.as_secs() * 2 < Scheduler::OVERDUE.as_secs());
+/// A job that has not found a host that talks to it within this time is put off, however many
+/// candidates are left: the hosts of a site may all be silent, each for as long as it may.
+const OPENING_MAX: Duration = Duration::from_secs(30 * 60);
+const _: () =
+    assert!(2 * TRANSACTION_MAX.as_secs() + OPENING_MAX.as_secs() <= Scheduler::OVERDUE.as_secs());
 /// Sites without work are forgotten at this interval.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -79,6 +83,7 @@ struct State {
     /// Whole-site failures in a row.
     failures: u32,
     backing_off: Option<(Timestamp, Reason)>,
+    /// Addresses that said nothing lately, and until when they are tried last.
     dead: HashMap<SocketAddr, Timestamp>,
 }
 
@@ -357,31 +362,25 @@ impl Pool {
 
     /// A connection stands: the site is well.
     fn answered(self: &Rc<Self>, home: &Rc<Home>) {
-        {
-            let mut state = home.state.borrow_mut();
-            state.failures = 0;
-            state.dead.clear();
-        }
+        home.state.borrow_mut().failures = 0;
         self.pump(home);
     }
 
     async fn open_connection(&self, home: &Home) -> Result<Connection, Outcome> {
         let candidates = self.router.candidates(&home.site).await?;
-        let now = Timestamp::now();
-        let is_dead = |candidate: &Candidate| {
-            home.state.borrow().dead.get(&candidate.address).is_some_and(|&until| until > now)
-        };
-        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
-        ordered.extend(dead);
+        let ordered = home.state.borrow().living_first(candidates, Timestamp::now());
         let mut last = None;
+        let began = Instant::now();
         for candidate in &ordered {
-            match Connection::open(candidate, &self.config, &self.policy).await {
-                Ok(connection) => return Ok(connection),
+            let left = OPENING_MAX.saturating_sub(began.elapsed());
+            home.state.borrow_mut().trying(candidate.address, Timestamp::now());
+            match Connection::open(candidate, &self.config, &self.policy, left).await {
+                Ok(connection) => {
+                    home.state.borrow_mut().dead.remove(&candidate.address);
+                    return Ok(connection);
+                }
                 Err(outcome) => {
-                    if outcome.reason().stage == Stage::Connect {
-                        let until = now.plus(DEAD_ADDRESS_HOLD);
-                        home.state.borrow_mut().dead.insert(candidate.address, until);
-                    }
+                    home.state.borrow_mut().tried(candidate.address, &outcome, Timestamp::now());
                     // A host that says "not now" outweighs one that says "never": another try may
                     // succeed there (RFC 5321 5.1).
                     if !matches!(
@@ -392,7 +391,7 @@ impl Pool {
                     }
                 }
             }
-            if self.stopping.get() {
+            if self.stopping.get() || began.elapsed() >= OPENING_MAX {
                 break;
             }
         }
@@ -452,8 +451,17 @@ impl Pool {
         standing: &mut Option<Standing>,
     ) -> Option<Box<Job>> {
         loop {
-            if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
-                return Some(job);
+            let job = home.state.borrow_mut().jobs.pop_front();
+            if standing.is_none() && home.has_too_many_tasks() {
+                // One that the site did not want ends here: with the next job it would only knock
+                // again, at once, and keep mail from those whose connection stands.
+                if let Some(job) = job {
+                    self.give_back(*job);
+                }
+                return None;
+            }
+            if job.is_some() {
+                return job;
             }
             let is_blocked = home.state.borrow().backing_off.is_some();
             if is_blocked || self.stopping.get() {
@@ -576,6 +584,11 @@ impl Home {
         state.idle.len() < before
     }
 
+    fn has_too_many_tasks(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.tasks > state.allowed(self.share)
+    }
+
     fn is_forgettable(&self) -> bool {
         let state = self.state.borrow();
         state.offers.is_empty()
@@ -588,6 +601,34 @@ impl Home {
 }
 
 impl State {
+    /// The candidates with those that said nothing lately behind the others. Other connections that
+    /// stand do not bring such an address back: each new one would wait for it first.
+    fn living_first(&self, candidates: Vec<Candidate>, now: Timestamp) -> Vec<Candidate> {
+        let is_dead =
+            |candidate: &Candidate| self.dead.get(&candidate.address).is_some_and(|&t| t > now);
+        let (dead, mut ordered): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_dead);
+        ordered.extend(dead);
+        ordered
+    }
+
+    /// An address that was dead is tried again by one connection; the others still leave it alone.
+    fn trying(&mut self, address: SocketAddr, now: Timestamp) {
+        if let Some(until) = self.dead.get_mut(&address) {
+            *until = now.plus(DEAD_ADDRESS_HOLD);
+        }
+    }
+
+    /// It did not take the connection, or took it and never said a word: both cost a time-out.
+    /// What had its time again and was not tried (the host has other addresses now) is forgotten.
+    fn tried(&mut self, address: SocketAddr, outcome: &Outcome, now: Timestamp) {
+        self.dead.retain(|_, until| *until > now);
+        if outcome.reason().code == 0 {
+            self.dead.insert(address, now.plus(DEAD_ADDRESS_HOLD));
+        } else {
+            self.dead.remove(&address);
+        }
+    }
+
     /// How many connections may be open now: one until the first stands (a probe), then the share,
     /// unless the site has lately refused to take more.
     fn allowed(&mut self, share: usize) -> usize {
@@ -606,12 +647,7 @@ impl State {
 
 /// One transaction, within [`TRANSACTION_MAX`].
 async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
-    let in_time = async { Some(connection.transact(job).await) };
-    let too_long = async {
-        ring::sleep(TRANSACTION_MAX).await;
-        None
-    };
-    if let Some(transacted) = futures_lite::future::or(in_time, too_long).await {
+    if let Some(transacted) = within(TRANSACTION_MAX, connection.transact(job)).await {
         return transacted;
     }
     let (outcomes, _) = connection.give_up();
@@ -629,6 +665,41 @@ fn back_off_wait(retry: &crate::config::Retry, failures: u32, chance: f64) -> Du
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn candidate(last: u8) -> Candidate {
+        Candidate { host: "mx.test".into(), address: ([192, 0, 2, last], 25).into() }
+    }
+
+    fn lasts(candidates: &[Candidate]) -> Vec<String> {
+        candidates.iter().map(|candidate| candidate.address.ip().to_string()).collect()
+    }
+
+    fn silence() -> Outcome {
+        Outcome::Deferred(Reason::ours(Stage::Connect, Status(4, 4, 1), "no answer"))
+    }
+
+    #[test]
+    fn a_dead_address_comes_last_until_its_time_and_is_then_tried_by_one() {
+        let mut state = State::default();
+        let start = Timestamp(1_000_000);
+        let both = || vec![candidate(1), candidate(2)];
+        state.tried(candidate(1).address, &silence(), start);
+        assert_eq!(lasts(&state.living_first(both(), start)), ["192.0.2.2", "192.0.2.1"]);
+        let over = start.plus(DEAD_ADDRESS_HOLD);
+        assert_eq!(lasts(&state.living_first(both(), over)), ["192.0.2.1", "192.0.2.2"]);
+        state.trying(candidate(1).address, over);
+        assert_eq!(lasts(&state.living_first(both(), over)), ["192.0.2.2", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn dead_addresses_of_the_past_are_forgotten() {
+        let mut state = State::default();
+        for number in 0..=255_u8 {
+            let now = Timestamp(u64::from(number) * 60_000);
+            state.tried(candidate(number).address, &silence(), now);
+        }
+        assert!(state.dead.len() <= 6, "{}", state.dead.len());
+    }
 
     #[test]
     fn the_back_off_grows_to_its_bound_and_stays_there() {

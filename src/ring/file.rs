@@ -16,6 +16,17 @@ use super::task::{panic_message, to_the_end};
 /// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
 const PIECE: usize = 1024 * 1024;
 
+#[cfg(test)]
+thread_local! {
+    static BROKEN_DISK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// From now on every commit of this shard fails, as on a disk that does not take it.
+#[cfg(test)]
+pub fn break_disk() {
+    BROKEN_DISK.set(true);
+}
+
 /// A file of fixed size, written in place.
 pub struct File {
     inner: Rc<BufferedFile>,
@@ -53,6 +64,10 @@ impl File {
     pub async fn commit(&self, bytes: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
         let committed = to_the_end(async move {
+            #[cfg(test)]
+            if BROKEN_DISK.get() {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             write_whole(&file, &bytes, offset).await?;
             // Never tried again: after a failure the kernel forgets what it could not write.
             file.fdatasync().await.map_err(io::Error::from)?;

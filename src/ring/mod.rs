@@ -53,6 +53,8 @@ mod timer;
 mod udp;
 
 pub use file::File;
+#[cfg(test)]
+pub use file::break_disk;
 pub use listener::Listener;
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use probe::raise_open_files;

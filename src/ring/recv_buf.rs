@@ -1,7 +1,7 @@
 //! Received bytes.
 
-/// The first step of a buffer's memory, in bytes: commands and a small message fit, and ten thousand
-/// idle connections take 40 MB.
+/// The first step of a buffer's memory, in bytes: commands and a small message fit, and ten
+/// thousand idle connections take 40 MB.
 const STEP_FIRST: usize = 4 * 1024;
 /// Each further step is this many times the one before.
 const STEP_FACTOR: usize = 4;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -31,6 +31,23 @@ impl Udp {
         // The kernel chooses the port at random (RFC 5452 9.2 wants it hard to guess).
         socket.connect(&server.into())?;
         Ok(Udp { inner: RefCell::new(adopt(socket)) })
+    }
+
+    /// Whether `address` is one of this machine's own. No packet is sent: the kernel chooses an own
+    /// address as the source for itself alone. (To bind to it would not tell where the system lets
+    /// programs bind to any address.)
+    pub fn is_local(address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return true;
+        }
+        // Port 9 discards; any will do.
+        let peer = SocketAddr::new(address, 9);
+        let source = || -> io::Result<Option<SocketAddr>> {
+            let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+            socket.connect(&peer.into())?;
+            Ok(socket.local_addr()?.as_socket())
+        };
+        matches!(source(), Ok(Some(source)) if source.ip() == address)
     }
 
     /// Sends one datagram. An ICMP error about an earlier one shows here or in `recv`.

@@ -145,6 +145,15 @@ pub(super) fn why_none(site: &Site, looked_up: &[LookedUp<'_>]) -> Outcome {
     }
 }
 
+/// What becomes of recipients when the best host of `site` is this relay, at `own`.
+pub(super) fn leads_back(site: &Site, own: SocketAddr) -> Outcome {
+    if site.key.starts_with(mx::NEXT_HOP_PREFIX) {
+        reasons::next_hop_leads_back(&site.key, own)
+    } else {
+        reasons::leads_back(&site.key, own)
+    }
+}
+
 /// Whether this machine has a way to the IPv6 internet.
 #[derive(Default)]
 pub(super) struct Reach {

@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | records | the site | candidates |
 //! | `MX 0 .` | Refused 5.1.10 (RFC 7505) | |
-//! | only this relay, or worse | Refused 5.4.6 | |
+//! | only this relay, or worse | Refused 5.4.6 | the same, by address |
 //! | no such records | the domain is its own host; Refused 5.1.2 without address | next host |
 //! | NXDOMAIN | Refused 5.1.2 | next host |
 //! | SERVFAIL, nothing | Deferred 4.4.3 | next host |
@@ -21,6 +21,7 @@
 
 mod candidates;
 mod mx;
+mod own;
 mod reasons;
 mod rules;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::dns::{Failure, Resolver};
 use crate::limits;
 use crate::message::{Outcome, Timestamp};
 use candidates::Reach;
+use own::Own;
 use rules::Destination;
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +81,7 @@ pub struct Router {
 
 struct Inner {
     host_name: Arc<str>,
+    own: Own,
     route: config::Route,
     resolver: Resolver,
     /// Sites of domains, so that the next message to a domain costs one look.
@@ -88,10 +91,18 @@ struct Inner {
 }
 
 impl Router {
-    /// `seed` shuffles hosts of equal preference.
-    pub fn new(host_name: Arc<str>, route: config::Route, resolver: Resolver, seed: u64) -> Router {
+    /// For a relay that calls itself `host_name` and takes mail at `listeners`. `seed` shuffles
+    /// hosts of equal preference.
+    pub fn new(
+        host_name: Arc<str>,
+        listeners: Vec<SocketAddr>,
+        route: config::Route,
+        resolver: Resolver,
+        seed: u64,
+    ) -> Router {
         let inner = Inner {
             host_name,
+            own: Own::new(listeners),
             route,
             resolver,
             sites: RefCell::new(Cache::new(limits::ROUTE_SITES_MAX)),
@@ -111,9 +122,22 @@ impl Router {
         }
         let (site, valid_until) = match rules::destination(&self.inner.route, domain)? {
             Destination::Address(address) => {
+                let there = SocketAddr::new(address, self.inner.route.port);
+                if self.inner.own.is(there) {
+                    return Err(reasons::leads_back(domain, there));
+                }
                 (Site::of_address(address, self.inner.route.port), Timestamp::NEVER)
             }
-            Destination::NextHop(next_hop) => (Site::of_next_hop(&next_hop), Timestamp::NEVER),
+            Destination::NextHop(next_hop) => {
+                let site = Site::of_next_hop(&next_hop);
+                if let config::HostName::Address(address) = next_hop.host
+                    && let there = SocketAddr::new(address, next_hop.port)
+                    && self.inner.own.is(there)
+                {
+                    return Err(reasons::next_hop_leads_back(&site.key, there));
+                }
+                (site, Timestamp::NEVER)
+            }
             Destination::Mx => self.inner.by_mx(domain).await?,
         };
         let site = Arc::new(site);
@@ -126,7 +150,12 @@ impl Router {
     /// addresses of a host interleaved by family. Err: none to be had.
     pub async fn candidates(&self, site: &Site) -> Result<Vec<Candidate>, Outcome> {
         let inner = &self.inner;
-        let looked_up = candidates::look_up(&inner.resolver, site).await;
+        let mut looked_up = candidates::look_up(&inner.resolver, site).await;
+        if let Some(own) = inner.own.leave_out(&mut looked_up)
+            && looked_up.is_empty()
+        {
+            return Err(candidates::leads_back(site, own));
+        }
         let now = Timestamp::now();
         let reaches = |address| inner.reach.reaches(address, now);
         let ordered = candidates::order(&looked_up, reaches, &mut inner.dice.borrow_mut());

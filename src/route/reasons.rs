@@ -5,6 +5,7 @@
 use super::mx::Unusable;
 use crate::dns::Failure;
 use crate::message::{Outcome, Reason, Stage, Status};
+use std::net::SocketAddr;
 
 /// Bad destination system address (RFC 3463 3.2).
 const BAD_DOMAIN: Status = Status(5, 1, 2);
@@ -18,6 +19,9 @@ const LOOP: Status = Status(5, 4, 6);
 const DNS_FAILED: Status = Status(4, 4, 3);
 /// Unable to route, for now: an operator can mend it.
 const NO_ROUTE_YET: Status = Status(4, 4, 4);
+
+/// The same, for now: an operator can mend it.
+const LOOP_YET: Status = Status(4, 4, 6);
 
 fn refused(status: Status, text: String) -> Outcome {
     Outcome::Refused(reason(status, text))
@@ -63,6 +67,25 @@ pub(super) fn unusable_mx(domain: &str, unusable: Unusable) -> Outcome {
             refused(NO_ROUTE, format!("MX {host} of domain {domain} is not a host name"))
         }
     }
+}
+
+/// The best host of a site is this relay itself.
+pub(super) fn leads_back(key: &str, own: SocketAddr) -> Outcome {
+    refused(
+        LOOP,
+        format!("mail for {key} loops back: its best host, {}, is this relay", shown(own)),
+    )
+}
+
+/// The same where the operator named the host: a slip there must not bounce what waits.
+pub(super) fn next_hop_leads_back(key: &str, own: SocketAddr) -> Outcome {
+    let shown = shown(own);
+    deferred(LOOP_YET, format!("the configured next hop {key}, {shown}, is this relay itself"))
+}
+
+/// As hosts are shown: `[192.0.2.1]:25`.
+fn shown(address: SocketAddr) -> String {
+    format!("[{}]:{}", address.ip(), address.port())
 }
 
 /// The MX lookup gave neither records nor "there are none".

@@ -35,7 +35,7 @@ fn with_zone<Fut: Future<Output = ()> + 'static>(
     let address = server.address;
     on_shard(move || {
         let resolver = Resolver::new(settings(&[address]));
-        body(Router::new("relay.test".into(), route(), resolver, 1), address)
+        body(Router::new("relay.test".into(), Vec::new(), route(), resolver, 1), address)
     });
     server
 }
@@ -193,7 +193,7 @@ fn silence_defers() {
     let address = silent.local_addr().unwrap();
     on_shard(move || async move {
         let resolver = Resolver::new(settings(&[address]));
-        let router = Router::new("relay.test".into(), route(), resolver, 1);
+        let router = Router::new("relay.test".into(), Vec::new(), route(), resolver, 1);
         assert_eq!(
             site(&router, "one.test").await,
             "Deferred 4.4.3 no DNS server answered in time for MX one.test"

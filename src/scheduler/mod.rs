@@ -18,9 +18,9 @@
 //! shard. No content, no addresses, no sockets, no clock, no randomness of its own.
 //!
 //! *Cost.* 90 to 96 bytes for each message with one recipient left, everything included except
-//! shared reasons and what is kept once per domain, tenant and site (94.6 measured at a million); 44
-//! bytes for each further recipient. From admission to the end a message takes about 0.4 us, 0.8 us
-//! beside a million others. Every step is constant time, except: the index by queue id is copied
+//! shared reasons and what is kept once per domain, tenant and site (94.6 measured at a million);
+//! 44 bytes for each further recipient. From admission to the end a message takes about 0.4 us, 0.8
+//! us beside a million others. Every step is constant time, except: the index by queue id is copied
 //! when it doubles; `take` looks at no more than [`SCAN_MAX`] recipients of the message; `routed`,
 //! `unroutable` and `reroute` cost in proportion to the recipients that they move, an expiry to
 //! those of its message; a clock that was set back has the wheels laid out anew, once.
@@ -243,9 +243,9 @@ impl Scheduler {
             .collect()
     }
 
-    /// Work for `site`: the next message by fairness and priority, with at most `recipients_max` (at
-    /// least 1) of its recipients that are ready for that site; they are out until settled. `None`:
-    /// there is no more; an Offer will come when there is.
+    /// Work for `site`: the next message by fairness and priority, with at most `recipients_max`
+    /// (at least 1) of its recipients that are ready for that site; they are out until settled.
+    /// `None`: there is no more; an Offer will come when there is.
     pub fn take(&mut self, site: SiteId, now: Timestamp, recipients_max: usize) -> Option<Work> {
         self.turn_to(now);
         let number = self.sites.next(site.0)?;

@@ -6,8 +6,8 @@
 //! moved at a time. Nothing comes out early; at most one tick late.
 //!
 //! The clock may jump. Forward: what became due comes out, and empty stretches are skipped by
-//! bitmap. Backward (by more than [`BACK_MAX`] ticks) or over the whole reach: the wheel is laid out
-//! anew, once, at about 50 ns an entry.
+//! bitmap. Backward (by more than [`BACK_MAX`] ticks) or over the whole reach: the wheel is laid
+//! out anew, once, at about 50 ns an entry.
 
 use super::slab::{Linked, List, Slab, splice_out, tag_at_end};
 
@@ -143,8 +143,8 @@ impl Wheel {
         self.earliest().map(|(begins, _)| begins)
     }
 
-    /// The first bucket that is not empty, and the tick at which it begins. What is on a level comes
-    /// before all that is on higher ones, except for a bucket being emptied.
+    /// The first bucket that is not empty, and the tick at which it begins. What is on a level
+    /// comes before all that is on higher ones, except for a bucket being emptied.
     fn earliest(&self) -> Option<(u64, usize)> {
         if let Some(bucket) = self.draining {
             return Some((self.current, bucket));

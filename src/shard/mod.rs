@@ -122,7 +122,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
 
     let resolver = Resolver::new(config.dns.clone());
     let seed = fastrand::u64(..);
-    let router = Router::new(Arc::clone(&config.host_name), config.route.clone(), resolver, seed);
+    let listeners = config.listeners.iter().map(|listener| listener.address).collect();
+    let host_name = Arc::clone(&config.host_name);
+    let router = Router::new(host_name, listeners, config.route.clone(), resolver, seed);
     let exchange = Exchange::new(index, peers);
     let queue = Queue::new(
         index,

@@ -306,7 +306,9 @@ impl Queue {
     }
 
     fn take(&self, site: &Site) -> Option<Work> {
-        if self.stopping.get() {
+        // What became of mail that goes out over a spool that has failed could not be written down:
+        // all of it would go out a second time.
+        if self.stopping.get() || self.spool.failure().is_some() {
             return None;
         }
         let number = self.sites.borrow().find(&site.key)?;
@@ -372,13 +374,19 @@ impl Queue {
         self.changed();
     }
 
-    /// What the home of a site says about it.
+    /// What the home of a site says about it. What waited while it was left in peace is routed
+    /// again before it is tried again: its domain may have moved to other hosts meanwhile.
     pub(super) fn site_state(&self, site: &Site, backing_off: Option<(Timestamp, Reason)>) {
         let Some(number) = self.sites.borrow().find(&site.key) else { return };
         let mut scheduler = self.scheduler.borrow_mut();
         match backing_off {
             Some((until, reason)) => scheduler.park(number, until, Rc::new(reason), now()),
-            None => scheduler.unpark(number),
+            None => {
+                scheduler.unpark(number);
+                scheduler.reroute(number);
+                drop(scheduler);
+                self.changed();
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// One recipient that waits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecipientEntry {
     /// Queue id.
     pub id: String,
@@ -22,8 +22,8 @@ pub struct RecipientEntry {
     pub from: String,
     /// Forward-path.
     pub to: String,
-    /// `waiting` for its time, `routing` (its site is looked for), `ready` (waits for a connection),
-    /// `out` (being delivered); `stored` in a stopped relay's spool.
+    /// `waiting` for its time, `routing` (its site is looked for), `ready` (waits for a
+    /// connection), `out` (being delivered); `stored` in a stopped relay's spool.
     pub state: String,
     /// When the message was received (RFC 3339).
     pub received: String,

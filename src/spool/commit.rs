@@ -340,6 +340,11 @@ impl Core {
     }
 
     fn fail(&self, state: &mut State, cause: String) {
+        tracing::error!(
+            folder = %self.folder.display(),
+            cause,
+            "the spool has failed: until a restart no mail is taken and none is sent"
+        );
         let failure = Failure::Failed(cause.clone());
         state.failure = Some(cause);
         state.batch.drop_all();

@@ -1,5 +1,5 @@
-//! Seeded histories of store, begin, settle, dead, recycling and crashes, over a disk in memory that
-//! tears what was not synced. The promises of the module documentation are the assertions.
+//! Seeded histories of store, begin, settle, dead, recycling and crashes, over a disk in memory
+//! that tears what was not synced. The promises of the module documentation are the assertions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::batch::Batch;

@@ -3,7 +3,7 @@
 use super::SpoolError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Held as long as it lives; the kernel lets go of it with the process, however that ends.
@@ -29,7 +29,7 @@ pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(open(format!("in use by another relay, process {}", holder(&file))));
+            return Err(open(format!("in use by another relay, process {}", named_holder(&file))));
         }
         Err(TryLockError::Error(error)) => return Err(open(error.to_string())),
     }
@@ -39,6 +39,21 @@ pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     written.map_err(|error| open(error.to_string()))?;
     Ok(Lock { _file: file })
+}
+
+/// The process that holds `root`, if one does. Nothing is locked to find out, so no start is
+/// disturbed; a process that this one may not see is not found.
+pub fn holder(root: &Path) -> Option<u32> {
+    let inode = std::fs::metadata(root.join("lock")).ok()?.ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131 0 EOF`: the process, then device and inode.
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let of_flock = words.next()? == "FLOCK";
+        let process = words.nth(2)?.parse().ok()?;
+        let of_file = words.next()?.rsplit(':').next()? == inode;
+        (of_flock && of_file).then_some(process)
+    })
 }
 
 /// Keeps relays away from `root` while it is read, and changes nothing. `None` when there is no
@@ -56,14 +71,14 @@ pub fn acquire_for_reading(root: &Path) -> Result<Option<Lock>, SpoolError> {
         Err(TryLockError::WouldBlock) => Err(open(format!(
             "a relay runs on this spool, process {}, and what it writes cannot be read \
              consistently: stop it, or name a copy",
-            holder(&file)
+            named_holder(&file)
         ))),
         Err(TryLockError::Error(error)) => Err(open(error.to_string())),
     }
 }
 
 /// The process that the lock file names.
-fn holder(file: &File) -> String {
+fn named_holder(file: &File) -> String {
     let mut holder = String::new();
     // At most what a pid takes: the file is not ours alone.
     let _ = file.take(20).read_to_string(&mut holder);
@@ -82,7 +97,9 @@ mod tests {
         let held = acquire(root.path()).unwrap();
         let refused = acquire(root.path()).unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert_eq!(holder(root.path()), Some(std::process::id()));
         drop(held);
+        assert_eq!(holder(root.path()), None);
         acquire(root.path()).unwrap();
     }
 

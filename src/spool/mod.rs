@@ -339,7 +339,7 @@ impl Spool {
         Ok(self.handle.core.sync().await?)
     }
 
-    /// Why nothing more is taken, when a write or sync has failed.
+    /// Why nothing more is taken, nor written down, when a write or sync has failed.
     pub fn failure(&self) -> Option<String> {
         self.handle.core.failure()
     }

@@ -215,6 +215,39 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
 }
 
 #[test]
+fn a_failed_commit_ends_the_intake_for_good_and_what_was_stored_stays() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (first, at) = store(&spool, 1, b"first\r\n").await;
+        let (second, _) = store(&spool, 1, b"second\r\n").await;
+        spool.settle(second, 0, &Fate::Delivered);
+        spool.sync().await.unwrap();
+        ring::break_disk();
+        spool.settle(first, 0, &Fate::Delivered);
+        for content in [10, 50_000] {
+            let mut accepted = plain(0, 1);
+            accepted.id = spool.next_id(Timestamp(1));
+            let mut draft = spool.draft();
+            let stored = match draft.extend(&vec![b'x'; content]).await {
+                Ok(()) => spool.store(draft, accepted).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            assert!(matches!(stored, Err(SpoolError::Failed(_))), "{stored:?}");
+        }
+        assert!(spool.failure().unwrap().contains("00000001.seg"));
+        assert!(matches!(spool.sync().await, Err(SpoolError::Failed(_))));
+        assert_eq!(content(&spool, first, at).await, b"first\r\n", "it can still be read");
+        drop(spool);
+        ring::sleep(Duration::from_millis(50)).await;
+
+        let (_spool, recovery) = open(folder.path()).await;
+        assert_eq!(recovery.messages.iter().map(|one| one.id).collect::<Vec<_>>(), [first]);
+        assert!(!recovery.messages[0].recipients[0].ended, "that it ended could not be written");
+    });
+}
+
+#[test]
 fn a_torn_tail_is_cut_once_and_damage_is_copied_once() {
     on_a_shard(|| async {
         let folder = tempfile::tempdir().unwrap();

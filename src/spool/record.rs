@@ -1,9 +1,9 @@
 //! Records: what is written about messages, and how. *Pure*: bytes in, records out and back.
 //!
 //! A record is a 20-byte header {length u32, kind u8, version u8, flags u16, crc32c u32, id u64},
-//! then its payload. `length` counts both. The checksum covers all but itself and is salted with the
-//! record's place, so it is filled in when the place is known ([`seal`]). Decoding takes any bytes:
-//! it never panics and never allocates more than the bytes could mean.
+//! then its payload. `length` counts both. The checksum covers all but itself and is salted with
+//! the record's place, so it is filled in when the place is known ([`seal`]). Decoding takes any
+//! bytes: it never panics and never allocates more than the bytes could mean.
 
 use super::field::{Fields, put_bytes, put_count};
 use super::segment::checksum;

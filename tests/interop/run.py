@@ -2,9 +2,14 @@
 
 import clients
 import fates
+import hostile
+import mishaps
+import names
 import running
 import tools
 from harness import main
 
+ROOMS = (clients, fates, names, running, hostile, mishaps, tools)
+
 if __name__ == "__main__":
-    raise SystemExit(main(clients.TESTS + fates.TESTS + running.TESTS + tools.TESTS))
+    raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))

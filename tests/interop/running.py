@@ -13,7 +13,7 @@ import tempfile
 import time
 
 from clients import send
-from harness import BINARY, ROOT, Relay, Sink, free_port, main
+from harness import BINARY, ROOT, Relay, Sink, free_port, main, wait_until
 
 
 def start_fails(*flags, says, before=None, env=None):
@@ -219,12 +219,41 @@ def diagnostics_and_listing_go_on_while_mail_flows():
         sink.wait(20)
 
 
+def a_listing_says_what_it_leaves_out():
+    with Relay(smart_host=free_port(), retry_first="100s", cores="1") as relay:
+        for to in ("a@one.test", "b@one.test", "c@two.test"):
+            send(relay.port, to=[to])
+        # A dead site defers one of them; the others are ready, and listed as well.
+        relay.wait_event("deferred")
+        wait_until("all are listed", lambda: len(relay.queue()) == 3)
+        _, output, errors = relay.command("queue", "list", "--limit", "2", "--json")
+        assert len(output.splitlines()) == 2 and "--limit 0 shows all" in errors, (output, errors)
+        _, output, errors = relay.command("queue", "list", "--limit", "3", "--json")
+        assert len(output.splitlines()) == 3 and not errors, (output, errors)
+        _, output, _ = relay.command("queue", "list", "--domain", "three.test")
+        assert "empty" not in output and "three.test" in output, output
+
+
+def a_queue_that_cannot_be_seen_is_not_called_empty():
+    with Relay(smart_host=free_port(), retry_first="100s", cores="1") as relay:
+        send(relay.port)
+        relay.wait_event("deferred")
+        elsewhere = ["--set", f"control.socket={relay.spool}/nowhere.sock"]
+        code, output, errors = relay.command("queue", "list", *elsewhere)
+        assert code == 1 and str(relay.process.pid) in errors, (output, errors)
+        assert "no relay runs" not in errors, errors
+        relay.stop()
+        code, output, errors = relay.command("queue", "show", "0000000000000")
+        assert code == 1 and "empty" not in output and "not in the spool" in errors, output
+
+
 TESTS = [
     a_taken_port_is_named, another_instance_on_the_spool_is_named,
     a_spool_that_cannot_be_written_is_named, bad_configuration_is_told_with_line_and_remedy,
     the_annotated_example_is_a_right_configuration, io_uring_forbidden_is_said,
     too_little_locked_memory_is_said, too_few_open_files_is_said, sigterm_lets_a_transaction_finish,
     an_idle_session_is_told_when_the_relay_stops, a_second_sigterm_stops_at_once,
+    a_listing_says_what_it_leaves_out, a_queue_that_cannot_be_seen_is_not_called_empty,
     the_stop_is_bounded, the_default_command_serves, diagnostics_and_listing_go_on_while_mail_flows,
 ]
 

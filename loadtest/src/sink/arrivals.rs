@@ -66,6 +66,12 @@ impl Arrivals {
         self.distinct.load(Ordering::Relaxed)
     }
 
+    /// Recipients that have got their message, and messages that are not the source's: what has
+    /// arrived at all.
+    pub fn arrived(&self) -> u64 {
+        self.distinct() + self.foreign.load(Ordering::Relaxed)
+    }
+
     /// Recipients that have their message or their refusal.
     pub fn ended(&self) -> u64 {
         self.distinct() + self.refused.load(Ordering::Relaxed)
@@ -80,8 +86,12 @@ impl Arrivals {
     /// One line of progress.
     pub fn line(&self) -> String {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let foreign = match read(&self.foreign) {
+            0 => String::new(),
+            foreign => format!(", foreign {foreign}"),
+        };
         format!(
-            "arrived {}, refused {}, doubled {}, corrupted {}",
+            "arrived {}, refused {}, doubled {}, corrupted {}{foreign}",
             self.distinct(),
             read(&self.refused),
             read(&self.doubled),
@@ -216,13 +226,16 @@ pub struct Report {
 impl Report {
     /// For people.
     pub fn text(&self) -> String {
+        // One message has no rate.
+        let rate = match self.messages {
+            0 | 1 => String::new(),
+            _ => format!(", {:.0}/s over {:.2} s", self.messages_per_second, self.seconds),
+        };
         let mut text = format!(
-            "messages  {} in {} connections, {:.0}/s over {:.2} s\narrived   {}\nrefused   {}\n\
+            "messages  {} in {} connections{rate}\narrived   {}\nrefused   {}\n\
              doubled   {}\ncorrupted {}\nforeign   {}\nend-to-end {}\n",
             self.messages,
             self.connections,
-            self.messages_per_second,
-            self.seconds,
             self.arrived,
             self.refused,
             self.doubled,

@@ -166,7 +166,7 @@ impl Sink {
     /// Returns when `wanted` distinct recipients have got their message, or a thread has failed.
     pub async fn reached(&self, wanted: u64) {
         let mut look = tokio::time::interval(Duration::from_millis(5));
-        while self.arrivals.distinct() < wanted && !self.threads.iter().any(|t| t.is_finished()) {
+        while self.arrivals.arrived() < wanted && !self.threads.iter().any(|t| t.is_finished()) {
             look.tick().await;
         }
     }

@@ -153,7 +153,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"60 MiB\"",
         "r.toml:2: session.message_bytes_max (60 MiB) must not be more than 7/8 of \
-         spool.segment_bytes (64 MiB)",
+         spool.segment_bytes (64 MiB): lower it to 56 MiB, or raise spool.segment_bytes",
     ),
     (
         "[session]\nmessage_bytes_max = 2020-01-01",
@@ -168,7 +168,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[spool]\nsegment_bytes = \"32 MiB\"",
         "r.toml:2: session.message_bytes_max (50 MiB) must not be more than 7/8 of \
-         spool.segment_bytes (32 MiB)",
+         spool.segment_bytes (32 MiB): lower it to 28 MiB, or raise spool.segment_bytes",
     ),
     (
         "[spool]\nsegment_bytes = 70000001",
@@ -228,6 +228,21 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[[listener]]\naddress = \"::1\"",
         "r.toml:2: listener.address: \"::1\" is not clear: IPv6 addresses need brackets \
+         here; write \"[::1]:25\"",
+    ),
+    (
+        "[[listener]]\naddress = \"::1:2587\"",
+        "r.toml:2: listener.address: \"::1:2587\" is not clear: IPv6 addresses need brackets \
+         here; write \"[::1]:2587\", or \"[::1:2587]:25\" if all of it is the address",
+    ),
+    (
+        "[[listener]]\naddress = \"[::1:2587\"",
+        "r.toml:2: listener.address: \"[::1:2587\" is not clear: IPv6 addresses need brackets \
+         here; write \"[::1]:2587\", or \"[::1:2587]:25\" if all of it is the address",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:2525\"\n[[listener]]\naddress = \"::1\"",
+        "r.toml:4: listener.address: \"::1\" is not clear: IPv6 addresses need brackets \
          here; write \"[::1]:25\"",
     ),
     (
@@ -323,6 +338,16 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "[route]\nsmart_host = \"2001:db8::1\"",
         "r.toml:2: route.smart_host: \"2001:db8::1\" is not clear: IPv6 addresses need \
          brackets here; write \"[2001:db8::1]:25\"",
+    ),
+    (
+        "[route]\nsmart_host = \"[2001:db8::1\"",
+        "r.toml:2: route.smart_host: \"[2001:db8::1\" is not clear: IPv6 addresses need \
+         brackets here; write \"[2001:db8::1]:25\"",
+    ),
+    (
+        "[route]\nsmart_host = \"2001:db8:0:0:0:0:0:1:2526\"",
+        "r.toml:2: route.smart_host: \"2001:db8:0:0:0:0:0:1:2526\" is not clear: IPv6 addresses \
+         need brackets here; write \"[2001:db8::1]:2526\"",
     ),
     (
         "[route]\nsmart_host = \"relay.example.com:smtp\"",
@@ -486,7 +511,8 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     ),
     (
         "listener.address", "127.0.0.1:1",
-        "--set listener.address: must be tables: [[listener]], not a table",
+        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT \
+         instead",
     ),
     (
         "access.relay_networks", "10.0.0.0/8,0.0.0.0/0",
@@ -564,7 +590,7 @@ fn a_socket_path_that_the_kernel_does_not_take_is_told_by_the_key_that_made_it_l
     let long = format!("/{}", "d".repeat(100));
     let what = format!(
         "the path of control.socket has 114 bytes, and the kernel takes at most 107: \
-         \"{long}/control.sock\"; set control.socket"
+         \"{long}/control.sock\"; set control.socket to a shorter one"
     );
     let text = format!("[spool]\ndirectory = \"{long}\"");
     assert_eq!(fault(&text, &[]), format!("r.toml:2: {what}"));
@@ -582,7 +608,8 @@ fn all_mistakes_are_told_at_once_the_file_first() {
         "r.toml:3: retry.max: \"9d\" is out of range; allowed: 1s to 7d",
         "r.toml:6: pool.idel: unknown key; did you mean `pool.idle`?",
         "--cores: 9 shards are too many: at most 4 here, one for each CPU",
-        "--set listener.address: must be tables: [[listener]], not a table",
+        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT \
+         instead",
         "--set retry.frist: unknown key; did you mean `retry.first`?",
     ];
     assert_eq!(fault(text, &line), expected.join("\n"));

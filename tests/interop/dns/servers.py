@@ -1,8 +1,10 @@
 """Starts nsd and unbound on free loopback ports with the zones of this folder.
 
-Prints `nsd=127.0.0.1:PORT unbound=127.0.0.1:PORT` when both answer, and ends both when its standard
-input ends: so they cannot outlive the test that started them. `python3 servers.py` by hand waits for
-Ctrl-D; `dig @127.0.0.1 -p PORT mx two.mail.test` shows what they say.
+Prints `nsd=127.0.0.1:PORT unbound=127.0.0.1:PORT` when both answer, then `folder=`, where the zones
+are, and `nsd_pid=` and `unbound_pid=`, so that a test may change and stop them. Ends both when its
+standard input ends: so they cannot outlive the test that started them. A port given as argument is
+unbound's. `python3 servers.py` by hand waits for Ctrl-D; `dig @127.0.0.1 -p PORT mx two.mail.test`
+shows what they say.
 """
 
 import os
@@ -40,7 +42,8 @@ def big_zone():
     head = "$ORIGIN big.test.\n$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 120\n  NS ns\nns A 127.0.0.1\n"
     names = [f"a-rather-long-name-of-a-mail-exchanger-{number}" for number in range(BIG_RECORDS)]
     records = [f"@ MX {number} {name}\n" for number, name in enumerate(names)]
-    return head + "".join(records)
+    # The best host is there, so that mail can be delivered by this answer.
+    return head + "".join(records) + f"{names[0]} A 127.0.0.2\n"
 
 
 def answers(port):
@@ -74,6 +77,8 @@ def main():
             sys.exit(f"{program} is not installed")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ringpost-dns-"))
     ports = {"nsd": free_port(), "unbound": free_port(), "dead": free_port()}
+    if len(sys.argv) > 1:
+        ports["unbound"] = int(sys.argv[1])
     processes = []
     try:
         for zone in HERE.glob("*.zone"):
@@ -91,7 +96,12 @@ def main():
             )
             processes.append(process)
             wait_for(name, process, ports[name])
-        print(f"nsd=127.0.0.1:{ports['nsd']} unbound=127.0.0.1:{ports['unbound']}", flush=True)
+        pids = f"nsd_pid={processes[0].pid} unbound_pid={processes[1].pid}"
+        print(
+            f"nsd=127.0.0.1:{ports['nsd']} unbound=127.0.0.1:{ports['unbound']} "
+            f"folder={folder} {pids}",
+            flush=True,
+        )
         sys.stdin.read()
     finally:
         for process in processes:

@@ -1,0 +1,308 @@
+"""The machine under the relay: a full disk, one that fails, damaged files, stops at bad moments.
+
+The tests of disks mount small file systems on loop devices, which only root may."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import signal
+import smtplib
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+
+from clients import send
+from hostile import time_used
+from harness import Relay, Sink, free_port, main, need, wait_until
+
+# Small segments, so that small disks hold some: a message may have 7/8 of one.
+SMALL = ("--set", "spool.segment_bytes=2MiB", "--set", "session.message_bytes_max=1MiB",
+         "--set", "spool.stream_threshold=64KiB", "--set", "session.recipients_max=100",
+         "--set", "retry.max=2s")
+# FS_IOC_SHUTDOWN with NOLOGFLUSH: every write and sync fails with EIO from then on.
+SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
+
+
+@contextlib.contextmanager
+def small_disk(mebibytes):
+    """The folder of a fresh ext4."""
+    need("mkfs.ext4", "mount", "umount")
+    assert os.geteuid() == 0, "only root can mount"
+    with tempfile.TemporaryDirectory() as folder:
+        image, at = pathlib.Path(folder, "image"), pathlib.Path(folder, "disk")
+        at.mkdir()
+        with image.open("wb") as file:
+            file.truncate(mebibytes * 1024 * 1024)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True)
+        try:
+            yield at
+        finally:
+            subprocess.run(["umount", str(at)], check=True)
+
+
+def text(number, size):
+    return b"Subject: %d\r\n\r\n" % number + (b"y" * 70 + b"\r\n") * (size // 72)
+
+
+def attempt(client, number, size=30_000):
+    """The reply to one message."""
+    client.ehlo_or_helo_if_needed()
+    client.docmd("MAIL FROM:<a@sender.test>")
+    client.docmd("RCPT TO:<b@sink.test>")
+    code, words = client.docmd("DATA")
+    if code != 354:
+        client.rset()
+        return code, words
+    client.send(text(number, size) + b".\r\n")
+    return client.getreply()
+
+
+def fill(relay, count_max=10_000):
+    """Sends until there is no room: how many were taken, and the refusal."""
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+        for number in range(count_max):
+            code, words = attempt(client, number)
+            if code != 250:
+                return number, code, words
+    raise AssertionError("the disk was never full")
+
+
+def a_full_disk_refuses_mail_delivers_what_is_there_and_recovers():
+    port = free_port()
+    with small_disk(100) as disk, Relay(*SMALL, spool=disk / "spool", smart_host=port) as relay:
+        taken, code, words = fill(relay)
+        assert code == 452 and words.startswith(b"4.3.1"), (code, words)
+        assert taken > 1000, taken
+        wait_until("all wait", lambda: len(relay.queue()) == taken)
+        again, code, _ = fill(relay)
+        assert again < 100 and code == 452, "still full"
+        taken += again
+        # Filled to the last block by somebody else: not even the event log can be written.
+        with open(disk / "other", "wb") as other, contextlib.suppress(OSError):
+            while other.write(b"x" * 65536):
+                other.flush()
+        with Sink(port=port) as sink:
+            sink.wait(taken, 60)
+            relay.wait_empty(30)
+            (disk / "other").unlink()
+            wait_until("mail is taken again", lambda: is_taken(relay), 20)
+            sink.wait(taken + 1)
+            relay.wait_empty()
+            print(f"       {taken} messages filled the disk")
+        assert relay.stop() == 0
+        relay.start()
+        assert not relay.queue()
+
+
+def is_taken(relay):
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+        return attempt(client, 0)[0] == 250
+
+
+def a_disk_that_fails_stops_the_intake_and_loses_nothing():
+    port = free_port()
+    with small_disk(100) as disk:
+        with Relay(*SMALL, spool=disk / "spool", smart_host=port, cores="1") as relay:
+            for number in range(20):
+                send(relay.port, text(number, 2000))
+            wait_until("all wait", lambda: len(relay.queue()) == 20)
+            shut_down(disk)
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                code, words = attempt(client, 20)
+                assert code == 451, (code, words)
+                code, words = attempt(client, 21)
+                assert code == 451, (code, words)
+            wait_until("the log says so", lambda: b"the spool has failed" in relay.log)
+            # Nothing is sent of which it could not be written down that it was.
+            with Sink(port=port) as sink:
+                used = time_used(relay.process.pid)
+                time.sleep(4)
+                assert not sink.messages and time_used(relay.process.pid) - used < 1
+            relay.stop()
+        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(
+            ["mount", "-o", "loop", str(disk.parent / "image"), str(disk)], check=True
+        )
+        with Sink(port=port) as sink:
+            with Relay(*SMALL, spool=disk / "spool", smart_host=port, cores="1") as relay:
+                sink.wait(20, 30)
+                relay.wait_empty()
+                assert len(sink.messages) == 20
+                send(relay.port)
+
+
+def shut_down(disk):
+    folder = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+    finally:
+        os.close(folder)
+
+
+def queued(relay, count, size=2000):
+    """Puts `count` messages into the queue, whose next hop is down; their ids."""
+    for number in range(count):
+        send(relay.port, text(number, size))
+    wait_until("all wait", lambda: len(relay.queue()) == count)
+    return {entry["id"] for entry in relay.queue()}
+
+
+def segments(relay):
+    return sorted(relay.spool.glob("shard-*/*.seg"))
+
+
+def damaged(damage, lost_max, count=60):
+    """A relay is killed, `damage(segments)` is done to its spool; it starts, and delivers the rest."""
+    port = free_port()
+    with Relay(*SMALL, smart_host=port, cores="1") as relay:
+        before = queued(relay, count, 60_000)
+        relay.kill()
+        assert len(segments(relay)) > 1
+        damage(segments(relay))
+        relay.start()
+        after = {entry["id"] for entry in relay.queue()}
+        assert after <= before and len(before - after) <= lost_max, len(after)
+        with Sink(port=port) as sink:
+            sink.wait(len(after), 30)
+            relay.wait_empty()
+        relay.restart()
+        assert not relay.queue()
+        send(relay.port)
+        return len(before - after), relay.log
+
+
+def corrupt_bytes_cost_one_message_and_are_set_aside():
+    def corrupt(files):
+        with open(files[0], "r+b") as file:
+            file.seek(300_000)
+            file.write(b"\xff" * 16)
+
+    lost, log = damaged(corrupt, 1)
+    assert lost == 1 and b"set aside" in log and b"00000001.seg" in log, (lost, log)
+
+
+def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out():
+    def truncate(files):
+        os.truncate(files[0], 1_000_000)
+
+    def delete(files):
+        files[0].unlink()
+
+    def scribble(files):
+        folder = files[0].parent
+        for name in ("00009999.seg", "notes.txt", "00000002.seg~", "0000000x.seg"):
+            (folder / name).write_bytes(os.urandom(50_000))
+        (folder / "00008888.seg").write_bytes(b"")
+
+    def overwrite(files):
+        files[0].write_bytes(os.urandom(files[0].stat().st_size))
+
+    for damage, lost_max in ((truncate, 40), (delete, 40), (scribble, 0), (overwrite, 40)):
+        lost, log = damaged(damage, lost_max)
+        print(f"       {damage.__name__}: {lost} of 60 lost")
+        if damage is truncate:
+            assert b"set aside" in log or b"cut" in log, log
+
+
+def two_restarts_a_moved_spool_and_other_cores_lose_nothing():
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        spool = pathlib.Path(folder, "spool")
+        with Relay(*SMALL, spool=spool, smart_host=port) as relay:
+            before = queued(relay, 40)
+            for _ in range(2):
+                relay.restart()
+            for _ in range(5):
+                # Killed while it starts.
+                relay.kill()
+                relay.process = subprocess.Popen(
+                    relay.process.args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                )
+                time.sleep(0.03)
+            relay.kill()
+            for cores in ("1", "2"):
+                relay.flags[relay.flags.index("--cores") + 1] = cores
+                relay.start()
+                assert {entry["id"] for entry in relay.queue()} == before
+                assert relay.stop() == 0
+        moved = spool.rename(pathlib.Path(folder, "elsewhere"))
+        with Relay(*SMALL, spool=moved, smart_host=port) as relay, Sink(port=port) as sink:
+            assert {entry["id"] for entry in relay.queue()} == before
+            sink.wait(40)
+            relay.wait_empty()
+            assert len(sink.messages) == 40
+
+
+def a_killed_relay_starts_anew_at_once():
+    """The kernel lets go of its listening sockets only after it has gone."""
+    with Relay(cores="1", smart_host=free_port()) as relay:
+        for number in range(10):
+            for _ in range(5):
+                send(relay.port, text(number, 60_000))
+            relay.kill()
+            relay.start()
+        assert len(relay.queue()) == 50
+
+
+def a_stopped_process_goes_on_where_it_was():
+    with Sink() as sink, Relay(smart_host=sink.port) as relay:
+        done = []
+
+        def stream():
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+                for number in range(300):
+                    done.append(attempt(client, number, 5000)[0])
+
+        threads = [threading.Thread(target=stream) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2):
+            time.sleep(0.2)
+            relay.process.send_signal(signal.SIGSTOP)
+            time.sleep(2)
+            relay.process.send_signal(signal.SIGCONT)
+        for thread in threads:
+            thread.join(60)
+        assert done == [250] * 1200, len(done)
+        sink.wait(1200, 60)
+        relay.wait_empty()
+        assert len(sink.messages) == 1200 and not relay.events("deferred")
+
+
+def a_spool_without_permission_is_named():
+    """As an ordinary user on a shard's folder that is root's."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with Relay(spool=folder + "/spool", cores="1") as relay:
+            send(relay.port)
+            assert relay.stop() == 0
+        for path in (folder + "/spool", folder + "/spool/lock", folder + "/spool/events.jsonl"):
+            os.chown(path, 65534, 65534)
+        binary = shutil.copy(relay.process.args[0], folder)
+        os.chmod(binary, 0o755)
+        done = subprocess.run(
+            [binary, *relay.process.args[1:]], capture_output=True, text=True, timeout=20,
+            check=False, user=65534, group=65534, extra_groups=[], cwd=folder,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode != 0 and "panicked" not in said, said
+        assert "shard-0" in said and "ermission denied" in said, said
+
+
+TESTS = [
+    a_full_disk_refuses_mail_delivers_what_is_there_and_recovers,
+    a_disk_that_fails_stops_the_intake_and_loses_nothing,
+    corrupt_bytes_cost_one_message_and_are_set_aside,
+    a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out,
+    two_restarts_a_moved_spool_and_other_cores_lose_nothing,
+    a_killed_relay_starts_anew_at_once, a_stopped_process_goes_on_where_it_was,
+    a_spool_without_permission_is_named,
+]
+
+if __name__ == "__main__":
+    raise SystemExit(main(TESTS))
