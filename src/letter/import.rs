@@ -141,22 +141,29 @@ impl Desk {
         self.what.files.get(next).cloned()
     }
 
-    fn next_spool(&self) -> Option<&Spool> {
-        let next = self.next_spool.get();
-        self.next_spool.set(next.wrapping_add(1));
-        self.spools.get(next.checked_rem(self.spools.len())?)
+    /// For a message that has an id, the spool that gives out such ids, as far as there is one: it
+    /// then knows of it.
+    fn spool(&self, id: Option<QueueId>) -> Result<&Spool, String> {
+        let number = id.map_or_else(
+            || self.next_spool.replace(self.next_spool.get().wrapping_add(1)),
+            |id| usize::from(id.spool_number()),
+        );
+        let place = number.checked_rem(self.spools.len());
+        let spool = place.and_then(|place| self.spools.get(place));
+        spool.ok_or_else(|| "there is no spool to import into".to_owned())
     }
 
     async fn file(&self, path: &Path) -> Result<Report, String> {
-        let spool = self.next_spool().ok_or("there is no spool to import into")?;
         let file = File::open(path).map_err(|error| error.to_string())?;
         let mut source = BufReader::with_capacity(PIECE, file);
         let Some(head) = read_head(&mut source)? else {
+            let spool = self.spool(None)?;
             let (accepted, draft) = self.plain(spool, &mut source).await?;
             let id = accepted.id;
             spool.restore(draft, accepted, &[], &[]).await.map_err(|error| error.to_string())?;
             return Ok(Report::Imported(path.to_owned(), id));
         };
+        let spool = self.spool((!self.what.new_ids).then_some(head.id))?;
         if !self.what.new_ids {
             if self.known.borrow().contains(&head.id) {
                 return Ok(Report::Known(path.to_owned(), head.id));
