@@ -79,11 +79,11 @@
 //! - O_DIRECT saves 10 to 20 % of the time (no copy, no page to look for), but nothing with 1024
 //!   records where there is no journal. RWF_DSYNC and O_DSYNC are within noise of write and
 //!   fdatasync.
-//! - A linked write and fdatasync on a ring take 30 to 50 us longer than two calls: the kernel gives
-//!   a sync to a worker thread. A shard pays that, because it must not block.
+//! - A linked write and fdatasync on a ring take 30 to 50 us longer than two calls: the kernel
+//!   gives a sync to a worker thread. A shard pays that, because it must not block.
 //! - *Two commits in flight do not pay*: each takes longer than one with all the records, because
-//!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain up to
-//!   15 %. Two shards, with a file each, come to 1.1 to 1.8 times one.
+//!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain up
+//!   to 15 %. Two shards, with a file each, come to 1.1 to 1.8 times one.
 //!
 //! Chosen: one commit in flight, buffered write and fdatasync, in segments that were written once.
 //! O_DIRECT is the next step if the copy ever matters; then the first read of a record that is not

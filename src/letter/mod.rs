@@ -14,9 +14,9 @@
 //! Received: ...
 //! ```
 //!
-//! One `To` for each recipient that still waits; those that have ended are not in the letter. Values
-//! are xtext (RFC 3461 4). `Content` comes last: what follows it is the trace and the content, of so
-//! many bytes, without dot-stuffing and otherwise untouched.
+//! One `To` for each recipient that still waits; those that have ended are not in the letter.
+//! Values are xtext (RFC 3461 4). `Content` comes last: what follows it is the trace and the
+//! content, of so many bytes, without dot-stuffing and otherwise untouched.
 //!
 //! It must not know what the operator typed, nor when anything is delivered.
 

@@ -2,8 +2,8 @@
 //! in peace.
 //!
 //! A connection is a task. It waits for a job, connects only when it has one, and goes when it has
-//! been idle. Work is asked for (Credit) only for tasks that wait, so nothing piles up here: at most
-//! one job per connection.
+//! been idle. Work is asked for (Credit) only for tasks that wait, so nothing piles up here: at
+//! most one job per connection.
 //!
 //! A site that cannot be reached while no connection to it stands backs off as a whole by the retry
 //! curve: the one job that found out is deferred, the others stay with their origins, and the next

@@ -1,5 +1,5 @@
-//! What a stopped relay's folder holds, in numbers, and where it is damaged. It reads every byte that
-//! was ever committed and checks every checksum; it changes nothing.
+//! What a stopped relay's folder holds, in numbers, and where it is damaged. It reads every byte
+//! that was ever committed and checks every checksum; it changes nothing.
 
 use super::content::Content;
 use super::fold::Kept;

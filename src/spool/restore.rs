@@ -6,8 +6,8 @@ use super::{Accepted, Fate, Placement, Spool, SpoolError};
 
 impl Spool {
     /// Makes a message durable together with what became of its recipients so far, in one record.
-    /// `in_doubt` names recipients to whom a delivery had begun and not ended; that is durable after
-    /// the next [`Spool::sync`]. Errors as with [`Spool::store`].
+    /// `in_doubt` names recipients to whom a delivery had begun and not ended; that is durable
+    /// after the next [`Spool::sync`]. Errors as with [`Spool::store`].
     ///
     /// The id must not be known to any spool of the relay, nor be given out again by one: it is one
     /// that this spool gave out, or one that is older than now.
