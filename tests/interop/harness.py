@@ -22,7 +22,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARY = os.environ.get("RINGPOST", str(ROOT / "target" / "release" / "ringpost"))
+BINARY = str(pathlib.Path(os.environ.get("RINGPOST", ROOT / "target/release/ringpost")).resolve())
 # Names that a test's programs are looked up by; Debian keeps daemons where a user's PATH does not.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
