@@ -82,7 +82,7 @@
 //! - A linked write and fdatasync on a ring take 30 to 50 us longer than two calls: the kernel
 //!   gives a sync to a worker thread. A shard pays that, because it must not block.
 //! - *Two commits in flight do not pay*: each takes longer than one with all the records, because
-//!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain up
+//!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain, up
 //!   to 15 %. Two shards, with a file each, come to 1.1 to 1.8 times one.
 //!
 //! Chosen: one commit in flight, buffered write and fdatasync, in segments that were written once.

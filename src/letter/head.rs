@@ -70,7 +70,9 @@ impl Head {
     /// Reads the fields, from the first to the last. An error says what is wrong with which.
     pub(super) fn read(text: &[u8]) -> Result<Head, String> {
         let text = std::str::from_utf8(text).map_err(|_| "a field is not UTF-8".to_owned())?;
-        let text = text.strip_suffix("\r\n").ok_or_else(|| "a field is cut short".to_owned())?;
+        let text = text
+            .strip_suffix("\r\n")
+            .ok_or_else(|| "a field does not end with CRLF: line ends were changed".to_owned())?;
         let unfolded = text.replace("\r\n ", " ");
         let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
         let mut recipients = Vec::new();

@@ -251,7 +251,7 @@ def a_letter_that_was_changed_is_refused():
         changes = [
             (lambda text: text[:-2], "was changed or cut short"),
             (lambda text: text + b"more\r\n", "was changed or cut short"),
-            (lambda text: text.replace(b"\r\n", b"\n"), "cannot be understood"),
+            (lambda text: text.replace(b"\r\n", b"\n"), "line ends were changed"),
             (lambda text: text.replace(b"@d", b" @d", 1), "X-Ringpost-To: cannot be understood"),
             (lambda text: text.replace(b"X-Ringpost-Content", b"X-Content"), "missing"),
         ]
