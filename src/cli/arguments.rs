@@ -179,7 +179,7 @@ pub struct Settings {
     /// Send everything that no rule names to this host [key: route.smart_host]
     #[arg(long, value_name = "HOST:PORT")]
     smart_host: Option<String>,
-    /// Set any key that is not in a [[table]], such as retry.first=2s; beats file and other flags;
+    /// Set any key outside repeated tables, such as retry.first=2s; beats file and other flags;
     /// may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
