@@ -48,6 +48,14 @@ pub const ROUTE_KEY_BYTES_MAX: usize = 200;
 /// Domains whose site a shard remembers; the site seen longest ago gives way.
 pub const ROUTE_SITES_MAX: usize = 16 * 1024;
 
+// --- spool ---
+
+/// What the cleaner moves from old segments to the head, in bytes a second for each shard: its share
+/// of the disk. It goes faster only while twice the disk is used that should be.
+pub const SPOOL_MOVE_BYTES_PER_SECOND: usize = 32 << 20;
+/// Of this much at once, in bytes, in one commit: what it may lengthen the wait for a 250 by.
+pub const SPOOL_MOVE_STEP_BYTES: usize = 256 << 10;
+
 const _: () = assert!(ROUTE_HOSTS_MAX <= DNS_RECORDS_MAX);
 const _: () = assert!(ROUTE_ADDRESSES_PER_HOST_MAX < ROUTE_CANDIDATES_MAX);
 const _: () = assert!(DNS_UDP_BYTES_MAX as usize <= DNS_TCP_BYTES_MAX);

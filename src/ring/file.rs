@@ -1,5 +1,6 @@
 //! Files of fixed size, written in place.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -8,13 +9,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use glommio::io::BufferedFile;
 
-use super::task::{panic_message, to_the_end};
+use super::task::{panic_message, spawn, to_the_end};
 
 /// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
 const PIECE: usize = 1024 * 1024;
+/// How often the driver is made to look whether blocking work is done.
+const BLOCKING_LOOK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 thread_local! {
@@ -209,7 +213,17 @@ async fn blocking<T: Send + 'static>(
                 *place = Some(result);
             }
         };
+        // The driver can go to sleep just when the work is done, and miss that: a timer beside it has
+        // it look again. In a task of its own, because each poll of the work keeps a waker.
+        let working = Rc::new(Cell::new(true));
+        let looking = Rc::clone(&working);
+        spawn("look after blocking work", async move {
+            while looking.get() {
+                glommio::timer::sleep(BLOCKING_LOOK).await;
+            }
+        });
         glommio::executor().spawn_blocking(run).await;
+        working.set(false);
     })
     .await?;
     let result = here.lock().ok().and_then(|mut place| place.take());

@@ -32,6 +32,7 @@
 //! | `write_at` keeps the buffer, and may write less | `file`: writes copies of pieces, goes on after a short one |
 //! | opening a path with a NUL panics; a large read may panic for want of memory | `file`: opened by std; read in pieces |
 //! | a panic in `spawn_blocking` hangs its caller; its result leaks if nobody waits | `file::blocking` |
+//! | the news that blocking work is done can be slept over | `file::blocking`: a timer beside it |
 //! | the thread for blocking work is pinned with the shard | `start` gives it the process's mask |
 //! | `shared_channel` spins until both ends are connected | `mailbox`: crossbeam and one waker |
 //! | a waker is cloned at most 32,767 times | `mailbox`: one waker for each mailbox, not for each item |

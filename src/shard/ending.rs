@@ -120,6 +120,7 @@ impl Queue {
 
     /// These recipients waited too long; the scheduler has ended them.
     pub(super) fn lapsed(self: &Rc<Self>, slot: Slot, recipients: Vec<Lapsed>) {
+        self.begin_to_fail(slot, recipients.iter().map(|lapsed| lapsed.index));
         let failures: Vec<Failure> = recipients
             .into_iter()
             .map(|lapsed| Failure {
@@ -175,6 +176,7 @@ impl Queue {
             self.record_failures(slot, &message, &failures, site);
             return;
         }
+        self.begin_to_fail(slot, failures.iter().map(|failure| failure.recipient));
         let reporting = Reporting::begin(self, slot, message.id);
         let site = site.map(Box::<str>::from);
         let queue = Rc::clone(self);
@@ -230,6 +232,7 @@ impl Queue {
                 (false, false) => (Kind::Bounced, Fate::Bounced),
             };
             self.spool.settle(message.id, failure.recipient, &fate);
+            self.has_failed(slot, failure.recipient);
             let Failure { recipient, reason, attempts, .. } = failure;
             let attempt = Attempt { reason, number: *attempts, due: None, site };
             self.tell(kind, message, *recipient, &attempt);

@@ -5,6 +5,7 @@
 //!
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
+//! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
@@ -13,6 +14,7 @@
 mod ending;
 mod hot;
 mod queue;
+mod register;
 mod sites;
 mod stop;
 #[cfg(test)]
@@ -27,7 +29,7 @@ use crate::message::{QueueId, Timestamp};
 use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
-use crate::spool::{self, Recovery, Spool};
+use crate::spool::{self, Recovery, Register, Spool};
 use queue::Queue;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -153,6 +155,10 @@ async fn serve(plan: Plan) -> Result<(), String> {
             }
         }
     }
+
+    let register: Rc<dyn Register> = Rc::<Queue>::clone(&queue);
+    spool.clean_for(Rc::downgrade(&register));
+    drop(register);
 
     let pool = Pool::new(Arc::clone(&config), router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);

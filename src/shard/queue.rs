@@ -45,6 +45,8 @@ pub(super) struct Queue {
     pub(super) sites: RefCell<Sites>,
     /// Reports being stored.
     pub(super) reporting: Cell<usize>,
+    /// Recipients that the scheduler has ended and whose ending is not recorded yet.
+    pub(super) failing: RefCell<HashMap<Slot, Vec<u32>>>,
     /// Of each message, reports that are not stored yet: its record must stay until they are.
     pub(super) reported: RefCell<HashMap<Slot, usize>>,
     /// Recipients beyond which no more mail is taken.
@@ -77,6 +79,7 @@ impl Queue {
             hot: RefCell::new(Hot::new(core.hot_bytes_max)),
             sites: RefCell::default(),
             reporting: Cell::new(0),
+            failing: RefCell::default(),
             reported: RefCell::default(),
             recipients_max: core.queue_recipients_max,
             router,

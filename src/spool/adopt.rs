@@ -5,10 +5,9 @@
 //! record is durable here. A crash before that leaves both: the next adoption finds the messages
 //! here, alive or ended, and leaves the old copies behind.
 
-use super::commit::Core;
 use super::draft::{Draft, Waiting};
 use super::fold::Kept;
-use super::record::{self, Record, StoredContent};
+use super::record::{self, Record, SoFar, StoredContent};
 use super::{Accepted, Fate, Recovered, Recovery, Spool, SpoolError, content, folder, segment};
 use crate::message::QueueId;
 use crate::ring;
@@ -32,7 +31,7 @@ impl Spool {
             bytes_read: read.scan.bytes_read,
             ..Recovery::default()
         };
-        let mut moving = Moving { core: Rc::clone(core), all: Vec::new(), done: false };
+        let mut moving = Moving { all: Vec::new(), done: false };
         for (id, kept) in read.scan.fold.into_live() {
             let known = {
                 let state = core.state.borrow();
@@ -50,8 +49,6 @@ impl Spool {
                 recovery.messages.push(Recovered { placement, ..kept.recovered(*id) });
             }
         }
-        // Deliveries in doubt stay so.
-        self.sync().await?;
         moving.done = true;
         core.state.borrow_mut().foreign.extend(moving.all.iter().map(|(_, id, _)| *id));
         drop(moving);
@@ -80,8 +77,11 @@ impl Spool {
         let mut draft = Draft::new(Rc::clone(core), self.handle.settings.stream_threshold);
         let mut extents = None;
         if let StoredContent::Chunks(old, pieces) = &stored.content
-            && let content::Content::Streamed(pieces) =
-                content::Content::streamed(other, *old, pieces)
+            && let content::Content::Streamed(pieces) = content::Content::streamed(
+                |number| segment::path(other, number).into(),
+                *old,
+                pieces,
+            )
         {
             for piece in &pieces {
                 draft.extend(&piece.read().await.map_err(unreadable)?).await?;
@@ -97,6 +97,7 @@ impl Spool {
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| Some((index, recipient.fate.clone()?)))
             .collect();
+        core.wait_for_room().await?;
         let accepted = Accepted {
             id,
             received_at: stored.received_at,
@@ -106,15 +107,12 @@ impl Spool {
             dot_stuffed: stored.dot_stuffed,
             eight_bit: stored.eight_bit,
         };
-        core.wait_for_room().await?;
-        let waiting = Waiting::append(core, &accepted, &content, &fates)?;
-        let in_doubt: Vec<u32> = (0..)
+        let under_way: Vec<u32> = (0..)
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
-        if !in_doubt.is_empty() {
-            core.begin(id, &in_doubt);
-        }
+        let so_far = SoFar { fates, under_way };
+        let waiting = Waiting::append(core, &accepted, &content, &so_far)?;
         // Its chunks are the message's now, or there are none.
         drop(content);
         draft.hand_over();
@@ -125,18 +123,17 @@ impl Spool {
 /// Messages on their way from one folder to the other. If that is not completed, the copies here
 /// are dead: the originals stay, and move another time.
 struct Moving {
-    core: Rc<Core>,
     all: Vec<(Waiting, QueueId, Option<Kept>)>,
     done: bool,
 }
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        for (waiting, id, _) in &mut self.all {
+        for (waiting, _, _) in &mut self.all {
             // Not removed: the message lives on in the other folder.
             waiting.over = true;
             if !self.done {
-                self.core.forget(*id, &waiting.ticket);
+                waiting.forget();
             }
         }
     }

@@ -27,8 +27,8 @@ pub(super) struct Slot {
 pub(super) struct Batch {
     /// Room for the batch header, then mail records.
     mail: Vec<u8>,
-    /// The id of each mail record: what the segment will hold.
-    ids: Vec<QueueId>,
+    /// The id and length of each mail record: what the segment will hold.
+    ids: Vec<(QueueId, u32)>,
     /// Settled records, one after the other; older ones may be left for a later batch.
     outcomes: VecDeque<u8>,
     /// Deliveries begun, not written, not settled since.
@@ -43,8 +43,8 @@ pub(super) struct Batch {
 pub(super) struct Sealed {
     /// All of it, padded to whole blocks.
     pub(super) bytes: Vec<u8>,
-    /// The ids of the mail in it.
-    pub(super) ids: Vec<QueueId>,
+    /// The ids of the mail in it, each with the bytes of one record.
+    pub(super) ids: Vec<(QueueId, u32)>,
 }
 
 impl Batch {
@@ -53,19 +53,20 @@ impl Batch {
         &mut self,
         accepted: &Accepted,
         content: &record::StoredContent<'_>,
-        fates: &[(u32, Fate)],
+        so_far: &record::SoFar,
     ) -> Slot {
         let offset = self.mail_room();
-        self.ids.push(accepted.id);
-        let length = record::put_message(&mut self.mail, accepted, content, fates);
+        let length = record::put_message(&mut self.mail, accepted, content, so_far);
+        self.ids.push((accepted.id, length));
         Slot { offset, length }
     }
 
     /// Appends a piece of streamed content.
     pub(super) fn chunk(&mut self, draft: QueueId, index: u32, content: &[u8]) -> Slot {
         let offset = self.mail_room();
-        self.ids.push(draft);
-        Slot { offset, length: record::put_chunk(&mut self.mail, draft, index, content) }
+        let length = record::put_chunk(&mut self.mail, draft, index, content);
+        self.ids.push((draft, length));
+        Slot { offset, length }
     }
 
     /// Takes back the record that was appended last.
@@ -97,7 +98,7 @@ impl Batch {
 
     /// The mail of `id` that waits here belongs to nobody any more: its bytes will be dead.
     pub(super) fn forget(&mut self, id: QueueId) {
-        self.ids.retain(|&other| other != id);
+        self.ids.retain(|&(other, _)| other != id);
     }
 
     /// Drops the mail; outcomes stay.

@@ -2,19 +2,22 @@
 //! looks after segment files beside it. Both only do what `log` says.
 
 use super::batch::{Batch, Slot};
+use super::clean::Moving;
+use super::fold::pieces_of;
 use super::log::{Chore, ChoreEnd, Log, Step, Write};
-use super::record::{Extent, StoredContent};
+use super::record::{Extent, SoFar, StoredContent};
 use super::segment;
 use super::ticket::{Failure, Ticket, Waiters};
-use super::{Accepted, Fate};
+use super::{Accepted, Fate, Placement, Register};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -29,9 +32,12 @@ pub(super) struct Core {
     segment_bytes: u64,
     outcome_interval: Duration,
     pub(super) state: RefCell<State>,
+    /// Who knows where a message has moved to.
+    pub(super) register: RefCell<Option<Weak<dyn Register>>>,
     room: Waiters,
     work: ring::Signal,
     chores: ring::Signal,
+    pub(super) cleaning: ring::Signal,
 }
 
 pub(super) struct State {
@@ -55,8 +61,13 @@ pub(super) struct State {
     durable: u64,
     files: HashMap<u32, Rc<ring::File>>,
     readers: HashMap<u32, Rc<ring::File>>,
-    /// Segments that hold pieces of streamed messages.
-    pub(super) pieces: HashMap<QueueId, Vec<u32>>,
+    /// Paths of segments that were handed out with pieces of streamed content, perhaps to other
+    /// shards. Whoever has a clone may read there.
+    paths: HashMap<u32, Arc<Path>>,
+    /// Segments that hold pieces of streamed messages, with the bytes of these.
+    pub(super) pieces: HashMap<QueueId, Vec<(u32, u32)>>,
+    /// Messages whose new record is on its way.
+    pub(super) moving: HashMap<QueueId, Moving>,
     /// Messages born in another spool that came here.
     pub(super) foreign: HashSet<QueueId>,
     closing: bool,
@@ -90,7 +101,9 @@ impl Core {
             durable: 0,
             files: HashMap::new(),
             readers: HashMap::new(),
+            paths: HashMap::new(),
             pieces: HashMap::new(),
+            moving: HashMap::new(),
             foreign: HashSet::new(),
             closing: false,
         };
@@ -99,9 +112,11 @@ impl Core {
             segment_bytes: settings.segment_bytes,
             outcome_interval: settings.outcome_interval,
             state: RefCell::new(state),
+            register: RefCell::new(None),
             room: Waiters::default(),
             work: ring::Signal::new(),
             chores: ring::Signal::new(),
+            cleaning: ring::Signal::new(),
         })
     }
 
@@ -116,6 +131,7 @@ impl Core {
         self.state.borrow_mut().closing = true;
         self.work.set();
         self.chores.set();
+        self.cleaning.set();
     }
 
     pub(super) fn next_id(&self, now: Timestamp) -> QueueId {
@@ -158,10 +174,10 @@ impl Core {
         &self,
         accepted: &Accepted,
         content: &StoredContent<'_>,
-        fates: &[(u32, Fate)],
+        so_far: &SoFar,
     ) -> Option<(Rc<Ticket>, Slot)> {
         let state = &mut *self.state.borrow_mut();
-        let slot = state.batch.message(accepted, content, fates);
+        let slot = state.batch.message(accepted, content, so_far);
         if slot.length as usize > state.log.record_bytes_max() {
             state.batch.undo(slot);
             return None;
@@ -183,23 +199,36 @@ impl Core {
         });
     }
 
-    /// Everything of `id` in the segments of `place` and of its pieces is dead.
-    pub(super) fn dead(&self, id: QueueId, segment: u32) {
+    /// Everything of `id` is dead: its record at `at`, its pieces, and its copies on their way.
+    pub(super) fn dead(&self, id: QueueId, at: Placement) {
         let state = &mut *self.state.borrow_mut();
-        let mut empty = state.log.release(segment, id);
-        for segment in state.pieces.remove(&id).unwrap_or_default() {
-            empty |= state.log.release(segment, id);
+        let mut empty = false;
+        if state.pieces.is_empty() && state.moving.is_empty() {
+            empty = state.log.release(at.segment, id, u64::from(at.length));
+        } else {
+            let held = state.holdings(id, at);
+            state.pieces.remove(&id);
+            if let Some(moving) = state.moving.remove(&id) {
+                state.drop_moving(id, &moving, &[]);
+            }
+            for (segment, bytes) in held {
+                empty |= state.log.release(segment, id, bytes);
+            }
         }
         if empty {
             self.chores.set();
         }
     }
 
-    /// Mail in the batch of `ticket` belongs to nobody any more.
-    pub(super) fn forget(&self, id: QueueId, ticket: &Ticket) {
+    /// Mail of `length` bytes in the batch of `ticket` belongs to nobody any more.
+    pub(super) fn forget(&self, id: QueueId, ticket: &Ticket, length: u32) {
         match ticket.place() {
-            Some((segment, _)) => self.dead(id, segment),
-            None => self.state.borrow_mut().batch.forget(id),
+            Some((segment, offset)) => self.dead(id, Placement { segment, offset, length }),
+            None => {
+                self.state.borrow_mut().batch.forget(id);
+                // Its pieces may be written already.
+                self.dead(id, Placement { segment: 0, offset: 0, length: 0 });
+            }
         }
     }
 
@@ -239,6 +268,30 @@ impl Core {
         }
         readers.insert(number, Rc::clone(&file));
         Ok(file)
+    }
+
+    /// The path of `segment`, which is not used again while somebody has a clone of this.
+    pub(super) fn path(&self, segment: u32) -> Arc<Path> {
+        let paths = &mut self.state.borrow_mut().paths;
+        let path = paths.entry(segment).or_insert_with(|| {
+            let path: Arc<Path> = segment::path(&self.folder, segment).into();
+            path
+        });
+        Arc::clone(path)
+    }
+
+    /// Where the queue has the record of `id`.
+    pub(super) fn placement(&self, id: QueueId) -> Option<Placement> {
+        let register = self.register.borrow().as_ref()?.upgrade()?;
+        register.placement(id)
+    }
+
+    pub(super) fn wake_committer(&self) {
+        self.work.set();
+    }
+
+    pub(super) fn wake_keeper(&self) {
+        self.chores.set();
     }
 
     /// Notes an outcome: it rides in the next commit, which comes after the interval at the latest.
@@ -330,6 +383,9 @@ impl Core {
                     if let Some(ticket) = state.in_flight.take() {
                         ticket.done(Ok(()));
                     }
+                } else {
+                    // A new head: more disk is used than before.
+                    self.cleaning.set();
                 }
                 self.chores.set();
             }
@@ -397,6 +453,7 @@ impl Core {
         let state = &mut *self.state.borrow_mut();
         state.files.remove(&number);
         state.readers.remove(&number);
+        state.paths.remove(&number);
     }
 }
 
@@ -420,14 +477,65 @@ impl State {
 
     /// The pieces of a draft become the message's.
     fn hold_pieces(&mut self, id: QueueId, draft: QueueId, extents: &[Extent]) {
-        let mut segments: Vec<u32> = extents.iter().map(|extent| extent.segment).collect();
-        segments.sort_unstable();
-        segments.dedup();
-        for &segment in &segments {
-            self.log.hold(segment, id);
-            self.log.release(segment, draft);
+        let pieces = pieces_of(extents);
+        for &(segment, bytes) in &pieces {
+            self.log.hold(segment, id, bytes);
+            self.log.release(segment, draft, u64::from(bytes));
         }
-        self.pieces.insert(id, segments);
+        self.pieces.insert(id, pieces);
+    }
+
+    /// Appends a message that moves, as if it were new. `None` when no batch could hold it.
+    pub(super) fn append_moved(
+        &mut self,
+        accepted: &Accepted,
+        content: &StoredContent<'_>,
+        so_far: &SoFar,
+    ) -> Option<(Rc<Ticket>, Slot)> {
+        let slot = self.batch.message(accepted, content, so_far);
+        // Its fates may have made it longer than a new one can be.
+        if slot.length as usize > self.log.record_bytes_max() * 2 {
+            self.batch.undo(slot);
+            return None;
+        }
+        Some((Rc::clone(&self.pending), slot))
+    }
+
+    /// All that `id` holds, when its record is at `at`: segments and bytes.
+    pub(super) fn holdings(&self, id: QueueId, at: Placement) -> Vec<(u32, u64)> {
+        let mut all = vec![(at.segment, u64::from(at.length))];
+        for &(segment, bytes) in self.pieces.get(&id).into_iter().flatten() {
+            match all.iter_mut().find(|(held, _)| *held == segment) {
+                Some((_, sum)) => *sum += u64::from(bytes),
+                None => all.push((segment, u64::from(bytes))),
+            }
+        }
+        all
+    }
+
+    /// The new copies of `id` are dead, but what it has in the segments of `kept` stays.
+    pub(super) fn drop_moving(&mut self, id: QueueId, moving: &Moving, kept: &[(u32, u64)]) {
+        let mut new = moving.pieces.clone();
+        match moving.ticket.place() {
+            Some((segment, _)) => new.push((segment, moving.slot.length)),
+            None => self.batch.forget(id),
+        }
+        for (segment, bytes) in new {
+            if !kept.iter().any(|(held, _)| *held == segment) {
+                self.log.release(segment, id, u64::from(bytes));
+            }
+        }
+    }
+
+    fn chore(&mut self) -> Option<Chore> {
+        let paths = &self.paths;
+        self.log
+            .chore(|segment| paths.get(&segment).is_some_and(|path| Arc::strong_count(path) > 1))
+    }
+
+    /// Closed, or failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.closing || self.failure.is_some()
     }
 }
 
@@ -453,7 +561,7 @@ async fn keep(core: Rc<Core>) {
         let (chore, no_room, closing) = {
             let state = &mut *core.state.borrow_mut();
             // After a failed sync the folder stays as it is, for recovery.
-            let chore = if state.failure.is_some() { None } else { state.log.chore() };
+            let chore = if state.failure.is_some() { None } else { state.chore() };
             (chore, state.log.no_room(), state.closing)
         };
         let Some(chore) = chore else {
@@ -463,6 +571,10 @@ async fn keep(core: Rc<Core>) {
                 (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
                 (false, true) => {
                     core.chores.wait_for(wait).await;
+                }
+                // Kept by a reader, perhaps on another shard, who does not say when it is done.
+                (false, false) if core.state.borrow().log.has_dead() => {
+                    core.chores.wait_for(RETRY).await;
                 }
                 (false, false) => core.chores.wait().await,
             }

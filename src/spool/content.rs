@@ -21,7 +21,7 @@ pub enum Content {
 /// A piece of streamed content.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// The segment file.
+    /// The segment file. While somebody has a clone of it, the file stays as it is.
     pub path: Arc<Path>,
     /// Where its record begins in the file, in bytes.
     pub offset: u64,
@@ -45,12 +45,17 @@ impl Content {
         self.len() == 0
     }
 
-    /// The pieces that `extents` name, in segments of `folder`.
-    pub(super) fn streamed(folder: &Path, draft: QueueId, extents: &[Extent]) -> Content {
+    /// The pieces that `extents` name; `path_of` gives the path of a segment, which is not used again
+    /// while a piece holds on to its path.
+    pub(super) fn streamed(
+        mut path_of: impl FnMut(u32) -> Arc<Path>,
+        draft: QueueId,
+        extents: &[Extent],
+    ) -> Content {
         let mut path: (u32, Arc<Path>) = (0, Path::new("").into());
         let pieces = extents.iter().zip(0..).map(|(extent, index)| {
             if path.0 != extent.segment {
-                path = (extent.segment, segment::path(folder, extent.segment).into());
+                path = (extent.segment, path_of(extent.segment));
             }
             Piece {
                 path: Arc::clone(&path.1),

@@ -3,7 +3,7 @@
 use super::batch::Slot;
 use super::commit::Core;
 use super::content::Content;
-use super::record::{CHUNK_PREFIX, Extent, StoredContent};
+use super::record::{CHUNK_PREFIX, Extent, SoFar, StoredContent};
 use super::segment::BATCH_HEADER;
 use super::ticket::Ticket;
 use super::{Accepted, Fate, Message, Placement, SpoolError};
@@ -77,12 +77,14 @@ impl Draft {
             Some(extents) => StoredContent::Chunks(self.id, extents.clone()),
             None => StoredContent::Inline(&self.bytes),
         };
-        let mut waiting = Waiting::append(&self.core, &accepted, &content, &[])?;
+        let mut waiting = Waiting::append(&self.core, &accepted, &content, &SoFar::default())?;
         let (segment, offset) = waiting.ticket.wait().await.inspect_err(|_| waiting.refused())?;
         waiting.over = true;
         let placement = waiting.placement(segment, offset);
         let content = match streamed {
-            Some(extents) => Content::streamed(&self.core.folder, self.id, &extents),
+            Some(extents) => {
+                Content::streamed(|segment| self.core.path(segment), self.id, &extents)
+            }
             None => Content::Whole(std::mem::take(&mut self.bytes)),
         };
         self.hand_over();
@@ -144,7 +146,7 @@ impl Draft {
 
     fn drop_chunks(&mut self) {
         for chunk in self.chunks.drain(..) {
-            self.core.forget(self.id, &chunk.ticket);
+            self.core.forget(self.id, &chunk.ticket, chunk.slot.length);
         }
         self.chunk_bytes = 0;
     }
@@ -154,6 +156,11 @@ impl Drop for Draft {
     fn drop(&mut self) {
         self.drop_chunks();
     }
+}
+
+/// Where the record of `slot` is, when its batch is at `offset` of `segment`.
+pub(super) fn placement_of(slot: Slot, segment: u32, offset: u32) -> Placement {
+    Placement { segment, offset: offset.saturating_add(slot.offset), length: slot.length }
 }
 
 /// A message record on its way to the disk. If its writer goes away before it is durable, nobody
@@ -174,9 +181,9 @@ impl Waiting {
         core: &Rc<Core>,
         accepted: &Accepted,
         content: &StoredContent<'_>,
-        fates: &[(u32, Fate)],
+        so_far: &SoFar,
     ) -> Result<Waiting, SpoolError> {
-        let appended = core.message(accepted, content, fates);
+        let appended = core.message(accepted, content, so_far);
         let (ticket, slot) = appended.ok_or_else(|| {
             let cause = "the message's envelope does not fit a segment";
             SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
@@ -188,14 +195,18 @@ impl Waiting {
 
     /// Where the record is, when its batch is at `offset` of `segment`.
     pub(super) fn placement(&self, segment: u32, offset: u32) -> Placement {
-        let offset = offset.saturating_add(self.slot.offset);
-        Placement { segment, offset, length: self.slot.length }
+        placement_of(self.slot, segment, offset)
+    }
+
+    /// The record is dead, wherever it is.
+    pub(super) fn forget(&self) {
+        self.core.forget(self.id, &self.ticket, self.slot.length);
     }
 
     /// The batch was refused or failed: the record is nowhere.
     pub(super) fn refused(&mut self) {
         self.over = true;
-        self.core.dead(self.id, 0);
+        self.core.dead(self.id, Placement { segment: 0, offset: 0, length: 0 });
     }
 }
 
@@ -207,6 +218,6 @@ impl Drop for Waiting {
         for recipient in 0..self.recipients {
             self.core.settle(self.id, recipient, &Fate::Removed);
         }
-        self.core.forget(self.id, &self.ticket);
+        self.forget();
     }
 }

@@ -1,6 +1,7 @@
 //! Folding: what all records together say about each message. *Pure.*
 
-use super::record::{Extent, Header, Record, Stored, StoredContent};
+use super::log::Live;
+use super::record::{Extent, Header, Record, SoFar, Stored, StoredContent};
 use super::recovery::SetAside;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
 use crate::message::{Options, QueueId, Timestamp};
@@ -23,8 +24,8 @@ pub(super) struct Fold {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) placement: Placement,
-    /// Other segments that hold pieces of it.
-    pieces_in: Vec<u32>,
+    /// Segments that hold pieces of it, with the bytes of these.
+    pieces_in: Vec<(u32, u32)>,
     received_at: Timestamp,
     options: Options,
     null_reverse_path: bool,
@@ -104,8 +105,8 @@ impl Fold {
         ended.map(|(&id, _)| id).collect()
     }
 
-    /// The segments that hold pieces of each live streamed message.
-    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<u32>> {
+    /// The segments that hold pieces of each live streamed message, with the bytes of these.
+    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<(u32, u32)>> {
         let streamed = self.messages.iter().filter(|(_, kept)| kept.open > 0);
         streamed
             .filter(|(_, kept)| !kept.pieces_in.is_empty())
@@ -114,11 +115,12 @@ impl Fold {
     }
 
     /// The live mail of each segment.
-    pub(super) fn live(&self) -> BTreeMap<u32, HashSet<QueueId>> {
-        let mut live: BTreeMap<u32, HashSet<QueueId>> = BTreeMap::new();
+    pub(super) fn live(&self) -> BTreeMap<u32, Live> {
+        let mut live: BTreeMap<u32, Live> = BTreeMap::new();
         for (&id, kept) in self.messages.iter().filter(|(_, kept)| kept.open > 0) {
-            for &segment in kept.pieces_in.iter().chain([&kept.placement.segment]) {
-                live.entry(segment).or_default().insert(id);
+            let record = (kept.placement.segment, kept.placement.length);
+            for &(segment, bytes) in kept.pieces_in.iter().chain([&record]) {
+                live.entry(segment).or_default().add(id, bytes);
             }
         }
         live
@@ -135,7 +137,8 @@ impl Fold {
     fn message(&mut self, id: QueueId, stored: Stored<'_>, placement: Placement) {
         let mut pieces_in = Vec::new();
         if let StoredContent::Chunks(draft, extents) = &stored.content {
-            let seen = self.chunks.remove(draft).unwrap_or_default();
+            // Not removed: a message that moved names the pieces that stayed where they were again.
+            let seen = self.chunks.get(draft).map_or(&[][..], Vec::as_slice);
             let recycled = |extent: &Extent| self.oldest.is_some_and(|o| extent.segment < o);
             if extents.iter().any(recycled) {
                 return;
@@ -152,15 +155,14 @@ impl Fold {
                 });
                 return;
             }
-            pieces_in.extend(extents.iter().map(|extent| extent.segment));
-            pieces_in.sort_unstable();
-            pieces_in.dedup();
+            pieces_in = pieces_of(extents);
         }
-        // The same message a second time (a move that was cut short and done again): the later copy
-        // is the one to read, and what is known of its recipients stays.
+        // The same message a second time (it moved, or a move was cut short and done again): the
+        // later copy is the one to read, and says all that the earlier records said, or more.
         if let Some(kept) = self.messages.get_mut(&id) {
             kept.placement = placement;
             kept.pieces_in = pieces_in;
+            kept.carry_on(stored.so_far);
             return;
         }
         let recipients: Vec<KeptRecipient> = stored
@@ -182,11 +184,21 @@ impl Fold {
             open: recipients.len(),
             recipients,
         };
-        for (recipient, fate) in stored.fates {
-            kept.settle(recipient, fate);
-        }
+        kept.carry_on(stored.so_far);
         self.messages.insert(id, kept);
     }
+}
+
+/// The segments of `extents`, each with the bytes there.
+pub(super) fn pieces_of(extents: &[Extent]) -> Vec<(u32, u32)> {
+    let mut pieces: Vec<(u32, u32)> = Vec::new();
+    for extent in extents {
+        match pieces.iter_mut().find(|(segment, _)| *segment == extent.segment) {
+            Some((_, bytes)) => *bytes = bytes.saturating_add(extent.length),
+            None => pieces.push((extent.segment, extent.length)),
+        }
+    }
+    pieces
 }
 
 impl Kept {
@@ -200,6 +212,13 @@ impl Kept {
             recipients: self.recipients.into_iter().map(KeptRecipient::recovered).collect(),
             null_reverse_path: self.null_reverse_path,
         }
+    }
+
+    fn carry_on(&mut self, so_far: SoFar) {
+        for (recipient, fate) in so_far.fates {
+            self.settle(recipient, fate);
+        }
+        self.begin(&so_far.under_way);
     }
 
     fn begin(&mut self, recipients: &[u32]) {

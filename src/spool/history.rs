@@ -1,13 +1,16 @@
-//! Seeded histories of store, begin, settle, dead, recycling and crashes, over a disk in memory
-//! that tears what was not synced. The promises of the module documentation are the assertions.
+//! Seeded histories of store, begin, settle, dead, cleaning, recycling and crashes, over a disk in
+//! memory that tears what was not synced. The promises of the module documentation are the
+//! assertions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::batch::Batch;
+use super::batch::{Batch, Slot};
+use super::draft::placement_of;
+use super::fold::pieces_of;
 use super::log::{Chore, ChoreEnd, Log, Resume, Step, Write};
-use super::record::{Extent, StoredContent};
+use super::record::{self, Extent, Record, SoFar, Stored, StoredContent};
 use super::recovery::Scan;
 use super::testing::{plain, waiting};
-use super::{Fate, Recovered};
+use super::{Accepted, Fate, Placement, Recovered};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -15,8 +18,6 @@ use std::io::Cursor;
 const SEGMENT: u32 = 64 * 1024;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
-/// The disk is full at this many files.
-const FILES_MAX: usize = 3;
 
 /// What the history knows of a recipient.
 #[derive(Clone, Default)]
@@ -39,11 +40,36 @@ impl Recipient {
 
 #[derive(Clone)]
 struct Known {
-    segments: Vec<u32>,
+    /// Until it is sealed, the offset in its batch.
+    placement: Placement,
+    pieces: Vec<(u32, u32)>,
     recipients: Vec<Recipient>,
 }
 
+/// A record of a known message that is written again, by the cleaner.
+struct Moved {
+    id: u64,
+    slot: Slot,
+    place: Option<(u32, u32)>,
+    pieces: Vec<(u32, u32)>,
+}
+
+/// A piece that is written again.
+struct MovedPiece {
+    id: u64,
+    draft: QueueId,
+    slot: Slot,
+    place: Option<(u32, u32)>,
+}
+
 impl Known {
+    fn new(slot: Slot, pieces: Vec<(u32, u32)>, recipients: usize) -> Known {
+        let placement = placement_of(slot, 0, 0);
+        Known { placement, pieces, recipients: vec![Recipient::default(); recipients] }
+    }
+    fn segments(&self) -> BTreeSet<u32> {
+        self.pieces.iter().map(|(segment, _)| *segment).chain([self.placement.segment]).collect()
+    }
     fn over(&self) -> bool {
         self.recipients.iter().all(Recipient::ended)
     }
@@ -71,14 +97,21 @@ struct History {
     appended: Vec<(u64, Known)>,
     in_flight: Vec<(u64, Known)>,
     draft: Option<Drafted>,
+    files_max: usize,
+    cleaned: Option<u32>,
+    moved: Vec<Moved>,
+    moved_piece: Option<MovedPiece>,
+    moves: usize,
     begun: BTreeSet<(u64, u32)>,
     begun_in_flight: BTreeSet<(u64, u32)>,
 }
 
 impl History {
     fn new(seed: u64) -> History {
+        let mut random = fastrand::Rng::with_seed(seed);
         History {
-            random: fastrand::Rng::with_seed(seed),
+            files_max: random.usize(3..14),
+            random,
             disk: BTreeMap::new(),
             log: Log::new(0, SEGMENT, Resume::default()),
             batch: Batch::default(),
@@ -89,6 +122,10 @@ impl History {
             appended: Vec::new(),
             in_flight: Vec::new(),
             draft: None,
+            cleaned: None,
+            moved: Vec::new(),
+            moved_piece: None,
+            moves: 0,
             begun: BTreeSet::new(),
             begun_in_flight: BTreeSet::new(),
         }
@@ -96,10 +133,11 @@ impl History {
 
     fn act(&mut self) {
         match self.random.u32(..100) {
-            0..20 => self.store(),
-            20..28 => self.stream(),
-            28..36 => self.begin(),
-            36..58 => self.settle(),
+            0..18 => self.store(),
+            18..25 => self.stream(),
+            25..32 => self.begin(),
+            32..48 => self.settle(),
+            48..58 => self.clean(),
             58..70 => self.write(),
             70..88 => self.complete(),
             88..94 => self.start_chore(),
@@ -124,9 +162,9 @@ impl History {
         let id = self.id();
         let count = self.random.usize(1..4);
         let content = vec![b'x'; self.random.usize(..6000)];
-        self.batch.message(&plain(id, count), &StoredContent::Inline(&content), &[]);
-        let known = Known { segments: Vec::new(), recipients: vec![Recipient::default(); count] };
-        self.appended.push((id, known));
+        let content = StoredContent::Inline(&content);
+        let slot = self.batch.message(&plain(id, count), &content, &SoFar::default());
+        self.appended.push((id, Known::new(slot, Vec::new(), count)));
     }
 
     /// Writes a chunk; when it is known where that goes, the message.
@@ -145,11 +183,12 @@ impl History {
             Some(Drafted { id: draft, offset, length, at: Some((segment, start)) }) => {
                 let id = self.id();
                 let extents = vec![Extent { segment, offset: start + offset, length }];
-                self.batch.message(&plain(id, 1), &StoredContent::Chunks(draft, extents), &[]);
-                self.log.hold(segment, QueueId(id));
-                self.log.release(segment, draft);
-                let recipients = vec![Recipient::default()];
-                self.appended.push((id, Known { segments: vec![segment], recipients }));
+                let pieces = pieces_of(&extents);
+                let content = StoredContent::Chunks(draft, extents);
+                let slot = self.batch.message(&plain(id, 1), &content, &SoFar::default());
+                self.log.hold(segment, QueueId(id), length);
+                self.log.release(segment, draft, u64::from(length));
+                self.appended.push((id, Known::new(slot, pieces, 1)));
             }
             unknown => self.draft = unknown,
         }
@@ -191,10 +230,107 @@ impl History {
         recipient.fates.push(fate);
         recipient.begun_durable = false;
         if known.over() {
-            for segment in known.segments.clone() {
-                self.log.release(segment, QueueId(id));
+            let segments = known.segments();
+            self.release(id, segments);
+            while let Some(at) = self.moved.iter().position(|moved| moved.id == id) {
+                let moved = self.moved.swap_remove(at);
+                match moved.place {
+                    Some((segment, _)) => self.release(id, BTreeSet::from([segment])),
+                    None => self.batch.forget(QueueId(id)),
+                }
+                self.release(id, moved.pieces.iter().map(|(segment, _)| *segment).collect());
             }
         }
+    }
+
+    fn release(&mut self, id: u64, segments: BTreeSet<u32>) {
+        for segment in segments {
+            self.log.release(segment, QueueId(id), 0);
+        }
+    }
+
+    /// One step of the cleaner: a record or a piece of the oldest segment, or the end of it.
+    fn clean(&mut self) {
+        let Some(segment) = self.cleaned else {
+            // Safe at any time, not only when it is worth it.
+            self.cleaned = self.log.oldest_alive().map(|(oldest, _)| oldest);
+            return;
+        };
+        let alive = self.log.alive_in(segment);
+        if alive.is_empty() {
+            self.cleaned = None;
+            return;
+        }
+        if !self.room() {
+            return;
+        }
+        if let Some(MovedPiece { id, draft, slot, place: Some((to, start)) }) = self.moved_piece {
+            self.moved_piece = None;
+            self.log.release(to, draft, u64::from(slot.length));
+            let extent = Extent { segment: to, offset: start + slot.offset, length: slot.length };
+            self.move_record(id, segment, Some((draft, extent)));
+        } else if self.moved_piece.is_none()
+            && let Some(id) = self.random.choice(alive)
+        {
+            self.move_record(id.0, segment, None);
+        }
+    }
+
+    fn move_record(&mut self, id: u64, from: u32, piece: Option<(QueueId, Extent)>) {
+        let Some(known) = self.known.get(&id).filter(|known| !known.over()) else { return };
+        if self.moved.iter().any(|moved| moved.id == id) {
+            return;
+        }
+        let bytes = self.bytes_at(known.placement);
+        let stored = message_in(&bytes, known.placement, id);
+        let mut content = stored.content.clone();
+        if let StoredContent::Chunks(draft, extents) = &mut content
+            && let Some(old) = extents.iter_mut().find(|extent| extent.segment == from)
+        {
+            let Some((_, new)) = piece else {
+                let at = Placement { segment: from, offset: old.offset, length: old.length };
+                let at = Placement { length: at.length + record::CHUNK_PREFIX as u32, ..at };
+                let piece = self.bytes_at(at);
+                let content = &piece[record::CHUNK_PREFIX..];
+                let slot = self.batch.chunk(*draft, 0, content);
+                self.moved_piece = Some(MovedPiece { id, draft: *draft, slot, place: None });
+                return;
+            };
+            *old = Extent { length: old.length, ..new };
+        }
+        let over = |recipient: &Recipient| match recipient.fates.last() {
+            Some(_) if recipient.ended() => Some(Fate::Over),
+            last => last.cloned(),
+        };
+        let fates: Vec<(u32, Fate)> = (0..)
+            .zip(&known.recipients)
+            .filter_map(|(index, recipient)| Some((index, over(recipient)?)))
+            .collect();
+        let under_way: Vec<u32> = (0..)
+            .zip(&known.recipients)
+            .filter(|(index, one)| {
+                let noted = [&self.begun, &self.begun_in_flight];
+                one.begun_durable || noted.iter().any(|noted| noted.contains(&(id, *index)))
+            })
+            .map(|(index, _)| index)
+            .collect();
+        let pieces = match &content {
+            StoredContent::Chunks(_, extents) => pieces_of(extents),
+            StoredContent::Inline(_) => Vec::new(),
+        };
+        let accepted = Accepted { envelope: stored.envelope.clone(), ..plain(id, 0) };
+        let so_far = SoFar { fates, under_way };
+        let slot = self.batch.message(&accepted, &content, &so_far);
+        if let Some((_, extent)) = piece {
+            self.log.hold(extent.segment, QueueId(id), extent.length);
+        }
+        self.moved.push(Moved { id, slot, place: None, pieces });
+        self.moves += 1;
+    }
+
+    fn bytes_at(&self, at: Placement) -> Vec<u8> {
+        let (from, to) = (at.offset as usize, (at.offset + at.length) as usize);
+        self.disk[&at.segment][from..to].to_vec()
     }
 
     fn write(&mut self) {
@@ -211,9 +347,17 @@ impl History {
             Step::Full => {
                 self.batch.drop_mail();
                 for (id, known) in std::mem::take(&mut self.appended) {
-                    for segment in known.segments {
-                        self.log.release(segment, QueueId(id));
-                    }
+                    self.release(id, known.segments());
+                }
+                let refused: Vec<Moved> =
+                    self.moved.extract_if(.., |moved| moved.place.is_none()).collect();
+                for moved in refused {
+                    let stays = self.known[&moved.id].segments();
+                    let new = moved.pieces.iter().map(|(segment, _)| *segment);
+                    self.release(moved.id, new.filter(|new| !stays.contains(new)).collect());
+                }
+                if self.moved_piece.as_ref().is_some_and(|piece| piece.place.is_none()) {
+                    self.moved_piece = None;
                 }
                 if self.draft.as_ref().is_some_and(|draft| draft.at.is_none()) {
                     self.draft = None;
@@ -228,7 +372,14 @@ impl History {
         let place = (write.segment, write.offset);
         self.in_flight = std::mem::take(&mut self.appended);
         for (_, known) in &mut self.in_flight {
-            known.segments.push(write.segment);
+            known.placement.segment = write.segment;
+            known.placement.offset += write.offset;
+        }
+        for moved in self.moved.iter_mut().filter(|moved| moved.place.is_none()) {
+            moved.place = Some(place);
+        }
+        if let Some(piece) = self.moved_piece.as_mut().filter(|piece| piece.place.is_none()) {
+            piece.place = Some(place);
         }
         self.begun_in_flight = std::mem::take(&mut self.begun);
         for recipient in self.known.values_mut().flat_map(|known| &mut known.recipients) {
@@ -256,11 +407,21 @@ impl History {
             self.known.get_mut(&id).unwrap().recipients[recipient as usize].begun_durable = true;
         }
         self.known.extend(std::mem::take(&mut self.in_flight));
+        let place = Some((write.segment, write.offset));
+        let moved: Vec<Moved> = self.moved.extract_if(.., |moved| moved.place == place).collect();
+        for Moved { id, slot, pieces, .. } in moved {
+            let known = self.known.get_mut(&id).unwrap();
+            let old = known.segments();
+            known.placement = placement_of(slot, write.segment, write.offset);
+            known.pieces = pieces;
+            let new = known.segments();
+            self.release(id, old.difference(&new).copied().collect());
+        }
     }
 
     fn start_chore(&mut self) {
         if self.chore.is_none() {
-            self.chore = self.log.chore();
+            self.chore = self.log.chore(|_| false);
         }
     }
 
@@ -272,7 +433,7 @@ impl History {
 
     fn carry_out(&mut self, chore: Chore) -> ChoreEnd {
         match chore {
-            Chore::Create { .. } if self.disk.len() >= FILES_MAX => return ChoreEnd::Failed,
+            Chore::Create { .. } if self.disk.len() >= self.files_max => return ChoreEnd::Failed,
             Chore::Create { segment } => {
                 let replaced = self.disk.insert(segment, vec![0; SEGMENT as usize]);
                 assert!(replaced.is_none(), "a number is never used twice");
@@ -335,6 +496,9 @@ impl History {
             .map(|(id, kept)| kept.recovered(id))
             .collect::<Vec<Recovered>>();
         self.judge(&recovered);
+        self.cleaned = None;
+        self.moved.clear();
+        self.moved_piece = None;
         self.appended.clear();
         self.in_flight.clear();
         self.draft = None;
@@ -342,9 +506,10 @@ impl History {
         self.begun_in_flight.clear();
         self.known.clear();
         for message in recovered {
-            let mut held = pieces.get(&message.id).cloned().unwrap_or_default();
-            held.push(message.placement.segment);
-            let known = Known { segments: held, recipients: recipients(&message) };
+            let pieces = pieces.get(&message.id).cloned().unwrap_or_default();
+            let placement = message.placement;
+            message_in(&self.bytes_at(placement), placement, message.id.0);
+            let known = Known { placement, pieces, recipients: recipients(&message) };
             self.known.insert(message.id.0, known);
         }
     }
@@ -377,6 +542,13 @@ impl History {
     }
 }
 
+fn message_in(bytes: &[u8], at: Placement, id: u64) -> Box<Stored<'_>> {
+    let (header, payload) = record::check(bytes, at.segment, at.offset).unwrap();
+    assert_eq!(header.id.0, id);
+    let Ok(Record::Message(stored)) = record::decode(&header, payload) else { panic!() };
+    stored
+}
+
 /// What the history knows after a start is what the start found.
 fn recipients(message: &Recovered) -> Vec<Recipient> {
     let of = |one: &super::RecoveredRecipient| {
@@ -407,7 +579,7 @@ fn no_history_loses_invents_or_resurrects_mail() {
 
 #[test]
 fn histories_reach_what_they_are_meant_to_reach() {
-    let (mut recycled, mut full, mut stored) = (false, false, 0);
+    let (mut recycled, mut full, mut stored, mut moved) = (false, false, 0, 0);
     for seed in 0..40 {
         let mut history = History::new(seed);
         for _ in 0..800 {
@@ -416,6 +588,8 @@ fn histories_reach_what_they_are_meant_to_reach() {
             full |= history.log.no_room();
         }
         stored += history.next_id;
+        moved += history.moves;
     }
     assert!(recycled && full && stored > 1000, "{recycled} {full} {stored}");
+    assert!(moved > 100, "{moved}");
 }

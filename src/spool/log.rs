@@ -19,6 +19,11 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// Spare segments kept of those without live mail; the rest are removed.
 const SPARES_MAX: usize = 2;
+/// Segments may take this many times the bytes of live mail,
+const FACTOR: u64 = 2;
+/// and so many segments more, before the oldest is cleaned: the head, and what traffic that flows
+/// well fills and empties by itself.
+const SLACK: u64 = 4;
 /// While there is no spare segment, mail leaves one part in this many of the head to outcomes.
 const RESERVE_PARTS: u32 = 4;
 
@@ -71,8 +76,8 @@ pub(super) enum ChoreEnd {
 /// What recovery found, for the log to go on from.
 #[derive(Debug, Default)]
 pub(super) struct Resume {
-    /// Segments with batches, and the ids of live mail in each.
-    pub(super) segments: BTreeMap<u32, HashSet<QueueId>>,
+    /// Segments with batches, and the live mail in each.
+    pub(super) segments: BTreeMap<u32, Live>,
     /// Segment files without any batch.
     pub(super) blank: Vec<u32>,
     /// Higher than every segment file's.
@@ -85,6 +90,22 @@ pub(super) struct Resume {
     pub(super) highest_id: Option<QueueId>,
 }
 
+/// The live mail of one segment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Live {
+    /// Messages with their record or pieces here, and drafts with pieces here.
+    pub(super) ids: HashSet<QueueId>,
+    /// Of their records, about.
+    pub(super) bytes: u64,
+}
+
+impl Live {
+    pub(super) fn add(&mut self, id: QueueId, bytes: u32) {
+        self.ids.insert(id);
+        self.bytes = self.bytes.saturating_add(u64::from(bytes));
+    }
+}
+
 /// The state of the segment files.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -95,7 +116,7 @@ pub(super) struct Log {
     head: Option<(u32, u32)>,
     header_due: bool,
     spares: VecDeque<u32>,
-    segments: BTreeMap<u32, HashSet<QueueId>>,
+    segments: BTreeMap<u32, Live>,
     blank: Vec<u32>,
     next_segment: u32,
     next_batch: u64,
@@ -151,7 +172,8 @@ impl Log {
                 self.next_batch += 1;
                 let written = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 self.head = Some((segment, end.saturating_add(written)));
-                self.segments.entry(segment).or_default().extend(ids);
+                let live = self.segments.entry(segment).or_default();
+                ids.into_iter().for_each(|(id, length)| live.add(id, length));
                 Step::Write(Write { segment, offset: end, bytes, is_batch: true })
             }
             _ => match self.spares.pop_front() {
@@ -173,12 +195,13 @@ impl Log {
     }
 
     /// The next thing to do to the folder, if any and if none is being done. Call after anything
-    /// changed.
-    pub(super) fn chore(&mut self) -> Option<Chore> {
+    /// changed. A segment that is still being read (`pinned`) is left alone.
+    pub(super) fn chore(&mut self, pinned: impl Fn(u32) -> bool) -> Option<Chore> {
         if self.chore.is_some() {
             return None;
         }
-        let reusable = self.blank.last().copied().or_else(|| self.oldest_dead());
+        let reusable =
+            self.blank.last().copied().or_else(|| self.oldest_dead().filter(|&s| !pinned(s)));
         let chore = match reusable {
             Some(segment) if self.spares.len() >= SPARES_MAX => Chore::Delete { segment },
             Some(from) => Chore::Recycle { from, to: self.number()? },
@@ -219,20 +242,85 @@ impl Log {
         self.no_room
     }
 
-    /// `id` also needs what lies in `segment`.
-    pub(super) fn hold(&mut self, segment: u32, id: QueueId) {
-        self.segments.entry(segment).or_default().insert(id);
+    /// `id` also needs `bytes` of what lies in `segment`.
+    pub(super) fn hold(&mut self, segment: u32, id: QueueId, bytes: u32) {
+        self.segments.entry(segment).or_default().add(id, bytes);
     }
 
-    /// `id` needs nothing in `segment` any more. Whether that was the last that lived there.
-    pub(super) fn release(&mut self, segment: u32, id: QueueId) -> bool {
-        let live = self.segments.get_mut(&segment);
-        live.is_some_and(|live| live.remove(&id) && live.is_empty())
+    /// `id` needs nothing in `segment` any more, where it had `bytes`. Whether it was the last that
+    /// lived there.
+    pub(super) fn release(&mut self, segment: u32, id: QueueId, bytes: u64) -> bool {
+        let Some(live) = self.segments.get_mut(&segment) else { return false };
+        if !live.ids.remove(&id) {
+            return false;
+        }
+        live.bytes = live.bytes.saturating_sub(bytes);
+        let empty = live.ids.is_empty();
+        if empty {
+            live.bytes = 0;
+        }
+        empty
+    }
+
+    /// `bytes` in `segment` have died whose message still needs others there.
+    pub(super) fn shrink(&mut self, segment: u32, bytes: u64) {
+        if let Some(live) = self.segments.get_mut(&segment) {
+            live.bytes = live.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// The oldest segment, when its live mail should move to the head: it keeps more disk than
+    /// [`FACTOR`] and [`SLACK`] allow, or there is no room and at least half of it would be won.
+    ///
+    /// On average segments are then less than half alive, so that no more is copied than is won.
+    pub(super) fn to_clean(&self) -> Option<u32> {
+        let (oldest, live_bytes) = self.oldest_alive()?;
+        let wins = self.no_room && live_bytes <= u64::from(self.segment_bytes / 2);
+        (wins || self.is_over(1)).then_some(oldest)
+    }
+
+    /// The oldest segment, when mail lives in it and it is older than the head; the bytes of that.
+    pub(super) fn oldest_alive(&self) -> Option<(u32, u64)> {
+        let (head, _) = self.head.filter(|_| !self.header_due)?;
+        let (&oldest, live) = self.segments.first_key_value()?;
+        (oldest < head && !live.ids.is_empty()).then_some((oldest, live.bytes))
+    }
+
+    /// More disk is used than `times` what is allowed beside the live mail.
+    pub(super) fn is_over(&self, times: u64) -> bool {
+        let size = u64::from(self.segment_bytes);
+        let live: u64 = self.segments.values().map(|live| live.bytes).sum();
+        let used = size.saturating_mul(self.segments.len() as u64);
+        used > (FACTOR * live + SLACK * size).saturating_mul(times)
+    }
+
+    /// There are so many segments that one may have to be cleaned.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.segments.len() as u64 > SLACK || self.no_room
+    }
+
+    /// The oldest segment holds nothing any more and waits to be used again.
+    pub(super) fn has_dead(&self) -> bool {
+        self.oldest_dead().is_some()
+    }
+
+    /// Who has live mail in `segment`, oldest first.
+    pub(super) fn alive_in(&self, segment: u32) -> Vec<QueueId> {
+        let live = self.segments.get(&segment);
+        let mut ids: Vec<QueueId> =
+            live.map(|live| live.ids.iter().copied().collect()).unwrap_or_default();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Whether `id` needs what lies in `segment`.
+    pub(super) fn holds_in(&self, segment: u32, id: QueueId) -> bool {
+        self.segments.get(&segment).is_some_and(|live| live.ids.contains(&id))
     }
 
     /// Whether a live message of this id is held.
     pub(super) fn holds(&self, id: QueueId) -> bool {
-        self.segments.values().any(|live| live.contains(&id))
+        self.segments.values().any(|live| live.ids.contains(&id))
     }
 
     fn header(&mut self, segment: u32, now: Timestamp, highest_id: QueueId) -> Write {
@@ -252,7 +340,7 @@ impl Log {
     fn oldest_dead(&self) -> Option<u32> {
         let (head, _) = self.head.filter(|_| !self.header_due)?;
         let (&oldest, live) = self.segments.first_key_value()?;
-        (oldest < head && live.is_empty()).then_some(oldest)
+        (oldest < head && live.ids.is_empty()).then_some(oldest)
     }
 
     /// A number never used before: even one whose creation failed is not used again.

@@ -15,15 +15,19 @@
 //! | settled, some | and settled records | more of them | ended ones stay so; the others have attempts and due time as written |
 //! | ended | a settled record for every recipient | its segment is recycled | dropped |
 //! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
-//! | moving | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
+//! | moving up | message record, and a later one with its fates so far | its old segment is recycled | the later place, with all that is known of the recipients |
+//! | moved up | the later message record alone | as accepted, under way or settled | its fates, and what comes behind it |
+//! | adopted | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
 //!
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
 //! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
-//! second delivery. `log` gives the order of operations when segments change hands, `recovery` the
+//! second delivery. `clean` moves what stays behind in old segments, so that the disk used keeps to
+//! a factor of the mail that lives. `log` gives the order of operations when segments change hands, `recovery` the
 //! table of what is done about bytes that do not pass.
 
 mod adopt;
 mod batch;
+mod clean;
 mod commit;
 mod content;
 mod draft;
@@ -54,6 +58,7 @@ pub use folder::layout;
 pub use inspection::{Damage, Inspection, holds_segments};
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
+use crate::ring;
 use commit::Core;
 use fold::Kept;
 use log::{Log, Resume};
@@ -61,7 +66,7 @@ use record::{Record, StoredContent};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,6 +164,8 @@ pub enum Fate {
     Expired,
     /// Removed by an operator.
     Removed,
+    /// Ended in one of these ways before the message moved to where it is now.
+    Over,
 }
 
 /// Why the spool did not do what was asked.
@@ -229,6 +236,35 @@ pub struct Recovery {
     pub bytes_read: u64,
 }
 
+/// Who keeps the queue: the spool's cleaner asks it what to write about messages that it moves.
+pub trait Register {
+    /// Where the queue believes the record of `id` to be; `None` when the message is not in it.
+    fn placement(&self, id: QueueId) -> Option<Placement>;
+    /// What became of its recipients so far. It may know more than was noted here, but must not
+    /// take for ended what [`Spool::settle`] was not told to be.
+    fn standing(&self, id: QueueId) -> Option<Standing>;
+    /// The record of `id` is at `to` now.
+    fn moved(&self, id: QueueId, to: Placement);
+}
+
+/// What became of a message so far.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Recipients that have not ended. All others have.
+    pub open: Vec<Open>,
+}
+
+/// A recipient that has not ended.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its index in the envelope.
+    pub index: u32,
+    /// `Waiting`, or `None` when it was never tried.
+    pub fate: Option<Fate>,
+    /// A delivery has begun.
+    pub under_way: bool,
+}
+
 /// One shard's spool. Clones share it.
 #[derive(Clone)]
 pub struct Spool {
@@ -297,15 +333,37 @@ impl Spool {
         draft.store(accepted).await
     }
 
-    /// Reads a message back. `Open` when its record is not at `at`, intact.
-    pub async fn load(&self, id: QueueId, at: Placement) -> Result<Arc<Message>, SpoolError> {
+    /// Cleans old segments in the background from now on, as `register` has them: call it when all
+    /// that was recovered is known there. Ends with the register.
+    pub fn clean_for(&self, register: Weak<dyn Register>) {
+        let core = &self.handle.core;
+        *core.register.borrow_mut() = Some(Weak::clone(&register));
+        ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
+    }
+
+    /// Reads a message back. `Open` when its record is not at `at`, intact, nor where it has moved
+    /// to since.
+    pub async fn load(&self, id: QueueId, mut at: Placement) -> Result<Arc<Message>, SpoolError> {
+        let core = &self.handle.core;
+        loop {
+            let loaded = self.load_at(id, at).await;
+            // Streamed content holds on to its segments from here on, but they may have gone while
+            // the record was read. Nobody moves so often that this has no end.
+            match core.placement(id).filter(|&now| now != at) {
+                Some(now) => at = now,
+                None => return loaded,
+            }
+        }
+    }
+
+    async fn load_at(&self, id: QueueId, at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         let path = segment::path(&core.folder, at.segment);
         let unreadable = |error: io::Error| folder::failed(&path, &error);
         let file = core.reader(at.segment).await.map_err(unreadable)?;
         let bytes =
             file.read(u64::from(at.offset), at.length as usize).await.map_err(unreadable)?;
-        decode(&core.folder, id, at, &bytes)
+        decode(|segment| core.path(segment), &core.folder, id, at, &bytes)
     }
 
     /// The same from a stopped relay's spool, without changing it.
@@ -315,7 +373,7 @@ impl Spool {
         let file = std::fs::File::open(&path).map_err(unreadable)?;
         let mut bytes = vec![0; at.length as usize];
         file.read_exact_at(&mut bytes, u64::from(at.offset)).map_err(unreadable)?;
-        decode(directory, id, at, &bytes)
+        decode(|number| segment::path(directory, number).into(), directory, id, at, &bytes)
     }
 
     /// Deliveries to these recipients begin. Written with the next commit if still open then.
@@ -331,7 +389,7 @@ impl Spool {
     /// All recipients have ended: the record at `at` is dead; segments with no live record are
     /// recycled, oldest first.
     pub fn dead(&self, id: QueueId, at: Placement) {
-        self.handle.core.dead(id, at.segment);
+        self.handle.core.dead(id, at);
     }
 
     /// Everything noted so far is durable when this returns.
@@ -354,6 +412,7 @@ impl Spool {
 
 /// The message in a record's bytes; `Open` when they are not that message, intact.
 fn decode(
+    path_of: impl FnMut(u32) -> Arc<Path>,
     folder: &Path,
     id: QueueId,
     at: Placement,
@@ -369,7 +428,7 @@ fn decode(
     };
     let content = match stored.content {
         StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
-        StoredContent::Chunks(draft, extents) => Content::streamed(folder, draft, &extents),
+        StoredContent::Chunks(draft, extents) => Content::streamed(path_of, draft, &extents),
     };
     Ok(Arc::new(Message {
         id,

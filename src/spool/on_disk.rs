@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::testing::{extreme, plain, waiting};
-use super::{Content, Draft, Fate, Placement, Settings, Spool, SpoolError, layout};
+use super::{
+    Content, Draft, Fate, Open, Placement, Register, Settings, Spool, SpoolError, Standing, layout,
+};
 use crate::message::{QueueId, Timestamp};
 use crate::ring;
 use futures_lite::future::{self, poll_once};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -341,5 +344,113 @@ fn an_orphan_folder_is_adopted_once_whatever_crashes() {
         let adopted = spool.adopt(&again).await.unwrap();
         assert!(adopted.messages.is_empty(), "the ended one and the live one are known");
         assert!(!again.exists());
+    });
+}
+
+/// The queue of a test.
+#[derive(Default)]
+struct Waiting {
+    messages: RefCell<HashMap<QueueId, (Placement, Standing)>>,
+    moves: Cell<usize>,
+}
+
+impl Register for Waiting {
+    fn placement(&self, id: QueueId) -> Option<Placement> {
+        self.messages.borrow().get(&id).map(|(at, _)| *at)
+    }
+    fn standing(&self, id: QueueId) -> Option<Standing> {
+        self.messages.borrow().get(&id).map(|(_, standing)| standing.clone())
+    }
+    fn moved(&self, id: QueueId, to: Placement) {
+        self.moves.set(self.moves.get() + 1);
+        self.messages.borrow_mut().get_mut(&id).unwrap().0 = to;
+    }
+}
+
+fn open_recipient(index: u32, fate: Option<Fate>) -> Open {
+    Open { index, fate, under_way: false }
+}
+
+fn segments(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    names.filter(|path| path.extension().is_some_and(|end| end == "seg")).count()
+}
+
+/// Lets `count` messages pass through; the most segments that there were.
+async fn pass_through(spool: &Spool, folder: &Path, count: usize) -> usize {
+    let mut most = 0;
+    let done = Rc::new(Cell::new(0));
+    for _ in 0..16 {
+        let (spool, done) = (spool.clone(), Rc::clone(&done));
+        ring::spawn("writer", async move {
+            for _ in 0..count / 16 {
+                let (id, at) = store(&spool, 1, &[b'x'; 900]).await;
+                spool.settle(id, 0, &Fate::Delivered);
+                spool.dead(id, at);
+            }
+            done.set(done.get() + 1);
+        });
+    }
+    while done.get() < 16 {
+        ring::sleep(Duration::from_millis(20)).await;
+        most = most.max(segments(folder));
+    }
+    most
+}
+
+#[test]
+fn a_few_that_wait_do_not_keep_the_disk_that_many_passed_through() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let queue = Rc::new(Waiting::default());
+        let register: Rc<dyn Register> = Rc::<Waiting>::clone(&queue);
+        spool.clean_for(Rc::downgrade(&register));
+        let large: Vec<u8> = (0..60_000_u32).map(|at| (at / 7) as u8).collect();
+        let mut waiting_ids = Vec::new();
+        for index in 0..10 {
+            let content: &[u8] = if index % 5 == 0 { &large } else { b"small\r\n" };
+            let (id, at) = store(&spool, 2, content).await;
+            spool.settle(id, 0, &Fate::Bounced);
+            spool.settle(id, 1, &waiting(7, 99));
+            let open = vec![open_recipient(1, Some(waiting(7, 99)))];
+            queue.messages.borrow_mut().insert(id, (at, Standing { open }));
+            waiting_ids.push(id);
+        }
+        let first_place = queue.placement(waiting_ids[0]).unwrap();
+        let reader = spool.load(waiting_ids[0], first_place).await.unwrap();
+
+        // Half a segment lives: twice that and four more segments may be used, and spares.
+        let most = pass_through(&spool, folder.path(), 16_000).await;
+        assert!(most > 20, "a reader keeps its segment, and all later ones: {most}");
+        let Content::Streamed(pieces) = &reader.content else { panic!() };
+        for piece in pieces {
+            piece.read().await.expect("what is being read stays");
+        }
+        drop(reader);
+        for _ in 0..100 {
+            ring::sleep(Duration::from_millis(100)).await;
+            if segments(folder.path()) <= 4 + 1 + 2 * 2 {
+                break;
+            }
+        }
+        let most = pass_through(&spool, folder.path(), 32_000).await;
+        // Of nearly two hundred that are written; the cleaner may be a few behind.
+        assert!(most <= 24, "{most} segments");
+        assert!(queue.moves.get() >= 20, "they move again and again: {}", queue.moves.get());
+
+        for (index, &id) in waiting_ids.iter().enumerate() {
+            let expected: &[u8] = if index % 5 == 0 { &large } else { b"small\r\n" };
+            assert_eq!(content(&spool, id, queue.placement(id).unwrap()).await, expected);
+            assert_eq!(content(&spool, id, first_place).await, expected, "asked by an old place");
+        }
+        drop(spool);
+        ring::sleep(Duration::from_millis(100)).await;
+        let (_spool, recovery) = open(folder.path()).await;
+        assert_eq!(recovery.messages.iter().map(|one| one.id).collect::<Vec<_>>(), waiting_ids);
+        for message in &recovery.messages {
+            assert!(message.recipients[0].ended);
+            assert_eq!((message.recipients[1].attempts, message.recipients[1].ended), (7, false));
+        }
     });
 }

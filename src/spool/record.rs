@@ -32,9 +32,10 @@ const SETTLED: u8 = 4;
 const DOT_STUFFED: u16 = 1;
 const EIGHT_BIT: u16 = 2;
 const STREAMED: u16 = 4;
-/// The fates that a moved message had so far follow in the same record: one cannot be durable
-/// without the other.
+/// What became of a moved message so far is in the same record: one cannot be durable without the
+/// other.
 const WITH_FATES: u16 = 8;
+const WITH_BEGUN: u16 = 16;
 
 /// A record as read; long fields are borrowed.
 #[derive(Debug, PartialEq)]
@@ -59,8 +60,17 @@ pub(super) struct Stored<'a> {
     pub(super) eight_bit: bool,
     pub(super) trace: &'a [u8],
     pub(super) content: StoredContent<'a>,
-    /// Fates of a moved message, by recipient; empty for a new one.
+    /// Empty for a new one.
+    pub(super) so_far: SoFar,
+}
+
+/// What became of a message before its record moved.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct SoFar {
+    /// By recipient; of those never tried there is none.
     pub(super) fates: Vec<(u32, Fate)>,
+    /// Recipients to whom a delivery had begun.
+    pub(super) under_way: Vec<u32>,
 }
 
 /// Content as a message record has it.
@@ -107,14 +117,16 @@ pub(super) fn put_message(
     out: &mut Vec<u8>,
     accepted: &Accepted,
     content: &StoredContent<'_>,
-    fates: &[(u32, Fate)],
+    so_far: &SoFar,
 ) -> u32 {
+    let SoFar { fates, under_way } = so_far;
     let mut flags = 0;
     for (set, flag) in [
         (accepted.dot_stuffed, DOT_STUFFED),
         (accepted.eight_bit, EIGHT_BIT),
         (matches!(content, StoredContent::Chunks(..)), STREAMED),
         (!fates.is_empty(), WITH_FATES),
+        (!under_way.is_empty(), WITH_BEGUN),
     ] {
         if set {
             flags |= flag;
@@ -130,6 +142,9 @@ pub(super) fn put_message(
             for (recipient, fate) in fates {
                 put_fate(out, *recipient, fate);
             }
+        }
+        if !under_way.is_empty() {
+            put_recipients(out, under_way);
         }
         match content {
             StoredContent::Inline(bytes) => put_bytes(out, bytes),
@@ -157,11 +172,15 @@ pub(super) fn put_chunk(out: &mut Vec<u8>, draft: QueueId, index: u32, content: 
 /// Appends a begun record; its length in bytes.
 pub(super) fn put_begun(out: &mut Vec<u8>, id: QueueId, recipients: &[u32]) -> u32 {
     put(out, BEGUN, 0, id, |out| {
-        put_count(out, recipients.len());
-        for recipient in recipients {
-            out.extend_from_slice(&recipient.to_le_bytes());
-        }
+        put_recipients(out, recipients);
     })
+}
+
+fn put_recipients(out: &mut Vec<u8>, recipients: &[u32]) {
+    put_count(out, recipients.len());
+    for recipient in recipients {
+        out.extend_from_slice(&recipient.to_le_bytes());
+    }
 }
 
 /// Appends a settled record; its length in bytes.
@@ -342,13 +361,16 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     let envelope = envelope(fields)?;
     let options = options(fields)?;
     let trace = fields.bytes()?;
-    let mut fates = Vec::new();
+    let mut so_far = SoFar::default();
     if flags & WITH_FATES != 0 {
         for _ in 0..fields.u32()? {
             let (recipient, fate) = fate(fields)?;
             let known = usize::try_from(recipient).ok()? < envelope.recipients.len();
-            fates.push(known.then_some((recipient, fate))?);
+            so_far.fates.push(known.then_some((recipient, fate))?);
         }
+    }
+    if flags & WITH_BEGUN != 0 {
+        so_far.under_way = begun(fields)?;
     }
     let content = if flags & STREAMED != 0 {
         let draft = QueueId(fields.u64()?);
@@ -370,7 +392,7 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
         eight_bit: flags & EIGHT_BIT != 0,
         trace,
         content,
-        fates,
+        so_far,
     })
 }
 
@@ -403,6 +425,7 @@ fn put_fate(out: &mut Vec<u8>, recipient: u32, fate: &Fate) {
         Fate::Bounced => out.push(2),
         Fate::Expired => out.push(3),
         Fate::Removed => out.push(4),
+        Fate::Over => out.push(5),
     }
 }
 
@@ -424,6 +447,7 @@ fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
         2 => Fate::Bounced,
         3 => Fate::Expired,
         4 => Fate::Removed,
+        5 => Fate::Over,
         _ => return None,
     };
     Some((recipient, fate))
@@ -474,9 +498,9 @@ mod tests {
         (bytes, header)
     }
 
-    fn reads_back(accepted: &Accepted, content: StoredContent<'_>, fates: &[(u32, Fate)]) {
+    fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
         let mut bytes = Vec::new();
-        let length = put_message(&mut bytes, accepted, &content, fates);
+        let length = put_message(&mut bytes, accepted, &content, so_far);
         let (bytes, header) = round_trip(bytes, length);
         assert_eq!(header.id, accepted.id);
         let Ok(Record::Message(stored)) = decode(&header, &bytes[HEADER..]) else { panic!() };
@@ -488,26 +512,38 @@ mod tests {
             eight_bit: accepted.eight_bit,
             trace: &accepted.trace,
             content,
-            fates: fates.to_vec(),
+            so_far: so_far.clone(),
         };
         assert_eq!(*stored, expected);
     }
 
     #[test]
     fn a_message_reads_back_as_it_was_written() {
-        reads_back(&plain(1, 1), StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"), &[]);
-        reads_back(&plain(2, 0), StoredContent::Inline(b""), &[]);
+        reads_back(
+            &plain(1, 1),
+            StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"),
+            &SoFar::default(),
+        );
+        reads_back(&plain(2, 0), StoredContent::Inline(b""), &SoFar::default());
         let extents = vec![
             Extent { segment: 1, offset: 4136, length: 9 },
             Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
         ];
-        let fates = [(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
-        reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &fates);
+        let fates = vec![(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
+        let so_far = SoFar { fates, under_way: vec![1, 2] };
+        reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &so_far);
     }
 
     #[test]
     fn outcomes_read_back_as_they_were_written() {
-        let fates = [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Removed, waiting(7, 8)];
+        let fates = [
+            Fate::Delivered,
+            Fate::Bounced,
+            Fate::Expired,
+            Fate::Removed,
+            Fate::Over,
+            waiting(7, 8),
+        ];
         for fate in fates {
             let mut bytes = Vec::new();
             let length = put_settled(&mut bytes, QueueId(5), 9, &fate);
@@ -538,7 +574,8 @@ mod tests {
     #[test]
     fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
         let mut bytes = Vec::new();
-        put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &[(0, waiting(1, 2))]);
+        let so_far = SoFar { fates: vec![(0, waiting(1, 2))], under_way: vec![1] };
+        put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &so_far);
         let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
         let payload = &bytes[HEADER..];
         let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 1, flags };

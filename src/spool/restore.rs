@@ -1,13 +1,13 @@
 //! Messages that come back from outside with what was known of them: see `letter`.
 
 use super::draft::{Draft, Waiting};
-use super::record::StoredContent;
+use super::record::{SoFar, StoredContent};
 use super::{Accepted, Fate, Placement, Spool, SpoolError};
 
 impl Spool {
     /// Makes a message durable together with what became of its recipients so far, in one record.
-    /// `in_doubt` names recipients to whom a delivery had begun and not ended; that is durable
-    /// after the next [`Spool::sync`]. Errors as with [`Spool::store`].
+    /// `in_doubt` names recipients to whom a delivery had begun and not ended. Errors as with
+    /// [`Spool::store`].
     ///
     /// The id must not be known to any spool of the relay, nor be given out again by one: it is one
     /// that this spool gave out, or one that is older than now.
@@ -25,14 +25,12 @@ impl Spool {
             Some(extents) => StoredContent::Chunks(draft.id(), extents),
             None => StoredContent::Inline(draft.bytes()),
         };
-        let mut waiting = Waiting::append(core, &accepted, &content, fates)?;
+        let so_far = SoFar { fates: fates.to_vec(), under_way: in_doubt.to_vec() };
+        let mut waiting = Waiting::append(core, &accepted, &content, &so_far)?;
         drop(content);
         let (segment, offset) = waiting.ticket.wait().await.inspect_err(|_| waiting.refused())?;
         waiting.over = true;
         draft.hand_over();
-        if !in_doubt.is_empty() {
-            core.begin(accepted.id, in_doubt);
-        }
         Ok(waiting.placement(segment, offset))
     }
 }

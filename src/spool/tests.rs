@@ -4,7 +4,7 @@
 
 use super::batch::Batch;
 use super::log::{Chore, ChoreEnd, Log, Resume, Step};
-use super::record::StoredContent;
+use super::record::{SoFar, StoredContent};
 use super::recovery::{Findings, Refusal, Scan};
 use super::segment::BLOCK;
 use super::testing::plain;
@@ -40,13 +40,13 @@ pub(super) fn small_segment() -> Vec<u8> {
 /// The next segment, with a batch of two messages for each of `first_ids`.
 pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut log = Log::new(0, SEGMENT, resume);
-    let Some(Chore::Create { .. }) = log.chore() else { panic!() };
+    let Some(Chore::Create { .. }) = log.chore(|_| false) else { panic!() };
     log.chore_done(ChoreEnd::Done);
     let mut batch = Batch::default();
     let mut file = vec![0; BLOCK as usize * 5];
     for &id in first_ids {
-        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &[]);
-        batch.message(&plain(id + 1, 2), &StoredContent::Inline(b"two\r\n"), &[]);
+        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &SoFar::default());
+        batch.message(&plain(id + 1, 2), &StoredContent::Inline(b"two\r\n"), &SoFar::default());
         batch.settle(QueueId(id + 1), 0, &Fate::Delivered);
         while let Step::Write(write) = log.step(&mut batch, Timestamp(9), QueueId(id)) {
             let at = write.offset as usize;
