@@ -21,6 +21,7 @@ fn settings(folder: &Path) -> Settings {
         number: 0,
         segment_bytes: 64 << 20,
         stream_threshold: 256 << 10,
+        content_bytes_max: 64 << 20,
         outcome_interval: Duration::from_millis(50),
     }
 }

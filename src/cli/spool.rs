@@ -406,6 +406,7 @@ fn spools(config: &Config) -> Vec<Settings> {
             number,
             segment_bytes: config.spool.segment_bytes,
             stream_threshold: config.spool.stream_threshold,
+            content_bytes_max: 64 << 20,
             outcome_interval: config.spool.outcome_interval,
         })
         .collect()

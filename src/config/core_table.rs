@@ -14,6 +14,8 @@ use std::path::Path;
 pub(super) const CONNECTIONS_MAX: RangeInclusive<u32> = 1..=100_000;
 /// Range of `hot_bytes_max`, in bytes.
 pub(super) const HOT_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 30;
+/// Range of `content_bytes_max`, in bytes.
+pub(super) const CONTENT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=64 << 30;
 /// Range of `queue_recipients_max`: about 100 bytes each, and what a scheduler can number.
 pub(super) const QUEUE_RECIPIENTS_MAX: RangeInclusive<u32> = 1..=250_000_000;
 /// A queue id has ten bits for the number of its spool.
@@ -24,6 +26,7 @@ pub(super) struct CoreDefaults<'a> {
     pub directory: &'a Path,
     pub connections_max: usize,
     pub hot_bytes_max: usize,
+    pub content_bytes_max: usize,
     pub queue_recipients_max: usize,
 }
 
@@ -51,10 +54,18 @@ pub(super) fn read(
             spool: defaults.directory.join(format!("shard-{number}")),
             connections_max: defaults.connections_max,
             hot_bytes_max: defaults.hot_bytes_max,
+            content_bytes_max: defaults.content_bytes_max,
             queue_recipients_max: defaults.queue_recipients_max,
         })
         .collect();
-    let keys = ["cpu", "spool", "connections_max", "hot_bytes_max", "queue_recipients_max"];
+    let keys = [
+        "cpu",
+        "spool",
+        "connections_max",
+        "hot_bytes_max",
+        "content_bytes_max",
+        "queue_recipients_max",
+    ];
     file.none_of("core").know(&keys);
     let tables = file.tables("core").unwrap_or_default();
     let mut named = BTreeSet::new();
@@ -157,6 +168,7 @@ fn lay_over(table: &mut Table, cores: &mut [Core], named: &mut BTreeSet<usize>, 
         spool: Default::default(),
         connections_max: *CONNECTIONS_MAX.start() as usize,
         hot_bytes_max: 0,
+        content_bytes_max: 0,
         queue_recipients_max: *QUEUE_RECIPIENTS_MAX.start() as usize,
     };
     let core = match found {
@@ -176,6 +188,9 @@ fn lay_over(table: &mut Table, cores: &mut [Core], named: &mut BTreeSet<usize>, 
     core.connections_max = table.count("connections_max", connections, CONNECTIONS_MAX);
     let hot_bytes = table.size("hot_bytes_max", core.hot_bytes_max as u64, HOT_BYTES_MAX);
     core.hot_bytes_max = usize::try_from(hot_bytes).unwrap_or(usize::MAX);
+    let content = core.content_bytes_max as u64;
+    let content = table.size("content_bytes_max", content, CONTENT_BYTES_MAX);
+    core.content_bytes_max = usize::try_from(content).unwrap_or(usize::MAX);
     let recipients = u32::try_from(core.queue_recipients_max).unwrap_or(u32::MAX);
     core.queue_recipients_max =
         table.count("queue_recipients_max", recipients, QUEUE_RECIPIENTS_MAX);

@@ -40,6 +40,7 @@ impl Config {
             page.head("[core_default]");
             page.count("connections_max", core.connections_max as u64);
             page.size("hot_bytes_max", core.hot_bytes_max as u64);
+            page.size("content_bytes_max", core.content_bytes_max as u64);
             page.count("queue_recipients_max", core.queue_recipients_max as u64);
         }
         for core in &self.cores {
@@ -49,6 +50,7 @@ impl Config {
             page.path("spool", &core.spool);
             page.count("connections_max", core.connections_max as u64);
             page.size("hot_bytes_max", core.hot_bytes_max as u64);
+            page.size("content_bytes_max", core.content_bytes_max as u64);
             page.count("queue_recipients_max", core.queue_recipients_max as u64);
         }
     }

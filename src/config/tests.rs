@@ -149,6 +149,7 @@ fn a_core_may_have_its_own_disk_and_limits() {
         spool: spool.into(),
         connections_max: 10,
         hot_bytes_max,
+        content_bytes_max: 64 << 20,
         queue_recipients_max: 10_000_000,
     };
     assert_eq!(cores, [core(3, "ringpost-spool/shard-0", 0), core(1, "/disk1", 1 << 30)]);
@@ -293,6 +294,7 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
         shown,
         [
             "core.connections_max",
+            "core.content_bytes_max",
             "core.cpu",
             "core.hot_bytes_max",
             "core.queue_recipients_max",

@@ -198,10 +198,18 @@ fn spool(mut table: Table) -> Spool {
 fn core_default<'a>(mut table: Table, directory: &'a Path) -> CoreDefaults<'a> {
     let connections_max = table.count("connections_max", 4096, core_table::CONNECTIONS_MAX);
     let hot_bytes_max = size(&mut table, "hot_bytes_max", 64 * MIB, core_table::HOT_BYTES_MAX);
+    let range = core_table::CONTENT_BYTES_MAX;
+    let content_bytes_max = size(&mut table, "content_bytes_max", 64 * MIB, range);
     let range = core_table::QUEUE_RECIPIENTS_MAX;
     let queue_recipients_max = table.count("queue_recipients_max", 10_000_000, range);
     table.end();
-    CoreDefaults { directory, connections_max, hot_bytes_max, queue_recipients_max }
+    CoreDefaults {
+        directory,
+        connections_max,
+        hot_bytes_max,
+        content_bytes_max,
+        queue_recipients_max,
+    }
 }
 
 fn retry(mut table: Table) -> Retry {

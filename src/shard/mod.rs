@@ -208,6 +208,7 @@ async fn open_spool(
         number,
         segment_bytes: config.spool.segment_bytes,
         stream_threshold: config.spool.stream_threshold,
+        content_bytes_max: core.content_bytes_max,
         outcome_interval: config.spool.outcome_interval,
     };
     let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;

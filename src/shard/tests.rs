@@ -30,6 +30,7 @@ async fn queue(folder: &Path) -> Rc<Queue> {
         number: 0,
         segment_bytes: 256 * 1024,
         stream_threshold: 8 * 1024,
+        content_bytes_max: 1 << 20,
         outcome_interval: Duration::from_millis(20),
     })
     .await

@@ -30,6 +30,7 @@ const READERS_MAX: usize = 32;
 pub(super) struct Core {
     pub(super) folder: PathBuf,
     segment_bytes: u64,
+    content_bytes_max: usize,
     outcome_interval: Duration,
     pub(super) state: RefCell<State>,
     /// Who knows where a message has moved to.
@@ -43,6 +44,8 @@ pub(super) struct Core {
 pub(super) struct State {
     pub(super) log: Log,
     pub(super) batch: Batch,
+    /// Memory of all drafts, in bytes.
+    pub(super) content_bytes: usize,
     ids: QueueIdSource,
     highest_id: QueueId,
     /// Of the batch that fills.
@@ -88,6 +91,7 @@ impl Core {
         let state = State {
             log,
             batch: Batch::default(),
+            content_bytes: 0,
             ids: QueueIdSource::new(settings.number, highest_id),
             highest_id: highest_id.unwrap_or(QueueId(u64::from(settings.number) << 54)),
             pending: Rc::default(),
@@ -110,6 +114,7 @@ impl Core {
         Rc::new(Core {
             folder: settings.directory.clone(),
             segment_bytes: settings.segment_bytes,
+            content_bytes_max: settings.content_bytes_max,
             outcome_interval: settings.outcome_interval,
             state: RefCell::new(state),
             register: RefCell::new(None),
@@ -143,6 +148,17 @@ impl Core {
 
     pub(super) fn failure(&self) -> Option<String> {
         self.state.borrow().failure.clone()
+    }
+
+    /// Whether drafts may keep `bytes` more in memory.
+    pub(super) fn has_content_room(&self, bytes: usize) -> bool {
+        self.state.borrow().content_bytes.saturating_add(bytes) <= self.content_bytes_max
+    }
+
+    /// A draft that kept `before` bytes of memory keeps `now`.
+    pub(super) fn charge_content(&self, before: usize, now: usize) {
+        let state = &mut *self.state.borrow_mut();
+        state.content_bytes = state.content_bytes.saturating_sub(before).saturating_add(now);
     }
 
     /// Waits until the batch that fills takes more mail.

@@ -12,12 +12,18 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Each draft may keep so much, in bytes, even when the memory for all drafts is used up: whoever
+/// sends byte by byte shall not make a chunk of each.
+const CROWDED_BYTES_MAX: usize = 4096;
+
 /// Content on its way in. Dropped: forgotten.
 pub struct Draft {
     core: Rc<Core>,
     stream_threshold: usize,
     /// What is not in a chunk yet.
     bytes: Vec<u8>,
+    /// Its memory, as the budget of all drafts has it.
+    charged: usize,
     chunks: Vec<Chunk>,
     /// Of the chunks; drawn with the first.
     id: QueueId,
@@ -37,13 +43,29 @@ impl Draft {
         let most = core.state.borrow().log.mail_bytes_max() - CHUNK_PREFIX - BATCH_HEADER;
         let stream_threshold = stream_threshold.clamp(1, most);
         let (bytes, chunks) = (Vec::new(), Vec::new());
-        Draft { core, stream_threshold, bytes, chunks, id: QueueId(0), chunk_bytes: 0 }
+        let id = QueueId(0);
+        Draft { core, stream_threshold, bytes, charged: 0, chunks, id, chunk_bytes: 0 }
     }
 
     /// Keeps `bytes`; beyond the stream threshold they go to the segment, and this waits until they
-    /// are handed to the disk (not for the sync).
+    /// are handed to the disk (not for the sync). So they do when the memory of all drafts is used
+    /// up: no draft waits for another one, only for the disk.
     pub async fn extend(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let crowded = !self.core.has_content_room(bytes.len());
+        if crowded && self.bytes.len() + bytes.len() > CROWDED_BYTES_MAX {
+            if !self.bytes.is_empty() {
+                self.write_chunk(self.bytes.len()).await?;
+            }
+            if bytes.len() > CROWDED_BYTES_MAX {
+                for part in bytes.chunks(self.stream_threshold) {
+                    self.core.wait_for_room().await?;
+                    self.append_chunk(part);
+                }
+                return Ok(());
+            }
+        }
         self.bytes.extend_from_slice(bytes);
+        self.charge();
         while self.bytes.len() > self.stream_threshold {
             self.write_chunk(self.stream_threshold).await?;
         }
@@ -52,7 +74,8 @@ impl Draft {
 
     /// Forgets everything; the draft may be used again.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.bytes = Vec::new();
+        self.charge();
         self.drop_chunks();
     }
 
@@ -130,18 +153,33 @@ impl Draft {
 
     async fn write_chunk(&mut self, length: usize) -> Result<(), SpoolError> {
         self.core.wait_for_room().await?;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let length = length.min(bytes.len());
+        self.append_chunk(bytes.get(..length).unwrap_or_default());
+        if length < bytes.len() {
+            bytes.drain(..length);
+            self.bytes = bytes;
+        }
+        self.charge();
+        Ok(())
+    }
+
+    fn append_chunk(&mut self, content: &[u8]) {
         if self.chunks.is_empty() {
             self.id = self.core.next_id(Timestamp::now());
         }
         let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        let content = self.bytes.get(..length).unwrap_or(&self.bytes);
         let (ticket, slot) = self.core.chunk(self.id, index, content);
-        let written = content.len();
-        let length = u32::try_from(written).unwrap_or(u32::MAX);
+        let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
         self.chunks.push(Chunk { ticket, slot, length });
-        self.chunk_bytes += written as u64;
-        self.bytes.drain(..written);
-        Ok(())
+        self.chunk_bytes += content.len() as u64;
+    }
+
+    /// Tells the budget what memory it has now.
+    fn charge(&mut self) {
+        let now = self.bytes.capacity();
+        self.core.charge_content(self.charged, now);
+        self.charged = now;
     }
 
     fn drop_chunks(&mut self) {
@@ -154,6 +192,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        self.core.charge_content(self.charged, 0);
         self.drop_chunks();
     }
 }

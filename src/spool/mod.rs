@@ -89,6 +89,9 @@ pub struct Settings {
     /// Content beyond this many bytes is written as it arrives, in pieces of this size (of a
     /// sixteenth of a segment or less).
     pub stream_threshold: usize,
+    /// Bytes of drafts kept in memory, of all together. Beyond it content is written as it arrives,
+    /// but for a few kilobytes of each draft.
+    pub content_bytes_max: usize,
     /// An outcome waits at most this long for a commit to ride in.
     pub outcome_interval: Duration,
 }

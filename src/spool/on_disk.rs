@@ -27,6 +27,7 @@ fn settings(folder: &Path, number: u16) -> Settings {
         number,
         segment_bytes: 256 * 1024,
         stream_threshold: 8 * 1024,
+        content_bytes_max: 1 << 20,
         outcome_interval: Duration::from_millis(20),
     }
 }
@@ -452,5 +453,44 @@ fn a_few_that_wait_do_not_keep_the_disk_that_many_passed_through() {
             assert!(message.recipients[0].ended);
             assert_eq!((message.recipients[1].attempts, message.recipients[1].ended), (7, false));
         }
+    });
+}
+
+#[test]
+fn many_large_drafts_together_keep_to_the_memory_that_is_theirs() {
+    on_a_shard(|| async {
+        const DRAFTS: usize = 200;
+        const BUDGET: usize = 256 * 1024;
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { content_bytes_max: BUDGET, ..settings(folder.path(), 0) };
+        let (spool, _) = Spool::open(settings).await.unwrap();
+        let (done, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        for number in 0..DRAFTS {
+            let (spool, done, most) = (spool.clone(), Rc::clone(&done), Rc::clone(&most));
+            ring::spawn("writer", async move {
+                let bytes: Vec<u8> = (0..100_000).map(|at| (at / 99 + number) as u8).collect();
+                let mut draft = spool.draft();
+                // Some send in small parts, some in large ones.
+                for part in bytes.chunks(if number % 10 == 0 { 50 } else { 3000 }) {
+                    draft.extend(part).await.unwrap();
+                    let kept = spool.handle.core.state.borrow().content_bytes;
+                    most.set(most.get().max(kept));
+                    ring::yield_now().await;
+                }
+                let mut accepted = plain(0, 1);
+                accepted.id = spool.next_id(Timestamp(1));
+                let id = accepted.id;
+                let (at, _) = spool.store(draft, accepted).await.unwrap();
+                assert_eq!(content(&spool, id, at).await, bytes);
+                done.set(done.get() + 1);
+            });
+        }
+        while done.get() < DRAFTS {
+            ring::sleep(Duration::from_millis(10)).await;
+        }
+        let most = most.get();
+        assert!(most > BUDGET / 2, "{most}");
+        assert!(most <= BUDGET + DRAFTS * 8192, "{most}");
+        assert_eq!(spool.handle.core.state.borrow().content_bytes, 0);
     });
 }
