@@ -44,9 +44,9 @@ mod segment;
 mod ticket;
 
 #[cfg(test)]
-mod history;
-#[cfg(test)]
 mod on_disk;
+#[cfg(test)]
+mod simulator;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests;
 
 pub use content::{Content, Piece};
 pub use draft::Draft;
-pub use folder::layout;
+pub use folder::{layout, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
@@ -290,11 +290,16 @@ impl Spool {
     /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads all
     /// segments and blocks the shard meanwhile, which has nothing else to do yet.
     pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
-        let folder = settings.directory.clone();
         let block = u64::from(segment::BLOCK);
         settings.segment_bytes =
             settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
-        std::fs::create_dir_all(&folder).map_err(|error| folder::failed(&folder, &error))?;
+        Spool::open_as_set(settings).await
+    }
+
+    /// The same with segments of any number of whole blocks.
+    async fn open_as_set(settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
+        let folder = settings.directory.clone();
+        folder::make(&folder).map_err(|error| folder::failed(&folder, &error))?;
         let read = folder::read(&folder)?;
         folder::settle_down(&folder, read.scan.written.last().copied())?;
         let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
