@@ -157,7 +157,9 @@ pub(super) fn settle_down(folder: &Path, newest: Option<u32>) -> Result<(), Spoo
     sync(folder)
 }
 
-/// Removes the segments of an adopted folder, and the folder when nothing else is in it.
+/// Removes the segments of an adopted folder, and the folder when nothing else is in it. One after
+/// the other, the oldest first, each durably: if a later one, which tells that mail in an earlier
+/// one has ended, went before that, the mail would come back after a crash.
 pub(super) fn remove(folder: &Path, segments: &[u32]) -> Result<(), SpoolError> {
     for &number in segments {
         let path = segment::path(folder, number);
@@ -165,10 +167,9 @@ pub(super) fn remove(folder: &Path, segments: &[u32]) -> Result<(), SpoolError> 
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(&path, &error));
             }
-            _ => {}
+            _ => sync(folder)?,
         }
     }
-    sync(folder)?;
     // Fails while there is a quarantine in it, which is for the operator to judge.
     let _ = disk::remove_dir(folder);
     Ok(())

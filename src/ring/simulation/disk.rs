@@ -259,20 +259,19 @@ impl Disk {
         all.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Changes a few bytes of `path` near `at`, which were durable; what the write that put them
-    /// there covered.
-    pub(crate) fn rot(&mut self, path: &Path, at: u64) -> Option<(u64, u64)> {
-        let node = &mut self.nodes[*self.names.get(path)?];
-        let covered = *node.writes.iter().rev().find(|(from, to)| (*from..*to).contains(&at))?;
-        let bytes = self.random.usize(1..100);
+    /// Changes a few bytes of `path` from `at` on, which were durable; whether there were any.
+    pub(crate) fn rot(&mut self, path: &Path, at: u64) -> bool {
+        let Some(&node) = self.names.get(path) else { return false };
+        let node = &mut self.nodes[node];
         let (index, within) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
-        let page = Rc::make_mut(node.durable.get_mut(&index)?);
-        for byte in page.iter_mut().skip(within).take(bytes) {
+        let Some(page) = node.durable.get_mut(&index) else { return false };
+        let bytes = self.random.usize(1..100);
+        for byte in Rc::make_mut(page).iter_mut().skip(within).take(bytes) {
             *byte ^= self.random.u8(1..);
         }
-        let rotten = Rc::clone(node.durable.get(&index)?);
+        let rotten = Rc::clone(page);
         node.pages.insert(index, rotten);
-        Some(covered)
+        true
     }
 
     /// Where something was written in `path`, by chance.

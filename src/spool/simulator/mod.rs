@@ -88,7 +88,7 @@ impl History {
 
     /// One life on `disk`: the disk that it leaves to the next.
     fn life(&mut self, mut disk: Disk, rot: Option<Rot>) -> (Disk, Option<Rot>) {
-        self.prepare(&mut disk, rot.is_some());
+        self.prepare(&mut disk);
         let mut world =
             World::new(self.plan.clone(), self.truth.clone(), self.now_us, self.random.u64(..));
         world.rot = rot;
@@ -134,7 +134,7 @@ impl History {
         (disk, rot)
     }
 
-    fn prepare(&mut self, disk: &mut Disk, _rotten: bool) {
+    fn prepare(&mut self, disk: &mut Disk) {
         let random = &mut self.random;
         self.plan.shards = random.u16(1..4);
         self.plan.life = Duration::from_millis(random.u64(100..3000));
@@ -173,20 +173,29 @@ impl History {
         let shard = (0..8).find(|&shard| path.parent() == Some(&shard_folder(shard)))?;
         let segment = super::segment::number(&path)?;
         let at = disk.any_written(&path)?;
-        let (from, to) = disk.rot(&path, at)?;
-        Some(Rot { shard, segment, from, to })
+        disk.rot(&path, at).then_some(Rot { shard, segment })
     }
 
     /// A start after a crash, judged, and perhaps cut short by others.
     fn examine(&mut self, mut disk: Disk, rot: Option<Rot>, depth: u32) {
         self.crash_points += 1;
+        if std::env::var("SIMDBG").is_ok() {
+            eprintln!(
+                "examine depth {depth} late {} now {} shards {} rot {rot:?} files {:?}",
+                self.truth.late,
+                self.now_us,
+                self.plan.shards,
+                disk.files()
+            );
+        }
         disk.faults = Faults::default();
         disk.capacity = u64::MAX;
         let again = depth < DEPTH_MAX && self.random.u32(..8) == 0 && rot.is_none();
         disk.image_odds = if again { 0.2 } else { 0.0 };
         let shards = if self.random.bool() { self.plan.shards } else { self.random.u16(1..4) };
         let plan = Plan { shards, ..self.plan.clone() };
-        let mut world = World::new(plan, self.truth.clone(), self.now_us, 0);
+        let mut world = World::new(plan, self.truth.clone(), self.now_us, self.random.u64(..));
+        world.read_max = 4;
         world.rot = rot;
         let world = Rc::new(world);
         let simulation = Simulation::new(self.random.u64(..), disk, self.now_us, 1);

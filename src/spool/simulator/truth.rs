@@ -2,6 +2,7 @@
 
 use super::super::testing::waiting;
 use super::super::{Fate, Placement, Recovered, RecoveredRecipient};
+use crate::message::Timestamp;
 use std::collections::BTreeMap;
 
 /// An outcome is on the disk this long after it was noted, if nothing failed and the disk was not
@@ -26,6 +27,8 @@ pub(super) enum State {
 #[derive(Clone, Debug)]
 pub(super) struct Mail {
     pub(super) state: State,
+    /// Somebody was told its id with a 250.
+    pub(super) is_known: bool,
     pub(super) recipients: Vec<Recipient>,
     /// Of the content, which follows from it and the id.
     pub(super) length: usize,
@@ -38,7 +41,7 @@ pub(super) struct Mail {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recipient {
     /// In the order of noting, with the time; the first `durable` are for certain.
-    pub(super) fates: Vec<(Fate, u64)>,
+    pub(super) fates: Vec<(Known, u64)>,
     pub(super) durable: usize,
     /// A delivery began then, and no fate was noted since.
     pub(super) begun_at: Option<u64>,
@@ -47,13 +50,35 @@ pub(super) struct Recipient {
     pub(super) is_taken: bool,
 }
 
-fn ends(fate: &Fate) -> bool {
-    !matches!(fate, Fate::Waiting { .. })
+/// What is compared of a fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Ended,
+    Waiting { attempts: u16, due: u64 },
+}
+
+impl Known {
+    fn of(fate: &Fate) -> Known {
+        match fate {
+            Fate::Waiting { attempts, due, .. } => {
+                Known::Waiting { attempts: *attempts, due: due.0 }
+            }
+            _ => Known::Ended,
+        }
+    }
+
+    /// As the queue tells the cleaner.
+    pub(super) fn fate(self) -> Fate {
+        match self {
+            Known::Ended => Fate::Over,
+            Known::Waiting { attempts, due } => waiting(attempts, due),
+        }
+    }
 }
 
 impl Recipient {
     pub(super) fn ended(&self) -> bool {
-        self.fates.last().is_some_and(|(fate, _)| ends(fate))
+        self.fates.last().is_some_and(|(fate, _)| *fate == Known::Ended)
     }
 
     pub(super) fn begin(&mut self, now: u64) {
@@ -61,10 +86,10 @@ impl Recipient {
         self.ever_begun = true;
     }
 
-    pub(super) fn settle(&mut self, fate: Fate, now: u64) {
+    pub(super) fn settle(&mut self, fate: &Fate, now: u64) {
         self.begun_at = None;
         self.is_taken = false;
-        self.fates.push((fate, now));
+        self.fates.push((Known::of(fate), now));
     }
 
     /// The fates that must be on the disk.
@@ -77,8 +102,8 @@ impl Recipient {
     fn is_after(&self, count: usize, found: &RecoveredRecipient) -> bool {
         match count.checked_sub(1).and_then(|last| self.fates.get(last)) {
             None => !found.ended && found.due.is_none(),
-            Some((Fate::Waiting { attempts, due, .. }, _)) => {
-                !found.ended && (found.attempts, found.due) == (*attempts, Some(*due))
+            Some((Known::Waiting { attempts, due }, _)) => {
+                !found.ended && (found.attempts, found.due) == (*attempts, Some(Timestamp(*due)))
             }
             Some(_) => found.ended,
         }
@@ -86,11 +111,11 @@ impl Recipient {
 
     fn found(one: &RecoveredRecipient) -> Recipient {
         let fate = match (one.ended, one.due) {
-            (true, _) => Some(Fate::Over),
-            (false, Some(due)) => Some(waiting(one.attempts, due.0)),
+            (true, _) => Some(Known::Ended),
+            (false, Some(due)) => Some(Known::Waiting { attempts: one.attempts, due: due.0 }),
             (false, None) => None,
         };
-        let fates: Vec<(Fate, u64)> = fate.into_iter().map(|fate| (fate, 0)).collect();
+        let fates: Vec<(Known, u64)> = fate.into_iter().map(|fate| (fate, 0)).collect();
         let begun_at = one.in_doubt.then_some(0);
         Recipient {
             durable: fates.len(),
@@ -108,23 +133,18 @@ impl Mail {
     }
 }
 
-/// Bytes that changed on the disk while nobody looked, and what was written together with them.
+/// Where bytes changed on the disk while nobody looked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rot {
     pub(super) shard: u16,
     pub(super) segment: u32,
-    pub(super) from: u64,
-    pub(super) to: u64,
 }
 
 impl Rot {
     /// Whether the record of a message may be unreadable for it. Of streamed mail any piece may.
     fn reaches(&self, mail: &Mail, is_streamed: bool) -> bool {
         let Some(at) = mail.placement else { return true };
-        let of_record = mail.shard == self.shard
-            && at.segment == self.segment
-            && u64::from(at.offset) < self.to
-            && u64::from(at.offset) + u64::from(at.length) > self.from;
+        let of_record = mail.shard == self.shard && at.segment == self.segment;
         of_record || is_streamed
     }
 }
@@ -185,6 +205,7 @@ impl Truth {
         for (shard, message) in &found.messages {
             let Some(mail) = self.mails.get_mut(&message.id.0) else { continue };
             mail.state = State::Accepted;
+            mail.is_known = true;
             mail.shard = *shard;
             mail.placement = Some(message.placement);
             mail.recipients = message.recipients.iter().map(Recipient::found).collect();
@@ -216,7 +237,9 @@ impl Mail {
         }
         let over = |one: &Recipient| {
             let durable = one.durable(certain_before);
-            one.fates.get(..durable).is_some_and(|all| all.iter().any(|(fate, _)| ends(fate)))
+            one.fates
+                .get(..durable)
+                .is_some_and(|all| all.iter().any(|(fate, _)| *fate == Known::Ended))
         };
         let ended = !self.recipients.is_empty() && self.recipients.iter().all(over);
         assert!(!ended, "message {id} came back: {self:?}");
