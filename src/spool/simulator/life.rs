@@ -12,7 +12,7 @@ use crate::ring::{self, simulation};
 use futures_lite::future;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 const ROOT: &str = "/spool";
@@ -36,10 +36,10 @@ pub(super) struct Plan {
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) truth: RefCell<Truth>,
-    pub(super) rot: Option<Rot>,
+    rot: Option<Rot>,
     /// Wherever the crash was: the time by which the start is judged.
-    pub(super) crashed_at: u64,
-    pub(super) random: RefCell<fastrand::Rng>,
+    crashed_at: u64,
+    random: RefCell<fastrand::Rng>,
     /// Messages whose content is read after the start.
     pub(super) read_max: usize,
     pub(super) seen: Seen,
@@ -63,6 +63,33 @@ pub(super) struct Seen {
     pub(super) streamed: Cell<u64>,
 }
 
+impl Seen {
+    pub(super) fn add(&self, other: &Seen) {
+        for (sum, (_, more)) in self.all().iter().zip(other.all()) {
+            sum.1.set(sum.1.get() + more.get());
+        }
+    }
+
+    fn all(&self) -> [(&'static str, &Cell<u64>); 7] {
+        [
+            ("accepted", &self.accepted),
+            ("refused", &self.refused),
+            ("moved", &self.moved),
+            ("recovered", &self.recovered),
+            ("failures", &self.failures),
+            ("given up", &self.given_up),
+            ("streamed", &self.streamed),
+        ]
+    }
+
+    /// A test in which something of this never happens does not test it.
+    pub(super) fn assert_all(&self) {
+        for (name, count) in self.all() {
+            assert!(count.get() > 0, "never: {name}");
+        }
+    }
+}
+
 fn count(one: &Cell<u64>) {
     one.set(one.get() + 1);
 }
@@ -84,7 +111,7 @@ pub(super) async fn start(plan: &Plan) -> Result<(Vec<Spool>, Found), SpoolError
     let is_used = |folder: &Path| (0..shards).any(|shard| shard_folder(shard) == folder);
     let mut orphans = folder::orphans(Path::new(ROOT), is_used)?;
     let mut spools = Vec::new();
-    let mut found = Found { messages: Vec::new(), reported: false };
+    let mut found = Found::default();
     for shard in 0..shards {
         let settings = Settings {
             directory: shard_folder(shard),
@@ -100,7 +127,8 @@ pub(super) async fn start(plan: &Plan) -> Result<(Vec<Spool>, Found), SpoolError
             all.push(spool.adopt(&orphan).await?);
         }
         for recovery in all {
-            found.reported |= !recovery.set_aside.is_empty() || recovery.torn_bytes > 0;
+            found.damage.extend(recovery.set_aside);
+            found.has_torn |= recovery.torn_bytes > 0;
             found.messages.extend(recovery.messages.into_iter().map(|one| (shard, one)));
         }
         spools.push(spool);
@@ -137,7 +165,7 @@ pub(super) async fn start_and_judge(world: &Rc<World>) -> Option<Vec<Spool>> {
                     message.id
                 )
             }
-            Err(error) => assert!(world.in_trouble(), "{}: {error}", message.id),
+            Err(error) => assert!(world.may_not_read(), "{}: {error}", message.id),
         }
         count(&world.seen.recovered);
     }
@@ -177,7 +205,7 @@ pub(super) async fn live(world: Rc<World>) {
     let mut queues = Vec::new();
     for (shard, spool) in (0..).zip(&spools) {
         let queue: Rc<dyn Register> = Rc::new(Queue { world: Rc::clone(&world), shard });
-        spool.clean_for(Rc::downgrade(&queue) as Weak<dyn Register>);
+        spool.clean_for(Rc::downgrade(&queue));
         queues.push(queue);
         for _ in 0..3 {
             world.spawn(send(Rc::clone(&world), spool.clone(), shard));
@@ -204,11 +232,17 @@ pub(super) async fn live(world: Rc<World>) {
 }
 
 impl World {
-    pub(super) fn new(plan: Plan, truth: Truth, crashed_at: u64, seed: u64) -> World {
+    pub(super) fn new(
+        plan: Plan,
+        truth: Truth,
+        crashed_at: u64,
+        rot: Option<Rot>,
+        seed: u64,
+    ) -> World {
         World {
             plan,
             truth: RefCell::new(truth),
-            rot: None,
+            rot,
             crashed_at,
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             read_max: usize::MAX,
@@ -246,6 +280,10 @@ impl World {
         })
     }
 
+    fn may_not_read(&self) -> bool {
+        self.in_trouble() || self.truth.borrow().has_rotted
+    }
+
     fn chance(&self, of_100: u32) -> bool {
         self.random.borrow_mut().u32(..100) < of_100
     }
@@ -265,7 +303,8 @@ impl World {
 
     /// Segments keep to the factor of the mail that lives.
     fn judge_disk(&self) {
-        if self.in_trouble() {
+        // What cannot be read cannot move.
+        if self.may_not_read() {
             return;
         }
         let Some(simulation) = simulation::current() else { return };
@@ -466,7 +505,7 @@ async fn look(world: Rc<World>, spool: Spool, shard: u16) {
         let message = match loaded {
             Ok(message) => message,
             Err(error) => {
-                assert!(over || world.in_trouble(), "{}: {error}", QueueId(id));
+                assert!(over || world.may_not_read(), "{}: {error}", QueueId(id));
                 continue;
             }
         };
@@ -475,7 +514,7 @@ async fn look(world: Rc<World>, spool: Spool, shard: u16) {
         }
         match content(&message).await {
             Ok(content) => assert!(content == content_of(id, length), "{}", QueueId(id)),
-            Err(error) => assert!(world.in_trouble(), "{}: {error}", QueueId(id)),
+            Err(error) => assert!(world.may_not_read(), "{}: {error}", QueueId(id)),
         }
     }
 }

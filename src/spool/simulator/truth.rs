@@ -155,14 +155,20 @@ pub(super) struct Truth {
     pub(super) mails: BTreeMap<u64, Mail>,
     /// Outcomes may be late from here on: no room, or a failure.
     pub(super) late: bool,
+    /// Bytes have rotted in this life or an earlier one.
+    pub(super) has_rotted: bool,
     pub(super) stream_threshold: usize,
 }
 
 /// What a start found.
+#[derive(Default)]
 pub(super) struct Found {
+    /// With the shard that has it.
     pub(super) messages: Vec<(u16, Recovered)>,
-    /// Something was set aside or cut.
-    pub(super) reported: bool,
+    /// What was set aside.
+    pub(super) damage: Vec<String>,
+    /// A tail was cut.
+    pub(super) has_torn: bool,
 }
 
 impl Truth {
@@ -182,7 +188,9 @@ impl Truth {
             let twice = by_id.insert(message.id.0, message);
             assert!(twice.is_none(), "message {} is there twice", message.id);
         }
-        let rotten = rot.filter(|_| found.reported);
+        let torn = !found.damage.is_empty() && !self.has_rotted;
+        assert!(!torn, "a torn commit is no damage: {:?}", found.damage);
+        let rotten = rot.filter(|_| found.has_torn || !found.damage.is_empty());
         for (id, message) in &by_id {
             let Some(mail) = self.mails.get(id) else {
                 panic!("message {} is invented", message.id);
