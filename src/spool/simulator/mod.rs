@@ -4,8 +4,8 @@
 //! A history is some lives of a relay, each on the disk that the one before left: clients send,
 //! stream and give up, deliveries end and defer, readers hold on to content, the cleaner moves what
 //! stays. A life ends in good order, by a kill (the page cache stays) or by a power failure (of what
-//! was not synced any part is there); after it bytes may have rotted. The next has other shards, and
-//! perhaps a clock that was set back. Beside that, at many changes of the disk, an image of it is
+//! was not synced any part is there); after it bytes may have rotted. The next has other shards or a
+//! clock that was set back (not both: a shard that is there again cannot know its old ids). Beside that, at many changes of the disk, an image of it is
 //! taken as if power failed just there, and a start on it is judged; that start may be cut short in
 //! the same way, again and again. [`truth`] has the promises that are judged.
 //!
@@ -49,6 +49,8 @@ struct History {
     image_odds: f64,
     latency_us: u64,
     now_us: u64,
+    /// Shards come and go; else the clock is set back.
+    regroups: bool,
     /// The wall clock is so far behind.
     behind_ms: u64,
     lives: u32,
@@ -61,12 +63,12 @@ impl History {
         let mut random = fastrand::Rng::with_seed(seed);
         let stream_threshold = random.usize(1000..8000);
         let plan = Plan {
-            shards: 1,
+            shards: random.u16(1..3),
             segment_bytes: [64, 64, 128][random.usize(..3)] * 1024,
             stream_threshold,
             content_bytes_max: [1 << 20, 20_000][random.usize(..2)],
-            pause_ms: random.u64(1..30),
-            patient: random.u32(..8),
+            pause_ms: random.u64(5..40),
+            patient: random.u32(..4),
             life: Duration::ZERO,
         };
         let rare = |random: &mut fastrand::Rng, one_in: u32| {
@@ -85,6 +87,7 @@ impl History {
             image_odds: random.f64() * 0.5,
             latency_us: random.u64(1..2000),
             now_us: 0,
+            regroups: random.u32(..3) > 0,
             behind_ms: 0,
             lives: random.u32(2..7),
             crash_points: 0,
@@ -146,8 +149,10 @@ impl History {
 
     fn prepare(&mut self, disk: &mut Disk) {
         let random = &mut self.random;
-        self.plan.shards = random.u16(1..4);
-        self.plan.life = Duration::from_millis(random.u64(100..3000));
+        if self.regroups {
+            self.plan.shards = random.u16(1..4);
+        }
+        self.plan.life = Duration::from_millis(random.u64(100..1500));
         disk.faults = if random.u32(..3) == 0 { Faults::default() } else { self.faults };
         disk.reserves = random.u32(..8) > 0;
         let used = disk.files().len() as u64;
@@ -161,7 +166,7 @@ impl History {
             _ => random.u64(20..3000),
         };
         // A clock that was set back.
-        if random.u32(..4) == 0 {
+        if !self.regroups && random.bool() {
             self.behind_ms += random.u64(..60_000);
         }
     }
@@ -197,7 +202,8 @@ impl History {
         disk.capacity = u64::MAX;
         let again = depth < DEPTH_MAX && rot.is_none() && self.random.u32(..8) == 0;
         disk.image_odds = if again { 0.2 } else { 0.0 };
-        let shards = if self.random.bool() { self.plan.shards } else { self.random.u16(1..4) };
+        let regroups = self.regroups && self.random.bool();
+        let shards = if regroups { self.random.u16(1..4) } else { self.plan.shards };
         let plan = Plan { shards, ..self.plan.clone() };
         let seed = self.random.u64(..);
         let mut world = World::new(plan, self.truth.clone(), self.now_us, rot, seed);
