@@ -147,7 +147,7 @@ impl Scheduler {
             site,
             attempts: recipient.attempts(),
             due: (!recipient.is_out()).then(|| recipient.due()),
-            reason: recipient.reason.as_ref(),
+            reason: self.reasons.get(recipient.reason),
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) const END: u32 = 0x8000_0000;
 
 const UNLINKED: Links = Links { prev: u32::MAX, next: u32::MAX };
 const VACANT: u32 = u32::MAX - 1;
-const BLOCK_SHIFT: u32 = 10;
+const BLOCK_SHIFT: u32 = 12;
 const BLOCK: usize = 1 << BLOCK_SHIFT;
 
 /// Where an entry is in its list: the neighbours' numbers, or [`END`] with the list's tag.
