@@ -413,10 +413,7 @@ impl Scheduler {
 
     /// Memory held for messages and recipients, in bytes.
     pub fn bytes(&self) -> usize {
-        self.messages.bytes()
-            + self.recipients.bytes()
-            + self.groups.bytes()
-            + self.index.bytes()
+        self.messages.bytes() + self.recipients.bytes() + self.groups.bytes() + self.index.bytes()
     }
 
     fn turn_to(&mut self, now: Timestamp) {

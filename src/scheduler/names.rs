@@ -16,7 +16,7 @@ const IDLE_DOMAINS_MAX: usize = 4096;
 /// Different reasons kept in full, about 200 bytes each, at most 700. Servers that put a number of
 /// their own into every reply would fill the memory with them; of further ones only the stage and
 /// the code are kept, of which there are at most ten thousand.
-pub(super) const REASONS_MAX: usize = 1 << 16;
+pub(super) const REASONS_MAX: usize = 1 << 14;
 /// The words of a reason that was not kept in full.
 pub(super) const NOT_KEPT: &str = "its words were not kept: see its last event";
 

@@ -214,7 +214,7 @@ async fn open_spool(
     let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;
     let mut recovered = vec![recovery];
     for folder in orphans {
-        let adopted = spool.adopt(folder).await.map_err(|error| error.to_string())?;
+        let adopted = spool.adopt(folder, &recovered).await.map_err(|error| error.to_string())?;
         tracing::info!(
             shard = index,
             folder = %folder.display(),
