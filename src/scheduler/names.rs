@@ -13,7 +13,7 @@ use std::rc::Rc;
 /// Domains that nothing waits for, kept for their known site; the oldest goes first.
 const IDLE_DOMAINS_MAX: usize = 4096;
 
-/// Different reasons kept in full, about 200 bytes each, at most 700. Servers that put a number of
+/// Different reasons kept in full, about 250 bytes each, at most 1 KB. Servers that put a number of
 /// their own into every reply would fill the memory with them; of further ones only the stage and
 /// the code are kept, of which there are at most ten thousand.
 pub(super) const REASONS_MAX: usize = 1 << 14;
