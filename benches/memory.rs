@@ -8,7 +8,21 @@
 //! (`hot_bytes_max`) are not in it.
 //!
 //!     cargo bench --bench memory                     # 1 and 2 million
-//!     cargo bench --bench memory -- 10000000         # takes 6 GB of disk below TMPDIR meanwhile
+//!     cargo bench --bench memory -- 1000000 2000000 10000000    # 6 GB of disk below TMPDIR
+//!
+//! | recipients | per message | bytes each | at most | MiB in all |
+//! | ---: | ---: | ---: | ---: | ---: |
+//! | 1000000 | 1 | 88.4 | 88.4 | 118 |
+//! | 2000000 | 1 | 90.3 | 90.3 | 206 |
+//! | 10000000 | 1 | 92.6 | 92.7 | 917 |
+//! | 1000000 | 10 | 54.0 | 54.0 | 110 |
+//! | 2000000 | 10 | 50.2 | 52.4 | 154 |
+//! | 10000000 | 10 | 52.2 | 52.6 | 555 |
+//!
+//! (2026-11-23, Linux 6.18, mimalloc 3, huge pages where asked for.) 86 bytes of it are the
+//! scheduler's entries; the rest is what the allocator and huge pages leave between them. A
+//! streamed message (more than `spool.stream_threshold`) costs some 80 bytes more: which segments
+//! its pieces are in.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
@@ -124,7 +138,7 @@ impl Shard {
         let (placement, message) = self.spool.store(draft, accepted).await.unwrap();
         drop(message);
         self.admit(number, id, &domains, placement);
-        if number % 10_000 == 0 && number > self.half.get() {
+        if number.is_multiple_of(10_000) && number > self.half.get() {
             self.look();
         }
     }
@@ -215,12 +229,6 @@ fn measure(folder: PathBuf, recipients: usize, counts: Vec<u64>) {
         let (folder, counts) = (folder.clone(), counts.clone());
         async move {
             let shard = Shard::open(&folder, recipients).await;
-            // As a shard's event log does; the driver has been seen to sleep on without a timer.
-            ring::spawn("ticks", async {
-                loop {
-                    ring::sleep(Duration::from_millis(50)).await;
-                }
-            });
             shard.fill(BEFORE).await;
             shard.base.set(memory());
             for count in counts {

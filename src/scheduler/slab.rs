@@ -1,8 +1,8 @@
 //! Tables of entries named by a `u32`, and the lists that run through them.
 //!
 //! A table grows by whole blocks, so it wastes no memory on doubling and never stops the shard to
-//! copy itself; only its first block doubles, so that a small table is small. Every entry carries one pair of links, because it is in
-//! at most one list at a time. Knows nothing of mail.
+//! copy itself; only its first block doubles, so that a small table is small. Every entry carries
+//! one pair of links, because it is in at most one list at a time. Knows nothing of mail.
 
 use std::ops::{Index, IndexMut};
 
