@@ -83,9 +83,9 @@ impl Scheduler {
         (views, None)
     }
 
-    /// The ids of messages whose placement is `wanted`, from the place `cursor` (first 0) on, and the
-    /// cursor to go on with; `None` at the end. A message that stays the whole time is
-    /// seen exactly once.
+    /// The ids of messages whose placement is `wanted`, from the place `cursor` (first 0) on, and
+    /// the cursor to go on with; `None` at the end. A message that stays the whole time is seen
+    /// exactly once.
     pub fn placed(
         &self,
         cursor: u32,

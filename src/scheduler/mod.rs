@@ -21,9 +21,9 @@
 //! included except what is kept once per domain, tenant, site and reason; 40 bytes for each further
 //! recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
 //! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
-//! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute` cost
-//! in proportion to the recipients that they move, an expiry to those of its message; a clock that
-//! was set back has the wheels laid out anew, once.
+//! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
+//! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
+//! that was set back has the wheels laid out anew, once.
 //!
 //! *A time past expiry.* A due time is capped to the message's expiry, and at expiry it is over:
 //! there is no last attempt at that moment.

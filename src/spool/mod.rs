@@ -246,8 +246,8 @@ pub trait Register {
     /// from [`Spool::dead`] on.
     fn placement(&self, id: QueueId) -> Option<Placement>;
     /// Messages whose record is in `segment`: those that are found from `cursor` (first 0) on in a
-    /// bounded amount of work, and the cursor to go on with; `None` at the end. A message that stays
-    /// there the whole time is among them.
+    /// bounded amount of work, and the cursor to go on with; `None` at the end. A message that
+    /// stays there the whole time is among them.
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>);
     /// What became of its recipients so far. It may know more than was noted here, but must not
     /// take for ended what [`Spool::settle`] was not told to be.

@@ -81,8 +81,8 @@ impl Ticket {
     }
 }
 
-/// A mail record handed to the committer. Whoever has this answers for it: he passes it on, or gives
-/// it up with `State::give_up`, which takes it.
+/// A mail record handed to the committer. Whoever has this answers for it: he passes it on, or
+/// gives it up with `State::give_up`, which takes it.
 #[derive(Debug)]
 pub(super) struct Appended {
     pub(super) ticket: Rc<Ticket>,
