@@ -42,16 +42,18 @@ fn certificate(table: &mut Table, needed: bool) -> Option<Certificate> {
     let read = |text: &str| read_path(text).map(Some);
     let cert: Option<PathBuf> = table.parsed("cert", None, read);
     let key: Option<PathBuf> = table.parsed("key", None, read);
-    let lacks = |table: &Table, place: &Place, key: &'static str| {
-        table.fault(place, key, format!("missing; write {key} = \"FILE.pem\""));
-    };
+    let together = "a certificate (cert, --tls-cert) and its key (key, --tls-key) go together";
     match (cert, key) {
         (Some(cert), Some(key)) => return Some(Certificate { cert, key }),
-        (Some(_), None) if key_place == Place::Default => lacks(table, &cert_place, "key"),
-        (None, Some(_)) if cert_place == Place::Default => lacks(table, &key_place, "cert"),
+        (Some(_), None) if key_place == Place::Default => {
+            table.fault(&cert_place, "cert", format!("without a key; {together}"));
+        }
+        (None, Some(_)) if cert_place == Place::Default => {
+            table.fault(&key_place, "key", format!("without a certificate; {together}"));
+        }
         (None, None) if needed && cert_place == Place::Default && key_place == Place::Default => {
-            let place = table.place.clone();
-            lacks(table, &place, "cert");
+            let what = "missing; write cert = \"FILE.pem\" and key = \"FILE.key\"";
+            table.fault(&table.place, "cert", what);
         }
         // Not there, or said already.
         _ => {}

@@ -73,8 +73,9 @@ def smtplib_starts_tls_and_the_trace_says_so():
             (_, _, first), (_, _, second) = sink.wait(2)
             assert b"with ESMTPS (TLSv1.2) id" in first and b"with ESMTPS (TLSv1.3) id" in second
             assert b"tls TLS_AES_" in second, second[:400]
-            event = relay.wait_event("received", 2)[0]
-            assert event["protocol"] == "ESMTPS" and event["tls"] == "TLSv1.2", event
+            events = relay.wait_event("received", 2)
+            assert {event["protocol"] for event in events} == {"ESMTPS"}
+            assert sorted(event["tls"] for event in events) == ["TLSv1.2", "TLSv1.3"], events
 
 
 def swaks_and_openssl_are_served():
@@ -96,11 +97,15 @@ def swaks_and_openssl_are_served():
                     assert "530 5.7.0 Say STARTTLS first" in done.stdout, done.stdout
             for words in (["-connect", f"127.0.0.1:{implicit}"],
                           ["-connect", f"127.0.0.1:{relay.port}", "-starttls", "smtp"]):
-                done = subprocess.run(
+                client = subprocess.Popen(
                     ["openssl", "s_client", *words, "-CAfile", root, "-verify_hostname", "relay.test",
                      "-verify_return_error", "-quiet", "-crlf"],
-                    input="EHLO client.test\nQUIT\n", capture_output=True, text=True, timeout=30, check=False)
-                assert "250-PIPELINING" in done.stdout and "221 2.0.0" in done.stdout, done
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                # After the greeting, as it is right; with -starttls it is not shown.
+                greeting = "" if "-starttls" in words else client.stdout.readline()
+                output, errors = client.communicate("EHLO client.test\nQUIT\n", timeout=30)
+                output = greeting + output
+                assert "250-PIPELINING" in output and "221 2.0.0" in output, (output, errors)
             sink.wait(2)
 
 
@@ -266,7 +271,7 @@ def what_is_wrong_with_certificates_is_said_at_start():
     with certificates("one.test", "two.test") as (made, _):
         cert, key = made["one.test"]
         for words, expected in (
-            (["--tls-cert", cert], "tls.key: missing"),
+            (["--tls-cert", cert], "--tls-cert: without a key"),
             (["--tls-cert", cert, "--tls-key", made["two.test"][1]], "not the key of the certificate"),
             (["--tls-cert", "/nowhere.pem", "--tls-key", key], "/nowhere.pem: No such file"),
             (["--tls-cert", key, "--tls-key", key], "no certificate in it"),
