@@ -70,8 +70,8 @@ pub struct Core {
     pub connections_max: usize,
     /// Bytes of accepted content that this shard keeps in memory for a first attempt, at most.
     pub hot_bytes_max: usize,
-    /// Bytes of content on its way in that this shard keeps in memory, at most; beyond it content is
-    /// written to the disk as it comes.
+    /// Bytes of content on its way in that this shard keeps in memory, at most; beyond it content
+    /// is written to the disk as it comes.
     pub content_bytes_max: usize,
     /// Recipients that may wait in this shard's queue, about; beyond it no more mail is taken.
     pub queue_recipients_max: usize,

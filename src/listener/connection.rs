@@ -119,7 +119,8 @@ impl Connection<'_> {
             Step::More | Step::Content(_) => {}
             Step::StartTls => {
                 self.flush().await?;
-                // Whatever came behind STARTTLS in the clear may be somebody else's (CVE-2011-0411).
+                // Whatever came behind STARTTLS in the clear may be somebody else's
+                // (CVE-2011-0411).
                 self.input.consume(usize::MAX);
                 let protection = shake_hands(self.intake, &mut self.stream).await?;
                 self.session.secured(protection);

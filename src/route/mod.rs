@@ -45,8 +45,9 @@ use std::sync::Arc;
 pub struct Site {
     /// Equal for equal sites, on every shard; for listings: `mx:mx1.example.net,mx2.example.net:25`
     /// (with `;` before hosts of the next preference), `host:relay.example.net:25`,
-    /// `[192.0.2.1]:25`, with `+tls-must` and the like behind it. At most [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash
-    /// that differs from process to process.
+    /// `[192.0.2.1]:25`, with `+tls-must` and the like behind it. At most
+    /// [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash that differs from process
+    /// to process.
     pub key: Arc<str>,
     /// In order of preference; never empty.
     pub hosts: Vec<SiteHost>,

@@ -8,8 +8,9 @@
 //! 2. when their commit is durable, the queue is told the new place, and the old one is dead;
 //! 3. when nothing lives in the segment any more, it is recycled.
 //!
-//! Until 3 both copies are there, and a start takes the later one. A message that ends between 1 and 2 is dead in both places: its last ending comes
-//! behind the later copy. What is being read keeps its segment: see [`Core::path`].
+//! Until 3 both copies are there, and a start takes the later one. A message that ends between 1
+//! and 2 is dead in both places: its last ending comes behind the later copy. What is being read
+//! keeps its segment: see [`Core::path`].
 
 use super::commit::{Core, State};
 use super::content::Content;
