@@ -50,8 +50,8 @@ pub const ROUTE_SITES_MAX: usize = 16 * 1024;
 
 // --- spool ---
 
-/// What the cleaner moves from old segments to the head, in bytes a second for each shard: its share
-/// of the disk. It goes faster only while twice the disk is used that should be.
+/// What the cleaner moves from old segments to the head, in bytes a second for each shard: its
+/// share of the disk. It goes faster only while twice the disk is used that should be.
 pub const SPOOL_MOVE_BYTES_PER_SECOND: usize = 32 << 20;
 /// Of this much at once, in bytes, in one commit: what it may lengthen the wait for a 250 by.
 pub const SPOOL_MOVE_STEP_BYTES: usize = 256 << 10;

@@ -36,6 +36,8 @@ pub enum Stage {
     EndOfData = 8,
     /// In the relay itself: expiry, an operator's act, a fault of ours.
     Local = 9,
+    /// STARTTLS and the TLS handshake.
+    Tls = 10,
 }
 
 impl Stage {
@@ -52,6 +54,7 @@ impl Stage {
             7 => Stage::Content,
             8 => Stage::EndOfData,
             9 => Stage::Local,
+            10 => Stage::Tls,
             _ => return None,
         })
     }
@@ -69,12 +72,13 @@ impl Stage {
             Stage::Content => "content",
             Stage::EndOfData => "end-of-data",
             Stage::Local => "local",
+            Stage::Tls => "tls",
         }
     }
 }
 
 /// Why a recipient is where it is: the remote server's words, or ours when it had none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reason {
     /// How far the attempt had come.
     pub stage: Stage,

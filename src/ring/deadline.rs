@@ -14,12 +14,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
 use super::task::keep_waker;
+use super::watch::Heart;
 
 /// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
 const BEAT: Duration = Duration::from_millis(25);
@@ -114,7 +116,7 @@ pub(super) fn wake(place: usize) {
 }
 
 /// The ticker of a shard.
-pub(super) async fn tick() {
+pub(super) async fn tick(heart: Arc<Heart>) {
     let mut beats: VecDeque<Timer> = VecDeque::with_capacity(BEATS_AHEAD);
     loop {
         // Each new beat is one later than the last of those that are set.
@@ -123,11 +125,13 @@ pub(super) async fn tick() {
             beats.push_back(Timer::new(BEAT * ahead));
         }
         poll_fn(|context| {
+            heart.listen(context.waker());
             let set = beats.len();
             beats.retain_mut(|beat| Pin::new(beat).poll(context).is_pending());
             if beats.len() < set { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        heart.beat();
         fire(Instant::now()).into_iter().for_each(Waker::wake);
     }
 }

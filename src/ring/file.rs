@@ -237,8 +237,8 @@ async fn blocking<T: Send + 'static>(
                 *place = Some(result);
             }
         };
-        // The driver can go to sleep just when the work is done, and miss that: a timer beside it has
-        // it look again. In a task of its own, because each poll of the work keeps a waker.
+        // The driver can go to sleep just when the work is done, and miss that: a timer beside it
+        // has it look again. In a task of its own, because each poll of the work keeps a waker.
         let working = Rc::new(Cell::new(true));
         let looking = Rc::clone(&working);
         spawn("look after blocking work", async move {

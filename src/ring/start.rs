@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use super::task::{Contained, panic_message};
-use super::{deadline, probe, task};
+use super::watch::Heart;
+use super::{deadline, probe, task, watch};
 
 /// Registered buffers of one shard: the least the driver takes. It uses them for direct I/O only,
 /// which the relay has none of, and they count three times against locked memory.
@@ -136,7 +138,8 @@ where
     let (reports, reported) = crossbeam_channel::unbounded();
     let (release, released) = crossbeam_channel::bounded(cpus.len());
     let mut threads = Vec::with_capacity(cpus.len());
-    for (index, &cpu) in cpus.iter().enumerate() {
+    let hearts: Vec<Arc<Heart>> = cpus.iter().map(|_| Arc::default()).collect();
+    for (index, (&cpu, heart)) in cpus.iter().zip(&hearts).enumerate() {
         let shard = Shard {
             index,
             cpu,
@@ -145,6 +148,7 @@ where
             settings: settings.clone(),
             reports: reports.clone(),
             released: released.clone(),
+            heart: Arc::clone(heart),
         };
         let body = body.clone();
         let thread = std::thread::Builder::new()
@@ -155,6 +159,8 @@ where
         threads.push(thread);
     }
     drop((reports, released));
+    watch::watch(&hearts).map_err(|error| StartError::Thread { shard: 0, error })?;
+    drop(hearts);
     // First all rings, then all bodies.
     collect(&reported, threads.len())?;
     for _ in &threads {
@@ -215,6 +221,7 @@ struct Shard {
     settings: Settings,
     reports: Sender<Result<(), StartError>>,
     released: Receiver<()>,
+    heart: Arc<Heart>,
 }
 
 impl Shard {
@@ -270,7 +277,7 @@ impl Shard {
                 .preempt_timer(self.settings.preempt.max(PREEMPT_MIN))
                 .make()
         };
-        match catch_unwind(make) {
+        match catch_unwind(AssertUnwindSafe(make)) {
             Ok(Ok(executor)) => Ok(executor),
             Ok(Err(error)) => {
                 Err(probe::ring_error(error.into(), self.shards, self.settings.depth))
@@ -285,7 +292,7 @@ impl Shard {
 /// What runs on a shard's executor: the body, and what the driver needs beside it. The outcome of
 /// the body, and whether the executor may be dropped.
 async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
-    task::spawn("deadline ticker", deadline::tick());
+    task::spawn("deadline ticker", deadline::tick(Arc::clone(&shard.heart)));
     let mut first = true;
     let outcome = poll_fn(|context| {
         let poll = match task::vital_fault(context.waker()) {

@@ -20,8 +20,9 @@ impl Spool {
     /// and removes that folder's segments. Ids, attempts and due times stay. Call it before
     /// anything is delivered: a message that a crash left in both folders is known by the one here.
     ///
-    /// After an error nothing is lost and nothing was removed; it may be called again.
-    pub async fn adopt(&self, other: &Path) -> Result<Recovery, SpoolError> {
+    /// `before` is what [`Spool::open`] and earlier adoptions gave. After an error nothing is lost
+    /// and nothing was removed; it may be called again.
+    pub async fn adopt(&self, other: &Path, before: &[Recovery]) -> Result<Recovery, SpoolError> {
         let core = &self.handle.core;
         let read = folder::read(other)?;
         let mut recovery = Recovery {
@@ -33,19 +34,16 @@ impl Spool {
         };
         let mut moving = Moving { all: Vec::new(), done: false };
         for (id, kept) in read.scan.fold.into_live() {
-            let known = {
-                let state = core.state.borrow();
-                state.foreign.contains(&id) || state.log.holds(id)
-            };
+            let alive = |one: &Recovery| one.messages.binary_search_by_key(&id, |m| m.id).is_ok();
+            let known = core.state.borrow().foreign.contains(&id) || before.iter().any(alive);
             if !known {
                 let waiting = self.take_over(other, id, &kept).await?;
                 moving.all.push((waiting, id, Some(kept)));
             }
         }
         for (waiting, id, kept) in &mut moving.all {
-            let (segment, offset) = waiting.ticket.wait().await?;
+            let placement = waiting.written().await?;
             if let Some(kept) = kept.take() {
-                let placement = waiting.placement(segment, offset);
                 recovery.messages.push(Recovered { placement, ..kept.recovered(*id) });
             }
         }
@@ -88,6 +86,8 @@ impl Spool {
             }
             extents = draft.finish_chunks().await?;
         }
+        core.wait_for_room().await?;
+        let pieces = draft.hand_over();
         let content = match (extents, stored.content) {
             (Some(extents), _) => StoredContent::Chunks(draft.id(), extents),
             (None, StoredContent::Inline(bytes)) => StoredContent::Inline(bytes),
@@ -97,7 +97,6 @@ impl Spool {
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| Some((index, recipient.fate.clone()?)))
             .collect();
-        core.wait_for_room().await?;
         let accepted = Accepted {
             id,
             received_at: stored.received_at,
@@ -112,11 +111,7 @@ impl Spool {
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
         let so_far = SoFar { fates, under_way };
-        let waiting = Waiting::append(core, &accepted, &content, &so_far)?;
-        // Its chunks are the message's now, or there are none.
-        drop(content);
-        draft.hand_over();
-        Ok(waiting)
+        Waiting::append(core, &accepted, &content, &so_far, pieces)
     }
 }
 
@@ -130,10 +125,11 @@ struct Moving {
 impl Drop for Moving {
     fn drop(&mut self) {
         for (waiting, _, _) in &mut self.all {
-            // Not removed: the message lives on in the other folder.
-            waiting.over = true;
-            if !self.done {
-                waiting.forget();
+            if self.done {
+                waiting.keep();
+            } else {
+                // Not removed: the message lives on in the other folder.
+                waiting.give_up();
             }
         }
     }

@@ -4,6 +4,7 @@
 //! Mail (message and chunk records) goes first, then what became of recipients, then the deliveries
 //! begun and still open: a fold of the records in that order is right for each recipient.
 
+use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
 use super::{Accepted, Fate};
@@ -27,8 +28,8 @@ pub(super) struct Slot {
 pub(super) struct Batch {
     /// Room for the batch header, then mail records.
     mail: Vec<u8>,
-    /// The id and length of each mail record: what the segment will hold.
-    ids: Vec<(QueueId, u32)>,
+    /// The mail records that somebody needs: what will live in the segment.
+    alive: Vec<Slot>,
     /// Settled records, one after the other; older ones may be left for a later batch.
     outcomes: VecDeque<u8>,
     /// Deliveries begun, not written, not settled since.
@@ -43,8 +44,8 @@ pub(super) struct Batch {
 pub(super) struct Sealed {
     /// All of it, padded to whole blocks.
     pub(super) bytes: Vec<u8>,
-    /// The ids of the mail in it, each with the bytes of one record.
-    pub(super) ids: Vec<(QueueId, u32)>,
+    /// Mail records in it that somebody needs, and their bytes.
+    pub(super) alive: Live,
 }
 
 impl Batch {
@@ -57,23 +58,21 @@ impl Batch {
     ) -> Slot {
         let offset = self.mail_room();
         let length = record::put_message(&mut self.mail, accepted, content, so_far);
-        self.ids.push((accepted.id, length));
-        Slot { offset, length }
+        self.appended(Slot { offset, length })
     }
 
     /// Appends a piece of streamed content.
     pub(super) fn chunk(&mut self, draft: QueueId, index: u32, content: &[u8]) -> Slot {
         let offset = self.mail_room();
         let length = record::put_chunk(&mut self.mail, draft, index, content);
-        self.ids.push((draft, length));
-        Slot { offset, length }
+        self.appended(Slot { offset, length })
     }
 
     /// Takes back the record that was appended last.
     pub(super) fn undo(&mut self, slot: Slot) {
-        self.ids.pop();
+        self.alive.pop();
         self.mail.truncate(slot.offset as usize);
-        if self.ids.is_empty() {
+        if self.alive.is_empty() {
             self.mail.clear();
         }
     }
@@ -96,15 +95,15 @@ impl Batch {
         true
     }
 
-    /// The mail of `id` that waits here belongs to nobody any more: its bytes will be dead.
-    pub(super) fn forget(&mut self, id: QueueId) {
-        self.ids.retain(|&(other, _)| other != id);
+    /// Nobody needs the record that waits in `slot`: its bytes will be dead.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.alive.retain(|other| *other != slot);
     }
 
     /// Drops the mail; outcomes stay.
     pub(super) fn drop_mail(&mut self) {
         self.mail.clear();
-        self.ids.clear();
+        self.alive.clear();
     }
 
     /// Drops everything.
@@ -154,7 +153,8 @@ impl Batch {
         self.mail_room();
         let reusable = std::mem::take(&mut self.reusable);
         let mut bytes = std::mem::replace(&mut self.mail, reusable);
-        let ids = std::mem::take(&mut self.ids);
+        let mut alive = Live::default();
+        self.alive.drain(..).for_each(|slot| alive.add(1, slot.length));
         self.take_outcomes(&mut bytes, outcome_bytes_max);
         if self.outcomes.is_empty() {
             self.take_begun(&mut bytes, outcome_bytes_max);
@@ -169,13 +169,18 @@ impl Batch {
         }
         let whole = padded(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         bytes.resize(whole as usize, 0);
-        Sealed { bytes, ids }
+        Sealed { bytes, alive }
     }
 
     /// Takes back the buffer of a commit, to be filled again.
     pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.reusable = buffer;
+    }
+
+    fn appended(&mut self, slot: Slot) -> Slot {
+        self.alive.push(slot);
+        slot
     }
 
     /// Where the next mail record begins; makes room for the header first.

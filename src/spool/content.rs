@@ -45,8 +45,8 @@ impl Content {
         self.len() == 0
     }
 
-    /// The pieces that `extents` name; `path_of` gives the path of a segment, which is not used again
-    /// while a piece holds on to its path.
+    /// The pieces that `extents` name; `path_of` gives the path of a segment, which is not used
+    /// again while a piece holds on to its path.
     pub(super) fn streamed(
         mut path_of: impl FnMut(u32) -> Arc<Path>,
         draft: QueueId,

@@ -1,7 +1,7 @@
 //! Folding: what all records together say about each message. *Pure.*
 
-use super::log::Live;
-use super::record::{Extent, Header, Record, SoFar, Stored, StoredContent};
+use super::log::{Live, Stake};
+use super::record::{CHUNK_PREFIX, Extent, Header, Record, SoFar, Stored, StoredContent};
 use super::recovery::SetAside;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
 use crate::message::{Options, QueueId, Timestamp};
@@ -24,8 +24,8 @@ pub(super) struct Fold {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) placement: Placement,
-    /// Segments that hold pieces of it, with the bytes of these.
-    pieces_in: Vec<(u32, u32)>,
+    /// Where its content is, when that is in pieces.
+    extents: Vec<Extent>,
     received_at: Timestamp,
     options: Options,
     null_reverse_path: bool,
@@ -105,22 +105,22 @@ impl Fold {
         ended.map(|(&id, _)| id).collect()
     }
 
-    /// The segments that hold pieces of each live streamed message, with the bytes of these.
-    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<(u32, u32)>> {
+    /// What each live streamed message needs beside its record.
+    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<Stake>> {
         let streamed = self.messages.iter().filter(|(_, kept)| kept.open > 0);
         streamed
-            .filter(|(_, kept)| !kept.pieces_in.is_empty())
-            .map(|(&id, kept)| (id, kept.pieces_in.clone()))
+            .filter(|(_, kept)| !kept.extents.is_empty())
+            .map(|(&id, kept)| (id, pieces_of(&kept.extents)))
             .collect()
     }
 
     /// The live mail of each segment.
     pub(super) fn live(&self) -> BTreeMap<u32, Live> {
         let mut live: BTreeMap<u32, Live> = BTreeMap::new();
-        for (&id, kept) in self.messages.iter().filter(|(_, kept)| kept.open > 0) {
-            let record = (kept.placement.segment, kept.placement.length);
-            for &(segment, bytes) in kept.pieces_in.iter().chain([&record]) {
-                live.entry(segment).or_default().add(id, bytes);
+        for kept in self.messages.values().filter(|kept| kept.open > 0) {
+            let record = Stake::in_record(kept.placement);
+            for stake in pieces_of(&kept.extents).into_iter().chain([record]) {
+                live.entry(stake.segment).or_default().add(stake.records, stake.bytes);
             }
         }
         live
@@ -135,7 +135,7 @@ impl Fold {
     }
 
     fn message(&mut self, id: QueueId, stored: Stored<'_>, placement: Placement) {
-        let mut pieces_in = Vec::new();
+        let mut all_extents = Vec::new();
         if let StoredContent::Chunks(draft, extents) = &stored.content {
             // Not removed: a message that moved names the pieces that stayed where they were again.
             let seen = self.chunks.get(draft).map_or(&[][..], Vec::as_slice);
@@ -155,13 +155,13 @@ impl Fold {
                 });
                 return;
             }
-            pieces_in = pieces_of(extents);
+            all_extents.clone_from(extents);
         }
         // The same message a second time (it moved, or a move was cut short and done again): the
         // later copy is the one to read, and says all that the earlier records said, or more.
         if let Some(kept) = self.messages.get_mut(&id) {
             kept.placement = placement;
-            kept.pieces_in = pieces_in;
+            kept.extents = all_extents;
             kept.carry_on(stored.so_far);
             return;
         }
@@ -177,7 +177,7 @@ impl Fold {
             .collect();
         let mut kept = Kept {
             placement,
-            pieces_in,
+            extents: all_extents,
             received_at: stored.received_at,
             options: stored.options,
             null_reverse_path: stored.envelope.reverse_path.is_none(),
@@ -189,16 +189,25 @@ impl Fold {
     }
 }
 
-/// The segments of `extents`, each with the bytes there.
-pub(super) fn pieces_of(extents: &[Extent]) -> Vec<(u32, u32)> {
-    let mut pieces: Vec<(u32, u32)> = Vec::new();
+/// The chunk records of `extents`, by segment.
+pub(super) fn pieces_of(extents: &[Extent]) -> Vec<Stake> {
+    let mut pieces = Vec::new();
     for extent in extents {
-        match pieces.iter_mut().find(|(segment, _)| *segment == extent.segment) {
-            Some((_, bytes)) => *bytes = bytes.saturating_add(extent.length),
-            None => pieces.push((extent.segment, extent.length)),
-        }
+        let bytes = extent.length.saturating_add(CHUNK_PREFIX as u32);
+        join(&mut pieces, Stake { segment: extent.segment, records: 1, bytes });
     }
     pieces
+}
+
+/// Adds `stake` to what is there in its segment.
+pub(super) fn join(pieces: &mut Vec<Stake>, stake: Stake) {
+    match pieces.iter_mut().find(|known| known.segment == stake.segment) {
+        Some(known) => {
+            known.records += stake.records;
+            known.bytes = known.bytes.saturating_add(stake.bytes);
+        }
+        None => pieces.push(stake),
+    }
 }
 
 impl Kept {

@@ -300,8 +300,7 @@ impl World {
         let id = spool.next_id(Timestamp::now());
         let truth = self.truth.borrow();
         // What rotted may have been the highest.
-        let known =
-            !truth.has_rotted && truth.mails.get(&id.0).is_some_and(|mail| mail.is_known);
+        let known = !truth.has_rotted && truth.mails.get(&id.0).is_some_and(|mail| mail.is_known);
         assert!(!known, "the id {id} is given a second time");
         id
     }
@@ -560,6 +559,15 @@ impl Register for Queue {
             mail.shard == self.shard && mail.state == State::Accepted && !mail.over()
         };
         truth.mails.get(&id.0).filter(here)?.placement
+    }
+
+    fn in_segment(&self, segment: u32, _: u32) -> (Vec<QueueId>, Option<u32>) {
+        let here = self.world.truth.borrow().waiting_at(self.shard);
+        let all = here.into_iter().map(QueueId);
+        (
+            all.filter(|&id| self.placement(id).is_some_and(|at| at.segment == segment)).collect(),
+            None,
+        )
     }
 
     fn standing(&self, id: QueueId) -> Option<Standing> {
