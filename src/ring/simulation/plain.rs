@@ -1,6 +1,8 @@
 //! The plain calls of `disk`, and the driver's file: to the simulation when this thread is in one,
 //! else as they always are.
 
+#![allow(missing_docs)]
+
 use super::disk::Disk;
 use super::{current, disk_works, runs};
 use std::fs;

@@ -34,6 +34,8 @@ const FIXED: u64 = 6;
 const FAILED_ONCE: [(u64, &str); 0] = [];
 /// Polls and turns of the clock that one life may take.
 const STEPS_MAX: u64 = 2_000_000;
+/// Images are taken until there were so many of one history: they are what takes time.
+const CRASH_POINTS_MAX: u64 = 1500;
 /// Crashes in a start after a crash, one after the other.
 const DEPTH_MAX: u32 = 3;
 /// What the wall clock shows when a history begins.
@@ -84,7 +86,7 @@ impl History {
             truth: Truth { stream_threshold, ..Truth::default() },
             plan,
             faults,
-            image_odds: random.f64() * 0.5,
+            image_odds: random.f64() * 0.3,
             latency_us: random.u64(1..2000),
             now_us: 0,
             regroups: random.u32(..3) > 0,
@@ -122,7 +124,8 @@ impl History {
                 let disk = &mut *simulation.disk.borrow_mut();
                 // Damage is reported once: by the life that begins with it.
                 let unspoilt = rot.is_none() || world.started.get();
-                disk.image_odds = if unspoilt { self.image_odds } else { 0.0 };
+                let more = unspoilt && self.crash_points < CRASH_POINTS_MAX;
+                disk.image_odds = if more { self.image_odds } else { 0.0 };
                 (disk.take_images(), disk.is_dead())
             };
             for image in images {
@@ -200,7 +203,8 @@ impl History {
         self.crash_points += 1;
         disk.faults = Faults::default();
         disk.capacity = u64::MAX;
-        let again = depth < DEPTH_MAX && rot.is_none() && self.random.u32(..8) == 0;
+        let may = depth < DEPTH_MAX && rot.is_none() && self.crash_points < CRASH_POINTS_MAX;
+        let again = may && self.random.u32(..8) == 0;
         disk.image_odds = if again { 0.2 } else { 0.0 };
         let regroups = self.regroups && self.random.bool();
         let shards = if regroups { self.random.u16(1..4) } else { self.plan.shards };
