@@ -66,7 +66,10 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// Nothing, another segment's header, or damage: batches are judged by their own checksums.
+    /// The intact header of this other segment: the file was to be used again and was not yet, since
+    /// a header is on the disk before the first batch is written.
+    Former,
+    /// Nothing, or damage: batches are judged by their own checksums.
     Unusable,
 }
 
@@ -106,16 +109,16 @@ impl SegmentHeader {
             let segment_bytes = fields.u32()?;
             let _reserved = fields.u32()?;
             let crc = fields.u32()?;
-            let valid = magic == SEGMENT_MAGIC
-                && named == u64::from(segment)
-                && crc == checksum(segment, 0, &[covered]);
+            let own = u32::try_from(named).ok()?;
+            let valid = magic == SEGMENT_MAGIC && crc == checksum(own, 0, &[covered]);
             let header =
                 SegmentHeader { spool_number, segment, created, highest_id, cut, segment_bytes };
-            valid.then_some((format, header))
+            valid.then_some((format, named, header))
         })();
         match header {
-            Some((format, _)) if format > FORMAT => FirstBlock::Newer(format),
-            Some((_, header)) => FirstBlock::Ours(header),
+            Some((_, named, _)) if named != u64::from(segment) => FirstBlock::Former,
+            Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
+            Some((_, _, header)) => FirstBlock::Ours(header),
             None => FirstBlock::Unusable,
         }
     }
@@ -217,7 +220,7 @@ mod tests {
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
         assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Ours(header));
-        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Unusable, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Former, "a recycled file");
 
         let batch = BatchHeader { sequence: 1, length: 100, count: 2, records_crc: 4 };
         let bytes = batch.encode(7, 4096);
