@@ -162,8 +162,8 @@ impl Queue {
     }
 
     /// The time of these recipients is over, and the spool cannot give their message: nobody can be
-    /// told but the log. Unless it is damaged for good the record stays, and after a restart all this
-    /// comes again.
+    /// told but the log. Unless it is damaged for good the record stays, and after a restart all
+    /// this comes again.
     fn tell_unreadable(&self, id: QueueId, failures: &[Failure], error: &SpoolError) {
         tracing::error!(%id, %error, "an expired message cannot be read: no report is sent");
         for failure in failures {
