@@ -1,7 +1,7 @@
 //! What a start needs of a record, and how the index of a segment has it. *Pure.*
 //!
-//! An [`Entry`] is read from a record or from an index, and says the same either way. In an index it
-//! is {kind u8, version u8, length u32, id u64} of the record, then for a message
+//! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
+//! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
 //! {received u64, marks u8}, what the marks say is there (tenant, priority, not before, expires),
 //! the recipients' domains, fates, deliveries begun and extents as the record has them; for what
 //! became of recipients the record's payload; for a chunk nothing. Reading never panics; of a plain
@@ -116,8 +116,8 @@ impl<'a> What<'a> {
     }
 }
 
-/// Appends the entry of a whole record, whose checksum need not be there yet. `None`, and nothing is
-/// appended, when an index cannot say it.
+/// Appends the entry of a whole record, whose checksum need not be there yet. `None`, and nothing
+/// is appended, when an index cannot say it.
 pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
     let (header, payload) = record::split(record)?;
     let before = out.len();

@@ -1,5 +1,5 @@
-//! The index of a sealed segment: what a start needs of its records, in the last blocks of the file.
-//! *Pure.*
+//! The index of a sealed segment: what a start needs of its records, in the last blocks of the
+//! file. *Pure.*
 //!
 //! ```text
 //! ... | last batch | unwritten | 64 zeros | group | group | ... | zeros | footer |
@@ -21,8 +21,8 @@ const FOOTER: usize = 64;
 const MAGIC: [u8; 8] = *b"RINGIDX\n";
 /// The version that is written, and the only one that is used.
 const VERSION: u16 = 1;
-/// An index takes one part in this many of its segment at most, and so much memory while the segment
-/// fills. One that would take more saves too little, and is given up.
+/// An index takes one part in this many of its segment at most, and so much memory while the
+/// segment fills. One that would take more saves too little, and is given up.
 const PARTS: u32 = 4;
 
 /// The index of the segment that is written, as it grows.
@@ -66,7 +66,8 @@ impl Growing {
         }
     }
 
-    /// Bytes on the disk that it needs with `more` bytes of entries; `None` when it is not worth it.
+    /// Bytes on the disk that it needs with `more` bytes of entries; `None` when it is not worth
+    /// it.
     pub(super) fn room(&self, more: usize) -> Option<u32> {
         let bytes = u32::try_from(self.bytes.len() + 8 + more + FOOTER).ok()?;
         Some(padded(bytes)).filter(|&room| room <= self.segment_bytes / PARTS)
@@ -96,8 +97,8 @@ impl Growing {
         self.end = end;
     }
 
-    /// Where it goes, and all of it in whole blocks. `None` when there is nothing to say, or no room
-    /// behind the last batch.
+    /// Where it goes, and all of it in whole blocks. `None` when there is nothing to say, or no
+    /// room behind the last batch.
     pub(super) fn finish(mut self) -> Option<(u32, Vec<u8>)> {
         let room = self.room(0)?;
         let begins = self.segment_bytes.checked_sub(room)?;
