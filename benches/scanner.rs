@@ -90,7 +90,10 @@ fn whole_session(criterion: &mut Criterion) {
 fn play(input: &[u8]) -> usize {
     let policy = Policy { host_name: "relay.example".into(), limits: limits() };
     let address = "127.0.0.1:4321".parse().unwrap();
-    let mut session = Session::new(Rc::new(policy), Client { address, may_relay: true });
+    let mut session = Session::new(
+        Rc::new(policy),
+        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+    );
     let mut out = Vec::with_capacity(4096);
     session.greet(b"", &mut out);
     let mut rest = input;
@@ -108,7 +111,9 @@ fn play(input: &[u8]) -> usize {
             Step::Close => return out.len(),
             Step::More => assert!(progress.consumed > 0, "the input ends with QUIT"),
             Step::Content(_) => {}
-            Step::ContentVoid | Step::Rejected(_) => unreachable!("nothing is refused"),
+            Step::ContentVoid | Step::Rejected(_) | Step::StartTls => {
+                unreachable!("nothing is refused, and no TLS is asked for")
+            }
         }
     }
 }
@@ -123,6 +128,7 @@ fn limits() -> config::Session {
         received_max: 50,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
+        tls_timeout: Duration::from_secs(180),
         connections_per_client: 10,
         connections_per_relay_client: 10,
     }

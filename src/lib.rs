@@ -37,6 +37,8 @@ pub mod smtp;
 
 pub mod message;
 
+pub mod tls;
+
 pub mod ring;
 
 pub mod config;

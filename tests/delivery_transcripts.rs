@@ -13,7 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use ringpost::config;
-use ringpost::delivery::{Conversation, Loss, Mail, Policy, Step};
+use ringpost::delivery::{Conversation, Loss, Mail, Policy, StartTls, Step};
 use ringpost::message::{Address, Body, Outcome};
 use std::fmt::Write;
 use std::path::Path;
@@ -40,6 +40,7 @@ impl Replay {
         let wait = Duration::from_secs(60);
         let limits = config::Delivery {
             connect_timeout: wait,
+            tls_timeout: wait,
             greeting_timeout: wait,
             hello_timeout: wait,
             mail_timeout: wait,
@@ -50,7 +51,7 @@ impl Replay {
             recipients_max: 100,
         };
         let policy = Rc::new(Policy { host_name: "relay.example".into(), limits });
-        let conversation = Conversation::new(policy, "mx.example".into());
+        let conversation = Conversation::new(policy, "mx.example".into(), StartTls::Never);
         Replay { conversation, log: String::new(), cut, closed: false }
     }
 
@@ -101,6 +102,7 @@ impl Replay {
                     self.closed = true;
                     return self.note(&format!("= unusable {}", described(&outcome)));
                 }
+                Step::StartTls => panic!("not wanted"),
                 Step::SendContent => {
                     self.note("= content");
                     self.conversation.content_sent(&mut out);

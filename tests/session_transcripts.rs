@@ -190,7 +190,13 @@ impl<'a> Player<'a> {
     fn new(script: &'a Script) -> Player<'a> {
         let policy = Policy { host_name: "relay.example".into(), limits: script.limits.clone() };
         let address = script.client.parse().unwrap();
-        let client = Client { address, may_relay: script.may_relay };
+        let client = Client {
+            address,
+            may_relay: script.may_relay,
+            starttls: false,
+            tls_demanded: false,
+            protection: None,
+        };
         let session = Session::new(Rc::new(policy), client);
         let mut player = Player {
             script,
@@ -240,6 +246,7 @@ impl<'a> Player<'a> {
                 let content = self.content.as_mut().expect("no content once it is void");
                 content.extend_from_slice(input.get(range).unwrap());
             }
+            Step::StartTls => panic!("not offered"),
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
             Step::Complete => self.complete(),
             Step::Rejected(rejection) => {
@@ -342,6 +349,7 @@ fn limits() -> config::Session {
         received_max: 5,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
+        tls_timeout: Duration::from_secs(180),
         connections_per_client: 10,
         connections_per_relay_client: 10,
     }

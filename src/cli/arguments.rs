@@ -179,6 +179,12 @@ pub struct Settings {
     /// Send everything that no rule names to this host [key: route.smart_host]
     #[arg(long, value_name = "HOST:PORT")]
     smart_host: Option<String>,
+    /// Offer TLS with this certificate, a PEM file [key: tls.cert]
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The certificate's private key, a PEM file [key: tls.key]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Set any key outside repeated tables, such as retry.first=2s; beats file and other flags;
     /// may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -236,6 +242,8 @@ impl Settings {
             ("--spool", "spool.directory", self.spool.clone()),
             ("--cores", "cores", self.cores.clone()),
             ("--smart-host", "route.smart_host", self.smart_host.clone()),
+            ("--tls-cert", "tls.cert", self.tls_cert.clone()),
+            ("--tls-key", "tls.key", self.tls_key.clone()),
         ];
         let dedicated = dedicated.into_iter().filter_map(|(flag, key, value)| {
             Some(Override {
@@ -260,6 +268,8 @@ impl Settings {
             spool: behind.spool.or(self.spool),
             cores: behind.cores.or(self.cores),
             smart_host: behind.smart_host.or(self.smart_host),
+            tls_cert: behind.tls_cert.or(self.tls_cert),
+            tls_key: behind.tls_key.or(self.tls_key),
             ..self
         }
     }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
 use crate::spool::{Spool, lock};
+use crate::tls::Server;
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -38,6 +39,10 @@ pub fn main() -> ExitCode {
         None | Some(Command::Serve { .. }) => serve(config),
         Some(Command::Check { .. }) => {
             warn(&config);
+            if let Err(error) = Server::new(&config.tls) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
             print!("{}", config.render());
             ExitCode::SUCCESS
         }

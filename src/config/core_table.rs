@@ -16,7 +16,7 @@ pub(super) const CONNECTIONS_MAX: RangeInclusive<u32> = 1..=100_000;
 pub(super) const HOT_BYTES_MAX: RangeInclusive<u64> = 0..=64 << 30;
 /// Range of `content_bytes_max`, in bytes.
 pub(super) const CONTENT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=64 << 30;
-/// Range of `queue_recipients_max`: about 100 bytes each, and what a scheduler can number.
+/// Range of `queue_recipients_max`: 40 to 90 bytes each, and what a scheduler can number.
 pub(super) const QUEUE_RECIPIENTS_MAX: RangeInclusive<u32> = 1..=250_000_000;
 /// A queue id has ten bits for the number of its spool.
 const SHARDS_MAX: usize = 1024;

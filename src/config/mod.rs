@@ -11,6 +11,7 @@ mod source;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod unit;
 mod written;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub cores: Vec<Core>,
     /// Addresses to listen on, each on every shard; never empty.
     pub listeners: Vec<Listener>,
+    /// Certificates, and whose to believe.
+    pub tls: Tls,
     /// Who may relay.
     pub access: Access,
     /// The receiving side.
@@ -79,6 +82,50 @@ pub struct Core {
 pub struct Listener {
     /// Address and port; port 0 lets the kernel choose one.
     pub address: SocketAddr,
+    /// What clients may and must do to be protected.
+    pub tls: ListenerTls,
+}
+
+/// TLS on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Not offered.
+    Off,
+    /// STARTTLS is offered, if there is a certificate.
+    Offer,
+    /// No mail before STARTTLS.
+    Require,
+    /// From the first byte (RFC 8314).
+    Implicit,
+}
+
+/// Certificates, and whose to believe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// What listeners show; the first to clients that ask for no name, or one that none has.
+    pub certificates: Vec<Certificate>,
+    /// TLS 1.2 is not spoken.
+    pub only_1_3: bool,
+    /// Whom to believe about the names of servers.
+    pub roots: Roots,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM file: the relay's own certificate, then those between it and the root.
+    pub cert: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// Root certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Those of this machine.
+    System,
+    /// Those in a PEM file.
+    File(PathBuf),
 }
 
 /// Who may relay.
@@ -140,6 +187,8 @@ pub struct Session {
     pub command_timeout: Duration,
     /// Waiting for more content: then 421 4.4.2 and close.
     pub data_timeout: Duration,
+    /// A TLS handshake as a whole: then close.
+    pub tls_timeout: Duration,
     /// Connections from one client address to one shard outside the relay networks.
     pub connections_per_client: usize,
     /// The same for addresses in the relay networks.
@@ -201,6 +250,21 @@ pub struct Route {
     pub rules: Vec<RouteRule>,
     /// The port for MX hosts and for next hops that name none.
     pub port: u16,
+    /// TLS with destinations that no rule names.
+    pub tls: DeliveryTls,
+}
+
+/// TLS with a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DeliveryTls {
+    /// Never.
+    Off,
+    /// If the host offers it, whoever it is; in the clear if it fails.
+    May,
+    /// Never in the clear, but whoever it is.
+    Must,
+    /// Never in the clear, and the host's certificate must be good for its name.
+    Verify,
 }
 
 /// One static route.
@@ -210,6 +274,8 @@ pub struct RouteRule {
     pub domain: Box<str>,
     /// Where its mail goes; `None` is delivery by MX in spite of a smart host.
     pub next_hop: Option<NextHop>,
+    /// TLS on the way there.
+    pub tls: DeliveryTls,
 }
 
 /// A named place to deliver to.
@@ -219,6 +285,8 @@ pub struct NextHop {
     pub host: HostName,
     /// TCP port.
     pub port: u16,
+    /// TLS from the first byte (RFC 8314), instead of STARTTLS.
+    pub implicit_tls: bool,
 }
 
 /// A host as configured.
@@ -250,6 +318,8 @@ pub struct Pool {
 pub struct Delivery {
     /// TCP connection.
     pub connect_timeout: Duration,
+    /// A TLS handshake as a whole.
+    pub tls_timeout: Duration,
     /// The greeting.
     pub greeting_timeout: Duration,
     /// The reply to EHLO, HELO, RSET, QUIT.

@@ -2,8 +2,9 @@
 //!
 //! What is rendered reads back as the same configuration.
 
+use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop};
+use super::{Config, EventOutput, NextHop, Roots};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -17,13 +18,30 @@ impl Config {
         for listener in &self.listeners {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
+            page.text("tls", show_listener_tls(listener.tls));
         }
+        self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
         self.render_house(&mut page);
         page.0
+    }
+
+    fn render_tls(&self, page: &mut Page) {
+        let tls = &self.tls;
+        page.head("[tls]");
+        page.text("min_version", if tls.only_1_3 { "1.3" } else { "1.2" });
+        match &tls.roots {
+            Roots::System => page.text("roots", "system"),
+            Roots::File(path) => page.path("roots", path),
+        }
+        for certificate in &tls.certificates {
+            page.head("[[tls.certificate]]");
+            page.path("cert", &certificate.cert);
+            page.path("key", &certificate.key);
+        }
     }
 
     fn render_cores(&self, page: &mut Page) {
@@ -66,6 +84,7 @@ impl Config {
         page.count("received_max", session.received_max.into());
         page.duration("command_timeout", session.command_timeout);
         page.duration("data_timeout", session.data_timeout);
+        page.duration("tls_timeout", session.tls_timeout);
         page.count("connections_per_client", session.connections_per_client as u64);
         page.count("connections_per_relay_client", session.connections_per_relay_client as u64);
 
@@ -99,10 +118,12 @@ impl Config {
         page.head("[route]");
         page.text("smart_host", &hop(&self.route.smart_host));
         page.count("port", self.route.port.into());
+        page.text("tls", self.route.tls.name());
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
+            page.text("tls", rule.tls.name());
         }
 
         let pool = &self.pool;
@@ -116,6 +137,7 @@ impl Config {
         let delivery = &self.delivery;
         page.head("[delivery]");
         page.duration("connect_timeout", delivery.connect_timeout);
+        page.duration("tls_timeout", delivery.tls_timeout);
         page.duration("greeting_timeout", delivery.greeting_timeout);
         page.duration("hello_timeout", delivery.hello_timeout);
         page.duration("mail_timeout", delivery.mail_timeout);

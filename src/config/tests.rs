@@ -48,7 +48,10 @@ fn fault(text: &str, line: &[(&str, &str)]) -> String {
 fn an_empty_file_is_a_safe_relay_on_loopback() {
     let config = defaults();
     assert_eq!(&*config.host_name, "relay.example.net");
-    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:2525".parse().unwrap() }]);
+    assert_eq!(
+        config.listeners,
+        [Listener { address: "127.0.0.1:2525".parse().unwrap(), tls: ListenerTls::Offer }]
+    );
     assert!(config.access.may_relay("127.0.0.1".parse().unwrap()));
     assert!(config.access.may_relay("::1".parse().unwrap()));
     assert!(config.access.may_relay("::ffff:127.9.9.9".parse().unwrap()));
@@ -62,7 +65,10 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(cpus, [Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!(config.cores[3].spool, Path::new("ringpost-spool/shard-3"));
     assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap()]);
-    assert_eq!(config.route, Route { smart_host: None, rules: vec![], port: 25 });
+    assert_eq!(
+        config.route,
+        Route { smart_host: None, rules: vec![], port: 25, tls: DeliveryTls::May }
+    );
     assert!(config.warnings().is_empty());
 }
 
@@ -123,9 +129,13 @@ fn next_hops_are_names_or_addresses() {
                 [[route.rule]]\ndomain = \".example.com\"\nnext_hop = \"[2001:db8::1]:26\"\n\
                 [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n";
     let route = read(text, &[]).unwrap().route;
-    let name = |name: &str, port| NextHop { host: HostName::Name(name.into()), port };
-    let address =
-        |text: &str, port| NextHop { host: HostName::Address(text.parse().unwrap()), port };
+    let name =
+        |name: &str, port| NextHop { host: HostName::Name(name.into()), port, implicit_tls: false };
+    let address = |text: &str, port| NextHop {
+        host: HostName::Address(text.parse().unwrap()),
+        port,
+        implicit_tls: false,
+    };
     assert_eq!(route.smart_host, Some(name("relay_1.example.com", 587)));
     let rules: Vec<_> =
         route.rules.into_iter().map(|rule| (rule.domain.to_string(), rule.next_hop)).collect();
@@ -231,7 +241,9 @@ fn what_is_rendered_means_the_same() {
                 [access]\nrelay_networks = []\n[retry]\nfactor = 1.5\njitter = 0\n\
                 [ring]\npreempt = \"100us\"\n\
                 [route]\nsmart_host = \"[2001:db8::1]:587\"\n\
-                [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n";
+                [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\ntls = \"must-verify\"\n\
+                [tls]\nmin_version = \"1.3\"\nroots = \"r.pem\"\ncert = \"a\"\nkey = \"b\"\n\
+                [[tls.certificate]]\ncert = \"c\"\nkey = \"d\"\n";
     let free = "pin = false\ncores = 3\n[core_default]\nhot_bytes_max = 5\n";
     for text in ["", text, free, "[event]\noutput = \"stdout\"", "[event]\noutput = \"off\""] {
         let config = read(text, &[]).unwrap();
@@ -259,7 +271,15 @@ fn the_manual_as_it_stands_changes_nothing() {
 fn the_manual_shows_every_default() {
     let shown = uncommented("#");
     assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
-    let machine_dependent = ["host_name", "dns.servers", "core.", "route.rule."];
+    let machine_dependent = [
+        "host_name",
+        "dns.servers",
+        "core.",
+        "route.rule.",
+        "tls.cert",
+        "tls.key",
+        "tls.certificate.",
+    ];
     let report = table::Report::default();
     let tree = source::read_file(&shown, &"manual".into()).unwrap();
     written::read(tree, &machine(), &report);
@@ -303,6 +323,11 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "host_name",
             "route.rule.domain",
             "route.rule.next_hop",
+            "route.rule.tls",
+            "tls.cert",
+            "tls.certificate.cert",
+            "tls.certificate.key",
+            "tls.key",
         ]
     );
 }

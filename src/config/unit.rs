@@ -148,11 +148,17 @@ pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault
     Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
 }
 
+/// Before a next hop that speaks TLS from the first byte.
+pub(super) const SMTPS: &str = "smtps://";
+
 /// `host:port`, with brackets where an IPv6 address needs them.
 pub(super) fn show_next_hop(hop: &NextHop) -> String {
+    let scheme = if hop.implicit_tls { SMTPS } else { "" };
     match &hop.host {
-        HostName::Name(name) => format!("{name}:{}", hop.port),
-        HostName::Address(address) => SocketAddr::new(*address, hop.port).to_string(),
+        HostName::Name(name) => format!("{scheme}{name}:{}", hop.port),
+        HostName::Address(address) => {
+            format!("{scheme}{}", SocketAddr::new(*address, hop.port))
+        }
     }
 }
 

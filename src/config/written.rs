@@ -8,10 +8,11 @@ use super::error::Place;
 use super::load::Machine;
 use super::source::Tree;
 use super::table::{Report, Table};
+use super::tls;
 use super::unit;
 use super::{
-    Access, Config, Control, Delivery, Dns, Event, EventOutput, Listener, Pool, Retry, Ring, Route,
-    RouteRule, Session, Spool,
+    Access, Config, Control, Delivery, DeliveryTls, Dns, Event, EventOutput, Listener, ListenerTls,
+    Pool, Retry, Ring, Route, RouteRule, Session, Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -46,7 +47,9 @@ const fn days(count: u64) -> Duration {
 pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
     let mut file = Table::whole(tree, report);
     let host_name = host_name(&mut file, machine);
+    let tls = tls::tls(file.table("tls"));
     let listeners = listeners(&mut file);
+    tls::check(&tls, &listeners, report);
     let spool = spool(file.table("spool"));
     let defaults = core_default(file.table("core_default"), &spool.directory);
     let cores = core_table::read(&mut file, &defaults, &machine.cpus, report);
@@ -54,6 +57,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         host_name: host_name.into(),
         cores,
         listeners,
+        tls,
         access: access(file.table("access")),
         session: session(file.table("session")),
         retry: retry(file.table("retry")),
@@ -106,6 +110,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
     for mut table in tables {
         let is_written = table.place_of("address") != Place::Default;
         let read = |text: &str| unit::read_listen_address(text).map(Some);
+        let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
         let address = match table.parsed("address", None, read) {
             Some(address) => address,
             None if !is_written => default,
@@ -115,9 +120,9 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
                 continue;
             }
         };
-        let listener = Listener { address };
+        let listener = Listener { address, tls };
         // Port 0 is a new port each time.
-        if address.port() != 0 && listeners.contains(&listener) {
+        if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let what = format!("\"{address}\" is listened on twice");
             table.fault(&table.place, "address", what);
         }
@@ -152,6 +157,7 @@ fn session(mut table: Table) -> Session {
         received_max: table.number("received_max", 100, 10..=1000),
         command_timeout: table.duration("command_timeout", minutes(5), seconds(1)..=hours(1)),
         data_timeout: table.duration("data_timeout", minutes(5), seconds(1)..=hours(1)),
+        tls_timeout: table.duration("tls_timeout", seconds(30), seconds(1)..=minutes(10)),
         connections_per_client: table.count("connections_per_client", 50, 1..=1_000_000),
         connections_per_relay_client: table.count(
             "connections_per_relay_client",
@@ -268,20 +274,28 @@ const RULES_MAX: usize = 10_000;
 
 fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
+    let smart_host_place = table.place_of("smart_host");
     let smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
-    table.none_of("rule").know(&["domain", "next_hop"]);
+    let tls = table.parsed("tls", DeliveryTls::May, tls::read_delivery_tls);
+    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, tls);
+    table.none_of("rule").know(&["domain", "next_hop", "tls"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
         table.fault(&place, "rule", format!("at most {RULES_MAX} rules"));
     }
     let mut earlier = BTreeSet::new();
-    let rules = tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port)).collect();
+    let rules = tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port, tls)).collect();
     table.end();
-    Route { smart_host, rules, port }
+    Route { smart_host, rules, port, tls }
 }
 
-fn route_rule(mut rule: Table, earlier: &mut BTreeSet<String>, port: u16) -> RouteRule {
+fn route_rule(
+    mut rule: Table,
+    earlier: &mut BTreeSet<String>,
+    port: u16,
+    tls: DeliveryTls,
+) -> RouteRule {
     let mut domain = String::new();
     match rule.text("domain") {
         Some((text, place)) => {
@@ -295,7 +309,9 @@ fn route_rule(mut rule: Table, earlier: &mut BTreeSet<String>, port: u16) -> Rou
             rule.fault(&rule.place, "domain", what);
         }
     }
+    let tls = rule.parsed("tls", tls, tls::read_delivery_tls);
     let mut next_hop = None;
+    let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {
         Some((text, place)) => match read_hop(&text, port) {
             Ok(hop) => next_hop = hop,
@@ -306,17 +322,41 @@ fn route_rule(mut rule: Table, earlier: &mut BTreeSet<String>, port: u16) -> Rou
             rule.fault(&rule.place, "next_hop", what);
         }
     }
+    check_implicit(&rule, &hop_place, "next_hop", &next_hop, tls);
     earlier.insert(domain.clone());
     rule.end();
-    RouteRule { domain: domain.into(), next_hop }
+    RouteRule { domain: domain.into(), next_hop, tls }
 }
+
+/// TLS from the first byte and no TLS at all do not go together.
+fn check_implicit(
+    table: &Table,
+    place: &Place,
+    key: &str,
+    hop: &Option<super::NextHop>,
+    tls: DeliveryTls,
+) {
+    if tls == DeliveryTls::Off && hop.as_ref().is_some_and(|hop| hop.implicit_tls) {
+        let what = "smtps:// is TLS from the first byte, and tls is \"off\" here; \
+                    write tls = \"must\" or \"must-verify\", or leave smtps:// out";
+        table.fault(place, key, what);
+    }
+}
+
+/// RFC 8314 3.3.
+const SMTPS_PORT: u16 = 465;
 
 fn read_hop(text: &str, port: u16) -> Result<Option<super::NextHop>, unit::Fault> {
     if text.eq_ignore_ascii_case("mx") {
         return Ok(None);
     }
-    let (host, own_port) = unit::read_next_hop(text)?;
-    Ok(Some(super::NextHop { host, port: own_port.unwrap_or(port) }))
+    let (implicit_tls, bare) = match text.strip_prefix(unit::SMTPS) {
+        Some(bare) => (true, bare),
+        None => (false, text),
+    };
+    let (host, own_port) = unit::read_next_hop(bare)?;
+    let port = own_port.unwrap_or(if implicit_tls { SMTPS_PORT } else { port });
+    Ok(Some(super::NextHop { host, port, implicit_tls }))
 }
 
 /// The first rule that matches holds, so one behind its like would never be reached.
@@ -357,6 +397,7 @@ fn delivery(mut table: Table) -> Delivery {
     let reply = seconds(1)..=hours(1);
     let delivery = Delivery {
         connect_timeout: table.duration("connect_timeout", seconds(30), seconds(1)..=minutes(10)),
+        tls_timeout: table.duration("tls_timeout", minutes(1), seconds(1)..=minutes(10)),
         greeting_timeout: table.duration("greeting_timeout", minutes(5), reply.clone()),
         hello_timeout: table.duration("hello_timeout", minutes(5), reply.clone()),
         mail_timeout: table.duration("mail_timeout", minutes(5), reply.clone()),

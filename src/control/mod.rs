@@ -8,15 +8,17 @@
 //! - `ask`: the asking side, for the command line.
 
 mod ask;
+mod certificates;
 mod http;
 mod start;
 
 pub use ask::{AskError, ask};
-pub use start::ServeError;
+use start::ServeError;
 
 use crate::config::Config;
 use crate::ring::Sender;
 use crate::shard::Request;
+use certificates::Certificates;
 use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,7 +64,7 @@ fn given_up() -> Result<(), ServeError> {
 }
 
 async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
-    let (mut terminate, mut interrupt) = signals;
+    let (mut terminate, mut interrupt, mut hang_up) = signals;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
     let router = http::router(running.requests.clone());
@@ -73,10 +75,19 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     });
 
     let mut ended = running.ended;
-    let mut result = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        result = &mut ended => Some(result),
+    let mut certificates = running.certificates;
+    let mut looks = tokio::time::interval(certificates::LOOK);
+    let mut result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            result = &mut ended => break Some(result),
+            _ = hang_up.recv() => match &mut certificates {
+                Some(certificates) => certificates.reload(),
+                None => tracing::info!("SIGHUP: there are no certificates to read again"),
+            },
+            _ = looks.tick() => certificates.iter_mut().for_each(Certificates::look),
+        }
     };
     if result.is_none() {
         tracing::info!(within = ?running.stop_within, "stopping: transactions may finish");
@@ -110,12 +121,14 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     }
 }
 
-/// SIGTERM and SIGINT.
-type Signals = (tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+/// SIGTERM, SIGINT and SIGHUP.
+type Signals =
+    (tokio::signal::unix::Signal, tokio::signal::unix::Signal, tokio::signal::unix::Signal);
 
 fn signals() -> Result<Signals, ServeError> {
     let listen = |kind| signal(kind).map_err(|error| ServeError::Runtime(error.to_string()));
-    Ok((listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?))
+    let stops = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok((stops.0, stops.1, listen(SignalKind::hangup())?))
 }
 
 /// Asks all shards to stop, again and again until each has taken it; does not return.

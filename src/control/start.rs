@@ -1,11 +1,13 @@
 //! From a checked configuration to running shards. Everything that can be wrong with the machine is
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
-use crate::config::{Config, EventOutput};
+use super::certificates::Certificates;
+use crate::config::{Config, EventOutput, ListenerTls};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
+use crate::tls::{Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -65,6 +67,9 @@ pub enum ServeError {
     /// The event log cannot be opened.
     #[error("event log: {0}")]
     Events(std::io::Error),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// io_uring, memory or CPUs cannot be had.
     #[error(transparent)]
     Ring(#[from] ring::StartError),
@@ -86,6 +91,7 @@ pub(super) struct Running {
     pub(super) socket_path: PathBuf,
     pub(super) events: EventWriter,
     pub(super) stop_within: Duration,
+    pub(super) certificates: Option<Certificates>,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
     /// Held as long as the relay runs.
@@ -95,6 +101,7 @@ pub(super) struct Running {
 /// Starts everything, or nothing.
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
+    let server = Server::new(&config.tls)?.map(Arc::new);
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
     for core in &config.cores {
@@ -102,7 +109,11 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     }
     check_open_files(&config)?;
     let reservations = reserve(&config)?;
-    let listen: Vec<SocketAddr> = reservations.iter().map(Reservation::address).collect();
+    let listen: Vec<(SocketAddr, ListenerTls)> = reservations
+        .iter()
+        .zip(&config.listeners)
+        .map(|(reservation, listener)| (reservation.address(), listener.tls))
+        .collect();
     let socket = bind_socket(&config.control.socket)?;
     if let EventOutput::File(path) = &config.event.output
         && let Some(folder) = path.parent()
@@ -112,7 +123,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &events)?;
+    let (plans, requests, ready) = plans(&config, &listen, &server, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -133,7 +144,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
     }
     drop(reservations);
-    for address in &listen {
+    for (address, _) in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
     }
     Ok(Running {
@@ -142,6 +153,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
+        certificates: server.map(|server| Certificates::new(server, &config.tls)),
         ended,
         _lock: lock,
     })
@@ -199,7 +211,8 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 
 fn plans(
     config: &Arc<Config>,
-    listen: &[SocketAddr],
+    listen: &[(SocketAddr, ListenerTls)],
+    server: &Option<Arc<Server>>,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
@@ -216,6 +229,7 @@ fn plans(
             config: Arc::clone(config),
             core: core.clone(),
             listen: listen.to_vec(),
+            server: server.clone(),
             orphans: std::mem::take(&mut orphans[index]),
             peers: peers.clone(),
             mailbox,

@@ -2,7 +2,7 @@
 
 use super::capabilities::Capabilities;
 use super::transaction::{Command, Transaction, Verdict};
-use super::{Loss, Mail, Policy, Progress, Step, needs_smtp_utf8};
+use super::{Loss, Mail, Policy, Progress, StartTls, Step, needs_smtp_utf8};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
@@ -13,6 +13,10 @@ enum State {
     Greeting,
     Ehlo,
     Helo,
+    /// STARTTLS was said.
+    StartTls,
+    /// The caller shakes hands.
+    Handshake,
     /// `begin` or `quit` may come.
     Idle,
     Open(Transaction),
@@ -31,6 +35,7 @@ pub struct Conversation {
     reader: ResponseReader,
     state: State,
     capabilities: Capabilities,
+    starttls: StartTls,
     /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
     reset_needed: bool,
 }
@@ -38,13 +43,14 @@ pub struct Conversation {
 impl Conversation {
     /// `remote` names the host for reasons: `mx1.example.net [192.0.2.1]:25`. The connection
     /// stands, and nothing has been read from it.
-    pub fn new(policy: Rc<Policy>, remote: Box<str>) -> Conversation {
+    pub fn new(policy: Rc<Policy>, remote: Box<str>, starttls: StartTls) -> Conversation {
         Conversation {
             policy,
             remote,
             reader: ResponseReader::default(),
             state: State::Greeting,
             capabilities: Capabilities::default(),
+            starttls,
             reset_needed: false,
         }
     }
@@ -125,6 +131,7 @@ impl Conversation {
         match &mut self.state {
             State::Greeting => self.greeting(response, out),
             State::Ehlo | State::Helo => self.hello(response, out),
+            State::StartTls => self.starttls(response, out),
             State::Open(transaction) => {
                 let verdict = transaction.answer(response, &self.remote, &self.capabilities, out);
                 match verdict {
@@ -134,7 +141,7 @@ impl Conversation {
                     Verdict::Violation(what) => self.broken(what),
                 }
             }
-            State::Idle | State::Ended { .. } | State::Quit | State::Closed => {
+            State::Handshake | State::Idle | State::Ended { .. } | State::Quit | State::Closed => {
                 self.state = State::Closed;
                 Step::Close
             }
@@ -160,8 +167,18 @@ impl Conversation {
                 if extended {
                     self.capabilities = Capabilities::of(response);
                 }
-                self.state = State::Idle;
-                Step::Ready
+                match self.starttls {
+                    StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
+                        self.state = State::StartTls;
+                        out.extend_from_slice(b"STARTTLS\r\n");
+                        Step::More
+                    }
+                    StartTls::Always => self.not_protected(out),
+                    StartTls::Never | StartTls::IfOffered => {
+                        self.state = State::Idle;
+                        Step::Ready
+                    }
+                }
             }
             3 => self.broken("a 3xx reply to EHLO or HELO"),
             // RFC 5321 4.1.1.1 names 500 to 504 and 550; no 5xx to EHLO is a word against HELO.
@@ -172,6 +189,45 @@ impl Conversation {
             }
             _ => self.unusable(response, out),
         }
+    }
+
+    fn starttls(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        match response.class() {
+            2 => {
+                self.state = State::Handshake;
+                Step::StartTls
+            }
+            3 => self.broken("a 3xx reply to STARTTLS"),
+            _ if self.starttls == StartTls::Always || response.code() == 421 => {
+                self.unusable(response, out)
+            }
+            // RFC 3207 4: the client decides, and what may be in the clear may be so here.
+            _ => {
+                self.state = State::Idle;
+                Step::Ready
+            }
+        }
+    }
+
+    /// After [`Step::StartTls`]: the handshake is done.
+    pub fn secured(&mut self, out: &mut Vec<u8>) {
+        if !matches!(self.state, State::Handshake) {
+            return;
+        }
+        self.starttls = StartTls::Never;
+        self.capabilities = Capabilities::default();
+        self.reader = ResponseReader::default();
+        self.state = State::Ehlo;
+        self.say_hello(b"EHLO ", out);
+    }
+
+    /// RFC 3463 3.8: X.7.4, security features not supported.
+    fn not_protected(&mut self, out: &mut Vec<u8>) -> Step {
+        let text = "the host does not offer STARTTLS, and mail to it must not go in the clear";
+        let reason = self.ours(Stage::Hello, Status(4, 7, 4), text);
+        out.extend_from_slice(b"QUIT\r\n");
+        self.state = State::Closed;
+        Step::Unusable(Outcome::Deferred(reason))
     }
 
     fn say_hello(&self, verb: &[u8], out: &mut Vec<u8>) {
@@ -214,7 +270,12 @@ impl Conversation {
                 transaction.settle(outcome);
                 self.finish(true)
             }
-            State::Greeting | State::Ehlo | State::Helo | State::Idle => {
+            State::Greeting
+            | State::Ehlo
+            | State::Helo
+            | State::StartTls
+            | State::Handshake
+            | State::Idle => {
                 self.state = State::Closed;
                 Step::Unusable(outcome)
             }
@@ -316,6 +377,8 @@ impl Conversation {
         let (step, ambiguous) = match &self.state {
             State::Greeting => ("before the greeting", false),
             State::Ehlo | State::Helo => ("before the reply to EHLO", false),
+            State::StartTls => ("before the reply to STARTTLS", false),
+            State::Handshake => ("in the TLS handshake", false),
             State::Open(transaction) => match transaction.awaited() {
                 Command::Reset | Command::ResetOnly => ("before the reply to RSET", false),
                 Command::Mail => ("before the reply to MAIL", false),
@@ -350,6 +413,7 @@ impl Conversation {
     fn stage(&self) -> Stage {
         match &self.state {
             State::Greeting => Stage::Greeting,
+            State::StartTls | State::Handshake => Stage::Tls,
             State::Open(transaction) => transaction.awaited().stage(),
             _ => Stage::Hello,
         }

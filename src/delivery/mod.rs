@@ -56,6 +56,11 @@
 //! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply
 //! after [`Conversation::begin`], so RSET is sent in such a transaction's place.
 //!
+//! *STARTTLS* (RFC 3207) is said after the first EHLO, as [`StartTls`] has it. Everything that was
+//! learned before the handshake is forgotten and asked again. Bytes behind the 220 are a reply
+//! without a command: somebody may have put them there, so the connection is given up. What it
+//! means that a handshake fails is the caller's business.
+//!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection
 //! closed. A line end of bare LF is tolerated.
@@ -82,6 +87,17 @@ pub struct Policy {
     pub limits: config::Delivery,
 }
 
+/// What a conversation does about STARTTLS (RFC 3207).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartTls {
+    /// It is not said: TLS is not wanted, or is there already.
+    Never,
+    /// It is said where it is offered; without it mail goes in the clear.
+    IfOffered,
+    /// A host that does not offer it, or refuses it, is not used.
+    Always,
+}
+
 /// One message for one site.
 #[derive(Clone, Debug)]
 pub struct Mail {
@@ -104,6 +120,9 @@ pub struct Mail {
 pub enum Step {
     /// Send `out`, then receive more.
     More,
+    /// The host waits for the TLS handshake: shake hands, then call `secured`. Nothing that it sent
+    /// before counts.
+    StartTls,
     /// Greeting and EHLO are done, or a transaction has ended: `begin` or `quit`.
     Ready,
     /// 354 came: send `out` (empty), then trace and content in wire form, then call `content_sent`.

@@ -16,6 +16,7 @@ fn policy() -> Rc<Policy> {
     let seconds = Duration::from_secs;
     let limits = config::Delivery {
         connect_timeout: seconds(1),
+        tls_timeout: seconds(1),
         greeting_timeout: seconds(2),
         hello_timeout: seconds(3),
         mail_timeout: seconds(4),
@@ -47,7 +48,7 @@ fn feed(conversation: &mut Conversation, input: &str) -> (Step, String) {
 }
 
 fn conversation() -> Conversation {
-    Conversation::new(policy(), "mx.example [192.0.2.1]:25".into())
+    Conversation::new(policy(), "mx.example [192.0.2.1]:25".into(), StartTls::IfOffered)
 }
 
 fn ready() -> Conversation {
@@ -341,6 +342,10 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
         match progress.step {
             Step::More if server.random.u16(..2000) == 0 => break,
             Step::More => server.receive(&mut out, &mut input),
+            Step::StartTls => {
+                input.clear();
+                conversation.secured(&mut out);
+            }
             Step::Ready if transactions == 10 => conversation.quit(&mut out),
             Step::Ready => {
                 transactions += 1;
@@ -387,4 +392,63 @@ fn whatever_a_server_says_every_recipient_ends_once_or_is_sent_again() {
     // The test would show nothing if these did not happen.
     assert!(tally.ended > 10_000 && tally.again > 500, "{tally:?}");
     assert!(tally.lost > 100 && tally.unusable > 50, "{tally:?}");
+}
+
+const EHLO_TLS: &str = "250-mx\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 SIZE 10\r\n";
+
+fn with_starttls(starttls: StartTls) -> Conversation {
+    let mut conversation = Conversation::new(policy(), "mx.example".into(), starttls);
+    feed(&mut conversation, GREETING);
+    conversation
+}
+
+fn unusable(step: &Step) -> (Stage, Status) {
+    match step {
+        Step::Unusable(Outcome::Deferred(reason)) => (reason.stage, reason.status),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_said_before_the_handshake_is_asked_again() {
+    let mut conversation = with_starttls(StartTls::IfOffered);
+    assert_eq!(feed(&mut conversation, EHLO_TLS), (Step::More, "STARTTLS\r\n".to_owned()));
+    assert_eq!(feed(&mut conversation, "220 go\r\n").0, Step::StartTls);
+    let mut out = Vec::new();
+    conversation.secured(&mut out);
+    assert_eq!(out, b"EHLO relay.example\r\n");
+    assert_eq!(*conversation.capabilities(), Capabilities::default());
+    assert_eq!(feed(&mut conversation, EHLO_TLS).0, Step::Ready, "not said twice");
+    assert_eq!(conversation.capabilities().size, Some(10));
+}
+
+#[test]
+fn bytes_behind_the_reply_to_starttls_end_the_connection() {
+    let mut conversation = with_starttls(StartTls::IfOffered);
+    feed(&mut conversation, EHLO_TLS);
+    let (step, _) = feed(&mut conversation, "220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n");
+    assert_eq!(unusable(&step), (Stage::Tls, Status(4, 5, 0)));
+}
+
+#[test]
+fn mail_that_must_not_go_in_the_clear_does_not() {
+    for (starttls, replies, expected) in [
+        (StartTls::Always, &[EHLO][..], Some((Stage::Hello, Status(4, 7, 4)))),
+        (StartTls::Always, &["502 no\r\n", "250 mx\r\n"], Some((Stage::Hello, Status(4, 7, 4)))),
+        (StartTls::Always, &[EHLO_TLS, "454 4.7.0 later\r\n"], Some((Stage::Tls, Status(4, 7, 0)))),
+        (StartTls::Always, &[EHLO_TLS, "501 5.5.1 what\r\n"], Some((Stage::Tls, Status(5, 5, 1)))),
+        (StartTls::IfOffered, &[EHLO_TLS, "454 4.7.0 later\r\n"], None),
+        (StartTls::IfOffered, &[EHLO], None),
+        (StartTls::Never, &[EHLO_TLS], None),
+    ] {
+        let mut conversation = with_starttls(starttls);
+        let mut last = Step::More;
+        for reply in replies {
+            last = feed(&mut conversation, reply).0;
+        }
+        match expected {
+            Some(expected) => assert_eq!(unusable(&last), expected, "{replies:?}"),
+            None => assert_eq!(last, Step::Ready, "{starttls:?} {replies:?}"),
+        }
+    }
 }

@@ -109,6 +109,12 @@ pub struct Event<'a> {
     /// `SMTP`, `ESMTP` ... (RFC 3848).
     #[serde(skip_serializing_if = "str::is_empty")]
     pub protocol: &'a str,
+    /// What protected the connection: `TLSv1.3`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub tls: &'a str,
+    /// And how: `TLS_AES_256_GCM_SHA384`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub cipher: &'a str,
     /// Milliseconds since reception.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<u64>,
@@ -149,6 +155,8 @@ impl<'a> Event<'a> {
             client: None,
             helo: "",
             protocol: "",
+            tls: "",
+            cipher: "",
             queued_ms: None,
             attempt_ms: None,
             about: None,

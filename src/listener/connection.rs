@@ -1,12 +1,14 @@
 //! One inbound connection, from greeting to close.
 
 use super::Intake;
+use crate::config::ListenerTls;
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
-use crate::session::{Client, Rejection, Session, Step, Transaction};
+use crate::session::{Client, Protection, Rejection, Session, Step, Transaction};
 use crate::smtp::Reply;
 use crate::spool::{Accepted, Draft, Message, SpoolError};
+use crate::tls::Transport;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,9 +29,27 @@ struct Incoming {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool) {
+pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, tls: ListenerTls) {
     let address = stream.peer_address();
-    let session = Session::new(Rc::clone(&intake.policy), Client { address, may_relay });
+    let mut stream = Transport::new(stream);
+    let mut protection = None;
+    if tls == ListenerTls::Implicit {
+        match shake_hands(intake, &mut stream).await {
+            Ok(there) => protection = Some(there),
+            Err(error) => {
+                tracing::debug!(client = %address, %error, "no TLS");
+                return stream.close().await;
+            }
+        }
+    }
+    let client = Client {
+        address,
+        may_relay,
+        starttls: tls != ListenerTls::Off && intake.server.is_some(),
+        tls_demanded: tls == ListenerTls::Require,
+        protection,
+    };
+    let session = Session::new(Rc::clone(&intake.policy), client);
     let mut connection = Connection {
         intake,
         stream,
@@ -45,9 +65,18 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool) 
     connection.stream.close().await;
 }
 
+/// Puts TLS around the stream.
+async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Protection> {
+    let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
+    let server = intake.server.as_ref().ok_or_else(none)?;
+    stream.accept(server, intake.config.session.tls_timeout).await?;
+    let there = stream.security().ok_or_else(none)?;
+    Ok(Protection { version: there.version, cipher: there.cipher })
+}
+
 struct Connection<'a> {
     intake: &'a Rc<Intake>,
-    stream: Stream,
+    stream: Transport,
     input: RecvBuf,
     output: Vec<u8>,
     session: Session,
@@ -88,6 +117,13 @@ impl Connection<'_> {
     async fn is_over_after(&mut self, step: Step) -> io::Result<bool> {
         match step {
             Step::More | Step::Content(_) => {}
+            Step::StartTls => {
+                self.flush().await?;
+                // Whatever came behind STARTTLS in the clear may be somebody else's (CVE-2011-0411).
+                self.input.consume(usize::MAX);
+                let protection = shake_hands(self.intake, &mut self.stream).await?;
+                self.session.secured(protection);
+            }
             Step::ContentWanted => self.begin_content(),
             Step::ContentVoid => self.incoming = None,
             Step::Complete => self.store().await,
@@ -109,6 +145,7 @@ impl Connection<'_> {
         }
         if self.incoming.is_none() && self.input.filled().is_empty() {
             self.input.release();
+            self.stream.release();
         }
         match self.stream.recv(&mut self.input, self.session.timeout()).await {
             Ok(0) => Ok(false),
@@ -214,6 +251,8 @@ impl Connection<'_> {
             client: Some(self.stream.peer_address()),
             helo: self.session.client_name(),
             protocol: self.session.protocol(),
+            tls: self.session.protection().map_or("", |protection| protection.version),
+            cipher: self.session.protection().map_or("", |protection| &protection.cipher),
             queued_ms: None,
             ..event
         });

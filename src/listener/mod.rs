@@ -7,13 +7,14 @@
 
 mod connection;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
 use crate::ring::{self, Interrupter, Listener, Signal, Stream};
 use crate::session::Policy;
 use crate::smtp::Reply;
 use crate::spool::{Message, Placement, Spool};
+use crate::tls::Server;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -41,6 +42,8 @@ pub struct Intake {
     config: Arc<Config>,
     core: config::Core,
     policy: Rc<Policy>,
+    /// The certificates, if there are any.
+    server: Option<Arc<Server>>,
     spool: Spool,
     events: Rc<EventLog>,
     admit: Admit,
@@ -66,6 +69,7 @@ impl Intake {
         shard: usize,
         config: Arc<Config>,
         core: config::Core,
+        server: Option<Arc<Server>>,
         spool: Spool,
         events: Rc<EventLog>,
         admit: Admit,
@@ -80,6 +84,7 @@ impl Intake {
             config,
             core,
             policy,
+            server,
             spool,
             events,
             admit,
@@ -95,13 +100,13 @@ impl Intake {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn listen(self: &Rc<Self>, address: SocketAddr) -> io::Result<()> {
+    pub fn listen(self: &Rc<Self>, address: SocketAddr, tls: ListenerTls) -> io::Result<()> {
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
         ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream),
+                    Ok(stream) => intake.take(stream, tls),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -126,17 +131,19 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream) {
+    fn take(self: &Rc<Self>, mut stream: Stream, tls: ListenerTls) {
         let address = stream.peer_address();
         let may_relay = self.config.access.may_relay(address.ip());
         match self.admit_connection(address.ip(), may_relay, &stream) {
             Ok(guard) => {
                 let intake = Rc::clone(self);
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, may_relay).await;
+                    connection::serve(&intake, stream, may_relay, tls).await;
                     drop(guard);
                 });
             }
+            // Words in the clear would be no TLS to a client that waits for it.
+            Err(_) if tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {

@@ -36,6 +36,8 @@ pub enum Stage {
     EndOfData = 8,
     /// In the relay itself: expiry, an operator's act, a fault of ours.
     Local = 9,
+    /// STARTTLS and the TLS handshake.
+    Tls = 10,
 }
 
 impl Stage {
@@ -52,6 +54,7 @@ impl Stage {
             7 => Stage::Content,
             8 => Stage::EndOfData,
             9 => Stage::Local,
+            10 => Stage::Tls,
             _ => return None,
         })
     }
@@ -69,6 +72,7 @@ impl Stage {
             Stage::Content => "content",
             Stage::EndOfData => "end-of-data",
             Stage::Local => "local",
+            Stage::Tls => "tls",
         }
     }
 }

@@ -1,15 +1,18 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
 use super::exchange::Job;
-use crate::config::Config;
-use crate::delivery::{Conversation, Loss, Mail, Policy, Step};
+use crate::config::{Config, DeliveryTls};
+use crate::delivery::{Conversation, Loss, Mail, Policy, StartTls, Step};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
-use crate::route::Candidate;
+use crate::route::{Candidate, SiteTls};
+use crate::smtp::one_line;
 use crate::spool::Content;
+use crate::tls::{Client, Security, Transport, Trust};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Replies are short; a longer one is consumed line by line.
 const RECEIVE_BYTES: usize = 8 * 1024;
@@ -19,12 +22,38 @@ const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 /// After QUIT the reply is awaited no longer than this (RFC 5321 4.1.1.10 asks to wait for it).
 const QUIT_WAIT: Duration = Duration::from_secs(5);
 
+/// What holds for all connections to a site.
+pub(super) struct Way<'a> {
+    pub(super) config: &'a Config,
+    pub(super) policy: &'a Rc<Policy>,
+    pub(super) client: &'a Client,
+    pub(super) tls: SiteTls,
+}
+
+/// Why there is no connection.
+enum Failure {
+    /// The handshake failed.
+    Tls(Reason),
+    /// Anything else: what it means for a recipient.
+    Other(Outcome),
+}
+
+impl Failure {
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Failure::Tls(reason) => Outcome::Deferred(reason),
+            Failure::Other(outcome) => outcome,
+        }
+    }
+}
+
 /// A connection that has passed greeting and EHLO.
 pub(super) struct Connection {
-    stream: Stream,
+    stream: Transport,
     input: RecvBuf,
     output: Vec<u8>,
     conversation: Conversation,
+    security: Option<Arc<Security>>,
     /// Transactions begun on it.
     pub(super) transactions: u32,
 }
@@ -77,12 +106,39 @@ impl Connection {
     /// The outcome that this host alone would mean for a recipient.
     pub(super) async fn open(
         candidate: &Candidate,
-        config: &Config,
-        policy: &Rc<Policy>,
+        way: &Way<'_>,
         left: Duration,
     ) -> Result<Connection, Outcome> {
+        let began = Instant::now();
+        let starttls = match way.tls.policy {
+            _ if way.tls.implicit => StartTls::Never,
+            DeliveryTls::Off => StartTls::Never,
+            DeliveryTls::May => StartTls::IfOffered,
+            DeliveryTls::Must | DeliveryTls::Verify => StartTls::Always,
+        };
+        match Connection::open_with(candidate, way, starttls, left).await {
+            Ok(connection) => Ok(connection),
+            Err(Failure::Other(outcome)) => Err(outcome),
+            // What may go in the clear does so, over a new connection: this one is of no use.
+            Err(Failure::Tls(reason)) if starttls == StartTls::IfOffered => {
+                tracing::debug!(%reason, "no TLS: in the clear");
+                let left = left.saturating_sub(began.elapsed());
+                let again = Connection::open_with(candidate, way, StartTls::Never, left).await;
+                again.map_err(Failure::into_outcome)
+            }
+            Err(Failure::Tls(reason)) => Err(Outcome::Deferred(reason)),
+        }
+    }
+
+    async fn open_with(
+        candidate: &Candidate,
+        way: &Way<'_>,
+        starttls: StartTls,
+        left: Duration,
+    ) -> Result<Connection, Failure> {
         let remote = remote_name(candidate);
-        let limits = &config.delivery;
+        let limits = &way.config.delivery;
+        let other = |outcome| Err(Failure::Other(outcome));
         let stream = match Stream::connect(
             candidate.address,
             None,
@@ -91,35 +147,69 @@ impl Connection {
         .await
         {
             Ok(stream) => stream,
-            Err(error) => return Err(Outcome::Deferred(connect_failed(&error, remote))),
+            Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
         };
         let mut connection = Connection {
-            stream,
+            stream: Transport::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
             output: Vec::new(),
-            conversation: Conversation::new(Rc::clone(policy), remote),
+            conversation: Conversation::new(Rc::clone(way.policy), remote, starttls),
+            security: None,
             transactions: 0,
         };
+        if way.tls.implicit {
+            connection.shake_hands(candidate, way, left).await?;
+        }
         // A host that drips never runs into the time-out of one receive, but into that of all its
         // replies: greeting, EHLO, HELO.
         let in_time = limits.greeting_timeout + 2 * limits.hello_timeout;
-        let talked = within(in_time.min(left), connection.talk()).await;
+        let mut talked = within(in_time.min(left), connection.talk()).await;
+        if let Some(Ok(Step::StartTls)) = talked {
+            // Nothing that came before the handshake counts.
+            connection.input.consume(usize::MAX);
+            connection.shake_hands(candidate, way, left).await?;
+            connection.conversation.secured(&mut connection.output);
+            talked = within(limits.hello_timeout.min(left), connection.talk()).await;
+        }
         match talked.unwrap_or(Err(Loss::TimedOut)) {
             Ok(Step::Ready) => Ok(connection),
             Ok(Step::Unusable(outcome)) => {
                 connection.finish_output().await;
-                Err(outcome)
+                other(outcome)
             }
             Ok(_) => {
                 let (_, reason) =
                     connection.conversation.lost(Loss::Closed("closed by the host".into()));
-                Err(Outcome::Deferred(reason))
+                other(Outcome::Deferred(reason))
             }
             Err(loss) => {
                 let (_, reason) = connection.conversation.lost(loss);
-                Err(Outcome::Deferred(reason))
+                other(Outcome::Deferred(reason))
             }
         }
+    }
+
+    /// Puts TLS around the connection.
+    async fn shake_hands(
+        &mut self,
+        candidate: &Candidate,
+        way: &Way<'_>,
+        left: Duration,
+    ) -> Result<(), Failure> {
+        let trust = match way.tls.policy {
+            DeliveryTls::Verify => Trust::Verified,
+            DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
+        };
+        let wait = way.config.delivery.tls_timeout.min(left);
+        let shaken = self.stream.connect(way.client, trust, &candidate.host, wait).await;
+        shaken.map_err(|error| Failure::Tls(tls_failed(&error, remote_name(candidate))))?;
+        self.security = self.stream.security().map(Arc::new);
+        Ok(())
+    }
+
+    /// What protects it.
+    pub(super) fn security(&self) -> Option<Arc<Security>> {
+        self.security.clone()
     }
 
     /// Sends one message. Only on a connection that is ready.
@@ -146,7 +236,7 @@ impl Connection {
                         job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
                     return Transacted { outcomes, again: Vec::new(), lost: true };
                 }
-                Ok(Step::Ready | Step::Close | Step::More) => {
+                Ok(Step::Ready | Step::Close | Step::More | Step::StartTls) => {
                     Loss::Closed("closed by the host".into())
                 }
                 Err(loss) => loss,
@@ -176,6 +266,7 @@ impl Connection {
     /// Gives the receive buffer back while the connection is idle.
     pub(super) fn rest(&mut self) {
         self.input.release();
+        self.stream.release();
         self.output = Vec::new();
     }
 
@@ -301,6 +392,16 @@ fn loss_of(error: io::Error) -> Loss {
         io::ErrorKind::TimedOut => Loss::TimedOut,
         _ => Loss::Closed(error.to_string()),
     }
+}
+
+/// RFC 3463 3.8: X.7.5, cryptographic failure.
+fn tls_failed(error: &io::Error, remote: Box<str>) -> Reason {
+    let text = match error.kind() {
+        io::ErrorKind::TimedOut => "the TLS handshake took too long".to_owned(),
+        _ => format!("the TLS handshake failed: {error}"),
+    };
+    let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX);
+    Reason { remote, ..Reason::ours(Stage::Tls, Status(4, 7, 5), text.as_str()) }
 }
 
 /// RFC 3463: 4.4.1 no answer from host, 4.4.0 for what the network or this machine did.

@@ -24,6 +24,7 @@ use crate::message::{Outcome, QueueId, Reason, Timestamp};
 use crate::ring::{self, Sender, Signal};
 use crate::route::Site;
 use crate::spool;
+use crate::tls::Security;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -99,6 +100,8 @@ pub struct Done {
     pub outcomes: Vec<(u32, Outcome)>,
     /// Not tried, or put off by the server within the transaction: to be sent again at once.
     pub again: Vec<u32>,
+    /// What protected the connection, if there was one and it was.
+    pub tls: Option<Arc<Security>>,
 }
 
 /// How long what did not fit into a full channel waits before the next try.

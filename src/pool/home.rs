@@ -17,6 +17,7 @@ use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
+use crate::tls::{Client, Security};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -30,6 +31,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 pub struct Pool {
     pub(super) config: Arc<Config>,
     pub(super) policy: Rc<Policy>,
+    pub(super) client: Client,
     pub(super) router: Router,
     exchange: Rc<Exchange>,
     homes: RefCell<HashMap<Arc<str>, Rc<Home>>>,
@@ -67,7 +69,12 @@ pub struct HomeView {
 
 impl Pool {
     /// The pool of one shard.
-    pub fn new(config: Arc<Config>, router: Router, exchange: Rc<Exchange>) -> Rc<Pool> {
+    pub fn new(
+        config: Arc<Config>,
+        client: Client,
+        router: Router,
+        exchange: Rc<Exchange>,
+    ) -> Rc<Pool> {
         let policy = Rc::new(Policy {
             host_name: Arc::clone(&config.host_name),
             limits: config.delivery.clone(),
@@ -75,6 +82,7 @@ impl Pool {
         let pool = Rc::new(Pool {
             config,
             policy,
+            client,
             router,
             exchange,
             homes: RefCell::default(),
@@ -340,7 +348,13 @@ impl Pool {
 
     /// Sends the outcomes back. A recipient of which the delivery said nothing would be out for
     /// ever: its attempt has failed.
-    pub(super) fn done(&self, job: Job, mut outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) {
+    pub(super) fn done(
+        &self,
+        job: Job,
+        mut outcomes: Vec<(u32, Outcome)>,
+        again: Vec<u32>,
+        tls: Option<Arc<Security>>,
+    ) {
         let Job { origin, slot, site, message, recipients } = job;
         if recipients.len() != outcomes.len() + again.len() {
             let told: HashSet<u32> =
@@ -350,7 +364,7 @@ impl Pool {
             tracing::error!(id = %message.id, recipients = ?untold, "a delivery forgot recipients");
             outcomes.extend(untold.into_iter().map(|index| (index, fault())));
         }
-        let done = Done { slot, id: message.id, site, message, outcomes, again };
+        let done = Done { slot, id: message.id, site, message, outcomes, again, tls };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 
@@ -358,7 +372,8 @@ impl Pool {
     pub(super) fn give_back(&self, mut job: Job) {
         let again = std::mem::take(&mut job.recipients);
         let Job { origin, slot, site, message, .. } = job;
-        let done = Done { slot, id: message.id, site, message, outcomes: Vec::new(), again };
+        let (outcomes, tls) = (Vec::new(), None);
+        let done = Done { slot, id: message.id, site, message, outcomes, again, tls };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 }

@@ -1,7 +1,7 @@
 //! A connection task: it waits for a job, connects only when it has one, and goes when it has been
 //! idle, when the site wants fewer connections, or when others must have the room.
 
-use super::connection::{Connection, Transacted, within};
+use super::connection::{Connection, Transacted, Way, within};
 use super::exchange::Job;
 use super::home::{Home, Pool, fault};
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
@@ -56,7 +56,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
             let outcomes = job.recipients.iter().map(|&index| (index, fault())).collect();
-            self.pool.done(*job, outcomes, Vec::new());
+            self.pool.done(*job, outcomes, Vec::new(), None);
         }
     }
 }
@@ -75,7 +75,8 @@ impl Pool {
             let lost = transacted.lost;
             let refusal = transacted.refusal_of_all().cloned();
             if let Some(job) = held.job.take() {
-                self.done(*job, transacted.outcomes, transacted.again);
+                let tls = standing.as_ref().and_then(|live| live.connection.security());
+                self.done(*job, transacted.outcomes, transacted.again, tls);
             }
             let worn = standing.as_ref().is_some_and(|standing| {
                 standing.connection.transactions >= self.config.pool.messages_per_connection
@@ -208,13 +209,19 @@ impl Pool {
         let ordered = home.state.borrow().living_first(candidates, Timestamp::now());
         let mut last = None;
         let began = Instant::now();
+        let way = Way {
+            config: &self.config,
+            policy: &self.policy,
+            client: &self.client,
+            tls: home.site.tls,
+        };
         for candidate in &ordered {
             let left = OPENING_MAX.saturating_sub(began.elapsed());
             if left.is_zero() {
                 break;
             }
             home.state.borrow_mut().trying(candidate.address, Timestamp::now());
-            match Connection::open(candidate, &self.config, &self.policy, left).await {
+            match Connection::open(candidate, &way, left).await {
                 Ok(connection) => {
                     home.state.borrow_mut().lives(candidate.address);
                     return Ok(connection);

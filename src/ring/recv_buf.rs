@@ -1,5 +1,7 @@
 //! Received bytes.
 
+use std::io;
+
 /// The first step of a buffer's memory, in bytes: commands and a small message fit, and ten
 /// thousand idle connections take 40 MB.
 const STEP_FIRST: usize = 4 * 1024;
@@ -52,6 +54,18 @@ impl RecvBuf {
             self.memory = Vec::new();
             self.wants_more = false;
         }
+    }
+
+    /// Takes what `source` has, as far as there is room: bytes taken, 0 at its end. For a source
+    /// that does not wait. `InvalidInput` when the buffer is full.
+    pub fn fill_from(&mut self, source: &mut impl io::Read) -> io::Result<usize> {
+        let free = self.free();
+        if free.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the receive buffer is full"));
+        }
+        let count = source.read(free)?;
+        self.fill(count);
+        Ok(count)
     }
 
     /// Where the next bytes go; empty only when full.

@@ -45,11 +45,38 @@ use std::sync::Arc;
 pub struct Site {
     /// Equal for equal sites, on every shard; for listings: `mx:mx1.example.net,mx2.example.net:25`
     /// (with `;` before hosts of the next preference), `host:relay.example.net:25`,
-    /// `[192.0.2.1]:25`. At most [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash
+    /// `[192.0.2.1]:25`, with `+tls-must` and the like behind it. At most [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash
     /// that differs from process to process.
     pub key: Arc<str>,
     /// In order of preference; never empty.
     pub hosts: Vec<SiteHost>,
+    /// What must hold on the way there: mail with other demands is another site.
+    pub tls: SiteTls,
+}
+
+/// TLS with a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SiteTls {
+    /// Whether it must, and what it has to prove.
+    pub policy: config::DeliveryTls,
+    /// From the first byte, instead of STARTTLS.
+    pub implicit: bool,
+}
+
+impl SiteTls {
+    /// STARTTLS as `policy` has it.
+    pub const fn starttls(policy: config::DeliveryTls) -> SiteTls {
+        SiteTls { policy, implicit: false }
+    }
+
+    /// What a site's key says of it: nothing, when it is what everybody has.
+    fn mark(self) -> String {
+        let policy = match self.policy {
+            config::DeliveryTls::May => String::new(),
+            policy => format!("+tls-{}", policy.name()),
+        };
+        if self.implicit { format!("+smtps{policy}") } else { policy }
+    }
 }
 
 /// One host of a site.
@@ -120,16 +147,18 @@ impl Router {
         {
             return Ok((Arc::clone(site), valid_until));
         }
-        let (site, valid_until) = match rules::destination(&self.inner.route, domain)? {
+        let (destination, tls) = rules::destination(&self.inner.route, domain)?;
+        let (site, valid_until) = match destination {
             Destination::Address(address) => {
                 let there = SocketAddr::new(address, self.inner.route.port);
                 if self.inner.own.is(there) {
                     return Err(reasons::leads_back(domain, there));
                 }
-                (Site::of_address(address, self.inner.route.port), Timestamp::NEVER)
+                let tls = SiteTls::starttls(tls);
+                (Site::of_address(address, self.inner.route.port, tls), Timestamp::NEVER)
             }
             Destination::NextHop(next_hop) => {
-                let site = Site::of_next_hop(&next_hop);
+                let site = Site::of_next_hop(&next_hop, tls);
                 if let config::HostName::Address(address) = next_hop.host
                     && let there = SocketAddr::new(address, next_hop.port)
                     && self.inner.own.is(there)
@@ -138,7 +167,7 @@ impl Router {
                 }
                 (site, Timestamp::NEVER)
             }
-            Destination::Mx => self.inner.by_mx(domain).await?,
+            Destination::Mx => self.inner.by_mx(domain, SiteTls::starttls(tls)).await?,
         };
         let site = Arc::new(site);
         let mut sites = self.inner.sites.borrow_mut();
@@ -164,7 +193,7 @@ impl Router {
 }
 
 impl Inner {
-    async fn by_mx(&self, domain: &str) -> Result<(Site, Timestamp), Outcome> {
+    async fn by_mx(&self, domain: &str, tls: SiteTls) -> Result<(Site, Timestamp), Outcome> {
         if !mx::is_host_name(domain) {
             return Err(reasons::bad_domain(domain));
         }
@@ -173,16 +202,20 @@ impl Inner {
             Ok(answer) => {
                 let hosts = mx::choose(&self.host_name, &answer.records, port)
                     .map_err(|unusable| reasons::unusable_mx(domain, unusable))?;
-                let key = mx::key(&hosts, port);
-                Ok((Site { key, hosts }, answer.valid_until))
+                let key = mx::key(&hosts, port, tls);
+                Ok((Site { key, hosts, tls }, answer.valid_until))
             }
-            Err(Failure::NoData) => self.by_implicit_mx(domain).await,
+            Err(Failure::NoData) => self.by_implicit_mx(domain, tls).await,
             Err(failure) => Err(reasons::mx_failed(domain, failure)),
         }
     }
 
     /// Without MX records the domain is its own host (RFC 5321 5.1), if it has an address.
-    async fn by_implicit_mx(&self, domain: &str) -> Result<(Site, Timestamp), Outcome> {
+    async fn by_implicit_mx(
+        &self,
+        domain: &str,
+        tls: SiteTls,
+    ) -> Result<(Site, Timestamp), Outcome> {
         if mx::is_same_host(&self.host_name, domain) {
             return Err(reasons::unusable_mx(domain, mx::Unusable::Loops));
         }
@@ -191,8 +224,8 @@ impl Inner {
                 let port = self.route.port;
                 let host = config::HostName::Name(domain.into());
                 let hosts = vec![SiteHost { preference: 0, host, port }];
-                let key = mx::key(&hosts, port);
-                Ok((Site { key, hosts }, answer.valid_until))
+                let key = mx::key(&hosts, port, tls);
+                Ok((Site { key, hosts, tls }, answer.valid_until))
             }
             Err(Failure::NoData | Failure::NoSuchDomain) => Err(reasons::no_mx_no_address(domain)),
             Err(failure) => Err(reasons::host_failed(domain, &failure)),
@@ -201,20 +234,21 @@ impl Inner {
 }
 
 impl Site {
-    fn of_address(address: IpAddr, port: u16) -> Site {
+    fn of_address(address: IpAddr, port: u16, tls: SiteTls) -> Site {
         let host = config::HostName::Address(address);
         let hosts = vec![SiteHost { preference: 0, host, port }];
-        Site { key: format!("[{address}]:{port}").into(), hosts }
+        Site { key: format!("[{address}]:{port}{}", tls.mark()).into(), hosts, tls }
     }
 
-    fn of_next_hop(next_hop: &config::NextHop) -> Site {
+    fn of_next_hop(next_hop: &config::NextHop, policy: config::DeliveryTls) -> Site {
+        let tls = SiteTls { policy, implicit: next_hop.implicit_tls };
         match &next_hop.host {
-            config::HostName::Address(address) => Site::of_address(*address, next_hop.port),
+            config::HostName::Address(address) => Site::of_address(*address, next_hop.port, tls),
             config::HostName::Name(name) => {
                 let host = next_hop.host.clone();
                 let hosts = vec![SiteHost { preference: 0, host, port: next_hop.port }];
                 let key = format!("{}{name}", mx::NEXT_HOP_PREFIX);
-                Site { key: mx::bounded(&key, next_hop.port), hosts }
+                Site { key: mx::bounded(&key, next_hop.port, tls), hosts, tls }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! From MX records to the hosts of a site and its key. *Pure.*
 
-use super::SiteHost;
+use super::{SiteHost, SiteTls};
 use crate::config::HostName;
 use crate::dns::Mx;
 use crate::limits;
@@ -85,7 +85,7 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
 }
 
 /// The key of a site with these hosts, which all have `port`.
-pub(super) fn key(hosts: &[SiteHost], port: u16) -> Arc<str> {
+pub(super) fn key(hosts: &[SiteHost], port: u16, tls: SiteTls) -> Arc<str> {
     let mut text = MX_PREFIX.to_owned();
     let mut before: Option<&SiteHost> = None;
     for host in hosts {
@@ -98,21 +98,22 @@ pub(super) fn key(hosts: &[SiteHost], port: u16) -> Arc<str> {
         }
         before = Some(host);
     }
-    bounded(&text, port)
+    bounded(&text, port, tls)
 }
 
-/// `text` with the port. A long one is cut and ends in a hash of the whole.
+/// `text` with the port and what TLS must be. A long one is cut and ends in a hash of the whole.
 ///
 /// The hash has a secret key, the same on all shards of the process: whoever could make two sets
 /// of hosts with one hash would get the mail of the other's domains.
-pub(super) fn bounded(text: &str, port: u16) -> Arc<str> {
+pub(super) fn bounded(text: &str, port: u16, tls: SiteTls) -> Arc<str> {
     static SECRET: OnceLock<RandomState> = OnceLock::new();
-    let whole = format!("{text}:{port}");
+    let tail = format!(":{port}{}", tls.mark());
+    let whole = format!("{text}{tail}");
     if whole.len() <= limits::ROUTE_KEY_BYTES_MAX {
         return whole.into();
     }
     let hash = SECRET.get_or_init(RandomState::new).hash_one(&whole);
-    let tail = format!("~{hash:016x}:{port}");
+    let tail = format!("~{hash:016x}{tail}");
     let mut end = limits::ROUTE_KEY_BYTES_MAX.saturating_sub(tail.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -125,6 +126,9 @@ pub(super) fn bounded(text: &str, port: u16) -> Arc<str> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::config::DeliveryTls;
+
+    const MAY: SiteTls = SiteTls::starttls(DeliveryTls::May);
 
     fn records(set: &[(u16, &str)]) -> Vec<Mx> {
         set.iter()
@@ -135,7 +139,7 @@ mod tests {
     /// The key of the site, or why there is none.
     fn chosen(set: &[(u16, &str)]) -> Result<String, Unusable> {
         let hosts = choose("relay.test", &records(set), 25)?;
-        Ok(key(&hosts, 25).to_string())
+        Ok(key(&hosts, 25, MAY).to_string())
     }
 
     #[test]
@@ -175,7 +179,7 @@ mod tests {
             set.rotate_left(1);
             assert_eq!(choose("relay.test", &records(&set), 25).unwrap(), expected);
         }
-        assert_ne!(key(&expected, 25), key(&expected, 26));
+        assert_ne!(key(&expected, 25, MAY), key(&expected, 26, MAY));
     }
 
     #[test]
@@ -193,12 +197,12 @@ mod tests {
         let set: Vec<(u16, &str)> = names.iter().map(|name| (10, name.as_str())).collect();
         let hosts = choose("relay.test", &records(&set), 25).unwrap();
         assert_eq!(hosts.len(), limits::ROUTE_HOSTS_MAX);
-        let whole = key(&hosts, 25);
+        let whole = key(&hosts, 25, MAY);
         assert!(whole.len() <= limits::ROUTE_KEY_BYTES_MAX, "{whole}");
         assert!(whole.starts_with("mx:host-number-00.example.test,") && whole.ends_with(":25"));
-        assert_eq!(whole, key(&hosts, 25));
+        assert_eq!(whole, key(&hosts, 25, MAY));
         // Sets that differ only behind the cut have different keys.
-        assert_ne!(whole, key(&hosts[..15], 25));
+        assert_ne!(whole, key(&hosts[..15], 25, MAY));
     }
 
     #[test]

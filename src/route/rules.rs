@@ -1,7 +1,7 @@
 //! Which way a domain goes: literal, rule, smart host or MX. *Pure.*
 
 use super::reasons;
-use crate::config::{NextHop, Route};
+use crate::config::{DeliveryTls, NextHop, Route};
 use crate::message::Outcome;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,22 +16,26 @@ pub(super) enum Destination {
     Mx,
 }
 
-/// The destination of `domain`; Err is what becomes of recipients there.
-pub(super) fn destination(route: &Route, domain: &str) -> Result<Destination, Outcome> {
+/// The destination of `domain`, and what TLS must be on the way there; Err is what becomes of
+/// recipients there.
+pub(super) fn destination(
+    route: &Route,
+    domain: &str,
+) -> Result<(Destination, DeliveryTls), Outcome> {
     if domain.starts_with('[') {
         let address = literal(domain).ok_or_else(|| reasons::bad_literal(domain))?;
-        return Ok(Destination::Address(address));
+        return Ok((Destination::Address(address), route.tls));
     }
     let rule = route.rules.iter().find(|rule| matches(&rule.domain, domain));
-    let next_hop = match rule {
-        Some(rule) => &rule.next_hop,
-        None => &route.smart_host,
+    let (next_hop, tls) = match rule {
+        Some(rule) => (&rule.next_hop, rule.tls),
+        None => (&route.smart_host, route.tls),
     };
     match next_hop {
-        Some(next_hop) => Ok(Destination::NextHop(next_hop.clone())),
+        Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), tls)),
         // The domainless postmaster (RFC 5321 4.1.1.3) is a mailbox of this host, which has none.
         None if domain.is_empty() => Err(reasons::no_domain()),
-        None => Ok(Destination::Mx),
+        None => Ok((Destination::Mx, tls)),
     }
 }
 
@@ -67,15 +71,21 @@ mod tests {
     use crate::config::{HostName, RouteRule};
 
     fn hop(name: &str) -> NextHop {
-        NextHop { host: HostName::Name(name.into()), port: 25 }
+        NextHop { host: HostName::Name(name.into()), port: 25, implicit_tls: false }
     }
 
     fn route(rules: &[(&str, Option<&str>)], smart_host: Option<&str>) -> Route {
         let rule = |(domain, to): &(&str, Option<&str>)| RouteRule {
             domain: (*domain).into(),
             next_hop: to.map(hop),
+            tls: DeliveryTls::Must,
         };
-        Route { smart_host: smart_host.map(hop), rules: rules.iter().map(rule).collect(), port: 25 }
+        Route {
+            smart_host: smart_host.map(hop),
+            rules: rules.iter().map(rule).collect(),
+            port: 25,
+            tls: DeliveryTls::May,
+        }
     }
 
     #[test]
@@ -120,13 +130,16 @@ mod tests {
         let rules = [("direct.test", None), ("inside.test", Some("inside")), (".test", Some("t"))];
         let route_with = route(&rules, Some("smart"));
         let of = |domain: &str| destination(&route_with, domain).unwrap();
-        assert_eq!(of("[192.0.2.1]"), Destination::Address("192.0.2.1".parse().unwrap()));
-        assert_eq!(of("direct.test"), Destination::Mx, "in spite of the smart host");
-        assert_eq!(of("inside.test"), Destination::NextHop(hop("inside")));
-        assert_eq!(of("other.test"), Destination::NextHop(hop("t")));
-        assert_eq!(of("example.com"), Destination::NextHop(hop("smart")));
-        assert_eq!(of(""), Destination::NextHop(hop("smart")));
-        assert_eq!(destination(&route(&rules, None), "example.com"), Ok(Destination::Mx));
+        let (by_rule, otherwise) = (DeliveryTls::Must, DeliveryTls::May);
+        let address = Destination::Address("192.0.2.1".parse().unwrap());
+        assert_eq!(of("[192.0.2.1]"), (address, otherwise));
+        assert_eq!(of("direct.test"), (Destination::Mx, by_rule), "in spite of the smart host");
+        assert_eq!(of("inside.test"), (Destination::NextHop(hop("inside")), by_rule));
+        assert_eq!(of("other.test"), (Destination::NextHop(hop("t")), by_rule));
+        assert_eq!(of("example.com"), (Destination::NextHop(hop("smart")), otherwise));
+        assert_eq!(of(""), (Destination::NextHop(hop("smart")), otherwise));
+        let plain = destination(&route(&rules, None), "example.com");
+        assert_eq!(plain, Ok((Destination::Mx, otherwise)));
     }
 
     #[test]
@@ -135,6 +148,7 @@ mod tests {
         assert!(matches!(&outcome, Outcome::Refused(_)));
         assert_eq!(outcome.reason().status.to_string(), "5.1.2");
         let all = route(&[("*", Some("hub"))], None);
-        assert_eq!(destination(&all, ""), Ok(Destination::NextHop(hop("hub"))));
+        let hub = (Destination::NextHop(hop("hub")), DeliveryTls::Must);
+        assert_eq!(destination(&all, ""), Ok(hub));
     }
 }

@@ -2,19 +2,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::config::{HostName, NextHop, Route, RouteRule};
+use crate::config::{DeliveryTls, HostName, NextHop, Route, RouteRule};
 use crate::dns::fake::{FakeServer, Zone, a, aaaa, cname, mx, on_shard, settings};
 use hickory_proto::op::ResponseCode;
 use std::future::Future;
 use std::net::UdpSocket;
 
 fn route() -> Route {
-    let inside = NextHop { host: HostName::Name("inside.test".into()), port: 2525 };
-    let missing = NextHop { host: HostName::Name("missing.test".into()), port: 25 };
-    let fixed = NextHop { host: HostName::Address("192.0.2.9".parse().unwrap()), port: 587 };
+    let hop = |host, port| NextHop { host, port, implicit_tls: false };
+    let inside = hop(HostName::Name("inside.test".into()), 2525);
+    let missing = hop(HostName::Name("missing.test".into()), 25);
+    let fixed = hop(HostName::Address("192.0.2.9".parse().unwrap()), 587);
     let rule = |domain: &str, next_hop: NextHop| RouteRule {
         domain: domain.into(),
         next_hop: Some(next_hop),
+        tls: DeliveryTls::May,
     };
     Route {
         smart_host: None,
@@ -24,6 +26,7 @@ fn route() -> Route {
             rule("fixed.example", fixed),
         ],
         port: 25,
+        tls: DeliveryTls::May,
     }
 }
 

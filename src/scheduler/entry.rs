@@ -1,16 +1,15 @@
 //! What is kept of a waiting message and of each of its recipients: packed, because millions wait.
 //!
-//! A message with one recipient left costs one [`Message`] (44 bytes), one [`Recipient`] (40 bytes)
-//! and 6 to 12 bytes of the index by queue id: 90 to 96 bytes. Reasons are shared and belong to
-//! their caller; domains, tenants and sites are counted once, not per recipient.
+//! A message with one recipient left costs one [`Message`] (48 bytes), one [`Recipient`] (36 bytes)
+//! and 2 bytes of the index by queue id. Domains, tenants, sites and reasons are kept once, not per
+//! recipient.
 
 use super::slab::{Linked, Links, NIL};
 use super::wheel::{Timed, tick_from};
-use crate::message::{QueueId, Reason, Timestamp};
-use std::rc::Rc;
+use crate::message::{QueueId, Timestamp};
 
-const _: () = assert!(size_of::<Message>() == 44);
-const _: () = assert!(size_of::<Recipient>() == 40);
+const _: () = assert!(size_of::<Message>() == 48);
+const _: () = assert!(size_of::<Recipient>() == 36);
 
 /// Times are kept in 48 bits of milliseconds: enough until the year 10889.
 const TIME_BITS: u32 = 48;
@@ -38,6 +37,8 @@ const MANY: u32 = 0x8000_0000;
 #[derive(Default)]
 pub(super) struct Message {
     links: Links,
+    /// The next one in its chain of the index by queue id.
+    pub next: u32,
     id: [u32; 2],
     pub placement: [u32; 3],
     expires: [u16; 3],
@@ -55,6 +56,7 @@ impl Message {
             placement,
             expires: [(at >> 32) as u16, (at >> 16) as u16, at as u16],
             class,
+            next: NIL,
             members: NIL,
             ..Message::default()
         }
@@ -148,9 +150,10 @@ pub(super) const INDEX_MAX: u32 = (1 << STATE_SHIFT) - 1;
 #[derive(Default)]
 pub(super) struct Recipient {
     links: Links,
-    pub reason: Option<Rc<Reason>>,
-    /// Due time above, attempts in the lowest 16 bits.
-    due_attempts: u64,
+    /// Due time above, attempts in the lowest 16 bits: upper and lower word.
+    due_attempts: [u32; 2],
+    /// Why the last attempt did not end it: a number in `names::Reasons`, or [`NIL`].
+    pub reason: u32,
     /// The slot of its message.
     pub message: u32,
     /// State above, index in the envelope below.
@@ -162,7 +165,8 @@ pub(super) struct Recipient {
 impl Recipient {
     pub fn new(message: u32, index: u32, domain: u32) -> Recipient {
         debug_assert!(index <= INDEX_MAX);
-        Recipient { message, state_index: index & INDEX_MAX, domain, ..Recipient::default() }
+        let state_index = index & INDEX_MAX;
+        Recipient { message, state_index, domain, reason: NIL, ..Recipient::default() }
     }
 
     pub fn index(&self) -> u32 {
@@ -189,19 +193,27 @@ impl Recipient {
 
     /// When it was or will be due; while out, when the watchdog looks at it.
     pub fn due(&self) -> Timestamp {
-        Timestamp(self.due_attempts >> 16)
+        Timestamp(self.due_attempts() >> 16)
     }
 
     pub fn set_due(&mut self, due: Timestamp) {
-        self.due_attempts = kept(due).0 << 16 | self.due_attempts & 0xFFFF;
+        self.set_due_attempts(kept(due).0 << 16 | self.due_attempts() & 0xFFFF);
     }
 
     pub fn attempts(&self) -> u16 {
-        (self.due_attempts & 0xFFFF) as u16
+        (self.due_attempts() & 0xFFFF) as u16
     }
 
     pub fn set_attempts(&mut self, attempts: u16) {
-        self.due_attempts = self.due_attempts & !0xFFFF | u64::from(attempts);
+        self.set_due_attempts(self.due_attempts() & !0xFFFF | u64::from(attempts));
+    }
+
+    fn due_attempts(&self) -> u64 {
+        u64::from(self.due_attempts[0]) << 32 | u64::from(self.due_attempts[1])
+    }
+
+    fn set_due_attempts(&mut self, both: u64) {
+        self.due_attempts = [(both >> 32) as u32, both as u32];
     }
 }
 

@@ -7,7 +7,8 @@ use super::{Parked, Scheduler, SiteId, Slot};
 use crate::message::{QueueId, Reason, Timestamp};
 use std::rc::Rc;
 
-/// Free places that one call of [`Scheduler::messages_from`] passes over.
+/// Places that one call of [`Scheduler::placed`] looks at, and free ones that one of
+/// [`Scheduler::messages_from`] passes over.
 const PLACES_MAX: usize = 4096;
 
 /// A message that waits.
@@ -82,6 +83,20 @@ impl Scheduler {
         (views, None)
     }
 
+    /// The ids of messages whose placement is `wanted`, from the place `cursor` (first 0) on, and
+    /// the cursor to go on with; `None` at the end. A message that stays the whole time is seen
+    /// exactly once.
+    pub fn placed(
+        &self,
+        cursor: u32,
+        wanted: impl Fn([u32; 3]) -> bool,
+    ) -> (Vec<QueueId>, Option<u32>) {
+        let end = self.messages.places().min(cursor.saturating_add(PLACES_MAX as u32));
+        let messages = (cursor..end).filter_map(|place| self.messages.get(place));
+        let ids = messages.filter(|message| wanted(message.placement)).map(super::Message::id);
+        (ids.collect(), (end < self.messages.places()).then_some(end))
+    }
+
     /// One message; `None` when the slot is free.
     pub fn message(&self, slot: Slot) -> Option<MessageView<'_>> {
         let message = self.messages.get(slot.0)?;
@@ -147,7 +162,7 @@ impl Scheduler {
             site,
             attempts: recipient.attempts(),
             due: (!recipient.is_out()).then(|| recipient.due()),
-            reason: recipient.reason.as_ref(),
+            reason: self.reasons.get(recipient.reason),
         }
     }
 }

@@ -17,18 +17,19 @@
 //! Through here pass numbers and times: envelope indices, domains, tenants, sites as numbers of the
 //! shard. No content, no addresses, no sockets, no clock, no randomness of its own.
 //!
-//! *Cost.* 90 to 96 bytes for each message with one recipient left, everything included except
-//! shared reasons and what is kept once per domain, tenant and site (94.6 measured at a million);
-//! 44 bytes for each further recipient. From admission to the end a message takes about 0.4 us, 0.8
-//! us beside a million others. Every step is constant time, except: the index by queue id is copied
-//! when it doubles; `take` looks at no more than [`SCAN_MAX`] recipients of the message; `routed`,
-//! `unroutable` and `reroute` cost in proportion to the recipients that they move, an expiry to
-//! those of its message; a clock that was set back has the wheels laid out anew, once.
+//! *Cost.* 86 bytes for each message with one recipient left, at every number of them, everything
+//! included except what is kept once per domain, tenant, site and reason; 40 bytes for each further
+//! recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
+//! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
+//! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
+//! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
+//! that was set back has the wheels laid out anew, once.
 //!
 //! *A time past expiry.* A due time is capped to the message's expiry, and at expiry it is over:
 //! there is no last attempt at that moment.
 
 mod entry;
+mod index;
 mod inspect;
 mod names;
 mod ready;
@@ -48,9 +49,9 @@ pub use work::{
 use crate::config;
 use crate::message::{QueueId, Reason, Timestamp};
 use entry::{Group, Members, Message, Recipient, State, kept};
-use hashbrown::HashTable;
-use names::{Classes, Domains};
-use ready::{NO_SITE, Sites, spread};
+use index::Index;
+use names::{Classes, Domains, Reasons};
+use ready::{NO_SITE, Sites};
 use retry::Curve;
 use slab::{NIL, Slab};
 use std::rc::Rc;
@@ -72,8 +73,9 @@ pub struct Scheduler {
     recipients: Slab<Recipient>,
     groups: Slab<Group>,
     /// Slots by queue id.
-    index: HashTable<u32>,
+    index: Index,
     classes: Classes,
+    reasons: Reasons,
     domains: Domains,
     sites: Sites,
     /// Recipients Waiting (due) and Out (watchdog).
@@ -98,8 +100,9 @@ impl Scheduler {
             messages: Slab::new(),
             recipients: Slab::new(),
             groups: Slab::new(),
-            index: HashTable::new(),
+            index: Index::new(),
             classes: Classes::new(seed),
+            reasons: Reasons::new(seed),
             domains: Domains::new(seed),
             sites: Sites::new(),
             due: Wheel::new(),
@@ -116,9 +119,7 @@ impl Scheduler {
         let class = self.classes.refer(priority, message.tenant);
         let entry = Message::new(message.id, message.placement, message.expires, class);
         let slot = self.messages.insert(entry);
-        let messages = &self.messages;
-        self.index
-            .insert_unique(spread(message.id.0), slot, |&other| spread(messages[other].id().0));
+        self.index.insert(&mut self.messages, slot);
         self.expiry.insert(&mut self.messages, slot);
 
         let live = message.recipients.iter().filter(|recipient| !recipient.ended).count();
@@ -135,7 +136,9 @@ impl Scheduler {
             let mut recipient = Recipient::new(slot, index as u32, domain);
             recipient.set_attempts(admitted.attempts);
             recipient.set_due(admitted.due.min(message.expires));
-            recipient.reason.clone_from(&admitted.reason);
+            if let Some(reason) = &admitted.reason {
+                recipient.reason = self.reasons.refer(reason);
+            }
             let number = self.recipients.insert(recipient);
             only = Some(number);
             if let Some(place) = numbers.get_mut(index) {
@@ -298,8 +301,11 @@ impl Scheduler {
             self.end(number);
             return Some(Settled::Expired { attempts });
         }
-        if reason.is_some() {
-            entry.reason = reason;
+        if let Some(reason) = reason {
+            let old = std::mem::replace(&mut entry.reason, self.reasons.refer(&reason));
+            if old != NIL {
+                self.reasons.release(old);
+            }
         }
         // Gone from there only when the clock stood later once; no state is without a timer.
         if !self.messages.is_linked(slot.0) {
@@ -377,13 +383,10 @@ impl Scheduler {
         if message.members() != Members::None {
             return false;
         }
-        let id = message.id();
         if self.messages.is_linked(slot.0) {
             self.expiry.remove(&mut self.messages, slot.0);
         }
-        if let Ok(found) = self.index.find_entry(spread(id.0), |&other| other == slot.0) {
-            found.remove();
-        }
+        self.index.remove(&mut self.messages, slot.0);
         let message = self.messages.remove(slot.0);
         self.classes.release(message.class);
         true
@@ -391,8 +394,7 @@ impl Scheduler {
 
     /// The slot of a message.
     pub fn find(&self, id: QueueId) -> Option<Slot> {
-        let found = self.index.find(spread(id.0), |&slot| self.messages[slot].id() == id);
-        found.map(|&slot| Slot(slot))
+        self.index.find(&self.messages, id).map(Slot)
     }
 
     /// Recipients waiting (in any state).
@@ -412,10 +414,7 @@ impl Scheduler {
 
     /// Memory held for messages and recipients, in bytes.
     pub fn bytes(&self) -> usize {
-        self.messages.bytes()
-            + self.recipients.bytes()
-            + self.groups.bytes()
-            + self.index.allocation_size()
+        self.messages.bytes() + self.recipients.bytes() + self.groups.bytes() + self.index.bytes()
     }
 
     fn turn_to(&mut self, now: Timestamp) {
@@ -531,7 +530,8 @@ impl Scheduler {
         self.each_member(slot, |this, number| {
             let entry = &mut this.recipients[number];
             if !entry.is_out() {
-                let (index, reason) = (entry.index(), entry.reason.take());
+                let index = entry.index();
+                let reason = this.reasons.get(entry.reason).cloned();
                 this.detach(number);
                 ended.push(Lapsed { index, attempts: this.end(number), reason });
             }
@@ -564,6 +564,9 @@ impl Scheduler {
     fn end(&mut self, number: u32) -> u16 {
         let entry = self.recipients.remove(number);
         self.domains.release(entry.domain);
+        if entry.reason != NIL {
+            self.reasons.release(entry.reason);
+        }
         let message = &mut self.messages[entry.message];
         match message.members() {
             Members::Many(group) => {

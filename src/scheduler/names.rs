@@ -1,15 +1,24 @@
-//! Names kept once and numbered: recipient domains with what is known of their site, and the
-//! classes of messages (priority and tenant). Both live as long as something refers to them;
-//! domains with a known site a little longer, so that the next message need not ask again.
+//! Names kept once and numbered: recipient domains with what is known of their site, the classes of
+//! messages (priority and tenant), and the reasons why recipients wait. All live as long as
+//! something refers to them; domains with a known site a little longer, so that the next message
+//! need not ask again.
 
 use super::SiteId;
 use super::slab::{Linked, Links, List, Slab};
-use crate::message::Timestamp;
+use crate::message::{Reason, Status, Timestamp};
 use hashbrown::HashTable;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 
 /// Domains that nothing waits for, kept for their known site; the oldest goes first.
 const IDLE_DOMAINS_MAX: usize = 4096;
+
+/// Different reasons kept in full, about 250 bytes each, at most 1 KB. Servers that put a number of
+/// their own into every reply would fill the memory with them; of further ones only the stage and
+/// the code are kept, of which there are at most ten thousand.
+pub(super) const REASONS_MAX: usize = 1 << 14;
+/// The words of a reason that was not kept in full.
+pub(super) const NOT_KEPT: &str = "its words were not kept: see its last event";
 
 /// A hash of text from outside. The seed comes first, so that who does not know it cannot choose
 /// names that collide.
@@ -231,4 +240,99 @@ impl Classes {
     pub fn get(&self, number: u32) -> &Class {
         &self.table[number]
     }
+}
+
+/// A reason. Its links are used by the table only.
+#[derive(Default)]
+struct Kept {
+    links: Links,
+    /// `None` only in a free place of the table.
+    reason: Option<Rc<Reason>>,
+    references: u32,
+}
+
+impl Linked for Kept {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+pub(super) struct Reasons {
+    table: Slab<Kept>,
+    index: HashTable<u32>,
+    seed: u64,
+}
+
+impl Reasons {
+    pub fn new(seed: u64) -> Reasons {
+        Reasons { table: Slab::new(), index: HashTable::new(), seed }
+    }
+
+    /// The number of `reason`, with one reference more.
+    pub fn refer(&mut self, reason: &Rc<Reason>) -> u32 {
+        if let Some(number) = self.find(reason) {
+            self.table[number].references += 1;
+            return number;
+        }
+        if self.table.len() < REASONS_MAX {
+            return self.insert(Rc::clone(reason));
+        }
+        let (stage, code) = (reason.stage, reason.code);
+        let short = Reason { code, ..Reason::ours(stage, Status(4, 0, 0), NOT_KEPT) };
+        match self.find(&short) {
+            Some(number) => {
+                self.table[number].references += 1;
+                number
+            }
+            None => self.insert(Rc::new(short)),
+        }
+    }
+
+    /// One reference less; without any it is forgotten.
+    pub fn release(&mut self, number: u32) {
+        self.table[number].references -= 1;
+        if self.table[number].references > 0 {
+            return;
+        }
+        if let Some(reason) = self.table.remove(number).reason {
+            let at = self.hash(&reason);
+            if let Ok(found) = self.index.find_entry(at, |&other| other == number) {
+                found.remove();
+            }
+        }
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Rc<Reason>> {
+        self.table.get(number)?.reason.as_ref()
+    }
+
+    fn find(&self, reason: &Reason) -> Option<u32> {
+        let same = |&number: &u32| self.get(number).is_some_and(|known| **known == *reason);
+        self.index.find(self.hash(reason), same).copied()
+    }
+
+    fn insert(&mut self, reason: Rc<Reason>) -> u32 {
+        let at = self.hash(&reason);
+        let kept = Kept { reason: Some(reason), references: 1, ..Kept::default() };
+        let number = self.table.insert(kept);
+        let (table, seed) = (&self.table, self.seed);
+        self.index.insert_unique(at, number, |&other| {
+            table[other].reason.as_ref().map_or(0, |reason| hash_of(seed, reason))
+        });
+        number
+    }
+
+    fn hash(&self, reason: &Reason) -> u64 {
+        hash_of(self.seed, reason)
+    }
+}
+
+fn hash_of(seed: u64, reason: &Reason) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    reason.hash(&mut hasher);
+    hasher.finish()
 }

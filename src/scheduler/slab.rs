@@ -1,8 +1,8 @@
 //! Tables of entries named by a `u32`, and the lists that run through them.
 //!
-//! A table grows by whole blocks and never moves an entry, so it wastes no memory on doubling and
-//! never stops the shard to copy itself. Every entry carries one pair of links, because it is in
-//! at most one list at a time. Knows nothing of mail.
+//! A table grows by whole blocks, so it wastes no memory on doubling and never stops the shard to
+//! copy itself; only its first block doubles, so that a small table is small. Every entry carries
+//! one pair of links, because it is in at most one list at a time. Knows nothing of mail.
 
 use std::ops::{Index, IndexMut};
 
@@ -14,8 +14,10 @@ pub(super) const END: u32 = 0x8000_0000;
 
 const UNLINKED: Links = Links { prev: u32::MAX, next: u32::MAX };
 const VACANT: u32 = u32::MAX - 1;
-const BLOCK_SHIFT: u32 = 10;
-const BLOCK: usize = 1 << BLOCK_SHIFT;
+/// Of a block, in bytes: with what the allocator puts before it, it fills two huge pages and leaves
+/// no gap to the next. (mimalloc 3: slices of 64 KiB, one of them its own.) Blocks of a power of
+/// two cost a tenth more memory, because gaps in a huge page are resident.
+const BLOCK_BYTES: usize = (4 << 20) - (64 << 10);
 
 /// Where an entry is in its list: the neighbours' numbers, or [`END`] with the list's tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ pub(super) struct Slab<T> {
     vacant: u32,
     len: usize,
     places: u32,
+}
+
+impl<T> Slab<T> {
+    /// Entries of a block.
+    const ENTRIES: usize = BLOCK_BYTES / size_of::<T>();
 }
 
 impl<T: Linked> Slab<T> {
@@ -75,10 +82,14 @@ impl<T: Linked> Slab<T> {
         }
         let number = self.places;
         debug_assert!(number < NIL);
-        if self.blocks.last().is_none_or(|block| block.len() == BLOCK) {
-            self.blocks.push(Vec::with_capacity(BLOCK));
+        if self.blocks.last().is_none_or(|block| block.len() == Self::ENTRIES) {
+            let entries = if self.blocks.is_empty() { 0 } else { Self::ENTRIES };
+            self.blocks.push(Vec::with_capacity(entries));
         }
         if let Some(block) = self.blocks.last_mut() {
+            if block.len() == block.capacity() {
+                block.reserve_exact(block.len().max(16).min(Self::ENTRIES - block.len()));
+            }
             block.push(entry);
         }
         self.places += 1;
@@ -98,8 +109,8 @@ impl<T: Linked> Slab<T> {
 
     /// The entry, unless `number` (from outside) names none.
     pub fn get(&self, number: u32) -> Option<&T> {
-        let block = self.blocks.get((number >> BLOCK_SHIFT) as usize)?;
-        let entry = block.get(number as usize % BLOCK)?;
+        let block = self.blocks.get(number as usize / Self::ENTRIES)?;
+        let entry = block.get(number as usize % Self::ENTRIES)?;
         (entry.links().prev != VACANT).then_some(entry)
     }
 
@@ -113,13 +124,13 @@ impl<T: Linked> Slab<T> {
 impl<T: Linked> Index<u32> for Slab<T> {
     type Output = T;
     fn index(&self, number: u32) -> &T {
-        &self.blocks[(number >> BLOCK_SHIFT) as usize][number as usize % BLOCK]
+        &self.blocks[number as usize / Self::ENTRIES][number as usize % Self::ENTRIES]
     }
 }
 
 impl<T: Linked> IndexMut<u32> for Slab<T> {
     fn index_mut(&mut self, number: u32) -> &mut T {
-        &mut self.blocks[(number >> BLOCK_SHIFT) as usize][number as usize % BLOCK]
+        &mut self.blocks[number as usize / Self::ENTRIES][number as usize % Self::ENTRIES]
     }
 }
 

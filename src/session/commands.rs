@@ -18,6 +18,7 @@ impl Session {
             Verb::Mail => return self.mail(argument, out),
             Verb::Rcpt => return self.rcpt(argument, out),
             Verb::Data => return self.data(argument, out),
+            Verb::StartTls => return self.starttls(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 self.transaction = None;
                 Reply::OK.write(out);
@@ -75,6 +76,9 @@ impl Session {
             out.extend_from_slice(host_name);
             out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
             out.extend_from_slice(self.policy.limits.message_bytes_max.to_string().as_bytes());
+            if self.offers_starttls() {
+                out.extend_from_slice(b"\r\n250-STARTTLS");
+            }
             out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
         } else {
             out.extend_from_slice(b"250 ");
@@ -84,9 +88,35 @@ impl Session {
         Ok(())
     }
 
+    fn offers_starttls(&self) -> bool {
+        self.client.starttls && self.client.protection.is_none()
+    }
+
+    /// RFC 3207 4. What a pipelining client, or somebody in the middle, sent behind it is thrown
+    /// away by the caller.
+    fn starttls(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !argument.is_empty() {
+            CommandFault::ArgumentNotAllowed.reply()
+        } else if self.client.protection.is_some() {
+            Reply::TLS_ALREADY
+        } else if !self.client.starttls {
+            Reply::NOT_IMPLEMENTED
+        } else if self.hello.is_none() {
+            Reply::HELLO_FIRST
+        } else {
+            Reply::READY_FOR_TLS.write(out);
+            self.state = State::Handshake;
+            return Step::StartTls;
+        };
+        self.refuse("starttls", refusal, out)
+    }
+
     fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         if self.hello.is_none() {
             return self.refuse("mail", Reply::HELLO_FIRST, out);
+        }
+        if self.client.tls_demanded && self.client.protection.is_none() {
+            return self.refuse("mail", Reply::TLS_FIRST, out);
         }
         if self.transaction.is_some() {
             return self.refuse("mail", Reply::NESTED_MAIL, out);

@@ -49,6 +49,21 @@ pub struct Client {
     pub address: SocketAddr,
     /// Lies in a relay network: may send to any domain.
     pub may_relay: bool,
+    /// STARTTLS is there to be said.
+    pub starttls: bool,
+    /// No mail without TLS.
+    pub tls_demanded: bool,
+    /// TLS, when it is there from the first byte.
+    pub protection: Option<Protection>,
+}
+
+/// What TLS is like on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
+    pub cipher: Box<str>,
 }
 
 /// One client's session, from the greeting to the close.
@@ -87,6 +102,8 @@ enum State {
     Commands,
     /// Throwing away a command line that is too long; so many bytes of it are gone.
     Skipping(usize),
+    /// STARTTLS was said; the caller shakes hands.
+    Handshake,
     /// DATA is in order; the caller decides.
     ContentWanted,
     /// Between 354 and the end of data. `true`: void, the caller knows.
@@ -106,6 +123,9 @@ pub enum Step {
     /// more first. What is left is the start of something and must come again with more behind
     /// it; it is shorter than the configured `command_line_max`.
     More,
+    /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
+    /// call `secured`. If that fails, close.
+    StartTls,
     /// DATA was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
     /// These bytes of the input are content in wire form (dot-stuffed as received): keep them.
@@ -215,7 +235,7 @@ impl Session {
                 State::Greeting | State::Commands => self.receive_command(rest, out),
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
-                State::ContentWanted | State::Complete(_) => (0, Step::More),
+                State::ContentWanted | State::Complete(_) | State::Handshake => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
@@ -230,7 +250,7 @@ impl Session {
     }
 
     fn receive_command(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
-        // Both are known before their first line has ended, if it ever does.
+        // Of TLS and HTTP: both are known before their first line has ended, if it ever does.
         if smtp::is_tls(rest) {
             return (rest.len(), self.close_with(&Reply::TLS, out));
         }
@@ -343,6 +363,7 @@ impl Session {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
             extended: self.is_extended(),
             client: self.client.address.ip(),
+            protection: self.client.protection.as_ref(),
             host_name: &self.policy.host_name,
             id,
             recipient: recipient.map(Address::as_str),
@@ -355,9 +376,25 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// `SMTP` or `ESMTP` (RFC 3848).
+    /// `SMTP`, `ESMTP` or `ESMTPS` (RFC 3848).
     pub fn protocol(&self) -> &'static str {
-        if self.is_extended() { "ESMTP" } else { "SMTP" }
+        trace::protocol(self.is_extended(), self.client.protection.as_ref())
+    }
+
+    /// What protects the connection.
+    pub fn protection(&self) -> Option<&Protection> {
+        self.client.protection.as_ref()
+    }
+
+    /// After [`Step::StartTls`]: the handshake is done. All that the client said before is
+    /// forgotten (RFC 3207 4.2).
+    pub fn secured(&mut self, protection: Protection) {
+        self.client.protection = Some(protection);
+        self.hello = None;
+        self.transaction = None;
+        if let State::Handshake = self.state {
+            self.state = State::Commands;
+        }
     }
 
     /// After Complete, once.
@@ -429,7 +466,7 @@ impl Session {
         self.stop = true;
         match self.state {
             State::ContentWanted | State::Content(..) | State::Complete(_) => return false,
-            State::Closing => {}
+            State::Closing | State::Handshake => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
             State::Commands | State::Skipping(_) => _ = self.close_with(&Reply::STOPPING, out),
         }

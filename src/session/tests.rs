@@ -12,12 +12,16 @@ fn session() -> Session {
         received_max: 5,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
+        tls_timeout: Duration::from_secs(180),
         connections_per_client: 1,
         connections_per_relay_client: 1,
     };
     let policy = Policy { host_name: "relay.example".into(), limits };
     let address = "192.0.2.9:4321".parse().unwrap();
-    Session::new(Rc::new(policy), Client { address, may_relay: true })
+    Session::new(
+        Rc::new(policy),
+        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+    )
 }
 
 /// A session that has taken `input`, and the step that it came to.
@@ -137,4 +141,66 @@ fn the_trace_field_names_a_recipient_only_when_it_is_the_only_one() {
     let (session, _) = after(&two);
     let text = trace(&session);
     assert!(!text.contains("for ") && text.contains("with SMTP id 0000000000001;\r\n"), "{text}");
+}
+
+fn with_tls(demanded: bool) -> Session {
+    let mut session = session();
+    session.client.starttls = true;
+    session.client.tls_demanded = demanded;
+    assert_eq!(session.greet(b"", &mut Vec::new()), Step::More);
+    session
+}
+
+fn protection() -> Protection {
+    Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384".into() }
+}
+
+fn said(session: &mut Session, input: &str) -> (Progress, String) {
+    let mut out = Vec::new();
+    let progress = session.receive(input.as_bytes(), &mut out);
+    (progress, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn starttls_forgets_all_that_was_said_before_it() {
+    let mut session = with_tls(false);
+    let (_, replies) = said(&mut session, "STARTTLS\r\nEHLO bar.example\r\n");
+    assert!(replies.starts_with("503 5.5.1 "), "EHLO first: {replies}");
+    assert!(replies.contains("\r\n250-STARTTLS\r\n"), "{replies}");
+    let input = "MAIL FROM:<a@b>\r\nSTARTTLS\r\nRCPT TO:<c@d>\r\n";
+    let (progress, replies) = said(&mut session, input);
+    assert_eq!(progress.step, Step::StartTls);
+    assert_eq!(&input[progress.consumed..], "RCPT TO:<c@d>\r\n", "for the caller to throw away");
+    assert!(replies.ends_with("220 2.0.0 Ready to start TLS\r\n"), "{replies}");
+    let (progress, replies) = said(&mut session, "QUIT\r\n");
+    assert_eq!((progress.consumed, progress.step, replies.as_str()), (0, Step::More, ""));
+
+    session.secured(protection());
+    let (_, replies) = said(&mut session, "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+    assert_eq!(replies.matches("503 5.5.1 Send EHLO or HELO first").count(), 2, "{replies}");
+    let (_, replies) = said(&mut session, "EHLO bar.example\r\nSTARTTLS\r\n");
+    assert!(!replies.contains("250-STARTTLS"), "not offered twice: {replies}");
+    assert!(replies.ends_with("503 5.5.1 TLS is on already\r\n"), "{replies}");
+    assert_eq!(session.protocol(), "ESMTPS");
+    let trace = session.trace(QueueId(1), Timestamp(0));
+    let trace = String::from_utf8(trace).unwrap();
+    assert!(trace.contains("with ESMTPS (TLSv1.3) id "), "{trace}");
+    assert!(trace.contains("tls TLS_AES_256_GCM_SHA384; Thu, 01 Jan 1970"), "{trace}");
+}
+
+#[test]
+fn no_mail_before_starttls_where_it_is_demanded() {
+    let mut session = with_tls(true);
+    let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nNOOP\r\n");
+    assert!(replies.ends_with("530 5.7.0 Say STARTTLS first\r\n250 2.0.0 OK\r\n"), "{replies}");
+    session.secured(protection());
+    let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n");
+    assert!(replies.ends_with("250 2.1.0 Sender OK\r\n"), "{replies}");
+}
+
+#[test]
+fn starttls_that_is_not_offered_is_not_there() {
+    let (mut session, _) = after("EHLO bar.example\r\n");
+    let (_, replies) = said(&mut session, "STARTTLS\r\nSTARTTLS x\r\n");
+    assert!(replies.starts_with("502 5.5.1 ") && replies.contains("\r\n501 5.5.4 "), "{replies}");
 }

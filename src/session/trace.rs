@@ -3,6 +3,7 @@
 //! Everything in it that the client chose has been checked to be one word of printable ASCII, or is
 //! made into one here: nobody can end the field, or a comment in it, by introducing himself.
 
+use super::Protection;
 use crate::message::{QueueId, Timestamp};
 use crate::smtp;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ pub(super) struct Trace<'a> {
     /// Given with EHLO.
     pub(super) extended: bool,
     pub(super) client: IpAddr,
+    pub(super) protection: Option<&'a Protection>,
     pub(super) host_name: &'a str,
     pub(super) id: QueueId,
     /// Whom it is for, when there is nobody else.
@@ -32,19 +34,36 @@ pub(super) fn field(trace: &Trace) -> Vec<u8> {
     field.word(&format!("({})", smtp::literal(trace.client)));
     field.start_line("\t");
     field.word(&format!("by {}", trace.host_name));
-    // RFC 5321 4.4: which of the two hellos, RFC 3848 for what else there may be one day.
-    field.word(if trace.extended { "with ESMTP" } else { "with SMTP" });
+    field.word(&format!("with {}", protocol(trace.extended, trace.protection)));
+    if let Some(protection) = trace.protection {
+        field.word(&format!("({})", protection.version));
+    }
     field.word(&format!("id {}", trace.id));
     field.start_line("\t");
-    if let Some(recipient) = trace.recipient {
-        field.word(&format!("for <{recipient}>;"));
-    } else {
+    let tls = trace.protection.map(|protection| format!("tls {}", protection.cipher));
+    let recipient = trace.recipient.map(|recipient| format!("for <{recipient}>"));
+    match (recipient, tls) {
+        (Some(recipient), Some(tls)) => {
+            field.word(&recipient);
+            // RFC 8314 7.4.
+            field.word(&format!("{tls};"));
+        }
+        (Some(only), None) | (None, Some(only)) => field.word(&format!("{only};")),
         // The semicolon belongs to the word before it.
-        field.join_semicolon();
+        (None, None) => field.join_semicolon(),
     }
     field.word(&date(trace.now));
     field.bytes.extend_from_slice(b"\r\n");
     field.bytes
+}
+
+/// Which of the two hellos (RFC 5321 4.4), and whether TLS is there (RFC 3848).
+pub(super) fn protocol(extended: bool, protection: Option<&Protection>) -> &'static str {
+    match (extended, protection) {
+        (true, Some(_)) => "ESMTPS",
+        (true, None) => "ESMTP",
+        (false, _) => "SMTP",
+    }
 }
 
 /// Words put into lines. A word that does not fit begins a new line; one that is too long for any
@@ -121,6 +140,7 @@ mod tests {
             hello: "client.example",
             extended: true,
             client: IpAddr::from([192, 0, 2, 1]),
+            protection: None,
             host_name: "relay.example",
             id: QueueId(0),
             recipient: Some("user@example.org"),
@@ -152,6 +172,17 @@ mod tests {
             "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n\
              \tby relay.example with SMTP id 0000000000000;\r\n\
              \tMon, 23 Nov 2026 18:36:59 +0000\r\n"
+        );
+    }
+
+    #[test]
+    fn a_protected_connection_is_told_with_version_and_cipher() {
+        let there = Protection { version: "TLSv1.2", cipher: "TLS_ECDHE_X".into() };
+        assert_eq!(
+            written(|trace| trace.protection = Some(&there)),
+            "Received: from client.example ([192.0.2.1])\r\n\
+             \tby relay.example with ESMTPS (TLSv1.2) id 0000000000000\r\n\
+             \tfor <user@example.org> tls TLS_ECDHE_X; Mon, 23 Nov 2026 18:36:59 +0000\r\n"
         );
     }
 

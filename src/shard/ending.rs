@@ -15,6 +15,7 @@ use crate::pool::Done;
 use crate::ring;
 use crate::scheduler::{Lapsed, Settled, Slot, Verdict};
 use crate::spool::{Accepted, Content, Fate, Message, SpoolError};
+use crate::tls::Security;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ struct Failure {
 impl Queue {
     /// A job came back from the home of its site.
     pub(super) fn done(self: &Rc<Self>, done: Done) {
-        let Done { slot, id, site, message, outcomes, again } = done;
+        let Done { slot, id, site, message, outcomes, again, tls } = done;
         let slot = Slot(slot);
         let known = self.scheduler.borrow().whereabouts(slot);
         if known.is_none_or(|(known, _)| known != id) {
@@ -51,7 +52,8 @@ impl Queue {
         if !lapsed.is_empty() {
             self.lapsed(slot, lapsed);
         }
-        self.settle(slot, &message, outcomes, Some(&site.key));
+        let via = Via { site: Some(&site.key), tls: tls.as_deref() };
+        self.settle(slot, &message, outcomes, via);
         self.changed();
     }
 
@@ -61,7 +63,7 @@ impl Queue {
         slot: Slot,
         message: &Arc<Message>,
         outcomes: Vec<(u32, Outcome)>,
-        site: Option<&str>,
+        via: Via<'_>,
     ) {
         if outcomes.is_empty() {
             return;
@@ -77,7 +79,7 @@ impl Queue {
                     let settled = settled.or_else(|| self.over_after_all(slot, recipient));
                     let Some(attempts) = settled else { continue };
                     self.spool.settle(message.id, recipient, &Fate::Delivered);
-                    let attempt = Attempt { reason: &reason, number: attempts, due: None, site };
+                    let attempt = Attempt { reason: &reason, number: attempts, due: None, via };
                     self.tell(Kind::Delivered, message, recipient, &attempt);
                 }
                 Outcome::Refused(reason) => {
@@ -98,7 +100,7 @@ impl Queue {
                             let fate = Fate::Waiting { attempts, due, reason: (*shared).clone() };
                             self.spool.settle(message.id, recipient, &fate);
                             let (number, due) = (attempts, Some(due));
-                            let attempt = Attempt { reason: &shared, number, due, site };
+                            let attempt = Attempt { reason: &shared, number, due, via };
                             self.tell(Kind::Deferred, message, recipient, &attempt);
                         }
                         Some(Settled::Expired { attempts }) => {
@@ -114,7 +116,7 @@ impl Queue {
         if failures.is_empty() {
             self.free_if_over(slot, message.id);
         } else {
-            self.fail(slot, Arc::clone(message), failures, site);
+            self.fail(slot, Arc::clone(message), failures, via.site);
         }
     }
 
@@ -244,7 +246,8 @@ impl Queue {
             self.spool.settle(message.id, failure.recipient, &fate);
             self.has_failed(slot, failure.recipient);
             let Failure { recipient, reason, attempts, .. } = failure;
-            let attempt = Attempt { reason, number: *attempts, due: None, site };
+            let via = Via { site, tls: None };
+            let attempt = Attempt { reason, number: *attempts, due: None, via };
             self.tell(kind, message, *recipient, &attempt);
         }
         self.free_if_over(slot, message.id);
@@ -364,7 +367,9 @@ impl Queue {
             tenant: &message.options.tenant,
             campaign: &message.options.campaign,
             size: Some(message.content.len()),
-            site: attempt.site.unwrap_or(""),
+            site: attempt.via.site.unwrap_or(""),
+            tls: attempt.via.tls.map_or("", |tls| tls.version),
+            cipher: attempt.via.tls.map_or("", |tls| &tls.cipher),
             attempt: attempt.number,
             due: attempt.due,
             ..event
@@ -377,7 +382,16 @@ struct Attempt<'a> {
     reason: &'a Reason,
     number: u16,
     due: Option<Timestamp>,
+    via: Via<'a>,
+}
+
+/// Which way an attempt went.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Via<'a> {
+    /// The site's key; none when no attempt was made.
     site: Option<&'a str>,
+    /// What protected the connection.
+    tls: Option<&'a Security>,
 }
 
 /// A report that is being stored, or will be: counts, and holds the message's place and record. If

@@ -23,7 +23,7 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::config::{Config, Core};
+use crate::config::{Config, Core, ListenerTls};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::listener::Intake;
@@ -32,6 +32,7 @@ use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, Recovery, Register, Spool};
+use crate::tls::{Client, Server};
 use queue::Queue;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,8 +56,10 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// This shard's own part of it.
     pub core: Core,
-    /// Where to listen: bound by port number already known.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, with port numbers already known, and what TLS there is like.
+    pub listen: Vec<(SocketAddr, ListenerTls)>,
+    /// The certificates, if there are any.
+    pub server: Option<Arc<Server>>,
     /// Folders of shards that exist no more: their mail moves here.
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
@@ -124,8 +127,19 @@ pub async fn run(plan: Plan) {
 }
 
 async fn serve(plan: Plan) -> Result<(), String> {
-    let Plan { index, config, core, listen, orphans, peers, mailbox, requests, events, ready } =
-        plan;
+    let Plan {
+        index,
+        config,
+        core,
+        listen,
+        server,
+        orphans,
+        peers,
+        mailbox,
+        requests,
+        events,
+        ready,
+    } = plan;
     let events = Rc::new(events);
     // First of all: if this shard cannot begin, the others hear of it when this goes.
     let exchange = Exchange::new(index, peers);
@@ -162,7 +176,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let pool = Pool::new(Arc::clone(&config), router, Rc::clone(&exchange));
+    let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
+    let pool = Pool::new(Arc::clone(&config), client, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
     ring::spawn_vital("dispatcher", async move { dispatcher.run().await });
@@ -179,13 +194,16 @@ async fn serve(plan: Plan) -> Result<(), String> {
         index,
         Arc::clone(&config),
         core,
+        server,
         spool.clone(),
         Rc::clone(&events),
         Box::new(move |message, placement| admitting.admit(message, placement)),
         Box::new(move || filling.is_full()),
     );
-    for address in listen {
-        intake.listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    for (address, tls) in listen {
+        intake
+            .listen(address, tls)
+            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
     }
     let stop = Signal::new();
     answer_requests(&queue, &pool, requests, stop.clone());
@@ -216,7 +234,7 @@ async fn open_spool(
     let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;
     let mut recovered = vec![recovery];
     for folder in orphans {
-        let adopted = spool.adopt(folder).await.map_err(|error| error.to_string())?;
+        let adopted = spool.adopt(folder, &recovered).await.map_err(|error| error.to_string())?;
         tracing::info!(
             shard = index,
             folder = %folder.display(),

@@ -3,6 +3,7 @@
 //! It asks the scheduler what to do next and has it done: find the site of a domain, offer work to
 //! the site's home, answer credits with jobs. Outcomes come back to `ending`.
 
+use super::ending::Via;
 use super::hot::Hot;
 use super::now;
 use super::sites::Sites;
@@ -404,7 +405,7 @@ impl Queue {
             Err(error) => return self.unreadable(slot, &recipients, &error).await,
         };
         let outcomes = recipients.into_iter().map(|index| (index, outcome.clone())).collect();
-        self.settle(slot, &message, outcomes, None);
+        self.settle(slot, &message, outcomes, Via::default());
     }
 
     /// The message in `slot`, from memory or from the spool.

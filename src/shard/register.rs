@@ -13,6 +13,10 @@ impl Register for Queue {
         Some(placement(at))
     }
 
+    fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>) {
+        self.scheduler.borrow().placed(cursor, |[of_it, ..]| of_it == segment)
+    }
+
     fn standing(&self, id: QueueId) -> Option<Standing> {
         let scheduler = self.scheduler.borrow();
         let slot = scheduler.find(id)?;

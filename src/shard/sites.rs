@@ -102,12 +102,17 @@ impl Sites {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::route::SiteTls;
     use std::collections::HashSet;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
     fn site(number: usize) -> Arc<Site> {
-        Arc::new(Site { key: format!("mx:mx{number}.test:25").into(), hosts: Vec::new() })
+        Arc::new(Site {
+            key: format!("mx:mx{number}.test:25").into(),
+            hosts: Vec::new(),
+            tls: SiteTls::starttls(crate::config::DeliveryTls::May),
+        })
     }
 
     fn minutes(minutes: u64) -> Timestamp {

@@ -10,7 +10,7 @@ use crate::message::{
 };
 use crate::pool::{Done, Exchange};
 use crate::ring;
-use crate::route::{Router, Site};
+use crate::route::{Router, Site, SiteTls};
 use crate::scheduler::{Demand, SiteId, Work};
 use crate::spool::{Accepted, Message, Settings, Spool};
 use std::path::Path;
@@ -85,10 +85,15 @@ fn done(message: &Arc<Message>, work: &Work, outcome: fn(Reason) -> Outcome) -> 
     Done {
         slot: work.slot.0,
         id: work.id,
-        site: Arc::new(Site { key: "mx:x.test:25".into(), hosts: Vec::new() }),
+        site: Arc::new(Site {
+            key: "mx:x.test:25".into(),
+            hosts: Vec::new(),
+            tls: SiteTls::starttls(crate::config::DeliveryTls::May),
+        }),
         message: Arc::clone(message),
         outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
         again: Vec::new(),
+        tls: None,
     }
 }
 

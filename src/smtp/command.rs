@@ -33,6 +33,8 @@ pub enum Verb {
     Expn,
     /// HELP.
     Help,
+    /// STARTTLS.
+    StartTls,
 }
 
 impl Verb {
@@ -50,12 +52,16 @@ impl Verb {
             Verb::Vrfy => "vrfy",
             Verb::Expn => "expn",
             Verb::Help => "help",
+            Verb::StartTls => "starttls",
         }
     }
 
     /// The verb that `line` begins with, whatever follows it.
     pub fn of(line: &[u8]) -> Option<Verb> {
         let word = line.split(|&byte| is_space(byte)).next()?;
+        if word.eq_ignore_ascii_case(b"STARTTLS") {
+            return Some(Verb::StartTls);
+        }
         let word: [u8; 4] = word.try_into().ok()?;
         Some(match &word.map(|byte| byte.to_ascii_uppercase()) {
             b"EHLO" => Verb::Ehlo,
@@ -75,8 +81,8 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 10] =
-    ["AUTH", "STARTTLS", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
+const NOT_IMPLEMENTED: [&str; 9] =
+    ["AUTH", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -370,7 +376,7 @@ mod tests {
             (b" NOOP", CommandFault::Unknown),
             (b"NOOPS", CommandFault::Unknown),
             (b"GET", CommandFault::Unknown),
-            (b"starttls", CommandFault::NotImplemented),
+            (b"etrn", CommandFault::NotImplemented),
             (b"BDAT 86 LAST", CommandFault::NotImplemented),
             (b"NOOP \0", CommandFault::ControlCharacter),
             (b"NOOP \x7f", CommandFault::ControlCharacter),

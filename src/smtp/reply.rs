@@ -37,6 +37,12 @@ impl Reply {
          A message: EHLO your.name, MAIL FROM:<sender@domain>, RCPT TO:<recipient@domain>, DATA\n\
          Lines end with CR LF; a line with a single dot ends the message (RFC 5321)",
     );
+    /// STARTTLS.
+    pub const READY_FOR_TLS: Reply = with(220, Status(2, 0, 0), "Ready to start TLS");
+    /// STARTTLS a second time.
+    pub const TLS_ALREADY: Reply = with(503, Status(5, 5, 1), "TLS is on already");
+    /// Mail before STARTTLS, where it is demanded (RFC 3207 4).
+    pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Say STARTTLS first");
     /// QUIT.
     pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
     /// RSET, NOOP.

@@ -23,8 +23,9 @@ impl Spool {
     /// and removes that folder's segments. Ids, attempts and due times stay. Call it before
     /// anything is delivered: a message that a crash left in both folders is known by the one here.
     ///
-    /// After an error nothing is lost and nothing was removed; it may be called again.
-    pub async fn adopt(&self, other: &Path) -> Result<Recovery, SpoolError> {
+    /// `before` is what [`Spool::open`] and earlier adoptions gave. After an error nothing is lost
+    /// and nothing was removed; it may be called again.
+    pub async fn adopt(&self, other: &Path, before: &[Recovery]) -> Result<Recovery, SpoolError> {
         let core = &self.handle.core;
         // Every live record is read anyway, and one that is damaged must not keep the others back.
         let read = folder::read(other, Scan::of_all_bytes())?;
@@ -38,10 +39,8 @@ impl Spool {
         let mut moving = Moving { all: Vec::new(), done: false };
         for message in read.scan.fold.into_live() {
             let id = message.id;
-            let known = {
-                let state = core.state.borrow();
-                state.foreign.contains(&id) || state.log.holds(id)
-            };
+            let known = core.state.borrow().foreign.contains(&id)
+                || before.iter().any(|one| one.messages.has(id));
             if !known {
                 let waiting = self.take_over(other, &message).await?;
                 moving.all.push((waiting, id, Some(message)));
@@ -49,9 +48,8 @@ impl Spool {
         }
         let mut messages = Vec::with_capacity(moving.all.len());
         for (waiting, _, message) in &mut moving.all {
-            let (segment, offset) = waiting.ticket.wait().await?;
+            let placement = waiting.written().await?;
             if let Some(message) = message.take() {
-                let placement = waiting.placement(segment, offset);
                 messages.push(Recovered { placement, ..message });
             }
         }
@@ -90,6 +88,8 @@ impl Spool {
             }
             extents = draft.finish_chunks().await?;
         }
+        core.wait_for_room().await?;
+        let pieces = draft.hand_over();
         let content = match (extents, stored.content) {
             (Some(extents), _) => StoredContent::Chunks(draft.id(), extents),
             (None, StoredContent::Inline(bytes)) => StoredContent::Inline(bytes),
@@ -99,7 +99,6 @@ impl Spool {
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| Some((index, fate_of(recipient)?)))
             .collect();
-        core.wait_for_room().await?;
         let accepted = Accepted {
             id: kept.id,
             received_at: stored.received_at,
@@ -114,11 +113,7 @@ impl Spool {
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
         let so_far = SoFar { fates, under_way };
-        let waiting = Waiting::append(core, &accepted, &content, &so_far)?;
-        // Its chunks are the message's now, or there are none.
-        drop(content);
-        draft.hand_over();
-        Ok(waiting)
+        Waiting::append(core, &accepted, &content, &so_far, pieces)
     }
 }
 
@@ -142,10 +137,11 @@ struct Moving {
 impl Drop for Moving {
     fn drop(&mut self) {
         for (waiting, _, _) in &mut self.all {
-            // Not removed: the message lives on in the other folder.
-            waiting.over = true;
-            if !self.done {
-                waiting.forget();
+            if self.done {
+                waiting.keep();
+            } else {
+                // Not removed: the message lives on in the other folder.
+                waiting.give_up();
             }
         }
     }

@@ -5,6 +5,7 @@
 //! begun and still open: a fold of the records in that order is right for each recipient.
 
 use super::entry;
+use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
 use super::{Accepted, Fate};
@@ -28,8 +29,8 @@ pub(super) struct Slot {
 pub(super) struct Batch {
     /// Room for the batch header, then mail records.
     mail: Vec<u8>,
-    /// The id and length of each mail record: what the segment will hold.
-    ids: Vec<(QueueId, u32)>,
+    /// The mail records that somebody needs: what will live in the segment.
+    alive: Vec<Slot>,
     /// What the segment's index will say of the mail; `None` when it cannot.
     entries: Option<Vec<u8>>,
     /// Where the last of them begins.
@@ -47,7 +48,7 @@ impl Default for Batch {
     fn default() -> Batch {
         Batch {
             mail: Vec::new(),
-            ids: Vec::new(),
+            alive: Vec::new(),
             entries: Some(Vec::new()),
             last_entry: 0,
             outcomes: VecDeque::new(),
@@ -63,8 +64,8 @@ impl Default for Batch {
 pub(super) struct Sealed {
     /// All of it, padded to whole blocks.
     pub(super) bytes: Vec<u8>,
-    /// The ids of the mail in it, each with the bytes of one record.
-    pub(super) ids: Vec<(QueueId, u32)>,
+    /// Mail records in it that somebody needs, and their bytes.
+    pub(super) alive: Live,
     /// Records in it.
     pub(super) count: u32,
     /// What an index says of them; `None` when it cannot.
@@ -81,28 +82,24 @@ impl Batch {
     ) -> Slot {
         let offset = self.mail_room();
         let length = record::put_message(&mut self.mail, accepted, content, so_far);
-        self.ids.push((accepted.id, length));
-        self.note_entry(offset);
-        Slot { offset, length }
+        self.appended(Slot { offset, length })
     }
 
     /// Appends a piece of streamed content.
     pub(super) fn chunk(&mut self, draft: QueueId, index: u32, content: &[u8]) -> Slot {
         let offset = self.mail_room();
         let length = record::put_chunk(&mut self.mail, draft, index, content);
-        self.ids.push((draft, length));
-        self.note_entry(offset);
-        Slot { offset, length }
+        self.appended(Slot { offset, length })
     }
 
     /// Takes back the record that was appended last.
     pub(super) fn undo(&mut self, slot: Slot) {
-        self.ids.pop();
+        self.alive.pop();
         self.mail.truncate(slot.offset as usize);
         if let Some(entries) = &mut self.entries {
             entries.truncate(self.last_entry);
         }
-        if self.ids.is_empty() {
+        if self.alive.is_empty() {
             self.mail.clear();
         }
     }
@@ -125,15 +122,15 @@ impl Batch {
         true
     }
 
-    /// The mail of `id` that waits here belongs to nobody any more: its bytes will be dead.
-    pub(super) fn forget(&mut self, id: QueueId) {
-        self.ids.retain(|&(other, _)| other != id);
+    /// Nobody needs the record that waits in `slot`: its bytes will be dead.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.alive.retain(|other| *other != slot);
     }
 
     /// Drops the mail; outcomes stay.
     pub(super) fn drop_mail(&mut self) {
         self.mail.clear();
-        self.ids.clear();
+        self.alive.clear();
         self.entries = Some(Vec::new());
     }
 
@@ -191,7 +188,8 @@ impl Batch {
         self.mail_room();
         let reusable = std::mem::take(&mut self.reusable);
         let mut bytes = std::mem::replace(&mut self.mail, reusable);
-        let ids = std::mem::take(&mut self.ids);
+        let mut alive = Live::default();
+        self.alive.drain(..).for_each(|slot| alive.add(1, slot.length));
         let mut entries = self.entries.replace(Vec::new());
         let mail_end = bytes.len();
         self.take_outcomes(&mut bytes, outcome_bytes_max);
@@ -213,7 +211,7 @@ impl Batch {
         }
         let whole = padded(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         bytes.resize(whole as usize, 0);
-        Sealed { bytes, ids, count, entries }
+        Sealed { bytes, alive, count, entries }
     }
 
     /// Takes back the buffer of a commit, to be filled again.
@@ -222,13 +220,17 @@ impl Batch {
         self.reusable = buffer;
     }
 
-    /// The mail record at `offset` has been appended.
-    fn note_entry(&mut self, offset: u32) {
-        let Some(entries) = &mut self.entries else { return };
-        self.last_entry = entries.len();
-        if entry::put(entries, self.mail.get(offset as usize..).unwrap_or_default()).is_none() {
-            self.entries = None;
+    /// A mail record has been appended.
+    fn appended(&mut self, slot: Slot) -> Slot {
+        self.alive.push(slot);
+        if let Some(entries) = &mut self.entries {
+            self.last_entry = entries.len();
+            let record = self.mail.get(slot.offset as usize..).unwrap_or_default();
+            if entry::put(entries, record).is_none() {
+                self.entries = None;
+            }
         }
+        slot
     }
 
     /// Where the next mail record begins; makes room for the header first.

@@ -11,13 +11,12 @@
 //! Until 3 both copies are there, and a start takes the later one. A message that ends between 1 and 2 is dead in both places: its last ending comes
 //! behind the later copy. What is being read keeps its segment: see [`Core::path`].
 
-use super::batch::Slot;
 use super::commit::{Core, State};
 use super::content::Content;
-use super::draft::placement_of;
-use super::fold::pieces_of;
+use super::fold::join;
+use super::log::Stake;
 use super::record::{self, Extent, Record, SoFar, Stored, StoredContent};
-use super::ticket::{Failure, Ticket};
+use super::ticket::{Appended, Failure};
 use super::{Accepted, Fate, Placement, Register};
 use crate::limits::{SPOOL_MOVE_BYTES_PER_SECOND, SPOOL_MOVE_STEP_BYTES};
 use crate::message::QueueId;
@@ -30,11 +29,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A message whose new record is on its way.
 pub(super) struct Moving {
-    pub(super) ticket: Rc<Ticket>,
-    pub(super) slot: Slot,
+    pub(super) appended: Appended,
     from: Placement,
-    /// All pieces of it, moved or not: segments and bytes.
-    pub(super) pieces: Vec<(u32, u32)>,
+    /// The segment that is cleaned.
+    segment: u32,
+    /// Its pieces that lay there, where they are now.
+    pub(super) pieces: Vec<Stake>,
 }
 
 /// Why a message was not moved.
@@ -79,7 +79,7 @@ pub(super) async fn clean(core: Rc<Core>, register: Weak<dyn Register>) {
 impl Core {
     /// Moves what lives in `segment`; whether nothing does any more.
     async fn clean_segment(self: &Rc<Core>, segment: u32, register: &Weak<dyn Register>) -> bool {
-        let all = self.state.borrow().log.alive_in(segment);
+        let all = self.who_lives_in(segment, register).await;
         let mut step = Step { core: Rc::clone(self), ids: Vec::new(), bytes: 0 };
         let mut result = Ok(());
         for id in all {
@@ -102,7 +102,29 @@ impl Core {
         }
         drop(step);
         self.wake_keeper();
-        result.is_ok() && self.state.borrow().log.alive_in(segment).is_empty()
+        result.is_ok() && self.state.borrow().log.alive_in(segment).records == 0
+    }
+
+    /// The messages that need something in `segment`, oldest first, as far as the queue has them.
+    async fn who_lives_in(&self, segment: u32, register: &Weak<dyn Register>) -> Vec<QueueId> {
+        let streamed = |state: &State| -> Vec<QueueId> {
+            let in_it = |pieces: &[Stake]| pieces.iter().any(|stake| stake.segment == segment);
+            let all = state.pieces.iter().filter(|(_, pieces)| in_it(pieces));
+            all.map(|(&id, _)| id).collect()
+        };
+        let mut all = streamed(&self.state.borrow());
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
+            let Some(register) = register.upgrade() else { break };
+            let (found, next) = register.in_segment(segment, from);
+            all.extend(found);
+            cursor = next;
+            drop(register);
+            ring::yield_now().await;
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Appends one message again, if the queue has it.
@@ -125,12 +147,11 @@ impl Core {
         if header.id != id {
             return Err(Stay::Here);
         }
-        let mut chunks = Chunks { core: self, draft: QueueId(0), all: Vec::new() };
+        let mut chunks = Chunks { core: self, all: Vec::new() };
         let content = match &stored.content {
             StoredContent::Inline(bytes) => StoredContent::Inline(bytes),
             StoredContent::Chunks(draft, extents) => {
-                chunks.draft = *draft;
-                let moved = self.move_pieces(segment, extents, &mut chunks, step).await?;
+                let moved = self.move_pieces(segment, *draft, extents, &mut chunks, step).await?;
                 StoredContent::Chunks(*draft, moved)
             }
         };
@@ -139,24 +160,17 @@ impl Core {
         let standing = register.upgrade().and_then(|register| register.standing(id));
         let standing = standing.filter(|_| placement() == Some(at)).ok_or(Stay::Here)?;
         let state = &mut *self.state.borrow_mut();
-        if !state.log.holds_in(at.segment, id) {
-            return Err(Stay::Here);
-        }
         let recipients = stored.envelope.recipients.len();
         let fates = fates(recipients, standing.open.iter().map(|one| (one.index, &one.fate)));
         let under_way =
             standing.open.iter().filter(|one| one.under_way).map(|one| one.index).collect();
         let so_far = SoFar { fates, under_way };
-        let (ticket, slot) =
+        let appended =
             state.append_moved(&accepted(id, stored), &content, &so_far).ok_or(Stay::Here)?;
-        let pieces = match &content {
-            StoredContent::Inline(_) => Vec::new(),
-            StoredContent::Chunks(_, extents) => pieces_of(extents),
-        };
-        chunks.become_of(state, id);
-        state.moving.insert(id, Moving { ticket, slot, from: at, pieces });
         step.ids.push(id);
-        step.bytes += slot.length as usize;
+        step.bytes += appended.slot.length as usize;
+        let pieces = chunks.hand_over();
+        state.moving.insert(id, Moving { appended, from: at, segment, pieces });
         self.wake_committer();
         Ok(())
     }
@@ -165,13 +179,14 @@ impl Core {
     async fn move_pieces(
         &self,
         segment: u32,
+        draft: QueueId,
         extents: &[Extent],
         chunks: &mut Chunks<'_>,
         step: &mut Step,
     ) -> Result<Vec<Extent>, Stay> {
         let mut places = extents.to_vec();
         let Content::Streamed(pieces) =
-            Content::streamed(|number| self.path(number), chunks.draft, extents)
+            Content::streamed(|number| self.path(number), draft, extents)
         else {
             return Err(Stay::Here);
         };
@@ -181,8 +196,9 @@ impl Core {
             }
             let content = piece.read().await.map_err(|_| Stay::Here)?;
             self.wait_for_room().await?;
-            let (ticket, slot) = self.chunk(chunks.draft, index, &content);
-            chunks.all.push((Rc::clone(&ticket), slot, *extent));
+            let appended = self.chunk(draft, index, &content);
+            let (ticket, slot) = (Rc::clone(&appended.ticket), appended.slot);
+            chunks.all.push(appended);
             let (segment, start) = ticket.wait_for_place().await?;
             if let Some(place) = places.get_mut(index as usize) {
                 place.segment = segment;
@@ -208,15 +224,12 @@ impl Step {
         while let Some(&id) = self.ids.last() {
             let ticket = {
                 let state = self.core.state.borrow();
-                state.moving.get(&id).map(|moving| Rc::clone(&moving.ticket))
+                state.moving.get(&id).map(|moving| Rc::clone(&moving.appended.ticket))
             };
             // Not there: it has ended meanwhile.
             if let Some(ticket) = ticket {
-                let (segment, offset) = ticket.wait().await?;
-                let moved = {
-                    let state = &mut *self.core.state.borrow_mut();
-                    state.moved(id, segment, offset)
-                };
+                ticket.wait().await?;
+                let moved = self.core.state.borrow_mut().moved(id);
                 if let (Some(placement), Some(register)) = (moved, register.upgrade()) {
                     register.moved(id, placement);
                 }
@@ -246,7 +259,9 @@ impl Drop for Step {
     fn drop(&mut self) {
         if let Ok(mut state) = self.core.state.try_borrow_mut() {
             for id in self.ids.drain(..) {
-                state.stays(id);
+                if let Some(moving) = state.moving.remove(&id) {
+                    state.give_up_move(moving);
+                }
             }
         }
     }
@@ -255,58 +270,39 @@ impl Drop for Step {
 /// Pieces that were appended again and belong to no record yet.
 struct Chunks<'a> {
     core: &'a Core,
-    draft: QueueId,
-    all: Vec<(Rc<Ticket>, Slot, Extent)>,
+    all: Vec<Appended>,
 }
 
 impl Chunks<'_> {
-    /// They are the message's now, at their new place too.
-    fn become_of(&mut self, state: &mut State, id: QueueId) {
-        for (ticket, slot, extent) in self.all.drain(..) {
-            if let Some((segment, _)) = ticket.place() {
-                state.log.release(segment, self.draft, u64::from(slot.length));
-                state.log.hold(segment, id, extent.length);
-            }
-        }
+    /// They are a message's from now on.
+    fn hand_over(&mut self) -> Vec<Stake> {
+        let mut pieces = Vec::new();
+        let stakes = self.all.drain(..).filter_map(Appended::into_stake);
+        stakes.for_each(|stake| join(&mut pieces, stake));
+        pieces
     }
 }
 
 impl Drop for Chunks<'_> {
     fn drop(&mut self) {
-        for (ticket, slot, _) in self.all.drain(..) {
-            self.core.forget(self.draft, &ticket, slot.length);
+        if !self.all.is_empty() {
+            self.core.give_up(self.all.drain(..));
         }
     }
 }
 
 impl State {
     /// The new record of `id` is durable: where it is. `None` when the message has ended.
-    fn moved(&mut self, id: QueueId, segment: u32, offset: u32) -> Option<Placement> {
-        let moving = self.moving.remove(&id)?;
-        let old = self.holdings(id, moving.from);
-        let to = placement_of(moving.slot, segment, offset);
-        for (held, bytes) in old {
-            let kept = moving.pieces.iter().find(|(segment, _)| *segment == held);
-            match kept {
-                // The record lay beside pieces that stay, or the new one does.
-                Some(&(_, kept)) => self.log.shrink(held, bytes.saturating_sub(u64::from(kept))),
-                None if held == segment => self.log.shrink(held, bytes),
-                None => {
-                    self.log.release(held, id, bytes);
-                }
-            }
-        }
-        if !moving.pieces.is_empty() {
-            self.pieces.insert(id, moving.pieces);
+    fn moved(&mut self, id: QueueId) -> Option<Placement> {
+        let Moving { appended, from, segment, pieces } = self.moving.remove(&id)?;
+        let to = appended.placement()?;
+        self.log.release(Stake::in_record(from));
+        if let Some(known) = self.pieces.get_mut(&id) {
+            let left: Vec<Stake> = known.extract_if(.., |stake| stake.segment == segment).collect();
+            pieces.into_iter().for_each(|stake| join(known, stake));
+            self.release(left);
         }
         Some(to)
-    }
-
-    /// The new record of `id` is not to be: the old one stays.
-    fn stays(&mut self, id: QueueId) {
-        let Some(moving) = self.moving.remove(&id) else { return };
-        let old = self.holdings(id, moving.from);
-        self.drop_moving(id, &moving, &old);
     }
 }
 

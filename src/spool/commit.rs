@@ -1,13 +1,12 @@
 //! Group commit: the committer writes one batch and syncs it while the next one fills; the keeper
 //! looks after segment files beside it. Both only do what `log` says.
 
-use super::batch::{Batch, Slot};
+use super::batch::Batch;
 use super::clean::Moving;
-use super::fold::pieces_of;
-use super::log::{Chore, ChoreEnd, Log, Step, Write};
-use super::record::{Extent, SoFar, StoredContent};
+use super::log::{Chore, ChoreEnd, Log, Stake, Step, Write};
+use super::record::{SoFar, StoredContent};
 use super::segment;
-use super::ticket::{Failure, Ticket, Waiters};
+use super::ticket::{Appended, Failure, Ticket, Waiters};
 use super::{Accepted, Fate, Placement, Register};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
 use crate::ring;
@@ -68,11 +67,11 @@ pub(super) struct State {
     /// Paths of segments that were handed out with pieces of streamed content, perhaps to other
     /// shards. Whoever has a clone may read there.
     paths: HashMap<u32, Arc<Path>>,
-    /// Segments that hold pieces of streamed messages, with the bytes of these.
-    pub(super) pieces: HashMap<QueueId, Vec<(u32, u32)>>,
+    /// What streamed messages need beside their record.
+    pub(super) pieces: HashMap<QueueId, Vec<Stake>>,
     /// Messages whose new record is on its way.
     pub(super) moving: HashMap<QueueId, Moving>,
-    /// Messages born in another spool that came here.
+    /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
     closing: bool,
     /// The committer has ended.
@@ -194,31 +193,34 @@ impl Core {
     }
 
     /// Appends a piece of streamed content.
-    pub(super) fn chunk(&self, draft: QueueId, index: u32, content: &[u8]) -> (Rc<Ticket>, Slot) {
+    pub(super) fn chunk(&self, draft: QueueId, index: u32, content: &[u8]) -> Appended {
         let mut state = self.state.borrow_mut();
         let slot = state.batch.chunk(draft, index, content);
         self.work.set();
-        (Rc::clone(&state.pending), slot)
+        Appended { ticket: Rc::clone(&state.pending), slot }
     }
 
-    /// Appends a message. `None` when it is longer than any segment could hold.
+    /// Appends a message, which needs `pieces` from now on. `None` when it is longer than any
+    /// segment could hold: then nobody needs the pieces.
     pub(super) fn message(
         &self,
         accepted: &Accepted,
         content: &StoredContent<'_>,
         so_far: &SoFar,
-    ) -> Option<(Rc<Ticket>, Slot)> {
+        pieces: Vec<Stake>,
+    ) -> Option<Appended> {
         let state = &mut *self.state.borrow_mut();
         let slot = state.batch.message(accepted, content, so_far);
         if slot.length as usize > state.log.record_bytes_max() {
             state.batch.undo(slot);
+            state.release(pieces);
             return None;
         }
-        if let StoredContent::Chunks(draft, extents) = content {
-            state.hold_pieces(accepted.id, *draft, extents);
+        if !pieces.is_empty() {
+            state.pieces.insert(accepted.id, pieces);
         }
         self.work.set();
-        Some((Rc::clone(&state.pending), slot))
+        Some(Appended { ticket: Rc::clone(&state.pending), slot })
     }
 
     pub(super) fn begin(&self, id: QueueId, recipients: &[u32]) {
@@ -234,33 +236,39 @@ impl Core {
     /// Everything of `id` is dead: its record at `at`, its pieces, and its copies on their way.
     pub(super) fn dead(&self, id: QueueId, at: Placement) {
         let state = &mut *self.state.borrow_mut();
-        let mut empty = false;
-        if state.pieces.is_empty() && state.moving.is_empty() {
-            empty = state.log.release(at.segment, id, u64::from(at.length));
-        } else {
-            let held = state.holdings(id, at);
-            state.pieces.remove(&id);
-            if let Some(moving) = state.moving.remove(&id) {
-                state.drop_moving(id, &moving, &[]);
-            }
-            for (segment, bytes) in held {
-                empty |= state.log.release(segment, id, bytes);
-            }
+        let mut empty = state.log.release(Stake::in_record(at));
+        if let Some(pieces) = state.pieces.remove(&id) {
+            empty |= state.release(pieces);
+        }
+        if let Some(moving) = state.moving.remove(&id) {
+            empty |= state.give_up_move(moving);
         }
         if empty {
             self.chores.set();
         }
     }
 
-    /// Mail of `length` bytes in the batch of `ticket` belongs to nobody any more.
-    pub(super) fn forget(&self, id: QueueId, ticket: &Ticket, length: u32) {
-        match ticket.place() {
-            Some((segment, offset)) => self.dead(id, Placement { segment, offset, length }),
-            None => {
-                self.state.borrow_mut().batch.forget(id);
-                // Its pieces may be written already.
-                self.dead(id, Placement { segment: 0, offset: 0, length: 0 });
-            }
+    /// A message that was appended, and everything of it, belongs to nobody.
+    pub(super) fn give_up_message(&self, id: QueueId, appended: Appended) {
+        let state = &mut *self.state.borrow_mut();
+        let mut empty = state.give_up(appended);
+        if let Some(pieces) = state.pieces.remove(&id) {
+            empty |= state.release(pieces);
+        }
+        if empty {
+            self.chores.set();
+        }
+    }
+
+    /// Pieces that were appended belong to nobody.
+    pub(super) fn give_up(&self, all: impl Iterator<Item = Appended>) {
+        let state = &mut *self.state.borrow_mut();
+        let mut empty = false;
+        for appended in all {
+            empty |= state.give_up(appended);
+        }
+        if empty {
+            self.chores.set();
         }
     }
 
@@ -526,14 +534,28 @@ impl State {
         std::mem::take(&mut self.pending).done(Err(failure));
     }
 
-    /// The pieces of a draft become the message's.
-    fn hold_pieces(&mut self, id: QueueId, draft: QueueId, extents: &[Extent]) {
-        let pieces = pieces_of(extents);
-        for &(segment, bytes) in &pieces {
-            self.log.hold(segment, id, bytes);
-            self.log.release(segment, draft, u64::from(bytes));
+    /// Nobody needs this record; whether it was the last that lived in its segment. Of a batch that
+    /// was refused nothing is left to give up.
+    fn give_up(&mut self, appended: Appended) -> bool {
+        match appended.placement() {
+            Some(at) => self.log.release(Stake::in_record(at)),
+            None if Rc::ptr_eq(&appended.ticket, &self.pending) => {
+                self.batch.forget(appended.slot);
+                false
+            }
+            None => false,
         }
-        self.pieces.insert(id, pieces);
+    }
+
+    /// Nobody needs these records; whether a segment is left without any.
+    pub(super) fn release(&mut self, stakes: Vec<Stake>) -> bool {
+        stakes.into_iter().fold(false, |empty, stake| self.log.release(stake) | empty)
+    }
+
+    /// The new copies of a message that moves are dead.
+    pub(super) fn give_up_move(&mut self, moving: Moving) -> bool {
+        let Moving { appended, pieces, .. } = moving;
+        self.give_up(appended) | self.release(pieces)
     }
 
     /// Appends a message that moves, as if it were new. `None` when no batch could hold it.
@@ -542,40 +564,14 @@ impl State {
         accepted: &Accepted,
         content: &StoredContent<'_>,
         so_far: &SoFar,
-    ) -> Option<(Rc<Ticket>, Slot)> {
+    ) -> Option<Appended> {
         let slot = self.batch.message(accepted, content, so_far);
         // Its fates may have made it longer than a new one can be.
         if slot.length as usize > self.log.record_bytes_max() * 2 {
             self.batch.undo(slot);
             return None;
         }
-        Some((Rc::clone(&self.pending), slot))
-    }
-
-    /// All that `id` holds, when its record is at `at`: segments and bytes.
-    pub(super) fn holdings(&self, id: QueueId, at: Placement) -> Vec<(u32, u64)> {
-        let mut all = vec![(at.segment, u64::from(at.length))];
-        for &(segment, bytes) in self.pieces.get(&id).into_iter().flatten() {
-            match all.iter_mut().find(|(held, _)| *held == segment) {
-                Some((_, sum)) => *sum += u64::from(bytes),
-                None => all.push((segment, u64::from(bytes))),
-            }
-        }
-        all
-    }
-
-    /// The new copies of `id` are dead, but what it has in the segments of `kept` stays.
-    pub(super) fn drop_moving(&mut self, id: QueueId, moving: &Moving, kept: &[(u32, u64)]) {
-        let mut new = moving.pieces.clone();
-        match moving.ticket.place() {
-            Some((segment, _)) => new.push((segment, moving.slot.length)),
-            None => self.batch.forget(id),
-        }
-        for (segment, bytes) in new {
-            if !kept.iter().any(|(held, _)| *held == segment) {
-                self.log.release(segment, id, u64::from(bytes));
-            }
-        }
+        Some(Appended { ticket: Rc::clone(&self.pending), slot })
     }
 
     fn chore(&mut self) -> Option<Chore> {

@@ -1,11 +1,12 @@
 //! Content on its way in, and the one call that makes a message of it.
 
-use super::batch::Slot;
 use super::commit::Core;
 use super::content::Content;
+use super::fold::join;
+use super::log::Stake;
 use super::record::{CHUNK_PREFIX, Extent, SoFar, StoredContent};
 use super::segment::BATCH_HEADER;
-use super::ticket::Ticket;
+use super::ticket::Appended;
 use super::{Accepted, Fate, Message, Placement, SpoolError};
 use crate::message::{QueueId, Timestamp};
 use std::io;
@@ -32,8 +33,8 @@ pub struct Draft {
 
 /// A chunk handed to the committer.
 struct Chunk {
-    ticket: Rc<Ticket>,
-    slot: Slot,
+    appended: Appended,
+    /// Of its content, in bytes.
     length: u32,
 }
 
@@ -96,21 +97,20 @@ impl Draft {
     ) -> Result<(Placement, Arc<Message>), SpoolError> {
         let streamed = self.finish_chunks().await?;
         self.core.wait_for_room().await?;
+        let pieces = self.hand_over();
         let content = match &streamed {
             Some(extents) => StoredContent::Chunks(self.id, extents.clone()),
             None => StoredContent::Inline(&self.bytes),
         };
-        let mut waiting = Waiting::append(&self.core, &accepted, &content, &SoFar::default())?;
-        let (segment, offset) = waiting.ticket.wait().await.inspect_err(|_| waiting.refused())?;
-        waiting.over = true;
-        let placement = waiting.placement(segment, offset);
+        let so_far = SoFar::default();
+        let waiting = Waiting::append(&self.core, &accepted, &content, &so_far, pieces)?;
+        let placement = waiting.stored().await?;
         let content = match streamed {
             Some(extents) => {
                 Content::streamed(|segment| self.core.path(segment), self.id, &extents)
             }
             None => Content::Whole(std::mem::take(&mut self.bytes)),
         };
-        self.hand_over();
         let Accepted { id, received_at, envelope, options, trace, dot_stuffed, eight_bit } =
             accepted;
         let message =
@@ -129,16 +129,21 @@ impl Draft {
         }
         let mut extents = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
-            let (segment, start) = chunk.ticket.wait_for_place().await?;
-            let offset = start.saturating_add(chunk.slot.offset);
+            let Appended { ticket, slot } = &chunk.appended;
+            let (segment, start) = ticket.wait_for_place().await?;
+            let offset = start.saturating_add(slot.offset);
             extents.push(Extent { segment, offset, length: chunk.length });
         }
         Ok(Some(extents))
     }
 
-    /// The pieces are a message's now.
-    pub(super) fn hand_over(&mut self) {
-        self.chunks.clear();
+    /// What a message needs of it beside its record: the pieces are that message's from now on.
+    /// Call it when [`Draft::finish_chunks`] has said where they are.
+    pub(super) fn hand_over(&mut self) -> Vec<Stake> {
+        let mut pieces = Vec::new();
+        let stakes = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_stake());
+        stakes.for_each(|stake| join(&mut pieces, stake));
+        pieces
     }
 
     /// Of its chunks.
@@ -169,9 +174,9 @@ impl Draft {
             self.id = self.core.next_id(Timestamp::now());
         }
         let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        let (ticket, slot) = self.core.chunk(self.id, index, content);
+        let appended = self.core.chunk(self.id, index, content);
         let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        self.chunks.push(Chunk { ticket, slot, length });
+        self.chunks.push(Chunk { appended, length });
         self.chunk_bytes += content.len() as u64;
     }
 
@@ -183,9 +188,7 @@ impl Draft {
     }
 
     fn drop_chunks(&mut self) {
-        for chunk in self.chunks.drain(..) {
-            self.core.forget(self.id, &chunk.ticket, chunk.slot.length);
-        }
+        self.core.give_up(self.chunks.drain(..).map(|chunk| chunk.appended));
         self.chunk_bytes = 0;
     }
 }
@@ -197,66 +200,76 @@ impl Drop for Draft {
     }
 }
 
-/// Where the record of `slot` is, when its batch is at `offset` of `segment`.
-pub(super) fn placement_of(slot: Slot, segment: u32, offset: u32) -> Placement {
-    Placement { segment, offset: offset.saturating_add(slot.offset), length: slot.length }
-}
-
 /// A message record on its way to the disk. If its writer goes away before it is durable, nobody
 /// was told that the message is accepted and nobody will deliver it: it ends as removed.
 pub(super) struct Waiting {
     core: Rc<Core>,
-    pub(super) ticket: Rc<Ticket>,
-    slot: Slot,
+    /// `None`: it is durable, or given up.
+    appended: Option<Appended>,
     id: QueueId,
     recipients: u32,
-    /// Durable, or refused.
-    pub(super) over: bool,
 }
 
 impl Waiting {
-    /// Hands the record to the committer.
+    /// Hands the record to the committer. The message needs `pieces` from now on.
     pub(super) fn append(
         core: &Rc<Core>,
         accepted: &Accepted,
         content: &StoredContent<'_>,
         so_far: &SoFar,
+        pieces: Vec<Stake>,
     ) -> Result<Waiting, SpoolError> {
-        let appended = core.message(accepted, content, so_far);
-        let (ticket, slot) = appended.ok_or_else(|| {
+        let appended = core.message(accepted, content, so_far, pieces).ok_or_else(|| {
             let cause = "the message's envelope does not fit a segment";
             SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
         })?;
         let recipients = u32::try_from(accepted.envelope.recipients.len()).unwrap_or(u32::MAX);
-        let core = Rc::clone(core);
-        Ok(Waiting { core, ticket, slot, id: accepted.id, recipients, over: false })
+        let (core, appended) = (Rc::clone(core), Some(appended));
+        Ok(Waiting { core, appended, id: accepted.id, recipients })
     }
 
-    /// Where the record is, when its batch is at `offset` of `segment`.
-    pub(super) fn placement(&self, segment: u32, offset: u32) -> Placement {
-        placement_of(self.slot, segment, offset)
+    /// Waits until the record is durable: where it is.
+    pub(super) async fn stored(mut self) -> Result<Placement, SpoolError> {
+        let result = self.written().await;
+        match result {
+            Ok(_) => self.appended = None,
+            Err(_) => self.give_up(),
+        }
+        result
     }
 
-    /// The record is dead, wherever it is.
-    pub(super) fn forget(&self) {
-        self.core.forget(self.id, &self.ticket, self.slot.length);
+    /// The same, and the record may still be given up.
+    pub(super) async fn written(&self) -> Result<Placement, SpoolError> {
+        if let Some(appended) = &self.appended {
+            appended.ticket.wait().await?;
+            if let Some(placement) = appended.placement() {
+                return Ok(placement);
+            }
+        }
+        Err(SpoolError::Failed("a record went astray".to_owned()))
     }
 
-    /// The batch was refused or failed: the record is nowhere.
-    pub(super) fn refused(&mut self) {
-        self.over = true;
-        self.core.dead(self.id, Placement { segment: 0, offset: 0, length: 0 });
+    /// Somebody else answers for the durable record now.
+    pub(super) fn keep(&mut self) {
+        self.appended = None;
+    }
+
+    /// The record and its pieces are dead, wherever they are.
+    pub(super) fn give_up(&mut self) {
+        if let Some(appended) = self.appended.take() {
+            self.core.give_up_message(self.id, appended);
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.over {
+        if self.appended.is_none() {
             return;
         }
         for recipient in 0..self.recipients {
             self.core.settle(self.id, recipient, &Fate::Removed);
         }
-        self.forget();
+        self.give_up();
     }
 }

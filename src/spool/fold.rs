@@ -3,8 +3,8 @@
 use super::Placement;
 use super::entry::{Brief, Entry, What};
 use super::kept::{Kept, Messages, Names, Reasons, Table};
-use super::log::Live;
-use super::record::Extent;
+use super::log::{Live, Stake};
+use super::record::{CHUNK_PREFIX, Extent};
 use super::recovery::SetAside;
 use crate::message::QueueId;
 use hashbrown::HashTable;
@@ -78,11 +78,11 @@ impl Fold {
         self.messages.iter().filter(|kept| kept.open == 0).map(|kept| kept.id).collect()
     }
 
-    /// The segments that hold pieces of each live streamed message, with the bytes of these.
-    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<(u32, u32)>> {
+    /// What each live streamed message needs beside its record.
+    pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<Stake>> {
         self.alive()
-            .filter(|kept| !kept.pieces_in().is_empty())
-            .map(|kept| (kept.id, kept.pieces_in().to_vec()))
+            .filter(|kept| !kept.extents().is_empty())
+            .map(|kept| (kept.id, pieces_of(kept.extents())))
             .collect()
     }
 
@@ -90,9 +90,9 @@ impl Fold {
     pub(super) fn live(&self) -> BTreeMap<u32, Live> {
         let mut live: BTreeMap<u32, Live> = BTreeMap::new();
         for kept in self.alive() {
-            let record = (kept.placement.segment, kept.placement.length);
-            for &(segment, bytes) in kept.pieces_in().iter().chain([&record]) {
-                live.entry(segment).or_default().add(kept.id, bytes);
+            let record = Stake::in_record(kept.placement);
+            for stake in pieces_of(kept.extents()).into_iter().chain([record]) {
+                live.entry(stake.segment).or_default().add(stake.records, stake.bytes);
             }
         }
         live
@@ -129,7 +129,7 @@ impl Fold {
     }
 
     fn message(&mut self, id: QueueId, brief: &Brief<'_>, placement: Placement) {
-        let mut pieces_in = Vec::new();
+        let mut all_extents = Vec::new();
         if let Some((draft, extents)) = brief.extents() {
             // Not removed: a message that moved names the pieces that stayed where they were again.
             let seen = self.chunks.get(&draft).map_or(&[][..], Vec::as_slice);
@@ -149,7 +149,7 @@ impl Fold {
                 });
                 return;
             }
-            pieces_in = pieces_of(&extents);
+            all_extents = extents;
         }
         // The same message a second time (it moved, or a move was cut short and done again): the
         // later copy is the one to read, and says all that the earlier records said, or more.
@@ -162,7 +162,7 @@ impl Fold {
         });
         let Some(kept) = self.messages.get_mut(place) else { return };
         kept.placement = placement;
-        kept.set_pieces(pieces_in);
+        kept.set_extents(all_extents);
         for (recipient, fate) in brief.fates() {
             kept.settle(recipient, fate, &mut self.reasons);
         }
@@ -176,14 +176,23 @@ fn spread(id: QueueId) -> u64 {
     product ^ product >> 32
 }
 
-/// The segments of `extents`, each with the bytes there.
-pub(super) fn pieces_of(extents: &[Extent]) -> Vec<(u32, u32)> {
-    let mut pieces: Vec<(u32, u32)> = Vec::new();
+/// The chunk records of `extents`, by segment.
+pub(super) fn pieces_of(extents: &[Extent]) -> Vec<Stake> {
+    let mut pieces = Vec::new();
     for extent in extents {
-        match pieces.iter_mut().find(|(segment, _)| *segment == extent.segment) {
-            Some((_, bytes)) => *bytes = bytes.saturating_add(extent.length),
-            None => pieces.push((extent.segment, extent.length)),
-        }
+        let bytes = extent.length.saturating_add(CHUNK_PREFIX as u32);
+        join(&mut pieces, Stake { segment: extent.segment, records: 1, bytes });
     }
     pieces
+}
+
+/// Adds `stake` to what is there in its segment.
+pub(super) fn join(pieces: &mut Vec<Stake>, stake: Stake) {
+    match pieces.iter_mut().find(|known| known.segment == stake.segment) {
+        Some(known) => {
+            known.records += stake.records;
+            known.bytes = known.bytes.saturating_add(stake.bytes);
+        }
+        None => pieces.push(stake),
+    }
 }

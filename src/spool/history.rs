@@ -4,9 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::batch::{Batch, Slot};
-use super::draft::placement_of;
-use super::fold::pieces_of;
-use super::log::{Chore, ChoreEnd, Log, Resume, Step, Write};
+use super::log::{Chore, ChoreEnd, Live, Log, Resume, Stake, Step, Write};
 use super::record::{self, Extent, Record, SoFar, Stored, StoredContent};
 use super::recovery::{Findings, Scan};
 use super::testing::{plain, waiting};
@@ -42,16 +40,20 @@ impl Recipient {
 struct Known {
     /// Until it is sealed, the offset in its batch.
     placement: Placement,
-    pieces: Vec<(u32, u32)>,
+    piece: Option<Piece>,
     recipients: Vec<Recipient>,
 }
+
+/// Segment and length of a chunk record.
+type Piece = (u32, u32);
 
 /// A record of a known message that is written again, by the cleaner.
 struct Moved {
     id: u64,
     slot: Slot,
     place: Option<(u32, u32)>,
-    pieces: Vec<(u32, u32)>,
+    /// Its piece where it is now, if it moved too.
+    piece: Option<Piece>,
 }
 
 /// A piece that is written again.
@@ -63,16 +65,33 @@ struct MovedPiece {
 }
 
 impl Known {
-    fn new(slot: Slot, pieces: Vec<(u32, u32)>, recipients: usize) -> Known {
-        let placement = placement_of(slot, 0, 0);
-        Known { placement, pieces, recipients: vec![Recipient::default(); recipients] }
+    fn new(slot: Slot, piece: Option<Piece>, recipients: usize) -> Known {
+        let placement = placement_of(slot, (0, 0));
+        Known { placement, piece, recipients: vec![Recipient::default(); recipients] }
     }
-    fn segments(&self) -> BTreeSet<u32> {
-        self.pieces.iter().map(|(segment, _)| *segment).chain([self.placement.segment]).collect()
+    fn stakes(&self) -> Vec<Stake> {
+        let piece = self.piece.map(stake);
+        piece.into_iter().chain([Stake::in_record(self.placement)]).collect()
     }
     fn over(&self) -> bool {
         self.recipients.iter().all(Recipient::ended)
     }
+}
+
+impl Moved {
+    fn stakes(&self) -> Vec<Stake> {
+        let record = self.place.map(|place| Stake::in_record(placement_of(self.slot, place)));
+        record.into_iter().chain(self.piece.map(stake)).collect()
+    }
+}
+
+fn stake((segment, bytes): Piece) -> Stake {
+    Stake { segment, records: 1, bytes }
+}
+
+/// Where the record of `slot` is, when its batch is there.
+fn placement_of(slot: Slot, (segment, start): (u32, u32)) -> Placement {
+    Placement { segment, offset: start + slot.offset, length: slot.length }
 }
 
 /// A streamed message: its chunk, then where that went.
@@ -153,6 +172,32 @@ impl History {
             94..99 => self.end_chore(),
             _ => self.crash(),
         }
+        self.audit();
+    }
+
+    /// Each segment is known to hold exactly what somebody needs.
+    fn audit(&self) {
+        let mut all: Vec<Stake> = Vec::new();
+        let known = self.known.values().filter(|known| !known.over());
+        all.extend(known.flat_map(Known::stakes));
+        all.extend(self.in_flight.iter().flat_map(|(_, known)| known.stakes()));
+        all.extend(self.appended.iter().filter_map(|(_, known)| known.piece.map(stake)));
+        all.extend(self.moved.iter().flat_map(Moved::stakes));
+        if let Some(MovedPiece { slot, place: Some((segment, _)), .. }) = self.moved_piece {
+            all.push(stake((segment, slot.length)));
+        }
+        if let Some(Drafted { length, at: Some((segment, _)), .. }) = self.draft {
+            all.push(stake((segment, length + record::CHUNK_PREFIX as u32)));
+        }
+        let mut needed: BTreeMap<u32, Live> = BTreeMap::new();
+        for stake in all {
+            needed.entry(stake.segment).or_default().add(stake.records, stake.bytes);
+        }
+        assert!(needed.keys().all(|segment| self.disk.contains_key(segment)));
+        for &segment in self.disk.keys() {
+            let needed = needed.get(&segment).copied().unwrap_or_default();
+            assert_eq!(self.log.alive_in(segment), needed, "segment {segment}");
+        }
     }
 
     fn id(&mut self) -> u64 {
@@ -173,7 +218,7 @@ impl History {
         let content = vec![b'x'; self.random.usize(..6000)];
         let content = StoredContent::Inline(&content);
         let slot = self.batch.message(&plain(id, count), &content, &SoFar::default());
-        self.appended.push((id, Known::new(slot, Vec::new(), count)));
+        self.appended.push((id, Known::new(slot, None, count)));
     }
 
     /// Writes a chunk; when it is known where that goes, the message.
@@ -192,12 +237,10 @@ impl History {
             Some(Drafted { id: draft, offset, length, at: Some((segment, start)) }) => {
                 let id = self.id();
                 let extents = vec![Extent { segment, offset: start + offset, length }];
-                let pieces = pieces_of(&extents);
                 let content = StoredContent::Chunks(draft, extents);
                 let slot = self.batch.message(&plain(id, 1), &content, &SoFar::default());
-                self.log.hold(segment, QueueId(id), length);
-                self.log.release(segment, draft, u64::from(length));
-                self.appended.push((id, Known::new(slot, pieces, 1)));
+                let piece = (segment, length + record::CHUNK_PREFIX as u32);
+                self.appended.push((id, Known::new(slot, Some(piece), 1)));
             }
             unknown => self.draft = unknown,
         }
@@ -239,22 +282,21 @@ impl History {
         recipient.fates.push(fate);
         recipient.begun_durable = false;
         if known.over() {
-            let segments = known.segments();
-            self.release(id, segments);
+            let stakes = known.stakes();
+            self.release(stakes);
             while let Some(at) = self.moved.iter().position(|moved| moved.id == id) {
                 let moved = self.moved.swap_remove(at);
-                match moved.place {
-                    Some((segment, _)) => self.release(id, BTreeSet::from([segment])),
-                    None => self.batch.forget(QueueId(id)),
+                if moved.place.is_none() {
+                    self.batch.forget(moved.slot);
                 }
-                self.release(id, moved.pieces.iter().map(|(segment, _)| *segment).collect());
+                self.release(moved.stakes());
             }
         }
     }
 
-    fn release(&mut self, id: u64, segments: BTreeSet<u32>) {
-        for segment in segments {
-            self.log.release(segment, QueueId(id), 0);
+    fn release(&mut self, stakes: Vec<Stake>) {
+        for stake in stakes {
+            self.log.release(stake);
         }
     }
 
@@ -265,30 +307,37 @@ impl History {
             self.cleaned = self.log.oldest_alive().map(|(oldest, _)| oldest);
             return;
         };
-        let alive = self.log.alive_in(segment);
-        if alive.is_empty() {
+        if self.log.alive_in(segment).records == 0 {
             self.cleaned = None;
             return;
         }
+        let alive: Vec<u64> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.stakes().iter().any(|stake| stake.segment == segment))
+            .map(|(&id, _)| id)
+            .collect();
         if !self.room() {
             return;
         }
         if let Some(MovedPiece { id, draft, slot, place: Some((to, start)) }) = self.moved_piece {
             self.moved_piece = None;
-            self.log.release(to, draft, u64::from(slot.length));
             let extent = Extent { segment: to, offset: start + slot.offset, length: slot.length };
-            self.move_record(id, segment, Some((draft, extent)));
+            if !self.move_record(id, segment, Some((draft, extent))) {
+                self.release(vec![stake((to, slot.length))]);
+            }
         } else if self.moved_piece.is_none()
             && let Some(id) = self.random.choice(alive)
         {
-            self.move_record(id.0, segment, None);
+            self.move_record(id, segment, None);
         }
     }
 
-    fn move_record(&mut self, id: u64, from: u32, piece: Option<(QueueId, Extent)>) {
-        let Some(known) = self.known.get(&id).filter(|known| !known.over()) else { return };
+    /// Whether the record was written again; `piece` is where its piece was.
+    fn move_record(&mut self, id: u64, from: u32, piece: Option<(QueueId, Extent)>) -> bool {
+        let Some(known) = self.known.get(&id).filter(|known| !known.over()) else { return false };
         if self.moved.iter().any(|moved| moved.id == id) {
-            return;
+            return false;
         }
         let bytes = self.bytes_at(known.placement);
         let stored = message_in(&bytes, known.placement, id);
@@ -303,7 +352,7 @@ impl History {
                 let content = &piece[record::CHUNK_PREFIX..];
                 let slot = self.batch.chunk(*draft, 0, content);
                 self.moved_piece = Some(MovedPiece { id, draft: *draft, slot, place: None });
-                return;
+                return false;
             };
             *old = Extent { length: old.length, ..new };
         }
@@ -323,18 +372,13 @@ impl History {
             })
             .map(|(index, _)| index)
             .collect();
-        let pieces = match &content {
-            StoredContent::Chunks(_, extents) => pieces_of(extents),
-            StoredContent::Inline(_) => Vec::new(),
-        };
         let accepted = Accepted { envelope: stored.envelope.clone(), ..plain(id, 0) };
         let so_far = SoFar { fates, under_way };
         let slot = self.batch.message(&accepted, &content, &so_far);
-        if let Some((_, extent)) = piece {
-            self.log.hold(extent.segment, QueueId(id), extent.length);
-        }
-        self.moved.push(Moved { id, slot, place: None, pieces });
+        let piece = piece.map(|(_, extent)| (extent.segment, extent.length));
+        self.moved.push(Moved { id, slot, place: None, piece });
         self.moves += 1;
+        true
     }
 
     fn bytes_at(&self, at: Placement) -> Vec<u8> {
@@ -356,15 +400,13 @@ impl History {
             }
             Step::Full => {
                 self.batch.drop_mail();
-                for (id, known) in std::mem::take(&mut self.appended) {
-                    self.release(id, known.segments());
+                for (_, known) in std::mem::take(&mut self.appended) {
+                    self.release(known.piece.map(stake).into_iter().collect());
                 }
                 let refused: Vec<Moved> =
                     self.moved.extract_if(.., |moved| moved.place.is_none()).collect();
                 for moved in refused {
-                    let stays = self.known[&moved.id].segments();
-                    let new = moved.pieces.iter().map(|(segment, _)| *segment);
-                    self.release(moved.id, new.filter(|new| !stays.contains(new)).collect());
+                    self.release(moved.stakes());
                 }
                 if self.moved_piece.as_ref().is_some_and(|piece| piece.place.is_none()) {
                     self.moved_piece = None;
@@ -419,13 +461,14 @@ impl History {
         self.known.extend(std::mem::take(&mut self.in_flight));
         let place = Some((write.segment, write.offset));
         let moved: Vec<Moved> = self.moved.extract_if(.., |moved| moved.place == place).collect();
-        for Moved { id, slot, pieces, .. } in moved {
+        for Moved { id, slot, piece, .. } in moved {
             let known = self.known.get_mut(&id).unwrap();
-            let old = known.segments();
-            known.placement = placement_of(slot, write.segment, write.offset);
-            known.pieces = pieces;
-            let new = known.segments();
-            self.release(id, old.difference(&new).copied().collect());
+            let mut old = vec![Stake::in_record(known.placement)];
+            known.placement = placement_of(slot, (write.segment, write.offset));
+            if piece.is_some() {
+                old.extend(std::mem::replace(&mut known.piece, piece).map(stake));
+            }
+            self.release(old);
         }
     }
 
@@ -535,10 +578,10 @@ impl History {
         self.begun_in_flight.clear();
         self.known.clear();
         for message in recovered {
-            let pieces = pieces.get(&message.id).cloned().unwrap_or_default();
+            let piece = pieces.get(&message.id).map(|all| (all[0].segment, all[0].bytes));
             let placement = message.placement;
             message_in(&self.bytes_at(placement), placement, message.id.0);
-            let known = Known { placement, pieces, recipients: recipients(&message) };
+            let known = Known { placement, piece, recipients: recipients(&message) };
             self.known.insert(message.id.0, known);
         }
     }

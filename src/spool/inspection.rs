@@ -29,8 +29,8 @@ pub struct Inspection {
     pub records: u64,
     /// Of segments, up to the end of each one's last batch.
     pub written_bytes: u64,
-    /// Segments whose index does not say what their records say: no mail is harmed, and a start that
-    /// finds it not to pass reads the segment whole.
+    /// Segments whose index does not say what their records say: no mail is harmed, and a start
+    /// that finds it not to pass reads the segment whole.
     pub bad_indexes: Vec<PathBuf>,
     /// What the segment files take of the disk.
     pub disk_bytes: u64,

@@ -2,6 +2,7 @@
 //! up piece by piece as the queue takes them over.
 
 use super::entry::Brief;
+use super::record::Extent;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
 use crate::message::{QueueId, Reason, Timestamp};
 use std::collections::{HashMap, HashSet};
@@ -29,8 +30,8 @@ pub(super) struct Kept {
 /// What few messages have.
 #[derive(Debug, Default)]
 struct Rare {
-    /// Segments that hold pieces of it, with the bytes of these.
-    pieces_in: Vec<(u32, u32)>,
+    /// Where its content is, when that is in pieces.
+    extents: Vec<Extent>,
     /// A number in [`Names`].
     tenant: u32,
     priority: i8,
@@ -82,7 +83,7 @@ impl Kept {
         let mut rare = None;
         if !tenant.is_empty() || priority != 0 || not_before.is_some() || expires.is_some() {
             let tenant = names.number_as_it_is(tenant);
-            let asked = Rare { pieces_in: Vec::new(), tenant, priority, not_before, expires };
+            let asked = Rare { extents: Vec::new(), tenant, priority, not_before, expires };
             rare = Some(Box::new(asked));
         }
         Kept {
@@ -96,13 +97,13 @@ impl Kept {
         }
     }
 
-    pub(super) fn pieces_in(&self) -> &[(u32, u32)] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.pieces_in)
+    pub(super) fn extents(&self) -> &[Extent] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.extents)
     }
 
-    pub(super) fn set_pieces(&mut self, pieces_in: Vec<(u32, u32)>) {
-        if self.open > 0 && !(pieces_in.is_empty() && self.rare.is_none()) {
-            self.rare.get_or_insert_default().pieces_in = pieces_in;
+    pub(super) fn set_extents(&mut self, extents: Vec<Extent>) {
+        if self.open > 0 && !(extents.is_empty() && self.rare.is_none()) {
+            self.rare.get_or_insert_default().extents = extents;
         }
     }
 
@@ -313,6 +314,15 @@ pub struct Messages {
 impl From<Vec<Recovered>> for Messages {
     fn from(given: Vec<Recovered>) -> Messages {
         Messages { given: given.into_iter(), ..Messages::default() }
+    }
+}
+
+impl Messages {
+    /// Whether one of those still here is `id`.
+    pub(super) fn has(&self, id: QueueId) -> bool {
+        let of = |&place: &u32| self.table.get(place).map(|kept| kept.id);
+        self.order.as_slice().binary_search_by_key(&Some(id), of).is_ok()
+            || self.given.as_slice().binary_search_by_key(&id, |message| message.id).is_ok()
     }
 }
 

@@ -13,11 +13,12 @@
 //! Only the oldest may go: a later segment may hold outcomes of mail in an earlier one. Under the
 //! new number no checksum of the former life passes, so an unwritten rest is never taken for mail.
 
+use super::Placement;
 use super::batch::{Batch, Sealed};
 use super::index::Growing;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Spare segments kept of those without live mail; the rest are removed.
 const SPARES_MAX: usize = 2;
@@ -96,19 +97,38 @@ pub(super) struct Resume {
     pub(super) highest_id: Option<QueueId>,
 }
 
-/// The live mail of one segment.
-#[derive(Clone, Debug, Default)]
+/// The live mail of one segment. Who that is, the queue knows: a set of ids here would cost every
+/// message that waits some fifteen bytes more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
-    /// Messages with their record or pieces here, and drafts with pieces here.
-    pub(super) ids: HashSet<QueueId>,
-    /// Of their records, about.
+    /// Message and chunk records that somebody needs.
+    pub(super) records: u32,
+    /// Of them all.
     pub(super) bytes: u64,
 }
 
 impl Live {
-    pub(super) fn add(&mut self, id: QueueId, bytes: u32) {
-        self.ids.insert(id);
-        self.bytes = self.bytes.saturating_add(u64::from(bytes));
+    /// So many records more, of `bytes` together.
+    pub(super) fn add(&mut self, records: u32, bytes: u32) {
+        self.records += records;
+        self.bytes += u64::from(bytes);
+    }
+}
+
+/// Records that a message or a draft needs in one segment. They count as alive from the seal of
+/// their batch until [`Log::release`], which takes this: so it happens once. Too early, and mail
+/// is lost with its segment; never, and the segment stays until the next start.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stake {
+    pub(super) segment: u32,
+    pub(super) records: u32,
+    pub(super) bytes: u32,
+}
+
+impl Stake {
+    /// The one record at `at`.
+    pub(super) fn in_record(at: Placement) -> Stake {
+        Stake { segment: at.segment, records: 1, bytes: at.length }
     }
 }
 
@@ -202,7 +222,7 @@ impl Log {
 
     fn batch(&mut self, batch: &mut Batch, segment: u32, offset: u32) -> Write {
         let sequence = self.next_batch;
-        let Sealed { bytes, ids, count, entries } =
+        let Sealed { bytes, alive, count, entries } =
             batch.seal(segment, offset, sequence, self.outcome_bytes_max);
         self.next_batch += 1;
         let end = offset.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -212,7 +232,8 @@ impl Log {
             _ => self.index = None,
         }
         let live = self.segments.entry(segment).or_default();
-        ids.into_iter().for_each(|(id, length)| live.add(id, length));
+        live.records += alive.records;
+        live.bytes += alive.bytes;
         Write { segment, offset, bytes, is_batch: true, is_index: false }
     }
 
@@ -303,31 +324,19 @@ impl Log {
         self.no_room
     }
 
-    /// `id` also needs `bytes` of what lies in `segment`.
-    pub(super) fn hold(&mut self, segment: u32, id: QueueId, bytes: u32) {
-        self.segments.entry(segment).or_default().add(id, bytes);
-    }
-
-    /// `id` needs nothing in `segment` any more, where it had `bytes`. Whether it was the last that
-    /// lived there.
-    pub(super) fn release(&mut self, segment: u32, id: QueueId, bytes: u64) -> bool {
-        let Some(live) = self.segments.get_mut(&segment) else { return false };
-        if !live.ids.remove(&id) {
+    /// Nobody needs these records any more. Whether they were the last that lived in their segment.
+    pub(super) fn release(&mut self, stake: Stake) -> bool {
+        let Some(live) = self.segments.get_mut(&stake.segment) else {
+            debug_assert!(false, "{stake:?} in no segment");
             return false;
-        }
-        live.bytes = live.bytes.saturating_sub(bytes);
-        let empty = live.ids.is_empty();
-        if empty {
-            live.bytes = 0;
-        }
-        empty
-    }
-
-    /// `bytes` in `segment` have died whose message still needs others there.
-    pub(super) fn shrink(&mut self, segment: u32, bytes: u64) {
-        if let Some(live) = self.segments.get_mut(&segment) {
-            live.bytes = live.bytes.saturating_sub(bytes);
-        }
+        };
+        debug_assert!(
+            live.records >= stake.records && live.bytes >= u64::from(stake.bytes),
+            "{stake:?} of {live:?}"
+        );
+        live.records = live.records.saturating_sub(stake.records);
+        live.bytes = live.bytes.saturating_sub(u64::from(stake.bytes));
+        live.records == 0
     }
 
     /// The oldest segment, when its live mail should move to the head: it keeps more disk than
@@ -344,7 +353,7 @@ impl Log {
     pub(super) fn oldest_alive(&self) -> Option<(u32, u64)> {
         let (head, _) = self.head.filter(|_| !self.header_due)?;
         let (&oldest, live) = self.segments.first_key_value()?;
-        (oldest < head && !live.ids.is_empty()).then_some((oldest, live.bytes))
+        (oldest < head && live.records > 0).then_some((oldest, live.bytes))
     }
 
     /// More disk is used than `times` what is allowed beside the live mail.
@@ -365,23 +374,9 @@ impl Log {
         self.oldest_dead().is_some()
     }
 
-    /// Who has live mail in `segment`, oldest first.
-    pub(super) fn alive_in(&self, segment: u32) -> Vec<QueueId> {
-        let live = self.segments.get(&segment);
-        let mut ids: Vec<QueueId> =
-            live.map(|live| live.ids.iter().copied().collect()).unwrap_or_default();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// Whether `id` needs what lies in `segment`.
-    pub(super) fn holds_in(&self, segment: u32, id: QueueId) -> bool {
-        self.segments.get(&segment).is_some_and(|live| live.ids.contains(&id))
-    }
-
-    /// Whether a live message of this id is held.
-    pub(super) fn holds(&self, id: QueueId) -> bool {
-        self.segments.values().any(|live| live.ids.contains(&id))
+    /// What lives in `segment`.
+    pub(super) fn alive_in(&self, segment: u32) -> Live {
+        self.segments.get(&segment).copied().unwrap_or_default()
     }
 
     fn header(&mut self, segment: u32, now: Timestamp, highest_id: QueueId) -> Write {
@@ -404,7 +399,7 @@ impl Log {
         let (head, _) = self.head.filter(|_| !self.header_due)?;
         let (&oldest, live) = self.segments.first_key_value()?;
         let idle = self.indexing != Some(oldest);
-        (oldest < head && idle && live.ids.is_empty()).then_some(oldest)
+        (oldest < head && idle && live.records == 0).then_some(oldest)
     }
 
     /// A number never used before: even one whose creation failed is not used again.

@@ -70,6 +70,7 @@ use commit::Core;
 use log::{Log, Resume};
 use record::{Record, StoredContent};
 use recovery::Scan;
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -264,8 +265,13 @@ pub struct Recovery {
 
 /// Who keeps the queue: the spool's cleaner asks it what to write about messages that it moves.
 pub trait Register {
-    /// Where the queue believes the record of `id` to be; `None` when the message is not in it.
+    /// Where the queue believes the record of `id` to be; `None` when the message is not in it, and
+    /// from [`Spool::dead`] on.
     fn placement(&self, id: QueueId) -> Option<Placement>;
+    /// Messages whose record is in `segment`: those that are found from `cursor` (first 0) on in a
+    /// bounded amount of work, and the cursor to go on with; `None` at the end. A message that
+    /// stays there the whole time is among them.
+    fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>);
     /// What became of its recipients so far. It may know more than was noted here, but must not
     /// take for ended what [`Spool::settle`] was not told to be.
     fn standing(&self, id: QueueId) -> Option<Standing>;
@@ -364,6 +370,7 @@ impl Spool {
     pub fn clean_for(&self, register: Weak<dyn Register>) {
         let core = &self.handle.core;
         *core.register.borrow_mut() = Some(Weak::clone(&register));
+        core.state.borrow_mut().foreign = HashSet::new();
         ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
     }
 
@@ -412,8 +419,8 @@ impl Spool {
         self.handle.core.settle(id, recipient, fate);
     }
 
-    /// All recipients have ended: the record at `at` is dead; segments with no live record are
-    /// recycled, oldest first.
+    /// All recipients have ended: the record at `at`, where it is now, is dead; segments with no
+    /// live record are recycled, oldest first. To be called once for each message.
     pub fn dead(&self, id: QueueId, at: Placement) {
         self.handle.core.dead(id, at);
     }

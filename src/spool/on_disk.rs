@@ -345,7 +345,7 @@ fn an_orphan_folder_is_adopted_once_whatever_crashes() {
             std::fs::copy(entry.path(), again.join(entry.file_name())).unwrap();
         }
         let (spool, _) = open(&own).await;
-        let adopted = Found::from(spool.adopt(&orphan).await.unwrap());
+        let adopted = Found::from(spool.adopt(&orphan, &[]).await.unwrap());
         assert!(!orphan.exists());
         assert_eq!(adopted.messages.len(), 2);
         let (one, two) = (&adopted.messages[0], &adopted.messages[1]);
@@ -362,7 +362,7 @@ fn an_orphan_folder_is_adopted_once_whatever_crashes() {
         let (spool, recovery) = open(&own).await;
         assert_eq!(recovery.messages.iter().map(|one| one.id).collect::<Vec<_>>(), [second]);
         assert!(recovery.messages[0].recipients[0].in_doubt);
-        let adopted = Found::from(spool.adopt(&again).await.unwrap());
+        let adopted = Found::from(spool.adopt(&again, &[]).await.unwrap());
         assert!(adopted.messages.is_empty(), "the ended one and the live one are known");
         assert!(!again.exists());
     });
@@ -378,6 +378,11 @@ struct Waiting {
 impl Register for Waiting {
     fn placement(&self, id: QueueId) -> Option<Placement> {
         self.messages.borrow().get(&id).map(|(at, _)| *at)
+    }
+    fn in_segment(&self, segment: u32, _cursor: u32) -> (Vec<QueueId>, Option<u32>) {
+        let messages = self.messages.borrow();
+        let there = messages.iter().filter(|(_, (at, _))| at.segment == segment);
+        (there.map(|(&id, _)| id).collect(), None)
     }
     fn standing(&self, id: QueueId) -> Option<Standing> {
         self.messages.borrow().get(&id).map(|(_, standing)| standing.clone())

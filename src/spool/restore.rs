@@ -21,16 +21,12 @@ impl Spool {
         let core = &self.handle.core;
         let extents = draft.finish_chunks().await?;
         core.wait_for_room().await?;
+        let pieces = draft.hand_over();
         let content = match extents {
             Some(extents) => StoredContent::Chunks(draft.id(), extents),
             None => StoredContent::Inline(draft.bytes()),
         };
         let so_far = SoFar { fates: fates.to_vec(), under_way: in_doubt.to_vec() };
-        let mut waiting = Waiting::append(core, &accepted, &content, &so_far)?;
-        drop(content);
-        let (segment, offset) = waiting.ticket.wait().await.inspect_err(|_| waiting.refused())?;
-        waiting.over = true;
-        draft.hand_over();
-        Ok(waiting.placement(segment, offset))
+        Waiting::append(core, &accepted, &content, &so_far, pieces)?.stored().await
     }
 }

@@ -1,10 +1,13 @@
 //! The result of one commit, awaited by all whose records are in it. One allocation for a batch, a
 //! waker for each waiter.
 
-use super::SpoolError;
+use super::batch::Slot;
+use super::log::Stake;
+use super::{Placement, SpoolError};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 /// Why a batch did not become durable.
@@ -75,6 +78,28 @@ impl Ticket {
             _ => self.for_outcome.register(&mut key, context),
         })
         .await
+    }
+}
+
+/// A mail record handed to the committer. Whoever has this answers for it: he passes it on, or
+/// gives it up with `State::give_up`, which takes it.
+#[derive(Debug)]
+pub(super) struct Appended {
+    pub(super) ticket: Rc<Ticket>,
+    pub(super) slot: Slot,
+}
+
+impl Appended {
+    /// Where the record is; `None` before that is known, and when its batch was refused.
+    pub(super) fn placement(&self) -> Option<Placement> {
+        let (segment, start) = self.ticket.place()?;
+        let offset = start.saturating_add(self.slot.offset);
+        Some(Placement { segment, offset, length: self.slot.length })
+    }
+
+    /// What it takes in its segment, once that is known: to be released there.
+    pub(super) fn into_stake(self) -> Option<Stake> {
+        self.placement().map(Stake::in_record)
     }
 }
 

@@ -20,6 +20,36 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "[retry]\nfirst = \"1s\"\nfirst = \"2s\"\n",
         "r.toml:3: not valid TOML: duplicate key",
     ),
+    // TLS.
+    (
+        "[tls]\ncert = \"a\"",
+        "r.toml:2: tls.cert: without a key; a certificate (cert, --tls-cert) and its key (key, \
+         --tls-key) go together",
+    ),
+    (
+        "[[tls.certificate]]\nkey = \"a\"",
+        "r.toml:2: tls.certificate.key: without a certificate; a certificate (cert, --tls-cert) \
+         and its key (key, --tls-key) go together",
+    ),
+    (
+        "[tls]\nmin_version = \"1.1\"",
+        "r.toml:2: tls.min_version: \"1.1\" is not a version; write \"1.2\" or \"1.3\"",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"",
+        "r.toml:3: the listener on 127.0.0.1:465 needs a certificate, and there is none; set \
+         tls.cert and tls.key (or --tls-cert and --tls-key), or its tls = \"offer\"",
+    ),
+    (
+        "[route]\ntls = \"yes\"",
+        "r.toml:2: route.tls: \"yes\" is not a way; write \"off\", \"may\", \"must\" or \
+         \"must-verify\"",
+    ),
+    (
+        "[route]\ntls = \"off\"\nsmart_host = \"smtps://a.test\"",
+        "r.toml:3: route.smart_host: smtps:// is TLS from the first byte, and tls is \"off\" here; \
+         write tls = \"must\" or \"must-verify\", or leave smtps:// out",
+    ),
     // Keys and tables.
     (
         "[retry]\nfrist = \"1s\"",
@@ -35,7 +65,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "colour = \"red\"",
-        "r.toml:1: colour: unknown key; there are host_name, listener, spool, core_default, \
+        "r.toml:1: colour: unknown key; there are host_name, tls, listener, spool, core_default, \
          pin, cores, core, access, session, retry, dns, route, pool, delivery, event, \
          control, ring",
     ),
@@ -489,7 +519,7 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     ),
     (
         "colour", "red",
-        "--set colour: unknown key; there are host_name, listener, spool, core_default, pin, \
+        "--set colour: unknown key; there are host_name, tls, listener, spool, core_default, pin, \
          cores, core, access, session, retry, dns, route, pool, delivery, event, control, \
          ring",
     ),

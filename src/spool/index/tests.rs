@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::super::batch::Batch;
-use super::super::fold::pieces_of;
 use super::super::log::{Chore, ChoreEnd, Log, Resume, Step, Write};
 use super::super::record::{Extent, SoFar, StoredContent};
 use super::super::recovery::{Findings, Scan};
@@ -84,7 +83,6 @@ impl Disk {
             disk.commit();
             let (segment, start) = disk.last;
             let extents = vec![Extent { segment, offset: start + slot.offset, length: 7 }];
-            assert_eq!(pieces_of(&extents), [(segment, 7)]);
             let so_far = SoFar { fates: vec![(0, waiting(2, 5))], under_way: vec![0] };
             let content = StoredContent::Chunks(draft, extents);
             disk.batch.message(&plain(first + 6, 2), &content, &so_far);

@@ -1,0 +1,271 @@
+//! What a waiting recipient costs in memory, in all: anonymous memory of a process (`RssAnon`) that
+//! stores messages of 200 bytes in a spool and admits them to a scheduler, as a shard does, per
+//! recipient. Each second message is taken once and deferred by a server that says something else
+//! every time; the others wait because nobody takes them. A thousand domains. "At most" is the most
+//! that was seen on the way from half of the number to it, so that the moments after something
+//! grew count. What is bounded apart is left out by a start with as many messages as it takes to
+//! fill it (buffers, reasons); the messages kept in memory for their first attempt
+//! (`hot_bytes_max`) are not in it.
+//!
+//!     cargo bench --bench memory                     # 1 and 2 million
+//!     cargo bench --bench memory -- 1000000 2000000 10000000    # 6 GB of disk below TMPDIR
+//!
+//! | recipients | per message | bytes each | at most | MiB in all |
+//! | ---: | ---: | ---: | ---: | ---: |
+//! | 1000000 | 1 | 88.4 | 88.4 | 118 |
+//! | 2000000 | 1 | 90.3 | 90.3 | 206 |
+//! | 10000000 | 1 | 92.6 | 92.7 | 917 |
+//! | 1000000 | 10 | 54.0 | 54.0 | 110 |
+//! | 2000000 | 10 | 50.2 | 52.4 | 154 |
+//! | 10000000 | 10 | 52.2 | 52.6 | 555 |
+//!
+//! (2026-11-23, Linux 6.18, mimalloc 3, huge pages where asked for.) 86 bytes of it are the
+//! scheduler's entries; the rest is what the allocator and huge pages leave between them. The relay
+//! itself, two shards, loaded over SMTP with the next hop down: 102 at a million; 88 at half a
+//! million with `MIMALLOC_ALLOW_THP=0`. A streamed message (more than `spool.stream_threshold`)
+//! costs some 80 bytes more: which segments its pieces are in.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ringpost::config;
+use ringpost::message::{
+    Address, Envelope, Options, QueueId, Reason, Recipient, Stage, Status, Timestamp,
+};
+use ringpost::ring;
+use ringpost::scheduler::{
+    Admission, AdmittedRecipient, Demand, Scheduler, Settled, SiteId, Slot, Verdict,
+};
+use ringpost::spool::{Accepted, Fate, Placement, Settings, Spool};
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const CONTENT: [u8; 200] = [b'x'; 200];
+const WRITERS: usize = 1024;
+/// Messages before the first measurement: they fill what is bounded apart.
+const BEFORE: u64 = 50_000;
+const SITE: SiteId = SiteId(1);
+
+/// Who stores and admits.
+struct Shard {
+    spool: Spool,
+    scheduler: RefCell<Scheduler>,
+    recipients: usize,
+    stored: Cell<u64>,
+    /// From this number of messages on the memory is looked at.
+    half: Cell<u64>,
+    /// Memory before, and the most per message above it since half of what is wanted.
+    base: Cell<u64>,
+    most: Cell<f64>,
+}
+
+impl Shard {
+    async fn open(folder: &Path, recipients: usize) -> Rc<Shard> {
+        let settings = Settings {
+            directory: folder.to_owned(),
+            number: 0,
+            segment_bytes: 64 << 20,
+            stream_threshold: 256 << 10,
+            content_bytes_max: 64 << 20,
+            outcome_interval: Duration::from_millis(50),
+        };
+        let retry = config::Retry {
+            first: 10 * HOUR,
+            factor: 1.0,
+            max: 10 * HOUR,
+            expire: 120 * HOUR,
+            jitter: 0.2,
+        };
+        Rc::new(Shard {
+            spool: Spool::open(settings).await.unwrap().0,
+            scheduler: RefCell::new(Scheduler::new(retry, 1)),
+            recipients,
+            stored: Cell::new(0),
+            half: Cell::new(0),
+            base: Cell::new(0),
+            most: Cell::new(0.0),
+        })
+    }
+
+    /// Stores and admits until there are `count` messages.
+    async fn fill(self: &Rc<Shard>, count: u64) {
+        self.half.set(BEFORE + count.saturating_sub(BEFORE) / 2);
+        self.most.set(0.0);
+        let running = Rc::new(Cell::new(WRITERS));
+        let done = ring::Signal::new();
+        for _ in 0..WRITERS {
+            let (shard, running, done) = (Rc::clone(self), Rc::clone(&running), done.clone());
+            ring::spawn("writer", async move {
+                while shard.stored.get() < count {
+                    let number = shard.stored.get();
+                    shard.stored.set(number + 1);
+                    shard.one(number).await;
+                }
+                running.set(running.get() - 1);
+                if running.get() == 0 {
+                    done.set();
+                }
+            });
+        }
+        done.wait().await;
+        self.spool.sync().await.unwrap();
+        self.look();
+    }
+
+    async fn one(&self, number: u64) {
+        let domains: Vec<String> = (0..self.recipients as u64)
+            .map(|index| format!("d{}.example", (number * 7 + index) % 1000))
+            .collect();
+        let address = |domain: &String| Recipient::plain(Address::new(format!("to@{domain}")));
+        let id = self.spool.next_id(Timestamp::now());
+        let accepted = Accepted {
+            id,
+            received_at: Timestamp::now(),
+            envelope: Envelope {
+                reverse_path: Some(Address::new("sender@example.com")),
+                recipients: domains.iter().map(address).collect(),
+            },
+            options: Options::default(),
+            trace: vec![b't'; 120],
+            dot_stuffed: false,
+            eight_bit: false,
+        };
+        let mut draft = self.spool.draft();
+        draft.extend(&CONTENT).await.unwrap();
+        let (placement, message) = self.spool.store(draft, accepted).await.unwrap();
+        drop(message);
+        self.admit(number, id, &domains, placement);
+        if number.is_multiple_of(10_000) && number > self.half.get() {
+            self.look();
+        }
+    }
+
+    fn admit(&self, number: u64, id: QueueId, domains: &[String], at: Placement) {
+        let now = Timestamp::now();
+        // Half of them are due now and taken; the others are due when nobody looks.
+        let is_tried = number.is_multiple_of(2);
+        let due = if is_tried { now } else { now.plus(HOUR) };
+        let recipients: Vec<AdmittedRecipient<'_>> = domains
+            .iter()
+            .map(|domain| AdmittedRecipient {
+                domain,
+                ended: false,
+                attempts: 0,
+                due,
+                reason: None,
+            })
+            .collect();
+        let mut scheduler = self.scheduler.borrow_mut();
+        let slot = scheduler.admit(
+            &Admission {
+                id,
+                placement: [at.segment, at.offset, at.length],
+                expires: now.plus(120 * HOUR),
+                priority: 0,
+                tenant: "",
+                recipients: &recipients,
+            },
+            now,
+        );
+        while let Some(demand) = scheduler.poll(now) {
+            if let Demand::Route(domain) = demand {
+                scheduler.routed(domain, SITE, now.plus(200 * HOUR));
+            }
+        }
+        while let Some(work) = scheduler.take(SITE, now, 100) {
+            self.spool.begun(work.id, &work.recipients);
+            for &recipient in &work.recipients {
+                self.defer(&mut scheduler, work.slot, recipient, number);
+            }
+        }
+        assert!(scheduler.message(slot).is_some());
+    }
+
+    /// As a server does that puts a number of its own into every reply.
+    fn defer(&self, scheduler: &mut Scheduler, slot: Slot, recipient: u32, number: u64) {
+        let now = Timestamp::now();
+        let reason = Rc::new(Reason {
+            code: 450,
+            remote: "mx1.example.net [192.0.2.1]:25".into(),
+            ..Reason::ours(
+                Stage::Recipient,
+                Status(4, 2, 1),
+                format!("The user is receiving mail too quickly, {number:016x} - smtp"),
+            )
+        });
+        let why = Some(Rc::clone(&reason));
+        let (id, _) = scheduler.whereabouts(slot).unwrap();
+        let settled = scheduler.settle(slot, recipient, Verdict::Later, why, now);
+        let Some(Settled::Retry { attempts, due }) = settled else { panic!("{settled:?}") };
+        let fate = Fate::Waiting { attempts, due, reason: (*reason).clone() };
+        self.spool.settle(id, recipient, &fate);
+    }
+
+    fn per_recipient(&self, count: u64) -> f64 {
+        let count = (count * self.recipients as u64) as f64;
+        (memory() as f64 - self.base.get() as f64) / count
+    }
+
+    fn look(&self) {
+        let since = self.per_recipient(self.stored.get().saturating_sub(BEFORE).max(1));
+        self.most.set(self.most.get().max(since));
+    }
+}
+
+/// Anonymous memory of this process, in bytes.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Fills to each of `counts` recipients and says what they cost.
+fn measure(folder: PathBuf, recipients: usize, counts: Vec<u64>) {
+    let settings = ring::Settings { depth: 256, preempt: Duration::from_millis(1) };
+    let shards = ring::start(&[None], &settings, move |_| {
+        let (folder, counts) = (folder.clone(), counts.clone());
+        async move {
+            let shard = Shard::open(&folder, recipients).await;
+            shard.fill(BEFORE).await;
+            shard.base.set(memory());
+            for count in counts {
+                let messages = count / recipients as u64;
+                shard.fill(BEFORE + messages).await;
+                let now = shard.per_recipient(messages);
+                let (most, whole) = (shard.most.get(), memory() >> 20);
+                println!("| {count} | {recipients} | {now:.1} | {most:.1} | {whole} |");
+            }
+        }
+    });
+    shards.unwrap().join().unwrap();
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut numbers: Vec<u64> =
+        arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if let Some(folder) = arguments.iter().find_map(|argument| argument.strip_prefix("--in=")) {
+        let recipients = numbers.remove(0) as usize;
+        return measure(folder.into(), recipients, numbers);
+    }
+    if numbers.is_empty() {
+        numbers = vec![1_000_000, 2_000_000];
+    }
+    println!("| recipients | per message | bytes each | at most | MiB in all |");
+    println!("| ---: | ---: | ---: | ---: | ---: |");
+    // Each in a process of its own, which has nothing left of the one before.
+    for recipients in [1, 10] {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = numbers.iter().map(u64::to_string);
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg(format!("--in={}", folder.path().display()))
+            .args([recipients.to_string()].into_iter().chain(numbers))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}

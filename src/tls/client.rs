@@ -1,0 +1,156 @@
+//! Whom the relay believes when it delivers.
+
+use super::{TlsError, provider, versions};
+use crate::config::{self, Roots};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+/// Servers whose sessions are remembered, so that the next handshake is short.
+const SESSIONS_MAX: usize = 4096;
+
+/// How much a server has to prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: against listeners, not against somebody in the middle (RFC 7435).
+    Anyone,
+    /// That somebody whom we believe vouches for its name.
+    Verified,
+}
+
+/// One shard's side of all its TLS connections to servers.
+pub struct Client {
+    anyone: Arc<ClientConfig>,
+    /// Made when first needed: reading the roots takes milliseconds.
+    verified: OnceCell<Result<Arc<ClientConfig>, String>>,
+    tls: config::Tls,
+}
+
+impl Client {
+    /// Prepares for deliveries.
+    ///
+    /// # Errors
+    /// rustls cannot be set up.
+    pub fn new(tls: &config::Tls) -> Result<Client, TlsError> {
+        let verifier = Arc::new(Unverified { provider: provider() });
+        let mut anyone = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.only_1_3))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        anyone.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Ok(Client { anyone: Arc::new(anyone), verified: OnceCell::new(), tls: tls.clone() })
+    }
+
+    pub(super) fn connection(
+        &self,
+        trust: Trust,
+        name: &str,
+    ) -> Result<ClientConnection, TlsError> {
+        let config = match trust {
+            Trust::Anyone => &self.anyone,
+            Trust::Verified => self
+                .verified
+                .get_or_init(|| self.verifying().map_err(|error| error.to_string()))
+                .as_ref()
+                .map_err(|words| TlsError::Other(words.clone()))?,
+        };
+        let bare = name.trim_start_matches('[').trim_end_matches([']', '.']);
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| TlsError::Other(format!("{name} is no name that TLS can ask for")))?;
+        Ok(ClientConnection::new(Arc::clone(config), name)?)
+    }
+
+    fn verifying(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(self.tls.only_1_3))?
+            .with_root_certificates(roots(&self.tls.roots)?)
+            .with_no_client_auth();
+        // Not shared with the connections above: a session of theirs proves nothing.
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Ok(Arc::new(config))
+    }
+}
+
+/// The certificates of those whom we believe.
+///
+/// # Errors
+/// None can be had.
+pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    match from {
+        Roots::System => {
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+            if store.is_empty() {
+                let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
+                let words = format!(
+                    "this machine has no root certificates to verify others with; install the \
+                     package ca-certificates, or name a file in tls.roots. {why}"
+                );
+                return Err(TlsError::Other(words));
+            }
+        }
+        Roots::File(path) => {
+            let fault = |cause: String| TlsError::File { path: path.clone(), cause };
+            let read: Result<Vec<CertificateDer<'static>>, _> =
+                CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+            store.add_parsable_certificates(read.map_err(|error| fault(error.to_string()))?);
+            if store.is_empty() {
+                let cause = "no certificate in it; roots are in PEM form, one after the other";
+                return Err(fault(cause.to_owned()));
+            }
+        }
+    }
+    Ok(store)
+}
+
+/// Takes any certificate, but only from whoever has its key.
+#[derive(Debug)]
+struct Unverified {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

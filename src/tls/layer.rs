@@ -1,0 +1,208 @@
+//! rustls between a stream and its user: records in and out, never a socket of its own.
+
+use super::transport::Security;
+use crate::ring::{RecvBuf, Stream};
+use rustls::{Connection, HandshakeKind, ProtocolVersion};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// Received and not decrypted: one record of the largest size fits with its header.
+const CIPHER_BYTES: usize = 18 * 1024;
+/// Encrypted and sent at once.
+const SEND_BYTES: usize = 64 * 1024;
+
+/// The state of one connection's TLS.
+pub(super) struct Layer {
+    tls: Connection,
+    cipher: RecvBuf,
+    outgoing: Vec<u8>,
+    ended: bool,
+}
+
+impl Layer {
+    pub(super) fn new(mut tls: Connection) -> Layer {
+        // We send what is encrypted before more is: the bound is ours.
+        tls.set_buffer_limit(None);
+        let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
+        Layer { tls, cipher, outgoing: Vec::new(), ended: false }
+    }
+
+    /// The handshake, within `timeout` as a whole. `InvalidData` when the two do not agree; the
+    /// other side has been sent an alert then.
+    pub(super) async fn shake_hands(
+        &mut self,
+        stream: &mut Stream,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let until = Instant::now() + timeout;
+        let left = || {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
+        };
+        while self.tls.is_handshaking() {
+            self.flush(stream, left()?).await?;
+            if !self.tls.is_handshaking() {
+                break;
+            }
+            if self.cipher.filled().is_empty() && !self.fill(stream, left()?).await? {
+                let words = "the other side closed the connection during the TLS handshake";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, words));
+            }
+            if let Err(error) = self.decrypt() {
+                // The alert that says why.
+                let _ = self.flush(stream, left()?).await;
+                return Err(error);
+            }
+        }
+        self.flush(stream, left()?).await
+    }
+
+    pub(super) async fn recv(
+        &mut self,
+        stream: &mut Stream,
+        buffer: &mut RecvBuf,
+        timeout: Duration,
+    ) -> io::Result<usize> {
+        loop {
+            if let Some(count) = self.take(buffer)? {
+                return Ok(count);
+            }
+            if !self.cipher.filled().is_empty() {
+                self.decrypt()?;
+                continue;
+            }
+            self.flush(stream, timeout).await?;
+            self.fill(stream, timeout).await?;
+        }
+    }
+
+    pub(super) fn try_recv(
+        &mut self,
+        stream: &mut Stream,
+        buffer: &mut RecvBuf,
+    ) -> io::Result<Option<usize>> {
+        loop {
+            if let Some(count) = self.take(buffer)? {
+                return Ok(Some(count));
+            }
+            if self.cipher.filled().is_empty() {
+                match stream.try_recv(&mut self.cipher)? {
+                    None => return Ok(None),
+                    Some(0) => self.end()?,
+                    Some(_) => {}
+                }
+            }
+            if !self.cipher.filled().is_empty() {
+                self.decrypt()?;
+            }
+        }
+    }
+
+    pub(super) async fn send_all(
+        &mut self,
+        stream: &mut Stream,
+        bytes: &[u8],
+        timeout: Duration,
+    ) -> io::Result<()> {
+        for part in bytes.chunks(SEND_BYTES) {
+            self.tls.writer().write_all(part)?;
+            self.flush(stream, timeout).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the other side that this was all.
+    pub(super) async fn finish(&mut self, stream: &mut Stream, timeout: Duration) {
+        self.tls.send_close_notify();
+        let _ = self.flush(stream, timeout).await;
+    }
+
+    /// Gives memory back while nothing is under way.
+    pub(super) fn release(&mut self) {
+        self.cipher.release();
+    }
+
+    pub(super) fn security(&self) -> Security {
+        let version = match self.tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = self.tls.negotiated_cipher_suite().map(|suite| suite.suite());
+        let cipher = suite.and_then(|suite| suite.as_str()).unwrap_or("unknown");
+        // rustls calls those of TLS 1.3 TLS13_; RFC 8446 and the world call them TLS_.
+        let cipher = match cipher.strip_prefix("TLS13_") {
+            Some(rest) => format!("TLS_{rest}"),
+            None => cipher.to_owned(),
+        };
+        let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        Security { version, cipher: cipher.into(), resumed }
+    }
+
+    /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that
+    /// TLS has for it, because SMTP marks the end of what matters itself.
+    fn take(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
+        match buffer.fill_from(&mut self.tls.reader()) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Receives records; false at the end of the stream.
+    async fn fill(&mut self, stream: &mut Stream, timeout: Duration) -> io::Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        match stream.recv(&mut self.cipher, timeout).await? {
+            0 => {
+                self.end()?;
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Tells rustls that nothing more comes.
+    fn end(&mut self) -> io::Result<()> {
+        self.ended = true;
+        let mut nothing: &[u8] = &[];
+        self.tls.read_tls(&mut nothing).map(drop)
+    }
+
+    /// Hands received records to rustls.
+    fn decrypt(&mut self) -> io::Result<()> {
+        let mut rest = self.cipher.filled();
+        let before = rest.len();
+        self.tls.read_tls(&mut rest)?;
+        let used = before - rest.len();
+        self.cipher.consume(used);
+        let said = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        self.tls.process_new_packets().map_err(said)?;
+        if used == 0 {
+            // Never seen; without it a record that rustls neither takes nor refuses is a loop.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a TLS record that cannot be read",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sends what rustls has to send.
+    async fn flush(&mut self, stream: &mut Stream, timeout: Duration) -> io::Result<()> {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut outgoing)?;
+        }
+        if !outgoing.is_empty() {
+            stream.send_all(&outgoing, timeout).await?;
+            outgoing.clear();
+            if outgoing.capacity() <= 2 * SEND_BYTES {
+                self.outgoing = outgoing;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! The certificates that the relay shows, by the name that a client asks for.
+
+use super::{TlsError, provider, versions};
+use crate::config::{self, Certificate};
+use rustls::ServerConfig;
+use rustls::crypto::ring::Ticketer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+/// What all listeners of all shards share.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
+}
+
+impl Server {
+    /// Reads the certificates; `None` when none is configured.
+    ///
+    /// # Errors
+    /// A file cannot be read, holds no certificate or key, or the two do not belong together.
+    pub fn new(tls: &config::Tls) -> Result<Option<Server>, TlsError> {
+        if tls.certificates.is_empty() {
+            return Ok(None);
+        }
+        let shown = Arc::new(Shown { certificates: RwLock::new(Arc::new(read(tls)?)) });
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.only_1_3))?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        // Tickets of one key, which changes every few hours: any shard takes up what another began.
+        config.ticketer = Ticketer::new()?;
+        config.send_tls13_tickets = 1;
+        Ok(Some(Server { config: Arc::new(config), shown }))
+    }
+
+    /// Reads the certificates again. With an error the old ones stay.
+    ///
+    /// # Errors
+    /// As [`Server::new`].
+    pub fn reload(&self, tls: &config::Tls) -> Result<(), TlsError> {
+        let certificates = Arc::new(read(tls)?);
+        match self.shown.certificates.write() {
+            Ok(mut shown) => *shown = certificates,
+            Err(poisoned) => *poisoned.into_inner() = certificates,
+        }
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+/// The certificates of this moment.
+#[derive(Debug)]
+struct Shown {
+    certificates: RwLock<Arc<Certificates>>,
+}
+
+#[derive(Debug)]
+struct Certificates {
+    /// For clients that name nobody, or somebody else: that is not worth a failed handshake, since
+    /// most of them look at no name (RFC 6066 3 leaves it to us).
+    first: Arc<CertifiedKey>,
+    /// Lower-case names of all certificates; `*.` in front stands for one label.
+    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    fn of_name(&self, name: &str) -> Arc<CertifiedKey> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let found = self.by_name.get(name.as_str()).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(format!("*.{parent}").as_str())
+        });
+        Arc::clone(found.unwrap_or(&self.first))
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let certificates = Arc::clone(&*self.certificates.read().ok()?);
+        Some(match hello.server_name() {
+            Some(name) => certificates.of_name(name),
+            None => Arc::clone(&certificates.first),
+        })
+    }
+}
+
+fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
+    let mut first = None;
+    let mut by_name = HashMap::new();
+    for certificate in &tls.certificates {
+        let (key, names) = read_one(certificate)?;
+        let key = Arc::new(key);
+        for name in names {
+            by_name.entry(name).or_insert_with(|| Arc::clone(&key));
+        }
+        first.get_or_insert(key);
+    }
+    let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
+    Ok(Certificates { first, by_name })
+}
+
+/// A certificate with its key, and the names it is for.
+fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
+    let fault = |path: &Path, cause: String| TlsError::File { path: path.to_owned(), cause };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(Iterator::collect)
+        .map_err(|error| fault(&files.cert, said(&error)))?;
+    let Some(own) = chain.first() else {
+        let cause = "no certificate in it; the file begins with the relay's own, in PEM form \
+                     (-----BEGIN CERTIFICATE-----), then those between it and the root";
+        return Err(fault(&files.cert, cause.to_owned()));
+    };
+    let names = webpki::EndEntityCert::try_from(own)
+        .map_err(|error| fault(&files.cert, format!("its first certificate is unusable: {error}")))?
+        .valid_dns_names()
+        .map(|name| name.to_ascii_lowercase().into())
+        .collect();
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| fault(&files.key, said(&error)))?;
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| fault(&files.key, format!("not a key that can be used: {error}")))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(_) => {
+            let cause = format!("not the key of the certificate in {}", files.cert.display());
+            return Err(fault(&files.key, cause));
+        }
+    }
+    Ok((certified, names))
+}
+
+fn said(error: &rustls_pki_types::pem::Error) -> String {
+    use rustls_pki_types::pem::Error;
+    match error {
+        Error::Io(error) => error.to_string(),
+        Error::NoItemsFound => {
+            "nothing of the kind in it; it must be in PEM form (-----BEGIN ...-----)".to_owned()
+        }
+        error => format!("not in PEM form: {error:?}"),
+    }
+}

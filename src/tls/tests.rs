@@ -1,0 +1,250 @@
+//! Both ends of ours over loopback, with certificates made on the spot.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::*;
+use crate::config::{self, Certificate, Roots};
+use crate::ring::{self, Listener, RecvBuf, Stream};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(10);
+
+/// A self-signed certificate for `names` in two files.
+fn certificate(folder: &Path, names: &[&str]) -> Certificate {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let file = names[0].replace('*', "star");
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let cert = folder.join(format!("{file}.pem"));
+    let key = folder.join(format!("{file}.key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    Certificate { cert, key }
+}
+
+fn tls(certificates: Vec<Certificate>, roots: Roots) -> config::Tls {
+    config::Tls { certificates, only_1_3: false, roots }
+}
+
+fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
+    let settings = ring::Settings { depth: 64, preempt: Duration::from_millis(1) };
+    ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
+}
+
+/// What each side says of the handshake.
+type Met = (io::Result<Transport>, io::Result<Transport>);
+
+async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) -> Met {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let near = Stream::connect(listener.address(), None, LONG).await.unwrap();
+    let far = listener.accept().await.unwrap();
+    let accepted = std::rc::Rc::new(std::cell::RefCell::new(None));
+    let (there, done) = (std::rc::Rc::clone(&accepted), ring::Signal::new());
+    let ended = done.clone();
+    ring::spawn("server", async move {
+        let mut far = Transport::new(far);
+        let result = far.accept(&server, LONG).await;
+        *there.borrow_mut() = Some(result.map(|()| far));
+        ended.set();
+    });
+    let mut near = Transport::new(near);
+    let connected = near.connect(client, trust, name, LONG).await.map(|()| near);
+    done.wait().await;
+    let accepted = accepted.borrow_mut().take().unwrap();
+    (connected, accepted)
+}
+
+#[test]
+fn bytes_pass_whole_in_both_directions_whatever_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), &["relay.test"]);
+    on_shard(move || {
+        let tls = tls(vec![one.clone()], Roots::System);
+        async move {
+            let server = Arc::new(Server::new(&tls).unwrap().unwrap());
+            let client = Client::new(&tls).unwrap();
+            let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
+            let (mut near, mut far) = (near.unwrap(), far.unwrap());
+            let security = near.security().unwrap();
+            assert_eq!((security.version, security.resumed), ("TLSv1.3", false));
+            assert!(security.cipher.starts_with("TLS_AES_"), "{}", security.cipher);
+            assert_eq!(far.security(), Some(security));
+
+            let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+            let expected = sent.clone();
+            ring::spawn("writer", async move {
+                far.send_all(&sent, LONG).await.unwrap();
+                far.close().await;
+            });
+            let mut buffer = RecvBuf::with_capacity(64 * 1024);
+            let mut received = Vec::new();
+            while near.recv(&mut buffer, LONG).await.unwrap() > 0 {
+                received.extend_from_slice(buffer.filled());
+                buffer.consume(usize::MAX);
+            }
+            assert!(received == expected, "{} of {} bytes", received.len(), expected.len());
+        }
+    });
+}
+
+#[test]
+fn a_receive_that_times_out_leaves_the_connection_usable() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), &["relay.test"]);
+    on_shard(move || {
+        let tls = tls(vec![one.clone()], Roots::System);
+        async move {
+            let server = Arc::new(Server::new(&tls).unwrap().unwrap());
+            let client = Client::new(&tls).unwrap();
+            let (near, far) = meet(server, &client, Trust::Anyone, "127.0.0.1").await;
+            let (mut near, mut far) = (near.unwrap(), far.unwrap());
+            let mut buffer = RecvBuf::with_capacity(64);
+            for _ in 0..3 {
+                let soon = Duration::from_millis(20);
+                let error = far.recv(&mut buffer, soon).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                assert_eq!(far.try_recv(&mut buffer).unwrap(), None);
+                near.send_all(b"after", LONG).await.unwrap();
+                assert_eq!(far.recv(&mut buffer, LONG).await.unwrap(), 5);
+                assert_eq!(buffer.filled(), b"after");
+                buffer.consume(5);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_second_connection_takes_up_the_session_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), &["relay.test"]);
+    on_shard(move || {
+        let tls = tls(vec![one.clone()], Roots::System);
+        async move {
+            let server = Arc::new(Server::new(&tls).unwrap().unwrap());
+            let client = Client::new(&tls).unwrap();
+            for resumed in [false, true] {
+                let server = Arc::clone(&server);
+                let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
+                let (mut near, mut far) = (near.unwrap(), far.unwrap());
+                assert_eq!(near.security().unwrap().resumed, resumed);
+                // The ticket comes behind the handshake, with the first bytes.
+                far.send_all(b"220", LONG).await.unwrap();
+                let mut buffer = RecvBuf::with_capacity(64);
+                near.recv(&mut buffer, LONG).await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn the_certificate_shown_is_that_of_the_name_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = certificate(folder.path(), &["first.test"]);
+    let second = certificate(folder.path(), &["Second.test", "*.second.test"]);
+    on_shard(move || {
+        let certificates = vec![first.clone(), second.clone()];
+        async move {
+            let server = tls(certificates.clone(), Roots::System);
+            let server = Arc::new(Server::new(&server).unwrap().unwrap());
+            for (name, root, matches) in [
+                ("first.test", 0, true),
+                ("second.test", 1, true),
+                ("a.second.test", 1, true),
+                ("a.b.second.test", 1, false),
+                ("second.test", 0, false),
+                ("third.test", 0, false),
+            ] {
+                let roots = Roots::File(certificates[root].cert.clone());
+                let client = Client::new(&tls(Vec::new(), roots)).unwrap();
+                let server = Arc::clone(&server);
+                let (near, _) = meet(Arc::clone(&server), &client, Trust::Verified, name).await;
+                match near {
+                    Ok(_) => assert!(matches, "{name}"),
+                    Err(error) => {
+                        assert!(!matches, "{name}: {error}");
+                        assert_eq!(error.kind(), ErrorKind::InvalidData);
+                        assert!(error.to_string().contains("certificate"), "{error}");
+                    }
+                }
+                let (anyone, _) = meet(server, &client, Trust::Anyone, name).await;
+                anyone.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificate(folder.path(), &["relay.test"]);
+    let old_root = folder.path().join("old.pem");
+    std::fs::copy(&files.cert, &old_root).unwrap();
+    on_shard(move || {
+        let (files, old_root) = (files.clone(), old_root.clone());
+        async move {
+            let shown = tls(vec![files.clone()], Roots::System);
+            let server = Arc::new(Server::new(&shown).unwrap().unwrap());
+            let client =
+                |root: &Path| Client::new(&tls(Vec::new(), Roots::File(root.to_owned()))).unwrap();
+            let old = client(&old_root);
+            let meet_old = meet(Arc::clone(&server), &old, Trust::Verified, "relay.test").await;
+            assert!(meet_old.0.is_ok());
+
+            let pem = std::fs::read(&files.cert).unwrap();
+            std::fs::write(&files.cert, b"nonsense").unwrap();
+            let error = server.reload(&shown).unwrap_err().to_string();
+            assert!(error.contains("relay.test.pem: "), "{error}");
+            std::fs::write(&files.cert, pem).unwrap();
+
+            let renewed = certificate(files.cert.parent().unwrap(), &["relay.test"]);
+            assert_eq!(renewed, files, "in the same files");
+            server.reload(&shown).unwrap();
+            let new = client(&files.cert);
+            let (near, _) = meet(Arc::clone(&server), &new, Trust::Verified, "relay.test").await;
+            assert!(near.is_ok());
+            let fresh = client(&old_root);
+            assert!(meet(server, &fresh, Trust::Verified, "relay.test").await.0.is_err());
+        }
+    });
+}
+
+#[test]
+fn files_that_are_wrong_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), &["one.test"]);
+    let other = certificate(folder.path(), &["other.test"]);
+    let fault = |cert: &Path, key: &Path| {
+        let files = Certificate { cert: cert.to_owned(), key: key.to_owned() };
+        Server::new(&tls(vec![files], Roots::System)).unwrap_err().to_string()
+    };
+    let missing = folder.path().join("missing.pem");
+    assert!(fault(&missing, &one.key).contains("missing.pem: No such file"));
+    assert!(fault(&one.cert, &missing).contains("missing.pem: No such file"));
+    assert!(fault(&one.key, &one.key).contains("one.test.key: no certificate in it"));
+    assert!(fault(&one.cert, &one.cert).contains("one.test.pem: nothing of the kind in it"));
+    let exchanged = fault(&one.cert, &other.key);
+    assert!(exchanged.contains("other.test.key: not the key of"), "{exchanged}");
+    assert!(Server::new(&tls(Vec::new(), Roots::System)).unwrap().is_none());
+}
+
+#[test]
+fn what_is_no_tls_ends_the_handshake() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), &["relay.test"]);
+    on_shard(move || {
+        let tls = tls(vec![one.clone()], Roots::System);
+        async move {
+            let server = Server::new(&tls).unwrap().unwrap();
+            for bytes in [&b"EHLO client.test\r\n"[..], b"\x16\x03\x01\xff\xff", b"\0\0\0\0\0\0"] {
+                let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                let address = listener.address();
+                let mut near = Stream::connect(address, None, LONG).await.unwrap();
+                let mut far = Transport::new(listener.accept().await.unwrap());
+                near.send_all(bytes, LONG).await.unwrap();
+                near.close().await;
+                assert!(far.accept(&server, LONG).await.is_err(), "{bytes:?}");
+                assert!(far.security().is_none());
+            }
+        }
+    });
+}

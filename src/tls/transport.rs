@@ -1,0 +1,134 @@
+//! A connection, with or without TLS: the same calls for both.
+
+use super::client::Client;
+use super::layer::Layer;
+use super::server::Server;
+use super::{TlsError, Trust};
+use crate::ring::{Interrupter, RecvBuf, Stream};
+use rustls::{ClientConnection, Connection, ServerConnection};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The last words of TLS are given this long.
+const FINISH_WAIT: Duration = Duration::from_secs(1);
+
+/// A TCP connection that may have a layer of TLS.
+pub struct Transport {
+    stream: Stream,
+    layer: Option<Box<Layer>>,
+}
+
+/// What protects a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Security {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// As the IANA registry names it: `TLS_AES_256_GCM_SHA384`.
+    pub cipher: Box<str>,
+    /// An earlier session was taken up again.
+    pub resumed: bool,
+}
+
+impl Transport {
+    /// A connection in the clear.
+    pub fn new(stream: Stream) -> Transport {
+        Transport { stream, layer: None }
+    }
+
+    /// Answers the client's handshake, within `timeout` as a whole. What the client sent in the
+    /// clear before must have been dropped (RFC 3207 4.2).
+    ///
+    /// # Errors
+    /// `InvalidData` with rustls's words when the two do not agree; `TimedOut`; what the network
+    /// says. The connection is of no use then.
+    pub async fn accept(&mut self, server: &Server, timeout: Duration) -> io::Result<()> {
+        let tls = ServerConnection::new(server.config()).map_err(io::Error::other)?;
+        self.secure(Connection::Server(tls), timeout).await
+    }
+
+    /// Begins the handshake with a server that is called `name` (a domain name, or an address),
+    /// within `timeout` as a whole.
+    ///
+    /// # Errors
+    /// As [`Transport::accept`]; `InvalidInput` when `name` is neither.
+    pub async fn connect(
+        &mut self,
+        client: &Client,
+        trust: Trust,
+        name: &str,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let tls = client.connection(trust, name).map_err(|error| match error {
+            TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
+            error => io::Error::other(error),
+        })?;
+        self.secure(Connection::Client(ClientConnection::from(tls)), timeout).await
+    }
+
+    async fn secure(&mut self, tls: Connection, timeout: Duration) -> io::Result<()> {
+        let mut layer = Box::new(Layer::new(tls));
+        layer.shake_hands(&mut self.stream, timeout).await?;
+        self.layer = Some(layer);
+        Ok(())
+    }
+
+    /// What protects it; `None` in the clear.
+    pub fn security(&self) -> Option<Security> {
+        self.layer.as_ref().map(|layer| layer.security())
+    }
+
+    /// As [`Stream::recv`]; `InvalidData` also for bytes that are no TLS.
+    pub async fn recv(&mut self, buffer: &mut RecvBuf, timeout: Duration) -> io::Result<usize> {
+        match &mut self.layer {
+            None => self.stream.recv(buffer, timeout).await,
+            Some(layer) => layer.recv(&mut self.stream, buffer, timeout).await,
+        }
+    }
+
+    /// As [`Stream::try_recv`].
+    pub fn try_recv(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
+        match &mut self.layer {
+            None => self.stream.try_recv(buffer),
+            Some(layer) => layer.try_recv(&mut self.stream, buffer),
+        }
+    }
+
+    /// As [`Stream::send_all`].
+    pub async fn send_all(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+        match &mut self.layer {
+            None => self.stream.send_all(bytes, timeout).await,
+            Some(layer) => layer.send_all(&mut self.stream, bytes, timeout).await,
+        }
+    }
+
+    /// Gives memory back while nothing is under way.
+    pub fn release(&mut self) {
+        if let Some(layer) = &mut self.layer {
+            layer.release();
+        }
+    }
+
+    /// The other end.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.stream.peer_address()
+    }
+
+    /// This end.
+    pub fn local_address(&self) -> SocketAddr {
+        self.stream.local_address()
+    }
+
+    /// As [`Stream::interrupter`].
+    pub fn interrupter(&self) -> Interrupter {
+        self.stream.interrupter()
+    }
+
+    /// As [`Stream::close`], with the end of TLS before it.
+    pub async fn close(mut self) {
+        if let Some(layer) = &mut self.layer {
+            layer.finish(&mut self.stream, FINISH_WAIT).await;
+        }
+        self.stream.close().await;
+    }
+}
