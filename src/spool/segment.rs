@@ -54,8 +54,8 @@ pub(super) struct SegmentHeader {
     /// Where a torn commit was cut when the spool was last opened: damage that begins there is
     /// known. Zero segment: nowhere.
     pub(super) cut: (u32, u32),
-    /// Where its index ends, if it gets one; the file may be longer. Zero in segments of relays that
-    /// wrote no index.
+    /// Where its index ends, if it gets one; the file may be longer. Zero in segments of relays
+    /// that wrote no index.
     pub(super) segment_bytes: u32,
 }
 
@@ -66,8 +66,8 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// The intact header of this other segment: the file was to be used again and was not yet, since
-    /// a header is on the disk before the first batch is written.
+    /// The intact header of another segment: the file was to be used again and was not yet, since a
+    /// header is on the disk before the first batch is written.
     Former,
     /// Nothing, or damage: batches are judged by their own checksums.
     Unusable,
