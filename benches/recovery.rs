@@ -12,7 +12,8 @@
 //! One million messages of 2 KB with one recipient each, in two shards at once (2.4 GB in 36
 //! segments of 64 MiB, all sealed by a stop); until the last of them is in the scheduler; three
 //! runs, fastest to slowest. 2026-11-24: 2 x AMD EPYC (virtual) with other work beside, Linux 6.18,
-//! ext4 without a journal on a virtual disk. Warm: files in the page cache. Cold: after `drop_caches`.
+//! ext4 without a journal on a virtual disk. Warm: files in the page cache. Cold: after
+//! `drop_caches`.
 //!
 //! | | warm | cold | read |
 //! | --- | ---: | ---: | ---: |

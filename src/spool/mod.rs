@@ -317,7 +317,8 @@ impl Drop for Handle {
 
 impl Spool {
     /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads the
-    /// indexes of sealed segments and all of the others, and blocks the shard meanwhile, which has nothing else to do yet.
+    /// indexes of sealed segments and all of the others, and blocks the shard
+    /// meanwhile, which has nothing else to do yet.
     pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
         let folder = settings.directory.clone();
         let block = u64::from(segment::BLOCK);
@@ -374,8 +375,8 @@ impl Spool {
         ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
     }
 
-    /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has moved
-    /// to since; `Open` when the disk does not give it.
+    /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has
+    /// moved to since; `Open` when the disk does not give it.
     pub async fn load(&self, id: QueueId, mut at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         loop {
@@ -430,8 +431,8 @@ impl Spool {
         Ok(self.handle.core.sync().await?)
     }
 
-    /// Ends the spool, which is not used again: what was noted is committed, and the segment that was
-    /// written gets its index.
+    /// Ends the spool, which is not used again: what was noted is committed, and the segment that
+    /// was written gets its index.
     pub async fn close(&self) {
         self.handle.core.closed().await;
     }
