@@ -3,7 +3,8 @@
 //! disk, a test on a model of one.
 //!
 //! Order of operations, so that power may fail at any line:
-//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder;
+//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder; then
+//!    its blocks are written once with zeros, a piece at a time, unless mail needs it before;
 //! 2. it becomes the head: its header is written and synced;
 //! 3. batches are written and synced one at a time, each into blocks never written in this life;
 //! 4. the oldest segment without live mail is renamed to the next number, and the name is durable
@@ -34,7 +35,7 @@ pub(super) enum Step {
     Idle,
     /// Write these bytes there and sync, then call [`Log::written`].
     Write(Write),
-    /// A spare segment is being made; ask again when its chore is done.
+    /// A spare segment is being made, or a piece of it written; ask again when that is done.
     Wait,
     /// No room for the mail that waits: refuse it, then ask again.
     Full,
@@ -61,6 +62,8 @@ pub(super) enum Chore {
     Recycle { from: u32, to: u32 },
     /// Remove a file and make that durable.
     Delete { segment: u32 },
+    /// Write zeros where a spare was never written, until [`Log::is_waited_for`].
+    Fill { segment: u32 },
 }
 
 /// How a chore ended.
@@ -106,6 +109,15 @@ impl Live {
     }
 }
 
+/// A segment that may become the head.
+#[derive(Clone, Copy, Debug)]
+struct Spare {
+    segment: u32,
+    /// Every block was written once (or there was no time for that): a commit there changes no
+    /// metadata that its sync would have to wait for. See `benches/commit_methods.rs`.
+    filled: bool,
+}
+
 /// The state of the segment files.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -115,7 +127,9 @@ pub(super) struct Log {
     /// The segment that is written, and the end of what is written in it. None before the first.
     head: Option<(u32, u32)>,
     header_due: bool,
-    spares: VecDeque<u32>,
+    spares: VecDeque<Spare>,
+    /// The committer can do nothing until a chore ends.
+    waited_for: bool,
     segments: BTreeMap<u32, Live>,
     blank: Vec<u32>,
     next_segment: u32,
@@ -134,6 +148,7 @@ impl Log {
             head: None,
             header_due: false,
             spares: VecDeque::new(),
+            waited_for: false,
             segments: resume.segments,
             blank: resume.blank,
             next_segment: resume.next_segment.max(1),
@@ -176,17 +191,36 @@ impl Log {
                 ids.into_iter().for_each(|(id, length)| live.add(id, length));
                 Step::Write(Write { segment, offset: end, bytes, is_batch: true })
             }
-            _ => match self.spares.pop_front() {
+            _ => match self.take_spare() {
                 Some(segment) => {
                     self.head = Some((segment, BLOCK));
                     self.segments.entry(segment).or_default();
                     Step::Write(self.header(segment, now, highest_id))
                 }
-                None if !self.no_room => Step::Wait,
+                None if !self.no_room || !self.spares.is_empty() => {
+                    self.waited_for = true;
+                    Step::Wait
+                }
                 None if batch.has_mail() => Step::Full,
                 None => Step::Stuck,
             },
         }
+    }
+
+    /// The oldest spare (heads rise in number), unless a piece of it is being written.
+    fn take_spare(&mut self) -> Option<u32> {
+        let segment = self.spares.front()?.segment;
+        if self.chore == Some(Chore::Fill { segment }) {
+            return None;
+        }
+        self.waited_for = false;
+        self.spares.pop_front();
+        Some(segment)
+    }
+
+    /// A commit waits for the chore under way.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waited_for
     }
 
     /// The last write is durable.
@@ -208,7 +242,10 @@ impl Log {
             None if self.spares.is_empty() && !self.no_room => {
                 Chore::Create { segment: self.number()? }
             }
-            None => return None,
+            None => {
+                let raw = self.spares.iter().find(|spare| !spare.filled)?;
+                Chore::Fill { segment: raw.segment }
+            }
         };
         self.chore = Some(chore);
         Some(chore)
@@ -217,6 +254,12 @@ impl Log {
     /// The chore ended.
     pub(super) fn chore_done(&mut self, end: ChoreEnd) {
         let Some(chore) = self.chore.take() else { return };
+        if let Chore::Fill { segment } = chore {
+            // A file that does not take zeros shall not get mail.
+            self.spares.retain(|spare| end == ChoreEnd::Done || spare.segment != segment);
+            let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
+            spare.into_iter().for_each(|spare| spare.filled = true);
+        }
         self.no_room = end == ChoreEnd::Failed;
         if end == ChoreEnd::Failed {
             return;
@@ -228,7 +271,7 @@ impl Log {
         if let Chore::Create { segment: made } | Chore::Recycle { to: made, .. } = chore
             && end == ChoreEnd::Done
         {
-            self.spares.push_back(made);
+            self.spares.push_back(Spare { segment: made, filled: false });
         }
     }
 
