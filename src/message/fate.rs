@@ -74,7 +74,7 @@ impl Stage {
 }
 
 /// Why a recipient is where it is: the remote server's words, or ours when it had none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reason {
     /// How far the attempt had come.
     pub stage: Stage,

@@ -148,8 +148,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
         tell_recovery(index, &recovery);
         report.set_aside += recovery.set_aside.len();
         report.messages += recovery.messages.len();
-        for (position, message) in recovery.messages.iter().enumerate() {
-            report.in_doubt += queue.readmit(message);
+        for (position, message) in recovery.messages.enumerate() {
+            report.in_doubt += queue.readmit(&message);
             if position % RECOVERY_STEP == RECOVERY_STEP - 1 {
                 ring::yield_now().await;
             }

@@ -15,7 +15,7 @@ use crate::route::{Router, Site};
 use crate::scheduler::{
     Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, Slot, Verdict, Work,
 };
-use crate::spool::{Message, Placement, Recovered, Spool};
+use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -133,27 +133,28 @@ impl Queue {
     /// Takes a message that recovery found; how many of its recipients are in doubt.
     pub(super) fn readmit(&self, message: &Recovered) -> usize {
         let now = now();
-        let first_due = message.options.not_before.unwrap_or(now);
-        let recipients: Vec<AdmittedRecipient<'_>> = message
-            .recipients
-            .iter()
-            .map(|recipient| AdmittedRecipient {
-                domain: &recipient.domain,
-                ended: recipient.ended,
-                attempts: recipient.attempts,
-                due: recipient.due.unwrap_or(first_due),
-                reason: recipient.reason.clone().map(Rc::new),
-            })
-            .collect();
+        let first_due = message.not_before.unwrap_or(now);
+        let (one, several);
+        let recipients: &[AdmittedRecipient<'_>] = match &message.recipients[..] {
+            [only] => {
+                one = [admitted(only, first_due)];
+                &one
+            }
+            all => {
+                let all = all.iter().map(|one| admitted(one, first_due));
+                several = all.collect::<Vec<_>>();
+                &several
+            }
+        };
         let at = message.placement;
         self.scheduler.borrow_mut().admit(
             &Admission {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
-                expires: self.expiry(message.received_at, message.options.expires),
-                priority: message.options.priority,
-                tenant: &message.options.tenant,
-                recipients: &recipients,
+                expires: self.expiry(message.received_at, message.expires),
+                priority: message.priority,
+                tenant: &message.tenant,
+                recipients,
             },
             now,
         );
@@ -469,6 +470,17 @@ impl Drop for Loading {
 /// The spool's words for where a message is, from the scheduler's.
 pub(super) fn placement(at: [u32; 3]) -> Placement {
     Placement { segment: at[0], offset: at[1], length: at[2] }
+}
+
+/// What the scheduler is told of a recipient that recovery found.
+fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRecipient<'_> {
+    AdmittedRecipient {
+        domain: &recipient.domain,
+        ended: recipient.ended,
+        attempts: recipient.attempts,
+        due: recipient.due.unwrap_or(first_due),
+        reason: recipient.reason.clone(),
+    }
 }
 
 fn lower(domain: &str) -> Cow<'_, str> {

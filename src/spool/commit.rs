@@ -42,6 +42,7 @@ pub(super) struct Core {
     /// A segment that is being filled is needed.
     hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
+    ended: Waiters,
 }
 
 pub(super) struct State {
@@ -77,6 +78,8 @@ pub(super) struct State {
     /// Messages born in another spool that came here.
     pub(super) foreign: HashSet<QueueId>,
     closing: bool,
+    /// The committer has ended.
+    ended: bool,
 }
 
 enum Next {
@@ -113,6 +116,7 @@ impl Core {
             moving: HashMap::new(),
             foreign: HashSet::new(),
             closing: false,
+            ended: false,
         };
         Rc::new(Core {
             folder: settings.directory.clone(),
@@ -126,6 +130,7 @@ impl Core {
             chores: ring::Signal::new(),
             hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
+            ended: Waiters::default(),
         })
     }
 
@@ -142,6 +147,17 @@ impl Core {
         self.chores.set();
         self.hurry.set();
         self.cleaning.set();
+    }
+
+    /// Waits until all that was noted is committed and the committer has ended.
+    pub(super) async fn closed(&self) {
+        self.close();
+        let mut key = None;
+        poll_fn(|context| match self.state.borrow().ended {
+            true => Poll::Ready(()),
+            false => self.ended.register(&mut key, context),
+        })
+        .await;
     }
 
     pub(super) fn next_id(&self, now: Timestamp) -> QueueId {
@@ -346,7 +362,12 @@ impl Core {
                 Step::Idle => {
                     state.urgent = false;
                     state.outcomes_since = None;
-                    return if state.closing { Next::End } else { Next::Rest(None) };
+                    if !state.closing {
+                        return Next::Rest(None);
+                    }
+                    // The next start need not read what was written last.
+                    let Some(index) = state.log.seal() else { return Next::End };
+                    return self.write(state, index);
                 }
                 Step::Write(write) => return self.write(state, write),
                 Step::Wait => {
@@ -368,7 +389,9 @@ impl Core {
     }
 
     fn write(&self, state: &mut State, write: Write) -> Next {
-        if write.is_batch {
+        if write.is_index {
+            // Nobody waits for it.
+        } else if write.is_batch {
             let ticket = std::mem::take(&mut state.pending);
             ticket.sealed(write.segment, write.offset);
             state.in_flight = Some(ticket);
@@ -415,6 +438,18 @@ impl Core {
             // spool takes nothing more (see "fsyncgate"). Recovery tells what is there.
             Err(error) => self.fail(state, error.to_string()),
         }
+    }
+
+    /// Writes the index of a segment that takes no more batches. Not being able to is no failure of
+    /// the spool: all that the segment holds was synced before.
+    async fn write_index(&self, index: Write, file: &ring::File) {
+        let written = file.commit(index.bytes, u64::from(index.offset)).await;
+        if let Err(error) = written {
+            let segment = index.segment;
+            tracing::warn!(segment, %error, "no index: the next start reads the whole segment");
+        }
+        self.state.borrow_mut().log.indexed();
+        self.chores.set();
     }
 
     fn fail(&self, state: &mut State, cause: String) {
@@ -594,11 +629,25 @@ async fn commit(core: Rc<Core>) {
             Next::Rest(Some(wait)) => {
                 core.work.wait_for(wait).await;
             }
+            Next::Write(write, file) if write.is_index => {
+                let writer = Rc::clone(&core);
+                let writing = async move { writer.write_index(write, &file).await };
+                // At the end nothing comes that could be kept waiting.
+                if core.state.borrow().closing {
+                    writing.await;
+                } else {
+                    ring::spawn("spool index", writing);
+                }
+            }
             Next::Write(write, file) => {
                 let result = file.commit(write.bytes, u64::from(write.offset)).await;
                 core.written(write.is_batch, result);
             }
-            Next::End => return,
+            Next::End => {
+                core.state.borrow_mut().ended = true;
+                core.ended.wake();
+                return;
+            }
         }
     }
 }

@@ -41,10 +41,9 @@ pub fn layout(root: &Path) -> Result<Vec<(u16, PathBuf)>, SpoolError> {
     Ok(shards)
 }
 
-/// Reads all segments of `folder`.
-pub(super) fn read(folder: &Path) -> Result<Contents, SpoolError> {
+/// Reads all segments of `folder`, as `scan` does it.
+pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError> {
     let segments = segments(folder)?;
-    let mut scan = Scan::default();
     for &number in &segments {
         let path = segment::path(folder, number);
         let mut file = File::open(&path).map_err(|error| failed(&path, &error))?;

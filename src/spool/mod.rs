@@ -31,10 +31,13 @@ mod clean;
 mod commit;
 mod content;
 mod draft;
+mod entry;
 mod field;
 mod fold;
 mod folder;
+mod index;
 mod inspection;
+mod kept;
 pub mod lock;
 mod log;
 mod record;
@@ -56,13 +59,14 @@ pub use content::{Content, Piece};
 pub use draft::Draft;
 pub use folder::layout;
 pub use inspection::{Damage, Inspection, holds_segments};
+pub use kept::Messages;
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;
 use commit::Core;
-use fold::Kept;
 use log::{Log, Resume};
 use record::{Record, StoredContent};
+use recovery::Scan;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -199,8 +203,14 @@ pub struct Recovered {
     pub placement: Placement,
     /// When it was accepted.
     pub received_at: Timestamp,
-    /// What was asked for it.
-    pub options: Options,
+    /// Whose mail it is; empty for nobody's in particular.
+    pub tenant: Rc<str>,
+    /// -9 to 9, higher is more urgent.
+    pub priority: i8,
+    /// Not to be tried before this time.
+    pub not_before: Option<Timestamp>,
+    /// To be given up at this time, if that was asked for.
+    pub expires: Option<Timestamp>,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.
@@ -211,7 +221,7 @@ pub struct Recovered {
 #[derive(Debug)]
 pub struct RecoveredRecipient {
     /// Lower-case domain of the forward-path.
-    pub domain: Box<str>,
+    pub domain: Rc<str>,
     /// Delivered, bounced, expired or removed.
     pub ended: bool,
     /// So far.
@@ -219,7 +229,7 @@ pub struct RecoveredRecipient {
     /// `None`: never tried, due at once.
     pub due: Option<Timestamp>,
     /// Why the last attempt did not end it.
-    pub reason: Option<Reason>,
+    pub reason: Option<Rc<Reason>>,
     /// A delivery had begun and its outcome is not on disk: may have been delivered.
     pub in_doubt: bool,
 }
@@ -228,7 +238,7 @@ pub struct RecoveredRecipient {
 #[derive(Debug, Default)]
 pub struct Recovery {
     /// Messages with recipients not yet ended, oldest id first.
-    pub messages: Vec<Recovered>,
+    pub messages: Messages,
     /// Corrupt records set aside, each with file and offset, for the log.
     pub set_aside: Vec<String>,
     /// Bytes of a torn commit that were cut.
@@ -295,7 +305,7 @@ impl Spool {
         settings.segment_bytes =
             settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
         std::fs::create_dir_all(&folder).map_err(|error| folder::failed(&folder, &error))?;
-        let read = folder::read(&folder)?;
+        let read = folder::read(&folder, Scan::default())?;
         folder::settle_down(&folder, read.scan.written.last().copied())?;
         let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
         let resume = Resume::of(&read, settings.number);
@@ -400,6 +410,12 @@ impl Spool {
         Ok(self.handle.core.sync().await?)
     }
 
+    /// Ends the spool, which is not used again: what was noted is committed, and the segment that was
+    /// written gets its index.
+    pub async fn close(&self) {
+        self.handle.core.closed().await;
+    }
+
     /// Why nothing more is taken, nor written down, when a write or sync has failed.
     pub fn failure(&self) -> Option<String> {
         self.handle.core.failure()
@@ -407,7 +423,7 @@ impl Spool {
 
     /// Reads the spool of a stopped relay without changing it.
     pub fn inspect(directory: &Path) -> Result<Recovery, SpoolError> {
-        let read = folder::read(directory)?;
+        let read = folder::read(directory, Scan::default())?;
         let set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
         Ok(recovery_of(read, set_aside))
     }
@@ -465,9 +481,8 @@ impl Resume {
 }
 
 fn recovery_of(read: folder::Contents, set_aside: Vec<String>) -> Recovery {
-    let messages = read.scan.fold.into_live();
     Recovery {
-        messages: messages.into_iter().map(|(id, kept): (_, Kept)| kept.recovered(id)).collect(),
+        messages: read.scan.fold.into_live(),
         set_aside,
         torn_bytes: read.findings.torn_bytes,
         segments: read.segments.len(),

@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! 0        4096                      next multiple of 4096
-//! | header | batch | records ... | 0 | batch | records ... | 0 | unwritten or of a former life
+//! | header | batch | records ... | 0 | batch | records ... | 0 | unwritten | index |
 //! ```
 //!
+//! What is unwritten is of a former life, or zeros; `index` says how the last part lies.
 //! No block is written twice in one life of a segment, so a torn write cannot reach what an earlier
 //! commit made durable. Every checksum is salted with the segment's number and the place in it:
 //! bytes of a file's former life, or bytes moved, do not pass.
@@ -53,6 +54,9 @@ pub(super) struct SegmentHeader {
     /// Where a torn commit was cut when the spool was last opened: damage that begins there is
     /// known. Zero segment: nowhere.
     pub(super) cut: (u32, u32),
+    /// Where its index ends, if it gets one; the file may be longer. Zero in segments of relays that
+    /// wrote no index.
+    pub(super) segment_bytes: u32,
 }
 
 /// What the first block of a segment file says.
@@ -78,6 +82,7 @@ impl SegmentHeader {
         block.extend_from_slice(&self.highest_id.0.to_le_bytes());
         block.extend_from_slice(&self.cut.0.to_le_bytes());
         block.extend_from_slice(&self.cut.1.to_le_bytes());
+        block.extend_from_slice(&self.segment_bytes.to_le_bytes());
         // Reserved, to keep the checksum's place.
         block.resize(SEGMENT_HEADER - 4, 0);
         let crc = checksum(self.segment, 0, &[&block]);
@@ -98,12 +103,14 @@ impl SegmentHeader {
             let created = Timestamp(fields.u64()?);
             let highest_id = QueueId(fields.u64()?);
             let cut = (fields.u32()?, fields.u32()?);
-            let _reserved = fields.u64()?;
+            let segment_bytes = fields.u32()?;
+            let _reserved = fields.u32()?;
             let crc = fields.u32()?;
             let valid = magic == SEGMENT_MAGIC
                 && named == u64::from(segment)
                 && crc == checksum(segment, 0, &[covered]);
-            let header = SegmentHeader { spool_number, segment, created, highest_id, cut };
+            let header =
+                SegmentHeader { spool_number, segment, created, highest_id, cut, segment_bytes };
             valid.then_some((format, header))
         })();
         match header {
@@ -205,6 +212,7 @@ mod tests {
             created: Timestamp(5),
             highest_id: QueueId(9),
             cut: (6, 8192),
+            segment_bytes: 65536,
         };
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
@@ -226,6 +234,7 @@ mod tests {
             created: Timestamp(0),
             highest_id: QueueId(0),
             cut: (0, 0),
+            segment_bytes: 0,
         };
         let mut block = header.encode();
         block[8] = 2;
