@@ -186,6 +186,7 @@ impl Scan {
         let damages_before = self.damages.len();
         self.fold.enter(segment);
         let index_end = self.first_block(segment, size, source)?;
+        let first = SegmentHeader::read(&self.buffer, segment);
         let footer = match index_end {
             Some(index_end) => self.footer(segment, index_end, source)?,
             None => None,
@@ -207,7 +208,13 @@ impl Scan {
             self.written.push(segment);
             self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
+            if !matches!(first, FirstBlock::Ours(_)) {
+                self.first_block_damaged(segment, size.min(BLOCK), "its header is damaged");
+            }
         } else {
+            if first == FirstBlock::Damaged {
+                self.first_block_damaged(segment, size, "this is no segment: overwritten?");
+            }
             self.blank.push(segment);
         }
         if let Some(footer) = footer.filter(|_| self.all) {
@@ -290,6 +297,12 @@ impl Scan {
         findings
     }
 
+    /// Set aside whatever comes behind: a header is synced before anything is written there.
+    fn first_block_damaged(&mut self, segment: u32, length: u32, cause: &str) {
+        let cause = cause.to_owned();
+        self.set_aside.push(SetAside { segment, offset: 0, length, cause });
+    }
+
     /// Reads the header; where the segment's index would end.
     fn first_block<R: Read + Seek>(
         &mut self,
@@ -310,7 +323,7 @@ impl Scan {
                 segment,
                 what: format!("format {format}, and this relay knows up to {FORMAT}"),
             }),
-            FirstBlock::Unusable => Ok(None),
+            FirstBlock::Blank | FirstBlock::Damaged => Ok(None),
         }
     }
 

@@ -66,8 +66,10 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// Nothing, another segment's header, or damage: batches are judged by their own checksums.
-    Unusable,
+    /// Zeros, or the header that a recycled file had when its number was a lower one.
+    Blank,
+    /// Anything else, which no relay writes.
+    Damaged,
 }
 
 impl SegmentHeader {
@@ -91,9 +93,19 @@ impl SegmentHeader {
         block
     }
 
+    /// The number of the segment whose header this was.
+    fn former(block: &[u8]) -> Option<u32> {
+        let named = Fields::new(block.get(12..20)?).u64()?;
+        let named = u32::try_from(named).ok()?;
+        let crc = Fields::new(block.get(SEGMENT_HEADER - 4..)?).u32()?;
+        let covered = block.get(..SEGMENT_HEADER - 4)?;
+        (block.starts_with(&SEGMENT_MAGIC) && crc == checksum(named, 0, &[covered]))
+            .then_some(named)
+    }
+
     /// Reads the first block of the file that is named segment `segment`.
     pub(super) fn read(block: &[u8], segment: u32) -> FirstBlock {
-        let Some(covered) = block.get(..SEGMENT_HEADER - 4) else { return FirstBlock::Unusable };
+        let covered = block.get(..SEGMENT_HEADER - 4).unwrap_or_default();
         let mut fields = Fields::new(block.get(..SEGMENT_HEADER).unwrap_or_default());
         let header = (|| {
             let magic = fields.u64()?.to_le_bytes();
@@ -114,9 +126,13 @@ impl SegmentHeader {
             valid.then_some((format, header))
         })();
         match header {
+            None if block.iter().all(|&byte| byte == 0) => FirstBlock::Blank,
+            None if SegmentHeader::former(block).is_some_and(|former| former < segment) => {
+                FirstBlock::Blank
+            }
             Some((format, _)) if format > FORMAT => FirstBlock::Newer(format),
             Some((_, header)) => FirstBlock::Ours(header),
-            None => FirstBlock::Unusable,
+            None => FirstBlock::Damaged,
         }
     }
 }
@@ -217,7 +233,11 @@ mod tests {
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
         assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Ours(header));
-        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Unusable, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Blank, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 6), FirstBlock::Damaged, "numbers only rise");
+        assert_eq!(SegmentHeader::read(&[0; BLOCK as usize], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[1], 6), FirstBlock::Damaged);
 
         let batch = BatchHeader { sequence: 1, length: 100, count: 2, records_crc: 4 };
         let bytes = batch.encode(7, 4096);
@@ -238,7 +258,7 @@ mod tests {
         };
         let mut block = header.encode();
         block[8] = 2;
-        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Unusable);
+        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Damaged);
         let crc = checksum(1, 0, &[&block[..SEGMENT_HEADER - 4]]);
         block[SEGMENT_HEADER - 4..SEGMENT_HEADER].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Newer(2));

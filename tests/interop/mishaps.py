@@ -207,6 +207,8 @@ def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out
         print(f"       {damage.__name__}: {lost} of 60 lost")
         if damage is truncate:
             assert b"set aside" in log or b"cut" in log, log
+        if damage in (scribble, overwrite):
+            assert b"this is no segment" in log, log
 
 
 def two_restarts_a_moved_spool_and_other_cores_lose_nothing():
