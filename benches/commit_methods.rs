@@ -85,7 +85,11 @@
 //!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain, up
 //!   to 15 %. Two shards, with a file each, come to 1.1 to 1.8 times one.
 //!
-//! Chosen: one commit in flight, buffered write and fdatasync, in segments that were written once.
+//! Chosen: one commit in flight, buffered write and fdatasync, in segments that were written once:
+//! the spool writes zeros to new ones beforehand. With that a relay whose queue only grows (one
+//! shard, dead route, `ringpost-load source`, 1 and 16 sessions) took 1461 and 7700 messages a
+//! second with a journal, where merely reserved segments gave 914 and 5700; without a journal 1675
+//! and 8930, where they gave 1374 and 5993.
 //! O_DIRECT is the next step if the copy ever matters; then the first read of a record that is not
 //! in memory goes to the disk.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]

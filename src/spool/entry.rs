@@ -94,7 +94,10 @@ impl<'a> Entry<'a> {
             CHUNK => What::Chunk(u32::try_from((length as usize).checked_sub(CHUNK_PREFIX)?).ok()?),
             BEGUN | SETTLED => {
                 let payload = fields.take(payload_bytes)?;
-                What::of(record::decode(&Header { length, id, kind, version, flags: 0 }, payload).ok()?)?
+                What::of(
+                    record::decode(&Header { length, id, kind, version, flags: 0 }, payload)
+                        .ok()?,
+                )?
             }
             _ => return None,
         };

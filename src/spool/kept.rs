@@ -289,7 +289,13 @@ impl Table {
                 *block = Vec::new();
             }
         }
-        Messages { order: order.into_iter(), table: self, left, names, given: Vec::new().into_iter() }
+        Messages {
+            order: order.into_iter(),
+            table: self,
+            left,
+            names,
+            given: Vec::new().into_iter(),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::testing::{extreme, plain, waiting};
 use super::{
-    Content, Draft, Fate, Open, Placement, Recovered, Recovery, Register, Settings, Spool, SpoolError, Standing, layout,
+    Content, Draft, Fate, Open, Placement, Recovered, Recovery, Register, Settings, Spool,
+    SpoolError, Standing, layout,
 };
 use crate::message::{QueueId, Timestamp};
 use crate::ring;

@@ -1,14 +1,11 @@
 """The disk: large messages from many sessions at once, disk used beside what lives on it, and disks
 that end, stop or cannot be written under the load of a relay."""
 
-import os
 import pathlib
 import resource
 import selectors
-import signal
 import smtplib
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -29,7 +26,6 @@ class Flood:
     def __init__(self, port, sessions, size):
         self.size = size
         self.codes = {}
-        self.last_moved = {}
         self.selector = selectors.DefaultSelector()
         for number in range(sessions):
             peer = socket.create_connection(("127.0.0.1", port), 60)
@@ -194,7 +190,6 @@ def a_disk_that_becomes_read_only_under_load_loses_nothing():
             for thread in threads:
                 thread.start()
             wait_until("some are taken", lambda: len(acknowledged) > 100)
-            # Emergency remount of everything would do it too: this is for one file system.
             subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=False)
             for thread in threads:
                 thread.join(60)
