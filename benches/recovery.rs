@@ -146,6 +146,9 @@ async fn start(root: PathBuf, shard: usize) {
     // Until all shards are here and the allocator has given back what it does not need.
     ring::sleep(Duration::from_secs(3)).await;
     assert_eq!(scheduler.messages(), count);
+    if shard == 0 {
+        println!("memory: {} MiB, at its peak {} MiB", memory("VmRSS:"), memory("VmHWM:"));
+    }
 }
 
 fn main() {
@@ -178,7 +181,5 @@ fn main() {
     running.unwrap().join().unwrap();
     if filling {
         println!("filled after {:?}", begin.elapsed());
-    } else {
-        println!("memory: {} MiB, at its peak {} MiB", memory("VmRSS:"), memory("VmHWM:"));
     }
 }

@@ -187,7 +187,9 @@ impl Connection<'_> {
                 tracing::warn!(%id, %error, "message not stored");
                 let reply = match error {
                     SpoolError::Full(_) => Reply::STORAGE_FULL,
-                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::LOCAL_TROUBLE,
+                    SpoolError::Failed(_)
+                    | SpoolError::Open { .. }
+                    | SpoolError::Damaged { .. } => Reply::LOCAL_TROUBLE,
                 };
                 self.session.decline(reply, &mut self.output);
             }

@@ -5,12 +5,14 @@
 //!
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
+//! - `damage`: what the spool cannot give any more.
 //! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
 //! - `view`: what the operator is shown.
 
+mod damage;
 mod ending;
 mod hot;
 mod queue;

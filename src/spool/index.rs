@@ -208,3 +208,6 @@ impl Footer {
             && self.each(bytes, |_, _| {}).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,9 +14,11 @@
 //! | under way | and a begun record | settled record | the same, and said to be in doubt |
 //! | settled, some | and settled records | more of them | ended ones stay so; the others have attempts and due time as written |
 //! | ended | a settled record for every recipient | its segment is recycled | dropped |
+//! | sealed | its segment has an index behind the last batch, not synced with any mail | | the index is read instead of the records; one that does not pass is as good as none, and the segment is read whole |
 //! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
 //! | moving up | message record, and a later one with its fates so far | its old segment is recycled | the later place, with all that is known of the recipients |
 //! | moved up | the later message record alone | as accepted, under way or settled | its fates, and what comes behind it |
+//! | damaged | a message record that does not pass | found when it is read: a copy in `quarantine/`, then settled records | in a segment without index: the copy is made here, and the message is gone; with one: as accepted, until it is read |
 //! | adopted | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
 //!
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
@@ -40,6 +42,7 @@ mod inspection;
 mod kept;
 pub mod lock;
 mod log;
+mod quarantine;
 mod record;
 mod recovery;
 mod restore;
@@ -169,7 +172,7 @@ pub enum Fate {
     Bounced,
     /// Not delivered in time, and reported.
     Expired,
-    /// Removed by an operator.
+    /// Removed by an operator, or set aside because its record was damaged.
     Removed,
     /// Ended in one of these ways before the message moved to where it is now.
     Over,
@@ -184,6 +187,16 @@ pub enum SpoolError {
     /// A write or sync failed: what is on disk is unknown; the shard accepts no more.
     #[error("the spool failed and takes nothing more until restart: {0}")]
     Failed(String),
+    /// A message's record is not as it was written.
+    #[error("{path} byte {offset}: message {id} is not intact there")]
+    Damaged {
+        /// The segment file.
+        path: PathBuf,
+        /// Of the record, in bytes.
+        offset: u32,
+        /// The message.
+        id: QueueId,
+    },
     /// A file cannot be opened or read, or is not what it should be.
     #[error("{path}: {cause}")]
     Open {
@@ -297,8 +310,8 @@ impl Drop for Handle {
 }
 
 impl Spool {
-    /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads all
-    /// segments and blocks the shard meanwhile, which has nothing else to do yet.
+    /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads the
+    /// indexes of sealed segments and all of the others, and blocks the shard meanwhile, which has nothing else to do yet.
     pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
         let folder = settings.directory.clone();
         let block = u64::from(segment::BLOCK);
@@ -354,8 +367,8 @@ impl Spool {
         ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
     }
 
-    /// Reads a message back. `Open` when its record is not at `at`, intact, nor where it has moved
-    /// to since.
+    /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has moved
+    /// to since; `Open` when the disk does not give it.
     pub async fn load(&self, id: QueueId, mut at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         loop {
@@ -429,7 +442,7 @@ impl Spool {
     }
 }
 
-/// The message in a record's bytes; `Open` when they are not that message, intact.
+/// The message in a record's bytes; `Damaged` when they are not that message, intact.
 fn decode(
     path_of: impl FnMut(u32) -> Arc<Path>,
     folder: &Path,
@@ -442,8 +455,8 @@ fn decode(
         _ => None,
     };
     let Some(Record::Message(stored)) = stored else {
-        let cause = format!("message {id} is not intact at byte {}", at.offset);
-        return Err(SpoolError::Open { path: segment::path(folder, at.segment), cause });
+        let path = segment::path(folder, at.segment);
+        return Err(SpoolError::Damaged { path, offset: at.offset, id });
     };
     let content = match stored.content {
         StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),

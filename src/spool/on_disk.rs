@@ -118,7 +118,7 @@ fn what_was_stored_is_there_after_a_restart_with_its_fates() {
         assert_eq!(content(&spool, large_id, large_at).await, large);
         assert!(spool.next_id(Timestamp(0)) > accepted.id);
         let other = Placement { offset: small_at.offset + 1, ..small_at };
-        assert!(matches!(spool.load(small_id, other).await, Err(SpoolError::Open { .. })));
+        assert!(matches!(spool.load(small_id, other).await, Err(SpoolError::Damaged { .. })));
     });
 }
 
@@ -512,5 +512,60 @@ fn many_large_drafts_together_keep_to_the_memory_that_is_theirs() {
         assert!(most > BUDGET / 2, "{most}");
         assert!(most <= BUDGET + DRAFTS * 8192, "{most}");
         assert_eq!(spool.handle.core.state.borrow().content_bytes, 0);
+    });
+}
+
+#[test]
+fn a_start_reads_the_indexes_of_sealed_segments_and_not_their_mail() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let mut stored = Vec::new();
+        for number in 0..1000 {
+            let content = vec![b'a' + (number % 26) as u8; 3000];
+            stored.push((store(&spool, 1, &content).await, content));
+        }
+        spool.settle(stored[0].0.0, 0, &waiting(2, 99));
+        spool.close().await;
+        let written = Spool::examine(folder.path()).unwrap();
+        assert_eq!((written.damages.len(), written.bad_indexes.len()), (0, 0));
+
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!(recovery.messages.len(), 1000);
+        assert_eq!(recovery.messages[0].recipients[0].attempts, 2);
+        // An unused spare is looked through as well.
+        let read = recovery.bytes_read - 256 * 1024;
+        assert!(read * 8 < written.written_bytes, "{read} of {}", written.written_bytes);
+        for ((id, at), expected) in &stored[900..] {
+            assert_eq!(&content(&spool, *id, *at).await, expected);
+        }
+    });
+}
+
+#[test]
+fn a_record_that_proves_damaged_is_copied_to_the_quarantine_once() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (id, at) = store(&spool, 1, &[b'x'; 3000]).await;
+        let (whole, whole_at) = store(&spool, 1, b"whole\r\n").await;
+        spool.close().await;
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at.offset as usize + 500] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (2, 0), "not read yet");
+        assert!(matches!(spool.load(id, at).await, Err(SpoolError::Damaged { .. })));
+        assert!(spool.set_aside(id, at).await.unwrap());
+        assert!(spool.set_aside(id, at).await.unwrap());
+        assert!(!spool.set_aside(whole, whole_at).await.unwrap());
+        let kept: Vec<_> = std::fs::read_dir(folder.path().join("quarantine"))
+            .unwrap()
+            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        let (from, to) = (at.offset as usize, (at.offset + at.length) as usize);
+        assert_eq!(kept, [bytes[from..to].to_vec()]);
     });
 }

@@ -185,11 +185,14 @@ impl Scan {
         let batches_before = self.batches;
         let damages_before = self.damages.len();
         self.fold.enter(segment);
-        let index_end = self.first_block(segment, size, source)?;
-        let first = SegmentHeader::read(&self.buffer, segment);
-        let footer = match index_end {
-            Some(index_end) => self.footer(segment, index_end, source)?,
-            None => None,
+        let first = self.first_block(segment, size, source)?;
+        let footer = match first {
+            FirstBlock::Former if !self.all => {
+                self.blank.push(segment);
+                return Ok(());
+            }
+            FirstBlock::Ours(header) => self.footer(segment, header.segment_bytes, size, source)?,
+            _ => None,
         };
         if let Some(footer) = footer.filter(|_| !self.all)
             && self.by_index(segment, footer, source)?
@@ -233,9 +236,11 @@ impl Scan {
         &mut self,
         segment: u32,
         index_end: u32,
+        size: u32,
         source: &mut R,
     ) -> Result<Option<Footer>, Refusal> {
-        let Some(at) = index_end.checked_sub(BLOCK) else { return Ok(None) };
+        let at = index_end.checked_sub(BLOCK).filter(|_| index_end <= size);
+        let Some(at) = at.filter(|&at| at >= BLOCK) else { return Ok(None) };
         self.read(segment, at, BLOCK, source)?;
         let whole = self.buffer.len() == BLOCK as usize;
         Ok(Footer::read(&self.buffer, segment, index_end).filter(|_| whole))
@@ -303,27 +308,28 @@ impl Scan {
         self.set_aside.push(SetAside { segment, offset: 0, length, cause });
     }
 
-    /// Reads the header; where the segment's index would end.
+    /// Reads the header.
     fn first_block<R: Read + Seek>(
         &mut self,
         segment: u32,
         size: u32,
         source: &mut R,
-    ) -> Result<Option<u32>, Refusal> {
+    ) -> Result<FirstBlock, Refusal> {
         self.read(segment, 0, size.min(BLOCK), source)?;
-        match SegmentHeader::read(&self.buffer, segment) {
+        let first = SegmentHeader::read(&self.buffer, segment);
+        match first {
             FirstBlock::Ours(header) => {
                 self.highest_id = self.highest_id.max(Some(header.highest_id));
                 if header.cut.0 != 0 {
                     self.cuts.push(header.cut);
                 }
-                Ok(Some(header.segment_bytes).filter(|&end| end > BLOCK && end <= size))
+                Ok(first)
             }
             FirstBlock::Newer(format) => Err(Refusal::Newer {
                 segment,
                 what: format!("format {format}, and this relay knows up to {FORMAT}"),
             }),
-            FirstBlock::Blank | FirstBlock::Damaged => Ok(None),
+            FirstBlock::Former | FirstBlock::Blank | FirstBlock::Damaged => Ok(first),
         }
     }
 

@@ -66,9 +66,12 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// Zeros, or the header that a recycled file had when its number was a lower one.
+    /// The intact header of an earlier segment: the file was to be used again and was not yet, since
+    /// a header is on the disk before the first batch is written.
+    Former,
+    /// Zeros.
     Blank,
-    /// Anything else, which no relay writes.
+    /// Anything else, which no relay writes: batches are judged by their own checksums.
     Damaged,
 }
 
@@ -93,16 +96,6 @@ impl SegmentHeader {
         block
     }
 
-    /// The number of the segment whose header this was.
-    fn former(block: &[u8]) -> Option<u32> {
-        let named = Fields::new(block.get(12..20)?).u64()?;
-        let named = u32::try_from(named).ok()?;
-        let crc = Fields::new(block.get(SEGMENT_HEADER - 4..)?).u32()?;
-        let covered = block.get(..SEGMENT_HEADER - 4)?;
-        (block.starts_with(&SEGMENT_MAGIC) && crc == checksum(named, 0, &[covered]))
-            .then_some(named)
-    }
-
     /// Reads the first block of the file that is named segment `segment`.
     pub(super) fn read(block: &[u8], segment: u32) -> FirstBlock {
         let covered = block.get(..SEGMENT_HEADER - 4).unwrap_or_default();
@@ -118,20 +111,19 @@ impl SegmentHeader {
             let segment_bytes = fields.u32()?;
             let _reserved = fields.u32()?;
             let crc = fields.u32()?;
-            let valid = magic == SEGMENT_MAGIC
-                && named == u64::from(segment)
-                && crc == checksum(segment, 0, &[covered]);
+            let own = u32::try_from(named).ok()?;
+            let valid = magic == SEGMENT_MAGIC && crc == checksum(own, 0, &[covered]);
             let header =
                 SegmentHeader { spool_number, segment, created, highest_id, cut, segment_bytes };
-            valid.then_some((format, header))
+            valid.then_some((format, named, header))
         })();
         match header {
+            Some((_, named, _)) if named < u64::from(segment) => FirstBlock::Former,
+            // Numbers only rise: somebody has copied or renamed the file.
+            Some((_, named, _)) if named > u64::from(segment) => FirstBlock::Damaged,
+            Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
+            Some((_, _, header)) => FirstBlock::Ours(header),
             None if block.iter().all(|&byte| byte == 0) => FirstBlock::Blank,
-            None if SegmentHeader::former(block).is_some_and(|former| former < segment) => {
-                FirstBlock::Blank
-            }
-            Some((format, _)) if format > FORMAT => FirstBlock::Newer(format),
-            Some((_, header)) => FirstBlock::Ours(header),
             None => FirstBlock::Damaged,
         }
     }
@@ -233,7 +225,7 @@ mod tests {
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
         assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Ours(header));
-        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Blank, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Former, "a recycled file");
         assert_eq!(SegmentHeader::read(&block, 6), FirstBlock::Damaged, "numbers only rise");
         assert_eq!(SegmentHeader::read(&[0; BLOCK as usize], 6), FirstBlock::Blank);
         assert_eq!(SegmentHeader::read(&[], 6), FirstBlock::Blank);
