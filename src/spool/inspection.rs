@@ -4,7 +4,7 @@
 use super::content::Content;
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
-use super::segment::{self, BATCH_HEADER, BLOCK, BatchHeader};
+use super::segment::{self, BATCH_HEADER, BatchHeader};
 use super::{Recovered, Spool, SpoolError, folder};
 use crate::message::QueueId;
 use std::collections::HashSet;
