@@ -185,6 +185,7 @@ fn read_at(file: &File, offset: u32, length: u32) -> io::Result<Vec<u8>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::log::Resume;
+    use super::super::segment::BLOCK;
     use super::super::tests::{segment_after, small_segment};
     use super::*;
 
