@@ -8,6 +8,7 @@ use super::record::{SoFar, StoredContent};
 use super::segment;
 use super::ticket::{Appended, Failure, Ticket, Waiters};
 use super::{Accepted, Fate, Placement, Register};
+use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
@@ -37,6 +38,8 @@ pub(super) struct Core {
     room: Waiters,
     work: ring::Signal,
     chores: ring::Signal,
+    /// A segment that is being filled is needed.
+    hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
     ended: Waiters,
 }
@@ -124,6 +127,7 @@ impl Core {
             room: Waiters::default(),
             work: ring::Signal::new(),
             chores: ring::Signal::new(),
+            hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
             ended: Waiters::default(),
         })
@@ -140,6 +144,7 @@ impl Core {
         self.state.borrow_mut().closing = true;
         self.work.set();
         self.chores.set();
+        self.hurry.set();
         self.cleaning.set();
     }
 
@@ -375,6 +380,7 @@ impl Core {
                 Step::Write(write) => return self.write(state, write),
                 Step::Wait => {
                     self.chores.set();
+                    self.hurry.set();
                     return Next::Rest(None);
                 }
                 Step::Full => {
@@ -473,6 +479,7 @@ impl Core {
     async fn carry_out(&self, chore: Chore) -> io::Result<ChoreEnd> {
         let path = |number| segment::path(&self.folder, number);
         let made = match chore {
+            Chore::Fill { segment } => return self.fill(segment).await,
             Chore::Create { segment } => segment,
             Chore::Recycle { from, to } => {
                 self.close_files(from);
@@ -505,6 +512,31 @@ impl Core {
                 Ok(ChoreEnd::Gone)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Writes zeros to what was never written of a spare segment, within a share of the disk. A
+    /// commit that needs the segment waits for one piece; the rest stays as it is.
+    async fn fill(&self, segment: u32) -> io::Result<ChoreEnd> {
+        let file = self.state.borrow().files.get(&segment).map(Rc::clone);
+        let Some(file) = file else { return Ok(ChoreEnd::Gone) };
+        let mut offset = 0;
+        loop {
+            match file.fill(offset, SPOOL_FILL_STEP_BYTES).await {
+                Ok(Some(end)) => offset = end,
+                Ok(None) => return Ok(ChoreEnd::Done),
+                Err(error) => {
+                    self.close_files(segment);
+                    let _ = std::fs::remove_file(segment::path(&self.folder, segment));
+                    return Err(error);
+                }
+            }
+            let wait = SPOOL_FILL_STEP_BYTES as f64 / SPOOL_FILL_BYTES_PER_SECOND as f64;
+            self.hurry.wait_for(Duration::from_secs_f64(wait)).await;
+            let state = self.state.borrow();
+            if state.log.is_waited_for() || state.is_over() {
+                return Ok(ChoreEnd::Done);
+            }
         }
     }
 

@@ -520,6 +520,10 @@ impl History {
             Chore::Delete { segment } => {
                 self.disk.remove(&segment).unwrap();
             }
+            Chore::Fill { segment } => {
+                // What a recycled file had is there; only new blocks are written, with zeros.
+                assert!(self.disk.contains_key(&segment));
+            }
         }
         ChoreEnd::Done
     }

@@ -4,7 +4,7 @@
 use super::content::Content;
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
-use super::segment::{self, BATCH_HEADER, BLOCK, BatchHeader, FirstBlock, SegmentHeader};
+use super::segment::{self, BATCH_HEADER, BatchHeader};
 use super::{Recovered, Spool, SpoolError, folder};
 use crate::message::QueueId;
 use std::collections::HashSet;
@@ -85,12 +85,6 @@ impl Spool {
             // `st_blocks` counts 512 bytes on every file system.
             disk_bytes += metadata.blocks() * 512;
             folder::scan(&mut scan, directory, number, &mut file, metadata.len())?;
-            let written = scan.written.last() == Some(&number);
-            let first = read_at(&file, 0, BLOCK).map_err(|error| unreadable(&path, error))?;
-            if written && SegmentHeader::read(&first, number) == FirstBlock::Unusable {
-                let cause = "the segment's header is damaged".to_owned();
-                damages.push(Damage { path, offset: 0, length: BLOCK, cause, records: Vec::new() });
-            }
         }
         let findings = scan.finish();
         for one in &findings.set_aside {
@@ -191,6 +185,7 @@ fn read_at(file: &File, offset: u32, length: u32) -> io::Result<Vec<u8>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::log::Resume;
+    use super::super::segment::BLOCK;
     use super::super::tests::{segment_after, small_segment};
     use super::*;
 

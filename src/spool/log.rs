@@ -3,7 +3,8 @@
 //! disk, a test on a model of one.
 //!
 //! Order of operations, so that power may fail at any line:
-//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder;
+//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder; then
+//!    its blocks are written once with zeros, a piece at a time, unless mail needs it before;
 //! 2. it becomes the head: its header is written and synced;
 //! 3. batches are written and synced one at a time, each into blocks never written in this life;
 //! 4. when it is full, its index goes into its last blocks, beside the commits of the next head;
@@ -38,7 +39,7 @@ pub(super) enum Step {
     /// Write these bytes there and sync, then call [`Log::written`]; an index beside all else, then
     /// call [`Log::indexed`].
     Write(Write),
-    /// A spare segment is being made; ask again when its chore is done.
+    /// A spare segment is being made, or a piece of it written; ask again when that is done.
     Wait,
     /// No room for the mail that waits: refuse it, then ask again.
     Full,
@@ -68,6 +69,8 @@ pub(super) enum Chore {
     Recycle { from: u32, to: u32 },
     /// Remove a file and make that durable.
     Delete { segment: u32 },
+    /// Write zeros where a spare was never written, until [`Log::is_waited_for`].
+    Fill { segment: u32 },
 }
 
 /// How a chore ended.
@@ -132,6 +135,15 @@ impl Stake {
     }
 }
 
+/// A segment that may become the head.
+#[derive(Clone, Copy, Debug)]
+struct Spare {
+    segment: u32,
+    /// Every block was written once (or there was no time for that): a commit there changes no
+    /// metadata that its sync would have to wait for. See `benches/commit_methods.rs`.
+    filled: bool,
+}
+
 /// The state of the segment files.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -141,11 +153,13 @@ pub(super) struct Log {
     /// The segment that is written, and the end of what is written in it. None before the first.
     head: Option<(u32, u32)>,
     header_due: bool,
+    spares: VecDeque<Spare>,
+    /// The committer can do nothing until a chore ends.
+    waited_for: bool,
     /// Of the head; `None` when it gets none.
     index: Option<Growing>,
     /// The segment whose index is being written.
     indexing: Option<u32>,
-    spares: VecDeque<u32>,
     segments: BTreeMap<u32, Live>,
     blank: Vec<u32>,
     next_segment: u32,
@@ -166,6 +180,7 @@ impl Log {
             index: None,
             indexing: None,
             spares: VecDeque::new(),
+            waited_for: false,
             segments: resume.segments,
             blank: resume.blank,
             next_segment: resume.next_segment.max(1),
@@ -203,21 +218,33 @@ impl Log {
         {
             return Step::Write(self.batch(batch, segment, end));
         }
-        if self.spares.is_empty() {
+        let Some(&Spare { segment, .. }) = self.spares.front() else {
+            self.waited_for = !self.no_room;
             return match (self.no_room, batch.has_mail()) {
                 (false, _) => Step::Wait,
                 (true, true) => Step::Full,
                 (true, false) => Step::Stuck,
             };
+        };
+        // Not another one, which may be free: heads rise in number.
+        if self.chore == Some(Chore::Fill { segment }) {
+            self.waited_for = true;
+            return Step::Wait;
         }
         if let Some(index) = self.seal() {
             return Step::Write(index);
         }
-        let Some(segment) = self.spares.pop_front() else { return Step::Wait };
+        self.spares.pop_front();
+        self.waited_for = false;
         self.head = Some((segment, BLOCK));
         self.index = Some(Growing::new(segment, self.segment_bytes));
         self.segments.entry(segment).or_default();
         Step::Write(self.header(segment, now, highest_id))
+    }
+
+    /// A commit waits for the chore under way.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waited_for
     }
 
     fn batch(&mut self, batch: &mut Batch, segment: u32, offset: u32) -> Write {
@@ -290,7 +317,12 @@ impl Log {
             None if self.spares.is_empty() && !self.no_room => {
                 Chore::Create { segment: self.number()? }
             }
-            None => return None,
+            // A commit that waits takes it as it is.
+            None if self.waited_for => return None,
+            None => {
+                let raw = self.spares.iter().find(|spare| !spare.filled)?;
+                Chore::Fill { segment: raw.segment }
+            }
         };
         self.chore = Some(chore);
         Some(chore)
@@ -299,6 +331,12 @@ impl Log {
     /// The chore ended.
     pub(super) fn chore_done(&mut self, end: ChoreEnd) {
         let Some(chore) = self.chore.take() else { return };
+        if let Chore::Fill { segment } = chore {
+            // A file that does not take zeros shall not get mail.
+            self.spares.retain(|spare| end == ChoreEnd::Done || spare.segment != segment);
+            let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
+            spare.into_iter().for_each(|spare| spare.filled = true);
+        }
         self.no_room = end == ChoreEnd::Failed;
         if end == ChoreEnd::Failed {
             return;
@@ -310,7 +348,7 @@ impl Log {
         if let Chore::Create { segment: made } | Chore::Recycle { to: made, .. } = chore
             && end == ChoreEnd::Done
         {
-            self.spares.push_back(made);
+            self.spares.push_back(Spare { segment: made, filled: false });
         }
     }
 

@@ -185,7 +185,8 @@ impl Scan {
         let batches_before = self.batches;
         let damages_before = self.damages.len();
         self.fold.enter(segment);
-        let footer = match self.first_block(segment, size, source)? {
+        let first = self.first_block(segment, size, source)?;
+        let footer = match first {
             FirstBlock::Former if !self.all => {
                 self.blank.push(segment);
                 return Ok(());
@@ -210,7 +211,13 @@ impl Scan {
             self.written.push(segment);
             self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
+            if !matches!(first, FirstBlock::Ours(_)) {
+                self.first_block_damaged(segment, size.min(BLOCK), "its header is damaged");
+            }
         } else {
+            if first == FirstBlock::Damaged {
+                self.first_block_damaged(segment, size, "this is no segment: overwritten?");
+            }
             self.blank.push(segment);
         }
         if let Some(footer) = footer.filter(|_| self.all) {
@@ -295,6 +302,12 @@ impl Scan {
         findings
     }
 
+    /// Set aside whatever comes behind: a header is synced before anything is written there.
+    fn first_block_damaged(&mut self, segment: u32, length: u32, cause: &str) {
+        let cause = cause.to_owned();
+        self.set_aside.push(SetAside { segment, offset: 0, length, cause });
+    }
+
     /// Reads the header.
     fn first_block<R: Read + Seek>(
         &mut self,
@@ -316,7 +329,7 @@ impl Scan {
                 segment,
                 what: format!("format {format}, and this relay knows up to {FORMAT}"),
             }),
-            FirstBlock::Former | FirstBlock::Unusable => Ok(first),
+            FirstBlock::Former | FirstBlock::Blank | FirstBlock::Damaged => Ok(first),
         }
     }
 

@@ -66,11 +66,13 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// The intact header of another segment: the file was to be used again and was not yet, since a
-    /// header is on the disk before the first batch is written.
+    /// The intact header of an earlier segment: the file was to be used again and was not yet, since
+    /// a header is on the disk before the first batch is written.
     Former,
-    /// Nothing, or damage: batches are judged by their own checksums.
-    Unusable,
+    /// Zeros.
+    Blank,
+    /// Anything else, which no relay writes: batches are judged by their own checksums.
+    Damaged,
 }
 
 impl SegmentHeader {
@@ -96,7 +98,7 @@ impl SegmentHeader {
 
     /// Reads the first block of the file that is named segment `segment`.
     pub(super) fn read(block: &[u8], segment: u32) -> FirstBlock {
-        let Some(covered) = block.get(..SEGMENT_HEADER - 4) else { return FirstBlock::Unusable };
+        let covered = block.get(..SEGMENT_HEADER - 4).unwrap_or_default();
         let mut fields = Fields::new(block.get(..SEGMENT_HEADER).unwrap_or_default());
         let header = (|| {
             let magic = fields.u64()?.to_le_bytes();
@@ -116,10 +118,13 @@ impl SegmentHeader {
             valid.then_some((format, named, header))
         })();
         match header {
-            Some((_, named, _)) if named != u64::from(segment) => FirstBlock::Former,
+            Some((_, named, _)) if named < u64::from(segment) => FirstBlock::Former,
+            // Numbers only rise: somebody has copied or renamed the file.
+            Some((_, named, _)) if named > u64::from(segment) => FirstBlock::Damaged,
             Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
             Some((_, _, header)) => FirstBlock::Ours(header),
-            None => FirstBlock::Unusable,
+            None if block.iter().all(|&byte| byte == 0) => FirstBlock::Blank,
+            None => FirstBlock::Damaged,
         }
     }
 }
@@ -221,6 +226,10 @@ mod tests {
         assert_eq!(block.len(), BLOCK as usize);
         assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Ours(header));
         assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Former, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 6), FirstBlock::Damaged, "numbers only rise");
+        assert_eq!(SegmentHeader::read(&[0; BLOCK as usize], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[1], 6), FirstBlock::Damaged);
 
         let batch = BatchHeader { sequence: 1, length: 100, count: 2, records_crc: 4 };
         let bytes = batch.encode(7, 4096);
@@ -241,7 +250,7 @@ mod tests {
         };
         let mut block = header.encode();
         block[8] = 2;
-        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Unusable);
+        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Damaged);
         let crc = checksum(1, 0, &[&block[..SEGMENT_HEADER - 4]]);
         block[SEGMENT_HEADER - 4..SEGMENT_HEADER].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Newer(2));

@@ -47,8 +47,13 @@ impl Disk {
     fn commit(&mut self) {
         loop {
             if let Some(chore) = self.log.chore(|_| false) {
-                let Chore::Create { segment } = chore else { panic!("nothing has died") };
-                self.files.insert(segment, vec![0; SEGMENT as usize]);
+                match chore {
+                    Chore::Create { segment } => {
+                        self.files.insert(segment, vec![0; SEGMENT as usize]);
+                    }
+                    Chore::Fill { .. } => {}
+                    other => panic!("nothing has died: {other:?}"),
+                }
                 self.log.chore_done(ChoreEnd::Done);
             }
             match self.log.step(&mut self.batch, Timestamp(9), QueueId(9)) {
