@@ -87,6 +87,17 @@ impl File {
         committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
     }
 
+    /// Writes zeros where the file was never written, at `offset` or behind it: `length` bytes at
+    /// most, durable. Where that ended; `None` when there is nothing left to write.
+    ///
+    /// A first write to reserved disk changes metadata, for which a sync has to wait; the second
+    /// does not.
+    pub async fn fill(&self, offset: u64, length: u64) -> io::Result<Option<u64>> {
+        let name = self.path.to_path_buf();
+        let filled = blocking(move || disk::fill_hole(&name, offset, length)).await;
+        filled.map_err(|error| said(error, "writing", &self.path))
+    }
+
     /// Exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
     pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);

@@ -79,10 +79,9 @@ fn kind_and_number(folder: &Path) -> Option<(&'static str, u16)> {
     Some((ORPHAN, number.parse().ok()?))
 }
 
-/// Reads all segments of `folder`.
-pub(super) fn read(folder: &Path) -> Result<Contents, SpoolError> {
+/// Reads all segments of `folder`, as `scan` does it.
+pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError> {
     let segments = segments(folder)?;
-    let mut scan = Scan::default();
     for &number in &segments {
         let path = segment::path(folder, number);
         let mut file = File::open(&path).map_err(|error| failed(&path, &error))?;
@@ -124,7 +123,7 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
     let mut lines = Vec::new();
     for one in all {
         let path = segment::path(folder, one.segment);
-        let copy = folder.join(QUARANTINE).join(format!("{:08}-{}.bad", one.segment, one.offset));
+        let copy = copy_of(folder, one.segment, one.offset);
         if keep && disk::exists(&copy) {
             continue;
         }
@@ -145,16 +144,36 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
     lines
 }
 
-/// Syncs the newest segment and the folder: what a crash of the relay alone left in the page cache
-/// was read as if it were on the disk, and must be before anything is built on it.
-pub(super) fn settle_down(folder: &Path, newest: Option<u32>) -> Result<(), SpoolError> {
-    if let Some(number) = newest {
+/// Where a copy is kept of what did not pass at `offset` of `segment`.
+pub(super) fn copy_of(folder: &Path, segment: u32, offset: u32) -> PathBuf {
+    folder.join(QUARANTINE).join(format!("{segment:08}-{offset}.bad"))
+}
+
+/// Makes durable what was read and perhaps is only in the page cache, before anything is built on
+/// it. A sync is enough after a kill, but not after a commit that failed: the kernel then takes
+/// pages for clean that never reached the disk. The last batch is therefore written once more, as
+/// it is, with the header of its segment. (All that is before it was synced, or it would not be
+/// there.)
+pub(super) fn settle_down(folder: &Path, scan: &Scan) -> Result<(), SpoolError> {
+    if let Some(&number) = scan.written.last() {
         let path = segment::path(folder, number);
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| failed(&path, &error))?;
+        let batch = scan.last_batch.filter(|(of, ..)| *of == number);
+        rewrite(&path, batch).map_err(|error| failed(&path, &error))?;
     }
     sync(folder)
+}
+
+fn rewrite(path: &Path, batch: Option<(u32, u32, u32)>) -> io::Result<()> {
+    let mut file = disk::open_to_write(path)?;
+    let batch = batch.map(|(_, begin, end)| (begin, end.saturating_sub(begin)));
+    for (offset, length) in [Some((0, segment::BLOCK)), batch].into_iter().flatten() {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(u64::from(offset)))?;
+        (&mut file).take(u64::from(length)).read_to_end(&mut bytes)?;
+        file.seek(SeekFrom::Start(u64::from(offset)))?;
+        file.write_all(&bytes)?;
+    }
+    file.sync_all()
 }
 
 /// Removes the segments of an adopted folder, and the folder when nothing else is in it. One after

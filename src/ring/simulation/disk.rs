@@ -393,6 +393,30 @@ impl Disk {
         if fails { Err(error(libc::EIO)) } else { Ok(bytes.len()) }
     }
 
+    /// Writes zeros to the next pages that were never written, and syncs.
+    pub(super) fn fill_hole(
+        &mut self,
+        path: &Path,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Option<u64>> {
+        let node = self.open(path)?;
+        let Node { pages, size, .. } = &self.nodes[node];
+        let is_hole = |index: &usize| !pages.contains_key(index);
+        let (first, end) = (offset as usize / PAGE, size.div_ceil(PAGE as u64) as usize);
+        let Some(start) = (first..end).find(is_hole) else { return Ok(None) };
+        let count = (start..end).take_while(is_hole).count().min(length as usize / PAGE);
+        for index in start..start + count {
+            let mut at = index * PAGE;
+            let end = (at + PAGE).min(self.nodes[node].size as usize);
+            while at < end {
+                at += self.write(node, at as u64, &[0; PAGE][..end - at])?;
+            }
+        }
+        self.sync(node)?;
+        Ok(Some(((start + count) * PAGE) as u64))
+    }
+
     pub(super) fn read(&mut self, node: usize, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         if self.is_dead() || self.fails(self.faults.read) {
             return Err(error(libc::EIO));

@@ -140,11 +140,20 @@ pub(in super::super) fn create_new(path: &Path) -> io::Result<File> {
     options.read(true).write(true).mode(0o600).create_new(true).open(path).map(File::Real)
 }
 
-pub(in super::super) fn open_to_write(path: &Path) -> io::Result<File> {
+pub fn open_to_write(path: &Path) -> io::Result<File> {
     if runs() {
         return File::open(path);
     }
     fs::OpenOptions::new().read(true).write(true).open(path).map(File::Real)
+}
+
+/// `None` outside a simulation.
+pub(in super::super) fn fill_hole(
+    path: &Path,
+    offset: u64,
+    length: u64,
+) -> Option<io::Result<Option<u64>>> {
+    runs().then(|| simulated(|disk| disk.fill_hole(path, offset, length)))
 }
 
 pub fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {

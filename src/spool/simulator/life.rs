@@ -1,12 +1,13 @@
 //! One life of a relay's spools, from start to end: clients that send and give up, deliveries that
 //! succeed and defer, readers, and the queue that the cleaner asks.
 
+use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
     Content, Fate, Message, Open, Placement, Register, Settings, Spool, SpoolError, Standing,
-    folder,
+    folder, segment,
 };
-use super::truth::{Found, Mail, Recipient, Rot, State, Truth};
+use super::truth::{Found, Mail, Recipient, State, Truth};
 use crate::message::{QueueId, Timestamp};
 use crate::ring::{self, simulation};
 use futures_lite::future;
@@ -36,7 +37,6 @@ pub(super) struct Plan {
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) truth: RefCell<Truth>,
-    rot: Option<Rot>,
     /// Wherever the crash was: the time by which the start is judged.
     crashed_at: u64,
     random: RefCell<fastrand::Rng>,
@@ -61,6 +61,8 @@ pub(super) struct Seen {
     pub(super) failures: Cell<u64>,
     pub(super) given_up: Cell<u64>,
     pub(super) streamed: Cell<u64>,
+    /// Segments that a start took by their index.
+    pub(super) indexed: Cell<u64>,
 }
 
 impl Seen {
@@ -70,7 +72,7 @@ impl Seen {
         }
     }
 
-    fn all(&self) -> [(&'static str, &Cell<u64>); 7] {
+    fn all(&self) -> [(&'static str, &Cell<u64>); 8] {
         [
             ("accepted", &self.accepted),
             ("refused", &self.refused),
@@ -79,6 +81,7 @@ impl Seen {
             ("failures", &self.failures),
             ("given up", &self.given_up),
             ("streamed", &self.streamed),
+            ("indexed", &self.indexed),
         ]
     }
 
@@ -134,11 +137,39 @@ pub(super) async fn start(plan: &Plan) -> Result<(Vec<Spool>, Found), SpoolError
         }
         spools.push(spool);
     }
+    let files = simulation::current().map(|simulation| simulation.disk.borrow().files());
+    let is_kept = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "bad");
+    found.has_quarantine = files.unwrap_or_default().iter().any(is_kept);
     Ok((spools, found))
+}
+
+/// What indexes say is what the bytes say.
+fn compare(world: &World) {
+    // Of what rotted, an index may still tell.
+    if world.may_not_read() || !world.chance(30) {
+        return;
+    }
+    let Ok(folders) = folder::layout(Path::new(ROOT)) else { return };
+    for (_, folder) in folders {
+        let read = |scan| folder::read(&folder, scan).ok();
+        let (Some(by_index), Some(by_all)) = (read(Scan::default()), read(Scan::of_all_bytes()))
+        else {
+            return;
+        };
+        let (findings, other) = (by_index.findings, by_all.findings);
+        assert_eq!((findings.next_batch, findings.cut), (other.next_batch, other.cut));
+        let (scan, all) = (by_index.scan, by_all.scan);
+        assert_eq!((&scan.written, &scan.blank), (&all.written, &all.blank));
+        assert_eq!((scan.batches, scan.records), (all.batches, all.records));
+        assert!(all.bad_indexes.iter().all(|bad| !scan.indexed.contains(bad)));
+        assert_eq!(scan.fold.said(), all.fold.said());
+        world.seen.indexed.set(world.seen.indexed.get() + scan.indexed.len() as u64);
+    }
 }
 
 /// A start, what it finds judged and read.
 pub(super) async fn start_and_judge(world: &Rc<World>) -> Option<Vec<Spool>> {
+    compare(world);
     let (spools, found) = match start(&world.plan).await {
         Ok(started) => started,
         Err(error) => {
@@ -149,7 +180,7 @@ pub(super) async fn start_and_judge(world: &Rc<World>) -> Option<Vec<Spool>> {
     if world.is_dead() {
         return None;
     }
-    world.truth.borrow().judge(&found, world.crashed_at, world.rot.as_ref());
+    world.truth.borrow().judge(&found, world.crashed_at);
     // Of many, some: every record has passed its checksum already.
     let count_read = world.read_max.min(found.messages.len());
     let all = found.messages.iter();
@@ -229,17 +260,10 @@ pub(super) async fn live(world: Rc<World>) {
 }
 
 impl World {
-    pub(super) fn new(
-        plan: Plan,
-        truth: Truth,
-        crashed_at: u64,
-        rot: Option<Rot>,
-        seed: u64,
-    ) -> World {
+    pub(super) fn new(plan: Plan, truth: Truth, crashed_at: u64, seed: u64) -> World {
         World {
             plan,
             truth: RefCell::new(truth),
-            rot,
             crashed_at,
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             read_max: usize::MAX,
@@ -278,7 +302,7 @@ impl World {
     }
 
     fn may_not_read(&self) -> bool {
-        self.in_trouble() || self.truth.borrow().has_rotted
+        self.in_trouble() || self.truth.borrow().has_rotted()
     }
 
     fn chance(&self, of_100: u32) -> bool {
@@ -295,7 +319,7 @@ impl World {
         let id = spool.next_id(Timestamp::now());
         let truth = self.truth.borrow();
         // What rotted may have been the highest.
-        let known = !truth.has_rotted && truth.mails.get(&id.0).is_some_and(|mail| mail.is_known);
+        let known = !truth.has_rotted() && truth.mails.get(&id.0).is_some_and(|mail| mail.is_known);
         assert!(!known, "the id {id} is given a second time");
         id
     }
@@ -312,14 +336,18 @@ impl World {
         for shard in 0..self.plan.shards {
             let folder = shard_folder(shard);
             let here = files.iter().filter(|path| path.parent() == Some(&folder)).count() as u64;
-            let live: u64 = truth
-                .waiting_at(shard)
-                .iter()
-                .map(|id| (truth.mails[id].length + 600) as u64)
-                .sum();
-            // Twice the live mail (with what its records say beside the content), four more, the
-            // spares, and one that is about to go; in whole segments.
-            let live = live + live / 4;
+            // A record or piece is as long as its blocks, when it is committed alone.
+            let block = u64::from(segment::BLOCK);
+            let threshold = truth.stream_threshold.max(1) as u64;
+            let blocks = |bytes: u64| bytes.div_ceil(block) * block;
+            let disk_of = |length: u64| match length <= threshold {
+                true => blocks(length + 600),
+                false => length.div_ceil(threshold) * blocks(threshold + 100) + block,
+            };
+            let live = truth.waiting_at(shard);
+            let live: u64 = live.iter().map(|id| disk_of(truth.mails[id].length as u64)).sum();
+            // Twice the live mail, four more, the spares, and one that is about to go; in whole
+            // segments.
             let most = 2 * live.div_ceil(self.plan.segment_bytes) + 4 + 2 + 1;
             assert!(here <= most, "shard {shard}: {here} segments for {live} bytes");
         }

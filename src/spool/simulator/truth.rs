@@ -155,8 +155,8 @@ pub(super) struct Truth {
     pub(super) mails: BTreeMap<u64, Mail>,
     /// Outcomes may be late from here on: no room, or a failure.
     pub(super) late: bool,
-    /// Bytes have rotted in this life or an earlier one.
-    pub(super) has_rotted: bool,
+    /// Where bytes have rotted so far. An index may hide it until the mail is read or moves.
+    pub(super) rots: Vec<Rot>,
     pub(super) stream_threshold: usize,
 }
 
@@ -169,9 +169,15 @@ pub(super) struct Found {
     pub(super) damage: Vec<String>,
     /// A tail was cut.
     pub(super) has_torn: bool,
+    /// Something was set aside, perhaps by an earlier start.
+    pub(super) has_quarantine: bool,
 }
 
 impl Truth {
+    pub(super) fn has_rotted(&self) -> bool {
+        !self.rots.is_empty()
+    }
+
     /// Messages that wait at `shard`.
     pub(super) fn waiting_at(&self, shard: u16) -> Vec<u64> {
         let here = self.mails.iter().filter(|(_, mail)| {
@@ -181,27 +187,28 @@ impl Truth {
     }
 
     /// Panics when what a start at `now` found breaks a promise.
-    pub(super) fn judge(&self, found: &Found, now: u64, rot: Option<&Rot>) {
+    pub(super) fn judge(&self, found: &Found, now: u64) {
         let certain_before = if self.late { 0 } else { now.saturating_sub(WINDOW_US) };
         let mut by_id = BTreeMap::new();
         for (_, message) in &found.messages {
             let twice = by_id.insert(message.id.0, message);
             assert!(twice.is_none(), "message {} is there twice", message.id);
         }
-        let torn = !found.damage.is_empty() && !self.has_rotted;
+        let torn = !found.damage.is_empty() && !self.has_rotted();
         assert!(!torn, "a torn commit is no damage: {:?}", found.damage);
-        let rotten = rot.filter(|_| found.has_torn || !found.damage.is_empty());
+        let is_told = found.has_torn || found.has_quarantine || !found.damage.is_empty();
+        let rotten = is_told && self.has_rotted();
         for (id, message) in &by_id {
             let Some(mail) = self.mails.get(id) else {
                 panic!("message {} is invented", message.id);
             };
-            mail.judge_found(message, certain_before, rotten.is_some());
+            mail.judge_found(message, certain_before, rotten);
         }
         for (id, mail) in self.mails.iter().filter(|(id, _)| !by_id.contains_key(id)) {
             let is_streamed = mail.length > self.stream_threshold;
             let lost = mail.state == State::Accepted && !mail.over();
-            let may = rotten.is_some_and(|rot| rot.reaches(mail, is_streamed));
-            assert!(!lost || may, "message {id:x} is lost: {mail:?}, rot {rot:?}");
+            let may = rotten && self.rots.iter().any(|rot| rot.reaches(mail, is_streamed));
+            assert!(!lost || may, "message {id:x} is lost: {mail:?}, rots {:?}", self.rots);
         }
     }
 
