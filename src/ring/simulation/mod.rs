@@ -6,6 +6,8 @@
 //! Tasks that can run are polled in random order. The clock stands still while one can, and then
 //! jumps to the next timer. Simulations may be nested: a crash is examined in one of its own.
 
+#![allow(clippy::unwrap_used)]
+
 pub(crate) mod disk;
 pub(super) mod plain;
 

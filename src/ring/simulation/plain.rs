@@ -223,42 +223,42 @@ impl From<File> for BufferedFile {
     }
 }
 
+type Driven<T> = Result<T, glommio::GlommioError<()>>;
+
 impl BufferedFile {
-    pub(in super::super) async fn write_at(&self, bytes: Vec<u8>, at: u64) -> io::Result<usize> {
+    pub(in super::super) async fn write_at(&self, bytes: Vec<u8>, at: u64) -> Driven<usize> {
         match self {
-            BufferedFile::Real(file) => file.write_at(bytes, at).await.map_err(io::Error::from),
+            BufferedFile::Real(file) => file.write_at(bytes, at).await,
             BufferedFile::Simulated(node) => {
                 disk_works().await;
-                simulated(|disk| disk.write(*node, at, &bytes))
+                Ok(simulated(|disk| disk.write(*node, at, &bytes))?)
             }
         }
     }
 
-    pub(in super::super) async fn read_at(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    pub(in super::super) async fn read_at(&self, at: u64, length: usize) -> Driven<Vec<u8>> {
         match self {
-            BufferedFile::Real(file) => {
-                file.read_at(at, length).await.map(|read| read.to_vec()).map_err(io::Error::from)
-            }
+            BufferedFile::Real(file) => file.read_at(at, length).await.map(|read| read.to_vec()),
             BufferedFile::Simulated(node) => {
                 disk_works().await;
-                simulated(|disk| disk.read(*node, at, length))
+                Ok(simulated(|disk| disk.read(*node, at, length))?)
             }
         }
     }
 
-    pub(in super::super) async fn fdatasync(&self) -> io::Result<()> {
+    pub(in super::super) async fn fdatasync(&self) -> Driven<()> {
         match self {
-            BufferedFile::Real(file) => file.fdatasync().await.map_err(io::Error::from),
+            BufferedFile::Real(file) => file.fdatasync().await,
             BufferedFile::Simulated(node) => {
                 disk_works().await;
-                simulated(|disk| disk.sync(*node))
+                Ok(simulated(|disk| disk.sync(*node))?)
             }
         }
     }
 
-    pub(in super::super) async fn close(self) -> io::Result<()> {
+    pub(in super::super) async fn close(self) -> Driven<()> {
         match self {
-            BufferedFile::Real(file) => file.close().await.map_err(io::Error::from),
+            BufferedFile::Real(file) => file.close().await,
             BufferedFile::Simulated(_) => Ok(()),
         }
     }

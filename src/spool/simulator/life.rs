@@ -133,7 +133,7 @@ pub(super) async fn start(plan: &Plan) -> Result<(Vec<Spool>, Found), SpoolError
         for recovery in all {
             found.damage.extend(recovery.set_aside);
             found.has_torn |= recovery.torn_bytes > 0;
-            found.messages.extend(recovery.messages.into_iter().map(|one| (shard, one)));
+            found.messages.extend(recovery.messages.map(|one| (shard, one)));
         }
         spools.push(spool);
     }

@@ -42,7 +42,7 @@ const FAILED_ONCE: [(u64, &str); 3] = [
 /// Polls and turns of the clock that one life may take.
 const STEPS_MAX: u64 = 2_000_000;
 /// Images are taken until there were so many of one history: they are what takes time.
-const CRASH_POINTS_MAX: u64 = 1500;
+const CRASH_POINTS_MAX: u64 = if cfg!(debug_assertions) { 200 } else { 1500 };
 /// Crashes in a start after a crash, one after the other.
 const DEPTH_MAX: u32 = 3;
 /// What the wall clock shows when a history begins.
