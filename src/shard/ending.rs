@@ -71,6 +71,7 @@ impl Queue {
         let now = now();
         let mut failures = Vec::new();
         let mut last: Option<Rc<Reason>> = None;
+        let mut unread = false;
         for (recipient, outcome) in outcomes {
             match outcome {
                 Outcome::Delivered(reason) => {
@@ -87,6 +88,7 @@ impl Queue {
                     failures.push(Failure { recipient, reason, attempts, expired: false });
                 }
                 Outcome::Deferred(reason) => {
+                    unread |= reason.stage == Stage::Local;
                     let shared = share(&mut last, reason);
                     let settled = self.scheduler.borrow_mut().settle(
                         slot,
@@ -113,6 +115,9 @@ impl Queue {
             }
         }
         self.hot.borrow_mut().forget(slot);
+        if unread {
+            self.weigh_content(slot, message);
+        }
         if failures.is_empty() {
             self.free_if_over(slot, message.id);
         } else {
