@@ -272,8 +272,24 @@ impl<'a> Player<'a> {
         let mut event = format!("E: complete <{}>", from.unwrap_or_default());
         for recipient in &transaction.envelope.recipients {
             write!(event, " <{}>", recipient.address).unwrap();
+            if let Some(notify) = &recipient.notify {
+                let words = [(notify.success, "s"), (notify.failure, "f"), (notify.delay, "d")];
+                let set = words.iter().filter(|(set, _)| *set).map(|(_, word)| *word);
+                write!(event, " notify:{}", set.collect::<String>()).unwrap();
+            }
+            if let Some(original) = &recipient.original {
+                write!(event, " original:{original}").unwrap();
+            }
         }
-        write!(event, " {:?}", transaction.options.body).unwrap();
+        let options = &transaction.options;
+        write!(event, " {:?}", options.body).unwrap();
+        if let Some(part) = options.dsn_return {
+            write!(event, " return:{part:?}").unwrap();
+        }
+        if let Some(id) = &options.dsn_envelope_id {
+            write!(event, " envid:{id}").unwrap();
+        }
+        event.push_str(if options.smtp_utf8 { " smtp_utf8" } else { "" });
         event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });
         event.push_str(if transaction.eight_bit { " eight_bit" } else { "" });
         self.seen.push(event);

@@ -4,7 +4,7 @@
 
 use super::{Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Address, Envelope, Recipient};
+use crate::message::{Address, Envelope, Options, Recipient};
 use crate::smtp::{self, CommandFault, Reply, Verb};
 
 impl Session {
@@ -28,7 +28,7 @@ impl Session {
                 Reply::OK.write(out);
                 Ok(())
             }
-            Verb::Vrfy => smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out)),
+            Verb::Vrfy => smtp::read_question(argument).map(|()| Reply::CANNOT_VERIFY.write(out)),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
                 Reply::HELP.write(out);
@@ -79,7 +79,8 @@ impl Session {
             if self.offers_starttls() {
                 out.extend_from_slice(b"\r\n250-STARTTLS");
             }
-            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8");
+            out.extend_from_slice(b"\r\n250 ENHANCEDSTATUSCODES\r\n");
         } else {
             out.extend_from_slice(b"250 ");
             out.extend_from_slice(host_name);
@@ -129,14 +130,21 @@ impl Session {
             }
         };
         let reverse_path = mail.path.to_address();
+        let told = mail.parameters;
         let bytes_max = self.policy.limits.message_bytes_max;
-        if mail.size.is_some_and(|declared| declared > bytes_max) {
+        if told.size.is_some_and(|declared| declared > bytes_max) {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
-            body: mail.body.unwrap_or_default(),
+            options: Options {
+                body: told.body.unwrap_or_default(),
+                smtp_utf8: told.smtp_utf8,
+                dsn_return: told.dsn_return,
+                dsn_envelope_id: told.envelope_id.map(Box::from),
+                ..Options::default()
+            },
         });
         Reply::SENDER_OK.write(out);
         Step::More
@@ -147,8 +155,9 @@ impl Session {
             let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
             return self.refuse("rcpt", reply, out);
         };
-        let path = match smtp::read_rcpt(argument) {
-            Ok(path) => path,
+        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+        let rcpt = match smtp::read_rcpt(argument, extended, open.options.smtp_utf8) {
+            Ok(rcpt) => rcpt,
             Err(fault) => {
                 let from = self.open_sender();
                 let given = printable(argument.as_bytes());
@@ -158,7 +167,7 @@ impl Session {
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
         if !self.client.may_relay {
             let from = self.open_sender();
-            let to = text_of(path.to_address().as_ref());
+            let to = text_of(rcpt.path.to_address().as_ref());
             let reply = Reply::relay_denied(self.client.address.ip());
             return self.reject("rcpt", from, Some(to), reply, out);
         }
@@ -168,8 +177,10 @@ impl Session {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
-        if let Some(address) = path.to_address() {
-            open.envelope.recipients.push(Recipient::plain(address));
+        if let Some(address) = rcpt.path.to_address() {
+            let smtp::RcptParameters { notify, original } = rcpt.parameters;
+            let original = original.map(Box::from);
+            open.envelope.recipients.push(Recipient { address, notify, original });
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More

@@ -16,7 +16,7 @@ mod commands;
 mod trace;
 
 use crate::config;
-use crate::message::{Address, Body, Envelope, Options, QueueId, Timestamp};
+use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Line, Reply, Scanned, Skipped,
 };
@@ -76,6 +76,8 @@ pub struct Session {
     /// For the trace field: who the message is for, when that is one recipient and the transaction
     /// has been taken.
     taken_for: Option<Address>,
+    /// And that it asked for SMTPUTF8.
+    taken_as_utf8: bool,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
     /// The relay stops: close when the content at hand is done.
@@ -92,7 +94,8 @@ struct Hello {
 /// A transaction that MAIL has opened.
 struct Open {
     envelope: Envelope,
-    body: Body,
+    /// What MAIL asked for.
+    options: Options,
 }
 
 enum State {
@@ -192,6 +195,7 @@ impl Session {
             state: State::Greeting,
             transaction: None,
             taken_for: None,
+            taken_as_utf8: false,
             refused: 0,
             stop: false,
         }
@@ -361,7 +365,7 @@ impl Session {
         };
         trace::field(&trace::Trace {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
-            extended: self.is_extended(),
+            protocol: self.protocol(),
             client: self.client.address.ip(),
             protection: self.client.protection.as_ref(),
             host_name: &self.policy.host_name,
@@ -376,9 +380,14 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// `SMTP`, `ESMTP` or `ESMTPS` (RFC 3848).
+    /// What is spoken in this transaction: `SMTP`, `ESMTP`, `UTF8SMTPS` and the like (RFC 3848,
+    /// RFC 6531 4.3).
     pub fn protocol(&self) -> &'static str {
-        trace::protocol(self.is_extended(), self.client.protection.as_ref())
+        let smtp_utf8 = match &self.transaction {
+            Some(open) => open.options.smtp_utf8,
+            None => self.taken_as_utf8,
+        };
+        trace::protocol(self.is_extended(), self.client.protection.is_some(), smtp_utf8)
     }
 
     /// What protects the connection.
@@ -400,18 +409,23 @@ impl Session {
     /// After Complete, once.
     pub fn take_transaction(&mut self) -> Transaction {
         debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());
-        let (envelope, body) = match self.transaction.take() {
-            Some(open) => (open.envelope, open.body),
-            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Body::default()),
+        let (envelope, mut options) = match self.transaction.take() {
+            Some(open) => (open.envelope, open.options),
+            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Options::default()),
         };
         self.taken_for = sole_recipient(&envelope).cloned();
-        let (content_bytes, dot_stuffed, eight_bit) = match &self.state {
-            State::Complete(scanner) => {
-                (scanner.bytes(), scanner.dot_stuffed(), scanner.eight_bit())
-            }
-            _ => (0, false, false),
+        self.taken_as_utf8 = options.smtp_utf8;
+        let (content_bytes, dot_stuffed, eight_bit, eight_bit_header) = match &self.state {
+            State::Complete(scanner) => (
+                scanner.bytes(),
+                scanner.dot_stuffed(),
+                scanner.eight_bit(),
+                scanner.eight_bit_header(),
+            ),
+            _ => (0, false, false, false),
         };
-        let options = Options { body, ..Options::default() };
+        // Who asks for it always must not have plain mail refused by next hops without it.
+        options.smtp_utf8 &= eight_bit_header || !is_ascii(&envelope);
         Transaction { envelope, options, content_bytes, dot_stuffed, eight_bit }
     }
 
@@ -443,6 +457,7 @@ impl Session {
     fn finish_transaction(&mut self) {
         self.transaction = None;
         self.taken_for = None;
+        self.taken_as_utf8 = false;
         self.state = State::Commands;
     }
 
@@ -482,6 +497,15 @@ impl Session {
     fn is_extended(&self) -> bool {
         self.hello.as_ref().is_some_and(|hello| hello.extended)
     }
+}
+
+fn is_ascii(envelope: &Envelope) -> bool {
+    let is_plain = |recipient: &Recipient| {
+        recipient.address.as_str().is_ascii()
+            && recipient.original.as_ref().is_none_or(|original| original.is_ascii())
+    };
+    envelope.reverse_path.as_ref().is_none_or(|path| path.as_str().is_ascii())
+        && envelope.recipients.iter().all(is_plain)
 }
 
 /// The trace field names a recipient only when there is no other: each must not learn of the

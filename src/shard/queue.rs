@@ -100,7 +100,7 @@ impl Queue {
             .envelope
             .recipients
             .iter()
-            .map(|recipient| lower(recipient.address.domain()))
+            .map(|recipient| recipient.address.domain_key())
             .collect();
         let recipients: Vec<AdmittedRecipient<'_>> = domains
             .iter()
@@ -470,12 +470,4 @@ impl Drop for Loading {
 /// The spool's words for where a message is, from the scheduler's.
 pub(super) fn placement(at: [u32; 3]) -> Placement {
     Placement { segment: at[0], offset: at[1], length: at[2] }
-}
-
-fn lower(domain: &str) -> Cow<'_, str> {
-    if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(domain.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(domain)
-    }
 }

@@ -76,6 +76,7 @@ pub struct ContentScanner {
     in_header: bool,
     received: u32,
     eight_bit: bool,
+    eight_bit_header: bool,
     defect: Option<Defect>,
 }
 
@@ -91,6 +92,7 @@ impl ContentScanner {
             in_header: true,
             received: 0,
             eight_bit: false,
+            eight_bit_header: false,
             defect: None,
         }
     }
@@ -99,6 +101,8 @@ impl ContentScanner {
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
         let mut rest = input;
         let mut ended = false;
+        // Bytes of the input that belong to the header.
+        let mut header = 0;
         loop {
             if self.line_bytes == 0 {
                 match self.line_start(rest) {
@@ -115,11 +119,14 @@ impl ContentScanner {
                 break;
             }
             rest = rest.split_at_checked(taken).map_or(&[][..], |(_, after)| after);
+            if self.in_header {
+                header = input.len() - rest.len();
+            }
         }
         let length = input.len() - rest.len();
         match input.split_at_checked(length) {
             Some((content, _)) if length > 0 => {
-                self.look_at_bytes(content);
+                self.look_at_bytes(content, header);
                 Scanned::Content(length)
             }
             _ if ended => Scanned::End,
@@ -206,7 +213,7 @@ impl ContentScanner {
     }
 
     /// What does not depend on lines is looked for in bulk.
-    fn look_at_bytes(&mut self, content: &[u8]) {
+    fn look_at_bytes(&mut self, content: &[u8], header: usize) {
         self.bytes += content.len() as u64;
         if self.bytes - self.stuffing > self.limits.bytes_max {
             self.note(Defect::TooLarge);
@@ -214,7 +221,10 @@ impl ContentScanner {
         if memchr(0, content).is_some() {
             self.note(Defect::Nul);
         }
-        self.eight_bit = self.eight_bit || !content.is_ascii();
+        if !content.is_ascii() {
+            self.eight_bit = true;
+            self.eight_bit_header |= !content.get(..header).is_none_or(<[u8]>::is_ascii);
+        }
     }
 
     fn note(&mut self, defect: Defect) {
@@ -239,6 +249,11 @@ impl ContentScanner {
     /// Some byte is above 127.
     pub fn eight_bit(&self) -> bool {
         self.eight_bit
+    }
+
+    /// Some byte of the header is above 127 (RFC 6532 3.2).
+    pub fn eight_bit_header(&self) -> bool {
+        self.eight_bit_header
     }
 }
 

@@ -170,7 +170,7 @@ impl Fold {
             .recipients
             .iter()
             .map(|recipient| KeptRecipient {
-                domain: recipient.address.domain().to_ascii_lowercase().into(),
+                domain: recipient.address.domain_key().into(),
                 fate: None,
                 in_doubt: false,
             })

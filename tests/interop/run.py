@@ -6,12 +6,13 @@ import fates
 import hostile
 import mishaps
 import names
+import receiving
 import running
 import tools
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools, encryption)
+ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools, encryption, receiving)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
