@@ -17,7 +17,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
-use ringpost::message::{QueueId, Status};
+use ringpost::message::{Body, QueueId, Status};
 use ringpost::session::{Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
@@ -246,6 +246,9 @@ impl<'a> Player<'a> {
                 let content = self.content.as_mut().expect("no content once it is void");
                 content.extend_from_slice(input.get(range).unwrap());
             }
+            Step::ContentLineEnd => {
+                self.content.as_mut().expect("content that is not void").extend(b"\r\n");
+            }
             Step::StartTls => panic!("not offered"),
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
             Step::Complete => self.complete(),
@@ -294,7 +297,9 @@ impl<'a> Player<'a> {
         event.push_str(if transaction.eight_bit { " eight_bit" } else { "" });
         self.seen.push(event);
         for line in content.split_inclusive(|&byte| byte == b'\n') {
-            let line = line.strip_suffix(b"\r\n").expect("content ends in CRLF");
+            let is_whole = line.ends_with(b"\r\n") || options.body == Body::BinaryMime;
+            assert!(is_whole, "text ends in CRLF");
+            let line = line.strip_suffix(b"\r\n").unwrap_or(line);
             self.seen.push(format!("K: {}", line.escape_ascii()));
         }
         match &self.script.decline_end {

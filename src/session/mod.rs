@@ -12,14 +12,17 @@
 //!             +------------------------------------------------------------------------+
 //! ```
 
+mod chunks;
 mod commands;
 mod trace;
 
 use crate::config;
 use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::smtp::{
-    self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Line, Reply, Scanned, Skipped,
+    self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
+    Skipped, Verb,
 };
+use chunks::{Chunk, Refused};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -96,6 +99,8 @@ struct Open {
     envelope: Envelope,
     /// What MAIL asked for.
     options: Options,
+    /// Between BDAT commands: of the content so far.
+    chunks: Option<ContentScanner>,
 }
 
 enum State {
@@ -107,10 +112,14 @@ enum State {
     Skipping(usize),
     /// STARTTLS was said; the caller shakes hands.
     Handshake,
-    /// DATA is in order; the caller decides.
-    ContentWanted,
+    /// DATA is in order, or the first BDAT; the caller decides.
+    ContentWanted(Option<Chunk>),
     /// Between 354 and the end of data. `true`: void, the caller knows.
     Content(ContentScanner, bool),
+    /// In a chunk. `true`: void, the caller knows.
+    Chunk(Chunk, ContentScanner, bool),
+    /// In a chunk that is thrown away.
+    Refused(Refused),
     /// The content is there; the caller makes it durable.
     Complete(ContentScanner),
     /// All that comes is thrown away.
@@ -129,15 +138,17 @@ pub enum Step {
     /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
     /// call `secured`. If that fails, close.
     StartTls,
-    /// DATA was given and is in order: call `begin_content` or `decline`.
+    /// DATA or a first BDAT was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
-    /// These bytes of the input are content in wire form (dot-stuffed as received): keep them.
-    /// Already counted in `consumed`.
+    /// These bytes of the input are content in wire form (dot-stuffed): keep them. Counted in
+    /// `consumed`, unless it is a dot that came without its stuffing: it is named once more.
     Content(Range<usize>),
+    /// The last line of the content came without its CRLF: keep one.
+    ContentLineEnd,
     /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
-    /// at the end of data.
+    /// at the end of data, or of the chunk. After RSET and EHLO between chunks, too.
     ContentVoid,
-    /// The final CRLF.CRLF came: `take_transaction`, make it durable, then `stored` or `decline`.
+    /// The final CRLF.CRLF or the last chunk came: `take_transaction`, make it durable, then `stored` or `decline`.
     Complete,
     /// Something was refused: for the event log. The reply is in `out` already. Call `receive`
     /// again, even if the rest of the input is empty: the session may have ended with this one, and
@@ -231,6 +242,12 @@ impl Session {
         let out_full = out.len() + OUT_BYTES_MAX;
         let mut consumed = 0;
         loop {
+            // A chunk ends without a byte of its own.
+            match self.chunk_ended(out) {
+                None => {}
+                Some(Step::More) => continue,
+                Some(step) => return Progress { consumed, step },
+            }
             let rest = input.get(consumed..).unwrap_or_default();
             let (used, step) = match self.state {
                 State::Greeting | State::Commands if self.stop => {
@@ -239,7 +256,9 @@ impl Session {
                 State::Greeting | State::Commands => self.receive_command(rest, out),
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
-                State::ContentWanted | State::Complete(_) | State::Handshake => (0, Step::More),
+                State::Chunk(..) => self.receive_chunk(rest),
+                State::Refused(_) => self.receive_refused(rest),
+                State::ContentWanted(_) | State::Complete(_) | State::Handshake => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
@@ -264,6 +283,10 @@ impl Session {
         match smtp::scan(rest, self.policy.limits.command_line_max) {
             Line::Complete(line) => (line.len() + 2, self.command(line, out)),
             Line::Incomplete => (0, Step::More),
+            // Its chunk would be taken for commands.
+            Line::TooLong(_) if Verb::of(rest) == Some(Verb::Bdat) => {
+                (rest.len(), self.close_with(&Reply::LINE_TOO_LONG, out))
+            }
             Line::TooLong(length) => {
                 self.state = State::Skipping(length);
                 (length, Step::More)
@@ -311,7 +334,7 @@ impl Session {
             return (0, Step::More);
         };
         match scanner.scan(rest) {
-            Scanned::Short => (0, Step::More),
+            Scanned::Short | Scanned::Stuffing => (0, Step::More),
             Scanned::Content(length) if *void => (length, Step::More),
             Scanned::Content(length) if scanner.defect().is_some() => {
                 *void = true;
@@ -326,10 +349,16 @@ impl Session {
         let State::Content(scanner, _) = std::mem::replace(&mut self.state, State::Commands) else {
             return Step::More;
         };
-        let Some(defect) = scanner.defect() else {
-            self.state = State::Complete(scanner);
-            return Step::Complete;
-        };
+        match scanner.defect() {
+            Some(defect) => self.refuse_content(defect, out),
+            None => {
+                self.state = State::Complete(scanner);
+                Step::Complete
+            }
+        }
+    }
+
+    fn refuse_content(&mut self, defect: Defect, out: &mut Vec<u8>) -> Step {
         let reply = match defect {
             Defect::TooLarge => Reply::too_large(self.policy.limits.message_bytes_max),
             Defect::BareLf => Reply::CONTENT_BARE_LF,
@@ -343,16 +372,23 @@ impl Session {
         self.reject("data", from, None, reply, out)
     }
 
-    /// Answers ContentWanted with 354.
+    /// Answers ContentWanted: with 354, or by going on, as the chunk is there already.
     pub fn begin_content(&mut self, out: &mut Vec<u8>) {
+        if let State::ContentWanted(Some(chunk)) = self.state {
+            return self.begin_chunks(chunk);
+        }
+        let scanner = ContentScanner::new(self.content_limits(), Framing::Dots);
+        self.state = State::Content(scanner, false);
+        Reply::SEND_CONTENT.write(out);
+    }
+
+    fn content_limits(&self) -> ContentLimits {
         let limits = &self.policy.limits;
-        let scanner = ContentScanner::new(ContentLimits {
+        ContentLimits {
             bytes_max: limits.message_bytes_max,
             line_max: limits.text_line_max,
             received_max: limits.received_max,
-        });
-        self.state = State::Content(scanner, false);
-        Reply::SEND_CONTENT.write(out);
+        }
     }
 
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
@@ -441,10 +477,14 @@ impl Session {
 
     /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
     /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
-    /// refused at the end of data, it is over (RFC 5321 4.1.1.4).
+    /// refused at the end of data, or at a chunk, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if let (State::ContentWanted(Some(chunk)), true) = (&self.state, reply.code != 421) {
+            let chunk = *chunk;
+            return self.decline_chunk(chunk, reply);
+        }
         reply.write(out);
-        if let State::ContentWanted = self.state {
+        if let State::ContentWanted(_) = self.state {
             self.state = State::Commands;
         } else {
             self.finish_transaction();
@@ -464,7 +504,9 @@ impl Session {
     /// How long to wait for more input now.
     pub fn timeout(&self) -> Duration {
         match self.state {
-            State::Content(..) => self.policy.limits.data_timeout,
+            State::Content(..) | State::Chunk(..) | State::Refused(_) => {
+                self.policy.limits.data_timeout
+            }
             _ => self.policy.limits.command_timeout,
         }
     }
@@ -480,10 +522,13 @@ impl Session {
     pub fn stopping(&mut self, out: &mut Vec<u8>) -> bool {
         self.stop = true;
         match self.state {
-            State::ContentWanted | State::Content(..) | State::Complete(_) => return false,
+            State::ContentWanted(_) | State::Content(..) | State::Chunk(..) => return false,
+            State::Complete(_) => return false,
             State::Closing | State::Handshake => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
-            State::Commands | State::Skipping(_) => _ = self.close_with(&Reply::STOPPING, out),
+            State::Commands | State::Skipping(_) | State::Refused(_) => {
+                _ = self.close_with(&Reply::STOPPING, out)
+            }
         }
         true
     }

@@ -24,6 +24,8 @@ pub enum Verb {
     Rcpt,
     /// DATA.
     Data,
+    /// BDAT (RFC 3030).
+    Bdat,
     /// RSET.
     Rset,
     /// NOOP.
@@ -49,6 +51,7 @@ impl Verb {
             Verb::Mail => "mail",
             Verb::Rcpt => "rcpt",
             Verb::Data => "data",
+            Verb::Bdat => "bdat",
             Verb::Rset => "rset",
             Verb::Noop => "noop",
             Verb::Quit => "quit",
@@ -72,6 +75,7 @@ impl Verb {
             b"MAIL" => Verb::Mail,
             b"RCPT" => Verb::Rcpt,
             b"DATA" => Verb::Data,
+            b"BDAT" => Verb::Bdat,
             b"RSET" => Verb::Rset,
             b"NOOP" => Verb::Noop,
             b"QUIT" => Verb::Quit,
@@ -84,8 +88,8 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 9] =
-    ["AUTH", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
+const NOT_IMPLEMENTED: [&str; 8] =
+    ["AUTH", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -207,6 +211,17 @@ pub fn read_question(argument: &str) -> Result<(), CommandFault> {
     } else {
         check_ascii(argument, true)
     }
+}
+
+/// The argument of BDAT: the size of the chunk in bytes, and whether it is the last (RFC 3030 2).
+pub fn read_chunk(argument: &str) -> Option<(u64, bool)> {
+    let (digits, last) = match argument.split_once([' ', '\t']) {
+        Some((digits, word)) if word.trim_ascii().eq_ignore_ascii_case("LAST") => (digits, true),
+        Some(_) => return None,
+        None => (argument, false),
+    };
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).map(|size| (size, last))
 }
 
 /// What MAIL says.
@@ -358,7 +373,7 @@ mod tests {
             (b"NOOPS", CommandFault::Unknown),
             (b"GET", CommandFault::Unknown),
             (b"etrn", CommandFault::NotImplemented),
-            (b"BDAT 86 LAST", CommandFault::NotImplemented),
+            (b"ATRN", CommandFault::NotImplemented),
             (b"NOOP \0", CommandFault::ControlCharacter),
             (b"NOOP \x7f", CommandFault::ControlCharacter),
             (b"RCPT TO:<\xff@b>", CommandFault::AddressNotAscii),
@@ -367,6 +382,16 @@ mod tests {
             (b"\xc3\xbc", CommandFault::NotAscii),
         ] {
             assert_eq!(read_command(line), Err(fault), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn rfc3030_2_a_chunk_has_a_size_and_may_be_the_last() {
+        assert_eq!(read_chunk("86"), Some((86, false)));
+        assert_eq!(read_chunk("0  last"), Some((0, true)));
+        assert_eq!(read_chunk("18446744073709551615 LAST"), Some((u64::MAX, true)));
+        for argument in ["", "LAST", "+5", "-1", "5 5", "5 LAST x", "18446744073709551616", "0x5"] {
+            assert_eq!(read_chunk(argument), None, "{argument}");
         }
     }
 

@@ -12,10 +12,10 @@ mod response;
 mod scanner;
 
 pub use command::{
-    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_command, read_hello,
-    read_mail, read_nothing, read_question, read_rcpt,
+    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
+    read_hello, read_mail, read_nothing, read_question, read_rcpt,
 };
-pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;

@@ -149,7 +149,8 @@ fn read_body(value: Option<&str>) -> Result<Body, CommandFault> {
     match value {
         Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
         Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
-        _ => Err(CommandFault::Value("BODY must be 7BIT or 8BITMIME")),
+        Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => Ok(Body::BinaryMime),
+        _ => Err(CommandFault::Value("BODY must be 7BIT, 8BITMIME or BINARYMIME")),
     }
 }
 

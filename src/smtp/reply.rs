@@ -102,6 +102,12 @@ impl Reply {
     /// An argument where none belongs.
     pub const NO_ARGUMENT_ALLOWED: Reply =
         with(501, Status(5, 5, 4), "This command takes no argument");
+    /// BDAT without a size, or with more than LAST behind it: where its chunk ends is not known.
+    pub const CHUNK_SYNTAX: Reply =
+        with(501, Status(5, 5, 4), "Write BDAT size or BDAT size LAST; closing");
+    /// DATA for what only BDAT can carry (RFC 3030 3).
+    pub const BINARY_NEEDS_CHUNKS: Reply =
+        with(501, Status(5, 5, 1), "BODY=BINARYMIME goes with BDAT, not with DATA");
     /// VRFY without an argument.
     pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "An argument is missing");
     /// A parameter that is not KEYWORD or KEYWORD=value.
@@ -121,6 +127,9 @@ impl Reply {
     pub const HELLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO or HELO first");
     /// RCPT or DATA before MAIL.
     pub const MAIL_FIRST: Reply = with(503, Status(5, 5, 1), "Send MAIL first");
+    /// DATA or RCPT after BDAT (RFC 3030 2).
+    pub const CHUNKS_BEGUN: Reply =
+        with(503, Status(5, 5, 1), "BDAT has begun; finish with BDAT size LAST or send RSET");
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
         with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
