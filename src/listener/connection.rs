@@ -217,14 +217,16 @@ impl Connection<'_> {
         match self.intake.spool.store(incoming.draft, accepted).await {
             Ok((placement, message)) => {
                 self.tell_received(&message);
-                (self.intake.admit)(message, placement);
+                (self.intake.queue.admit)(message, placement);
                 self.session.stored(id, &mut self.output);
             }
             Err(error) => {
                 tracing::warn!(%id, %error, "message not stored");
                 let reply = match error {
                     SpoolError::Full(_) => Reply::STORAGE_FULL,
-                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::LOCAL_TROUBLE,
+                    SpoolError::Failed(_)
+                    | SpoolError::Open { .. }
+                    | SpoolError::Damaged { .. } => Reply::LOCAL_TROUBLE,
                 };
                 self.session.decline(reply, &mut self.output);
             }

@@ -22,21 +22,30 @@ impl Address {
 
     /// Right of the last `@`: a domain or an address literal in brackets; empty when there is none.
     pub fn domain(&self) -> &str {
-        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+        domain_of(&self.0)
     }
 
-    /// The same as names are compared and looked up: lower case, and A-labels (RFC 5890 2.3.2.1)
-    /// for what is not ASCII.
+    /// The same as names are compared and looked up: see [`domain_key`].
     pub fn domain_key(&self) -> Cow<'_, str> {
-        let domain = self.domain();
-        if domain.is_ascii() && !domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Cow::Borrowed(domain);
-        }
-        let labels = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY);
-        match labels {
-            Ok(labels) if !domain.is_ascii() => Cow::Owned(labels.into_owned()),
-            _ => Cow::Owned(domain.to_ascii_lowercase()),
-        }
+        domain_key(self.domain())
+    }
+}
+
+/// The same of an address that is not kept.
+pub fn domain_of(address: &str) -> &str {
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+/// A domain as names are compared and looked up: in lower case, and in A-labels (RFC 5890 2.3.2.1)
+/// where it is not ASCII.
+pub fn domain_key(domain: &str) -> Cow<'_, str> {
+    if domain.is_ascii() && !domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Borrowed(domain);
+    }
+    let labels = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY);
+    match labels {
+        Ok(labels) if !domain.is_ascii() => Cow::Owned(labels.into_owned()),
+        _ => Cow::Owned(domain.to_ascii_lowercase()),
     }
 }
 

@@ -148,7 +148,8 @@ pub enum Step {
     /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
     /// at the end of data, or of the chunk. After RSET and EHLO between chunks, too.
     ContentVoid,
-    /// The final CRLF.CRLF or the last chunk came: `take_transaction`, make it durable, then `stored` or `decline`.
+    /// The final CRLF.CRLF or the last chunk came: `take_transaction`, make it durable, then
+    /// `stored` or `decline`.
     Complete,
     /// Something was refused: for the event log. The reply is in `out` already. Call `receive`
     /// again, even if the rest of the input is empty: the session may have ended with this one, and

@@ -51,8 +51,8 @@ pub enum Defect {
 pub enum Scanned {
     /// So many bytes, one or more, belong to the content. Call again with what follows them.
     Content(usize),
-    /// The input begins with a dot that begins a line, and came in a chunk: keep that byte, and call
-    /// again with the same input.
+    /// The input begins with a dot that begins a line, and came in a chunk: keep that byte, and
+    /// call again with the same input.
     Stuffing,
     /// The dot line that ends the content; it takes [`END_LENGTH`] bytes and is no part of it.
     End,
@@ -244,8 +244,8 @@ impl ContentScanner {
         self.line_bytes = 0;
     }
 
-    /// After the last chunk: whether the last line lacks its CRLF, which must be kept behind it
-    /// then: a text ends with a line. (Nothing is missing of a binary body.) Call it once more then.
+    /// After the last chunk: whether the last line lacks its CRLF, which is to be kept behind it
+    /// then: a text ends with a line. (A binary body lacks nothing.) Call it once more then.
     pub fn lacks_line_end(&mut self) -> bool {
         if std::mem::take(&mut self.after_cr) {
             self.note_in_line(Defect::BareCr);
