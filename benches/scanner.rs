@@ -6,7 +6,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ringpost::config;
 use ringpost::message::QueueId;
 use ringpost::session::{Client, Policy, Session, Step};
-use ringpost::smtp::{ContentLimits, ContentScanner, Line, Scanned, scan};
+use ringpost::smtp::{ContentLimits, ContentScanner, Framing, Line, Scanned, scan};
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn content(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(letter.len() as u64));
         group.bench_with_input(BenchmarkId::from_parameter(bytes), &letter, |bencher, letter| {
             bencher.iter(|| {
-                let mut scanner = ContentScanner::new(limits);
+                let mut scanner = ContentScanner::new(limits, Framing::Dots);
                 let mut rest = letter.as_slice();
                 while let Scanned::Content(length) = scanner.scan(black_box(rest)) {
                     rest = rest.get(length..).unwrap();
@@ -92,7 +92,14 @@ fn play(input: &[u8]) -> usize {
     let address = "127.0.0.1:4321".parse().unwrap();
     let mut session = Session::new(
         Rc::new(policy),
-        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+        Client {
+            address,
+            may_relay: true,
+            starttls: false,
+            tls_demanded: false,
+            scheduling: false,
+            protection: None,
+        },
     );
     let mut out = Vec::with_capacity(4096);
     session.greet(b"", &mut out);
@@ -129,6 +136,9 @@ fn limits() -> config::Session {
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
         tls_timeout: Duration::from_secs(180),
+        messages_max: 0,
+        vrfy: true,
+        hold_max: Duration::from_secs(86400),
         connections_per_client: 10,
         connections_per_relay_client: 10,
     }

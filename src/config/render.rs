@@ -19,6 +19,7 @@ impl Config {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
+            page.plain("scheduling", &listener.scheduling.to_string());
         }
         self.render_tls(&mut page);
         page.head("[access]");
@@ -82,6 +83,9 @@ impl Config {
         page.size("text_line_max", session.text_line_max as u64);
         page.count("errors_max", session.errors_max.into());
         page.count("received_max", session.received_max.into());
+        page.count("messages_max", session.messages_max.into());
+        page.plain("vrfy", &session.vrfy.to_string());
+        page.duration("hold_max", session.hold_max);
         page.duration("command_timeout", session.command_timeout);
         page.duration("data_timeout", session.data_timeout);
         page.duration("tls_timeout", session.tls_timeout);

@@ -111,6 +111,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let is_written = table.place_of("address") != Place::Default;
         let read = |text: &str| unit::read_listen_address(text).map(Some);
         let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
+        let scheduling = table.flag("scheduling", false);
         let address = match table.parsed("address", None, read) {
             Some(address) => address,
             None if !is_written => default,
@@ -120,7 +121,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
                 continue;
             }
         };
-        let listener = Listener { address, tls };
+        let listener = Listener { address, tls, scheduling };
         // Port 0 is a new port each time.
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let what = format!("\"{address}\" is listened on twice");
@@ -155,6 +156,9 @@ fn session(mut table: Table) -> Session {
         text_line_max: size(&mut table, "text_line_max", 64 * KIB, 1000..=2 * GIB),
         errors_max: table.number("errors_max", 20, 1..=1000),
         received_max: table.number("received_max", 100, 10..=1000),
+        messages_max: table.number("messages_max", 0, 0..=1_000_000),
+        vrfy: table.flag("vrfy", true),
+        hold_max: table.duration("hold_max", days(7), seconds(1)..=days(365)),
         command_timeout: table.duration("command_timeout", minutes(5), seconds(1)..=hours(1)),
         data_timeout: table.duration("data_timeout", minutes(5), seconds(1)..=hours(1)),
         tls_timeout: table.duration("tls_timeout", seconds(30), seconds(1)..=minutes(10)),

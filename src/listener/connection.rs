@@ -1,7 +1,7 @@
 //! One inbound connection, from greeting to close.
 
 use super::Intake;
-use crate::config::ListenerTls;
+use crate::config::{self, ListenerTls};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
@@ -29,7 +29,13 @@ struct Incoming {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, tls: ListenerTls) {
+pub(super) async fn serve(
+    intake: &Rc<Intake>,
+    stream: Stream,
+    may_relay: bool,
+    place: &config::Listener,
+) {
+    let tls = place.tls;
     let address = stream.peer_address();
     let mut stream = Transport::new(stream);
     let mut protection = None;
@@ -47,6 +53,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         may_relay,
         starttls: tls != ListenerTls::Off && intake.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
+        scheduling: place.scheduling,
         protection,
     };
     let session = Session::new(Rc::clone(&intake.policy), client);
@@ -103,6 +110,7 @@ impl Connection<'_> {
             return Ok(());
         }
         loop {
+            self.session.told_time(self.intake.now());
             let progress = self.session.receive(self.input.filled(), &mut self.output);
             if let Step::Content(range) = &progress.step {
                 let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
@@ -135,6 +143,10 @@ impl Connection<'_> {
                 let protection = shake_hands(self.intake, &mut self.stream).await?;
                 self.session.secured(protection);
                 self.incoming = None;
+            }
+            Step::Hasten { domain, with_below } => {
+                let begun = (self.intake.queue.hasten)(&domain, with_below);
+                self.session.hastened(begun, &mut self.output);
             }
             Step::ContentWanted => self.begin_content(),
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,

@@ -18,7 +18,7 @@ use crate::tls::Server;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +35,17 @@ pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
 /// Whether the queue takes no more for now.
 pub type IsFull = Box<dyn Fn() -> bool>;
 
+/// Has what waits for a domain tried now; false when that cannot be done yet.
+pub type Hasten = Box<dyn Fn(&str, bool) -> bool>;
+
 /// The queue, as far as listeners know it.
 pub struct Queue {
     /// Takes over each message after its commit.
     pub admit: Admit,
     /// No more is taken while this says so.
     pub is_full: IsFull,
+    /// Has what waits for a domain, and perhaps for those below it, tried now.
+    pub hasten: Hasten,
 }
 
 /// What all listeners of one shard share.
@@ -100,17 +105,18 @@ impl Intake {
         })
     }
 
-    /// Listens on `address` and serves until [`Intake::stop`].
+    /// Listens where `place` says and serves until [`Intake::stop`].
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn listen(self: &Rc<Self>, address: SocketAddr, tls: ListenerTls) -> io::Result<()> {
+    pub fn listen(self: &Rc<Self>, place: config::Listener) -> io::Result<()> {
+        let address = place.address;
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
         ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream, tls),
+                    Ok(stream) => intake.take(stream, &place),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -135,19 +141,19 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream, tls: ListenerTls) {
+    fn take(self: &Rc<Self>, mut stream: Stream, place: &config::Listener) {
         let address = stream.peer_address();
         let may_relay = self.config.access.may_relay(address.ip());
         match self.admit_connection(address.ip(), may_relay, &stream) {
             Ok(guard) => {
-                let intake = Rc::clone(self);
+                let (intake, place) = (Rc::clone(self), place.clone());
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, may_relay, tls).await;
+                    connection::serve(&intake, stream, may_relay, &place).await;
                     drop(guard);
                 });
             }
             // Words in the clear would be no TLS to a client that waits for it.
-            Err(_) if tls == ListenerTls::Implicit => {}
+            Err(_) if place.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {

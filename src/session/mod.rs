@@ -14,6 +14,7 @@
 
 mod chunks;
 mod commands;
+mod offer;
 mod trace;
 
 use crate::config;
@@ -56,6 +57,8 @@ pub struct Client {
     pub starttls: bool,
     /// No mail without TLS.
     pub tls_demanded: bool,
+    /// May say when its mail is to be sent: MT-PRIORITY, FUTURERELEASE.
+    pub scheduling: bool,
     /// TLS, when it is there from the first byte.
     pub protection: Option<Protection>,
 }
@@ -81,8 +84,14 @@ pub struct Session {
     taken_for: Option<Address>,
     /// And that it asked for SMTPUTF8.
     taken_as_utf8: bool,
+    /// And its priority.
+    taken_priority: i8,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
+    /// Transactions begun.
+    mails: u32,
+    /// The time, as last told.
+    now: Timestamp,
     /// The relay stops: close when the content at hand is done.
     stop: bool,
 }
@@ -138,6 +147,13 @@ pub enum Step {
     /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
     /// call `secured`. If that fails, close.
     StartTls,
+    /// ETRN (RFC 1985): what waits for `domain` is to be tried now; then call `hastened`.
+    Hasten {
+        /// As `message::domain_key` writes it.
+        domain: String,
+        /// And what waits for domains below it.
+        with_below: bool,
+    },
     /// DATA or a first BDAT was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
     /// These bytes of the input are content in wire form (dot-stuffed): keep them. Counted in
@@ -208,7 +224,10 @@ impl Session {
             transaction: None,
             taken_for: None,
             taken_as_utf8: false,
+            taken_priority: 0,
             refused: 0,
+            mails: 0,
+            now: Timestamp::default(),
             stop: false,
         }
     }
@@ -233,6 +252,11 @@ impl Session {
             Reply::EARLY_TALKER
         };
         self.close_with(&refusal, out)
+    }
+
+    /// What time it is: to be told before input is given.
+    pub fn told_time(&mut self, now: Timestamp) {
+        self.now = now;
     }
 
     /// Takes input that came from the client, from the first byte that was not consumed yet.
@@ -396,9 +420,9 @@ impl Session {
     /// ContentWanted on, until `stored` or `decline`.
     pub fn trace(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
         let taken_for = self.taken_for.as_ref();
-        let recipient = match &self.transaction {
-            Some(open) => sole_recipient(&open.envelope),
-            None => taken_for,
+        let (recipient, priority) = match &self.transaction {
+            Some(open) => (sole_recipient(&open.envelope), open.options.priority),
+            None => (taken_for, self.taken_priority),
         };
         trace::field(&trace::Trace {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
@@ -408,8 +432,15 @@ impl Session {
             host_name: &self.policy.host_name,
             id,
             recipient: recipient.map(Address::as_str),
+            priority,
             now,
         })
+    }
+
+    /// Answers Hasten; `begun` is false when it cannot be done now.
+    pub fn hastened(&self, begun: bool, out: &mut Vec<u8>) {
+        let reply = if begun { Reply::HASTENED } else { Reply::HASTENING };
+        reply.write(out);
     }
 
     /// What the client called itself; empty before EHLO or HELO.
@@ -452,6 +483,7 @@ impl Session {
         };
         self.taken_for = sole_recipient(&envelope).cloned();
         self.taken_as_utf8 = options.smtp_utf8;
+        self.taken_priority = options.priority;
         let (content_bytes, dot_stuffed, eight_bit, eight_bit_header) = match &self.state {
             State::Complete(scanner) => (
                 scanner.bytes(),
@@ -499,6 +531,7 @@ impl Session {
         self.transaction = None;
         self.taken_for = None;
         self.taken_as_utf8 = false;
+        self.taken_priority = 0;
         self.state = State::Commands;
     }
 

@@ -5,6 +5,7 @@
 
 mod command;
 mod content;
+mod help;
 mod parameters;
 mod path;
 mod reply;
@@ -13,10 +14,11 @@ mod scanner;
 
 pub use command::{
     CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
-    read_hello, read_mail, read_nothing, read_question, read_rcpt,
+    read_etrn, read_hello, read_mail, read_nothing, read_question, read_rcpt,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
-pub use parameters::{MailParameters, RcptParameters};
+pub use help::help;
+pub use parameters::{Hold, MailParameters, Offered, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};

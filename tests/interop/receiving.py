@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import smtplib
 import tempfile
+import time
 
 from harness import Relay, Sink, free_port, main, without_trace
 
@@ -118,9 +119,55 @@ def binary_mail_is_kept_as_it_is():
             assert again == letter, again
 
 
+def etrn_has_what_waits_tried_now():
+    port = free_port()
+    with Relay(smart_host=port, retry_first="100s") as relay:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+        relay.wait_event("deferred")
+        with Sink(port=port) as sink, smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            assert "etrn" in offered(relay)
+            client.ehlo()
+            assert client.docmd("ETRN", "elsewhere.test")[0] == 250
+            time.sleep(0.5)
+            assert not sink.messages
+            assert client.docmd("ETRN", "@test")[0] == 250
+            sink.wait()
+        relay.wait_empty()
+
+
+def senders_say_when_where_they_may():
+    with Sink() as sink, tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder, "r.toml")
+        port = free_port()
+        config.write_text(f'[[listener]]\naddress = "127.0.0.1:{port}"\nscheduling = true\n')
+        relay = Relay("--config", str(config), smart_host=sink.port)
+        del relay.flags[:2]
+        relay.port = port
+        with relay:
+            assert "mt-priority" in offered(relay) and "futurerelease" in offered(relay)
+            began = time.time()
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client.sendmail(
+                    "a@sender.test", ["held@sink.test"], b"Subject: x\r\n\r\nbody\r\n",
+                    mail_options=["HOLDFOR=2", "MT-PRIORITY=5"],
+                )
+                client.sendmail("a@sender.test", ["now@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+            sink.wait(1)
+            entry, = relay.queue()
+            assert entry["to"] == "held@sink.test" and entry["attempts"] == 0, entry
+            # It is held over a restart, too.
+            relay.restart()
+            sink.wait(2)
+            assert time.time() - began >= 2
+            assert [to for _, to, _ in sink.messages] == [["now@sink.test"], ["held@sink.test"]]
+            assert b" priority 5; " in sink.messages[1][2]
+
+
 TESTS = (
     dsn_parameters_are_kept_with_the_message, smtputf8_is_marked_only_where_it_is_needed,
     chunks_bring_what_data_brings, binary_mail_is_kept_as_it_is,
+    etrn_has_what_waits_tried_now, senders_say_when_where_they_may,
 )
 
 if __name__ == "__main__":
