@@ -98,6 +98,7 @@ fn play(input: &[u8]) -> usize {
             starttls: false,
             tls_demanded: false,
             scheduling: false,
+            xclient: false,
             protection: None,
         },
     );
@@ -118,8 +119,8 @@ fn play(input: &[u8]) -> usize {
             Step::Close => return out.len(),
             Step::More => assert!(progress.consumed > 0, "the input ends with QUIT"),
             Step::Content(_) => {}
-            Step::ContentVoid | Step::Rejected(_) | Step::StartTls => {
-                unreachable!("nothing is refused, and no TLS is asked for")
+            _ => {
+                unreachable!("nothing is refused, and nothing else is asked for")
             }
         }
     }

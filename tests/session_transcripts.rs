@@ -6,6 +6,7 @@
 //! ```text
 //! # a comment                          @limit recipients_max 2
 //! @client 192.0.2.9:25                 @stranger (may not relay)
+//! @xclient (may say who the client is)
 //! @scheduling (may say when to send; it is 2026-11-23T18:36:59.123Z)
 //! @early GET / HTTP/1.1\r\n            @decline-data 452 4.3.1 Full   @decline-end ...
 //! C: a line from the client, with CRLF behind it
@@ -71,6 +72,7 @@ struct Script {
     client: String,
     may_relay: bool,
     scheduling: bool,
+    xclient: bool,
     early: Vec<u8>,
     decline_data: Option<Reply>,
     decline_end: Option<Reply>,
@@ -84,6 +86,7 @@ impl Script {
             client: "192.0.2.9:4321".to_owned(),
             may_relay: true,
             scheduling: false,
+            xclient: false,
             early: Vec::new(),
             decline_data: None,
             decline_end: None,
@@ -95,6 +98,7 @@ impl Script {
                 "" | "#" => {}
                 "@client" => script.client = rest.to_owned(),
                 "@stranger" => script.may_relay = false,
+                "@xclient" => script.xclient = true,
                 "@scheduling" => script.scheduling = true,
                 "@early" => script.early = unescape(rest),
                 "@decline-data" => script.decline_data = Some(reply(rest)),
@@ -202,6 +206,7 @@ impl<'a> Player<'a> {
             starttls: false,
             tls_demanded: false,
             scheduling: script.scheduling,
+            xclient: script.xclient,
             protection: None,
         };
         let session = Session::new(Rc::new(policy), client);
@@ -261,6 +266,14 @@ impl<'a> Player<'a> {
                 let below = if with_below { " and below" } else { "" };
                 self.seen.push(format!("E: hasten {domain}{below}"));
                 self.session.hastened(true, &mut self.out);
+                self.take_replies();
+            }
+            Step::Turn { address, port } => {
+                let mut client = self.session.client_address();
+                client.set_ip(address.unwrap_or(client.ip()));
+                client.set_port(port.unwrap_or(client.port()));
+                self.seen.push(format!("E: client {client}"));
+                self.session.turn_to(client, client.ip().is_loopback(), &mut self.out);
                 self.take_replies();
             }
             Step::StartTls => panic!("not offered"),

@@ -135,12 +135,26 @@ pub enum Roots {
 pub struct Access {
     /// Client networks that may send to any domain.
     pub relay_networks: Vec<Network>,
+    /// Proxies, whose connections begin with a PROXY header.
+    pub proxy_networks: Vec<Network>,
+    /// Proxies that may say with XCLIENT who their client is.
+    pub xclient_networks: Vec<Network>,
 }
 
 impl Access {
     /// Whether a client at `address` may relay. An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn may_relay(&self, address: IpAddr) -> bool {
         self.relay_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxy_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a client at `address` may use XCLIENT.
+    pub fn may_xclient(&self, address: IpAddr) -> bool {
+        self.xclient_networks.iter().any(|network| network.contains(address))
     }
 }
 

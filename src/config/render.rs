@@ -24,6 +24,8 @@ impl Config {
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
+        page.texts("proxy_networks", self.access.proxy_networks.iter().map(show_network));
+        page.texts("xclient_networks", self.access.xclient_networks.iter().map(show_network));
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
         self.render_house(&mut page);

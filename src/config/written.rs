@@ -140,12 +140,17 @@ fn access(mut table: Table) -> Access {
             super::Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
         ]
     };
-    let relay_networks = match table.list("relay_networks", unit::read_network) {
-        Some(networks) => networks.into_iter().map(|(network, _)| network).collect(),
-        None => loopback(),
+    let mut networks = |key| {
+        let read = table.list(key, unit::read_network)?;
+        Some(read.into_iter().map(|(network, _)| network).collect())
+    };
+    let access = Access {
+        relay_networks: networks("relay_networks").unwrap_or_else(loopback),
+        proxy_networks: networks("proxy_networks").unwrap_or_default(),
+        xclient_networks: networks("xclient_networks").unwrap_or_default(),
     };
     table.end();
-    Access { relay_networks }
+    access
 }
 
 fn session(mut table: Table) -> Session {

@@ -21,6 +21,7 @@ impl Session {
             Verb::Data => return self.data(argument, out),
             Verb::Bdat => return self.bdat(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
+            Verb::Xclient => return self.xclient(argument, out),
             Verb::Etrn => return self.etrn(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 Reply::OK.write(out);
@@ -137,6 +138,21 @@ impl Session {
             }
         };
         self.refuse("etrn", refusal, out)
+    }
+
+    /// Postfix's XCLIENT_README: only for those who are configured to.
+    fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !self.client.xclient {
+            Reply::NOT_IMPLEMENTED
+        } else if self.transaction.is_some() {
+            Reply::NESTED_MAIL
+        } else {
+            match smtp::read_xclient(argument) {
+                Ok(told) => return Step::Turn { address: told.address, port: told.port },
+                Err(fault) => fault.reply(),
+            }
+        };
+        self.refuse("xclient", refusal, out)
     }
 
     fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {

@@ -56,6 +56,9 @@ impl Session {
             // RFC 4865 4: in seconds, and as a date.
             line(format_args!("FUTURERELEASE {} {until}", longest.as_secs()));
         }
+        if self.client.xclient {
+            line(format_args!("XCLIENT NAME ADDR PORT PROTO HELO"));
+        }
         out.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
     }
 }

@@ -29,6 +29,7 @@ fn session() -> Session {
             starttls: false,
             tls_demanded: false,
             scheduling: false,
+            xclient: false,
             protection: None,
         },
     )

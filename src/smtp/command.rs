@@ -41,6 +41,8 @@ pub enum Verb {
     Help,
     /// ETRN (RFC 1985).
     Etrn,
+    /// XCLIENT.
+    Xclient,
     /// STARTTLS.
     StartTls,
 }
@@ -62,6 +64,7 @@ impl Verb {
             Verb::Expn => "expn",
             Verb::Help => "help",
             Verb::Etrn => "etrn",
+            Verb::Xclient => "xclient",
             Verb::StartTls => "starttls",
         }
     }
@@ -71,6 +74,9 @@ impl Verb {
         let word = line.split(|&byte| is_space(byte)).next()?;
         if word.eq_ignore_ascii_case(b"STARTTLS") {
             return Some(Verb::StartTls);
+        }
+        if word.eq_ignore_ascii_case(b"XCLIENT") {
+            return Some(Verb::Xclient);
         }
         let word: [u8; 4] = word.try_into().ok()?;
         Some(match &word.map(|byte| byte.to_ascii_uppercase()) {
@@ -93,7 +99,7 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 7] = ["AUTH", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
+const NOT_IMPLEMENTED: [&str; 6] = ["AUTH", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.

@@ -11,6 +11,7 @@ mod path;
 mod reply;
 mod response;
 mod scanner;
+mod xclient;
 
 pub use command::{
     CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
@@ -23,3 +24,4 @@ pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};
+pub use xclient::{Xclient, read_xclient};
