@@ -31,6 +31,9 @@ fn every_row_names_a_test_that_exists() {
         assert!(rfc.bytes().all(|byte| byte.is_ascii_digit()), "the number of an RFC: {row}");
         let name = test.trim_matches('`');
         let exists = match name.ends_with(".smtp") {
+            true if name.starts_with("delivery/") => {
+                root.join("tests/fixtures").join(name).is_file()
+            }
             true => root.join("tests/fixtures/session").join(name).is_file(),
             false => {
                 sources.contains(&format!("fn {name}()"))
