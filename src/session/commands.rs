@@ -4,8 +4,9 @@
 
 use super::{Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Address, Envelope, Recipient};
-use crate::smtp::{self, CommandFault, Reply, Verb};
+use crate::message::{Address, Body, Envelope, Options, Recipient, domain_key};
+use crate::smtp::{self, CommandFault, Hold, Reply, Verb};
+use std::time::Duration;
 
 impl Session {
     pub(super) fn command(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
@@ -18,21 +19,28 @@ impl Session {
             Verb::Mail => return self.mail(argument, out),
             Verb::Rcpt => return self.rcpt(argument, out),
             Verb::Data => return self.data(argument, out),
+            Verb::Bdat => return self.bdat(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
+            Verb::Xclient => return self.xclient(argument, out),
+            Verb::Etrn => return self.etrn(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
-                self.transaction = None;
                 Reply::OK.write(out);
+                self.forget()
             }),
             // RFC 5321 4.1.1.9: a string may follow and means nothing.
             Verb::Noop => {
                 Reply::OK.write(out);
-                Ok(())
+                Ok(Step::More)
             }
-            Verb::Vrfy => smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out)),
+            Verb::Vrfy if !self.policy.limits.vrfy => Err(CommandFault::NotImplemented),
+            Verb::Vrfy => smtp::read_question(argument).map(|()| {
+                Reply::CANNOT_VERIFY.write(out);
+                Step::More
+            }),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
-                Reply::HELP.write(out);
-                Ok(())
+                smtp::help(argument).write(out);
+                Ok(Step::More)
             }
             Verb::Quit => match smtp::read_nothing(argument) {
                 Ok(()) => return self.close_with(&Reply::BYE, out),
@@ -40,12 +48,21 @@ impl Session {
             },
         };
         match done {
-            Ok(()) => Step::More,
+            Ok(step) => step,
             Err(fault) => self.refuse(verb.name(), fault.reply(), out),
         }
     }
 
-    /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address.
+    /// The open transaction is forgotten.
+    fn forget(&mut self) -> Step {
+        match self.transaction.take() {
+            Some(open) if open.chunks.is_some() => Step::ContentVoid,
+            _ => Step::More,
+        }
+    }
+
+    /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address; of BDAT,
+    /// the chunk would be taken for commands.
     fn refuse_line(&mut self, line: &[u8], fault: CommandFault, out: &mut Vec<u8>) -> Step {
         let argument = line.get(5..).unwrap_or_default();
         match Verb::of(line) {
@@ -56,6 +73,7 @@ impl Session {
                 let from = self.open_sender();
                 self.reject("rcpt", from, Some(printable(argument)), fault.reply(), out)
             }
+            Some(Verb::Bdat) => self.close_with(&fault.reply(), out),
             verb => self.refuse(verb.map_or("command", Verb::name), fault.reply(), out),
         }
     }
@@ -66,29 +84,20 @@ impl Session {
         argument: &str,
         extended: bool,
         out: &mut Vec<u8>,
-    ) -> Result<(), CommandFault> {
+    ) -> Result<Step, CommandFault> {
         let name = smtp::read_hello(argument)?;
         self.hello = Some(Hello { name: name.into(), extended });
-        self.transaction = None;
-        let host_name = self.policy.host_name.as_bytes();
         if extended {
-            out.extend_from_slice(b"250-");
-            out.extend_from_slice(host_name);
-            out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
-            out.extend_from_slice(self.policy.limits.message_bytes_max.to_string().as_bytes());
-            if self.offers_starttls() {
-                out.extend_from_slice(b"\r\n250-STARTTLS");
-            }
-            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+            self.write_offer(out);
         } else {
             out.extend_from_slice(b"250 ");
-            out.extend_from_slice(host_name);
+            out.extend_from_slice(self.policy.host_name.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        Ok(())
+        Ok(self.forget())
     }
 
-    fn offers_starttls(&self) -> bool {
+    pub(super) fn offers_starttls(&self) -> bool {
         self.client.starttls && self.client.protection.is_none()
     }
 
@@ -111,6 +120,41 @@ impl Session {
         self.refuse("starttls", refusal, out)
     }
 
+    /// RFC 1985 5. The caller has it done, and need not wait for it.
+    fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !self.offers_etrn() {
+            Reply::ETRN_DENIED
+        } else if !self.is_extended() {
+            Reply::HELLO_FIRST
+        } else if self.transaction.is_some() {
+            Reply::NESTED_MAIL
+        } else {
+            match smtp::read_etrn(argument) {
+                Ok((domain, with_below)) => {
+                    let domain = domain_key(domain).into_owned();
+                    return Step::Hasten { domain, with_below };
+                }
+                Err(fault) => fault.reply(),
+            }
+        };
+        self.refuse("etrn", refusal, out)
+    }
+
+    /// Postfix's XCLIENT_README: only for those who are configured to.
+    fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !self.client.xclient {
+            Reply::NOT_IMPLEMENTED
+        } else if self.transaction.is_some() {
+            Reply::NESTED_MAIL
+        } else {
+            match smtp::read_xclient(argument) {
+                Ok(told) => return Step::Turn { address: told.address, port: told.port },
+                Err(fault) => fault.reply(),
+            }
+        };
+        self.refuse("xclient", refusal, out)
+    }
+
     fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         if self.hello.is_none() {
             return self.refuse("mail", Reply::HELLO_FIRST, out);
@@ -121,7 +165,11 @@ impl Session {
         if self.transaction.is_some() {
             return self.refuse("mail", Reply::NESTED_MAIL, out);
         }
-        let mail = match smtp::read_mail(argument, self.is_extended()) {
+        let messages_max = self.policy.limits.messages_max;
+        if messages_max != 0 && self.mails >= messages_max {
+            return self.close_with(&Reply::TOO_MANY_MESSAGES, out);
+        }
+        let mail = match smtp::read_mail(argument, self.offered()) {
             Ok(mail) => mail,
             Err(fault) => {
                 let given = printable(argument.as_bytes());
@@ -129,14 +177,35 @@ impl Session {
             }
         };
         let reverse_path = mail.path.to_address();
+        let told = mail.parameters;
         let bytes_max = self.policy.limits.message_bytes_max;
-        if mail.size.is_some_and(|declared| declared > bytes_max) {
+        if told.size.is_some_and(|declared| declared > bytes_max) {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
+        let not_before = told.hold.map(|hold| match hold {
+            Hold::For(seconds) => self.now.plus(Duration::from_secs(seconds.into())),
+            Hold::Until(time) => time,
+        });
+        let hold_max = self.policy.limits.hold_max;
+        if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
+            let from = text_of(reverse_path.as_ref());
+            return self.reject("mail", Some(from), None, Reply::hold_too_long(hold_max), out);
+        }
+        self.mails += 1;
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
-            body: mail.body.unwrap_or_default(),
+            options: Options {
+                body: told.body.unwrap_or_default(),
+                smtp_utf8: told.smtp_utf8,
+                dsn_return: told.dsn_return,
+                dsn_envelope_id: told.envelope_id.map(Box::from),
+                require_tls: told.require_tls,
+                priority: told.priority.unwrap_or_default(),
+                not_before,
+                ..Options::default()
+            },
+            chunks: None,
         });
         Reply::SENDER_OK.write(out);
         Step::More
@@ -147,8 +216,12 @@ impl Session {
             let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
             return self.refuse("rcpt", reply, out);
         };
-        let path = match smtp::read_rcpt(argument) {
-            Ok(path) => path,
+        if open.chunks.is_some() {
+            return self.refuse("rcpt", Reply::CHUNKS_BEGUN, out);
+        }
+        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+        let rcpt = match smtp::read_rcpt(argument, extended, open.options.smtp_utf8) {
+            Ok(rcpt) => rcpt,
             Err(fault) => {
                 let from = self.open_sender();
                 let given = printable(argument.as_bytes());
@@ -158,7 +231,7 @@ impl Session {
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
         if !self.client.may_relay {
             let from = self.open_sender();
-            let to = text_of(path.to_address().as_ref());
+            let to = text_of(rcpt.path.to_address().as_ref());
             let reply = Reply::relay_denied(self.client.address.ip());
             return self.reject("rcpt", from, Some(to), reply, out);
         }
@@ -168,8 +241,10 @@ impl Session {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
-        if let Some(address) = path.to_address() {
-            open.envelope.recipients.push(Recipient::plain(address));
+        if let Some(address) = rcpt.path.to_address() {
+            let smtp::RcptParameters { notify, original } = rcpt.parameters;
+            let original = original.map(Box::from);
+            open.envelope.recipients.push(Recipient { address, notify, original });
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More
@@ -181,8 +256,10 @@ impl Session {
             None if self.hello.is_none() => Reply::HELLO_FIRST,
             None => Reply::MAIL_FIRST,
             Some(open) if open.envelope.recipients.is_empty() => Reply::NO_RECIPIENTS,
+            Some(open) if open.chunks.is_some() => Reply::CHUNKS_BEGUN,
+            Some(open) if open.options.body == Body::BinaryMime => Reply::BINARY_NEEDS_CHUNKS,
             Some(_) => {
-                self.state = State::ContentWanted;
+                self.state = State::ContentWanted(None);
                 return Step::ContentWanted;
             }
         };

@@ -7,12 +7,15 @@ import fates
 import hostile
 import mishaps
 import names
+import receiving
 import running
 import tools
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption)
+ROOMS = (
+    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
