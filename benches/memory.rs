@@ -22,7 +22,7 @@
 //! (2026-11-23, Linux 6.18, mimalloc 3, huge pages where asked for.) 86 bytes of it are the
 //! scheduler's entries; the rest is what the allocator and huge pages leave between them. The relay
 //! itself does without huge pages (two shards, loaded over SMTP with the next hop down: 102 at a
-//! million with them, 88 at half a million without). A streamed message (more than `spool.stream_threshold`)
+//! million with them, 89 without). A streamed message (more than `spool.stream_threshold`)
 //! costs some 80 bytes more: which segments its pieces are in.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
