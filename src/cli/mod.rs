@@ -6,6 +6,7 @@
 mod arguments;
 mod show;
 mod spool;
+mod user;
 
 use crate::config::Config;
 use crate::control::{self, AskError};
@@ -43,11 +44,16 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
+            if let Err(error) = config.auth.users.as_deref().map_or(Ok(()), user::check) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
             print!("{}", config.render());
             ExitCode::SUCCESS
         }
         Some(Command::Queue { command, .. }) => queue(&config, &command),
         Some(Command::Spool { command, .. }) => spool::run(&config, command),
+        Some(Command::User { command, .. }) => user::run(&config, command),
     }
 }
 

@@ -3,6 +3,7 @@
 //! `written` is the schema of the file; [`Config`] is what every other room reads. Nothing here
 //! knows what the values are used for.
 
+mod auth;
 mod core_table;
 mod error;
 mod load;
@@ -37,6 +38,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who may relay.
     pub access: Access,
+    /// Who may log in, and how.
+    pub auth: Auth,
     /// The receiving side.
     pub session: Session,
     /// The disk side.
@@ -140,6 +143,13 @@ impl Access {
     pub fn may_relay(&self, address: IpAddr) -> bool {
         self.relay_networks.iter().any(|network| network.contains(address))
     }
+}
+
+/// Who may log in, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// The users file; `None` when nobody may.
+    pub users: Option<PathBuf>,
 }
 
 /// An address block in CIDR form.

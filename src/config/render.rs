@@ -23,6 +23,7 @@ impl Config {
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
+        self.render_auth(&mut page);
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
         self.render_house(&mut page);
@@ -41,6 +42,13 @@ impl Config {
             page.head("[[tls.certificate]]");
             page.path("cert", &certificate.cert);
             page.path("key", &certificate.key);
+        }
+    }
+
+    fn render_auth(&self, page: &mut Page) {
+        page.head("[auth]");
+        if let Some(users) = &self.auth.users {
+            page.path("users", users);
         }
     }
 

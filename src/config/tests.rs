@@ -273,6 +273,7 @@ fn the_manual_shows_every_default() {
     assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
     let machine_dependent = [
         "host_name",
+        "auth.users",
         "dns.servers",
         "core.",
         "route.rule.",
@@ -313,6 +314,7 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
     assert_eq!(
         shown,
         [
+            "auth.users",
             "core.connections_max",
             "core.content_bytes_max",
             "core.cpu",

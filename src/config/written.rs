@@ -3,6 +3,7 @@
 //! The one place for defaults. Each key is read by one line, and what is read here is what exists:
 //! see `table`. The reasons stand in the annotated example, which a test holds to this file.
 
+use super::auth;
 use super::core_table::{self, CoreDefaults};
 use super::error::Place;
 use super::load::Machine;
@@ -59,6 +60,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         listeners,
         tls,
         access: access(file.table("access")),
+        auth: auth::auth(file.table("auth")),
         session: session(file.table("session")),
         retry: retry(file.table("retry")),
         dns: dns(file.table("dns"), machine, report),

@@ -1,7 +1,7 @@
 //! From a checked configuration to running shards. Everything that can be wrong with the machine is
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
-use super::certificates::Certificates;
+use super::watched::Watched;
 use crate::config::{Config, EventOutput, ListenerTls};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
@@ -91,7 +91,7 @@ pub(super) struct Running {
     pub(super) socket_path: PathBuf,
     pub(super) events: EventWriter,
     pub(super) stop_within: Duration,
-    pub(super) certificates: Option<Certificates>,
+    pub(super) watched: Vec<Watched>,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
     /// Held as long as the relay runs.
@@ -153,10 +153,25 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        certificates: server.map(|server| Certificates::new(server, &config.tls)),
+        watched: watched(&config, server),
         ended,
         _lock: lock,
     })
+}
+
+/// What is read again while the relay runs.
+fn watched(config: &Config, server: Option<Arc<Server>>) -> Vec<Watched> {
+    let certificates = server.map(|server| {
+        let tls = config.tls.clone();
+        let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
+        let files = files.collect();
+        let reload = move || {
+            server.reload(&tls).map_err(|error| error.to_string())?;
+            Ok(tls.certificates.len())
+        };
+        Watched::new("certificates", files, Box::new(reload))
+    });
+    certificates.into_iter().collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail

@@ -8,10 +8,11 @@ import mishaps
 import names
 import running
 import tools
+import users
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools, encryption)
+ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools, encryption, users)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))

@@ -66,7 +66,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "colour = \"red\"",
         "r.toml:1: colour: unknown key; there are host_name, tls, listener, spool, core_default, \
-         pin, cores, core, access, session, retry, dns, route, pool, delivery, event, \
+         pin, cores, core, access, auth, session, retry, dns, route, pool, delivery, event, \
          control, ring",
     ),
     (
@@ -520,7 +520,7 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     (
         "colour", "red",
         "--set colour: unknown key; there are host_name, tls, listener, spool, core_default, pin, \
-         cores, core, access, session, retry, dns, route, pool, delivery, event, control, \
+         cores, core, access, auth, session, retry, dns, route, pool, delivery, event, control, \
          ring",
     ),
     (

@@ -1,0 +1,31 @@
+//! The users: who may send with a name and a password. Through it passes what the users file says,
+//! and the question whether somebody is who he says he is.
+//!
+//! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
+//! - `user`: one user, and what is kept of a password.
+//!
+//! It must not know SMTP, nor how a name and a proof came in.
+
+mod file;
+mod user;
+
+pub use file::{add, read, readable_by_others, remove};
+pub use user::{Sender, User, Users, hash_password, keys_are_of, password_is};
+
+use std::path::PathBuf;
+
+/// What is wrong with the users file.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// The file, and what to do about it.
+    #[error("{path}: {cause}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A name or password that no user can have.
+    #[error("{0}")]
+    Unfit(String),
+}
