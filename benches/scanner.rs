@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config;
 use ringpost::message::QueueId;
-use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::session::{Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::{ContentLimits, ContentScanner, Line, Scanned, scan};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -92,7 +92,14 @@ fn play(input: &[u8]) -> usize {
     let address = "127.0.0.1:4321".parse().unwrap();
     let mut session = Session::new(
         Rc::new(policy),
-        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+        Client {
+            address,
+            may_relay: true,
+            starttls: false,
+            tls_demanded: false,
+            protection: None,
+            authentication: Authentication::default(),
+        },
     );
     let mut out = Vec::with_capacity(4096);
     session.greet(b"", &mut out);

@@ -6,6 +6,7 @@
 //! ```text
 //! # a comment                          @limit recipients_max 2
 //! @client 192.0.2.9:25                 @stranger (may not relay)
+//! @auth (offered; tim has tanstaaftanstaaf, user has pencil)    @auth-by-tls    @auth-demanded
 //! @early GET / HTTP/1.1\r\n            @decline-data 452 4.3.1 Full   @decline-end ...
 //! C: a line from the client, with CRLF behind it
 //! c: bytes from the client, with nothing behind them
@@ -18,7 +19,8 @@
 
 use ringpost::config;
 use ringpost::message::{QueueId, Status};
-use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::sasl::{Exchange, Fault, Keys, Mechanism, Turn, decode};
+use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,7 @@ struct Script {
     limits: config::Session,
     client: String,
     may_relay: bool,
+    authentication: Authentication,
     early: Vec<u8>,
     decline_data: Option<Reply>,
     decline_end: Option<Reply>,
@@ -81,6 +84,7 @@ impl Script {
             limits: limits(),
             client: "192.0.2.9:4321".to_owned(),
             may_relay: true,
+            authentication: Authentication::default(),
             early: Vec::new(),
             decline_data: None,
             decline_end: None,
@@ -92,6 +96,13 @@ impl Script {
                 "" | "#" => {}
                 "@client" => script.client = rest.to_owned(),
                 "@stranger" => script.may_relay = false,
+                "@auth" | "@auth-by-tls" | "@auth-demanded" => {
+                    script.authentication = Authentication {
+                        mechanisms: Mechanism::ALL.to_vec(),
+                        without_tls: key != "@auth-by-tls",
+                        demanded: key == "@auth-demanded",
+                    };
+                }
                 "@early" => script.early = unescape(rest),
                 "@decline-data" => script.decline_data = Some(reply(rest)),
                 "@decline-end" => script.decline_end = Some(reply(rest)),
@@ -184,6 +195,7 @@ struct Player<'a> {
     content: Option<Vec<u8>>,
     seen: Vec<String>,
     closed: bool,
+    exchange: Option<Exchange>,
 }
 
 impl<'a> Player<'a> {
@@ -196,6 +208,7 @@ impl<'a> Player<'a> {
             starttls: false,
             tls_demanded: false,
             protection: None,
+            authentication: script.authentication.clone(),
         };
         let session = Session::new(Rc::new(policy), client);
         let mut player = Player {
@@ -206,6 +219,7 @@ impl<'a> Player<'a> {
             content: None,
             seen: Vec::new(),
             closed: false,
+            exchange: None,
         };
         let step = player.session.greet(&script.early, &mut player.out);
         player.take(step, &[]);
@@ -222,7 +236,10 @@ impl<'a> Player<'a> {
             let more = progress.step == Step::More;
             self.take(progress.step, &input);
             if more && (progress.consumed == 0 || self.buffer.is_empty()) {
-                assert!(self.buffer.len() < self.script.limits.command_line_max, "held back");
+                let limit = self.script.limits.command_line_max;
+                let has_auth = !self.script.authentication.mechanisms.is_empty();
+                let limit = if has_auth { limit.max(12_288) } else { limit };
+                assert!(self.buffer.len() < limit, "held back");
                 return;
             }
         }
@@ -247,6 +264,10 @@ impl<'a> Player<'a> {
                 content.extend_from_slice(input.get(range).unwrap());
             }
             Step::StartTls => panic!("not offered"),
+            Step::Auth(input) => {
+                let step = self.authenticate(input);
+                self.take(step, &[]);
+            }
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
             Step::Complete => self.complete(),
             Step::Rejected(rejection) => {
@@ -261,6 +282,46 @@ impl<'a> Player<'a> {
                 self.seen.push("E: close".to_owned());
                 self.closed = true;
             }
+        }
+    }
+
+    /// The example of RFC 4954 4, and that of RFC 7677 3.
+    fn authenticate(&mut self, input: AuthInput) -> Step {
+        let turn = match input {
+            AuthInput::Begin(mechanism, initial) => {
+                let exchange = self.exchange.insert(Exchange::new(mechanism, None));
+                exchange.begin(initial.as_deref())
+            }
+            AuthInput::Answer(message) => self.exchange.as_mut().unwrap().receive(&message),
+        };
+        let turn = match turn {
+            Ok(Turn::Keys { user }) => {
+                assert_eq!(user, "user");
+                let keys =
+                    Keys::derive("pencil", &decode(b"W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
+                self.exchange.as_mut().unwrap().keys(keys, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0")
+            }
+            turn => turn,
+        };
+        match turn {
+            Ok(Turn::Challenge(message)) => {
+                self.session.challenge(&message, &mut self.out);
+                Step::More
+            }
+            Ok(Turn::Check { user, password })
+                if (user.as_str(), password.reveal()) == ("tim", "tanstaaftanstaaf") =>
+            {
+                self.session.authenticated(&user, &mut self.out);
+                Step::More
+            }
+            Ok(Turn::Proven { user }) => {
+                self.session.authenticated(&user, &mut self.out);
+                Step::More
+            }
+            Err(Fault::Malformed) => {
+                self.session.not_authenticated(Reply::AUTH_MALFORMED, &mut self.out)
+            }
+            _ => self.session.not_authenticated(Reply::AUTH_WRONG, &mut self.out),
         }
     }
 

@@ -3,14 +3,22 @@
 //!
 //! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
 //! - `user`: one user, and what is kept of a password.
+//! - `desk`: where somebody who wants in is checked.
+//! - `attempts`: failures, by address and user.
+//! - `work`: threads for what would hold up a shard.
 //!
 //! It must not know SMTP, nor how a name and a proof came in.
 
+mod attempts;
+mod desk;
 mod file;
 mod user;
+mod work;
 
+pub use desk::{Desk, Verdict};
 pub use file::{add, read, readable_by_others, remove};
 pub use user::{Sender, User, Users, hash_password, keys_are_of, password_is};
+pub use work::Workers;
 
 use std::path::PathBuf;
 

@@ -177,6 +177,17 @@ pub fn password_is(user: Option<&User>, password: &Secret) -> bool {
     }
 }
 
+/// Keys that no password fits, the same for a name each time.
+pub(super) fn decoy_keys(secret: &[u8; 32], name: &str) -> Keys {
+    let salt = sasl::keyed(secret, format!("salt {name}").as_bytes());
+    Keys {
+        iterations: SCRAM_ROUNDS,
+        salt: salt[..SALT_BYTES].to_vec(),
+        stored_key: sasl::keyed(secret, format!("stored key {name}").as_bytes()),
+        server_key: sasl::keyed(secret, format!("server key {name}").as_bytes()),
+    }
+}
+
 /// Whether his SCRAM keys are those of `password`; `None` when he has none. Some 30 ms: never on a
 /// shard.
 pub fn keys_are_of(user: &User, password: &Secret) -> Option<bool> {

@@ -150,6 +150,16 @@ impl Access {
 pub struct Auth {
     /// The users file; `None` when nobody may.
     pub users: Option<PathBuf>,
+    /// AUTH is offered in the clear, too.
+    pub without_tls: bool,
+    /// The reply to an attempt that failed comes so late.
+    pub failure_delay: Duration,
+    /// Failures from one address in a window; then none is listened to until its end.
+    pub failures_per_address: u32,
+    /// The same for one user, but where he has been right in this window.
+    pub failures_per_user: u32,
+    /// How long failures are remembered.
+    pub failure_window: Duration,
 }
 
 /// An address block in CIDR form.

@@ -50,6 +50,11 @@ impl Config {
         if let Some(users) = &self.auth.users {
             page.path("users", users);
         }
+        page.plain("without_tls", &self.auth.without_tls.to_string());
+        page.duration("failure_delay", self.auth.failure_delay);
+        page.count("failures_per_address", self.auth.failures_per_address.into());
+        page.count("failures_per_user", self.auth.failures_per_user.into());
+        page.duration("failure_window", self.auth.failure_window);
     }
 
     fn render_cores(&self, page: &mut Page) {

@@ -2,6 +2,7 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::watched::Watched;
+use crate::account::{self, Desk, UsersError};
 use crate::config::{Config, EventOutput, ListenerTls};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
@@ -70,6 +71,9 @@ pub enum ServeError {
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The users file cannot be used.
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// io_uring, memory or CPUs cannot be had.
     #[error(transparent)]
     Ring(#[from] ring::StartError),
@@ -102,6 +106,7 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
+    let desk = open_desk(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
     for core in &config.cores {
@@ -123,7 +128,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &server, &events)?;
+    let (plans, requests, ready) = plans(&config, &listen, &server, &desk, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -153,14 +158,25 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        watched: watched(&config, server),
+        watched: watched(&config, server, desk),
         ended,
         _lock: lock,
     })
 }
 
+/// The users, and threads to check them.
+fn open_desk(config: &Config) -> Result<Option<Arc<Desk>>, ServeError> {
+    let Some(path) = &config.auth.users else { return Ok(None) };
+    if account::readable_by_others(path) {
+        let file = path.display();
+        tracing::warn!(%file, "others than its owner may read the users file; chmod 600");
+    }
+    let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
+    Ok(Desk::open(&config.auth, &Arc::new(workers))?.map(Arc::new))
+}
+
 /// What is read again while the relay runs.
-fn watched(config: &Config, server: Option<Arc<Server>>) -> Vec<Watched> {
+fn watched(config: &Config, server: Option<Arc<Server>>, desk: Option<Arc<Desk>>) -> Vec<Watched> {
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
@@ -171,7 +187,11 @@ fn watched(config: &Config, server: Option<Arc<Server>>) -> Vec<Watched> {
         };
         Watched::new("certificates", files, Box::new(reload))
     });
-    certificates.into_iter().collect()
+    let users = desk.zip(config.auth.users.clone()).map(|(desk, file)| {
+        let reload = move || desk.reload().map_err(|error| error.to_string());
+        Watched::new("users", vec![file], Box::new(reload))
+    });
+    certificates.into_iter().chain(users).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
@@ -228,6 +248,7 @@ fn plans(
     config: &Arc<Config>,
     listen: &[(SocketAddr, ListenerTls)],
     server: &Option<Arc<Server>>,
+    desk: &Option<Arc<Desk>>,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
@@ -245,6 +266,7 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: server.clone(),
+            desk: desk.clone(),
             orphans: std::mem::take(&mut orphans[index]),
             peers: peers.clone(),
             mailbox,

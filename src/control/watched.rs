@@ -1,5 +1,5 @@
-//! Files that change while the relay runs (certificates, users): read again at SIGHUP, and when they
-//! have changed. What cannot be used is reported, and what was read before stays.
+//! Files that change while the relay runs (certificates, users): read again at SIGHUP, and when
+//! they have changed. What cannot be used is reported, and what was read before stays.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

@@ -5,7 +5,9 @@ use crate::config::ListenerTls;
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
-use crate::session::{Client, Protection, Rejection, Session, Step, Transaction};
+use crate::sasl::{Exchange, Mechanism};
+use crate::session::{Authentication, Client, Protection, Rejection};
+use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
 use crate::spool::{Accepted, Draft, Message, SpoolError};
 use crate::tls::Transport;
@@ -48,6 +50,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         starttls: tls != ListenerTls::Off && intake.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
         protection,
+        authentication: authentication(intake),
     };
     let session = Session::new(Rc::clone(&intake.policy), client);
     let mut connection = Connection {
@@ -57,6 +60,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         output: Vec::new(),
         session,
         incoming: None,
+        exchange: None,
     };
     match connection.run().await {
         Ok(()) => {}
@@ -65,22 +69,37 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
     connection.stream.close().await;
 }
 
+/// How clients may say who they are.
+fn authentication(intake: &Intake) -> Authentication {
+    let Some(desk) = &intake.desk else { return Authentication::default() };
+    let scram = desk.users().knows_scram();
+    let is_scram = |one| matches!(one, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus);
+    let mechanisms = Mechanism::ALL.into_iter().filter(|one| scram || !is_scram(*one));
+    Authentication {
+        mechanisms: mechanisms.collect(),
+        without_tls: intake.config.auth.without_tls,
+        demanded: false,
+    }
+}
+
 /// Puts TLS around the stream.
 async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Protection> {
     let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
     let server = intake.server.as_ref().ok_or_else(none)?;
     stream.accept(server, intake.config.session.tls_timeout).await?;
     let there = stream.security().ok_or_else(none)?;
-    Ok(Protection { version: there.version, cipher: there.cipher })
+    Ok(Protection { version: there.version, cipher: there.cipher, channel: there.channel })
 }
 
-struct Connection<'a> {
-    intake: &'a Rc<Intake>,
-    stream: Transport,
+pub(super) struct Connection<'a> {
+    pub(super) intake: &'a Rc<Intake>,
+    pub(super) stream: Transport,
     input: RecvBuf,
-    output: Vec<u8>,
-    session: Session,
+    pub(super) output: Vec<u8>,
+    pub(super) session: Session,
     incoming: Option<Incoming>,
+    /// An AUTH under way.
+    pub(super) exchange: Option<Exchange>,
 }
 
 impl Connection<'_> {
@@ -101,7 +120,11 @@ impl Connection<'_> {
             self.input.consume(progress.consumed);
             let needs_input = progress.step == Step::More
                 && (progress.consumed == 0 || self.input.filled().is_empty());
-            if self.is_over_after(progress.step).await? {
+            let step = match progress.step {
+                Step::Auth(input) => self.authenticate(input).await?,
+                step => step,
+            };
+            if self.is_over_after(step).await? {
                 return Ok(());
             }
             if needs_input && !self.receive().await? {
@@ -116,7 +139,8 @@ impl Connection<'_> {
     /// Does what `step` asks for; true when the connection is to be closed.
     async fn is_over_after(&mut self, step: Step) -> io::Result<bool> {
         match step {
-            Step::More | Step::Content(_) => {}
+            // AUTH was answered before.
+            Step::More | Step::Content(_) | Step::Auth(_) => {}
             Step::StartTls => {
                 self.flush().await?;
                 // Whatever came behind STARTTLS in the clear may be somebody else's
@@ -161,7 +185,7 @@ impl Connection<'_> {
         }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
             let sent = self.stream.send_all(&self.output, SEND_WAIT).await;
             self.output.clear();
@@ -253,6 +277,7 @@ impl Connection<'_> {
             tls: self.session.protection().map_or("", |protection| protection.version),
             cipher: self.session.protection().map_or("", |protection| &protection.cipher),
             queued_ms: None,
+            user: self.session.user().unwrap_or_default(),
             ..event
         });
     }
@@ -268,6 +293,7 @@ impl Connection<'_> {
             text: &reply.text,
             client: Some(self.stream.peer_address()),
             helo: self.session.client_name(),
+            user: self.session.user().unwrap_or_default(),
             ..Event::new(Kind::Rejected, self.intake.now())
         });
     }

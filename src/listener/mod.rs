@@ -5,8 +5,10 @@
 //! many connections there are, who the client is, whether the relay takes mail at this moment. It
 //! must not know where messages go.
 
+mod authentication;
 mod connection;
 
+use crate::account::Desk;
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
@@ -44,6 +46,8 @@ pub struct Intake {
     policy: Rc<Policy>,
     /// The certificates, if there are any.
     server: Option<Arc<Server>>,
+    /// Where users are checked, if there are any.
+    desk: Option<Arc<Desk>>,
     spool: Spool,
     events: Rc<EventLog>,
     admit: Admit,
@@ -70,6 +74,7 @@ impl Intake {
         config: Arc<Config>,
         core: config::Core,
         server: Option<Arc<Server>>,
+        desk: Option<Arc<Desk>>,
         spool: Spool,
         events: Rc<EventLog>,
         admit: Admit,
@@ -85,6 +90,7 @@ impl Intake {
             core,
             policy,
             server,
+            desk,
             spool,
             events,
             admit,

@@ -5,8 +5,10 @@
 //! Nonces and salts are given by the caller. It must not know who the users are, nor SMTP.
 
 mod scram;
+mod server;
 
-pub use scram::{Challenge, Client, ClientFirst, Expected, Keys};
+pub use scram::{Client, Digest, Expected, Keys, keyed};
+pub use server::{Exchange, Turn};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +18,8 @@ use zeroize::Zeroizing;
 /// A way to say who one is, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
+    /// The same, tied to its TLS connection, so that nobody can sit in the middle.
+    ScramSha256Plus,
     /// Proves the password without showing it, and has the server prove that it knows it.
     ScramSha256,
     /// Shows the password.
@@ -26,11 +30,13 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All, in the order in which they are offered and preferred.
-    pub const ALL: [Mechanism; 3] = [Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
+    pub const ALL: [Mechanism; 4] =
+        [Mechanism::ScramSha256Plus, Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
 
     /// As the IANA registers it.
     pub fn name(self) -> &'static str {
         match self {
+            Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Mechanism::ScramSha256 => "SCRAM-SHA-256",
             Mechanism::Plain => "PLAIN",
             Mechanism::Login => "LOGIN",
@@ -74,8 +80,9 @@ pub enum Fault {
     /// The client wants to act for somebody else.
     #[error("one user cannot act for another here")]
     OtherIdentity,
-    /// The client demands a binding to the TLS channel, which is not offered.
-    #[error("channel binding is not offered")]
+    /// The client demands a binding to the TLS channel that is not offered, or does not see the one
+    /// that is.
+    #[error("the two ends do not agree on channel binding")]
     ChannelBinding,
     /// The other end does not know the password.
     #[error("the proof is wrong")]

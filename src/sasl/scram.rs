@@ -1,8 +1,10 @@
-//! SCRAM-SHA-256 (RFC 5802 with the hash of RFC 7677), server and client, without channel binding.
+//! SCRAM-SHA-256 (RFC 5802 with the hash of RFC 7677), server and client. The channel binding of
+//! its -PLUS form is the exporter of TLS 1.3 (RFC 9266).
 
 use super::{Fault, Secret, decode, encode, prepare};
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::Digest as _;
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// What a client may be asked to hash, at most: a server that asks for more wants its time, and the
@@ -14,6 +16,12 @@ const ITERATIONS_MIN: u32 = 4096;
 const SCHEME: &str = "SCRAM-SHA-256$";
 
 type Hash = [u8; 32];
+
+/// A keyed hash, HMAC-SHA-256.
+pub type Digest = Hash;
+
+/// How the header of a bound exchange begins.
+const EXPORTER: &str = "p=tls-exporter";
 
 /// What a server keeps of a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,16 +85,28 @@ impl Keys {
 pub struct ClientFirst {
     /// Who wants in.
     pub user: String,
+    binding: Binding,
     nonce: String,
     header: String,
     bare: String,
+}
+
+/// What a client says of channel binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// It cannot.
+    None,
+    /// It could, and has not seen that the server can.
+    NotOffered,
+    /// It binds to the TLS exporter.
+    Exporter,
 }
 
 impl ClientFirst {
     /// Reads it (RFC 5802 7, client-first-message).
     ///
     /// # Errors
-    /// Another form; a demand for channel binding; one that acts for another.
+    /// Another form; a channel binding that is not known; one that acts for another.
     pub fn read(message: &[u8]) -> Result<ClientFirst, Fault> {
         let text = std::str::from_utf8(message).map_err(|_| Fault::Malformed)?;
         let mut parts = text.splitn(3, ',');
@@ -95,12 +115,13 @@ impl ClientFirst {
         else {
             return Err(Fault::Malformed);
         };
-        match binding {
-            // "y": the client could bind, and sees that we do not offer it. That is so.
-            "n" | "y" => {}
+        let bound = match binding {
+            "n" => Binding::None,
+            "y" => Binding::NotOffered,
+            EXPORTER => Binding::Exporter,
             _ if binding.starts_with("p=") => return Err(Fault::ChannelBinding),
             _ => return Err(Fault::Malformed),
-        }
+        };
         let mut attributes = bare.split(',');
         let name = attributes.next().and_then(|one| one.strip_prefix("n="));
         let user = name.and_then(read_name).ok_or(Fault::Malformed)?;
@@ -113,16 +134,21 @@ impl ClientFirst {
             None => return Err(Fault::Malformed),
         }
         let header = format!("{binding},{identity},");
-        Ok(ClientFirst { user, nonce, header, bare: bare.to_owned() })
+        Ok(ClientFirst { user, binding: bound, nonce, header, bare: bare.to_owned() })
+    }
+
+    /// What it says of channel binding.
+    pub fn binding(&self) -> Binding {
+        self.binding
     }
 
     /// The server's first message, and what is expected in answer. `nonce` is random, printable,
-    /// without a comma.
-    pub fn challenge(self, keys: Keys, nonce: &str) -> (Challenge, String) {
+    /// without a comma; `channel` is what the client must have bound to, if it binds.
+    pub fn challenge(self, keys: Keys, nonce: &str, channel: &[u8]) -> (Challenge, String) {
         let nonce = format!("{}{nonce}", self.nonce);
         let message = format!("r={nonce},s={},i={}", encode(&keys.salt), keys.iterations);
         let said = format!("{},{message}", self.bare);
-        let header = encode(self.header.as_bytes());
+        let header = encode(&[self.header.as_bytes(), channel].concat());
         (Challenge { user: self.user, keys, nonce, said, header }, message)
     }
 }
@@ -171,15 +197,21 @@ impl Challenge {
 pub struct Client {
     nonce: String,
     bare: String,
+    /// As it stands in the final message.
+    header: String,
 }
 
 impl Client {
-    /// A client, and its first message. `nonce` is random, printable, without a comma.
-    pub fn begin(user: &str, nonce: &str) -> (Client, String) {
+    /// A client, and its first message. `nonce` is random, printable, without a comma; `channel` is
+    /// the exporter of the TLS connection when the server offers to bind to it.
+    pub fn begin(user: &str, nonce: &str, channel: Option<[u8; 32]>) -> (Client, String) {
         let name = user.replace('=', "=3D").replace(',', "=2C");
         let bare = format!("n={name},r={nonce}");
-        let message = format!("n,,{bare}");
-        (Client { nonce: nonce.to_owned(), bare }, message)
+        let header = if channel.is_some() { format!("{EXPORTER},,") } else { "n,,".to_owned() };
+        let message = format!("{header}{bare}");
+        let data = channel.as_ref().map_or(&[][..], <[u8; 32]>::as_slice);
+        let header = encode(&[header.as_bytes(), data].concat());
+        (Client { nonce: nonce.to_owned(), bare, header }, message)
     }
 
     /// Answers the server's first message with the final one. Costs as many rounds as the server
@@ -201,7 +233,7 @@ impl Client {
         }
         let password = prepare(password.reveal()).ok_or(Fault::Malformed)?;
         let salted = salted(&password, &salt, rounds);
-        let unproven = format!("c={},r={nonce}", encode(b"n,,"));
+        let unproven = format!("c={},r={nonce}", self.header);
         let said = format!("{},{text},{unproven}", self.bare);
         let client_key = keyed(&salted, b"Client Key");
         let stored_key: Hash = Sha256::digest(client_key).into();
@@ -233,7 +265,8 @@ fn salted(password: &str, salt: &[u8], iterations: u32) -> Hash {
     salted
 }
 
-fn keyed(key: &[u8], message: &[u8]) -> Hash {
+/// HMAC-SHA-256 of `message`.
+pub fn keyed(key: &[u8], message: &[u8]) -> Digest {
     match Hmac::<Sha256>::new_from_slice(key) {
         Ok(mac) => mac.chain_update(message).finalize().into_bytes().into(),
         // An HMAC takes keys of any length.
@@ -301,14 +334,14 @@ mod tests {
     fn the_server_speaks_the_example_of_rfc_7677() {
         let first = ClientFirst::read(CLIENT_FIRST.as_bytes()).unwrap();
         assert_eq!(first.user, "user");
-        let (challenge, message) = first.challenge(keys(), SERVER_NONCE);
+        let (challenge, message) = first.challenge(keys(), SERVER_NONCE, &[]);
         assert_eq!(message, SERVER_FIRST);
         assert_eq!(challenge.verify(CLIENT_FINAL.as_bytes()).unwrap(), SERVER_FINAL);
     }
 
     #[test]
     fn the_client_speaks_the_example_of_rfc_7677() {
-        let (client, message) = Client::begin("user", "rOprNGfwEbeRWgbNEkqO");
+        let (client, message) = Client::begin("user", "rOprNGfwEbeRWgbNEkqO", None);
         assert_eq!(message, CLIENT_FIRST);
         let password = Secret::new("pencil");
         let (expected, message) = client.prove(SERVER_FIRST.as_bytes(), &password).unwrap();
@@ -322,7 +355,7 @@ mod tests {
     #[test]
     fn a_proof_of_another_password_or_another_exchange_is_none() {
         let challenge = |first: &str, nonce: &str| {
-            ClientFirst::read(first.as_bytes()).unwrap().challenge(keys(), nonce).0
+            ClientFirst::read(first.as_bytes()).unwrap().challenge(keys(), nonce, &[]).0
         };
         let right = challenge(CLIENT_FIRST, SERVER_NONCE);
         let other = CLIENT_FINAL.replace("p=d", "p=e");
@@ -342,7 +375,8 @@ mod tests {
         assert_eq!(read("y,,n=a=2Cb=3Dc,r=x").unwrap(), "a,b=c");
         assert_eq!(read("n,a=user,n=user,r=x,future=1").unwrap(), "user");
         assert_eq!(read("n,a=admin,n=user,r=x"), Err(Fault::OtherIdentity));
-        assert_eq!(read("p=tls-exporter,,n=user,r=x"), Err(Fault::ChannelBinding));
+        assert_eq!(read("p=tls-unique,,n=user,r=x"), Err(Fault::ChannelBinding));
+        assert_eq!(read("p=tls-exporter,,n=user,r=x").unwrap(), "user");
         for wrong in
             ["", "n,,", "n,,n=,r=x", "n,,n=a,r=", "n,,m=1,n=a,r=x", "x,,n=a,r=x", "n,,n=a=2X,r=x"]
         {
@@ -352,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_server_that_asks_too_little_or_too_much_gets_nothing() {
-        let (client, _) = Client::begin("user", "abc");
+        let (client, _) = Client::begin("user", "abc", None);
         let ask = |text: &str| client.prove(text.as_bytes(), &Secret::new("pencil")).is_ok();
         assert!(ask("r=abcd,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"));
         for wrong in ["r=abc,s=W22Z,i=4096", "r=xbcd,s=W22Z,i=4096", "r=abcd,s=W22Z,i=4095"] {

@@ -19,6 +19,7 @@ impl Session {
             Verb::Rcpt => return self.rcpt(argument, out),
             Verb::Data => return self.data(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
+            Verb::Auth => return self.auth(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 self.transaction = None;
                 Reply::OK.write(out);
@@ -79,6 +80,7 @@ impl Session {
             if self.offers_starttls() {
                 out.extend_from_slice(b"\r\n250-STARTTLS");
             }
+            self.offer_auth(out);
             out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
         } else {
             out.extend_from_slice(b"250 ");
@@ -118,10 +120,18 @@ impl Session {
         if self.client.tls_demanded && self.client.protection.is_none() {
             return self.refuse("mail", Reply::TLS_FIRST, out);
         }
+        if let Some(demand) = self.auth_demand() {
+            return self.refuse("mail", demand, out);
+        }
         if self.transaction.is_some() {
             return self.refuse("mail", Reply::NESTED_MAIL, out);
         }
-        let mail = match smtp::read_mail(argument, self.is_extended()) {
+        let has_auth = !self.client.authentication.mechanisms.is_empty();
+        let read = match smtp::read_mail(argument, self.is_extended()) {
+            Ok(mail) if mail.auth && !has_auth => Err(CommandFault::ParameterUnknown),
+            read => read,
+        };
+        let mail = match read {
             Ok(mail) => mail,
             Err(fault) => {
                 let given = printable(argument.as_bytes());
@@ -156,7 +166,7 @@ impl Session {
             }
         };
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
-        if !self.client.may_relay {
+        if !self.client.may_relay && self.user.is_none() {
             let from = self.open_sender();
             let to = text_of(path.to_address().as_ref());
             let reply = Reply::relay_denied(self.client.address.ip());

@@ -12,8 +12,11 @@
 //!             +------------------------------------------------------------------------+
 //! ```
 
+mod authentication;
 mod commands;
 mod trace;
+
+pub use authentication::{AuthInput, Authentication};
 
 use crate::config;
 use crate::message::{Address, Body, Envelope, Options, QueueId, Timestamp};
@@ -55,6 +58,8 @@ pub struct Client {
     pub tls_demanded: bool,
     /// TLS, when it is there from the first byte.
     pub protection: Option<Protection>,
+    /// How it may say who it is.
+    pub authentication: Authentication,
 }
 
 /// What TLS is like on a connection.
@@ -64,6 +69,8 @@ pub struct Protection {
     pub version: &'static str,
     /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
+    /// What an exchange of AUTH can be tied to (RFC 9266).
+    pub channel: Option<[u8; 32]>,
 }
 
 /// One client's session, from the greeting to the close.
@@ -72,6 +79,8 @@ pub struct Session {
     client: Client,
     hello: Option<Hello>,
     state: State,
+    /// Who the client has proved to be.
+    user: Option<Box<str>>,
     transaction: Option<Open>,
     /// For the trace field: who the message is for, when that is one recipient and the transaction
     /// has been taken.
@@ -104,6 +113,10 @@ enum State {
     Skipping(usize),
     /// STARTTLS was said; the caller shakes hands.
     Handshake,
+    /// Waiting for the answer to a challenge of AUTH.
+    Challenged,
+    /// The caller finds out what AUTH has led to.
+    Authenticating,
     /// DATA is in order; the caller decides.
     ContentWanted,
     /// Between 354 and the end of data. `true`: void, the caller knows.
@@ -121,11 +134,13 @@ pub enum Step {
     /// call `receive` again with that rest; `receive` may have stopped only so that `out` does not
     /// grow beyond measure, so it must really be sent before. With zero, or no input left: receive
     /// more first. What is left is the start of something and must come again with more behind
-    /// it; it is shorter than the configured `command_line_max`.
+    /// it; it is shorter than the configured `command_line_max`, or than 12 KiB in AUTH.
     More,
     /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
     /// call `secured`. If that fails, close.
     StartTls,
+    /// A message of AUTH (RFC 4954): call `challenge`, `authenticated` or `not_authenticated`.
+    Auth(AuthInput),
     /// DATA was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
     /// These bytes of the input are content in wire form (dot-stuffed as received): keep them.
@@ -190,6 +205,7 @@ impl Session {
             client,
             hello: None,
             state: State::Greeting,
+            user: None,
             transaction: None,
             taken_for: None,
             refused: 0,
@@ -229,13 +245,18 @@ impl Session {
         loop {
             let rest = input.get(consumed..).unwrap_or_default();
             let (used, step) = match self.state {
-                State::Greeting | State::Commands if self.stop => {
+                State::Greeting | State::Commands | State::Challenged if self.stop => {
                     (0, self.close_with(&Reply::STOPPING, out))
                 }
-                State::Greeting | State::Commands => self.receive_command(rest, out),
+                State::Greeting | State::Commands | State::Challenged => {
+                    self.receive_command(rest, out)
+                }
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
-                State::ContentWanted | State::Complete(_) | State::Handshake => (0, Step::More),
+                State::ContentWanted
+                | State::Complete(_)
+                | State::Handshake
+                | State::Authenticating => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
@@ -257,7 +278,10 @@ impl Session {
         if smtp::is_http(rest) {
             return (rest.len(), self.close_with(&Reply::HTTP, out));
         }
-        match smtp::scan(rest, self.policy.limits.command_line_max) {
+        match smtp::scan(rest, self.line_max(rest)) {
+            Line::Complete(line) if matches!(self.state, State::Challenged) => {
+                (line.len() + 2, self.auth_answer(line, out))
+            }
             Line::Complete(line) => (line.len() + 2, self.command(line, out)),
             Line::Incomplete => (0, Step::More),
             Line::TooLong(length) => {
@@ -361,7 +385,7 @@ impl Session {
         };
         trace::field(&trace::Trace {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
-            extended: self.is_extended(),
+            protocol: self.protocol(),
             client: self.client.address.ip(),
             protection: self.client.protection.as_ref(),
             host_name: &self.policy.host_name,
@@ -376,9 +400,10 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// `SMTP`, `ESMTP` or `ESMTPS` (RFC 3848).
+    /// `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPA` or `ESMTPSA` (RFC 3848).
     pub fn protocol(&self) -> &'static str {
-        trace::protocol(self.is_extended(), self.client.protection.as_ref())
+        let has_tls = self.client.protection.is_some();
+        trace::protocol(self.is_extended(), has_tls, self.user.is_some())
     }
 
     /// What protects the connection.
@@ -391,6 +416,7 @@ impl Session {
     pub fn secured(&mut self, protection: Protection) {
         self.client.protection = Some(protection);
         self.hello = None;
+        self.user = None;
         self.transaction = None;
         if let State::Handshake = self.state {
             self.state = State::Commands;
@@ -466,9 +492,11 @@ impl Session {
         self.stop = true;
         match self.state {
             State::ContentWanted | State::Content(..) | State::Complete(_) => return false,
-            State::Closing | State::Handshake => {}
+            State::Closing | State::Handshake | State::Authenticating => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
-            State::Commands | State::Skipping(_) => _ = self.close_with(&Reply::STOPPING, out),
+            State::Commands | State::Challenged | State::Skipping(_) => {
+                _ = self.close_with(&Reply::STOPPING, out)
+            }
         }
         true
     }

@@ -20,7 +20,14 @@ fn session() -> Session {
     let address = "192.0.2.9:4321".parse().unwrap();
     Session::new(
         Rc::new(policy),
-        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+        Client {
+            address,
+            may_relay: true,
+            starttls: false,
+            tls_demanded: false,
+            protection: None,
+            authentication: Authentication::default(),
+        },
     )
 }
 
@@ -152,7 +159,7 @@ fn with_tls(demanded: bool) -> Session {
 }
 
 fn protection() -> Protection {
-    Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384".into() }
+    Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384".into(), channel: None }
 }
 
 fn said(session: &mut Session, input: &str) -> (Progress, String) {

@@ -21,6 +21,7 @@ mod stop;
 mod tests;
 mod view;
 
+use crate::account::Desk;
 use crate::config::{Config, Core, ListenerTls};
 use crate::dns::Resolver;
 use crate::event::EventLog;
@@ -58,6 +59,8 @@ pub struct Plan {
     pub listen: Vec<(SocketAddr, ListenerTls)>,
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
+    /// Where users are checked, if there are any.
+    pub desk: Option<Arc<Desk>>,
     /// Folders of shards that exist no more: their mail moves here.
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
@@ -131,6 +134,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         core,
         listen,
         server,
+        desk,
         orphans,
         peers,
         mailbox,
@@ -193,6 +197,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         Arc::clone(&config),
         core,
         server,
+        desk,
         spool.clone(),
         Rc::clone(&events),
         Box::new(move |message, placement| admitting.admit(message, placement)),

@@ -8,6 +8,7 @@ use crate::message::Status;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A reply of ours as a value: code, enhanced status, text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,46 @@ impl Reply {
     pub const TLS_ALREADY: Reply = with(503, Status(5, 5, 1), "TLS is on already");
     /// Mail before STARTTLS, where it is demanded (RFC 3207 4).
     pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Say STARTTLS first");
+    /// AUTH: it is he (RFC 4954 6, as all that follow).
+    pub const AUTHENTICATED: Reply = with(235, Status(2, 7, 0), "Authentication succeeded");
+    /// AUTH: not now.
+    pub const AUTH_TROUBLE: Reply =
+        with(454, Status(4, 7, 0), "Cannot check that now; try again later");
+    /// AUTH: a message that is too long, not base64, or `*`.
+    pub const AUTH_NOT_BASE64: Reply = with(501, Status(5, 5, 2), "That is not base64 (RFC 4648)");
+    /// AUTH: `*`.
+    pub const AUTH_CANCELLED: Reply = with(501, Status(5, 7, 0), "Authentication cancelled");
+    /// AUTH: base64 of something else.
+    pub const AUTH_MALFORMED: Reply =
+        with(501, Status(5, 5, 2), "That is not a message of this mechanism");
+    /// AUTH without a mechanism, or with too much.
+    pub const AUTH_SYNTAX: Reply =
+        with(501, Status(5, 5, 4), "Write AUTH MECHANISM, or AUTH MECHANISM initial-response");
+    /// AUTH after HELO.
+    pub const EHLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO first");
+    /// AUTH a second time.
+    pub const AUTH_ALREADY: Reply = with(503, Status(5, 5, 1), "You are authenticated already");
+    /// AUTH after MAIL.
+    pub const AUTH_IN_TRANSACTION: Reply =
+        with(503, Status(5, 5, 1), "A transaction is open; AUTH comes before MAIL");
+    /// AUTH with another mechanism.
+    pub const AUTH_UNKNOWN_MECHANISM: Reply =
+        with(504, Status(5, 5, 4), "No such mechanism here; EHLO lists what is");
+    /// MAIL before AUTH, where it is demanded.
+    pub const AUTH_FIRST: Reply =
+        with(530, Status(5, 7, 0), "Authentication required; say AUTH first");
+    /// AUTH: wrong.
+    pub const AUTH_WRONG: Reply =
+        with(535, Status(5, 7, 8), "Name or password is wrong, or neither is known here");
+    /// AUTH: one user for another.
+    pub const AUTH_OTHER_IDENTITY: Reply =
+        with(535, Status(5, 7, 8), "One user cannot act for another here");
+    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
+    pub const AUTH_BINDING: Reply =
+        with(535, Status(5, 7, 8), "Channel binding does not fit; is somebody in between?");
+    /// AUTH in the clear.
+    pub const AUTH_NEEDS_TLS: Reply =
+        with(538, Status(5, 7, 11), "Encryption required; say STARTTLS first");
     /// QUIT.
     pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
     /// RSET, NOOP.
@@ -178,6 +219,13 @@ impl Reply {
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
     }
 
+    /// AUTH from an address, or for a user, with too many failures: again after `wait`.
+    pub fn auth_too_often(wait: Duration) -> Reply {
+        let minutes = wait.as_secs().div_ceil(60);
+        let text = format!("Too many failed attempts; try again in {minutes} min");
+        Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
+    }
+
     /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.
     pub fn too_large(bytes_max: u64) -> Reply {
         let text = format!("Message too large; at most {bytes_max} bytes are taken");
@@ -280,6 +328,10 @@ mod tests {
             Reply::STOPPING,
             Reply::STORAGE_FULL,
             Reply::UNKNOWN_PARAMETER,
+            Reply::AUTHENTICATED,
+            Reply::AUTH_TROUBLE,
+            Reply::AUTH_WRONG,
+            Reply::auth_too_often(Duration::from_secs(61)),
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
             Reply::too_large(1),
         ] {

@@ -136,7 +136,13 @@ impl Layer {
             None => cipher.to_owned(),
         };
         let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        Security { version, cipher: cipher.into(), resumed }
+        let channel = (version == "TLSv1.3")
+            .then(|| {
+                let (label, nothing) = (b"EXPORTER-Channel-Binding", Some(&[][..]));
+                self.tls.export_keying_material([0; 32], label, nothing).ok()
+            })
+            .flatten();
+        Security { version, cipher: cipher.into(), resumed, channel }
     }
 
     /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that

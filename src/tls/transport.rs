@@ -28,6 +28,9 @@ pub struct Security {
     pub cipher: Box<str>,
     /// An earlier session was taken up again.
     pub resumed: bool,
+    /// The exporter that SASL ties an exchange to (RFC 9266); of TLS 1.3 only, because of 1.2 it
+    /// cannot be seen here whether it is safe.
+    pub channel: Option<[u8; 32]>,
 }
 
 impl Transport {
