@@ -118,7 +118,9 @@ fn play(input: &[u8]) -> usize {
             Step::Close => return out.len(),
             Step::More => assert!(progress.consumed > 0, "the input ends with QUIT"),
             Step::Content(_) => {}
-            Step::ContentVoid | Step::Rejected(_) => unreachable!("nothing is refused"),
+            Step::ContentVoid | Step::Rejected(_) | Step::StartTls => {
+                unreachable!("nothing is refused, and no TLS is asked for")
+            }
         }
     }
 }

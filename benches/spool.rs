@@ -84,6 +84,8 @@ fn with_shard(ask_it: impl FnOnce(&dyn Fn(u64, u64) -> Duration)) {
         async move {
             let folder = tempfile::tempdir().unwrap();
             let (spool, _) = Spool::open(settings(folder.path())).await.unwrap();
+            // The first segment is being filled: what is measured is what comes after that.
+            ring::sleep(Duration::from_secs(2)).await;
             loop {
                 let next = asked.lock().unwrap().try_recv();
                 match next {

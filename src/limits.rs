@@ -55,6 +55,11 @@ pub const ROUTE_SITES_MAX: usize = 16 * 1024;
 pub const SPOOL_MOVE_BYTES_PER_SECOND: usize = 32 << 20;
 /// Of this much at once, in bytes, in one commit: what it may lengthen the wait for a 250 by.
 pub const SPOOL_MOVE_STEP_BYTES: usize = 256 << 10;
+/// What is written of zeros to new segment files, before mail comes there, in bytes a second for
+/// each shard.
+pub const SPOOL_FILL_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Of this much at once, in bytes: what a commit may have to wait for when it needs the file.
+pub const SPOOL_FILL_STEP_BYTES: u64 = 1 << 20;
 
 const _: () = assert!(ROUTE_HOSTS_MAX <= DNS_RECORDS_MAX);
 const _: () = assert!(ROUTE_ADDRESSES_PER_HOST_MAX < ROUTE_CANDIDATES_MAX);

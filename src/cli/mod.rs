@@ -158,7 +158,7 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
                     eprintln!("ringpost: corrupt record: {what}");
                 }
                 let expire = config.retry.expire;
-                entries.extend(shard::entries_of_recovery(folder, &recovery, number, expire));
+                entries.extend(shard::entries_of_recovery(folder, recovery, number, expire));
             }
             Err(error) => {
                 eprintln!("ringpost: {error}");

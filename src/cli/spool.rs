@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 /// The spool is not as it was written, or not all was done.
 const EXIT_DAMAGED: u8 = 1;
@@ -135,6 +136,12 @@ fn verified(screen: &mut Screen, found: &Inspection) {
             path.display()
         ));
     }
+    for path in &found.bad_indexes {
+        screen.line(&format!(
+            "  index: {} does not pass; no mail is harmed, the records are the truth",
+            path.display()
+        ));
+    }
     for damage in &found.damages {
         screen.line(&format!(
             "  damaged: {} byte {}, {} bytes: {}",
@@ -192,7 +199,7 @@ struct DomainCount {
 fn stat(config: &Config, directory: Option<&Path>, json: bool) -> Result<u8, String> {
     let (folders, _locks) = folders_to_read(config, directory)?;
     let mut statistics = Statistics::default();
-    let mut domains: BTreeMap<Box<str>, u64> = BTreeMap::new();
+    let mut domains: BTreeMap<Rc<str>, u64> = BTreeMap::new();
     let mut damages = 0;
     for folder in &folders {
         let found = Spool::examine(folder).map_err(|error| error.to_string())?;
@@ -206,12 +213,12 @@ fn stat(config: &Config, directory: Option<&Path>, json: bool) -> Result<u8, Str
             }
         }
     }
-    let mut top: Vec<(Box<str>, u64)> = domains.into_iter().collect();
+    let mut top: Vec<(Rc<str>, u64)> = domains.into_iter().collect();
     top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     top.truncate(DOMAINS_SHOWN);
     let named = top.into_iter();
     statistics.domains = named
-        .map(|(domain, recipients)| DomainCount { domain: domain.into(), recipients })
+        .map(|(domain, recipients)| DomainCount { domain: domain.to_string(), recipients })
         .collect();
     let mut screen = Screen::default();
     if json {

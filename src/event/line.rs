@@ -29,6 +29,9 @@ pub enum Kind {
     /// A recipient of mail with the null reverse-path was refused for good: there is nobody to
     /// tell.
     Dropped,
+    /// A recipient's message is damaged on the disk: it is not delivered, and what is left of it is
+    /// in the quarantine. Of the forward-path only the domain is known.
+    SetAside,
     /// A delivery had begun and its end is not known: the relay stopped in between.
     InDoubt,
     /// So many lines (`lost`) could not be written before this one.
@@ -299,6 +302,7 @@ mod tests {
             (Kind::Bounced, "bounced"),
             (Kind::Expired, "expired"),
             (Kind::Dropped, "dropped"),
+            (Kind::SetAside, "set-aside"),
             (Kind::InDoubt, "in-doubt"),
             (Kind::LostEvents, "lost-events"),
             (Kind::Started, "started"),

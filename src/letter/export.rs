@@ -2,7 +2,7 @@
 
 use super::dots::{Dot, Dots};
 use super::head::{Head, Waiting};
-use crate::message::Envelope;
+use crate::message::{Envelope, Reason};
 use crate::spool::{Content, Fate, Message, Recovered, RecoveredRecipient, Spool};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -93,7 +93,7 @@ fn waiting(envelope: &Envelope, recipients: &[RecoveredRecipient]) -> Vec<Waitin
         fate: one.due.zip(one.reason.clone()).map(|(due, reason)| Fate::Waiting {
             attempts: one.attempts,
             due,
-            reason,
+            reason: Reason::clone(&reason),
         }),
         in_doubt: one.in_doubt,
     })

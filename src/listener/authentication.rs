@@ -30,7 +30,7 @@ impl Connection<'_> {
             }
             Err(End::Right(user)) => {
                 self.exchange = None;
-                if let Some(desk) = &self.intake.desk {
+                if let Some(desk) = &self.intake.entrance.desk {
                     desk.succeeded(self.stream.peer_address().ip(), &user);
                 }
                 self.session.authenticated(&user, &mut self.output);
@@ -51,7 +51,7 @@ impl Connection<'_> {
     /// The next challenge, or the end.
     async fn answer(&mut self, input: AuthInput) -> Result<Vec<u8>, End> {
         let address = self.stream.peer_address().ip();
-        let Some(desk) = self.intake.desk.clone() else {
+        let Some(desk) = self.intake.entrance.desk.clone() else {
             return Err(End::Refused(None, Reply::NOT_IMPLEMENTED));
         };
         let turn = match input {

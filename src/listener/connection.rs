@@ -47,7 +47,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
     let client = Client {
         address,
         may_relay,
-        starttls: tls != ListenerTls::Off && intake.server.is_some(),
+        starttls: tls != ListenerTls::Off && intake.entrance.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
         protection,
         authentication: authentication(intake),
@@ -71,7 +71,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
 
 /// How clients may say who they are.
 fn authentication(intake: &Intake) -> Authentication {
-    let Some(desk) = &intake.desk else { return Authentication::default() };
+    let Some(desk) = &intake.entrance.desk else { return Authentication::default() };
     let scram = desk.users().knows_scram();
     let is_scram = |one| matches!(one, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus);
     let mechanisms = Mechanism::ALL.into_iter().filter(|one| scram || !is_scram(*one));
@@ -85,7 +85,7 @@ fn authentication(intake: &Intake) -> Authentication {
 /// Puts TLS around the stream.
 async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Protection> {
     let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
-    let server = intake.server.as_ref().ok_or_else(none)?;
+    let server = intake.entrance.server.as_ref().ok_or_else(none)?;
     stream.accept(server, intake.config.session.tls_timeout).await?;
     let there = stream.security().ok_or_else(none)?;
     Ok(Protection { version: there.version, cipher: there.cipher, channel: there.channel })
@@ -242,14 +242,16 @@ impl Connection<'_> {
         match self.intake.spool.store(incoming.draft, accepted).await {
             Ok((placement, message)) => {
                 self.tell_received(&message);
-                (self.intake.admit)(message, placement);
+                (self.intake.queue.admit)(message, placement);
                 self.session.stored(id, &mut self.output);
             }
             Err(error) => {
                 tracing::warn!(%id, %error, "message not stored");
                 let reply = match error {
                     SpoolError::Full(_) => Reply::STORAGE_FULL,
-                    SpoolError::Failed(_) | SpoolError::Open { .. } => Reply::LOCAL_TROUBLE,
+                    SpoolError::Failed(_)
+                    | SpoolError::Open { .. }
+                    | SpoolError::Damaged { .. } => Reply::LOCAL_TROUBLE,
                 };
                 self.session.decline(reply, &mut self.output);
             }

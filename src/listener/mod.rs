@@ -1,7 +1,7 @@
 //! Accepts connections and runs their sessions: bytes between a `ring` stream and a `session`.
 //!
 //! Through it passes every message that comes in: from the stream to the spool's draft, and, once
-//! it is durable, to the shard through [`Intake::admit`]. It applies what no session can see: how
+//! it is durable, to the shard through [`Queue::admit`]. It applies what no session can see: how
 //! many connections there are, who the client is, whether the relay takes mail at this moment. It
 //! must not know where messages go.
 
@@ -37,6 +37,22 @@ pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
 /// Whether the queue takes no more for now.
 pub type IsFull = Box<dyn Fn() -> bool>;
 
+/// The queue, as far as listeners know it.
+pub struct Queue {
+    /// Takes over each message after its commit.
+    pub admit: Admit,
+    /// No more is taken while this says so.
+    pub is_full: IsFull,
+}
+
+/// What a client may meet on its way in.
+pub struct Entrance {
+    /// The certificates, if there are any.
+    pub server: Option<Arc<Server>>,
+    /// Where users are checked, if there are any.
+    pub desk: Option<Arc<Desk>>,
+}
+
 /// What all listeners of one shard share.
 pub struct Intake {
     /// This shard's number, for events.
@@ -44,14 +60,10 @@ pub struct Intake {
     config: Arc<Config>,
     core: config::Core,
     policy: Rc<Policy>,
-    /// The certificates, if there are any.
-    server: Option<Arc<Server>>,
-    /// Where users are checked, if there are any.
-    desk: Option<Arc<Desk>>,
+    entrance: Entrance,
     spool: Spool,
     events: Rc<EventLog>,
-    admit: Admit,
-    is_full: IsFull,
+    queue: Queue,
     refusing: Cell<usize>,
     stopping: Cell<bool>,
     ended: Signal,
@@ -67,18 +79,15 @@ struct Open {
 }
 
 impl Intake {
-    /// The intake of one shard; `admit` is called with each message after its commit; no more
-    /// is taken while `is_full`.
+    /// The intake of one shard.
     pub fn new(
         shard: usize,
         config: Arc<Config>,
         core: config::Core,
-        server: Option<Arc<Server>>,
-        desk: Option<Arc<Desk>>,
+        entrance: Entrance,
         spool: Spool,
         events: Rc<EventLog>,
-        admit: Admit,
-        is_full: IsFull,
+        queue: Queue,
     ) -> Rc<Intake> {
         let policy = Rc::new(Policy {
             host_name: Arc::clone(&config.host_name),
@@ -89,12 +98,10 @@ impl Intake {
             config,
             core,
             policy,
-            server,
-            desk,
+            entrance,
             spool,
             events,
-            admit,
-            is_full,
+            queue,
             refusing: Cell::new(0),
             stopping: Cell::new(false),
             ended: Signal::new(),
@@ -207,7 +214,7 @@ impl Intake {
             Some(Reply::LOCAL_TROUBLE)
         } else if self.events.backlogged() {
             Some(Reply::EVENT_LOG_BEHIND)
-        } else if (self.is_full)() {
+        } else if (self.queue.is_full)() {
             Some(Reply::STORAGE_FULL)
         } else {
             None

@@ -21,8 +21,13 @@ impl Address {
 
     /// Right of the last `@`: a domain or an address literal in brackets; empty when there is none.
     pub fn domain(&self) -> &str {
-        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+        domain_of(&self.0)
     }
+}
+
+/// The same of an address that is not kept.
+pub fn domain_of(address: &str) -> &str {
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
 }
 
 impl fmt::Display for Address {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -78,6 +78,17 @@ impl File {
             Ok(bytes)
         });
         committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
+    }
+
+    /// Writes zeros where the file was never written, at `offset` or behind it: `length` bytes at
+    /// most, durable. Where that ended; `None` when there is nothing left to write.
+    ///
+    /// A first write to reserved disk changes metadata, for which a sync has to wait; the second
+    /// does not.
+    pub async fn fill(&self, offset: u64, length: u64) -> io::Result<Option<u64>> {
+        let name = self.path.to_path_buf();
+        let filled = blocking(move || fill_hole(&name, offset, length)).await;
+        filled.map_err(|error| said(error, "writing", &self.path))
     }
 
     /// Exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
@@ -181,6 +192,42 @@ fn reserve_disk(file: &std::fs::File, size: u64) -> io::Result<()> {
             Some(libc::EDQUOT) => return Err(io::Error::new(io::ErrorKind::StorageFull, error)),
             _ => return Err(error),
         }
+    }
+}
+
+/// See [`File::fill`]. Blocks.
+fn fill_hole(path: &Path, offset: u64, length: u64) -> io::Result<Option<u64>> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let size = file.metadata()?.len();
+    let Some(start) = seek(&file, offset, libc::SEEK_HOLE)?.filter(|&start| start < size) else {
+        return Ok(None);
+    };
+    let end = seek(&file, start, libc::SEEK_DATA)?.unwrap_or(size).min(size);
+    let end = end.min(start.saturating_add(length));
+    let zeros = vec![0; PIECE];
+    let mut at = start;
+    while at < end {
+        let count = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+        file.write_all_at(zeros.get(..count).unwrap_or_default(), at)?;
+        at += count as u64;
+    }
+    file.sync_data()?;
+    Ok(Some(end))
+}
+
+/// The next hole (reserved disk that was never written is one) or data at `offset` or behind it;
+/// `None` when there is none.
+fn seek(file: &std::fs::File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
+    let from = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open; no memory is passed.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            // Behind the last of them, or a file system that does not tell.
+            error if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EINVAL)) => Ok(None),
+            error => Err(error),
+        },
     }
 }
 

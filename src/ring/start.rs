@@ -135,6 +135,9 @@ where
     Fut: Future<Output = ()> + 'static,
 {
     let allowed = check(cpus, settings)?;
+    // A file that may not grow (RLIMIT_FSIZE) is an error of the write, and not the end of it all.
+    // SAFETY: to ignore a signal installs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let (reports, reported) = crossbeam_channel::unbounded();
     let (release, released) = crossbeam_channel::bounded(cpus.len());
     let mut threads = Vec::with_capacity(cpus.len());

@@ -428,6 +428,27 @@ mod files {
     }
 
     #[test]
+    fn a_file_is_filled_once_where_it_was_never_written_and_keeps_what_was() {
+        on_shard(|| async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("segment");
+            let file = File::create(&path, 8 << 20).await.unwrap();
+            file.commit(vec![7; 4096], 1 << 20).await.unwrap();
+            let (mut offset, mut pieces) = (0, 0);
+            while let Some(end) = file.fill(offset, 1 << 20).await.unwrap() {
+                assert!(end > offset && end <= 8 << 20);
+                (offset, pieces) = (end, pieces + 1);
+            }
+            assert!(pieces == 0 || pieces >= 8, "{pieces}; none where nobody tells what is new");
+            assert_eq!(file.read(1 << 20, 4096).await.unwrap(), [7; 4096]);
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 << 20);
+            assert_eq!(file.fill(0, 1 << 20).await.unwrap(), None, "once");
+            std::fs::remove_file(&path).unwrap();
+            assert!(file.fill(0, 1 << 20).await.is_err());
+        });
+    }
+
+    #[test]
     fn a_commit_that_nobody_waits_for_is_carried_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("segment");

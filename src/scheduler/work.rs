@@ -83,7 +83,7 @@ pub struct Lapsed {
 }
 
 /// One transaction's worth.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Work {
     /// The message.
     pub slot: Slot,

@@ -137,12 +137,21 @@ impl Queue {
         let queue = Rc::clone(self);
         ring::spawn("expiry", async move {
             match queue.message(slot).await {
-                Some(message) => {
+                Ok(message) => {
                     queue.hot.borrow_mut().forget(slot);
                     queue.fail(slot, message, failures, None);
                     reporting.end();
                 }
-                None => queue.tell_unreadable(id, &failures),
+                Err(error) => {
+                    queue.tell_unreadable(id, &failures, &error);
+                    if queue.is_damaged(id, slot, &error).await {
+                        for failure in &failures {
+                            queue.spool.settle(id, failure.recipient, &Fate::Expired);
+                            queue.has_failed(slot, failure.recipient);
+                        }
+                        reporting.end();
+                    }
+                }
             }
         });
     }
@@ -155,9 +164,10 @@ impl Queue {
     }
 
     /// The time of these recipients is over, and the spool cannot give their message: nobody can be
-    /// told but the log. The record stays; after a restart it is found unreadable again.
-    fn tell_unreadable(&self, id: QueueId, failures: &[Failure]) {
-        tracing::error!(%id, "an expired message cannot be read: no report is sent");
+    /// told but the log. Unless it is damaged for good the record stays, and after a restart all
+    /// this comes again.
+    fn tell_unreadable(&self, id: QueueId, failures: &[Failure], error: &SpoolError) {
+        tracing::error!(%id, %error, "an expired message cannot be read: no report is sent");
         for failure in failures {
             let event = Event::new(Kind::Expired, now()).of(id, None).because(&failure.reason);
             self.events.emit(&Event { attempt: failure.attempts, ..event });
@@ -209,7 +219,7 @@ impl Queue {
                 drop(message);
                 message = loop {
                     ring::sleep(REPORT_RETRY).await;
-                    if let Some(message) = self.message(slot).await {
+                    if let Ok(message) = self.message(slot).await {
                         break message;
                     }
                 };
@@ -333,7 +343,7 @@ impl Queue {
 
     /// Forgets a message whose last recipient has ended. Not while a report about it is being
     /// stored: until that is durable, its record is all that there is of the failure.
-    fn free_if_over(&self, slot: Slot, id: QueueId) {
+    pub(super) fn free_if_over(&self, slot: Slot, id: QueueId) {
         if self.reported.borrow().contains_key(&slot) {
             return;
         }

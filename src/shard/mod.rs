@@ -5,12 +5,14 @@
 //!
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
+//! - `damage`: what the spool cannot give any more.
 //! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
 //! - `view`: what the operator is shown.
 
+mod damage;
 mod ending;
 mod hot;
 mod queue;
@@ -25,7 +27,7 @@ use crate::account::Desk;
 use crate::config::{Config, Core, ListenerTls};
 use crate::dns::Resolver;
 use crate::event::EventLog;
-use crate::listener::Intake;
+use crate::listener::{self, Intake};
 use crate::message::{QueueId, Timestamp};
 use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
@@ -166,8 +168,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
         tell_recovery(index, &recovery);
         report.set_aside += recovery.set_aside.len();
         report.messages += recovery.messages.len();
-        for (position, message) in recovery.messages.iter().enumerate() {
-            report.in_doubt += queue.readmit(message);
+        for (position, message) in recovery.messages.enumerate() {
+            report.in_doubt += queue.readmit(&message);
             if position % RECOVERY_STEP == RECOVERY_STEP - 1 {
                 ring::yield_now().await;
             }
@@ -192,16 +194,18 @@ async fn serve(plan: Plan) -> Result<(), String> {
     });
 
     let (admitting, filling) = (Rc::clone(&queue), Rc::clone(&queue));
+    let into = listener::Queue {
+        admit: Box::new(move |message, placement| admitting.admit(message, placement)),
+        is_full: Box::new(move || filling.is_full()),
+    };
     let intake = Intake::new(
         index,
         Arc::clone(&config),
         core,
-        server,
-        desk,
+        listener::Entrance { server, desk },
         spool.clone(),
         Rc::clone(&events),
-        Box::new(move |message, placement| admitting.admit(message, placement)),
-        Box::new(move || filling.is_full()),
+        into,
     );
     for (address, tls) in listen {
         intake

@@ -16,7 +16,7 @@ use crate::route::{Router, Site};
 use crate::scheduler::{
     Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, Slot, Verdict, Work,
 };
-use crate::spool::{Message, Placement, Recovered, Spool};
+use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +27,7 @@ use std::time::Duration;
 /// Domains whose site is being looked for at once; others wait their turn.
 const ROUTES_AT_ONCE: usize = 256;
 /// What a recipient is told whose message the spool cannot give.
-const UNREADABLE: &str = "the message cannot be read from the spool";
+pub(super) const UNREADABLE: &str = "the message cannot be read from the spool";
 /// Demands handled in a row before the rings are looked at.
 const DEMANDS_IN_A_ROW: usize = 64;
 
@@ -134,27 +134,28 @@ impl Queue {
     /// Takes a message that recovery found; how many of its recipients are in doubt.
     pub(super) fn readmit(&self, message: &Recovered) -> usize {
         let now = now();
-        let first_due = message.options.not_before.unwrap_or(now);
-        let recipients: Vec<AdmittedRecipient<'_>> = message
-            .recipients
-            .iter()
-            .map(|recipient| AdmittedRecipient {
-                domain: &recipient.domain,
-                ended: recipient.ended,
-                attempts: recipient.attempts,
-                due: recipient.due.unwrap_or(first_due),
-                reason: recipient.reason.clone().map(Rc::new),
-            })
-            .collect();
+        let first_due = message.not_before.unwrap_or(now);
+        let (one, several);
+        let recipients: &[AdmittedRecipient<'_>] = match &message.recipients[..] {
+            [only] => {
+                one = [admitted(only, first_due)];
+                &one
+            }
+            all => {
+                let all = all.iter().map(|one| admitted(one, first_due));
+                several = all.collect::<Vec<_>>();
+                &several
+            }
+        };
         let at = message.placement;
         self.scheduler.borrow_mut().admit(
             &Admission {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
-                expires: self.expiry(message.received_at, message.options.expires),
-                priority: message.options.priority,
-                tenant: &message.options.tenant,
-                recipients: &recipients,
+                expires: self.expiry(message.received_at, message.expires),
+                priority: message.priority,
+                tenant: &message.tenant,
+                recipients,
             },
             now,
         );
@@ -333,14 +334,14 @@ impl Queue {
     async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, work: Work) {
         let mut loading =
             Loading { queue: Rc::clone(&self), home, site: Arc::clone(&site), work: Some(work) };
-        while let Some(Work { id, placement: at, .. }) = loading.work {
-            let loaded = self.spool.load(id, placement(at)).await;
-            let Some(work) = loading.work.take() else { return };
-            match loaded {
-                Ok(message) => return self.send_job(home, site, work, message),
+        while let Some(Work { slot, id, placement: at, recipients }) = loading.work.clone() {
+            match self.spool.load(id, placement(at)).await {
+                Ok(message) => {
+                    let Some(work) = loading.work.take() else { return };
+                    return self.send_job(home, site, work, message);
+                }
                 Err(error) => {
-                    tracing::error!(%id, %error, "a queued message cannot be read");
-                    self.put_off(work.slot, &work.recipients, UNREADABLE);
+                    self.unreadable(slot, &recipients, &error).await;
                     loading.work = self.take(&site);
                 }
             }
@@ -399,27 +400,24 @@ impl Queue {
     }
 
     async fn unroutable(self: &Rc<Self>, slot: Slot, recipients: Vec<u32>, outcome: Outcome) {
-        let Some(message) = self.message(slot).await else {
-            self.put_off(slot, &recipients, UNREADABLE);
-            return;
+        let message = match self.message(slot).await {
+            Ok(message) => message,
+            Err(error) => return self.unreadable(slot, &recipients, &error).await,
         };
         let outcomes = recipients.into_iter().map(|index| (index, outcome.clone())).collect();
         self.settle(slot, &message, outcomes, Via::default());
     }
 
-    /// The message in `slot`, from memory or from the spool; `None` when it cannot be read.
-    pub(super) async fn message(&self, slot: Slot) -> Option<Arc<Message>> {
+    /// The message in `slot`, from memory or from the spool.
+    pub(super) async fn message(&self, slot: Slot) -> Result<Arc<Message>, SpoolError> {
         if let Some(message) = self.hot.borrow().find(slot) {
-            return Some(message);
+            return Ok(message);
         }
-        let (id, at) = self.scheduler.borrow().whereabouts(slot)?;
-        match self.spool.load(id, placement(at)).await {
-            Ok(message) => Some(message),
-            Err(error) => {
-                tracing::error!(%id, %error, "a queued message cannot be read");
-                None
-            }
-        }
+        let whereabouts = self.scheduler.borrow().whereabouts(slot);
+        let Some((id, at)) = whereabouts else {
+            return Err(SpoolError::Failed("the message has ended".to_owned()));
+        };
+        self.spool.load(id, placement(at)).await
     }
 }
 
@@ -470,6 +468,17 @@ impl Drop for Loading {
 /// The spool's words for where a message is, from the scheduler's.
 pub(super) fn placement(at: [u32; 3]) -> Placement {
     Placement { segment: at[0], offset: at[1], length: at[2] }
+}
+
+/// What the scheduler is told of a recipient that recovery found.
+fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRecipient<'_> {
+    AdmittedRecipient {
+        domain: &recipient.domain,
+        ended: recipient.ended,
+        attempts: recipient.attempts,
+        due: recipient.due.unwrap_or(first_due),
+        reason: recipient.reason.clone(),
+    }
 }
 
 fn lower(domain: &str) -> Cow<'_, str> {

@@ -58,6 +58,9 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
     if let Err(error) = spool.sync().await {
         tracing::error!(shard, %error, "last commit failed: some endings may be repeated");
     }
+    if !within(left() + LATER, spool.close()).await {
+        tracing::warn!(shard, "the spool does not end: the next start takes longer");
+    }
     events.flush();
 }
 

@@ -160,3 +160,39 @@ fn what_was_given_up_as_lost_and_was_delivered_is_not_delivered_again() {
         }
     });
 }
+
+#[test]
+fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let (damaged, [first, _]) = out(&queue).await;
+            let (whole, [other, _]) = out(&queue).await;
+            for slot in [first.slot, other.slot] {
+                queue.hot.borrow_mut().forget(slot);
+            }
+            let file = path.join("00000001.seg");
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes[first.placement[1] as usize + 40] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+
+            let error = queue.message(first.slot).await.unwrap_err();
+            queue.unreadable(first.slot, &first.recipients, &error).await;
+            let left = queue.scheduler.borrow().message(first.slot).map(|one| one.recipients.len());
+            assert_eq!(left, Some(1), "the one that is out elsewhere has the message in memory");
+            queue.unreadable(first.slot, &[1], &error).await;
+            assert!(!is_known(&queue, damaged.id));
+            // Trouble that may pass ends nothing.
+            queue.unreadable(other.slot, &other.recipients, &error).await;
+            assert!(is_known(&queue, whole.id));
+
+            queue.spool.sync().await.unwrap();
+            let found = Spool::inspect(&path).unwrap();
+            assert_eq!(found.messages.map(|one| one.id).collect::<Vec<_>>(), [whole.id]);
+            assert_eq!(std::fs::read_dir(path.join("quarantine")).unwrap().count(), 1);
+        }
+    });
+}

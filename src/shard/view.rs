@@ -226,16 +226,16 @@ fn from_of(envelope: &Envelope) -> String {
 /// The same view of a stopped relay's spool: what `recovery` found in `folder`.
 pub fn entries_of_recovery(
     folder: &Path,
-    recovery: &Recovery,
+    recovery: Recovery,
     shard: usize,
     expire: Duration,
 ) -> Vec<RecipientEntry> {
     let mut entries = Vec::new();
-    for message in &recovery.messages {
+    for message in recovery.messages {
         let stored = Spool::read(folder, message.id, message.placement).ok();
         let envelope = stored.as_ref().map(|stored| &stored.envelope);
         let ours = message.received_at.plus(expire);
-        let expires = message.options.expires.map_or(ours, |wished| wished.min(ours));
+        let expires = message.expires.map_or(ours, |wished| wished.min(ours));
         let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
         for (index, recipient) in open {
             let known = envelope.and_then(|envelope| envelope.recipients.get(index));
@@ -252,7 +252,7 @@ pub fn entries_of_recovery(
                 attempts: recipient.attempts,
                 due: recipient.due.as_ref().map(Timestamp::to_string),
                 expires: expires.to_string(),
-                reason: recipient.reason.as_ref().map(Reason::to_string),
+                reason: recipient.reason.as_deref().map(Reason::to_string),
                 site: None,
                 site_backs_off: None,
                 shard,

@@ -6,10 +6,13 @@
 //! here, alive or ended, and leaves the old copies behind.
 
 use super::draft::{Draft, Waiting};
-use super::fold::Kept;
 use super::record::{self, Record, SoFar, StoredContent};
-use super::{Accepted, Fate, Recovered, Recovery, Spool, SpoolError, content, folder, segment};
-use crate::message::QueueId;
+use super::recovery::Scan;
+use super::{
+    Accepted, Fate, Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, content, folder,
+    segment,
+};
+use crate::message::{QueueId, Reason};
 use crate::ring;
 use std::io;
 use std::path::Path;
@@ -24,7 +27,8 @@ impl Spool {
     /// and nothing was removed; it may be called again.
     pub async fn adopt(&self, other: &Path, before: &[Recovery]) -> Result<Recovery, SpoolError> {
         let core = &self.handle.core;
-        let read = folder::read(other)?;
+        // Every live record is read anyway, and one that is damaged must not keep the others back.
+        let read = folder::read(other, Scan::of_all_bytes())?;
         let mut recovery = Recovery {
             set_aside: folder::set_aside(other, &read.findings.set_aside, true),
             torn_bytes: read.findings.torn_bytes,
@@ -33,20 +37,23 @@ impl Spool {
             ..Recovery::default()
         };
         let mut moving = Moving { all: Vec::new(), done: false };
-        for (id, kept) in read.scan.fold.into_live() {
-            let alive = |one: &Recovery| one.messages.binary_search_by_key(&id, |m| m.id).is_ok();
-            let known = core.state.borrow().foreign.contains(&id) || before.iter().any(alive);
+        for message in read.scan.fold.into_live() {
+            let id = message.id;
+            let known = core.state.borrow().foreign.contains(&id)
+                || before.iter().any(|one| one.messages.has(id));
             if !known {
-                let waiting = self.take_over(other, id, &kept).await?;
-                moving.all.push((waiting, id, Some(kept)));
+                let waiting = self.take_over(other, &message).await?;
+                moving.all.push((waiting, id, Some(message)));
             }
         }
-        for (waiting, id, kept) in &mut moving.all {
+        let mut messages = Vec::with_capacity(moving.all.len());
+        for (waiting, _, message) in &mut moving.all {
             let placement = waiting.written().await?;
-            if let Some(kept) = kept.take() {
-                recovery.messages.push(Recovered { placement, ..kept.recovered(*id) });
+            if let Some(message) = message.take() {
+                messages.push(Recovered { placement, ..message });
             }
         }
+        recovery.messages = messages.into();
         moving.done = true;
         core.state.borrow_mut().foreign.extend(moving.all.iter().map(|(_, id, _)| *id));
         drop(moving);
@@ -54,12 +61,7 @@ impl Spool {
         Ok(recovery)
     }
 
-    async fn take_over(
-        &self,
-        other: &Path,
-        id: QueueId,
-        kept: &Kept,
-    ) -> Result<Waiting, SpoolError> {
+    async fn take_over(&self, other: &Path, kept: &Recovered) -> Result<Waiting, SpoolError> {
         let core = &self.handle.core;
         let at = kept.placement;
         let path = segment::path(other, at.segment);
@@ -95,10 +97,10 @@ impl Spool {
         };
         let fates: Vec<(u32, Fate)> = (0..)
             .zip(&kept.recipients)
-            .filter_map(|(index, recipient)| Some((index, recipient.fate.clone()?)))
+            .filter_map(|(index, recipient)| Some((index, fate_of(recipient)?)))
             .collect();
         let accepted = Accepted {
-            id,
+            id: kept.id,
             received_at: stored.received_at,
             envelope: stored.envelope,
             options: stored.options,
@@ -115,10 +117,20 @@ impl Spool {
     }
 }
 
+/// What the record here says of a recipient; nothing when it was never tried.
+fn fate_of(recipient: &RecoveredRecipient) -> Option<Fate> {
+    let RecoveredRecipient { ended, attempts, due, reason, .. } = recipient;
+    if *ended {
+        return Some(Fate::Over);
+    }
+    let reason = Reason::clone(reason.as_deref()?);
+    Some(Fate::Waiting { attempts: *attempts, due: (*due)?, reason })
+}
+
 /// Messages on their way from one folder to the other. If that is not completed, the copies here
 /// are dead: the originals stay, and move another time.
 struct Moving {
-    all: Vec<(Waiting, QueueId, Option<Kept>)>,
+    all: Vec<(Waiting, QueueId, Option<Recovered>)>,
     done: bool,
 }
 

@@ -4,6 +4,7 @@
 //! Mail (message and chunk records) goes first, then what became of recipients, then the deliveries
 //! begun and still open: a fold of the records in that order is right for each recipient.
 
+use super::entry;
 use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
@@ -24,12 +25,16 @@ pub(super) struct Slot {
 }
 
 /// Records on their way to the next commit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     /// Room for the batch header, then mail records.
     mail: Vec<u8>,
     /// The mail records that somebody needs: what will live in the segment.
     alive: Vec<Slot>,
+    /// What the segment's index will say of the mail; `None` when it cannot.
+    entries: Option<Vec<u8>>,
+    /// Where the last of them begins.
+    last_entry: usize,
     /// Settled records, one after the other; older ones may be left for a later batch.
     outcomes: VecDeque<u8>,
     /// Deliveries begun, not written, not settled since.
@@ -39,6 +44,21 @@ pub(super) struct Batch {
     scratch: Vec<u8>,
 }
 
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch {
+            mail: Vec::new(),
+            alive: Vec::new(),
+            entries: Some(Vec::new()),
+            last_entry: 0,
+            outcomes: VecDeque::new(),
+            begun: HashSet::new(),
+            reusable: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
 /// A sealed batch.
 #[derive(Debug)]
 pub(super) struct Sealed {
@@ -46,6 +66,10 @@ pub(super) struct Sealed {
     pub(super) bytes: Vec<u8>,
     /// Mail records in it that somebody needs, and their bytes.
     pub(super) alive: Live,
+    /// Records in it.
+    pub(super) count: u32,
+    /// What an index says of them; `None` when it cannot.
+    pub(super) entries: Option<Vec<u8>>,
 }
 
 impl Batch {
@@ -72,6 +96,9 @@ impl Batch {
     pub(super) fn undo(&mut self, slot: Slot) {
         self.alive.pop();
         self.mail.truncate(slot.offset as usize);
+        if let Some(entries) = &mut self.entries {
+            entries.truncate(self.last_entry);
+        }
         if self.alive.is_empty() {
             self.mail.clear();
         }
@@ -104,6 +131,7 @@ impl Batch {
     pub(super) fn drop_mail(&mut self) {
         self.mail.clear();
         self.alive.clear();
+        self.entries = Some(Vec::new());
     }
 
     /// Drops everything.
@@ -140,6 +168,13 @@ impl Batch {
         padded(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
+    /// Bytes that an index needs at most for the entries of the next batch; `None` when it cannot
+    /// have them. No entry of an outcome is longer than its record.
+    pub(super) fn entry_bytes(&self, outcome_bytes_max: usize) -> Option<usize> {
+        let others = self.outcomes.len() + self.begun.len() * (record::HEADER + 8);
+        Some(self.entries.as_ref()?.len() + others.min(2 * outcome_bytes_max))
+    }
+
     /// Takes what waits as batch `sequence`, to be written at `offset` of `segment`. Of outcomes it
     /// takes whole records up to `outcome_bytes_max`; deliveries begun only if no outcome is left
     /// behind, since an outcome left behind would seem to end them.
@@ -155,9 +190,16 @@ impl Batch {
         let mut bytes = std::mem::replace(&mut self.mail, reusable);
         let mut alive = Live::default();
         self.alive.drain(..).for_each(|slot| alive.add(1, slot.length));
+        let mut entries = self.entries.replace(Vec::new());
+        let mail_end = bytes.len();
         self.take_outcomes(&mut bytes, outcome_bytes_max);
         if self.outcomes.is_empty() {
             self.take_begun(&mut bytes, outcome_bytes_max);
+        }
+        if let Some(known) = &mut entries
+            && entries_of(known, bytes.get(mail_end..).unwrap_or_default()).is_none()
+        {
+            entries = None;
         }
         let records = bytes.get_mut(BATCH_HEADER..).unwrap_or_default();
         let first = offset.saturating_add(BATCH_HEADER as u32);
@@ -169,7 +211,7 @@ impl Batch {
         }
         let whole = padded(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         bytes.resize(whole as usize, 0);
-        Sealed { bytes, alive }
+        Sealed { bytes, alive, count, entries }
     }
 
     /// Takes back the buffer of a commit, to be filled again.
@@ -178,8 +220,16 @@ impl Batch {
         self.reusable = buffer;
     }
 
+    /// A mail record has been appended.
     fn appended(&mut self, slot: Slot) -> Slot {
         self.alive.push(slot);
+        if let Some(entries) = &mut self.entries {
+            self.last_entry = entries.len();
+            let record = self.mail.get(slot.offset as usize..).unwrap_or_default();
+            if entry::put(entries, record).is_none() {
+                self.entries = None;
+            }
+        }
         slot
     }
 
@@ -220,4 +270,14 @@ impl Batch {
             }
         }
     }
+}
+
+/// Appends the entries of `records` that follow one another.
+fn entries_of(entries: &mut Vec<u8>, records: &[u8]) -> Option<()> {
+    let mut at = 0;
+    while let Some(length) = record::length_at(records, at) {
+        entry::put(entries, records.get(at..)?)?;
+        at += length as usize;
+    }
+    Some(())
 }

@@ -8,6 +8,7 @@ use super::record::{SoFar, StoredContent};
 use super::segment;
 use super::ticket::{Appended, Failure, Ticket, Waiters};
 use super::{Accepted, Fate, Placement, Register};
+use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
@@ -37,7 +38,10 @@ pub(super) struct Core {
     room: Waiters,
     work: ring::Signal,
     chores: ring::Signal,
+    /// A segment that is being filled is needed.
+    hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
+    ended: Waiters,
 }
 
 pub(super) struct State {
@@ -73,6 +77,8 @@ pub(super) struct State {
     /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
     closing: bool,
+    /// The committer has ended.
+    ended: bool,
 }
 
 enum Next {
@@ -109,6 +115,7 @@ impl Core {
             moving: HashMap::new(),
             foreign: HashSet::new(),
             closing: false,
+            ended: false,
         };
         Rc::new(Core {
             folder: settings.directory.clone(),
@@ -120,7 +127,9 @@ impl Core {
             room: Waiters::default(),
             work: ring::Signal::new(),
             chores: ring::Signal::new(),
+            hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
+            ended: Waiters::default(),
         })
     }
 
@@ -135,7 +144,19 @@ impl Core {
         self.state.borrow_mut().closing = true;
         self.work.set();
         self.chores.set();
+        self.hurry.set();
         self.cleaning.set();
+    }
+
+    /// Waits until all that was noted is committed and the committer has ended.
+    pub(super) async fn closed(&self) {
+        self.close();
+        let mut key = None;
+        poll_fn(|context| match self.state.borrow().ended {
+            true => Poll::Ready(()),
+            false => self.ended.register(&mut key, context),
+        })
+        .await;
     }
 
     pub(super) fn next_id(&self, now: Timestamp) -> QueueId {
@@ -349,11 +370,17 @@ impl Core {
                 Step::Idle => {
                     state.urgent = false;
                     state.outcomes_since = None;
-                    return if state.closing { Next::End } else { Next::Rest(None) };
+                    if !state.closing {
+                        return Next::Rest(None);
+                    }
+                    // The next start need not read what was written last.
+                    let Some(index) = state.log.seal() else { return Next::End };
+                    return self.write(state, index);
                 }
                 Step::Write(write) => return self.write(state, write),
                 Step::Wait => {
                     self.chores.set();
+                    self.hurry.set();
                     return Next::Rest(None);
                 }
                 Step::Full => {
@@ -370,7 +397,9 @@ impl Core {
     }
 
     fn write(&self, state: &mut State, write: Write) -> Next {
-        if write.is_batch {
+        if write.is_index {
+            // Nobody waits for it.
+        } else if write.is_batch {
             let ticket = std::mem::take(&mut state.pending);
             ticket.sealed(write.segment, write.offset);
             state.in_flight = Some(ticket);
@@ -419,6 +448,18 @@ impl Core {
         }
     }
 
+    /// Writes the index of a segment that takes no more batches. Not being able to is no failure of
+    /// the spool: all that the segment holds was synced before.
+    async fn write_index(&self, index: Write, file: &ring::File) {
+        let written = file.commit(index.bytes, u64::from(index.offset)).await;
+        if let Err(error) = written {
+            let segment = index.segment;
+            tracing::warn!(segment, %error, "no index: the next start reads the whole segment");
+        }
+        self.state.borrow_mut().log.indexed();
+        self.chores.set();
+    }
+
     fn fail(&self, state: &mut State, cause: String) {
         tracing::error!(
             folder = %self.folder.display(),
@@ -438,6 +479,7 @@ impl Core {
     async fn carry_out(&self, chore: Chore) -> io::Result<ChoreEnd> {
         let path = |number| segment::path(&self.folder, number);
         let made = match chore {
+            Chore::Fill { segment } => return self.fill(segment).await,
             Chore::Create { segment } => segment,
             Chore::Recycle { from, to } => {
                 self.close_files(from);
@@ -470,6 +512,31 @@ impl Core {
                 Ok(ChoreEnd::Gone)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Writes zeros to what was never written of a spare segment, within a share of the disk. A
+    /// commit that needs the segment waits for one piece; the rest stays as it is.
+    async fn fill(&self, segment: u32) -> io::Result<ChoreEnd> {
+        let file = self.state.borrow().files.get(&segment).map(Rc::clone);
+        let Some(file) = file else { return Ok(ChoreEnd::Gone) };
+        let mut offset = 0;
+        loop {
+            match file.fill(offset, SPOOL_FILL_STEP_BYTES).await {
+                Ok(Some(end)) => offset = end,
+                Ok(None) => return Ok(ChoreEnd::Done),
+                Err(error) => {
+                    self.close_files(segment);
+                    let _ = std::fs::remove_file(segment::path(&self.folder, segment));
+                    return Err(error);
+                }
+            }
+            let wait = SPOOL_FILL_STEP_BYTES as f64 / SPOOL_FILL_BYTES_PER_SECOND as f64;
+            self.hurry.wait_for(Duration::from_secs_f64(wait)).await;
+            let state = self.state.borrow();
+            if state.log.is_waited_for() || state.is_over() {
+                return Ok(ChoreEnd::Done);
+            }
         }
     }
 
@@ -558,11 +625,25 @@ async fn commit(core: Rc<Core>) {
             Next::Rest(Some(wait)) => {
                 core.work.wait_for(wait).await;
             }
+            Next::Write(write, file) if write.is_index => {
+                let writer = Rc::clone(&core);
+                let writing = async move { writer.write_index(write, &file).await };
+                // At the end nothing comes that could be kept waiting.
+                if core.state.borrow().closing {
+                    writing.await;
+                } else {
+                    ring::spawn("spool index", writing);
+                }
+            }
             Next::Write(write, file) => {
                 let result = file.commit(write.bytes, u64::from(write.offset)).await;
                 core.written(write.is_batch, result);
             }
-            Next::End => return,
+            Next::End => {
+                core.state.borrow_mut().ended = true;
+                core.ended.wake();
+                return;
+            }
         }
     }
 }

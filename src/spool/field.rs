@@ -2,6 +2,7 @@
 //! *Pure.* Reading never panics and never allocates: what does not fit is `None`.
 
 /// Reads fields one after the other.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -14,6 +15,11 @@ impl<'a> Fields<'a> {
     /// What is left, all of it.
     pub(super) fn rest(self) -> &'a [u8] {
         self.rest
+    }
+
+    /// From here to where `later`, which reads the same bytes, has come.
+    pub(super) fn up_to(self, later: &Fields<'_>) -> Option<&'a [u8]> {
+        self.rest.get(..self.rest.len().checked_sub(later.rest.len())?)
     }
 
     /// Bytes left: an upper bound for every count that a field may truthfully give.
@@ -57,7 +63,8 @@ impl<'a> Fields<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    /// So many bytes.
+    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
         Some(taken)

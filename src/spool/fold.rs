@@ -1,78 +1,52 @@
 //! Folding: what all records together say about each message. *Pure.*
 
+use super::Placement;
+use super::entry::{Brief, Entry, What};
+use super::kept::{Kept, Messages, Names, Reasons, Table};
 use super::log::{Live, Stake};
-use super::record::{CHUNK_PREFIX, Extent, Header, Record, SoFar, Stored, StoredContent};
+use super::record::{CHUNK_PREFIX, Extent};
 use super::recovery::SetAside;
-use super::{Fate, Placement, Recovered, RecoveredRecipient};
-use crate::message::{Options, QueueId, Timestamp};
+use crate::message::QueueId;
+use hashbrown::HashTable;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What is known of each message so far.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    messages: HashMap<QueueId, Kept>,
+    messages: Table,
+    /// Places in the table by id.
+    places: HashTable<u32>,
+    names: Names,
+    reasons: Reasons,
     /// Chunk records seen, by draft: a streamed message counts only with all its pieces.
     chunks: HashMap<QueueId, Vec<Extent>>,
     incomplete: Vec<SetAside>,
     /// The oldest segment there is: what lay in an older one was dead when that was recycled.
     oldest: Option<u32>,
     /// Highest id by spool number.
-    highest: HashMap<u16, QueueId>,
-}
-
-/// One message.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) placement: Placement,
-    /// Where its content is, when that is in pieces.
-    extents: Vec<Extent>,
-    received_at: Timestamp,
-    options: Options,
-    null_reverse_path: bool,
-    pub(super) recipients: Vec<KeptRecipient>,
-    /// Recipients not yet ended. At zero the rest of this is dropped.
-    open: usize,
-}
-
-/// One recipient of it.
-#[derive(Debug)]
-pub(super) struct KeptRecipient {
-    domain: Box<str>,
-    /// `None`: never tried.
-    pub(super) fate: Option<Fate>,
-    pub(super) in_doubt: bool,
+    highest: Vec<(u16, QueueId)>,
 }
 
 impl Fold {
-    /// Folds one record, which lies at `offset` of `segment`.
-    pub(super) fn record(
-        &mut self,
-        header: &Header,
-        record: Record<'_>,
-        segment: u32,
-        offset: u32,
-    ) {
-        let highest = self.highest.entry(header.id.spool_number()).or_insert(header.id);
-        *highest = header.id.max(*highest);
-        match record {
-            Record::Message(stored) => {
-                let placement = Placement { segment, offset, length: header.length };
-                self.message(header.id, *stored, placement);
-            }
-            Record::Chunk { content, .. } => {
-                let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
-                self.chunks.entry(header.id).or_default().push(Extent { segment, offset, length });
+    /// Folds what a record says, which lies at `offset` of `segment`.
+    pub(super) fn entry(&mut self, entry: Entry<'_>, segment: u32, offset: u32) {
+        let Entry { id, length, what } = entry;
+        self.see(id);
+        match what {
+            What::Message(brief) => self.message(id, &brief, Placement { segment, offset, length }),
+            What::Chunk(length) => {
+                self.chunks.entry(id).or_default().push(Extent { segment, offset, length });
             }
             // A record about a message that is not there speaks of a segment that was used again,
             // or of one whose record was damaged, which is reported already.
-            Record::Begun(recipients) => {
-                if let Some(kept) = self.messages.get_mut(&header.id) {
+            What::Begun(recipients) => {
+                if let Some(kept) = self.find(id).and_then(|place| self.messages.get_mut(place)) {
                     kept.begin(&recipients);
                 }
             }
-            Record::Settled(recipient, fate) => {
-                if let Some(kept) = self.messages.get_mut(&header.id) {
-                    kept.settle(recipient, fate);
+            What::Settled(recipient, fate) => {
+                if let Some(kept) = self.find(id).and_then(|place| self.messages.get_mut(place)) {
+                    kept.settle(recipient, fate, &mut self.reasons);
                 }
             }
         }
@@ -90,36 +64,34 @@ impl Fold {
 
     /// The highest id of spool `number`.
     pub(super) fn highest(&self, number: u16) -> Option<QueueId> {
-        self.highest.get(&number).copied()
+        self.highest.iter().find(|(of, _)| *of == number).map(|(_, id)| *id)
     }
 
     /// The ids of all messages that were born in another spool than `number`, ended ones too:
     /// they came by adoption and must not come again.
     pub(super) fn foreign(&self, number: u16) -> HashSet<QueueId> {
-        self.messages.keys().copied().filter(|id| id.spool_number() != number).collect()
+        self.messages.iter().map(|kept| kept.id).filter(|id| id.spool_number() != number).collect()
     }
 
     /// The ids of messages that have ended, as far as their records are still there.
     pub(super) fn ended(&self) -> HashSet<QueueId> {
-        let ended = self.messages.iter().filter(|(_, kept)| kept.open == 0);
-        ended.map(|(&id, _)| id).collect()
+        self.messages.iter().filter(|kept| kept.open == 0).map(|kept| kept.id).collect()
     }
 
     /// What each live streamed message needs beside its record.
     pub(super) fn pieces(&self) -> HashMap<QueueId, Vec<Stake>> {
-        let streamed = self.messages.iter().filter(|(_, kept)| kept.open > 0);
-        streamed
-            .filter(|(_, kept)| !kept.extents.is_empty())
-            .map(|(&id, kept)| (id, pieces_of(&kept.extents)))
+        self.alive()
+            .filter(|kept| !kept.extents().is_empty())
+            .map(|kept| (kept.id, pieces_of(kept.extents())))
             .collect()
     }
 
     /// The live mail of each segment.
     pub(super) fn live(&self) -> BTreeMap<u32, Live> {
         let mut live: BTreeMap<u32, Live> = BTreeMap::new();
-        for kept in self.messages.values().filter(|kept| kept.open > 0) {
+        for kept in self.alive() {
             let record = Stake::in_record(kept.placement);
-            for stake in pieces_of(&kept.extents).into_iter().chain([record]) {
+            for stake in pieces_of(kept.extents()).into_iter().chain([record]) {
                 live.entry(stake.segment).or_default().add(stake.records, stake.bytes);
             }
         }
@@ -127,18 +99,40 @@ impl Fold {
     }
 
     /// The messages with recipients still open, oldest id first.
-    pub(super) fn into_live(self) -> Vec<(QueueId, Kept)> {
-        let mut live: Vec<(QueueId, Kept)> =
-            self.messages.into_iter().filter(|(_, kept)| kept.open > 0).collect();
-        live.sort_unstable_by_key(|(id, _)| *id);
-        live
+    pub(super) fn into_live(self) -> Messages {
+        self.messages.into_live(self.names)
     }
 
-    fn message(&mut self, id: QueueId, stored: Stored<'_>, placement: Placement) {
+    /// All that it came to, in the order of records.
+    #[cfg(test)]
+    pub(super) fn said(&self) -> Vec<String> {
+        let chunks: BTreeMap<_, _> = self.chunks.iter().collect();
+        let kept = self.messages.iter().map(|kept| format!("{kept:?}"));
+        kept.chain([format!("{chunks:?} {:?}", self.highest)]).collect()
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Kept> {
+        self.messages.iter().filter(|kept| kept.open > 0)
+    }
+
+    fn find(&self, id: QueueId) -> Option<u32> {
+        let is = |&place: &u32| self.messages.get(place).is_some_and(|kept| kept.id == id);
+        self.places.find(spread(id), is).copied()
+    }
+
+    fn see(&mut self, id: QueueId) {
+        let number = id.spool_number();
+        match self.highest.iter_mut().find(|(of, _)| *of == number) {
+            Some((_, highest)) => *highest = id.max(*highest),
+            None => self.highest.push((number, id)),
+        }
+    }
+
+    fn message(&mut self, id: QueueId, brief: &Brief<'_>, placement: Placement) {
         let mut all_extents = Vec::new();
-        if let StoredContent::Chunks(draft, extents) = &stored.content {
+        if let Some((draft, extents)) = brief.extents() {
             // Not removed: a message that moved names the pieces that stayed where they were again.
-            let seen = self.chunks.get(draft).map_or(&[][..], Vec::as_slice);
+            let seen = self.chunks.get(&draft).map_or(&[][..], Vec::as_slice);
             let recycled = |extent: &Extent| self.oldest.is_some_and(|o| extent.segment < o);
             if extents.iter().any(recycled) {
                 return;
@@ -155,38 +149,31 @@ impl Fold {
                 });
                 return;
             }
-            all_extents.clone_from(extents);
+            all_extents = extents;
         }
         // The same message a second time (it moved, or a move was cut short and done again): the
         // later copy is the one to read, and says all that the earlier records said, or more.
-        if let Some(kept) = self.messages.get_mut(&id) {
-            kept.placement = placement;
-            kept.extents = all_extents;
-            kept.carry_on(stored.so_far);
-            return;
+        let place = self.find(id).unwrap_or_else(|| {
+            let place = self.messages.push(Kept::new(id, brief, placement, &mut self.names));
+            let messages = &self.messages;
+            let hash = |&other: &u32| messages.get(other).map_or(0, |kept| spread(kept.id));
+            self.places.insert_unique(spread(id), place, hash);
+            place
+        });
+        let Some(kept) = self.messages.get_mut(place) else { return };
+        kept.placement = placement;
+        kept.set_extents(all_extents);
+        for (recipient, fate) in brief.fates() {
+            kept.settle(recipient, fate, &mut self.reasons);
         }
-        let recipients: Vec<KeptRecipient> = stored
-            .envelope
-            .recipients
-            .iter()
-            .map(|recipient| KeptRecipient {
-                domain: recipient.address.domain().to_ascii_lowercase().into(),
-                fate: None,
-                in_doubt: false,
-            })
-            .collect();
-        let mut kept = Kept {
-            placement,
-            extents: all_extents,
-            received_at: stored.received_at,
-            options: stored.options,
-            null_reverse_path: stored.envelope.reverse_path.is_none(),
-            open: recipients.len(),
-            recipients,
-        };
-        kept.carry_on(stored.so_far);
-        self.messages.insert(id, kept);
+        kept.begin(&brief.under_way());
     }
+}
+
+/// A hash of an id. Ids are given out here, by the clock, and nobody else chooses them.
+fn spread(id: QueueId) -> u64 {
+    let product = id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    product ^ product >> 32
 }
 
 /// The chunk records of `extents`, by segment.
@@ -207,68 +194,5 @@ pub(super) fn join(pieces: &mut Vec<Stake>, stake: Stake) {
             known.bytes = known.bytes.saturating_add(stake.bytes);
         }
         None => pieces.push(stake),
-    }
-}
-
-impl Kept {
-    /// What the relay is told of it.
-    pub(super) fn recovered(self, id: QueueId) -> Recovered {
-        Recovered {
-            id,
-            placement: self.placement,
-            received_at: self.received_at,
-            options: self.options,
-            recipients: self.recipients.into_iter().map(KeptRecipient::recovered).collect(),
-            null_reverse_path: self.null_reverse_path,
-        }
-    }
-
-    fn carry_on(&mut self, so_far: SoFar) {
-        for (recipient, fate) in so_far.fates {
-            self.settle(recipient, fate);
-        }
-        self.begin(&so_far.under_way);
-    }
-
-    fn begin(&mut self, recipients: &[u32]) {
-        for &recipient in recipients {
-            if let Some(one) = self.recipients.get_mut(recipient as usize) {
-                one.in_doubt = !one.ended();
-            }
-        }
-    }
-
-    /// An ending is for good: nothing after it opens the recipient again.
-    fn settle(&mut self, recipient: u32, fate: Fate) {
-        let Some(one) = self.recipients.get_mut(recipient as usize) else { return };
-        if one.ended() {
-            return;
-        }
-        one.in_doubt = false;
-        one.fate = Some(fate);
-        if one.ended() {
-            self.open -= 1;
-            if self.open == 0 {
-                // Known as ended; its details are needed no more.
-                self.recipients = Vec::new();
-                self.options = Options::default();
-            }
-        }
-    }
-}
-
-impl KeptRecipient {
-    fn ended(&self) -> bool {
-        !matches!(self.fate, None | Some(Fate::Waiting { .. }))
-    }
-
-    fn recovered(self) -> RecoveredRecipient {
-        let ended = self.ended();
-        let (attempts, due, reason) = match self.fate {
-            Some(Fate::Waiting { attempts, due, reason }) => (attempts, Some(due), Some(reason)),
-            _ => (0, None, None),
-        };
-        let in_doubt = self.in_doubt;
-        RecoveredRecipient { domain: self.domain, ended, attempts, due, reason, in_doubt }
     }
 }

@@ -41,10 +41,9 @@ pub fn layout(root: &Path) -> Result<Vec<(u16, PathBuf)>, SpoolError> {
     Ok(shards)
 }
 
-/// Reads all segments of `folder`.
-pub(super) fn read(folder: &Path) -> Result<Contents, SpoolError> {
+/// Reads all segments of `folder`, as `scan` does it.
+pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError> {
     let segments = segments(folder)?;
-    let mut scan = Scan::default();
     for &number in &segments {
         let path = segment::path(folder, number);
         let mut file = File::open(&path).map_err(|error| failed(&path, &error))?;
@@ -86,7 +85,7 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
     let mut lines = Vec::new();
     for one in all {
         let path = segment::path(folder, one.segment);
-        let copy = folder.join(QUARANTINE).join(format!("{:08}-{}.bad", one.segment, one.offset));
+        let copy = copy_of(folder, one.segment, one.offset);
         if keep && copy.exists() {
             continue;
         }
@@ -105,6 +104,11 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
         lines.push(line);
     }
     lines
+}
+
+/// Where a copy is kept of what did not pass at `offset` of `segment`.
+pub(super) fn copy_of(folder: &Path, segment: u32, offset: u32) -> PathBuf {
+    folder.join(QUARANTINE).join(format!("{segment:08}-{offset}.bad"))
 }
 
 /// Syncs the newest segment and the folder: what a crash of the relay alone left in the page cache

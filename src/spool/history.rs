@@ -6,7 +6,7 @@
 use super::batch::{Batch, Slot};
 use super::log::{Chore, ChoreEnd, Live, Log, Resume, Stake, Step, Write};
 use super::record::{self, Extent, Record, SoFar, Stored, StoredContent};
-use super::recovery::Scan;
+use super::recovery::{Findings, Scan};
 use super::testing::{plain, waiting};
 use super::{Accepted, Fate, Placement, Recovered};
 use crate::message::{QueueId, Timestamp};
@@ -108,6 +108,7 @@ struct History {
     log: Log,
     batch: Batch,
     writing: Option<Write>,
+    indexing: Option<Write>,
     chore: Option<Chore>,
     next_id: u64,
     /// Acknowledged.
@@ -121,6 +122,9 @@ struct History {
     moved: Vec<Moved>,
     moved_piece: Option<MovedPiece>,
     moves: usize,
+    /// Indexes written, and used by a start.
+    indexes: usize,
+    used: usize,
     begun: BTreeSet<(u64, u32)>,
     begun_in_flight: BTreeSet<(u64, u32)>,
 }
@@ -135,6 +139,7 @@ impl History {
             log: Log::new(0, SEGMENT, Resume::default()),
             batch: Batch::default(),
             writing: None,
+            indexing: None,
             chore: None,
             next_id: 1,
             known: BTreeMap::new(),
@@ -145,6 +150,8 @@ impl History {
             moved: Vec::new(),
             moved_piece: None,
             moves: 0,
+            indexes: 0,
+            used: 0,
             begun: BTreeSet::new(),
             begun_in_flight: BTreeSet::new(),
         }
@@ -158,7 +165,9 @@ impl History {
             32..48 => self.settle(),
             48..58 => self.clean(),
             58..70 => self.write(),
-            70..88 => self.complete(),
+            70..84 => self.complete(),
+            84..87 => self.complete_index(),
+            87 => self.stop(),
             88..94 => self.start_chore(),
             94..99 => self.end_chore(),
             _ => self.crash(),
@@ -382,6 +391,7 @@ impl History {
             return;
         }
         match self.log.step(&mut self.batch, Timestamp(1), QueueId(self.next_id)) {
+            Step::Write(write) if write.is_index => self.indexing = Some(write),
             Step::Write(write) => {
                 if write.is_batch {
                     self.seal(&write);
@@ -462,6 +472,28 @@ impl History {
         }
     }
 
+    fn complete_index(&mut self) {
+        let Some(write) = self.indexing.take() else { return };
+        let at = write.offset as usize;
+        let file = self.disk.get_mut(&write.segment).unwrap();
+        file[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+        self.log.indexed();
+        self.indexes += 1;
+    }
+
+    /// A stop in good order, as far as nothing waits, and a start.
+    fn stop(&mut self) {
+        if self.writing.is_none() && !self.batch.has_mail() && !self.batch.has_outcomes() {
+            if let Some(write) = self.log.seal() {
+                self.indexing = Some(write);
+            }
+            if self.random.bool() {
+                self.complete_index();
+            }
+            self.crash();
+        }
+    }
+
     fn start_chore(&mut self) {
         if self.chore.is_none() {
             self.chore = self.log.chore(|_| false);
@@ -488,6 +520,10 @@ impl History {
             Chore::Delete { segment } => {
                 self.disk.remove(&segment).unwrap();
             }
+            Chore::Fill { segment } => {
+                // What a recycled file had is there; only new blocks are written, with zeros.
+                assert!(self.disk.contains_key(&segment));
+            }
         }
         ChoreEnd::Done
     }
@@ -495,7 +531,7 @@ impl History {
     /// Power fails: of what was not synced, any sectors are written; a chore under way is done or
     /// not. Then a start, and the promises.
     fn crash(&mut self) {
-        if let Some(write) = self.writing.take() {
+        for write in self.writing.take().into_iter().chain(self.indexing.take()) {
             let file = self.disk.get_mut(&write.segment).unwrap();
             let odds = self.random.f64();
             for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
@@ -516,6 +552,8 @@ impl History {
         }
         let findings = scan.finish();
         assert_eq!(findings.set_aside, [], "a torn commit is no damage");
+        self.used += scan.indexed.len();
+        self.without_indexes(&scan, &findings);
         let mut segments = scan.fold.live();
         for &segment in &scan.written {
             segments.entry(segment).or_default();
@@ -532,12 +570,7 @@ impl History {
         self.log = Log::new(0, SEGMENT, resume);
         self.batch = Batch::default();
         let pieces = scan.fold.pieces();
-        let recovered = scan
-            .fold
-            .into_live()
-            .into_iter()
-            .map(|(id, kept)| kept.recovered(id))
-            .collect::<Vec<Recovered>>();
+        let recovered = scan.fold.into_live().collect::<Vec<Recovered>>();
         self.judge(&recovered);
         self.cleaned = None;
         self.moved.clear();
@@ -555,6 +588,20 @@ impl History {
             let known = Known { placement, piece, recipients: recipients(&message) };
             self.known.insert(message.id.0, known);
         }
+    }
+
+    /// A scan of all bytes comes to the same.
+    fn without_indexes(&self, scan: &Scan, findings: &Findings) {
+        let mut all = Scan::of_all_bytes();
+        for (&segment, bytes) in &self.disk {
+            all.segment(segment, bytes.len() as u64, &mut Cursor::new(bytes)).unwrap();
+        }
+        let other = all.finish();
+        assert_eq!((findings.next_batch, findings.cut), (other.next_batch, other.cut));
+        assert_eq!((&scan.written, &scan.blank), (&all.written, &all.blank));
+        assert_eq!((scan.batches, scan.records), (all.batches, all.records));
+        assert!(all.bad_indexes.iter().all(|bad| !scan.indexed.contains(bad)));
+        assert_eq!(scan.fold.said(), all.fold.said());
     }
 
     fn judge(&self, recovered: &[Recovered]) {
@@ -623,6 +670,7 @@ fn no_history_loses_invents_or_resurrects_mail() {
 #[test]
 fn histories_reach_what_they_are_meant_to_reach() {
     let (mut recycled, mut full, mut stored, mut moved) = (false, false, 0, 0);
+    let (mut indexes, mut used) = (0, 0);
     for seed in 0..40 {
         let mut history = History::new(seed);
         for _ in 0..800 {
@@ -632,7 +680,10 @@ fn histories_reach_what_they_are_meant_to_reach() {
         }
         stored += history.next_id;
         moved += history.moves;
+        indexes += history.indexes;
+        used += history.used;
     }
     assert!(recycled && full && stored > 1000, "{recycled} {full} {stored}");
     assert!(moved > 100, "{moved}");
+    assert!(indexes > 40 && used > 100, "{indexes} {used}");
 }

@@ -2,10 +2,9 @@
 //! that was ever committed and checks every checksum; it changes nothing.
 
 use super::content::Content;
-use super::fold::Kept;
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
-use super::segment::{self, BATCH_HEADER, BLOCK, BatchHeader, FirstBlock, SegmentHeader};
+use super::segment::{self, BATCH_HEADER, BatchHeader};
 use super::{Recovered, Spool, SpoolError, folder};
 use crate::message::QueueId;
 use std::collections::HashSet;
@@ -30,6 +29,9 @@ pub struct Inspection {
     pub records: u64,
     /// Of segments, up to the end of each one's last batch.
     pub written_bytes: u64,
+    /// Segments whose index does not say what their records say: no mail is harmed, and a start
+    /// that finds it not to pass reads the segment whole.
+    pub bad_indexes: Vec<PathBuf>,
     /// What the segment files take of the disk.
     pub disk_bytes: u64,
     /// Messages with recipients not yet ended, oldest id first.
@@ -73,7 +75,7 @@ impl Spool {
     pub fn examine(directory: &Path) -> Result<Inspection, SpoolError> {
         let unreadable = |path: &Path, error: io::Error| folder::failed(path, &error);
         let numbers = folder::segments(directory)?;
-        let mut scan = Scan::default();
+        let mut scan = Scan::of_all_bytes();
         let mut disk_bytes = 0;
         let mut damages = Vec::new();
         for &number in &numbers {
@@ -83,12 +85,6 @@ impl Spool {
             // `st_blocks` counts 512 bytes on every file system.
             disk_bytes += metadata.blocks() * 512;
             folder::scan(&mut scan, directory, number, &mut file, metadata.len())?;
-            let written = scan.written.last() == Some(&number);
-            let first = read_at(&file, 0, BLOCK).map_err(|error| unreadable(&path, error))?;
-            if written && SegmentHeader::read(&first, number) == FirstBlock::Unusable {
-                let cause = "the segment's header is damaged".to_owned();
-                damages.push(Damage { path, offset: 0, length: BLOCK, cause, records: Vec::new() });
-            }
         }
         let findings = scan.finish();
         for one in &findings.set_aside {
@@ -98,9 +94,10 @@ impl Spool {
             .then(|| (segment::path(directory, findings.cut.0), findings.cut.1));
         let streamed = scan.fold.pieces().into_keys().collect();
         let ended = scan.fold.ended();
+        let bad = scan.bad_indexes.iter();
+        let bad_indexes = bad.map(|&number| segment::path(directory, number)).collect();
         let (batches, records) = (scan.batches, scan.records);
         let written_bytes = scan.written_bytes;
-        let live = scan.fold.into_live();
         Ok(Inspection {
             folder: directory.to_owned(),
             segments: numbers.len(),
@@ -108,7 +105,8 @@ impl Spool {
             records,
             written_bytes,
             disk_bytes,
-            messages: live.into_iter().map(|(id, kept): (_, Kept)| kept.recovered(id)).collect(),
+            bad_indexes,
+            messages: scan.fold.into_live().collect(),
             ended,
             torn_bytes: findings.torn_bytes,
             torn_at,
@@ -187,6 +185,7 @@ fn read_at(file: &File, offset: u32, length: u32) -> io::Result<Vec<u8>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::log::Resume;
+    use super::super::segment::BLOCK;
     use super::super::tests::{segment_after, small_segment};
     use super::*;
 

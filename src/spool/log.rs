@@ -3,10 +3,12 @@
 //! disk, a test on a model of one.
 //!
 //! Order of operations, so that power may fail at any line:
-//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder;
+//! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder; then
+//!    its blocks are written once with zeros, a piece at a time, unless mail needs it before;
 //! 2. it becomes the head: its header is written and synced;
 //! 3. batches are written and synced one at a time, each into blocks never written in this life;
-//! 4. the oldest segment without live mail is renamed to the next number, and the name is durable
+//! 4. when it is full, its index goes into its last blocks, beside the commits of the next head;
+//! 5. the oldest segment without live mail is renamed to the next number, and the name is durable
 //!    before anything else is renamed, removed or written there; back at 2 as a spare.
 //!
 //! Only the oldest may go: a later segment may hold outcomes of mail in an earlier one. Under the
@@ -14,6 +16,7 @@
 
 use super::Placement;
 use super::batch::{Batch, Sealed};
+use super::index::Growing;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,9 +36,10 @@ const RESERVE_PARTS: u32 = 4;
 pub(super) enum Step {
     /// Nothing waits.
     Idle,
-    /// Write these bytes there and sync, then call [`Log::written`].
+    /// Write these bytes there and sync, then call [`Log::written`]; an index beside all else, then
+    /// call [`Log::indexed`].
     Write(Write),
-    /// A spare segment is being made; ask again when its chore is done.
+    /// A spare segment is being made, or a piece of it written; ask again when that is done.
     Wait,
     /// No room for the mail that waits: refuse it, then ask again.
     Full,
@@ -49,8 +53,11 @@ pub(super) struct Write {
     pub(super) segment: u32,
     pub(super) offset: u32,
     pub(super) bytes: Vec<u8>,
-    /// A batch (its waiters are answered with its result) or only a segment's header.
+    /// A batch: its waiters are answered with its result.
     pub(super) is_batch: bool,
+    /// The index of a segment that takes no more batches: nobody waits for it, and nothing is lost
+    /// when it cannot be written. If neither, a segment's header.
+    pub(super) is_index: bool,
 }
 
 /// Something to do to the folder, beside the commits; one at a time.
@@ -62,6 +69,8 @@ pub(super) enum Chore {
     Recycle { from: u32, to: u32 },
     /// Remove a file and make that durable.
     Delete { segment: u32 },
+    /// Write zeros where a spare was never written, until [`Log::is_waited_for`].
+    Fill { segment: u32 },
 }
 
 /// How a chore ended.
@@ -126,6 +135,15 @@ impl Stake {
     }
 }
 
+/// A segment that may become the head.
+#[derive(Clone, Copy, Debug)]
+struct Spare {
+    segment: u32,
+    /// Every block was written once (or there was no time for that): a commit there changes no
+    /// metadata that its sync would have to wait for. See `benches/commit_methods.rs`.
+    filled: bool,
+}
+
 /// The state of the segment files.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -135,7 +153,13 @@ pub(super) struct Log {
     /// The segment that is written, and the end of what is written in it. None before the first.
     head: Option<(u32, u32)>,
     header_due: bool,
-    spares: VecDeque<u32>,
+    spares: VecDeque<Spare>,
+    /// The committer can do nothing until a chore ends.
+    waited_for: bool,
+    /// Of the head; `None` when it gets none.
+    index: Option<Growing>,
+    /// The segment whose index is being written.
+    indexing: Option<u32>,
     segments: BTreeMap<u32, Live>,
     blank: Vec<u32>,
     next_segment: u32,
@@ -153,7 +177,10 @@ impl Log {
             outcome_bytes_max: (segment_bytes / 8).min(8 << 20) as usize,
             head: None,
             header_due: false,
+            index: None,
+            indexing: None,
             spares: VecDeque::new(),
+            waited_for: false,
             segments: resume.segments,
             blank: resume.blank,
             next_segment: resume.next_segment.max(1),
@@ -185,32 +212,93 @@ impl Log {
         } else {
             self.segment_bytes
         };
-        match self.head {
-            Some((segment, end)) if !self.header_due && length <= limit.saturating_sub(end) => {
-                let Sealed { bytes, alive } =
-                    batch.seal(segment, end, self.next_batch, self.outcome_bytes_max);
-                self.next_batch += 1;
-                let written = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                self.head = Some((segment, end.saturating_add(written)));
-                let live = self.segments.entry(segment).or_default();
-                live.records += alive.records;
-                live.bytes += alive.bytes;
-                Step::Write(Write { segment, offset: end, bytes, is_batch: true })
-            }
-            _ => match self.spares.pop_front() {
-                Some(segment) => {
-                    self.head = Some((segment, BLOCK));
-                    self.segments.entry(segment).or_default();
-                    Step::Write(self.header(segment, now, highest_id))
-                }
-                None if !self.no_room => Step::Wait,
-                None if batch.has_mail() => Step::Full,
-                None => Step::Stuck,
-            },
+        if let Some((segment, end)) = self.head.filter(|_| !self.header_due)
+            && length <= limit.saturating_sub(end)
+            && self.leaves_index_room(batch, end.saturating_add(length))
+        {
+            return Step::Write(self.batch(batch, segment, end));
         }
+        let Some(&Spare { segment, .. }) = self.spares.front() else {
+            self.waited_for = !self.no_room;
+            return match (self.no_room, batch.has_mail()) {
+                (false, _) => Step::Wait,
+                (true, true) => Step::Full,
+                (true, false) => Step::Stuck,
+            };
+        };
+        // Not another one, which may be free: heads rise in number.
+        if self.chore == Some(Chore::Fill { segment }) {
+            self.waited_for = true;
+            return Step::Wait;
+        }
+        if let Some(index) = self.seal() {
+            return Step::Write(index);
+        }
+        self.spares.pop_front();
+        self.waited_for = false;
+        self.head = Some((segment, BLOCK));
+        self.index = Some(Growing::new(segment, self.segment_bytes));
+        self.segments.entry(segment).or_default();
+        Step::Write(self.header(segment, now, highest_id))
     }
 
-    /// The last write is durable.
+    /// A commit waits for the chore under way.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waited_for
+    }
+
+    fn batch(&mut self, batch: &mut Batch, segment: u32, offset: u32) -> Write {
+        let sequence = self.next_batch;
+        let Sealed { bytes, alive, count, entries } =
+            batch.seal(segment, offset, sequence, self.outcome_bytes_max);
+        self.next_batch += 1;
+        let end = offset.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.head = Some((segment, end));
+        match (&mut self.index, entries) {
+            (Some(index), Some(entries)) => index.batch(sequence, offset, end, count, &entries),
+            _ => self.index = None,
+        }
+        let live = self.segments.entry(segment).or_default();
+        live.records += alive.records;
+        live.bytes += alive.bytes;
+        Write { segment, offset, bytes, is_batch: true, is_index: false }
+    }
+
+    /// Whether the head's index still fits behind `end` with the entries of `batch`. An index that
+    /// grows too large is given up, and one that would keep back what fits nowhere else.
+    fn leaves_index_room(&mut self, batch: &Batch, end: u32) -> bool {
+        let Some(index) = &self.index else { return true };
+        let more = batch.entry_bytes(self.outcome_bytes_max);
+        let room = more.and_then(|more| index.room(more));
+        if room.is_some_and(|room| end.saturating_add(room) <= self.segment_bytes) {
+            return true;
+        }
+        let nowhere_else = index.is_empty() || (self.no_room && self.spares.is_empty());
+        if room.is_none() || nowhere_else {
+            self.index = None;
+            return true;
+        }
+        false
+    }
+
+    /// The head takes no more batches: its index, if it has one. For the end of all writing; the
+    /// log does it by itself when it goes on to another segment.
+    pub(super) fn seal(&mut self) -> Option<Write> {
+        let (segment, _) = self.head.filter(|_| !self.header_due)?;
+        // One at a time: a disk that takes longer for an index than for a segment has better to do.
+        let index = self.index.take().filter(|_| self.indexing.is_none())?;
+        let (offset, bytes) = index.finish()?;
+        self.head = None;
+        self.indexing = Some(segment);
+        Some(Write { segment, offset, bytes, is_batch: false, is_index: true })
+    }
+
+    /// The last index is written, or could not be.
+    pub(super) fn indexed(&mut self) {
+        self.indexing = None;
+    }
+
+    /// The last batch or header is durable.
     pub(super) fn written(&mut self) {
         self.header_due = false;
     }
@@ -229,7 +317,12 @@ impl Log {
             None if self.spares.is_empty() && !self.no_room => {
                 Chore::Create { segment: self.number()? }
             }
-            None => return None,
+            // A commit that waits takes it as it is.
+            None if self.waited_for => return None,
+            None => {
+                let raw = self.spares.iter().find(|spare| !spare.filled)?;
+                Chore::Fill { segment: raw.segment }
+            }
         };
         self.chore = Some(chore);
         Some(chore)
@@ -238,6 +331,12 @@ impl Log {
     /// The chore ended.
     pub(super) fn chore_done(&mut self, end: ChoreEnd) {
         let Some(chore) = self.chore.take() else { return };
+        if let Chore::Fill { segment } = chore {
+            // A file that does not take zeros shall not get mail.
+            self.spares.retain(|spare| end == ChoreEnd::Done || spare.segment != segment);
+            let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
+            spare.into_iter().for_each(|spare| spare.filled = true);
+        }
         self.no_room = end == ChoreEnd::Failed;
         if end == ChoreEnd::Failed {
             return;
@@ -249,7 +348,7 @@ impl Log {
         if let Chore::Create { segment: made } | Chore::Recycle { to: made, .. } = chore
             && end == ChoreEnd::Done
         {
-            self.spares.push_back(made);
+            self.spares.push_back(Spare { segment: made, filled: false });
         }
     }
 
@@ -326,16 +425,19 @@ impl Log {
             created: now,
             highest_id,
             cut: self.cut,
+            segment_bytes: self.segment_bytes,
         };
-        Write { segment, offset: 0, bytes: header.encode(), is_batch: false }
+        let bytes = header.encode();
+        Write { segment, offset: 0, bytes, is_batch: false, is_index: false }
     }
 
-    /// The oldest segment, when nothing lives in it and it is older than the head. The head's
-    /// header carries on its highest id, so there must be a head.
+    /// The oldest segment, when nothing lives in it, nothing is written there, and it is older than
+    /// the head. The head's header carries on its highest id, so there must be a head.
     fn oldest_dead(&self) -> Option<u32> {
         let (head, _) = self.head.filter(|_| !self.header_due)?;
         let (&oldest, live) = self.segments.first_key_value()?;
-        (oldest < head && live.records == 0).then_some(oldest)
+        let idle = self.indexing != Some(oldest);
+        (oldest < head && idle && live.records == 0).then_some(oldest)
     }
 
     /// A number never used before: even one whose creation failed is not used again.

@@ -14,9 +14,11 @@
 //! | under way | and a begun record | settled record | the same, and said to be in doubt |
 //! | settled, some | and settled records | more of them | ended ones stay so; the others have attempts and due time as written |
 //! | ended | a settled record for every recipient | its segment is recycled | dropped |
+//! | sealed | its segment has an index behind the last batch, not synced with any mail | | the index is read instead of the records; one that does not pass is as good as none, and the segment is read whole |
 //! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
 //! | moving up | message record, and a later one with its fates so far | its old segment is recycled | the later place, with all that is known of the recipients |
 //! | moved up | the later message record alone | as accepted, under way or settled | its fates, and what comes behind it |
+//! | damaged | a message record that does not pass | found when it is read: a copy in `quarantine/`, then settled records | in a segment without index: the copy is made here, and the message is gone; with one: as accepted, until it is read |
 //! | adopted | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
 //!
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
@@ -31,12 +33,16 @@ mod clean;
 mod commit;
 mod content;
 mod draft;
+mod entry;
 mod field;
 mod fold;
 mod folder;
+mod index;
 mod inspection;
+mod kept;
 pub mod lock;
 mod log;
+mod quarantine;
 mod record;
 mod recovery;
 mod restore;
@@ -56,13 +62,14 @@ pub use content::{Content, Piece};
 pub use draft::Draft;
 pub use folder::layout;
 pub use inspection::{Damage, Inspection, holds_segments};
+pub use kept::Messages;
 
 use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;
 use commit::Core;
-use fold::Kept;
 use log::{Log, Resume};
 use record::{Record, StoredContent};
+use recovery::Scan;
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -166,7 +173,7 @@ pub enum Fate {
     Bounced,
     /// Not delivered in time, and reported.
     Expired,
-    /// Removed by an operator.
+    /// Removed by an operator, or set aside because its record was damaged.
     Removed,
     /// Ended in one of these ways before the message moved to where it is now.
     Over,
@@ -181,6 +188,16 @@ pub enum SpoolError {
     /// A write or sync failed: what is on disk is unknown; the shard accepts no more.
     #[error("the spool failed and takes nothing more until restart: {0}")]
     Failed(String),
+    /// A message's record is not as it was written.
+    #[error("{path} byte {offset}: message {id} is not intact there")]
+    Damaged {
+        /// The segment file.
+        path: PathBuf,
+        /// Of the record, in bytes.
+        offset: u32,
+        /// The message.
+        id: QueueId,
+    },
     /// A file cannot be opened or read, or is not what it should be.
     #[error("{path}: {cause}")]
     Open {
@@ -200,8 +217,14 @@ pub struct Recovered {
     pub placement: Placement,
     /// When it was accepted.
     pub received_at: Timestamp,
-    /// What was asked for it.
-    pub options: Options,
+    /// Whose mail it is; empty for nobody's in particular.
+    pub tenant: Rc<str>,
+    /// -9 to 9, higher is more urgent.
+    pub priority: i8,
+    /// Not to be tried before this time.
+    pub not_before: Option<Timestamp>,
+    /// To be given up at this time, if that was asked for.
+    pub expires: Option<Timestamp>,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.
@@ -212,7 +235,7 @@ pub struct Recovered {
 #[derive(Debug)]
 pub struct RecoveredRecipient {
     /// Lower-case domain of the forward-path.
-    pub domain: Box<str>,
+    pub domain: Rc<str>,
     /// Delivered, bounced, expired or removed.
     pub ended: bool,
     /// So far.
@@ -220,7 +243,7 @@ pub struct RecoveredRecipient {
     /// `None`: never tried, due at once.
     pub due: Option<Timestamp>,
     /// Why the last attempt did not end it.
-    pub reason: Option<Reason>,
+    pub reason: Option<Rc<Reason>>,
     /// A delivery had begun and its outcome is not on disk: may have been delivered.
     pub in_doubt: bool,
 }
@@ -229,7 +252,7 @@ pub struct RecoveredRecipient {
 #[derive(Debug, Default)]
 pub struct Recovery {
     /// Messages with recipients not yet ended, oldest id first.
-    pub messages: Vec<Recovered>,
+    pub messages: Messages,
     /// Corrupt records set aside, each with file and offset, for the log.
     pub set_aside: Vec<String>,
     /// Bytes of a torn commit that were cut.
@@ -293,15 +316,16 @@ impl Drop for Handle {
 }
 
 impl Spool {
-    /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads all
-    /// segments and blocks the shard meanwhile, which has nothing else to do yet.
+    /// Opens (creating what is missing) and recovers; starts the committer on this shard. Reads the
+    /// indexes of sealed segments and all of the others, and blocks the shard
+    /// meanwhile, which has nothing else to do yet.
     pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
         let folder = settings.directory.clone();
         let block = u64::from(segment::BLOCK);
         settings.segment_bytes =
             settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
         std::fs::create_dir_all(&folder).map_err(|error| folder::failed(&folder, &error))?;
-        let read = folder::read(&folder)?;
+        let read = folder::read(&folder, Scan::default())?;
         folder::settle_down(&folder, read.scan.written.last().copied())?;
         let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
         let resume = Resume::of(&read, settings.number);
@@ -351,8 +375,8 @@ impl Spool {
         ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
     }
 
-    /// Reads a message back. `Open` when its record is not at `at`, intact, nor where it has moved
-    /// to since.
+    /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has
+    /// moved to since; `Open` when the disk does not give it.
     pub async fn load(&self, id: QueueId, mut at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         loop {
@@ -407,6 +431,12 @@ impl Spool {
         Ok(self.handle.core.sync().await?)
     }
 
+    /// Ends the spool, which is not used again: what was noted is committed, and the segment that
+    /// was written gets its index.
+    pub async fn close(&self) {
+        self.handle.core.closed().await;
+    }
+
     /// Why nothing more is taken, nor written down, when a write or sync has failed.
     pub fn failure(&self) -> Option<String> {
         self.handle.core.failure()
@@ -414,13 +444,13 @@ impl Spool {
 
     /// Reads the spool of a stopped relay without changing it.
     pub fn inspect(directory: &Path) -> Result<Recovery, SpoolError> {
-        let read = folder::read(directory)?;
+        let read = folder::read(directory, Scan::default())?;
         let set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
         Ok(recovery_of(read, set_aside))
     }
 }
 
-/// The message in a record's bytes; `Open` when they are not that message, intact.
+/// The message in a record's bytes; `Damaged` when they are not that message, intact.
 fn decode(
     path_of: impl FnMut(u32) -> Arc<Path>,
     folder: &Path,
@@ -433,8 +463,8 @@ fn decode(
         _ => None,
     };
     let Some(Record::Message(stored)) = stored else {
-        let cause = format!("message {id} is not intact at byte {}", at.offset);
-        return Err(SpoolError::Open { path: segment::path(folder, at.segment), cause });
+        let path = segment::path(folder, at.segment);
+        return Err(SpoolError::Damaged { path, offset: at.offset, id });
     };
     let content = match stored.content {
         StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
@@ -472,9 +502,8 @@ impl Resume {
 }
 
 fn recovery_of(read: folder::Contents, set_aside: Vec<String>) -> Recovery {
-    let messages = read.scan.fold.into_live();
     Recovery {
-        messages: messages.into_iter().map(|(id, kept): (_, Kept)| kept.recovered(id)).collect(),
+        messages: read.scan.fold.into_live(),
         set_aside,
         torn_bytes: read.findings.torn_bytes,
         segments: read.segments.len(),

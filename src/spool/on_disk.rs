@@ -3,7 +3,8 @@
 
 use super::testing::{extreme, plain, waiting};
 use super::{
-    Content, Draft, Fate, Open, Placement, Register, Settings, Spool, SpoolError, Standing, layout,
+    Content, Draft, Fate, Open, Placement, Recovered, Recovery, Register, Settings, Spool,
+    SpoolError, Standing, layout,
 };
 use crate::message::{QueueId, Timestamp};
 use crate::ring;
@@ -32,8 +33,24 @@ fn settings(folder: &Path, number: u16) -> Settings {
     }
 }
 
-async fn open(folder: &Path) -> (Spool, super::Recovery) {
-    Spool::open(settings(folder, 0)).await.unwrap()
+/// What a start found.
+struct Found {
+    messages: Vec<Recovered>,
+    set_aside: Vec<String>,
+    torn_bytes: u64,
+    bytes_read: u64,
+}
+
+impl From<Recovery> for Found {
+    fn from(recovery: Recovery) -> Found {
+        let Recovery { messages, set_aside, torn_bytes, bytes_read, .. } = recovery;
+        Found { messages: messages.collect(), set_aside, torn_bytes, bytes_read }
+    }
+}
+
+async fn open(folder: &Path) -> (Spool, Found) {
+    let (spool, recovery) = Spool::open(settings(folder, 0)).await.unwrap();
+    (spool, recovery.into())
 }
 
 async fn draft(spool: &Spool, content: &[u8]) -> Draft {
@@ -101,7 +118,7 @@ fn what_was_stored_is_there_after_a_restart_with_its_fates() {
         assert_eq!(content(&spool, large_id, large_at).await, large);
         assert!(spool.next_id(Timestamp(0)) > accepted.id);
         let other = Placement { offset: small_at.offset + 1, ..small_at };
-        assert!(matches!(spool.load(small_id, other).await, Err(SpoolError::Open { .. })));
+        assert!(matches!(spool.load(small_id, other).await, Err(SpoolError::Damaged { .. })));
     });
 }
 
@@ -114,7 +131,7 @@ fn an_outcome_is_durable_after_the_interval_without_anybody_asking() {
         spool.settle(id, 0, &Fate::Delivered);
         for _ in 0..500 {
             ring::sleep(Duration::from_millis(10)).await;
-            if Spool::inspect(folder.path()).unwrap().messages.is_empty() {
+            if Spool::inspect(folder.path()).unwrap().messages.len() == 0 {
                 return;
             }
         }
@@ -145,7 +162,7 @@ fn a_thousand_writers_share_commits_and_dead_segments_are_used_again() {
         // 4 MB of mail went through segments of 256 KiB; what is dead is used again or removed.
         let files = std::fs::read_dir(folder.path()).unwrap().count();
         assert!(files <= 4, "{files} segments are left");
-        assert!(Spool::inspect(folder.path()).unwrap().messages.is_empty());
+        assert!(Spool::inspect(folder.path()).unwrap().messages.len() == 0);
     });
 }
 
@@ -168,7 +185,7 @@ fn a_writer_that_goes_away_leaves_no_mail() {
         drop(half);
         spool.sync().await.unwrap();
         let left = Spool::inspect(folder.path()).unwrap().messages;
-        assert_eq!(left.iter().map(|message| message.id).collect::<Vec<_>>(), [kept]);
+        assert_eq!(left.map(|message| message.id).collect::<Vec<_>>(), [kept]);
     });
 }
 
@@ -267,6 +284,9 @@ fn a_torn_tail_is_cut_once_and_damage_is_copied_once() {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[placements[1].1.offset as usize + 500] ^= 1;
         bytes[placements[2].1.offset as usize + 500] ^= 1;
+        // As after a kill: without an index.
+        let end = bytes.len();
+        bytes[end - 4096..].fill(0);
         std::fs::write(&path, bytes).unwrap();
 
         let seen = Spool::inspect(folder.path()).unwrap();
@@ -325,7 +345,7 @@ fn an_orphan_folder_is_adopted_once_whatever_crashes() {
             std::fs::copy(entry.path(), again.join(entry.file_name())).unwrap();
         }
         let (spool, _) = open(&own).await;
-        let adopted = spool.adopt(&orphan, &[]).await.unwrap();
+        let adopted = Found::from(spool.adopt(&orphan, &[]).await.unwrap());
         assert!(!orphan.exists());
         assert_eq!(adopted.messages.len(), 2);
         let (one, two) = (&adopted.messages[0], &adopted.messages[1]);
@@ -342,7 +362,7 @@ fn an_orphan_folder_is_adopted_once_whatever_crashes() {
         let (spool, recovery) = open(&own).await;
         assert_eq!(recovery.messages.iter().map(|one| one.id).collect::<Vec<_>>(), [second]);
         assert!(recovery.messages[0].recipients[0].in_doubt);
-        let adopted = spool.adopt(&again, &[]).await.unwrap();
+        let adopted = Found::from(spool.adopt(&again, &[]).await.unwrap());
         assert!(adopted.messages.is_empty(), "the ended one and the live one are known");
         assert!(!again.exists());
     });
@@ -497,5 +517,60 @@ fn many_large_drafts_together_keep_to_the_memory_that_is_theirs() {
         assert!(most > BUDGET / 2, "{most}");
         assert!(most <= BUDGET + DRAFTS * 8192, "{most}");
         assert_eq!(spool.handle.core.state.borrow().content_bytes, 0);
+    });
+}
+
+#[test]
+fn a_start_reads_the_indexes_of_sealed_segments_and_not_their_mail() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let mut stored = Vec::new();
+        for number in 0..1000 {
+            let content = vec![b'a' + (number % 26) as u8; 3000];
+            stored.push((store(&spool, 1, &content).await, content));
+        }
+        spool.settle(stored[0].0.0, 0, &waiting(2, 99));
+        spool.close().await;
+        let written = Spool::examine(folder.path()).unwrap();
+        assert_eq!((written.damages.len(), written.bad_indexes.len()), (0, 0));
+
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!(recovery.messages.len(), 1000);
+        assert_eq!(recovery.messages[0].recipients[0].attempts, 2);
+        // An unused spare is looked through as well.
+        let read = recovery.bytes_read - 256 * 1024;
+        assert!(read * 8 < written.written_bytes, "{read} of {}", written.written_bytes);
+        for ((id, at), expected) in &stored[900..] {
+            assert_eq!(&content(&spool, *id, *at).await, expected);
+        }
+    });
+}
+
+#[test]
+fn a_record_that_proves_damaged_is_copied_to_the_quarantine_once() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (id, at) = store(&spool, 1, &[b'x'; 3000]).await;
+        let (whole, whole_at) = store(&spool, 1, b"whole\r\n").await;
+        spool.close().await;
+        let path = folder.path().join("00000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at.offset as usize + 500] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+
+        let (spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (2, 0), "not read yet");
+        assert!(matches!(spool.load(id, at).await, Err(SpoolError::Damaged { .. })));
+        assert!(spool.set_aside(id, at).await.unwrap());
+        assert!(spool.set_aside(id, at).await.unwrap());
+        assert!(!spool.set_aside(whole, whole_at).await.unwrap());
+        let kept: Vec<_> = std::fs::read_dir(folder.path().join("quarantine"))
+            .unwrap()
+            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        let (from, to) = (at.offset as usize, (at.offset + at.length) as usize);
+        assert_eq!(kept, [bytes[from..to].to_vec()]);
     });
 }

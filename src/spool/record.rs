@@ -24,18 +24,18 @@ pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
 const REASON_FIELD_BYTES_MAX: usize = 1024;
 
 const CRC_AT: usize = 8;
-const MESSAGE: u8 = 1;
-const CHUNK: u8 = 2;
-const BEGUN: u8 = 3;
-const SETTLED: u8 = 4;
+pub(super) const MESSAGE: u8 = 1;
+pub(super) const CHUNK: u8 = 2;
+pub(super) const BEGUN: u8 = 3;
+pub(super) const SETTLED: u8 = 4;
 
 const DOT_STUFFED: u16 = 1;
 const EIGHT_BIT: u16 = 2;
-const STREAMED: u16 = 4;
+pub(super) const STREAMED: u16 = 4;
 /// What became of a moved message so far is in the same record: one cannot be durable without the
 /// other.
-const WITH_FATES: u16 = 8;
-const WITH_BEGUN: u16 = 16;
+pub(super) const WITH_FATES: u16 = 8;
+pub(super) const WITH_BEGUN: u16 = 16;
 
 /// A record as read; long fields are borrowed.
 #[derive(Debug, PartialEq)]
@@ -96,9 +96,9 @@ pub(super) struct Extent {
 pub(super) struct Header {
     pub(super) length: u32,
     pub(super) id: QueueId,
-    kind: u8,
-    version: u8,
-    flags: u16,
+    pub(super) kind: u8,
+    pub(super) version: u8,
+    pub(super) flags: u16,
 }
 
 /// Why an intact record cannot be used.
@@ -220,16 +220,22 @@ pub(super) fn claimed_id(bytes: &[u8]) -> Option<QueueId> {
 /// Checks the record that begins `bytes` (which may go on behind it) and lies at `offset` of
 /// `segment`: its header and payload, or `None` when it is damaged.
 pub(super) fn check(bytes: &[u8], segment: u32, offset: u32) -> Option<(Header, &[u8])> {
-    let length = length_at(bytes, 0)?;
-    let record = bytes.get(..length as usize)?;
-    let (head, payload) = record.split_at_checked(HEADER)?;
-    let mut fields = Fields::new(head);
-    let _length = fields.u32()?;
-    let (kind, version, flags) = (fields.u8()?, fields.u8()?, fields.u16()?);
-    let crc = fields.u32()?;
-    let id = QueueId(fields.u64()?);
+    let (header, payload) = split(bytes)?;
+    let record = bytes.get(..header.length as usize)?;
+    let crc = Fields::new(record.get(CRC_AT..)?).u32()?;
     let expected = checksum(segment, offset, &[record.get(..CRC_AT)?, record.get(CRC_AT + 4..)?]);
-    (crc == expected).then_some((Header { length, id, kind, version, flags }, payload))
+    (crc == expected).then_some((header, payload))
+}
+
+/// The header and payload of the record that begins `bytes`, not checked.
+pub(super) fn split(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let length = length_at(bytes, 0)?;
+    let (head, payload) = bytes.get(..length as usize)?.split_at_checked(HEADER)?;
+    let mut fields = Fields::new(head.get(4..)?);
+    let (kind, version, flags) = (fields.u8()?, fields.u8()?, fields.u16()?);
+    let _crc = fields.u32()?;
+    let id = QueueId(fields.u64()?);
+    Some((Header { length, id, kind, version, flags }, payload))
 }
 
 /// What an intact record says.
@@ -328,7 +334,7 @@ fn put_options(out: &mut Vec<u8>, options: &Options) {
 fn options(fields: &mut Fields<'_>) -> Option<Options> {
     let tenant = fields.text()?.into();
     let campaign = fields.text()?.into();
-    let priority = i8::from_le_bytes([fields.u8()?]);
+    let priority = fields.u8()?.cast_signed();
     let body = match fields.u8()? {
         0 => Body::SevenBit,
         1 => Body::EightBitMime,
@@ -356,6 +362,27 @@ fn options(fields: &mut Fields<'_>) -> Option<Options> {
     })
 }
 
+/// What the queue needs of the options.
+pub(super) struct Asked<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) priority: i8,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// The same fields as [`options`], without a copy.
+pub(super) fn asked<'a>(fields: &mut Fields<'a>) -> Option<Asked<'a>> {
+    let tenant = fields.text()?;
+    let _campaign = fields.text()?;
+    let priority = fields.u8()?.cast_signed();
+    let _body = fields.u8().filter(|&body| body <= 2)?;
+    let [.., has_not_before, has_expires, _, _] = unbits(fields.u8()?);
+    let _dsn_envelope_id = optional(fields)?;
+    let not_before = Some(Timestamp(fields.u64()?)).filter(|_| has_not_before);
+    let expires = Some(Timestamp(fields.u64()?)).filter(|_| has_expires);
+    Some(Asked { tenant, priority, not_before, expires })
+}
+
 fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     let received_at = Timestamp(fields.u64()?);
     let envelope = envelope(fields)?;
@@ -374,13 +401,7 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     }
     let content = if flags & STREAMED != 0 {
         let draft = QueueId(fields.u64()?);
-        let count = fields.u32()? as usize;
-        let mut extents = Vec::with_capacity(count.min(fields.len() / 12));
-        for _ in 0..count {
-            let (segment, offset, length) = (fields.u32()?, fields.u32()?, fields.u32()?);
-            extents.push(Extent { segment, offset, length });
-        }
-        StoredContent::Chunks(draft, extents)
+        StoredContent::Chunks(draft, extents(fields)?)
     } else {
         StoredContent::Inline(fields.bytes()?)
     };
@@ -396,7 +417,17 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     })
 }
 
-fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
+pub(super) fn extents(fields: &mut Fields<'_>) -> Option<Vec<Extent>> {
+    let count = fields.u32()? as usize;
+    let mut extents = Vec::with_capacity(count.min(fields.len() / 12));
+    for _ in 0..count {
+        let (segment, offset, length) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        extents.push(Extent { segment, offset, length });
+    }
+    Some(extents)
+}
+
+pub(super) fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
     let count = fields.u32()? as usize;
     let mut recipients = Vec::with_capacity(count.min(fields.len() / 4));
     for _ in 0..count {
@@ -429,7 +460,7 @@ fn put_fate(out: &mut Vec<u8>, recipient: u32, fate: &Fate) {
     }
 }
 
-fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
+pub(super) fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
     let recipient = fields.u32()?;
     let fate = match fields.u8()? {
         0 => {
@@ -467,7 +498,7 @@ fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-fn optional<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a str>> {
+pub(super) fn optional<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a str>> {
     match fields.u8()? {
         0 => Some(None),
         1 => fields.text().map(Some),

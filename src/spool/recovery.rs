@@ -3,8 +3,13 @@
 //!
 //! Every record that passes its own checksum is folded, wherever it lies, unless it cannot be used.
 //! The table only decides what is said and done about bytes that do not pass.
+//!
+//! A sealed segment whose index passes is not read: its index says the same. Bytes that changed in
+//! it since are found when they are needed, by `Spool::load`, or by a scan of all bytes.
 
+use super::entry::{self, Entry};
 use super::fold::Fold;
+use super::index::{Footer, Growing};
 use super::record::{self, Unusable};
 use super::segment::{BATCH_HEADER, BLOCK, BatchHeader, FORMAT, FirstBlock, SegmentHeader, padded};
 use crate::message::QueueId;
@@ -117,7 +122,7 @@ pub(super) enum Refusal {
     Io { segment: u32, error: io::Error },
 }
 
-/// Reads segments in order and folds them.
+/// Reads segments in order and folds them: those that have an index by that.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) fold: Fold,
@@ -134,6 +139,15 @@ pub(super) struct Scan {
     pub(super) records: u64,
     /// From each segment's start to the end of its last batch.
     pub(super) written_bytes: u64,
+    /// Read every byte, and check every index against it.
+    all: bool,
+    /// Segments that were taken by their index.
+    pub(super) indexed: Vec<u32>,
+    /// With `all`: segments whose index does not pass.
+    pub(super) bad_indexes: Vec<u32>,
+    /// With `all`: what the index of this segment should say.
+    expected: Option<Growing>,
+    entries: Vec<u8>,
     last_sequence: Option<u64>,
     /// Where the segment before this one ended.
     last_end: (u32, u32),
@@ -155,6 +169,11 @@ pub(super) struct Findings {
 }
 
 impl Scan {
+    /// Reads every byte that was committed, those of segments that have an index too.
+    pub(super) fn of_all_bytes() -> Scan {
+        Scan { all: true, ..Scan::default() }
+    }
+
     /// Reads segment `segment` of `size` bytes. Call in rising order of segments.
     pub(super) fn segment<R: Read + Seek>(
         &mut self,
@@ -166,7 +185,21 @@ impl Scan {
         let batches_before = self.batches;
         let damages_before = self.damages.len();
         self.fold.enter(segment);
-        self.first_block(segment, size, source)?;
+        let first = self.first_block(segment, size, source)?;
+        let footer = match first {
+            FirstBlock::Former if !self.all => {
+                self.blank.push(segment);
+                return Ok(());
+            }
+            FirstBlock::Ours(header) => self.footer(segment, header.segment_bytes, size, source)?,
+            _ => None,
+        };
+        if let Some(footer) = footer.filter(|_| !self.all)
+            && self.by_index(segment, footer, source)?
+        {
+            return Ok(());
+        }
+        self.expected = self.all.then(|| Growing::new(segment, size));
         let mut offset = BLOCK;
         let mut end = BLOCK;
         while let Some(next) = self.batch(segment, offset, size, source)? {
@@ -178,10 +211,64 @@ impl Scan {
             self.written.push(segment);
             self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
+            if !matches!(first, FirstBlock::Ours(_)) {
+                self.first_block_damaged(segment, size.min(BLOCK), "its header is damaged");
+            }
         } else {
+            if first == FirstBlock::Damaged {
+                self.first_block_damaged(segment, size, "this is no segment: overwritten?");
+            }
             self.blank.push(segment);
         }
+        if let Some(footer) = footer.filter(|_| self.all) {
+            self.read(segment, footer.begins, footer.length, source)?;
+            let sound = self.damages.len() == damages_before;
+            let says = self.expected.take().is_some_and(|expected| self.buffer == expected.said());
+            if !footer.passes(&self.buffer, segment) || (sound && !says) {
+                self.bad_indexes.push(segment);
+            }
+        }
         Ok(())
+    }
+
+    /// The footer of the segment's index, which ends at `index_end`, if there is one.
+    fn footer<R: Read + Seek>(
+        &mut self,
+        segment: u32,
+        index_end: u32,
+        size: u32,
+        source: &mut R,
+    ) -> Result<Option<Footer>, Refusal> {
+        let at = index_end.checked_sub(BLOCK).filter(|_| index_end <= size);
+        let Some(at) = at.filter(|&at| at >= BLOCK) else { return Ok(None) };
+        self.read(segment, at, BLOCK, source)?;
+        let whole = self.buffer.len() == BLOCK as usize;
+        Ok(Footer::read(&self.buffer, segment, index_end).filter(|_| whole))
+    }
+
+    /// Folds what the segment's index says; false, and nothing is done, when it does not pass.
+    fn by_index<R: Read + Seek>(
+        &mut self,
+        segment: u32,
+        footer: Footer,
+        source: &mut R,
+    ) -> Result<bool, Refusal> {
+        self.read(segment, footer.begins, footer.length, source)?;
+        if !footer.passes(&self.buffer, segment) {
+            return Ok(false);
+        }
+        self.follow(segment, BLOCK, footer.first_sequence);
+        let fold = &mut self.fold;
+        let folded = footer.each(&self.buffer, |at, entry| fold.entry(entry, segment, at));
+        debug_assert!(folded.is_some(), "it has passed");
+        self.last_sequence = self.last_sequence.max(Some(footer.last_sequence()));
+        self.batches += u64::from(footer.batches);
+        self.records += u64::from(footer.records);
+        self.written.push(segment);
+        self.indexed.push(segment);
+        self.written_bytes += u64::from(footer.end);
+        self.last_end = (segment, footer.end);
+        Ok(true)
     }
 
     /// Decides about all damage, when every segment was read.
@@ -215,26 +302,34 @@ impl Scan {
         findings
     }
 
+    /// Set aside whatever comes behind: a header is synced before anything is written there.
+    fn first_block_damaged(&mut self, segment: u32, length: u32, cause: &str) {
+        let cause = cause.to_owned();
+        self.set_aside.push(SetAside { segment, offset: 0, length, cause });
+    }
+
+    /// Reads the header.
     fn first_block<R: Read + Seek>(
         &mut self,
         segment: u32,
         size: u32,
         source: &mut R,
-    ) -> Result<(), Refusal> {
+    ) -> Result<FirstBlock, Refusal> {
         self.read(segment, 0, size.min(BLOCK), source)?;
-        match SegmentHeader::read(&self.buffer, segment) {
+        let first = SegmentHeader::read(&self.buffer, segment);
+        match first {
             FirstBlock::Ours(header) => {
                 self.highest_id = self.highest_id.max(Some(header.highest_id));
                 if header.cut.0 != 0 {
                     self.cuts.push(header.cut);
                 }
-                Ok(())
+                Ok(first)
             }
             FirstBlock::Newer(format) => Err(Refusal::Newer {
                 segment,
                 what: format!("format {format}, and this relay knows up to {FORMAT}"),
             }),
-            FirstBlock::Unusable => Ok(()),
+            FirstBlock::Former | FirstBlock::Blank | FirstBlock::Damaged => Ok(first),
         }
     }
 
@@ -260,6 +355,10 @@ impl Scan {
         let walked = self.records(records, segment, offset + BATCH_HEADER as u32);
         self.buffer = buffer;
         let walked = walked?;
+        if let Some(expected) = &mut self.expected {
+            let (sequence, end) = (header.sequence, offset.saturating_add(padded(length)));
+            expected.batch(sequence, offset, end, walked.count, &self.entries);
+        }
         let whole = walked.damaged_at.is_none()
             && walked.count == header.count
             && walked.records_crc == header.records_crc;
@@ -356,6 +455,7 @@ impl Scan {
     fn records(&mut self, records: &[u8], segment: u32, first: u32) -> Result<Walked, Refusal> {
         let mut walked = Walked::default();
         let mut at = 0;
+        self.entries.clear();
         while let Some(rest) = records.get(at..).filter(|rest| !rest.is_empty()) {
             let offset = first.saturating_add(at as u32);
             if let Some((header, payload)) = record::check(rest, segment, offset) {
@@ -363,8 +463,11 @@ impl Scan {
                 self.records += 1;
                 let head = rest.get(..record::HEADER).unwrap_or_default();
                 walked.records_crc = crc32c::crc32c_append(walked.records_crc, head);
-                match record::decode(&header, payload) {
-                    Ok(record) => self.fold.record(&header, record, segment, offset),
+                if self.expected.is_some() {
+                    entry::put(&mut self.entries, rest);
+                }
+                match Entry::of(&header, payload) {
+                    Ok(entry) => self.fold.entry(entry, segment, offset),
                     Err(unusable) => self.unusable(unusable, segment, offset, header.length)?,
                 }
                 at += header.length as usize;

@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! 0        4096                      next multiple of 4096
-//! | header | batch | records ... | 0 | batch | records ... | 0 | unwritten or of a former life
+//! | header | batch | records ... | 0 | batch | records ... | 0 | unwritten | index |
 //! ```
 //!
+//! What is unwritten is of a former life, or zeros; `index` says how the last part lies.
 //! No block is written twice in one life of a segment, so a torn write cannot reach what an earlier
 //! commit made durable. Every checksum is salted with the segment's number and the place in it:
 //! bytes of a file's former life, or bytes moved, do not pass.
@@ -53,6 +54,9 @@ pub(super) struct SegmentHeader {
     /// Where a torn commit was cut when the spool was last opened: damage that begins there is
     /// known. Zero segment: nowhere.
     pub(super) cut: (u32, u32),
+    /// Where its index ends, if it gets one; the file may be longer. Zero in segments of relays
+    /// that wrote no index.
+    pub(super) segment_bytes: u32,
 }
 
 /// What the first block of a segment file says.
@@ -62,8 +66,13 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// Nothing, another segment's header, or damage: batches are judged by their own checksums.
-    Unusable,
+    /// The intact header of an earlier segment: the file was to be used again and was not yet, since
+    /// a header is on the disk before the first batch is written.
+    Former,
+    /// Zeros.
+    Blank,
+    /// Anything else, which no relay writes: batches are judged by their own checksums.
+    Damaged,
 }
 
 impl SegmentHeader {
@@ -78,6 +87,7 @@ impl SegmentHeader {
         block.extend_from_slice(&self.highest_id.0.to_le_bytes());
         block.extend_from_slice(&self.cut.0.to_le_bytes());
         block.extend_from_slice(&self.cut.1.to_le_bytes());
+        block.extend_from_slice(&self.segment_bytes.to_le_bytes());
         // Reserved, to keep the checksum's place.
         block.resize(SEGMENT_HEADER - 4, 0);
         let crc = checksum(self.segment, 0, &[&block]);
@@ -88,7 +98,7 @@ impl SegmentHeader {
 
     /// Reads the first block of the file that is named segment `segment`.
     pub(super) fn read(block: &[u8], segment: u32) -> FirstBlock {
-        let Some(covered) = block.get(..SEGMENT_HEADER - 4) else { return FirstBlock::Unusable };
+        let covered = block.get(..SEGMENT_HEADER - 4).unwrap_or_default();
         let mut fields = Fields::new(block.get(..SEGMENT_HEADER).unwrap_or_default());
         let header = (|| {
             let magic = fields.u64()?.to_le_bytes();
@@ -98,18 +108,23 @@ impl SegmentHeader {
             let created = Timestamp(fields.u64()?);
             let highest_id = QueueId(fields.u64()?);
             let cut = (fields.u32()?, fields.u32()?);
-            let _reserved = fields.u64()?;
+            let segment_bytes = fields.u32()?;
+            let _reserved = fields.u32()?;
             let crc = fields.u32()?;
-            let valid = magic == SEGMENT_MAGIC
-                && named == u64::from(segment)
-                && crc == checksum(segment, 0, &[covered]);
-            let header = SegmentHeader { spool_number, segment, created, highest_id, cut };
-            valid.then_some((format, header))
+            let own = u32::try_from(named).ok()?;
+            let valid = magic == SEGMENT_MAGIC && crc == checksum(own, 0, &[covered]);
+            let header =
+                SegmentHeader { spool_number, segment, created, highest_id, cut, segment_bytes };
+            valid.then_some((format, named, header))
         })();
         match header {
-            Some((format, _)) if format > FORMAT => FirstBlock::Newer(format),
-            Some((_, header)) => FirstBlock::Ours(header),
-            None => FirstBlock::Unusable,
+            Some((_, named, _)) if named < u64::from(segment) => FirstBlock::Former,
+            // Numbers only rise: somebody has copied or renamed the file.
+            Some((_, named, _)) if named > u64::from(segment) => FirstBlock::Damaged,
+            Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
+            Some((_, _, header)) => FirstBlock::Ours(header),
+            None if block.iter().all(|&byte| byte == 0) => FirstBlock::Blank,
+            None => FirstBlock::Damaged,
         }
     }
 }
@@ -205,11 +220,16 @@ mod tests {
             created: Timestamp(5),
             highest_id: QueueId(9),
             cut: (6, 8192),
+            segment_bytes: 65536,
         };
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
         assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Ours(header));
-        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Unusable, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Former, "a recycled file");
+        assert_eq!(SegmentHeader::read(&block, 6), FirstBlock::Damaged, "numbers only rise");
+        assert_eq!(SegmentHeader::read(&[0; BLOCK as usize], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[], 6), FirstBlock::Blank);
+        assert_eq!(SegmentHeader::read(&[1], 6), FirstBlock::Damaged);
 
         let batch = BatchHeader { sequence: 1, length: 100, count: 2, records_crc: 4 };
         let bytes = batch.encode(7, 4096);
@@ -226,10 +246,11 @@ mod tests {
             created: Timestamp(0),
             highest_id: QueueId(0),
             cut: (0, 0),
+            segment_bytes: 0,
         };
         let mut block = header.encode();
         block[8] = 2;
-        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Unusable);
+        assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Damaged);
         let crc = checksum(1, 0, &[&block[..SEGMENT_HEADER - 4]]);
         block[SEGMENT_HEADER - 4..SEGMENT_HEADER].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::read(&block, 1), FirstBlock::Newer(2));

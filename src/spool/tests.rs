@@ -25,7 +25,7 @@ fn scan(files: &BTreeMap<u32, Vec<u8>>) -> Result<(Scan, Findings), Refusal> {
 }
 
 fn live(scan: Scan) -> Vec<Recovered> {
-    scan.fold.into_live().into_iter().map(|(id, kept)| kept.recovered(id)).collect()
+    scan.fold.into_live().collect()
 }
 
 fn ids(files: &BTreeMap<u32, Vec<u8>>) -> Vec<u64> {

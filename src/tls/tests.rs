@@ -70,7 +70,7 @@ fn bytes_pass_whole_in_both_directions_whatever_their_number() {
             assert!(security.cipher.starts_with("TLS_AES_"), "{}", security.cipher);
             assert_eq!(far.security(), Some(security));
 
-            let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+            let sent: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
             let expected = sent.clone();
             ring::spawn("writer", async move {
                 far.send_all(&sent, LONG).await.unwrap();

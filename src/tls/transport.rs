@@ -5,7 +5,7 @@ use super::layer::Layer;
 use super::server::Server;
 use super::{TlsError, Trust};
 use crate::ring::{Interrupter, RecvBuf, Stream};
-use rustls::{ClientConnection, Connection, ServerConnection};
+use rustls::{Connection, ServerConnection};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Transport {
             TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
             error => io::Error::other(error),
         })?;
-        self.secure(Connection::Client(ClientConnection::from(tls)), timeout).await
+        self.secure(Connection::Client(tls), timeout).await
     }
 
     async fn secure(&mut self, tls: Connection, timeout: Duration) -> io::Result<()> {

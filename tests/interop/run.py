@@ -1,6 +1,7 @@
 """Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
 
 import clients
+import disk
 import encryption
 import fates
 import hostile
@@ -12,7 +13,9 @@ import users
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, tools, encryption, users)
+ROOMS = (
+    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, users,
+)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))

@@ -1,0 +1,422 @@
+//! What a start needs of a record, and how the index of a segment has it. *Pure.*
+//!
+//! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
+//! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
+//! {received u64, marks u8}, what the marks say is there (tenant, priority, not before, expires),
+//! the recipients' domains, fates, deliveries begun and extents as the record has them; for what
+//! became of recipients the record's payload; for a chunk nothing. Reading never panics; of a plain
+//! message it allocates nothing.
+
+use super::Fate;
+use super::field::{Fields, put_count};
+use super::record::{
+    self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
+    WITH_BEGUN, WITH_FATES,
+};
+use crate::message::{QueueId, Timestamp};
+
+/// Bytes of an entry that every one has.
+const HEAD: usize = 14;
+
+const NULL_REVERSE: u8 = 1;
+const TENANT: u8 = 2;
+const PRIORITY: u8 = 4;
+const NOT_BEFORE: u8 = 8;
+const EXPIRES: u8 = 16;
+const FATES: u8 = 32;
+const UNDER_WAY: u8 = 64;
+const EXTENTS: u8 = 128;
+
+/// What a record says, but for content and addresses.
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry<'a> {
+    pub(super) id: QueueId,
+    /// Of the record, in bytes.
+    pub(super) length: u32,
+    pub(super) what: What<'a>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum What<'a> {
+    Message(Brief<'a>),
+    /// A piece of so many bytes of content.
+    Chunk(u32),
+    Begun(Vec<u32>),
+    Settled(u32, Fate),
+}
+
+/// A message, as far as the queue is concerned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brief<'a> {
+    pub(super) received_at: Timestamp,
+    pub(super) null_reverse_path: bool,
+    pub(super) tenant: &'a str,
+    pub(super) priority: i8,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) expires: Option<Timestamp>,
+    pub(super) domains: Domains<'a>,
+    /// As they are written.
+    fates: &'a [u8],
+    under_way: &'a [u8],
+    /// The draft, and the extents of streamed content as they are written.
+    extents: Option<(QueueId, &'a [u8])>,
+}
+
+/// The domains of the recipients, in envelope order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Domains<'a> {
+    left: u32,
+    fields: Fields<'a>,
+    of_envelope: bool,
+}
+
+impl<'a> Entry<'a> {
+    /// Of an intact record.
+    pub(super) fn of(header: &Header, payload: &'a [u8]) -> Result<Entry<'a>, Unusable> {
+        let what = if header.kind == MESSAGE && header.version <= record::VERSION {
+            What::Message(Brief::of(payload, header.flags).ok_or(Unusable::Malformed)?)
+        } else {
+            What::of(record::decode(header, payload)?).ok_or(Unusable::Malformed)?
+        };
+        Ok(Entry { id: header.id, length: header.length, what })
+    }
+
+    /// The next one of an index; `None` when there is none that this version could have written.
+    pub(super) fn read(fields: &mut Fields<'a>) -> Option<Entry<'a>> {
+        let (kind, version) = (fields.u8()?, fields.u8()?);
+        let (length, id) = (fields.u32()?, QueueId(fields.u64()?));
+        let payload_bytes = (length as usize).checked_sub(record::HEADER)?;
+        if version > record::VERSION {
+            return None;
+        }
+        let what = match kind {
+            MESSAGE => What::Message(Brief::read(fields)?),
+            CHUNK => What::Chunk(u32::try_from((length as usize).checked_sub(CHUNK_PREFIX)?).ok()?),
+            BEGUN | SETTLED => {
+                let payload = fields.take(payload_bytes)?;
+                What::of(
+                    record::decode(&Header { length, id, kind, version, flags: 0 }, payload)
+                        .ok()?,
+                )?
+            }
+            _ => return None,
+        };
+        Some(Entry { id, length, what })
+    }
+}
+
+impl<'a> What<'a> {
+    fn of(record: Record<'_>) -> Option<What<'a>> {
+        Some(match record {
+            Record::Chunk { content, .. } => What::Chunk(u32::try_from(content.len()).ok()?),
+            Record::Begun(recipients) => What::Begun(recipients),
+            Record::Settled(recipient, fate) => What::Settled(recipient, fate),
+            Record::Message(_) => return None,
+        })
+    }
+}
+
+/// Appends the entry of a whole record, whose checksum need not be there yet. `None`, and nothing
+/// is appended, when an index cannot say it.
+pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
+    let (header, payload) = record::split(record)?;
+    let before = out.len();
+    out.extend_from_slice(&[header.kind, header.version]);
+    out.extend_from_slice(&header.length.to_le_bytes());
+    out.extend_from_slice(&header.id.0.to_le_bytes());
+    let said = match header.kind {
+        MESSAGE => Brief::of(payload, header.flags).and_then(|brief| brief.put(out)),
+        BEGUN | SETTLED => {
+            out.extend_from_slice(payload);
+            Some(())
+        }
+        _ => Some(()),
+    };
+    if said.is_none() {
+        out.truncate(before);
+    }
+    said
+}
+
+/// No entry is longer than its record.
+const _: () = assert!(HEAD <= record::HEADER);
+
+impl<'a> Brief<'a> {
+    /// Of a message record's payload. It takes what `record::decode` takes.
+    fn of(payload: &'a [u8], flags: u16) -> Option<Brief<'a>> {
+        let mut fields = Fields::new(payload);
+        let received_at = Timestamp(fields.u64()?);
+        let null_reverse_path = record::optional(&mut fields)?.is_none();
+        let count = fields.u32()?;
+        let domains = Domains { left: count, fields, of_envelope: true };
+        for _ in 0..count {
+            let _notify = fields.u8()?;
+            let _address = fields.text()?;
+            record::optional(&mut fields)?;
+        }
+        let record::Asked { tenant, priority, not_before, expires } = record::asked(&mut fields)?;
+        let _trace = fields.bytes()?;
+        let mut brief = Brief {
+            received_at,
+            null_reverse_path,
+            tenant,
+            priority,
+            not_before,
+            expires,
+            domains,
+            fates: &[],
+            under_way: &[],
+            extents: None,
+        };
+        if flags & WITH_FATES != 0 {
+            brief.fates = fates(&mut fields, count)?;
+        }
+        if flags & WITH_BEGUN != 0 {
+            brief.under_way = counted(&mut fields, 4)?;
+        }
+        if flags & STREAMED != 0 {
+            brief.extents = Some((QueueId(fields.u64()?), counted(&mut fields, 12)?));
+        } else {
+            let _content = fields.bytes()?;
+        }
+        fields.is_empty().then_some(brief)
+    }
+
+    fn read(fields: &mut Fields<'a>) -> Option<Brief<'a>> {
+        let received_at = Timestamp(fields.u64()?);
+        let marks = fields.u8()?;
+        let marked = |mark: u8| marks & mark != 0;
+        let tenant = if marked(TENANT) { fields.text()? } else { "" };
+        let priority = if marked(PRIORITY) { fields.u8()?.cast_signed() } else { 0 };
+        let mut time = |mark| {
+            if marked(mark) { fields.u64().map(|at| Some(Timestamp(at))) } else { Some(None) }
+        };
+        let (not_before, expires) = (time(NOT_BEFORE)?, time(EXPIRES)?);
+        let count = fields.u32()?;
+        let domains = Domains { left: count, fields: *fields, of_envelope: false };
+        for _ in 0..count {
+            let length = fields.u8()?;
+            std::str::from_utf8(fields.take(usize::from(length))?).ok()?;
+        }
+        Some(Brief {
+            received_at,
+            null_reverse_path: marked(NULL_REVERSE),
+            tenant,
+            priority,
+            not_before,
+            expires,
+            domains,
+            fates: if marked(FATES) { fates(fields, count)? } else { &[] },
+            under_way: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
+            extents: match marked(EXTENTS) {
+                true => Some((QueueId(fields.u64()?), counted(fields, 12)?)),
+                false => None,
+            },
+        })
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Option<()> {
+        let marks = [
+            (self.null_reverse_path, NULL_REVERSE),
+            (!self.tenant.is_empty(), TENANT),
+            (self.priority != 0, PRIORITY),
+            (self.not_before.is_some(), NOT_BEFORE),
+            (self.expires.is_some(), EXPIRES),
+            (!self.fates.is_empty(), FATES),
+            (!self.under_way.is_empty(), UNDER_WAY),
+            (self.extents.is_some(), EXTENTS),
+        ];
+        let set = marks.iter().filter(|(set, _)| *set);
+        out.extend_from_slice(&self.received_at.0.to_le_bytes());
+        out.push(set.fold(0, |marks, (_, mark)| marks | mark));
+        if !self.tenant.is_empty() {
+            super::field::put_bytes(out, self.tenant.as_bytes());
+        }
+        if self.priority != 0 {
+            out.push(self.priority.cast_unsigned());
+        }
+        for time in [self.not_before, self.expires].into_iter().flatten() {
+            out.extend_from_slice(&time.0.to_le_bytes());
+        }
+        put_count(out, self.domains.left as usize);
+        for domain in self.domains {
+            // No valid path has a longer one (RFC 5321 4.5.3.1.2).
+            out.push(u8::try_from(domain.len()).ok()?);
+            out.extend_from_slice(domain.as_bytes());
+        }
+        out.extend_from_slice(self.fates);
+        out.extend_from_slice(self.under_way);
+        if let Some((draft, extents)) = self.extents {
+            out.extend_from_slice(&draft.0.to_le_bytes());
+            out.extend_from_slice(extents);
+        }
+        Some(())
+    }
+
+    /// What became of recipients before the record moved, by recipient.
+    pub(super) fn fates(&self) -> impl Iterator<Item = (u32, Fate)> + use<'a> {
+        let mut fields = Fields::new(self.fates);
+        let count = fields.u32().unwrap_or(0);
+        (0..count).map_while(move |_| record::fate(&mut fields))
+    }
+
+    /// Recipients to whom a delivery had begun before the record moved.
+    pub(super) fn under_way(&self) -> Vec<u32> {
+        if self.under_way.is_empty() {
+            return Vec::new();
+        }
+        record::begun(&mut Fields::new(self.under_way)).unwrap_or_default()
+    }
+
+    /// The draft and where its pieces are, when the content is in pieces.
+    pub(super) fn extents(&self) -> Option<(QueueId, Vec<Extent>)> {
+        let (draft, extents) = self.extents?;
+        Some((draft, record::extents(&mut Fields::new(extents))?))
+    }
+}
+
+/// Two briefs are the same that say the same, however they are written.
+impl PartialEq for Brief<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |brief: &Self| {
+            (
+                (brief.received_at, brief.null_reverse_path, brief.priority),
+                (brief.not_before, brief.expires),
+            )
+        };
+        said(self) == said(other)
+            && self.tenant == other.tenant
+            && self.domains.eq(other.domains)
+            && (self.fates, self.under_way) == (other.fates, other.under_way)
+            && self.extents == other.extents
+    }
+}
+
+impl Domains<'_> {
+    /// Recipients.
+    pub(super) fn recipients(&self) -> usize {
+        self.left as usize
+    }
+}
+
+impl<'a> Iterator for Domains<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.left = self.left.checked_sub(1)?;
+        if !self.of_envelope {
+            let length = self.fields.u8()?;
+            // Both forms were checked when the entry was read.
+            return std::str::from_utf8(self.fields.take(usize::from(length))?).ok();
+        }
+        let _notify = self.fields.u8()?;
+        let address = self.fields.text()?;
+        record::optional(&mut self.fields)?;
+        Some(crate::message::domain_of(address))
+    }
+}
+
+/// A count and that many fates, about recipients below `recipients`.
+fn fates<'a>(fields: &mut Fields<'a>, recipients: u32) -> Option<&'a [u8]> {
+    let begin = *fields;
+    for _ in 0..fields.u32()? {
+        let (recipient, _) = record::fate(fields)?;
+        (recipient < recipients).then_some(())?;
+    }
+    begin.up_to(fields)
+}
+
+/// A count and that many items of `size` bytes.
+fn counted<'a>(fields: &mut Fields<'a>, size: usize) -> Option<&'a [u8]> {
+    let begin = *fields;
+    let bytes = (fields.u32()? as usize).checked_mul(size)?;
+    fields.take(bytes)?;
+    begin.up_to(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::record::{SoFar, StoredContent};
+    use super::super::testing::{extreme, plain, waiting};
+    use super::*;
+
+    fn records() -> Vec<Vec<u8>> {
+        let so_far = SoFar { fates: vec![(0, Fate::Over), (1, waiting(1, 2))], under_way: vec![1] };
+        let inline = StoredContent::Inline(b"Subject: x\r\n\r\nx\r\n");
+        let extents = vec![Extent { segment: 1, offset: 2, length: 3 }; 2];
+        let mut all = vec![Vec::new(); 7];
+        record::put_message(&mut all[0], &plain(1, 1), &inline, &SoFar::default());
+        record::put_message(&mut all[1], &plain(2, 3), &inline, &so_far);
+        let chunks = StoredContent::Chunks(QueueId(9), extents);
+        record::put_message(&mut all[2], &extreme(), &chunks, &so_far);
+        record::put_chunk(&mut all[3], QueueId(9), 0, b"abc");
+        record::put_begun(&mut all[4], QueueId(2), &[0, 2]);
+        record::put_settled(&mut all[5], QueueId(2), 1, &waiting(3, 4));
+        record::put_settled(&mut all[6], QueueId(2), 2, &Fate::Delivered);
+        all
+    }
+
+    #[test]
+    fn an_index_says_of_a_record_what_the_record_says() {
+        let mut index = Vec::new();
+        for record in records() {
+            let before = index.len();
+            put(&mut index, &record).unwrap();
+            assert!(index.len() - before <= record.len());
+        }
+        let all = records();
+        let mut fields = Fields::new(&index);
+        for record in &all {
+            let (header, payload) = record::split(record).unwrap();
+            let said = Entry::of(&header, payload).unwrap();
+            assert_eq!(Entry::read(&mut fields).unwrap(), said);
+        }
+        assert!(fields.is_empty());
+    }
+
+    #[test]
+    fn a_plain_message_takes_a_few_dozen_bytes() {
+        let mut index = Vec::new();
+        put(&mut index, &records()[0]).unwrap();
+        assert_eq!(index.len(), 39);
+    }
+
+    #[test]
+    fn an_entry_is_made_of_exactly_the_records_that_can_be_read() {
+        for record in records() {
+            for at in record::HEADER..record.len() {
+                for value in [0, 1, 2, 0x7f, 0xff] {
+                    let mut changed = record.clone();
+                    changed[at] = value;
+                    let (header, payload) = record::split(&changed).unwrap();
+                    let read = record::decode(&header, payload).map(drop);
+                    assert_eq!(Entry::of(&header, payload).map(drop), read, "byte {at}");
+                }
+            }
+            for length in record::HEADER..record.len() {
+                let (mut header, payload) = record::split(&record).unwrap();
+                header.length = u32::try_from(length).unwrap();
+                let cut = &payload[..length - record::HEADER];
+                let read = record::decode(&header, cut).map(drop);
+                assert_eq!(Entry::of(&header, cut).map(drop), read);
+            }
+        }
+    }
+
+    #[test]
+    fn no_index_makes_reading_panic() {
+        let mut index = Vec::new();
+        records().iter().for_each(|record| put(&mut index, record).unwrap());
+        for at in 0..index.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = index.clone();
+                changed[at] = value;
+                let mut fields = Fields::new(&changed);
+                while Entry::read(&mut fields).is_some() {}
+                let mut fields = Fields::new(&index[..at]);
+                while Entry::read(&mut fields).is_some() {}
+            }
+        }
+    }
+}
