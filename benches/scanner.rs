@@ -99,6 +99,7 @@ fn play(input: &[u8]) -> usize {
             tls_demanded: false,
             protection: None,
             authentication: Authentication::default(),
+            gate: None,
         },
     );
     let mut out = Vec::with_capacity(4096);

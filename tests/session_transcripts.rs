@@ -209,6 +209,7 @@ impl<'a> Player<'a> {
             tls_demanded: false,
             protection: None,
             authentication: script.authentication.clone(),
+            gate: None,
         };
         let session = Session::new(Rc::new(policy), client);
         let mut player = Player {

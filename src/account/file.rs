@@ -16,8 +16,10 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// A file of hashes is nobody's business but the relay's.
 const MODE: u32 = 0o600;
-const HEAD: &str = "# Users of Ringpost. `ringpost user` adds, lists, removes and verifies them; \
-                    senders may be\n# changed by hand.\n";
+const HEAD: &str = "\
+# Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
+# By hand may be set senders, messages_per_hour and recipients_per_hour.
+";
 
 /// As the file has it.
 #[derive(Deserialize)]
@@ -34,6 +36,8 @@ struct WrittenUser {
     password: Option<String>,
     scram: Option<String>,
     senders: Option<Vec<String>>,
+    messages_per_hour: Option<u32>,
+    recipients_per_hour: Option<u32>,
 }
 
 impl WrittenUser {
@@ -59,7 +63,14 @@ impl WrittenUser {
             ),
             None => None,
         };
-        Ok(User { name, password: self.password.map(Into::into), scram, senders })
+        Ok(User {
+            name,
+            password: self.password.map(Into::into),
+            scram,
+            senders,
+            messages_per_hour: self.messages_per_hour,
+            recipients_per_hour: self.recipients_per_hour,
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `user`: one user, and what is kept of a password.
 //! - `desk`: where somebody who wants in is checked.
 //! - `attempts`: failures, by address and user.
+//! - `quota`: messages and recipients an hour.
 //! - `work`: threads for what would hold up a shard.
 //!
 //! It must not know SMTP, nor how a name and a proof came in.
@@ -12,11 +13,13 @@
 mod attempts;
 mod desk;
 mod file;
+mod quota;
 mod user;
 mod work;
 
 pub use desk::{Desk, Verdict};
 pub use file::{add, read, readable_by_others, remove};
+pub use quota::{Counted, Quotas, Unit};
 pub use user::{Sender, User, Users, hash_password, keys_are_of, password_is};
 pub use work::Workers;
 

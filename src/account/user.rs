@@ -32,6 +32,10 @@ pub struct User {
     pub scram: Option<Keys>,
     /// The addresses that he may send from; `None` is all.
     pub senders: Option<Vec<Sender>>,
+    /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
+    pub messages_per_hour: Option<u32>,
+    /// The same of recipients.
+    pub recipients_per_hour: Option<u32>,
 }
 
 impl User {
@@ -219,7 +223,14 @@ mod tests {
 
     fn user(senders: &[&str]) -> User {
         let senders = senders.iter().map(|text| Sender::read(text).unwrap()).collect();
-        User { name: "a".into(), password: None, scram: None, senders: Some(senders) }
+        User {
+            name: "a".into(),
+            password: None,
+            scram: None,
+            senders: Some(senders),
+            messages_per_hour: None,
+            recipients_per_hour: None,
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! What the keys about logging in mean: `[auth]`.
+//! What the keys about users mean: `[auth]`, `[[access.limit]]`, and a listener's role.
 
-use super::Auth;
-use super::table::Table;
+use super::table::{Report, Table};
+use super::unit::{self, Fault};
 use super::written::read_path;
+use super::{Auth, Config, Hourly, Listener, ListenerTls, Network, NetworkLimit, Role};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,7 +19,104 @@ pub(super) fn auth(mut table: Table) -> Auth {
         failures_per_address: table.number("failures_per_address", 10, 1..=1_000_000),
         failures_per_user: table.number("failures_per_user", 50, 1..=1_000_000),
         failure_window: table.duration("failure_window", 15 * MINUTE, SECOND..=24 * 60 * MINUTE),
+        hourly: hourly(&mut table),
     };
     table.end();
     auth
+}
+
+fn hourly(table: &mut Table) -> Hourly {
+    Hourly {
+        messages: table.number("messages_per_hour", 0, 0..=u32::MAX),
+        recipients: table.number("recipients_per_hour", 0, 0..=u32::MAX),
+    }
+}
+
+/// The most networks with limits: they are looked through for each connection.
+const LIMITS_MAX: usize = 1000;
+
+/// `[[access.limit]]`.
+pub(super) fn limits(access: &mut Table) -> Vec<NetworkLimit> {
+    let keys = ["network", "messages_per_hour", "recipients_per_hour"];
+    access.none_of("limit").know(&keys);
+    let place = access.place_of("limit");
+    let tables = access.tables("limit").unwrap_or_default();
+    if tables.len() > LIMITS_MAX {
+        access.fault(&place, "limit", format!("at most {LIMITS_MAX} networks"));
+    }
+    let mut limits = Vec::new();
+    for mut table in tables {
+        let mut network = Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 32 };
+        match table.text("network") {
+            Some((text, place)) => match unit::read_any_network(&text) {
+                Ok(read) => network = read,
+                Err(what) => table.fault(&place, "network", what),
+            },
+            None => {
+                let what = "missing; write network = \"192.0.2.0/24\"";
+                table.fault(&table.place, "network", what);
+            }
+        }
+        limits.push(NetworkLimit { network, hourly: hourly(&mut table) });
+        table.end();
+    }
+    limits
+}
+
+/// `role` of a listener.
+pub(super) fn read_role(text: &str) -> Result<Role, Fault> {
+    match text {
+        "relay" => Ok(Role::Relay),
+        "submission" => Ok(Role::Submission),
+        _ => Err(format!("{text:?} is not a role; write \"relay\" or \"submission\"")),
+    }
+}
+
+impl Role {
+    /// As the file writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Relay => "relay",
+            Role::Submission => "submission",
+        }
+    }
+}
+
+/// Listeners where nobody could ever do what is demanded, or more than the house allows.
+pub(super) fn check(config: &Config, report: &Report) {
+    for listener in &config.listeners {
+        check_submission(config, listener, report);
+        let session = &config.session;
+        if listener.message_bytes_max.is_some_and(|max| max > session.message_bytes_max) {
+            let what = "listener.message_bytes_max must not be more than session.message_bytes_max";
+            report.relation(["listener.message_bytes_max", "session.message_bytes_max"], what);
+        }
+        if listener.recipients_max.is_some_and(|max| max > session.recipients_max) {
+            let what = "listener.recipients_max must not be more than session.recipients_max";
+            report.relation(["listener.recipients_max", "session.recipients_max"], what);
+        }
+    }
+}
+
+fn check_submission(config: &Config, listener: &Listener, report: &Report) {
+    if listener.role != Role::Submission {
+        return;
+    }
+    let address = listener.address;
+    if config.auth.users.is_none() {
+        let what = format!(
+            "the submission listener on {address} needs users, and there are none; set auth.users \
+             (or --users)"
+        );
+        report.relation(["listener.role", "auth.users"], what);
+    }
+    let no_tls = listener.tls == ListenerTls::Off || config.tls.certificates.is_empty();
+    if no_tls && !config.auth.without_tls {
+        let what = format!(
+            "nobody could log in at the submission listener on {address}: it has no TLS; set \
+             tls.cert and tls.key, and its tls = \"require\" or \"implicit\" (or \
+             auth.without_tls = true)"
+        );
+        report.relation(["listener.role", "tls.cert"], what);
+    }
 }

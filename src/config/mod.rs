@@ -87,6 +87,39 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What clients may and must do to be protected.
     pub tls: ListenerTls,
+    /// Whom it is for.
+    pub role: Role,
+    /// Message size in bytes here; `None` is that of `session`.
+    pub message_bytes_max: Option<u64>,
+    /// Recipients per transaction here; `None` is that of `session`.
+    pub recipients_max: Option<usize>,
+}
+
+/// Whom a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Other servers, and clients in the relay networks. Nothing is changed.
+    Relay,
+    /// Users, who say who they are; their messages are completed (RFC 6409).
+    Submission,
+}
+
+/// What may be sent in an hour; 0 is any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hourly {
+    /// Messages.
+    pub messages: u32,
+    /// Recipients.
+    pub recipients: u32,
+}
+
+/// What the clients of a network may send, all together, unless they log in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkLimit {
+    /// The network; the first that holds a client is his.
+    pub network: Network,
+    /// How much.
+    pub hourly: Hourly,
 }
 
 /// TLS on a listener.
@@ -136,6 +169,8 @@ pub enum Roots {
 pub struct Access {
     /// Client networks that may send to any domain.
     pub relay_networks: Vec<Network>,
+    /// Limits by network.
+    pub limits: Vec<NetworkLimit>,
 }
 
 impl Access {
@@ -160,6 +195,8 @@ pub struct Auth {
     pub failures_per_user: u32,
     /// How long failures are remembered.
     pub failure_window: Duration,
+    /// What a user may send, unless the users file says otherwise.
+    pub hourly: Hourly,
 }
 
 /// An address block in CIDR form.

@@ -19,10 +19,23 @@ impl Config {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
+            page.text("role", listener.role.name());
+            if let Some(bytes) = listener.message_bytes_max {
+                page.size("message_bytes_max", bytes);
+            }
+            if let Some(count) = listener.recipients_max {
+                page.count("recipients_max", count as u64);
+            }
         }
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
+        for limit in &self.access.limits {
+            page.head("[[access.limit]]");
+            page.text("network", &show_network(&limit.network));
+            page.count("messages_per_hour", limit.hourly.messages.into());
+            page.count("recipients_per_hour", limit.hourly.recipients.into());
+        }
         self.render_auth(&mut page);
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
@@ -55,6 +68,8 @@ impl Config {
         page.count("failures_per_address", self.auth.failures_per_address.into());
         page.count("failures_per_user", self.auth.failures_per_user.into());
         page.duration("failure_window", self.auth.failure_window);
+        page.count("messages_per_hour", self.auth.hourly.messages.into());
+        page.count("recipients_per_hour", self.auth.hourly.recipients.into());
     }
 
     fn render_cores(&self, page: &mut Page) {

@@ -50,7 +50,13 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(&*config.host_name, "relay.example.net");
     assert_eq!(
         config.listeners,
-        [Listener { address: "127.0.0.1:2525".parse().unwrap(), tls: ListenerTls::Offer }]
+        [Listener {
+            address: "127.0.0.1:2525".parse().unwrap(),
+            tls: ListenerTls::Offer,
+            role: Role::Relay,
+            message_bytes_max: None,
+            recipients_max: None,
+        }]
     );
     assert!(config.access.may_relay("127.0.0.1".parse().unwrap()));
     assert!(config.access.may_relay("::1".parse().unwrap()));
@@ -273,7 +279,10 @@ fn the_manual_shows_every_default() {
     assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
     let machine_dependent = [
         "host_name",
+        "access.limit.",
         "auth.users",
+        "listener.message_bytes_max",
+        "listener.recipients_max",
         "dns.servers",
         "core.",
         "route.rule.",
@@ -314,6 +323,9 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
     assert_eq!(
         shown,
         [
+            "access.limit.messages_per_hour",
+            "access.limit.network",
+            "access.limit.recipients_per_hour",
             "auth.users",
             "core.connections_max",
             "core.content_bytes_max",
@@ -323,6 +335,9 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "core.spool",
             "dns.servers",
             "host_name",
+            "listener.address",
+            "listener.message_bytes_max",
+            "listener.recipients_max",
             "route.rule.domain",
             "route.rule.next_hop",
             "route.rule.tls",

@@ -200,6 +200,29 @@ const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
 
 /// A block in CIDR form, or one address. Blocks that no one operator can own are refused.
 pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
+    let network = read_any_network(text)?;
+    let first = network.address;
+    let too_wide = match first {
+        IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
+        IpAddr::V6(first) => {
+            let own = IPV6_OWN.iter().any(|&(address, prefix)| {
+                let block = Network { address: IpAddr::V6(address), prefix };
+                network.prefix >= prefix && block.contains(IpAddr::V6(first))
+            });
+            network.prefix < IPV6_PREFIX_MIN && !own
+        }
+    };
+    if too_wide {
+        return Err(format!(
+            "{text:?} would relay for strangers; name only the networks of your own clients \
+             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
+        ));
+    }
+    Ok(network)
+}
+
+/// A block in CIDR form, or one address.
+pub(super) fn read_any_network(text: &str) -> Result<Network, Fault> {
     let fault = || {
         format!(
             "{text:?} is not a network; write ADDRESS/BITS: \"192.0.2.0/24\", \"2001:db8::/32\""
@@ -230,22 +253,6 @@ pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
         return Err(format!(
             "{text:?} has address bits behind the prefix; write \"{first}/{prefix}\" for the \
              block, or \"{address}\" for the one address"
-        ));
-    }
-    let too_wide = match first {
-        IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
-        IpAddr::V6(first) => {
-            let own = IPV6_OWN.iter().any(|&(address, prefix)| {
-                let block = Network { address: IpAddr::V6(address), prefix };
-                network.prefix >= prefix && block.contains(IpAddr::V6(first))
-            });
-            network.prefix < IPV6_PREFIX_MIN && !own
-        }
-    };
-    if too_wide {
-        return Err(format!(
-            "{text:?} would relay for strangers; name only the networks of your own clients \
-             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
         ));
     }
     Ok(network)

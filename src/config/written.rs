@@ -13,7 +13,7 @@ use super::tls;
 use super::unit;
 use super::{
     Access, Config, Control, Delivery, DeliveryTls, Dns, Event, EventOutput, Listener, ListenerTls,
-    Pool, Retry, Ring, Route, RouteRule, Session, Spool,
+    Pool, Retry, Ring, Role, Route, RouteRule, Session, Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -73,6 +73,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         spool,
     };
     file.end();
+    auth::check(&config, report);
     check_relations(&config, report);
     config
 }
@@ -122,7 +123,16 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
                 continue;
             }
         };
-        let listener = Listener { address, tls };
+        let role = table.parsed("role", Role::Relay, auth::read_role);
+        let message_bytes_max = table.size("message_bytes_max", 0, 64 * KIB..=2 * GIB);
+        let recipients_max = table.count("recipients_max", 0, 100..=10_000);
+        let listener = Listener {
+            address,
+            tls,
+            role,
+            message_bytes_max: (message_bytes_max > 0).then_some(message_bytes_max),
+            recipients_max: (recipients_max > 0).then_some(recipients_max),
+        };
         // Port 0 is a new port each time.
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let what = format!("\"{address}\" is listened on twice");
@@ -145,8 +155,9 @@ fn access(mut table: Table) -> Access {
         Some(networks) => networks.into_iter().map(|(network, _)| network).collect(),
         None => loopback(),
     };
+    let limits = auth::limits(&mut table);
     table.end();
-    Access { relay_networks }
+    Access { relay_networks, limits }
 }
 
 fn session(mut table: Table) -> Session {

@@ -2,8 +2,8 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::watched::Watched;
-use crate::account::{self, Desk, UsersError};
-use crate::config::{Config, EventOutput, ListenerTls};
+use crate::account::{self, Desk, Quotas, UsersError};
+use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
@@ -114,10 +114,10 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     }
     check_open_files(&config)?;
     let reservations = reserve(&config)?;
-    let listen: Vec<(SocketAddr, ListenerTls)> = reservations
+    let listen: Vec<Listener> = reservations
         .iter()
         .zip(&config.listeners)
-        .map(|(reservation, listener)| (reservation.address(), listener.tls))
+        .map(|(reservation, one)| Listener { address: reservation.address(), ..one.clone() })
         .collect();
     let socket = bind_socket(&config.control.socket)?;
     if let EventOutput::File(path) = &config.event.output
@@ -149,7 +149,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
     }
     drop(reservations);
-    for (address, _) in &listen {
+    for Listener { address, .. } in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
     }
     Ok(Running {
@@ -246,7 +246,7 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 
 fn plans(
     config: &Arc<Config>,
-    listen: &[(SocketAddr, ListenerTls)],
+    listen: &[Listener],
     server: &Option<Arc<Server>>,
     desk: &Option<Arc<Desk>>,
     events: &EventWriter,
@@ -255,6 +255,7 @@ fn plans(
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
+    let quotas = Arc::new(Quotas::default());
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
@@ -267,6 +268,7 @@ fn plans(
             listen: listen.to_vec(),
             server: server.clone(),
             desk: desk.clone(),
+            quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans[index]),
             peers: peers.clone(),
             mailbox,

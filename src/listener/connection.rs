@@ -1,12 +1,12 @@
 //! One inbound connection, from greeting to close.
 
-use super::Intake;
-use crate::config::ListenerTls;
+use super::{Door, Intake, gate};
+use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
 use crate::sasl::{Exchange, Mechanism};
-use crate::session::{Authentication, Client, Protection, Rejection};
+use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
 use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
 use crate::spool::{Accepted, Draft, Message, SpoolError};
@@ -28,10 +28,13 @@ struct Incoming {
     id: QueueId,
     trace: Vec<u8>,
     draft: Draft,
+    /// On submission listeners: what is looked at and added.
+    header: Option<HeaderWatch>,
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, tls: ListenerTls) {
+pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, door: &Door) {
+    let (tls, role) = (door.listener.tls, door.listener.role);
     let address = stream.peer_address();
     let mut stream = Transport::new(stream);
     let mut protection = None;
@@ -50,9 +53,10 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         starttls: tls != ListenerTls::Off && intake.entrance.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
         protection,
-        authentication: authentication(intake),
+        authentication: authentication(intake, role),
+        gate: gate::gate(intake, address.ip()),
     };
-    let session = Session::new(Rc::clone(&intake.policy), client);
+    let session = Session::new(Rc::clone(&door.policy), client);
     let mut connection = Connection {
         intake,
         stream,
@@ -60,6 +64,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         output: Vec::new(),
         session,
         incoming: None,
+        role,
         exchange: None,
     };
     match connection.run().await {
@@ -70,7 +75,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
 }
 
 /// How clients may say who they are.
-fn authentication(intake: &Intake) -> Authentication {
+fn authentication(intake: &Intake, role: Role) -> Authentication {
     let Some(desk) = &intake.entrance.desk else { return Authentication::default() };
     let scram = desk.users().knows_scram();
     let is_scram = |one| matches!(one, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus);
@@ -78,7 +83,7 @@ fn authentication(intake: &Intake) -> Authentication {
     Authentication {
         mechanisms: mechanisms.collect(),
         without_tls: intake.config.auth.without_tls,
-        demanded: false,
+        demanded: role == Role::Submission,
     }
 }
 
@@ -98,6 +103,7 @@ pub(super) struct Connection<'a> {
     pub(super) output: Vec<u8>,
     pub(super) session: Session,
     incoming: Option<Incoming>,
+    role: Role,
     /// An AUTH under way.
     pub(super) exchange: Option<Exchange>,
 }
@@ -202,7 +208,9 @@ impl Connection<'_> {
         let now = self.intake.now();
         let id = self.intake.spool.next_id(now);
         let trace = self.session.trace(id, now);
-        self.incoming = Some(Incoming { id, trace, draft: self.intake.spool.draft() });
+        let header = (self.role == Role::Submission).then(HeaderWatch::default);
+        let draft = self.intake.spool.draft();
+        self.incoming = Some(Incoming { id, trace, draft, header });
         self.session.begin_content(&mut self.output);
     }
 
@@ -212,6 +220,9 @@ impl Connection<'_> {
         else {
             return;
         };
+        if let Some(header) = &mut incoming.header {
+            header.see(bytes);
+        }
         if let Err(error) = incoming.draft.extend(bytes).await {
             // The rest is swallowed; the refusal comes at the end of data.
             tracing::debug!(id = %incoming.id, %error, "content not kept");
@@ -228,12 +239,21 @@ impl Connection<'_> {
         };
         let received_at = self.intake.now();
         let id = incoming.id;
+        let mut trace = incoming.trace;
+        if let Some(header) = &incoming.header {
+            if let Err(reply) = self.check_header(header) {
+                self.decline(&transaction, reply);
+                return;
+            }
+            let host_name = &self.intake.config.host_name;
+            trace.extend_from_slice(&header.missing(id, host_name, received_at));
+        }
         let accepted = Accepted {
             id,
             received_at,
             envelope: transaction.envelope,
             options: transaction.options,
-            trace: incoming.trace,
+            trace,
             dot_stuffed: transaction.dot_stuffed,
             eight_bit: transaction.eight_bit,
         };
@@ -256,6 +276,19 @@ impl Connection<'_> {
                 self.session.decline(reply, &mut self.output);
             }
         }
+    }
+
+    /// Whether the user may be who the header says.
+    fn check_header(&self, header: &HeaderWatch) -> Result<(), Reply> {
+        let (Some(desk), Some(name)) = (&self.intake.entrance.desk, self.session.user()) else {
+            return Err(Reply::AUTH_FIRST);
+        };
+        let user = gate::user_of(desk, name)?;
+        if user.senders.is_none() {
+            return Ok(());
+        }
+        let stranger = header.stranger(|address| user.may_send_from(address));
+        stranger.map_or(Ok(()), |field| Err(Reply::header_not_allowed(field)))
     }
 
     fn decline(&mut self, transaction: &Transaction, reply: Reply) {

@@ -7,8 +7,9 @@
 
 mod authentication;
 mod connection;
+mod gate;
 
-use crate::account::Desk;
+use crate::account::{Desk, Quotas};
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
@@ -20,7 +21,7 @@ use crate::tls::Server;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,14 @@ pub struct Entrance {
     pub server: Option<Arc<Server>>,
     /// Where users are checked, if there are any.
     pub desk: Option<Arc<Desk>>,
+    /// How much each has sent.
+    pub quotas: Arc<Quotas>,
+}
+
+/// One listener's rules.
+struct Door {
+    listener: config::Listener,
+    policy: Rc<Policy>,
 }
 
 /// What all listeners of one shard share.
@@ -59,7 +68,6 @@ pub struct Intake {
     pub shard: usize,
     config: Arc<Config>,
     core: config::Core,
-    policy: Rc<Policy>,
     entrance: Entrance,
     spool: Spool,
     events: Rc<EventLog>,
@@ -89,15 +97,10 @@ impl Intake {
         events: Rc<EventLog>,
         queue: Queue,
     ) -> Rc<Intake> {
-        let policy = Rc::new(Policy {
-            host_name: Arc::clone(&config.host_name),
-            limits: config.session.clone(),
-        });
         Rc::new(Intake {
             shard,
             config,
             core,
-            policy,
             entrance,
             spool,
             events,
@@ -109,17 +112,23 @@ impl Intake {
         })
     }
 
-    /// Listens on `address` and serves until [`Intake::stop`].
+    /// Listens there and serves until [`Intake::stop`].
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn listen(self: &Rc<Self>, address: SocketAddr, tls: ListenerTls) -> io::Result<()> {
+    pub fn listen(self: &Rc<Self>, listener: config::Listener) -> io::Result<()> {
+        let address = listener.address;
+        let mut limits = self.config.session.clone();
+        limits.message_bytes_max = listener.message_bytes_max.unwrap_or(limits.message_bytes_max);
+        limits.recipients_max = listener.recipients_max.unwrap_or(limits.recipients_max);
+        let policy = Policy { host_name: Arc::clone(&self.config.host_name), limits };
+        let door = Rc::new(Door { listener, policy: Rc::new(policy) });
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
         ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream, tls),
+                    Ok(stream) => intake.take(stream, &door),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -144,19 +153,19 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream, tls: ListenerTls) {
+    fn take(self: &Rc<Self>, mut stream: Stream, door: &Rc<Door>) {
         let address = stream.peer_address();
         let may_relay = self.config.access.may_relay(address.ip());
         match self.admit_connection(address.ip(), may_relay, &stream) {
             Ok(guard) => {
-                let intake = Rc::clone(self);
+                let (intake, door) = (Rc::clone(self), Rc::clone(door));
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, may_relay, tls).await;
+                    connection::serve(&intake, stream, may_relay, &door).await;
                     drop(guard);
                 });
             }
             // Words in the clear would be no TLS to a client that waits for it.
-            Err(_) if tls == ListenerTls::Implicit => {}
+            Err(_) if door.listener.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {

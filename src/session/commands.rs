@@ -2,7 +2,7 @@
 //!
 //! Whole command lines come in; replies go out, and refusals worth an event become steps.
 
-use super::{Hello, Open, Rejection, Session, State, Step};
+use super::{Asked, Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
 use crate::message::{Address, Envelope, Recipient};
 use crate::smtp::{self, CommandFault, Reply, Verb};
@@ -144,6 +144,10 @@ impl Session {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
+        if let Err(reply) = self.ask(Asked::Sender(reverse_path.as_ref())) {
+            let from = text_of(reverse_path.as_ref());
+            return self.reject("mail", Some(from), None, reply, out);
+        }
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
             body: mail.body.unwrap_or_default(),
@@ -178,11 +182,23 @@ impl Session {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
+        if let Err(reply) = self.ask(Asked::Recipient) {
+            // Not a refused command, either: see above.
+            reply.write(out);
+            let from = self.open_sender();
+            let to = Some(text_of(path.to_address().as_ref()));
+            return Step::Rejected(Rejection { at: "rcpt", from, to, reply });
+        }
+        let Some(open) = &mut self.transaction else { return Step::More };
         if let Some(address) = path.to_address() {
             open.envelope.recipients.push(Recipient::plain(address));
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More
+    }
+
+    fn ask(&self, asked: Asked<'_>) -> Result<(), Reply> {
+        self.client.gate.as_ref().map_or(Ok(()), |gate| gate(self.user(), asked))
     }
 
     fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {

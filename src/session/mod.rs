@@ -14,9 +14,11 @@
 
 mod authentication;
 mod commands;
+mod submission;
 mod trace;
 
 pub use authentication::{AuthInput, Authentication};
+pub use submission::HeaderWatch;
 
 use crate::config;
 use crate::message::{Address, Body, Envelope, Options, QueueId, Timestamp};
@@ -60,6 +62,20 @@ pub struct Client {
     pub protection: Option<Protection>,
     /// How it may say who it is.
     pub authentication: Authentication,
+    /// Asked before MAIL and RCPT are answered, if there is something to ask.
+    pub gate: Option<Gate>,
+}
+
+/// Answers what a session asks: with the user, if the client is one.
+pub type Gate = Box<dyn Fn(Option<&str>, Asked<'_>) -> Result<(), Reply>>;
+
+/// What a session asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// May this be the reverse-path of one more message?
+    Sender(Option<&'a Address>),
+    /// May it have one more recipient?
+    Recipient,
 }
 
 /// What TLS is like on a connection.

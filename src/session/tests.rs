@@ -27,6 +27,7 @@ fn session() -> Session {
             tls_demanded: false,
             protection: None,
             authentication: Authentication::default(),
+            gate: None,
         },
     )
 }

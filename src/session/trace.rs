@@ -116,7 +116,7 @@ fn hello_word(hello: &str) -> String {
 }
 
 /// `Mon, 23 Nov 2026 18:36:59 +0000` (RFC 5322 3.3).
-fn date(now: Timestamp) -> String {
+pub(super) fn date(now: Timestamp) -> String {
     const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

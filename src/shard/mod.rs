@@ -23,8 +23,8 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::account::Desk;
-use crate::config::{Config, Core, ListenerTls};
+use crate::account::{Desk, Quotas};
+use crate::config::{Config, Core, Listener};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::listener::{self, Intake};
@@ -35,7 +35,6 @@ use crate::route::Router;
 use crate::spool::{self, Recovery, Register, Spool};
 use crate::tls::{Client, Server};
 use queue::Queue;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,12 +56,14 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// This shard's own part of it.
     pub core: Core,
-    /// Where to listen, with port numbers already known, and what TLS there is like.
-    pub listen: Vec<(SocketAddr, ListenerTls)>,
+    /// Where to listen, with port numbers already known.
+    pub listen: Vec<Listener>,
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
     /// Where users are checked, if there are any.
     pub desk: Option<Arc<Desk>>,
+    /// How much each has sent.
+    pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
@@ -137,6 +138,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         listen,
         server,
         desk,
+        quotas,
         orphans,
         peers,
         mailbox,
@@ -202,15 +204,14 @@ async fn serve(plan: Plan) -> Result<(), String> {
         index,
         Arc::clone(&config),
         core,
-        listener::Entrance { server, desk },
+        listener::Entrance { server, desk, quotas },
         spool.clone(),
         Rc::clone(&events),
         into,
     );
-    for (address, tls) in listen {
-        intake
-            .listen(address, tls)
-            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    for listener in listen {
+        let address = listener.address;
+        intake.listen(listener).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     }
     let stop = Signal::new();
     answer_requests(&queue, &pool, requests, stop.clone());

@@ -5,6 +5,7 @@
 
 mod command;
 mod content;
+mod mailbox;
 mod path;
 mod reply;
 mod response;
@@ -15,6 +16,7 @@ pub use command::{
     read_mail, read_nothing, read_rcpt, read_something,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+pub use mailbox::read_addresses;
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};

@@ -170,6 +170,11 @@ impl Reply {
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
         with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
+    /// MAIL from an address that the user may not send from (RFC 6409 6.1).
+    pub const SENDER_NOT_ALLOWED: Reply =
+        with(550, Status(5, 7, 1), "This user may not send from that address");
+    /// MAIL from a user who has been removed.
+    pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
     /// An address with bytes above 127 (RFC 6531 3.5 without SMTPUTF8).
     pub const ADDRESS_ASCII_ONLY: Reply =
         with(553, Status(5, 6, 7), "Addresses must be ASCII; SMTPUTF8 is not offered");
@@ -221,9 +226,26 @@ impl Reply {
 
     /// AUTH from an address, or for a user, with too many failures: again after `wait`.
     pub fn auth_too_often(wait: Duration) -> Reply {
-        let minutes = wait.as_secs().div_ceil(60);
-        let text = format!("Too many failed attempts; try again in {minutes} min");
+        let text = format!("Too many failed attempts; {}", again_in(wait));
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
+    }
+
+    /// MAIL beyond so many messages an hour.
+    pub fn too_many_messages(limit: u32, wait: Duration) -> Reply {
+        let text = format!("More than {limit} messages in an hour; {}", again_in(wait));
+        Reply { code: 450, status: Some(Status(4, 7, 1)), text: text.into() }
+    }
+
+    /// RCPT beyond so many recipients an hour.
+    pub fn too_many_recipients(limit: u32, wait: Duration) -> Reply {
+        let text = format!("More than {limit} recipients in an hour; {}", again_in(wait));
+        Reply { code: 452, status: Some(Status(4, 5, 3)), text: text.into() }
+    }
+
+    /// A message whose `field`, From or Sender, names others than the user may be.
+    pub fn header_not_allowed(field: &str) -> Reply {
+        let text = format!("{field} has an address that this user may not send from");
+        Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
     }
 
     /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.
@@ -250,6 +272,10 @@ impl Reply {
             out.extend_from_slice(b"\r\n");
         }
     }
+}
+
+fn again_in(wait: Duration) -> String {
+    format!("try again in {} min", wait.as_secs().div_ceil(60))
 }
 
 /// In decimal. Replies are written once a command; the formatting machinery would cost more than

@@ -2,6 +2,8 @@
 
 import base64
 import contextlib
+import email
+import email.utils
 import hashlib
 import hmac
 import os
@@ -10,11 +12,12 @@ import pty
 import smtplib
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 
-from encryption import certificates, flags, trusting
-from harness import BINARY, Relay, Sink, main, need, wait_until
+from encryption import certificates, flags, trusting, written
+from harness import BINARY, Relay, Sink, free_port, main, need, wait_until, without_trace
 
 
 def user(path, *words, password=None):
@@ -56,6 +59,8 @@ def a_terminal_is_asked_twice_and_shows_nothing():
             for answer in answers:
                 while not seen.endswith((b"Password: ", b"Again: ")):
                     seen += os.read(terminal, 1000)
+                # Asked first, hidden then: nobody types as fast.
+                wait_until("echo is off", lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
                 seen += b"|"
                 os.write(terminal, answer + b"\n")
             try:
@@ -73,8 +78,9 @@ def a_terminal_is_asked_twice_and_shows_nothing():
 
 
 @contextlib.contextmanager
-def relay_with_users(*words, sink=None, **users):
-    """A relay with a certificate and these users, which relays for nobody else: (relay, root)."""
+def relay_with_users(*words, sink=None, text="", **users):
+    """A relay with a certificate and these users, which relays for nobody else: (relay, root). With `text` also
+    listeners of its own: PORT is the relay's."""
     with tempfile.TemporaryDirectory() as folder, certificates("relay.test") as (made, root):
         path = pathlib.Path(folder) / "users.toml"
         for name, password in (users or {"joe": "pencil"}).items():
@@ -82,6 +88,9 @@ def relay_with_users(*words, sink=None, **users):
         relay = Relay(*flags(made["relay.test"]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
                       "--set", "auth.failure_delay=0s", *words, smart_host=sink and sink.port)
         relay.users = path
+        if text:
+            del relay.flags[:2]
+            written(relay, text.replace("PORT", str(relay.port)))
         with relay:
             yield relay, root
 
@@ -241,6 +250,105 @@ def users_are_read_again_at_sighup():
         assert may("ann", "eraser")
 
 
+SUBMISSION = '[[listener]]\naddress = "127.0.0.1:PORT"\nrole = "submission"\n'
+
+
+def refusal(action):
+    """The reply that smtplib was refused with."""
+    try:
+        action()
+    except (smtplib.SMTPResponseException, smtplib.SMTPRecipientsRefused) as error:
+        if isinstance(error, smtplib.SMTPRecipientsRefused):
+            return list(error.recipients.values())[0]
+        return error.smtp_code, error.smtp_error
+    raise AssertionError("it was taken")
+
+
+def submission_demands_a_user_and_completes_his_mail():
+    plain = free_port()
+    text = SUBMISSION + f'[[listener]]\naddress = "127.0.0.1:{plain}"\n'
+    with Sink() as sink, relay_with_users("--set", "access.relay_networks=127.0.0.0/8", sink=sink,
+                                          text=text) as (relay, root):
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo("client.test")
+            assert client.mail("a@sender.test") == (530, b"5.7.0 Say STARTTLS first")
+        with secured(relay, root) as client:
+            assert client.mail("a@sender.test") == (530, b"5.7.0 Authentication required; say AUTH first")
+            client.login("joe", "pencil")
+            for content in (b"Subject: x\r\n\r\nbody\r\n",
+                            b"Message-ID: <1@a>\r\ndate: Mon, 23 Nov 2026 18:36:59 +0000\r\n\r\nDate: x\r\n"):
+                client.sendmail("a@sender.test", ["b@sink.test"], content)
+        with smtplib.SMTP("127.0.0.1", plain, timeout=20) as client:
+            client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+        messages = [without_trace(content) for _, _, content in sink.wait(3)]
+        messages.sort(key=len)
+        assert messages[0] == b"Subject: x\r\n\r\nbody\r\n", "relayed as it came"
+        assert messages[1].startswith(b"Message-ID: <1@a>\r\ndate: Mon"), messages[1]
+        completed = email.message_from_bytes(messages[2])
+        assert completed["Subject"] == "x" and completed.get_payload() == "body\r\n", messages[2]
+        sent = email.utils.parsedate_to_datetime(completed["Date"])
+        assert abs(time.time() - sent.timestamp()) < 60, completed["Date"]
+        assert completed["Message-ID"].startswith("<") and "@" in completed["Message-ID"]
+
+
+def a_user_sends_only_as_himself():
+    with Sink() as sink, relay_with_users(sink=sink, text=SUBMISSION) as (relay, root):
+        code = user(relay.users, "add", "ann", "--sender", "ann@a.test", "--sender", "@b.test", password="eraser")[0]
+        assert code == 0
+        relay.process.send_signal(1)
+        wait_until("the new user", lambda: b"users read again" in relay.log)
+        with secured(relay, root) as client:
+            client.login("ann", "eraser")
+
+            def send(sender, header):
+                client.sendmail(sender, ["b@sink.test"], header + b"Subject: x\r\n\r\nbody\r\n")
+            send("ann@A.test", b"From: Ann <ann@a.test>\r\n")
+            send("any@b.test", b"From: (x) any@B.test\r\nSender: ann@a.test\r\n")
+            for sender, header, words in (
+                ("joe@a.test", b"", b"5.7.1 This user may not send from that address"),
+                ("ann@a.test", b"From: Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
+                ("ann@a.test", b"From: ann@a.test,\r\n Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
+                ("ann@a.test", b"From: ann@a.test\r\nSender: joe@a.test\r\n", b"5.7.1 Sender has an address"),
+            ):
+                code, told = refusal(lambda: send(sender, header))
+                assert code == 550 and told.startswith(words), (code, told)
+            assert user(relay.users, "remove", "ann")[0] == 0
+            relay.process.send_signal(1)
+            wait_until("her removal", lambda: relay.log.count(b"users read again") == 2)
+            code, told = refusal(lambda: send("ann@a.test", b""))
+            assert (code, told) == (550, b"5.7.1 This user is known no more")
+        sink.wait(2)
+        assert len(relay.wait_event("received", 2)) == 2
+        rejected = relay.wait_event("rejected", 5)
+        assert {event["user"] for event in rejected} == {"ann"}, rejected
+
+
+def an_hour_has_so_many_messages_and_recipients():
+    with Sink() as sink, relay_with_users("--set", "auth.messages_per_hour=3", "--set", "auth.recipients_per_hour=4",
+                                          sink=sink) as (relay, root):
+        with relay.users.open("a") as file:
+            file.write("messages_per_hour = 1\n")
+        relay.process.send_signal(1)
+        wait_until("the new limit", lambda: b"users read again" in relay.log)
+        with secured(relay, root) as client:
+            client.login("joe", "pencil")
+            refused = client.sendmail("a@sender.test", [f"b{n}@sink.test" for n in range(6)], b"\r\nbody\r\n")
+            assert list(refused) == ["b4@sink.test", "b5@sink.test"], refused
+            assert refused["b4@sink.test"][0] == 452 and b"4.5.3 More than 4" in refused["b4@sink.test"][1]
+            code, told = client.mail("a@sender.test")
+            assert code == 450 and told.startswith(b"4.7.1 More than 1 messages in an hour"), told
+        assert len(sink.wait(1)[0][1]) == 4
+    limit = '[access]\nrelay_networks = ["127.0.0.1"]\n[[access.limit]]\nnetwork = "127.0.0.0/8"\nmessages_per_hour = 2\n'
+    with Sink() as sink, written(Relay(smart_host=sink.port), limit) as relay:
+        def send():
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client.sendmail("a@sender.test", ["b@sink.test"], b"\r\nbody\r\n")
+        send()
+        send()
+        assert refusal(send)[0] == 450
+        sink.wait(2)
+
+
 TESTS = (
     users_are_added_listed_verified_and_removed,
     a_terminal_is_asked_twice_and_shows_nothing,
@@ -250,6 +358,9 @@ TESTS = (
     who_guesses_is_made_to_wait,
     a_refusal_comes_late,
     users_are_read_again_at_sighup,
+    submission_demands_a_user_and_completes_his_mail,
+    a_user_sends_only_as_himself,
+    an_hour_has_so_many_messages_and_recipients,
 )
 
 if __name__ == "__main__":
