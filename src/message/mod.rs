@@ -11,4 +11,6 @@ pub use envelope::{
     Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath, domain_of,
 };
 pub use fate::{Outcome, Reason, Stage, Status};
+#[cfg(test)]
+pub(crate) use id::SET_CLOCK;
 pub use id::{QueueId, QueueIdSource, Timestamp};

@@ -10,7 +10,7 @@ use super::ticket::{Appended, Failure, Ticket, Waiters};
 use super::{Accepted, Fate, Placement, Register};
 use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
-use crate::ring;
+use crate::ring::{self, disk};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -351,7 +351,7 @@ impl Core {
             return;
         }
         let first = state.outcomes_since.is_none();
-        state.outcomes_since.get_or_insert_with(Instant::now);
+        state.outcomes_since.get_or_insert_with(ring::now);
         if first || state.batch.outcome_bytes() >= state.log.mail_bytes_max() {
             self.work.set();
         }
@@ -483,12 +483,12 @@ impl Core {
             Chore::Create { segment } => segment,
             Chore::Recycle { from, to } => {
                 self.close_files(from);
-                std::fs::rename(path(from), path(to))?;
+                disk::rename(path(from), path(to))?;
                 to
             }
             Chore::Delete { segment } => {
                 self.close_files(segment);
-                if let Err(error) = std::fs::remove_file(path(segment))
+                if let Err(error) = disk::remove_file(path(segment))
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     return Err(error);
@@ -508,7 +508,7 @@ impl Core {
             }
             Err(_) if matches!(chore, Chore::Recycle { .. }) => {
                 // The old name is gone; a file that cannot be used again is of no use.
-                let _ = std::fs::remove_file(path(made));
+                let _ = disk::remove_file(path(made));
                 Ok(ChoreEnd::Gone)
             }
             Err(error) => Err(error),
@@ -527,7 +527,7 @@ impl Core {
                 Ok(None) => return Ok(ChoreEnd::Done),
                 Err(error) => {
                     self.close_files(segment);
-                    let _ = std::fs::remove_file(segment::path(&self.folder, segment));
+                    let _ = disk::remove_file(segment::path(&self.folder, segment));
                     return Err(error);
                 }
             }
@@ -556,7 +556,7 @@ impl State {
             return None;
         }
         let Some(since) = self.outcomes_since else { return Some(Next::Rest(None)) };
-        let waited = since.elapsed();
+        let waited = ring::now().saturating_duration_since(since);
         (waited < interval).then(|| Next::Rest(Some(interval - waited)))
     }
 
@@ -649,7 +649,7 @@ async fn commit(core: Rc<Core>) {
 }
 
 async fn keep(core: Rc<Core>) {
-    let mut retry_at = Instant::now();
+    let mut retry_at = ring::now();
     loop {
         let (chore, no_room, closing) = {
             let state = &mut *core.state.borrow_mut();
@@ -658,7 +658,7 @@ async fn keep(core: Rc<Core>) {
             (chore, state.log.no_room(), state.closing)
         };
         let Some(chore) = chore else {
-            let wait = retry_at.saturating_duration_since(Instant::now());
+            let wait = retry_at.saturating_duration_since(ring::now());
             match (closing, no_room) {
                 (true, _) => return,
                 (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
@@ -679,7 +679,7 @@ async fn keep(core: Rc<Core>) {
                 let state = &mut *core.state.borrow_mut();
                 state.full_cause = error.to_string();
                 state.log.chore_done(ChoreEnd::Failed);
-                retry_at = Instant::now() + RETRY;
+                retry_at = ring::now() + RETRY;
             }
         }
         core.work.set();
