@@ -34,7 +34,7 @@ struct Failure {
 impl Queue {
     /// A job came back from the home of its site.
     pub(super) fn done(self: &Rc<Self>, done: Done) {
-        let Done { slot, id, site, message, outcomes, again, tls } = done;
+        let Done { slot, id, site, message, outcomes, again, tls, reports: _ } = done;
         let slot = Slot(slot);
         let known = self.scheduler.borrow().whereabouts(slot);
         if known.is_none_or(|(known, _)| known != id) {

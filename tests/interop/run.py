@@ -8,11 +8,14 @@ import hostile
 import mishaps
 import names
 import running
+import sending
 import tools
 import wiring
 from harness import main
 
-ROOMS = (clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption)
+ROOMS = (
+    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, sending,
+)
 
 if __name__ == "__main__":
     raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))

@@ -1,0 +1,164 @@
+"""What is spoken with next hops beyond plain SMTP: LMTP, limits, and what each extension demands."""
+
+import pathlib
+import smtplib
+import subprocess
+import tempfile
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.lmtp import LMTP
+
+from clients import send
+from harness import Relay, Sink, dialogue, free_port, main, need, wait_until
+
+
+class Mailboxes:
+    """An LMTP server (aiosmtpd): `full` mailboxes are deferred, `gone` ones refused, at the end."""
+
+    def __init__(self, full=(), gone=()):
+        self.full, self.gone, self.kept = set(full), set(gone), []
+        self.port = free_port()
+
+        class LmtpController(Controller):
+            def factory(self):
+                return LMTP(self.handler)
+
+        self.controller = LmtpController(self, hostname="127.0.0.1", port=self.port)
+
+    def __enter__(self):
+        self.controller.start()
+        return self
+
+    def __exit__(self, *_):
+        self.controller.stop()
+
+    async def handle_DATA(self, server, session, envelope):
+        replies = []
+        for one in envelope.rcpt_tos:
+            if one in self.full:
+                replies.append("452 4.2.2 mailbox full")
+            elif one in self.gone:
+                replies.append("550 5.2.1 mailbox disabled")
+            else:
+                self.kept.append(one)
+                replies.append("250 2.1.5 kept")
+        return "\r\n".join(replies)
+
+
+class SmtpSink:
+    """Postfix's smtp-sink, which writes down what it was told: `letters()`."""
+
+    def __init__(self, *flags):
+        need("smtp-sink")
+        self.folder = tempfile.TemporaryDirectory(prefix="ringpost-test-")
+        pathlib.Path(self.folder.name).chmod(0o777)
+        self.port = free_port()
+        words = ["smtp-sink", *flags, "-u", "nobody", "-d", f"{self.folder.name}/%M."]
+        self.words = [*words, f"127.0.0.1:{self.port}", "100"]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL)
+        wait_until("smtp-sink listens", self._listens)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(10)
+        self.folder.cleanup()
+
+    def _listens(self):
+        try:
+            return b"220" in dialogue(self.port, b"QUIT\r\n", wait=2)
+        except OSError:
+            return False
+
+    def letters(self):
+        return [path.read_bytes() for path in sorted(pathlib.Path(self.folder.name).iterdir())]
+
+    def wait(self, count):
+        return wait_until(f"{count} letters", lambda: len(self.letters()) >= count and self.letters())
+
+
+def lmtp_answers_for_each_recipient():
+    """RFC 2033 4.2: one is kept, one deferred until there is room, one refused; from one letter."""
+    full, gone = "full@sink.test", "gone@sink.test"
+    with Mailboxes([full], [gone]) as boxes:
+        with Relay("--smart-host", f"lmtp://127.0.0.1:{boxes.port}") as relay:
+            send(relay.port, to=["a@sink.test", full, gone, "b@sink.test"])
+            relay.wait_event("delivered", 2)
+            deferred = relay.wait_event("deferred")[0]
+            assert (deferred["to"], deferred["status"]) == (full, "4.2.2"), deferred
+            bounced = relay.wait_event("bounced")[0]
+            assert (bounced["to"], bounced["stage"]) == (gone, "end-of-data"), bounced
+            assert "+lmtp" in deferred["site"], deferred
+            boxes.full.clear()
+            relay.wait_empty()
+            # The report of the refused one goes to its sender over the same route.
+            wait_until("four are kept", lambda: len(boxes.kept) == 4)
+            assert sorted(boxes.kept) == ["a@sender.test", "a@sink.test", "b@sink.test", full]
+
+
+def lmtp_of_postfix_takes_what_is_sent():
+    with SmtpSink("-L") as sink:
+        with Relay("--smart-host", f"lmtp://127.0.0.1:{sink.port}") as relay:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                for _ in range(5):
+                    to = [f"r{number}@sink.test" for number in range(20)]
+                    client.sendmail("a@sender.test", to, b"Subject: x\r\n\r\n.dot\r\n")
+            relay.wait_event("delivered", 100)
+            relay.wait_empty()
+            # smtp-sink keeps one copy for each recipient.
+            assert all(b"LHLO" in letter or b"X-Helo-Args" in letter for letter in sink.wait(5))
+
+
+def smtp_is_not_spoken_to_an_lmtp_server():
+    with Mailboxes() as boxes, Relay(smart_host=boxes.port) as relay:
+        send(relay.port)
+        event = relay.wait_event("deferred")[0]
+        assert event["stage"] == "hello", event
+        assert not boxes.kept
+
+
+def what_a_host_limits_is_kept():
+    """RFC 9422: RCPTMAX and MAILMAX of the reply to EHLO."""
+
+    class Limited(Sink):
+        async def handle_EHLO(self, server, session, envelope, hostname, responses):
+            await super().handle_EHLO(server, session, envelope, hostname, responses)
+            return [*responses[:-1], "250-LIMITS RCPTMAX=3 MAILMAX=2", responses[-1]]
+
+    one = ["--set", "pool.connections_per_site=1"]
+    with Limited() as sink, Relay(*one, cores="1", smart_host=sink.port) as relay:
+        send(relay.port, to=[f"r{number}@sink.test" for number in range(10)])
+        sink.wait(4)
+        relay.wait_empty()
+        assert [len(to) for _, to, _ in sink.messages] == [3, 3, 3, 1]
+        assert sink.connections == 2, "two transactions on each"
+
+
+def eight_bits_go_only_where_they_may():
+    text = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n\r\ng\u00fcn\r\n".encode()
+    with SmtpSink("-8") as sink:
+        with Relay(smart_host=sink.port) as relay:
+            send(relay.port, text)
+            event = relay.wait_event("bounced")[0]
+            assert event["status"] == "5.6.3", event
+        with Relay("--set", "route.eight_bit=send", smart_host=sink.port) as relay:
+            send(relay.port, text)
+            relay.wait_event("delivered")
+    with SmtpSink() as sink, Relay(smart_host=sink.port) as relay:
+        send(relay.port, text)
+        letter = sink.wait(1)[0]
+        assert b"BODY=8BITMIME" in letter and "g\u00fcn".encode() in letter, letter
+
+
+TESTS = [
+    lmtp_answers_for_each_recipient,
+    lmtp_of_postfix_takes_what_is_sent,
+    smtp_is_not_spoken_to_an_lmtp_server,
+    what_a_host_limits_is_kept,
+    eight_bits_go_only_where_they_may,
+]
+
+if __name__ == "__main__":
+    raise SystemExit(main(TESTS))
