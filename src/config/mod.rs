@@ -222,6 +222,9 @@ pub struct Retry {
     pub expire: Duration,
     /// Fraction of each wait by which it is varied at random: 0 to 0.5.
     pub jitter: f64,
+    /// Senders who ask for it (NOTIFY=DELAY) are told so long after reception of what still waits;
+    /// `None` is never.
+    pub delay_report: Option<Duration>,
 }
 
 /// Name servers.

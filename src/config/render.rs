@@ -104,6 +104,10 @@ impl Config {
         page.duration("max", retry.max);
         page.duration("expire", retry.expire);
         page.plain("jitter", &format!("{:?}", retry.jitter));
+        match retry.delay_report {
+            Some(wait) => page.duration("delay_report", wait),
+            None => page.text("delay_report", "off"),
+        }
 
         let dns = &self.dns;
         page.head("[dns]");

@@ -351,3 +351,13 @@ fn schemes_of_next_hops_have_ports_of_their_own() {
     }
     assert!(read("", &[("route.smart_host", "lmtp://h.test:25")]).is_err(), "RFC 2033 5");
 }
+
+#[test]
+fn a_report_of_delay_has_a_time_or_is_off() {
+    let of = |text| read("", &[("retry.delay_report", text)]).map(|c| c.retry.delay_report);
+    assert_eq!(of("off").unwrap(), None);
+    assert_eq!(of("90m").unwrap(), Some(std::time::Duration::from_secs(5400)));
+    for wrong in ["0s", "never", "31d"] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
+}

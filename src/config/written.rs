@@ -225,9 +225,21 @@ fn retry(mut table: Table) -> Retry {
         max: table.duration("max", hours(4), seconds(1)..=days(7)),
         expire: table.duration("expire", days(5), seconds(1)..=days(30)),
         jitter: table.real("jitter", 0.1, 0.0..=0.5),
+        delay_report: table.parsed("delay_report", Some(hours(4)), read_delay_report),
     };
     table.end();
     retry
+}
+
+fn read_delay_report(text: &str) -> Result<Option<Duration>, unit::Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let wait = unit::read_duration(text).map_err(|what| format!("{what}; or write \"off\""))?;
+    if (seconds(1)..=days(30)).contains(&wait) {
+        return Ok(Some(wait));
+    }
+    Err(format!("{text} is out of range; allowed: 1s to 30d, or \"off\""))
 }
 
 fn dns(mut table: Table, machine: &Machine, report: &Report) -> Dns {

@@ -333,7 +333,11 @@ impl Conversation {
                 (Status(5, 6, 3), text.to_owned())
             }
             // RFC 8689 4.2.1.
-            _ if mail.require_tls && !(self.manner.verified && self.capabilities.require_tls) => {
+            // Reports go all the same (RFC 8689 5): a lost one helps nobody.
+            _ if mail.require_tls
+                && mail.reverse_path.is_some()
+                && !(self.manner.verified && self.capabilities.require_tls) =>
+            {
                 let text = "the message demands REQUIRETLS, and the server does not offer it or is \
                             not verified";
                 (Status(5, 7, 30), text.to_owned())

@@ -62,7 +62,7 @@
 //! reports otherwise is the caller's business.
 //!
 //! *REQUIRETLS* (RFC 8689 4.2.1): a host that does not offer it, or whose name is not verified,
-//! gets nothing of such a message: 5.7.30.
+//! gets nothing of such a message: 5.7.30. Reports (`<>`) go all the same (RFC 8689 5).
 //!
 //! *LIMITS* (RFC 9422): recipients beyond RCPTMAX are not offered and stand in `again`. MAILMAX is
 //! for the caller to keep.

@@ -22,7 +22,7 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
     if offered.smtp_utf8 && needs_smtp_utf8(mail) {
         write!(out, " SMTPUTF8")?;
     }
-    if mail.require_tls {
+    if mail.require_tls && offered.require_tls {
         write!(out, " REQUIRETLS")?;
     }
     if offered.dsn {

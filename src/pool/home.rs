@@ -438,6 +438,7 @@ mod tests {
             max: Duration::from_secs(600),
             expire: Duration::from_secs(86400),
             jitter: 0.1,
+            delay_report: None,
         };
         let waits: Vec<u64> = (1..=6).map(|n| back_off_wait(&retry, n, 0.5).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240, 480, 600, 600]);

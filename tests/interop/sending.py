@@ -4,6 +4,7 @@ import pathlib
 import smtplib
 import subprocess
 import tempfile
+import time
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
@@ -16,7 +17,8 @@ class Mailboxes:
     """An LMTP server (aiosmtpd): `full` mailboxes are deferred, `gone` ones refused, at the end."""
 
     def __init__(self, full=(), gone=()):
-        self.full, self.gone, self.kept = set(full), set(gone), []
+        self.full, self.gone = set(full), set(gone)
+        self.kept, self.contents = [], []
         self.port = free_port()
 
         class LmtpController(Controller):
@@ -41,6 +43,7 @@ class Mailboxes:
                 replies.append("550 5.2.1 mailbox disabled")
             else:
                 self.kept.append(one)
+                self.contents.append(envelope.content)
                 replies.append("250 2.1.5 kept")
         return "\r\n".join(replies)
 
@@ -136,6 +139,94 @@ def what_a_host_limits_is_kept():
         assert sink.connections == 2, "two transactions on each"
 
 
+def wishes_for_reports_go_on_where_they_are_understood():
+    with SmtpSink() as sink, Relay(smart_host=sink.port) as relay:
+        sent = dialogue(relay.port, b"EHLO client.test\r\n",
+                        b"MAIL FROM:<a@sender.test> RET=HDRS ENVID=Q+2B1\r\n",
+                        b"RCPT TO:<b@sink.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test\r\n",
+                        b"DATA\r\n", b"Subject: x\r\n\r\nx\r\n.\r\n", b"QUIT\r\n")
+        assert sent.count(b"\r\n250 ") >= 4, sent
+        letter = sink.wait(1)[0]
+        assert b"RET=HDRS ENVID=Q+2B1" in letter, letter
+        assert b"NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test" in letter, letter
+
+
+def reports(sink):
+    """The reports that came to the sink: (to, text) of each."""
+    return [(to, content.decode()) for source, to, content in sink.messages if not source]
+
+
+def posted(relay, mail=b"", rcpt=b"", content=b"Subject: x\r\n\r\nthe body\r\n"):
+    """Sends one letter with these parameters of MAIL and RCPT."""
+    sent = dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test>" + mail + b"\r\n",
+                    b"RCPT TO:<b@sink.test>" + rcpt + b"\r\n", b"DATA\r\n", content + b".\r\n", b"QUIT\r\n")
+    assert b"\r\n354 " in sent and sent.count(b"\r\n250 ") == 4, sent
+
+
+def success_is_reported_where_the_next_hop_does_not():
+    """RFC 3461 5.2.2: "relayed" over SMTP without DSN, "delivered" over LMTP; else not a word."""
+    wish = b" NOTIFY=SUCCESS ORCPT=rfc822;old+2Bone@x.test"
+    with Sink() as sink, Relay(smart_host=sink.port) as relay:
+        posted(relay, b" RET=FULL ENVID=Q+2B1", wish)
+        sink.wait(2)
+        to, text = reports(sink)[0]
+        assert to == ["a@sender.test"], to
+        for line in ("Action: relayed", "Original-Envelope-Id: Q+1", "Final-Recipient: rfc822; b@sink.test",
+                     "Original-Recipient: rfc822;old+one@x.test", "Status: 2.0.0", "Last-Attempt-Date: "):
+            assert f"\r\n{line}" in text, (line, text)
+        assert "the body" not in text, "RET is for failures"
+        posted(relay, b"", b" NOTIFY=NEVER")
+        posted(relay, b"", b" NOTIFY=FAILURE,DELAY")
+        sink.wait(4)
+        relay.wait_empty()
+        assert len(reports(sink)) == 1
+    with Mailboxes() as boxes:
+        with Relay("--smart-host", f"lmtp://127.0.0.1:{boxes.port}") as relay:
+            posted(relay, b"", wish)
+            wait_until("letter and report are kept", lambda: len(boxes.kept) == 2)
+            assert boxes.kept == ["b@sink.test", "a@sender.test"]
+            assert b"\r\nAction: delivered\r\n" in boxes.contents[1]
+
+
+def failures_are_reported_as_wished():
+    def reply(step, address):
+        return "550 5.1.1 unknown" if step == "rcpt" and address == "b@sink.test" else None
+
+    with Sink(reply) as sink, Relay(smart_host=sink.port) as relay:
+        posted(relay, b"", b" NOTIFY=NEVER")
+        posted(relay, b"", b" NOTIFY=SUCCESS,DELAY")
+        relay.wait_event("bounced", 2)
+        relay.wait_empty()
+        assert not sink.messages
+        posted(relay, b" RET=FULL ENVID=x", b" NOTIFY=FAILURE")
+        posted(relay, b" RET=HDRS", b"")
+        sink.wait(2)
+        whole = [text for _, text in reports(sink) if "\r\n\r\nthe body\r\n" in text]
+        assert len(whole) == 1 and "Content-Type: message/rfc822" in whole[0], sink.messages
+        assert "Original-Envelope-Id: x" in whole[0] and "Action: failed" in whole[0]
+
+
+def delay_is_reported_once_to_who_asked_also_after_a_restart():
+    flags = ["--set", "retry.delay_report=3s", "--set", "retry.expire=1h"]
+
+    def reply(step, address):
+        return "450 4.2.1 busy" if step == "rcpt" and address == "b@sink.test" else None
+
+    with Sink(reply) as sink, Relay(*flags, smart_host=sink.port) as relay:
+        posted(relay, b"", b" NOTIFY=DELAY")
+        posted(relay, b"", b"")
+        relay.wait_event("deferred", 2)
+        relay.restart()
+        sink.wait(1)
+        to, text = reports(sink)[0]
+        for line in ("Action: delayed", "Status: 4.2.1", "Will-Retry-Until: ", "Diagnostic-Code: smtp; 450 4.2.1 busy"):
+            assert f"\r\n{line}" in text, (line, text)
+        relay.restart()
+        time.sleep(4)
+        assert len(reports(sink)) == 1, "once, and to one of the two"
+        assert len(relay.queue()) == 2
+
+
 def eight_bits_go_only_where_they_may():
     text = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n\r\ng\u00fcn\r\n".encode()
     with SmtpSink("-8") as sink:
@@ -158,6 +249,10 @@ TESTS = [
     smtp_is_not_spoken_to_an_lmtp_server,
     what_a_host_limits_is_kept,
     eight_bits_go_only_where_they_may,
+    wishes_for_reports_go_on_where_they_are_understood,
+    success_is_reported_where_the_next_hop_does_not,
+    failures_are_reported_as_wished,
+    delay_is_reported_once_to_who_asked_also_after_a_restart,
 ]
 
 if __name__ == "__main__":
