@@ -17,8 +17,8 @@ pub(super) fn of_message(report: &Report<'_>) -> String {
     out
 }
 
-/// Whether the part is message/global-delivery-status (RFC 6533 4): an address is not ASCII, and the
-/// sender has shown that its side takes SMTPUTF8.
+/// Whether the part is message/global-delivery-status (RFC 6533 4): an address is not ASCII, and
+/// the sender has shown that its side takes SMTPUTF8.
 pub(super) fn is_global(report: &Report<'_>) -> bool {
     report.smtp_utf8 && report.told.iter().any(|told| !told.recipient.address.as_str().is_ascii())
 }

@@ -63,7 +63,10 @@ fn a_report_reads_as_a_whole() {
     let two = recipient("y@b.example");
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
-    let failed = [told(&one, &unknown), Told { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) }];
+    let failed = [
+        told(&one, &unknown),
+        Told { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) },
+    ];
     let text = built(&failed, CONTENT, Some("QQ+2B314"));
     let expected = include_str!("../../tests/fixtures/bounce/report.eml").replace('\n', "\r\n");
     assert_eq!(text, expected, "\n{text}");

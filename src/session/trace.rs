@@ -16,8 +16,8 @@ const COLUMNS: usize = 78;
 pub(super) struct Trace<'a> {
     /// As given with EHLO or HELO.
     pub(super) hello: &'a str,
-    /// Given with EHLO.
-    pub(super) extended: bool,
+    /// What was spoken: see [`protocol`].
+    pub(super) protocol: &'static str,
     pub(super) client: IpAddr,
     pub(super) protection: Option<&'a Protection>,
     pub(super) host_name: &'a str,
@@ -34,7 +34,7 @@ pub(super) fn field(trace: &Trace) -> Vec<u8> {
     field.word(&format!("({})", smtp::literal(trace.client)));
     field.start_line("\t");
     field.word(&format!("by {}", trace.host_name));
-    field.word(&format!("with {}", protocol(trace.extended, trace.protection)));
+    field.word(&format!("with {}", trace.protocol));
     if let Some(protection) = trace.protection {
         field.word(&format!("({})", protection.version));
     }
@@ -57,12 +57,15 @@ pub(super) fn field(trace: &Trace) -> Vec<u8> {
     field.bytes
 }
 
-/// Which of the two hellos (RFC 5321 4.4), and whether TLS is there (RFC 3848).
-pub(super) fn protocol(extended: bool, protection: Option<&Protection>) -> &'static str {
-    match (extended, protection) {
-        (true, Some(_)) => "ESMTPS",
-        (true, None) => "ESMTP",
-        (false, _) => "SMTP",
+/// Which of the two hellos (RFC 5321 4.4), whether TLS is there (RFC 3848), and whether MAIL asked
+/// for SMTPUTF8 (RFC 6531 4.3).
+pub(super) fn protocol(extended: bool, has_tls: bool, smtp_utf8: bool) -> &'static str {
+    match (extended, has_tls, smtp_utf8) {
+        (false, ..) => "SMTP",
+        (true, false, false) => "ESMTP",
+        (true, true, false) => "ESMTPS",
+        (true, false, true) => "UTF8SMTP",
+        (true, true, true) => "UTF8SMTPS",
     }
 }
 
@@ -138,7 +141,7 @@ mod tests {
     fn written<'a>(change: impl FnOnce(&mut Trace<'a>)) -> String {
         let mut trace = Trace {
             hello: "client.example",
-            extended: true,
+            protocol: "ESMTP",
             client: IpAddr::from([192, 0, 2, 1]),
             protection: None,
             host_name: "relay.example",
@@ -165,7 +168,7 @@ mod tests {
         assert_eq!(
             written(|trace| {
                 trace.recipient = None;
-                trace.extended = false;
+                trace.protocol = protocol(false, false, true);
                 trace.hello = "[IPv6:2001:db8::1]";
                 trace.client = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
             }),
@@ -179,11 +182,25 @@ mod tests {
     fn a_protected_connection_is_told_with_version_and_cipher() {
         let there = Protection { version: "TLSv1.2", cipher: "TLS_ECDHE_X".into() };
         assert_eq!(
-            written(|trace| trace.protection = Some(&there)),
+            written(|trace| {
+                trace.protection = Some(&there);
+                trace.protocol = protocol(true, true, false);
+            }),
             "Received: from client.example ([192.0.2.1])\r\n\
              \tby relay.example with ESMTPS (TLSv1.2) id 0000000000000\r\n\
              \tfor <user@example.org> tls TLS_ECDHE_X; Mon, 23 Nov 2026 18:36:59 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn rfc6531_4_3_the_protocol_says_that_smtputf8_was_asked_for() {
+        let text = written(|trace| {
+            trace.recipient = Some("\u{fc}@b\u{fc}cher.example");
+            trace.protocol = protocol(true, false, true);
+        });
+        assert!(text.contains(" with UTF8SMTP id "), "{text}");
+        assert!(text.contains("\tfor <\u{fc}@b\u{fc}cher.example>;"), "{text}");
+        assert_eq!(protocol(true, true, true), "UTF8SMTPS");
     }
 
     #[test]

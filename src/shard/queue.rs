@@ -100,7 +100,7 @@ impl Queue {
             .envelope
             .recipients
             .iter()
-            .map(|recipient| lower(recipient.address.domain()))
+            .map(|recipient| recipient.address.domain_key())
             .collect();
         let recipients: Vec<AdmittedRecipient<'_>> = domains
             .iter()
@@ -491,13 +491,5 @@ fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRec
         attempts: recipient.attempts,
         due: recipient.due.unwrap_or(first_due),
         reason: recipient.reason.clone(),
-    }
-}
-
-fn lower(domain: &str) -> Cow<'_, str> {
-    if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(domain.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(domain)
     }
 }

@@ -4,7 +4,7 @@
 use super::entry::Brief;
 use super::record::Extent;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
-use crate::message::{QueueId, Reason, Timestamp};
+use crate::message::{QueueId, Reason, Timestamp, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -200,12 +200,9 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Of a domain, in lower case.
+    /// Of a domain, however it is spelled.
     fn number(&mut self, domain: &str) -> u32 {
-        if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return self.number_as_it_is(&domain.to_ascii_lowercase());
-        }
-        self.number_as_it_is(domain)
+        self.number_as_it_is(&domain_key(domain))
     }
 
     fn number_as_it_is(&mut self, name: &str) -> u32 {

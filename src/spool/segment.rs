@@ -66,8 +66,8 @@ pub(super) enum FirstBlock {
     Ours(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
-    /// The intact header of an earlier segment: the file was to be used again and was not yet, since
-    /// a header is on the disk before the first batch is written.
+    /// The intact header of an earlier segment: the file was to be used again and was not yet,
+    /// since a header is on the disk before the first batch is written.
     Former,
     /// Zeros.
     Blank,

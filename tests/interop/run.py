@@ -7,6 +7,7 @@ import fates
 import hostile
 import mishaps
 import names
+import receiving
 import running
 import sending
 import tools
@@ -14,7 +15,8 @@ import wiring
 from harness import main
 
 ROOMS = (
-    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, sending,
+    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    sending,
 )
 
 if __name__ == "__main__":

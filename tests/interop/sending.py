@@ -79,7 +79,11 @@ class SmtpSink:
         return [path.read_bytes() for path in sorted(pathlib.Path(self.folder.name).iterdir())]
 
     def wait(self, count):
-        return wait_until(f"{count} letters", lambda: len(self.letters()) >= count and self.letters())
+        def written():
+            letters = self.letters()
+            return letters if len(letters) >= count and all(letters) else None
+
+        return wait_until(f"{count} letters", written)
 
 
 def lmtp_answers_for_each_recipient():
@@ -146,9 +150,35 @@ def wishes_for_reports_go_on_where_they_are_understood():
                         b"RCPT TO:<b@sink.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test\r\n",
                         b"DATA\r\n", b"Subject: x\r\n\r\nx\r\n.\r\n", b"QUIT\r\n")
         assert sent.count(b"\r\n250 ") >= 4, sent
+        relay.wait_event("delivered")
         letter = sink.wait(1)[0]
         assert b"RET=HDRS ENVID=Q+2B1" in letter, letter
         assert b"NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test" in letter, letter
+
+
+def binary_content_goes_in_chunks_and_stays_as_it_is():
+    """RFC 3030: relay to relay by BDAT, byte for byte; to a host without it, back to the sender."""
+    content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n" \
+              b".\r\n..two\r\n\r.\n.\0\xff" + bytes(range(256)) * 3000 + b"\r\n.end"
+    with Relay() as behind:
+        with Relay("--smart-host", f"127.0.0.1:{behind.port}") as before:
+            sent = dialogue(before.port, b"EHLO client.test\r\n",
+                            b"MAIL FROM:<a@sender.test> BODY=BINARYMIME\r\n",
+                            b"RCPT TO:<b@nowhere.invalid>\r\n", b"BDAT %d LAST\r\n" % len(content) + content)
+            assert b" 2.0.0 " in sent, sent
+            event = before.wait_event("delivered")[0]
+            assert event["stage"] == "end-of-data", event
+        behind.wait_event("received")
+        assert behind.stop() == 0
+        with tempfile.TemporaryDirectory() as folder:
+            code, output, errors = behind.command("spool", "export", "--to", folder + "/out")
+            assert code == 0, errors
+            letters = [path.read_bytes() for path in pathlib.Path(folder, "out").iterdir()]
+        assert any(letter.endswith(content) for letter in letters), len(letters)
+    with Sink() as sink, Relay(smart_host=sink.port) as relay:
+        dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test> BODY=BINARYMIME\r\n",
+                 b"RCPT TO:<b@sink.test>\r\n", b"BDAT %d LAST\r\n" % len(content) + content)
+        assert relay.wait_event("bounced")[0]["status"] == "5.6.3"
 
 
 def reports(sink):
@@ -239,6 +269,7 @@ def eight_bits_go_only_where_they_may():
             relay.wait_event("delivered")
     with SmtpSink() as sink, Relay(smart_host=sink.port) as relay:
         send(relay.port, text)
+        relay.wait_event("delivered")
         letter = sink.wait(1)[0]
         assert b"BODY=8BITMIME" in letter and "g\u00fcn".encode() in letter, letter
 
@@ -249,6 +280,7 @@ TESTS = [
     smtp_is_not_spoken_to_an_lmtp_server,
     what_a_host_limits_is_kept,
     eight_bits_go_only_where_they_may,
+    binary_content_goes_in_chunks_and_stays_as_it_is,
     wishes_for_reports_go_on_where_they_are_understood,
     success_is_reported_where_the_next_hop_does_not,
     failures_are_reported_as_wished,
