@@ -18,7 +18,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
-use ringpost::message::{QueueId, Status};
+use ringpost::message::{Body, QueueId, Status};
 use ringpost::sasl::{Exchange, Fault, Keys, Mechanism, Turn, decode};
 use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
@@ -264,6 +264,9 @@ impl<'a> Player<'a> {
                 let content = self.content.as_mut().expect("no content once it is void");
                 content.extend_from_slice(input.get(range).unwrap());
             }
+            Step::ContentLineEnd => {
+                self.content.as_mut().expect("content that is not void").extend(b"\r\n");
+            }
             Step::StartTls => panic!("not offered"),
             Step::Auth(input) => {
                 let step = self.authenticate(input);
@@ -334,13 +337,31 @@ impl<'a> Player<'a> {
         let mut event = format!("E: complete <{}>", from.unwrap_or_default());
         for recipient in &transaction.envelope.recipients {
             write!(event, " <{}>", recipient.address).unwrap();
+            if let Some(notify) = &recipient.notify {
+                let words = [(notify.success, "s"), (notify.failure, "f"), (notify.delay, "d")];
+                let set = words.iter().filter(|(set, _)| *set).map(|(_, word)| *word);
+                write!(event, " notify:{}", set.collect::<String>()).unwrap();
+            }
+            if let Some(original) = &recipient.original {
+                write!(event, " original:{original}").unwrap();
+            }
         }
-        write!(event, " {:?}", transaction.options.body).unwrap();
+        let options = &transaction.options;
+        write!(event, " {:?}", options.body).unwrap();
+        if let Some(part) = options.dsn_return {
+            write!(event, " return:{part:?}").unwrap();
+        }
+        if let Some(id) = &options.dsn_envelope_id {
+            write!(event, " envid:{id}").unwrap();
+        }
+        event.push_str(if options.smtp_utf8 { " smtp_utf8" } else { "" });
         event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });
         event.push_str(if transaction.eight_bit { " eight_bit" } else { "" });
         self.seen.push(event);
         for line in content.split_inclusive(|&byte| byte == b'\n') {
-            let line = line.strip_suffix(b"\r\n").expect("content ends in CRLF");
+            let is_whole = line.ends_with(b"\r\n") || options.body == Body::BinaryMime;
+            assert!(is_whole, "text ends in CRLF");
+            let line = line.strip_suffix(b"\r\n").unwrap_or(line);
             self.seen.push(format!("K: {}", line.escape_ascii()));
         }
         match &self.script.decline_end {

@@ -1,7 +1,6 @@
-//! The encodings that a report is made of: xtext, quoted-printable, RFC 5322 dates, the dot.
+//! The encodings that a report is made of: quoted-printable, RFC 5322 dates, the dot.
 
 use crate::message::Timestamp;
-use std::fmt::Write;
 
 /// Longest line of quoted-printable, without its end (RFC 2045 6.7).
 const QUOTED_LINE_MAX: usize = 76;
@@ -18,61 +17,11 @@ pub(super) fn date(at: Timestamp) -> String {
     format!("{day}, {} {month} {:04} {hour:02}:{minute:02}:{second:02} +0000", at.day(), at.year())
 }
 
-/// Decodes xtext (RFC 3461 4) when that gives printable ASCII; otherwise, and when it is no xtext,
-/// gives it as it is: a report must stay one line of ASCII per field.
-pub(super) fn from_xtext(text: &str) -> String {
-    decoded(text).unwrap_or_else(|| ascii(text))
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut plain = String::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let byte = if byte == b'+' {
-            let (high, low) = (hex_digit(bytes.next()?)?, hex_digit(bytes.next()?)?);
-            high << 4 | low
-        } else {
-            byte
-        };
-        if !matches!(byte, b' '..=b'~') {
-            return None;
-        }
-        plain.push(char::from(byte));
-    }
-    Some(plain)
-}
-
-/// Upper-case only (RFC 3461 4).
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// `utf-8-addr-xtext` (RFC 6533 3): an address that is not ASCII in a field that must be.
-pub(super) fn to_utf8_xtext(address: &str) -> String {
-    let mut text = String::with_capacity(address.len());
-    for character in address.chars() {
-        match character {
-            '\\' | '+' | '=' => {}
-            '!'..='~' => {
-                text.push(character);
-                continue;
-            }
-            _ => {}
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\\x{{{:02X}}}", u32::from(character));
-    }
-    text
-}
-
-/// Everything but printable ASCII as `?`: no line end, no eighth bit.
-pub(super) fn ascii(text: &str) -> String {
-    let printable = |character: char| matches!(character, ' '..='~');
-    text.chars().map(|character| if printable(character) { character } else { '?' }).collect()
+/// The same for a part that declares 8bit (RFC 2045 2.8).
+pub(super) fn is_eight_bit(text: &[u8]) -> bool {
+    lines(text).all(|line| {
+        line.len() <= 998 && !line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | b'\0'))
+    })
 }
 
 /// Whether `text` may stand in a part that declares 7bit: lines that end with CRLF and are not too
@@ -162,16 +111,6 @@ mod tests {
         assert_eq!(date(Timestamp(1_700_000_000_123)), "Tue, 14 Nov 2023 22:13:20 +0000");
         assert_eq!(date(Timestamp(0)), "Thu, 1 Jan 1970 00:00:00 +0000");
         assert_eq!(date(Timestamp::NEVER), "Thu, 1 Jan 1970 00:00:00 +0000");
-    }
-
-    #[test]
-    fn xtext_is_decoded_only_into_printable_ascii() {
-        assert_eq!(from_xtext("rfc822;a+2Bb@c.example"), "rfc822;a+b@c.example");
-        for kept in ["a+0D+0Ab", "a+2", "a+2x", "a+", "a+C3+BC", "a+2b"] {
-            assert_eq!(from_xtext(kept), kept);
-        }
-        assert_eq!(from_xtext("a\r\nb\u{fc}"), "a??b?");
-        assert_eq!(to_utf8_xtext("g\u{fc}n+x@b"), "g\\x{FC}n\\x{2B}x@b");
     }
 
     #[test]

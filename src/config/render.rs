@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Roots};
+use super::{Config, EventOutput, NextHop, Passage, Roots};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -132,6 +132,10 @@ impl Config {
         page.duration("max", retry.max);
         page.duration("expire", retry.expire);
         page.plain("jitter", &format!("{:?}", retry.jitter));
+        match retry.delay_report {
+            Some(wait) => page.duration("delay_report", wait),
+            None => page.text("delay_report", "off"),
+        }
 
         let dns = &self.dns;
         page.head("[dns]");
@@ -146,12 +150,12 @@ impl Config {
         page.head("[route]");
         page.text("smart_host", &hop(&self.route.smart_host));
         page.count("port", self.route.port.into());
-        page.text("tls", self.route.tls.name());
+        page.passage(&self.route.passage);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
-            page.text("tls", rule.tls.name());
+            page.passage(&rule.passage);
         }
 
         let pool = &self.pool;
@@ -218,6 +222,11 @@ impl Page {
     fn texts(&mut self, key: &str, texts: impl Iterator<Item = String>) {
         let list: Vec<toml::Value> = texts.map(toml::Value::from).collect();
         self.plain(key, &toml::Value::from(list).to_string());
+    }
+
+    fn passage(&mut self, passage: &Passage) {
+        self.text("tls", passage.tls.name());
+        self.text("eight_bit", passage.eight_bit.name());
     }
 
     fn path(&mut self, key: &str, path: &Path) {

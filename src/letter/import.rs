@@ -1,10 +1,10 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
-use super::dots::{Dot, Dots, LineEnds};
 use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path};
-use crate::message::{Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
+use crate::message::{Body, Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
 use crate::ring::{self, Signal};
-use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
+use crate::smtp::{Dot, Dots, LineEnds};
 use crate::spool::{Accepted, Draft, Fate, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -201,7 +201,11 @@ impl Desk {
         let mut trace = Vec::new();
         let read = source.by_ref().take(head.trace).read_to_end(&mut trace);
         read.map_err(|error| error.to_string())?;
-        let mut intake = Intake::new(spool, UNLIMITED);
+        let framing = match head.options.body {
+            Body::BinaryMime => Framing::BinaryChunks,
+            Body::SevenBit | Body::EightBitMime => Framing::Dots,
+        };
+        let mut intake = Intake::new(spool, UNLIMITED, framing);
         let mut length = 0;
         while let Some(piece) = next_piece(source)? {
             length += piece.len() as u64;
@@ -255,7 +259,7 @@ impl Desk {
             recipients.push(Recipient::plain(address));
         }
         let reverse_path = path(from)?;
-        let mut intake = Intake::new(spool, self.what.limits);
+        let mut intake = Intake::new(spool, self.what.limits, Framing::Dots);
         let mut ends = LineEnds::default();
         let mut last = None;
         while let Some(piece) = next_piece(source)? {
@@ -330,6 +334,8 @@ const UNLIMITED: ContentLimits =
 struct Intake {
     draft: Draft,
     dots: Dots,
+    /// Of a binary body: it is looked at as it is, not stuffed.
+    is_binary: bool,
     scanner: ContentScanner,
     /// What the scanner has left for the next piece.
     ahead: Vec<u8>,
@@ -342,11 +348,12 @@ struct Checked {
 }
 
 impl Intake {
-    fn new(spool: &Spool, limits: ContentLimits) -> Intake {
+    fn new(spool: &Spool, limits: ContentLimits, framing: Framing) -> Intake {
         Intake {
             draft: spool.draft(),
             dots: Dots::new(Dot::Doubled),
-            scanner: ContentScanner::new(limits),
+            is_binary: framing == Framing::BinaryChunks,
+            scanner: ContentScanner::new(limits, framing),
             ahead: Vec::new(),
         }
     }
@@ -354,28 +361,35 @@ impl Intake {
     async fn piece(&mut self, piece: &[u8]) -> Result<(), String> {
         let mut stuffed = Vec::with_capacity(piece.len() + 64);
         self.dots.piece(piece, &mut stuffed);
-        self.scan(&stuffed);
+        self.scan(if self.is_binary { piece } else { &stuffed });
         self.draft.extend(&stuffed).await.map_err(|error| error.to_string())
     }
 
     fn scan(&mut self, stuffed: &[u8]) {
         self.ahead.extend_from_slice(stuffed);
         let mut seen = 0;
-        while let Some(rest) = self.ahead.get(seen..)
-            && let Scanned::Content(length) = self.scanner.scan(rest)
-        {
-            seen += length;
+        while let Some(rest) = self.ahead.get(seen..) {
+            match self.scanner.scan(rest) {
+                Scanned::Content(length) => seen += length,
+                Scanned::Stuffing => {}
+                Scanned::Short | Scanned::End => break,
+            }
         }
         self.ahead.drain(..seen);
     }
 
     fn end(mut self) -> Result<Checked, String> {
         // The dot line ends it if, and only if, it stands on a line of its own.
-        self.scan(b".\r\n");
+        let lacks_line_end = if self.is_binary {
+            self.scanner.lacks_line_end()
+        } else {
+            self.scan(b".\r\n");
+            self.ahead.len() != END_LENGTH
+        };
         if let Some(defect) = self.scanner.defect() {
             return Err(refusal(defect).to_owned());
         }
-        if self.ahead.len() != END_LENGTH {
+        if lacks_line_end {
             return Err("the content does not end with a line".to_owned());
         }
         let (dot_stuffed, eight_bit) = (self.scanner.dot_stuffed(), self.scanner.eight_bit());

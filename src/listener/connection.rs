@@ -23,7 +23,7 @@ const REPLIES_BYTES_MAX: usize = 16 * 1024;
 /// A client that does not take our replies for this long is gone.
 const SEND_WAIT: Duration = Duration::from_secs(60);
 
-/// A message under way: between 354 and the reply to its final dot.
+/// A message under way: between 354 or the first BDAT and the reply to its final dot or chunk.
 struct Incoming {
     id: QueueId,
     trace: Vec<u8>,
@@ -96,6 +96,18 @@ async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Prot
     Ok(Protection { version: there.version, cipher: there.cipher, channel: there.channel })
 }
 
+async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
+    let Some(Incoming { id, draft, header, .. }) = incoming else { return };
+    if let Some(header) = header {
+        header.see(bytes);
+    }
+    if let Err(error) = draft.extend(bytes).await {
+        // The rest is swallowed; the refusal comes at the end of data.
+        tracing::debug!(%id, %error, "content not kept");
+        *incoming = None;
+    }
+}
+
 pub(super) struct Connection<'a> {
     pub(super) intake: &'a Rc<Intake>,
     pub(super) stream: Transport,
@@ -121,7 +133,8 @@ impl Connection<'_> {
         loop {
             let progress = self.session.receive(self.input.filled(), &mut self.output);
             if let Step::Content(range) = &progress.step {
-                self.keep(range.clone()).await;
+                let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
+                keep(&mut self.incoming, bytes).await;
             }
             self.input.consume(progress.consumed);
             let needs_input = progress.step == Step::More
@@ -154,8 +167,10 @@ impl Connection<'_> {
                 self.input.consume(usize::MAX);
                 let protection = shake_hands(self.intake, &mut self.stream).await?;
                 self.session.secured(protection);
+                self.incoming = None;
             }
             Step::ContentWanted => self.begin_content(),
+            Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
             Step::ContentVoid => self.incoming = None,
             Step::Complete => self.store().await,
             Step::Rejected(rejection) => self.tell_rejected(&rejection),
@@ -212,22 +227,6 @@ impl Connection<'_> {
         let draft = self.intake.spool.draft();
         self.incoming = Some(Incoming { id, trace, draft, header });
         self.session.begin_content(&mut self.output);
-    }
-
-    async fn keep(&mut self, range: std::ops::Range<usize>) {
-        let (Some(incoming), Some(bytes)) =
-            (self.incoming.as_mut(), self.input.filled().get(range))
-        else {
-            return;
-        };
-        if let Some(header) = &mut incoming.header {
-            header.see(bytes);
-        }
-        if let Err(error) = incoming.draft.extend(bytes).await {
-            // The rest is swallowed; the refusal comes at the end of data.
-            tracing::debug!(id = %incoming.id, %error, "content not kept");
-            self.incoming = None;
-        }
     }
 
     async fn store(&mut self) {

@@ -1,6 +1,7 @@
 //! The envelope (RFC 5321 2.3.1) and what the sender asked for beside it.
 
 use super::Timestamp;
+use std::borrow::Cow;
 use std::fmt;
 
 /// A mailbox as it came on the wire, without the angle brackets: `local-part@domain`, or the
@@ -23,11 +24,29 @@ impl Address {
     pub fn domain(&self) -> &str {
         domain_of(&self.0)
     }
+
+    /// The same as names are compared and looked up: see [`domain_key`].
+    pub fn domain_key(&self) -> Cow<'_, str> {
+        domain_key(self.domain())
+    }
 }
 
 /// The same of an address that is not kept.
 pub fn domain_of(address: &str) -> &str {
     address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+/// A domain as names are compared and looked up: in lower case, and in A-labels (RFC 5890 2.3.2.1)
+/// where it is not ASCII.
+pub fn domain_key(domain: &str) -> Cow<'_, str> {
+    if domain.is_ascii() && !domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Borrowed(domain);
+    }
+    let labels = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY);
+    match labels {
+        Ok(labels) if !domain.is_ascii() => Cow::Owned(labels.into_owned()),
+        _ => Cow::Owned(domain.to_ascii_lowercase()),
+    }
 }
 
 impl fmt::Display for Address {
@@ -56,7 +75,7 @@ pub struct Recipient {
     pub address: Address,
     /// DSN NOTIFY (RFC 3461 4.1); `None` when not given.
     pub notify: Option<DsnNotify>,
-    /// DSN ORCPT (RFC 3461 4.2) as given, still xtext-encoded; `None` when not given.
+    /// DSN ORCPT (RFC 3461 4.2, RFC 6533 3) as given, still encoded; `None` when not given.
     pub original: Option<Box<str>>,
 }
 
@@ -111,7 +130,7 @@ pub struct Options {
     pub priority: i8,
     /// What the content is declared to be.
     pub body: Body,
-    /// SMTPUTF8 (RFC 6531) was given.
+    /// SMTPUTF8 (RFC 6531) was given, and an address or a header field needs it.
     pub smtp_utf8: bool,
     /// REQUIRETLS (RFC 8689) was given.
     pub require_tls: bool,
@@ -123,4 +142,24 @@ pub struct Options {
     pub not_before: Option<Timestamp>,
     /// To be given up at this time; the relay's own limit holds when `None`.
     pub expires: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_have_one_spelling() {
+        for (address, key) in [
+            ("a@b.example", "b.example"),
+            ("a@B.Example", "b.example"),
+            ("a@b\u{fc}cher.example", "xn--bcher-kva.example"),
+            ("a@B\u{dc}CHER.example", "xn--bcher-kva.example"),
+            ("\u{fc}@XN--bcher-KVA.example", "xn--bcher-kva.example"),
+            ("a@[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+            ("postmaster", ""),
+        ] {
+            assert_eq!(Address::new(address).domain_key(), key, "{address}");
+        }
+    }
 }

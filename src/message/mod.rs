@@ -8,7 +8,8 @@ mod fate;
 mod id;
 
 pub use envelope::{
-    Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath, domain_of,
+    Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath, domain_key,
+    domain_of,
 };
 pub use fate::{Outcome, Reason, Stage, Status};
 #[cfg(test)]

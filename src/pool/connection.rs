@@ -1,13 +1,13 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
-use super::exchange::Job;
-use crate::config::{Config, DeliveryTls};
-use crate::delivery::{Conversation, Loss, Mail, Policy, StartTls, Step};
-use crate::message::{Body, Outcome, Reason, Stage, Status};
+use super::exchange::{Job, Reports};
+use crate::config::{Config, DeliveryTls, Scheme};
+use crate::delivery::{Conversation, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
+use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
-use crate::route::{Candidate, SiteTls};
-use crate::smtp::one_line;
-use crate::spool::Content;
+use crate::route::{self, Candidate};
+use crate::smtp::{Dot, Dots, one_line};
+use crate::spool::{Content, Message};
 use crate::tls::{Client, Security, Transport, Trust};
 use std::io;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ pub(super) struct Way<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
-    pub(super) tls: SiteTls,
+    pub(super) manner: route::Manner,
 }
 
 /// Why there is no connection.
@@ -54,6 +54,7 @@ pub(super) struct Connection {
     output: Vec<u8>,
     conversation: Conversation,
     security: Option<Arc<Security>>,
+    lmtp: bool,
     /// Transactions begun on it.
     pub(super) transactions: u32,
 }
@@ -110,8 +111,8 @@ impl Connection {
         left: Duration,
     ) -> Result<Connection, Outcome> {
         let began = Instant::now();
-        let starttls = match way.tls.policy {
-            _ if way.tls.implicit => StartTls::Never,
+        let starttls = match way.manner.passage.tls {
+            _ if way.manner.scheme == Scheme::Smtps => StartTls::Never,
             DeliveryTls::Off => StartTls::Never,
             DeliveryTls::May => StartTls::IfOffered,
             DeliveryTls::Must | DeliveryTls::Verify => StartTls::Always,
@@ -149,15 +150,23 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
         };
+        let protocol = match way.manner.scheme {
+            Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
+            Scheme::Lmtp => Protocol::Lmtp,
+        };
+        let verified = way.manner.passage.tls == DeliveryTls::Verify;
+        let eight_bit = way.manner.passage.eight_bit;
+        let manner = Manner { protocol, starttls, verified, eight_bit };
         let mut connection = Connection {
             stream: Transport::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
             output: Vec::new(),
-            conversation: Conversation::new(Rc::clone(way.policy), remote, starttls),
+            conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
+            lmtp: protocol == Protocol::Lmtp,
             transactions: 0,
         };
-        if way.tls.implicit {
+        if way.manner.scheme == Scheme::Smtps {
             connection.shake_hands(candidate, way, left).await?;
         }
         // A host that drips never runs into the time-out of one receive, but into that of all its
@@ -196,7 +205,7 @@ impl Connection {
         way: &Way<'_>,
         left: Duration,
     ) -> Result<(), Failure> {
-        let trust = match way.tls.policy {
+        let trust = match way.manner.passage.tls {
             DeliveryTls::Verify => Trust::Verified,
             DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
         };
@@ -205,6 +214,20 @@ impl Connection {
         shaken.map_err(|error| Failure::Tls(tls_failed(&error, remote_name(candidate))))?;
         self.security = self.stream.security().map(Arc::new);
         Ok(())
+    }
+
+    /// Who reports on what it takes.
+    pub(super) fn reports(&self) -> Reports {
+        match (self.conversation.capabilities().dsn, self.lmtp) {
+            (true, _) => Reports::NextHop,
+            (false, false) => Reports::Relayed,
+            (false, true) => Reports::Delivered,
+        }
+    }
+
+    /// Transactions that it may have in all, as far as the host says (RFC 9422).
+    pub(super) fn transactions_max(&self) -> u32 {
+        self.conversation.capabilities().mails_max.unwrap_or(u32::MAX)
     }
 
     /// What protects it.
@@ -325,6 +348,9 @@ impl Connection {
     async fn send_content(&mut self, job: &Job) -> Result<(), Loss> {
         let wait = self.conversation.timeout();
         let message = &job.message;
+        if self.conversation.is_chunked() {
+            return self.send_chunk(&job.message).await;
+        }
         match &message.content {
             Content::Whole(content) if message.content.len() <= ONE_SEND_BYTES_MAX => {
                 self.output.extend_from_slice(&message.trace);
@@ -346,6 +372,59 @@ impl Connection {
         self.conversation.content_sent(&mut self.output);
         Ok(())
     }
+
+    /// The whole message as one chunk (RFC 3030). Its length comes first, so content that is kept
+    /// with added dots is gone through twice; such mail is rare.
+    async fn send_chunk(&mut self, message: &Message) -> Result<(), Loss> {
+        let wait = self.conversation.timeout();
+        let unreadable = |error: io::Error| Loss::Content(error.to_string());
+        let mut length = message.trace.len() as u64;
+        let mut pieces = Unstuffed::of(message);
+        while let Some(piece) = pieces.next().await.map_err(unreadable)? {
+            length += piece.len() as u64;
+        }
+        self.conversation.chunk(length, &mut self.output);
+        self.output.extend_from_slice(&message.trace);
+        let mut pieces = Unstuffed::of(message);
+        while let Some(piece) = pieces.next().await.map_err(unreadable)? {
+            self.stream.send_all(&self.output, wait).await.map_err(loss_of)?;
+            self.output = piece;
+        }
+        self.conversation.content_sent(&mut self.output);
+        Ok(())
+    }
+}
+
+/// Content in pieces, without the dots that transparency added.
+struct Unstuffed<'a> {
+    content: &'a Content,
+    /// Pieces that have been given.
+    given: usize,
+    dots: Option<Dots>,
+}
+
+impl Unstuffed<'_> {
+    fn of(message: &Message) -> Unstuffed<'_> {
+        let dots = message.dot_stuffed.then(|| Dots::new(Dot::Removed));
+        Unstuffed { content: &message.content, given: 0, dots }
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let piece = match self.content {
+            Content::Whole(bytes) => (self.given == 0).then(|| bytes.clone()),
+            Content::Streamed(pieces) => match pieces.get(self.given) {
+                Some(piece) => Some(piece.read().await?),
+                None => None,
+            },
+        };
+        self.given += 1;
+        let Some(dots) = &mut self.dots else { return Ok(piece) };
+        Ok(piece.map(|stuffed| {
+            let mut plain = Vec::with_capacity(stuffed.len());
+            dots.piece(&stuffed, &mut plain);
+            plain
+        }))
+    }
 }
 
 /// `None` when `work` takes longer than `limit`.
@@ -365,7 +444,7 @@ fn mail_of(job: &Job) -> Mail {
         .iter()
         .filter_map(|&index| {
             let recipient = message.envelope.recipients.get(index as usize)?;
-            Some((index, recipient.address.clone()))
+            Some((index, recipient.clone()))
         })
         .collect();
     Mail {
@@ -373,8 +452,11 @@ fn mail_of(job: &Job) -> Mail {
         recipients,
         size: message.trace.len() as u64 + message.content.len(),
         body: message.options.body,
-        eight_bit: message.eight_bit || message.options.body != Body::SevenBit,
+        eight_bit: message.eight_bit,
         smtp_utf8: message.options.smtp_utf8,
+        require_tls: message.options.require_tls,
+        dsn_return: message.options.dsn_return,
+        envelope_id: message.options.dsn_envelope_id.clone(),
     }
 }
 

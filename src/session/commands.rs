@@ -4,7 +4,7 @@
 
 use super::{Asked, Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Address, Envelope, Recipient};
+use crate::message::{Address, Body, Envelope, Options, Recipient};
 use crate::smtp::{self, CommandFault, Reply, Verb};
 
 impl Session {
@@ -18,22 +18,26 @@ impl Session {
             Verb::Mail => return self.mail(argument, out),
             Verb::Rcpt => return self.rcpt(argument, out),
             Verb::Data => return self.data(argument, out),
+            Verb::Bdat => return self.bdat(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
             Verb::Auth => return self.auth(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
-                self.transaction = None;
                 Reply::OK.write(out);
+                self.forget()
             }),
             // RFC 5321 4.1.1.9: a string may follow and means nothing.
             Verb::Noop => {
                 Reply::OK.write(out);
-                Ok(())
+                Ok(Step::More)
             }
-            Verb::Vrfy => smtp::read_something(argument).map(|()| Reply::CANNOT_VERIFY.write(out)),
+            Verb::Vrfy => smtp::read_question(argument).map(|()| {
+                Reply::CANNOT_VERIFY.write(out);
+                Step::More
+            }),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
                 Reply::HELP.write(out);
-                Ok(())
+                Ok(Step::More)
             }
             Verb::Quit => match smtp::read_nothing(argument) {
                 Ok(()) => return self.close_with(&Reply::BYE, out),
@@ -41,12 +45,21 @@ impl Session {
             },
         };
         match done {
-            Ok(()) => Step::More,
+            Ok(step) => step,
             Err(fault) => self.refuse(verb.name(), fault.reply(), out),
         }
     }
 
-    /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address.
+    /// The open transaction is forgotten.
+    fn forget(&mut self) -> Step {
+        match self.transaction.take() {
+            Some(open) if open.chunks.is_some() => Step::ContentVoid,
+            _ => Step::More,
+        }
+    }
+
+    /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address; of BDAT,
+    /// the chunk would be taken for commands.
     fn refuse_line(&mut self, line: &[u8], fault: CommandFault, out: &mut Vec<u8>) -> Step {
         let argument = line.get(5..).unwrap_or_default();
         match Verb::of(line) {
@@ -57,6 +70,7 @@ impl Session {
                 let from = self.open_sender();
                 self.reject("rcpt", from, Some(printable(argument)), fault.reply(), out)
             }
+            Some(Verb::Bdat) => self.close_with(&fault.reply(), out),
             verb => self.refuse(verb.map_or("command", Verb::name), fault.reply(), out),
         }
     }
@@ -67,10 +81,9 @@ impl Session {
         argument: &str,
         extended: bool,
         out: &mut Vec<u8>,
-    ) -> Result<(), CommandFault> {
+    ) -> Result<Step, CommandFault> {
         let name = smtp::read_hello(argument)?;
         self.hello = Some(Hello { name: name.into(), extended });
-        self.transaction = None;
         let host_name = self.policy.host_name.as_bytes();
         if extended {
             out.extend_from_slice(b"250-");
@@ -81,13 +94,15 @@ impl Session {
                 out.extend_from_slice(b"\r\n250-STARTTLS");
             }
             self.offer_auth(out);
-            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8");
+            out.extend_from_slice(b"\r\n250-CHUNKING\r\n250-BINARYMIME");
+            out.extend_from_slice(b"\r\n250 ENHANCEDSTATUSCODES\r\n");
         } else {
             out.extend_from_slice(b"250 ");
             out.extend_from_slice(host_name);
             out.extend_from_slice(b"\r\n");
         }
-        Ok(())
+        Ok(self.forget())
     }
 
     fn offers_starttls(&self) -> bool {
@@ -128,7 +143,7 @@ impl Session {
         }
         let has_auth = !self.client.authentication.mechanisms.is_empty();
         let read = match smtp::read_mail(argument, self.is_extended()) {
-            Ok(mail) if mail.auth && !has_auth => Err(CommandFault::ParameterUnknown),
+            Ok(mail) if mail.parameters.auth && !has_auth => Err(CommandFault::ParameterUnknown),
             read => read,
         };
         let mail = match read {
@@ -139,8 +154,9 @@ impl Session {
             }
         };
         let reverse_path = mail.path.to_address();
+        let told = mail.parameters;
         let bytes_max = self.policy.limits.message_bytes_max;
-        if mail.size.is_some_and(|declared| declared > bytes_max) {
+        if told.size.is_some_and(|declared| declared > bytes_max) {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
@@ -150,7 +166,14 @@ impl Session {
         }
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
-            body: mail.body.unwrap_or_default(),
+            options: Options {
+                body: told.body.unwrap_or_default(),
+                smtp_utf8: told.smtp_utf8,
+                dsn_return: told.dsn_return,
+                dsn_envelope_id: told.envelope_id.map(Box::from),
+                ..Options::default()
+            },
+            chunks: None,
         });
         Reply::SENDER_OK.write(out);
         Step::More
@@ -161,8 +184,12 @@ impl Session {
             let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
             return self.refuse("rcpt", reply, out);
         };
-        let path = match smtp::read_rcpt(argument) {
-            Ok(path) => path,
+        if open.chunks.is_some() {
+            return self.refuse("rcpt", Reply::CHUNKS_BEGUN, out);
+        }
+        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+        let rcpt = match smtp::read_rcpt(argument, extended, open.options.smtp_utf8) {
+            Ok(rcpt) => rcpt,
             Err(fault) => {
                 let from = self.open_sender();
                 let given = printable(argument.as_bytes());
@@ -172,7 +199,7 @@ impl Session {
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
         if !self.client.may_relay && self.user.is_none() {
             let from = self.open_sender();
-            let to = text_of(path.to_address().as_ref());
+            let to = text_of(rcpt.path.to_address().as_ref());
             let reply = Reply::relay_denied(self.client.address.ip());
             return self.reject("rcpt", from, Some(to), reply, out);
         }
@@ -186,12 +213,14 @@ impl Session {
             // Not a refused command, either: see above.
             reply.write(out);
             let from = self.open_sender();
-            let to = Some(text_of(path.to_address().as_ref()));
+            let to = Some(text_of(rcpt.path.to_address().as_ref()));
             return Step::Rejected(Rejection { at: "rcpt", from, to, reply });
         }
         let Some(open) = &mut self.transaction else { return Step::More };
-        if let Some(address) = path.to_address() {
-            open.envelope.recipients.push(Recipient::plain(address));
+        if let Some(address) = rcpt.path.to_address() {
+            let smtp::RcptParameters { notify, original } = rcpt.parameters;
+            let original = original.map(Box::from);
+            open.envelope.recipients.push(Recipient { address, notify, original });
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More
@@ -207,8 +236,10 @@ impl Session {
             None if self.hello.is_none() => Reply::HELLO_FIRST,
             None => Reply::MAIL_FIRST,
             Some(open) if open.envelope.recipients.is_empty() => Reply::NO_RECIPIENTS,
+            Some(open) if open.chunks.is_some() => Reply::CHUNKS_BEGUN,
+            Some(open) if open.options.body == Body::BinaryMime => Reply::BINARY_NEEDS_CHUNKS,
             Some(_) => {
-                self.state = State::ContentWanted;
+                self.state = State::ContentWanted(None);
                 return Step::ContentWanted;
             }
         };

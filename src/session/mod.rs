@@ -13,6 +13,7 @@
 //! ```
 
 mod authentication;
+mod chunks;
 mod commands;
 mod submission;
 mod trace;
@@ -21,10 +22,12 @@ pub use authentication::{AuthInput, Authentication};
 pub use submission::HeaderWatch;
 
 use crate::config;
-use crate::message::{Address, Body, Envelope, Options, QueueId, Timestamp};
+use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::smtp::{
-    self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Line, Reply, Scanned, Skipped,
+    self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
+    Skipped, Verb,
 };
+use chunks::{Chunk, Refused};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -101,6 +104,8 @@ pub struct Session {
     /// For the trace field: who the message is for, when that is one recipient and the transaction
     /// has been taken.
     taken_for: Option<Address>,
+    /// And that it asked for SMTPUTF8.
+    taken_as_utf8: bool,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
     /// The relay stops: close when the content at hand is done.
@@ -117,7 +122,10 @@ struct Hello {
 /// A transaction that MAIL has opened.
 struct Open {
     envelope: Envelope,
-    body: Body,
+    /// What MAIL asked for.
+    options: Options,
+    /// Between BDAT commands: of the content so far.
+    chunks: Option<ContentScanner>,
 }
 
 enum State {
@@ -133,10 +141,14 @@ enum State {
     Challenged,
     /// The caller finds out what AUTH has led to.
     Authenticating,
-    /// DATA is in order; the caller decides.
-    ContentWanted,
+    /// DATA is in order, or the first BDAT; the caller decides.
+    ContentWanted(Option<Chunk>),
     /// Between 354 and the end of data. `true`: void, the caller knows.
     Content(ContentScanner, bool),
+    /// In a chunk. `true`: void, the caller knows.
+    Chunk(Chunk, ContentScanner, bool),
+    /// In a chunk that is thrown away.
+    Refused(Refused),
     /// The content is there; the caller makes it durable.
     Complete(ContentScanner),
     /// All that comes is thrown away.
@@ -157,15 +169,18 @@ pub enum Step {
     StartTls,
     /// A message of AUTH (RFC 4954): call `challenge`, `authenticated` or `not_authenticated`.
     Auth(AuthInput),
-    /// DATA was given and is in order: call `begin_content` or `decline`.
+    /// DATA or a first BDAT was given and is in order: call `begin_content` or `decline`.
     ContentWanted,
-    /// These bytes of the input are content in wire form (dot-stuffed as received): keep them.
-    /// Already counted in `consumed`.
+    /// These bytes of the input are content in wire form (dot-stuffed): keep them. Counted in
+    /// `consumed`, unless it is a dot that came without its stuffing: it is named once more.
     Content(Range<usize>),
+    /// The last line of the content came without its CRLF: keep one.
+    ContentLineEnd,
     /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
-    /// at the end of data.
+    /// at the end of data, or of the chunk. After RSET and EHLO between chunks, too.
     ContentVoid,
-    /// The final CRLF.CRLF came: `take_transaction`, make it durable, then `stored` or `decline`.
+    /// The final CRLF.CRLF or the last chunk came: `take_transaction`, make it durable, then
+    /// `stored` or `decline`.
     Complete,
     /// Something was refused: for the event log. The reply is in `out` already. Call `receive`
     /// again, even if the rest of the input is empty: the session may have ended with this one, and
@@ -224,6 +239,7 @@ impl Session {
             user: None,
             transaction: None,
             taken_for: None,
+            taken_as_utf8: false,
             refused: 0,
             stop: false,
         }
@@ -259,6 +275,12 @@ impl Session {
         let out_full = out.len() + OUT_BYTES_MAX;
         let mut consumed = 0;
         loop {
+            // A chunk ends without a byte of its own.
+            match self.chunk_ended(out) {
+                None => {}
+                Some(Step::More) => continue,
+                Some(step) => return Progress { consumed, step },
+            }
             let rest = input.get(consumed..).unwrap_or_default();
             let (used, step) = match self.state {
                 State::Greeting | State::Commands | State::Challenged if self.stop => {
@@ -269,10 +291,10 @@ impl Session {
                 }
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
-                State::ContentWanted
-                | State::Complete(_)
-                | State::Handshake
-                | State::Authenticating => (0, Step::More),
+                State::Chunk(..) => self.receive_chunk(rest),
+                State::Refused(_) => self.receive_refused(rest),
+                State::ContentWanted(_) | State::Complete(_) => (0, Step::More),
+                State::Handshake | State::Authenticating => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
@@ -300,6 +322,10 @@ impl Session {
             }
             Line::Complete(line) => (line.len() + 2, self.command(line, out)),
             Line::Incomplete => (0, Step::More),
+            // Its chunk would be taken for commands.
+            Line::TooLong(_) if Verb::of(rest) == Some(Verb::Bdat) => {
+                (rest.len(), self.close_with(&Reply::LINE_TOO_LONG, out))
+            }
             Line::TooLong(length) => {
                 self.state = State::Skipping(length);
                 (length, Step::More)
@@ -347,7 +373,7 @@ impl Session {
             return (0, Step::More);
         };
         match scanner.scan(rest) {
-            Scanned::Short => (0, Step::More),
+            Scanned::Short | Scanned::Stuffing => (0, Step::More),
             Scanned::Content(length) if *void => (length, Step::More),
             Scanned::Content(length) if scanner.defect().is_some() => {
                 *void = true;
@@ -362,10 +388,16 @@ impl Session {
         let State::Content(scanner, _) = std::mem::replace(&mut self.state, State::Commands) else {
             return Step::More;
         };
-        let Some(defect) = scanner.defect() else {
-            self.state = State::Complete(scanner);
-            return Step::Complete;
-        };
+        match scanner.defect() {
+            Some(defect) => self.refuse_content(defect, out),
+            None => {
+                self.state = State::Complete(scanner);
+                Step::Complete
+            }
+        }
+    }
+
+    fn refuse_content(&mut self, defect: Defect, out: &mut Vec<u8>) -> Step {
         let reply = match defect {
             Defect::TooLarge => Reply::too_large(self.policy.limits.message_bytes_max),
             Defect::BareLf => Reply::CONTENT_BARE_LF,
@@ -379,16 +411,23 @@ impl Session {
         self.reject("data", from, None, reply, out)
     }
 
-    /// Answers ContentWanted with 354.
+    /// Answers ContentWanted: with 354, or by going on, as the chunk is there already.
     pub fn begin_content(&mut self, out: &mut Vec<u8>) {
+        if let State::ContentWanted(Some(chunk)) = self.state {
+            return self.begin_chunks(chunk);
+        }
+        let scanner = ContentScanner::new(self.content_limits(), Framing::Dots);
+        self.state = State::Content(scanner, false);
+        Reply::SEND_CONTENT.write(out);
+    }
+
+    fn content_limits(&self) -> ContentLimits {
         let limits = &self.policy.limits;
-        let scanner = ContentScanner::new(ContentLimits {
+        ContentLimits {
             bytes_max: limits.message_bytes_max,
             line_max: limits.text_line_max,
             received_max: limits.received_max,
-        });
-        self.state = State::Content(scanner, false);
-        Reply::SEND_CONTENT.write(out);
+        }
     }
 
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
@@ -416,10 +455,16 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPA` or `ESMTPSA` (RFC 3848).
+    /// What is spoken in this transaction: `SMTP`, `ESMTP`, `UTF8SMTPSA` and the like (RFC 3848,
+    /// RFC 6531 4.3).
     pub fn protocol(&self) -> &'static str {
+        let smtp_utf8 = match &self.transaction {
+            Some(open) => open.options.smtp_utf8,
+            None => self.taken_as_utf8,
+        };
         let has_tls = self.client.protection.is_some();
-        trace::protocol(self.is_extended(), has_tls, self.user.is_some())
+        let has_user = self.user.is_some();
+        trace::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
     }
 
     /// What protects the connection.
@@ -442,18 +487,23 @@ impl Session {
     /// After Complete, once.
     pub fn take_transaction(&mut self) -> Transaction {
         debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());
-        let (envelope, body) = match self.transaction.take() {
-            Some(open) => (open.envelope, open.body),
-            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Body::default()),
+        let (envelope, mut options) = match self.transaction.take() {
+            Some(open) => (open.envelope, open.options),
+            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Options::default()),
         };
         self.taken_for = sole_recipient(&envelope).cloned();
-        let (content_bytes, dot_stuffed, eight_bit) = match &self.state {
-            State::Complete(scanner) => {
-                (scanner.bytes(), scanner.dot_stuffed(), scanner.eight_bit())
-            }
-            _ => (0, false, false),
+        self.taken_as_utf8 = options.smtp_utf8;
+        let (content_bytes, dot_stuffed, eight_bit, eight_bit_header) = match &self.state {
+            State::Complete(scanner) => (
+                scanner.bytes(),
+                scanner.dot_stuffed(),
+                scanner.eight_bit(),
+                scanner.eight_bit_header(),
+            ),
+            _ => (0, false, false, false),
         };
-        let options = Options { body, ..Options::default() };
+        // Who asks for it always must not have plain mail refused by next hops without it.
+        options.smtp_utf8 &= eight_bit_header || !is_ascii(&envelope);
         Transaction { envelope, options, content_bytes, dot_stuffed, eight_bit }
     }
 
@@ -469,10 +519,14 @@ impl Session {
 
     /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
     /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
-    /// refused at the end of data, it is over (RFC 5321 4.1.1.4).
+    /// refused at the end of data, or at a chunk, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if let (State::ContentWanted(Some(chunk)), true) = (&self.state, reply.code != 421) {
+            let chunk = *chunk;
+            return self.decline_chunk(chunk, reply);
+        }
         reply.write(out);
-        if let State::ContentWanted = self.state {
+        if let State::ContentWanted(_) = self.state {
             self.state = State::Commands;
         } else {
             self.finish_transaction();
@@ -485,13 +539,16 @@ impl Session {
     fn finish_transaction(&mut self) {
         self.transaction = None;
         self.taken_for = None;
+        self.taken_as_utf8 = false;
         self.state = State::Commands;
     }
 
     /// How long to wait for more input now.
     pub fn timeout(&self) -> Duration {
         match self.state {
-            State::Content(..) => self.policy.limits.data_timeout,
+            State::Content(..) | State::Chunk(..) | State::Refused(_) => {
+                self.policy.limits.data_timeout
+            }
             _ => self.policy.limits.command_timeout,
         }
     }
@@ -507,10 +564,11 @@ impl Session {
     pub fn stopping(&mut self, out: &mut Vec<u8>) -> bool {
         self.stop = true;
         match self.state {
-            State::ContentWanted | State::Content(..) | State::Complete(_) => return false,
+            State::ContentWanted(_) | State::Content(..) | State::Chunk(..) => return false,
+            State::Complete(_) => return false,
             State::Closing | State::Handshake | State::Authenticating => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
-            State::Commands | State::Challenged | State::Skipping(_) => {
+            State::Commands | State::Challenged | State::Skipping(_) | State::Refused(_) => {
                 _ = self.close_with(&Reply::STOPPING, out)
             }
         }
@@ -526,6 +584,15 @@ impl Session {
     fn is_extended(&self) -> bool {
         self.hello.as_ref().is_some_and(|hello| hello.extended)
     }
+}
+
+fn is_ascii(envelope: &Envelope) -> bool {
+    let is_plain = |recipient: &Recipient| {
+        recipient.address.as_str().is_ascii()
+            && recipient.original.as_ref().is_none_or(|original| original.is_ascii())
+    };
+    envelope.reverse_path.as_ref().is_none_or(|path| path.as_str().is_ascii())
+        && envelope.recipients.iter().all(is_plain)
 }
 
 /// The trace field names a recipient only when there is no other: each must not learn of the

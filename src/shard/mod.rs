@@ -6,6 +6,7 @@
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
 //! - `damage`: what the spool cannot give any more.
+//! - `report`: what senders are told, and who asked for it.
 //! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
@@ -17,6 +18,7 @@ mod ending;
 mod hot;
 mod queue;
 mod register;
+mod report;
 mod sites;
 mod stop;
 #[cfg(test)]

@@ -100,7 +100,7 @@ impl Queue {
             .envelope
             .recipients
             .iter()
-            .map(|recipient| lower(recipient.address.domain()))
+            .map(|recipient| recipient.address.domain_key())
             .collect();
         let recipients: Vec<AdmittedRecipient<'_>> = domains
             .iter()
@@ -117,6 +117,7 @@ impl Queue {
                 id: message.id,
                 placement: [placement.segment, placement.offset, placement.length],
                 expires: self.expiry(message.received_at, message.options.expires),
+                notice: self.notice(message.received_at, wants_delay(&message)),
                 priority: message.options.priority,
                 tenant: &message.options.tenant,
                 recipients: &recipients,
@@ -153,6 +154,10 @@ impl Queue {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
                 expires: self.expiry(message.received_at, message.expires),
+                notice: self.notice(
+                    message.received_at,
+                    message.delay_wanted && !message.null_reverse_path,
+                ),
                 priority: message.priority,
                 tenant: &message.tenant,
                 recipients,
@@ -235,6 +240,7 @@ impl Queue {
                 self.exchange.send(home, offer);
             }
             Demand::Expired { slot, recipients } => self.lapsed(slot, recipients),
+            Demand::Delayed { slot, until, recipients } => self.delayed(slot, until, recipients),
             Demand::Overdue { slot, recipients } => {
                 tracing::error!(
                     shard = self.shard,
@@ -465,6 +471,13 @@ impl Drop for Loading {
     }
 }
 
+/// Whether somebody is to be told when it waits long.
+fn wants_delay(message: &Message) -> bool {
+    let mut recipients = message.envelope.recipients.iter();
+    message.envelope.reverse_path.is_some()
+        && recipients.any(|one| one.notify.is_some_and(|notify| notify.delay))
+}
+
 /// The spool's words for where a message is, from the scheduler's.
 pub(super) fn placement(at: [u32; 3]) -> Placement {
     Placement { segment: at[0], offset: at[1], length: at[2] }
@@ -478,13 +491,5 @@ fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRec
         attempts: recipient.attempts,
         due: recipient.due.unwrap_or(first_due),
         reason: recipient.reason.clone(),
-    }
-}
-
-fn lower(domain: &str) -> Cow<'_, str> {
-    if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(domain.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(domain)
     }
 }

@@ -3,10 +3,13 @@
 //! A line without its CRLF goes in; words that borrow from it come out, or a fault with the reply
 //! that names it. What may follow what is not known here.
 
+use super::parameters::{
+    MailParameters, RcptParameters, names_smtp_utf8, read_mail_parameters, read_rcpt_parameters,
+};
 use super::path::{Path, PathFault, is_domain, read_literal, read_path};
 use super::reply::Reply;
 use crate::limits::DOMAIN_BYTES_MAX;
-use crate::message::{Body, Status};
+use crate::message::Status;
 
 /// The commands that this relay knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum Verb {
     Rcpt,
     /// DATA.
     Data,
+    /// BDAT (RFC 3030).
+    Bdat,
     /// RSET.
     Rset,
     /// NOOP.
@@ -48,6 +53,7 @@ impl Verb {
             Verb::Mail => "mail",
             Verb::Rcpt => "rcpt",
             Verb::Data => "data",
+            Verb::Bdat => "bdat",
             Verb::Rset => "rset",
             Verb::Noop => "noop",
             Verb::Quit => "quit",
@@ -72,6 +78,7 @@ impl Verb {
             b"MAIL" => Verb::Mail,
             b"RCPT" => Verb::Rcpt,
             b"DATA" => Verb::Data,
+            b"BDAT" => Verb::Bdat,
             b"RSET" => Verb::Rset,
             b"NOOP" => Verb::Noop,
             b"QUIT" => Verb::Quit,
@@ -85,8 +92,7 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 8] =
-    ["BDAT", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
+const NOT_IMPLEMENTED: [&str; 7] = ["ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -131,26 +137,24 @@ pub enum CommandFault {
     ParameterUnknown,
     /// A parameter given twice.
     ParameterTwice,
-    /// SIZE= without a number.
-    Size,
-    /// BODY= without 7BIT or 8BITMIME.
-    Body,
+    /// A parameter's value is not one; the text says what would be.
+    Value(&'static str),
 }
 
 /// Parts a line into verb and argument; the argument has no space at either end (RFC 5321 4.1.1:
-/// trailing white space is tolerated) and is printable ASCII and tabs.
+/// trailing white space is tolerated) and is printable ASCII and tabs. Where addresses may stand it
+/// may have other UTF-8, too (RFC 6531); whether it is wanted there is for those who read it.
 pub fn read_command(line: &[u8]) -> Result<(Verb, &str), CommandFault> {
     if line.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
         return Err(CommandFault::ControlCharacter);
     }
     let verb = Verb::of(line);
+    let takes_address = matches!(verb, Some(Verb::Mail | Verb::Rcpt | Verb::Vrfy | Verb::Expn));
     let text = match std::str::from_utf8(line) {
-        Ok(text) if text.is_ascii() => text,
+        Ok(text) if takes_address || text.is_ascii() => text,
+        _ if takes_address => return Err(CommandFault::AddressNotAscii),
         _ => {
             return Err(match verb {
-                Some(Verb::Mail | Verb::Rcpt | Verb::Vrfy | Verb::Expn) => {
-                    CommandFault::AddressNotAscii
-                }
                 Some(Verb::Ehlo | Verb::Helo) => CommandFault::HelloName,
                 _ => CommandFault::NotAscii,
             });
@@ -202,9 +206,25 @@ pub fn read_nothing(argument: &str) -> Result<(), CommandFault> {
     if argument.is_empty() { Ok(()) } else { Err(CommandFault::ArgumentNotAllowed) }
 }
 
-/// For commands that take any argument, but need one.
-pub fn read_something(argument: &str) -> Result<(), CommandFault> {
-    if argument.is_empty() { Err(CommandFault::ArgumentMissing) } else { Ok(()) }
+/// What VRFY and EXPN ask about: anything, but something. With bytes above 127 it ends in SMTPUTF8
+/// (RFC 6531 3.7.4.2).
+pub fn read_question(argument: &str) -> Result<(), CommandFault> {
+    if argument.is_empty() {
+        Err(CommandFault::ArgumentMissing)
+    } else {
+        check_ascii(argument, true)
+    }
+}
+
+/// The argument of BDAT: the size of the chunk in bytes, and whether it is the last (RFC 3030 2).
+pub fn read_chunk(argument: &str) -> Option<(u64, bool)> {
+    let (digits, last) = match argument.split_once([' ', '\t']) {
+        Some((digits, word)) if word.trim_ascii().eq_ignore_ascii_case("LAST") => (digits, true),
+        Some(_) => return None,
+        None => (argument, false),
+    };
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).map(|size| (size, last))
 }
 
 /// What MAIL says.
@@ -212,52 +232,59 @@ pub fn read_something(argument: &str) -> Result<(), CommandFault> {
 pub struct Mail<'a> {
     /// [`Path::Null`] or a mailbox.
     pub path: Path<'a>,
-    /// SIZE= in bytes (RFC 1870); a number too large to hold counts as the largest.
-    pub size: Option<u64>,
-    /// BODY= (RFC 6152).
-    pub body: Option<Body>,
-    /// AUTH= was given (RFC 4954 5): who first submitted it, for those who believe it. Here nobody
-    /// is believed, which the RFC allows.
-    pub auth: bool,
+    /// What follows it.
+    pub parameters: MailParameters<'a>,
 }
 
 /// Reads the argument of MAIL. Sessions that began with HELO have no parameters
 /// (RFC 5321 2.2.1): `extended` is false for them.
 pub fn read_mail(argument: &str, extended: bool) -> Result<Mail<'_>, CommandFault> {
     let side = Side::Sender;
+    check_ascii(argument, extended)?;
     let (path, rest) = read_address(argument, "FROM:", side)?;
     if let Path::Postmaster(_) = path {
         return Err(CommandFault::Path(side, PathFault::NoDomain));
     }
-    let mut mail = Mail { path, size: None, body: None, auth: false };
-    for word in rest.split([' ', '\t']).filter(|word| !word.is_empty()) {
-        let (keyword, value) = read_parameter(word)?;
-        if extended && keyword.eq_ignore_ascii_case("SIZE") {
-            set_once(&mut mail.size, read_size(value)?)?;
-        } else if extended && keyword.eq_ignore_ascii_case("BODY") {
-            set_once(&mut mail.body, read_body(value)?)?;
-        } else if extended && keyword.eq_ignore_ascii_case("AUTH") {
-            value.filter(|value| is_xtext(value)).ok_or(CommandFault::Parameter)?;
-            mail.auth = true;
-        } else {
-            return Err(CommandFault::ParameterUnknown);
-        }
+    let parameters = read_mail_parameters(rest, extended)?;
+    if !argument.is_ascii() && !parameters.smtp_utf8 {
+        return Err(CommandFault::AddressNotAscii);
     }
-    Ok(mail)
+    Ok(Mail { path, parameters })
 }
 
-/// Reads the argument of RCPT: a mailbox or the postmaster.
-pub fn read_rcpt(argument: &str) -> Result<Path<'_>, CommandFault> {
+/// Without SMTPUTF8 there are no bytes above 127 (RFC 6531 3.1).
+fn check_ascii(argument: &str, extended: bool) -> Result<(), CommandFault> {
+    if argument.is_ascii() || extended && names_smtp_utf8(argument) {
+        Ok(())
+    } else {
+        Err(CommandFault::AddressNotAscii)
+    }
+}
+
+/// What RCPT says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rcpt<'a> {
+    /// A mailbox or the postmaster.
+    pub path: Path<'a>,
+    /// What follows it.
+    pub parameters: RcptParameters<'a>,
+}
+
+/// Reads the argument of RCPT; `smtp_utf8`: MAIL asked for it.
+pub fn read_rcpt(
+    argument: &str,
+    extended: bool,
+    smtp_utf8: bool,
+) -> Result<Rcpt<'_>, CommandFault> {
     let side = Side::Recipient;
+    if !argument.is_ascii() && !smtp_utf8 {
+        return Err(CommandFault::AddressNotAscii);
+    }
     let (path, rest) = read_address(argument, "TO:", side)?;
     if path == Path::Null {
         return Err(CommandFault::Path(side, PathFault::Null));
     }
-    if let Some(word) = rest.split([' ', '\t']).find(|word| !word.is_empty()) {
-        read_parameter(word)?;
-        return Err(CommandFault::ParameterUnknown);
-    }
-    Ok(path)
+    Ok(Rcpt { path, parameters: read_rcpt_parameters(rest, extended)? })
 }
 
 /// `FROM:` or `TO:` and the path. Spaces after the colon are against RFC 5321 3.3, and so common
@@ -279,57 +306,6 @@ fn read_address<'a>(
     Ok((path, rest))
 }
 
-/// `KEYWORD` or `KEYWORD=value` (RFC 5321 4.1.2 esmtp-param).
-fn read_parameter(word: &str) -> Result<(&str, Option<&str>), CommandFault> {
-    let (keyword, value) = match word.split_once('=') {
-        Some((keyword, value)) => (keyword, Some(value)),
-        None => (word, None),
-    };
-    let good_keyword = keyword.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && keyword.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let good_value = value.is_none_or(|value| {
-        !value.is_empty() && value.bytes().all(|byte| matches!(byte, 33..=60 | 62..=126))
-    });
-    if good_keyword && good_value { Ok((keyword, value)) } else { Err(CommandFault::Parameter) }
-}
-
-fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandFault> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(CommandFault::ParameterTwice),
-    }
-}
-
-/// 1 to 20 digits (RFC 1870 4).
-fn read_size(value: Option<&str>) -> Result<u64, CommandFault> {
-    let digits = value.ok_or(CommandFault::Size)?;
-    if digits.len() > 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(CommandFault::Size);
-    }
-    Ok(digits.parse().unwrap_or(u64::MAX))
-}
-
-/// RFC 3461 4; `<>` is of that form, too.
-fn is_xtext(value: &str) -> bool {
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        let hex =
-            |byte: Option<u8>| byte.is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-        if byte == b'+' && !(hex(bytes.next()) && hex(bytes.next())) {
-            return false;
-        }
-    }
-    true
-}
-
-fn read_body(value: Option<&str>) -> Result<Body, CommandFault> {
-    match value {
-        Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
-        Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
-        _ => Err(CommandFault::Body),
-    }
-}
-
 impl CommandFault {
     /// What the client is told.
     pub fn reply(self) -> Reply {
@@ -348,8 +324,7 @@ impl CommandFault {
             CommandFault::Parameter => Reply::BAD_PARAMETER,
             CommandFault::ParameterUnknown => Reply::UNKNOWN_PARAMETER,
             CommandFault::ParameterTwice => Reply::DUPLICATE_PARAMETER,
-            CommandFault::Size => Reply::BAD_SIZE,
-            CommandFault::Body => Reply::BAD_BODY,
+            CommandFault::Value(text) => Reply::new(501, Status(5, 5, 4), text),
         }
     }
 }
@@ -383,6 +358,7 @@ fn is_space(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{Body, DsnNotify};
 
     #[test]
     fn verbs_are_read_in_any_case_and_parted_from_their_argument() {
@@ -400,10 +376,9 @@ mod tests {
             (b"NOOPS", CommandFault::Unknown),
             (b"GET", CommandFault::Unknown),
             (b"etrn", CommandFault::NotImplemented),
-            (b"BDAT 86 LAST", CommandFault::NotImplemented),
+            (b"ATRN", CommandFault::NotImplemented),
             (b"NOOP \0", CommandFault::ControlCharacter),
             (b"NOOP \x7f", CommandFault::ControlCharacter),
-            (b"MAIL FROM:<\xc3\xbc@b>", CommandFault::AddressNotAscii),
             (b"RCPT TO:<\xff@b>", CommandFault::AddressNotAscii),
             (b"EHLO b\xc3\xbccher", CommandFault::HelloName),
             (b"NOOP \xff", CommandFault::NotAscii),
@@ -414,25 +389,32 @@ mod tests {
     }
 
     #[test]
+    fn rfc3030_2_a_chunk_has_a_size_and_may_be_the_last() {
+        assert_eq!(read_chunk("86"), Some((86, false)));
+        assert_eq!(read_chunk("0  last"), Some((0, true)));
+        assert_eq!(read_chunk("18446744073709551615 LAST"), Some((u64::MAX, true)));
+        for argument in ["", "LAST", "+5", "-1", "5 5", "5 LAST x", "18446744073709551616", "0x5"] {
+            assert_eq!(read_chunk(argument), None, "{argument}");
+        }
+    }
+
+    #[test]
     fn mail_takes_a_path_and_its_parameters() {
         let mail = |text| read_mail(text, true);
-        let plain = Mail { path: Path::Mailbox("a@b"), size: None, body: None, auth: false };
+        let parameters = MailParameters::default();
+        let plain = Mail { path: Path::Mailbox("a@b"), parameters };
         assert_eq!(mail("FROM:<a@b>"), Ok(plain));
         assert_eq!(mail("from: \t<a@b>"), Ok(plain));
+        let body = Some(Body::EightBitMime);
+        let parameters = MailParameters { size: Some(500), body, ..parameters };
         assert_eq!(
             mail("FROM:<> size=500  BODY=8bitmime"),
-            Ok(Mail {
-                path: Path::Null,
-                size: Some(500),
-                body: Some(Body::EightBitMime),
-                auth: false
-            })
+            Ok(Mail { path: Path::Null, parameters })
         );
-        assert_eq!(mail("FROM:<a@b> BODY=7BIT").map(|mail| mail.body), Ok(Some(Body::SevenBit)));
-        assert_eq!(
-            mail("FROM:<a@b> SIZE=99999999999999999999").map(|mail| mail.size),
-            Ok(Some(u64::MAX))
-        );
+        let body = mail("FROM:<a@b> BODY=7BIT").map(|mail| mail.parameters.body);
+        assert_eq!(body, Ok(Some(Body::SevenBit)));
+        let size = mail("FROM:<a@b> SIZE=99999999999999999999").map(|mail| mail.parameters.size);
+        assert_eq!(size, Ok(Some(u64::MAX)));
     }
 
     #[test]
@@ -451,37 +433,56 @@ mod tests {
             ("FROM:<a@b> SIZE=", Parameter),
             ("FROM:<a@b> SIZE=1=2", Parameter),
             ("FROM:<a@b> X_Y=2", Parameter),
-            ("FROM:<a@b> SIZE", Size),
-            ("FROM:<a@b> SIZE=-1", Size),
-            ("FROM:<a@b> SIZE=100000000000000000000", Size),
             ("FROM:<a@b> SIZE=1 size=1", ParameterTwice),
             ("FROM:<a@b> BODY=7BIT BODY=8BITMIME", ParameterTwice),
-            ("FROM:<a@b> BODY", Body),
-            ("FROM:<a@b> BODY=BINARYMIME", Body),
-            ("FROM:<a@b> RET=FULL", ParameterUnknown),
-            ("FROM:<a@b> SMTPUTF8", ParameterUnknown),
+            ("FROM:<a@b> X=FULL", ParameterUnknown),
         ] {
             assert_eq!(read_mail(text, true).map(|_| ()), Err(fault), "{text}");
+        }
+        for text in ["SIZE", "SIZE=-1", "SIZE=100000000000000000000", "BODY", "BODY=9BIT"] {
+            let text = format!("FROM:<a@b> {text}");
+            assert!(matches!(read_mail(&text, true), Err(Value(_))), "{text}");
         }
         assert_eq!(read_mail("FROM:<a@b> SIZE=1", false), Err(ParameterUnknown), "after HELO");
     }
 
     #[test]
+    fn rfc6531_3_1_addresses_beyond_ascii_need_smtputf8() {
+        let mail = |text| read_mail(text, true).map(|mail| mail.path);
+        let path = Path::Mailbox("\u{fc}@b\u{fc}cher.example");
+        assert_eq!(mail("FROM:<\u{fc}@b\u{fc}cher.example> SMTPUTF8"), Ok(path));
+        for text in
+            ["FROM:<\u{fc}@b>", "FROM:<\u{fc}@b> BODY=8BITMIME", "FROM:<\" SMTPUTF8 \u{fc}\"@b>"]
+        {
+            assert_eq!(mail(text), Err(CommandFault::AddressNotAscii), "{text}");
+        }
+        let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", false);
+        assert_eq!(after_helo, Err(CommandFault::AddressNotAscii));
+        let rcpt = |text, utf8| read_rcpt(text, true, utf8).map(|rcpt| rcpt.path);
+        assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Path::Mailbox("\u{fc}@b")));
+        assert_eq!(rcpt("TO:<\u{fc}@b>", false), Err(CommandFault::AddressNotAscii));
+        assert_eq!(read_question("\u{fc} SMTPUTF8"), Ok(()));
+        assert_eq!(read_question("\u{fc}"), Err(CommandFault::AddressNotAscii));
+    }
+
+    #[test]
     fn rcpt_takes_a_mailbox_or_the_postmaster() {
         use CommandFault::{Keyword, Parameter, ParameterUnknown};
-        assert_eq!(read_rcpt("TO:<a@b>").map(|path| path.to_address()), {
-            Ok(Some(crate::message::Address::new("a@b")))
-        });
-        assert_eq!(read_rcpt("to: <POSTMASTER>"), Ok(Path::Postmaster("POSTMASTER")));
+        let read = |text| read_rcpt(text, true, false);
+        assert_eq!(read("TO:<a@b>").map(|rcpt| rcpt.path), Ok(Path::Mailbox("a@b")));
+        let postmaster = read("to: <POSTMASTER>").map(|rcpt| rcpt.path);
+        assert_eq!(postmaster, Ok(Path::Postmaster("POSTMASTER")));
+        let notify = read("TO:<a@b> NOTIFY=NEVER").map(|rcpt| rcpt.parameters.notify);
+        assert_eq!(notify, Ok(Some(DsnNotify::default())));
         for (text, fault) in [
             ("FROM:<a@b>", Keyword(Side::Recipient)),
             ("TO:<>", CommandFault::Path(Side::Recipient, PathFault::Null)),
             ("TO:<a>", CommandFault::Path(Side::Recipient, PathFault::NoDomain)),
-            ("TO:<a@b> NOTIFY=NEVER", ParameterUnknown),
+            ("TO:<a@b> RET=FULL", ParameterUnknown),
             ("TO:<a@b> NOTIFY=", Parameter),
             ("TO:<a@b> <c@d>", Parameter),
         ] {
-            assert_eq!(read_rcpt(text).map(|_| ()), Err(fault), "{text}");
+            assert_eq!(read(text).map(|_| ()), Err(fault), "{text}");
         }
     }
 

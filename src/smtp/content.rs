@@ -1,9 +1,10 @@
-//! Content as it comes after DATA (RFC 5321 4.1.1.4): where it ends, and what is wrong with it.
-//! *Pure.*
+//! Content as it comes after DATA (RFC 5321 4.1.1.4) or in chunks (RFC 3030): where it ends, and
+//! what is wrong with it. *Pure.*
 //!
-//! Bytes are looked at where they lie and handed on as they are, dot-stuffed. The scanner keeps a
-//! few numbers and no bytes: when the input ends where nothing can be decided yet (a CR, a dot at
-//! the start of a line, the first letters of `Received:`), those bytes are left for the next call.
+//! Bytes are looked at where they lie. What is kept of them is the same either way, the wire form
+//! of DATA: after DATA they are handed on as they are, dot-stuffed; of what comes in chunks each
+//! dot that begins a line is named once more. The scanner keeps a few numbers and no bytes: only
+//! when the input of DATA ends in what may be the dot line, those bytes are left for the next call.
 //! Thus what it finds does not depend on how the input was cut.
 //!
 //! *Smuggling* (CVE-2023-51764, CVE-2023-51765, CVE-2023-51766). Servers that take `LF . LF`,
@@ -36,8 +37,8 @@ pub enum Defect {
     /// A CR without LF.
     BareCr,
     /// A NUL byte. Neither a 7bit nor an 8bit body has one (RFC 2045 2.7, 2.8), nor has a header
-    /// (RFC 5322 2.2); RFC 5321 4.1.1.4 warns of such bytes and BINARYMIME is not offered. Software
-    /// behind us would cut the text there, and see another message than the one that was checked.
+    /// (RFC 5322 2.2); RFC 5321 4.1.1.4 warns of such bytes, and a BINARYMIME body is the place for
+    /// them. Software behind us would cut the text there, and see another message than was checked.
     Nul,
     /// More `Received` fields than allowed.
     TooManyHops,
@@ -50,6 +51,9 @@ pub enum Defect {
 pub enum Scanned {
     /// So many bytes, one or more, belong to the content. Call again with what follows them.
     Content(usize),
+    /// The input begins with a dot that begins a line, and came in a chunk: keep that byte, and
+    /// call again with the same input.
+    Stuffing,
     /// The dot line that ends the content; it takes [`END_LENGTH`] bytes and is no part of it.
     End,
     /// Nothing can be decided before more comes.
@@ -61,10 +65,23 @@ pub const END_LENGTH: usize = 3;
 
 const RECEIVED: &[u8; 8] = b"received";
 
+/// How content comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// After DATA: dot-stuffed, up to a dot line.
+    Dots,
+    /// In chunks whose length is known, as it is.
+    Chunks,
+    /// In chunks, and declared BINARYMIME: below its header it has bytes and not lines
+    /// (RFC 3030 3).
+    BinaryChunks,
+}
+
 /// Goes through the content of one message.
 #[derive(Clone, Debug)]
 pub struct ContentScanner {
     limits: ContentLimits,
+    framing: Framing,
     /// Content seen, in wire form.
     bytes: u64,
     /// Of these, dots that are stuffing.
@@ -73,24 +90,33 @@ pub struct ContentScanner {
     line_bytes: usize,
     /// The line at hand begins with a stuffed dot.
     line_stuffed: bool,
+    /// The line at hand was a CR last: an LF must follow.
+    after_cr: bool,
+    /// Letters of `Received` that the line at hand began with; `None` when it is another line.
+    name: Option<usize>,
     in_header: bool,
     received: u32,
     eight_bit: bool,
+    eight_bit_header: bool,
     defect: Option<Defect>,
 }
 
 impl ContentScanner {
-    /// A scanner at the first byte after the line of DATA.
-    pub fn new(limits: ContentLimits) -> ContentScanner {
+    /// A scanner at the first byte after the line of DATA, or of the first chunk.
+    pub fn new(limits: ContentLimits, framing: Framing) -> ContentScanner {
         ContentScanner {
             limits,
+            framing,
             bytes: 0,
             stuffing: 0,
             line_bytes: 0,
             line_stuffed: false,
+            after_cr: false,
+            name: None,
             in_header: true,
             received: 0,
             eight_bit: false,
+            eight_bit_header: false,
             defect: None,
         }
     }
@@ -98,37 +124,71 @@ impl ContentScanner {
     /// Looks at the input up to the end of the content, or as far as can be decided.
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
         let mut rest = input;
-        let mut ended = false;
-        loop {
-            if self.line_bytes == 0 {
-                match self.line_start(rest) {
-                    LineStart::Known => {}
-                    LineStart::Unknown => break,
-                    LineStart::End => {
-                        ended = true;
-                        break;
-                    }
-                }
-            }
-            let taken = self.take_from_line(rest);
-            if taken == 0 {
+        let mut stopped = Scanned::Short;
+        // Bytes of the input that belong to the header.
+        let mut header = 0;
+        while !rest.is_empty() {
+            if self.line_bytes == 0
+                && rest.starts_with(b".")
+                && let Some(stop) = self.dot_at_line_start(rest, rest.len() == input.len())
+            {
+                stopped = stop;
                 break;
             }
+            let in_header = self.in_header;
+            let taken = self.take_from_line(rest);
             rest = rest.split_at_checked(taken).map_or(&[][..], |(_, after)| after);
+            if in_header {
+                header = input.len() - rest.len();
+            }
         }
         let length = input.len() - rest.len();
         match input.split_at_checked(length) {
             Some((content, _)) if length > 0 => {
-                self.look_at_bytes(content);
+                self.look_at_bytes(content, header);
                 Scanned::Content(length)
             }
-            _ if ended => Scanned::End,
-            _ => Scanned::Short,
+            _ => stopped,
         }
     }
 
-    /// Takes the rest of the line at hand, or what there is of it; gives the number of bytes.
+    /// A dot begins the line at the start of `rest`: why to stop before it, if so. `first`: nothing
+    /// stands before it in the input.
+    fn dot_at_line_start(&mut self, rest: &[u8], first: bool) -> Option<Scanned> {
+        match (self.framing, rest) {
+            (Framing::Dots, [b'.'] | [b'.', b'\r']) => return Some(Scanned::Short),
+            (Framing::Dots, [b'.', b'\r', b'\n', ..]) => return Some(Scanned::End),
+            (Framing::Dots, _) => {}
+            // The input before it is handed on first.
+            _ if !first => return Some(Scanned::Stuffing),
+            _ => {
+                self.bytes += 1;
+                self.line_bytes = 1;
+            }
+        }
+        self.line_stuffed = true;
+        self.stuffing += 1;
+        self.name = None;
+        (self.framing != Framing::Dots).then_some(Scanned::Stuffing)
+    }
+
+    /// Takes the rest of the line at hand, or what there is of it; gives the number of bytes, which
+    /// is zero for no input only.
     fn take_from_line(&mut self, rest: &[u8]) -> usize {
+        if self.line_bytes == 0 && !rest.starts_with(b".") {
+            self.line_stuffed = false;
+            self.name = self.in_header.then_some(0);
+        }
+        if std::mem::take(&mut self.after_cr) {
+            if rest.starts_with(b"\n") {
+                self.end_line(1);
+                return 1;
+            }
+            self.note_in_line(Defect::BareCr);
+        }
+        if let Some(letters) = self.name {
+            self.follow_name(letters, rest);
+        }
         let mut at = 0;
         while let Some(found) =
             rest.split_at_checked(at).and_then(|(_, ahead)| memchr2(b'\r', b'\n', ahead))
@@ -139,12 +199,9 @@ impl ContentScanner {
                     self.end_line(end + 2);
                     return end + 2;
                 }
-                [b'\r'] => {
-                    self.extend_line(end);
-                    return end;
-                }
-                [b'\r', ..] => self.note(Defect::BareCr),
-                _ => self.note(Defect::BareLf),
+                [b'\r'] => self.after_cr = true,
+                [b'\r', ..] => self.note_in_line(Defect::BareCr),
+                _ => self.note_in_line(Defect::BareLf),
             }
             at = end + 1;
         }
@@ -152,69 +209,80 @@ impl ContentScanner {
         rest.len()
     }
 
-    /// Decides what the line at the start of `rest` is, as far as its first bytes tell.
-    fn line_start(&mut self, rest: &[u8]) -> LineStart {
-        match rest {
-            [] | [b'.'] | [b'.', b'\r'] => return LineStart::Unknown,
-            [b'.', b'\r', b'\n', ..] => return LineStart::End,
-            [b'.', ..] => {
-                self.line_stuffed = true;
-                self.stuffing += 1;
-                return LineStart::Known;
-            }
-            _ => self.line_stuffed = false,
-        }
-        if !self.in_header {
-            return LineStart::Known;
-        }
-        match rest {
-            [b'\r', b'\n', ..] => self.in_header = false,
-            [b'r' | b'R', ..] => return self.perhaps_received(rest),
-            _ => {}
-        }
-        LineStart::Known
-    }
-
-    /// A header line that begins with an R. White space before the colon is obsolete syntax, but
-    /// syntax (RFC 5322 4.5).
-    fn perhaps_received(&mut self, rest: &[u8]) -> LineStart {
-        let name = rest.get(..RECEIVED.len()).unwrap_or(rest);
-        let same = RECEIVED.get(..name.len()).is_some_and(|part| name.eq_ignore_ascii_case(part));
-        match rest.get(RECEIVED.len()) {
-            None if same => return LineStart::Unknown,
-            Some(b':' | b' ' | b'\t') if same => {
+    /// Compares a line of the header, of which so many letters were seen and fit, with `Received`.
+    /// White space before the colon is obsolete syntax, but syntax (RFC 5322 4.5).
+    fn follow_name(&mut self, letters: usize, rest: &[u8]) {
+        let wanted = RECEIVED.get(letters..).unwrap_or_default();
+        let ahead = rest.get(..wanted.len()).unwrap_or(rest);
+        let fits = wanted.get(..ahead.len()).is_some_and(|part| ahead.eq_ignore_ascii_case(part));
+        self.name = match rest.get(wanted.len()) {
+            None if fits => Some(letters + ahead.len()),
+            Some(b':' | b' ' | b'\t') if fits => {
                 self.received = self.received.saturating_add(1);
                 if self.received > self.limits.received_max {
                     self.note(Defect::TooManyHops);
                 }
+                None
             }
-            _ => {}
-        }
-        LineStart::Known
+            _ => None,
+        };
     }
 
     fn extend_line(&mut self, length: usize) {
-        self.line_bytes += length;
+        self.line_bytes = self.line_bytes.saturating_add(length);
         if self.line_bytes - usize::from(self.line_stuffed) > self.limits.line_max {
-            self.note(Defect::LineTooLong);
+            self.note_in_line(Defect::LineTooLong);
         }
     }
 
     fn end_line(&mut self, length: usize) {
         self.extend_line(length);
+        // Nothing but its CRLF.
+        if self.line_bytes == 2 {
+            self.in_header = false;
+        }
         self.line_bytes = 0;
     }
 
+    /// After the last chunk: whether the last line lacks its CRLF, which is to be kept behind it
+    /// then: a text ends with a line. (A binary body lacks nothing.) Call it once more then.
+    pub fn lacks_line_end(&mut self) -> bool {
+        if std::mem::take(&mut self.after_cr) {
+            self.note_in_line(Defect::BareCr);
+        }
+        let is_binary = self.framing == Framing::BinaryChunks && !self.in_header;
+        if self.line_bytes == 0 || is_binary || self.defect.is_some() {
+            return false;
+        }
+        self.end_line(2);
+        self.bytes += 2;
+        true
+    }
+
     /// What does not depend on lines is looked for in bulk.
-    fn look_at_bytes(&mut self, content: &[u8]) {
+    fn look_at_bytes(&mut self, content: &[u8], header: usize) {
         self.bytes += content.len() as u64;
         if self.bytes - self.stuffing > self.limits.bytes_max {
             self.note(Defect::TooLarge);
         }
-        if memchr(0, content).is_some() {
+        let lines = match self.framing {
+            Framing::BinaryChunks => content.get(..header).unwrap_or_default(),
+            Framing::Dots | Framing::Chunks => content,
+        };
+        if memchr(0, lines).is_some() {
             self.note(Defect::Nul);
         }
-        self.eight_bit = self.eight_bit || !content.is_ascii();
+        if !content.is_ascii() {
+            self.eight_bit = true;
+            self.eight_bit_header |= !content.get(..header).is_none_or(<[u8]>::is_ascii);
+        }
+    }
+
+    /// A fault in how lines are written: there are none in a binary body.
+    fn note_in_line(&mut self, defect: Defect) {
+        if self.in_header || self.framing != Framing::BinaryChunks {
+            self.note(defect);
+        }
     }
 
     fn note(&mut self, defect: Defect) {
@@ -240,15 +308,11 @@ impl ContentScanner {
     pub fn eight_bit(&self) -> bool {
         self.eight_bit
     }
-}
 
-/// What the first bytes of a line tell.
-enum LineStart {
-    Known,
-    /// More bytes are needed to tell.
-    Unknown,
-    /// The dot line.
-    End,
+    /// Some byte of the header is above 127 (RFC 6532 3.2).
+    pub fn eight_bit_header(&self) -> bool {
+        self.eight_bit_header
+    }
 }
 
 #[cfg(test)]

@@ -5,19 +5,25 @@
 
 mod command;
 mod content;
+mod dots;
 mod mailbox;
+mod parameters;
 mod path;
 mod reply;
 mod response;
 mod scanner;
+mod xtext;
 
 pub use command::{
-    CommandFault, Mail, Side, Verb, is_hello_name, is_http, is_tls, read_command, read_hello,
-    read_mail, read_nothing, read_rcpt, read_something,
+    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
+    read_hello, read_mail, read_nothing, read_question, read_rcpt,
 };
-pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Scanned};
+pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
+pub use dots::{Dot, Dots, LineEnds};
 pub use mailbox::read_addresses;
+pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};
+pub use xtext::{ascii, from_xtext, to_unitext, to_utf8_xtext, unitext_to_xtext};

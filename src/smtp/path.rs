@@ -2,7 +2,7 @@
 //!
 //! Text in, borrowed text out. A path that is let through here can be written into a command to the
 //! next hop, into a trace field or a log line without any quoting of ours: it is printable ASCII,
-//! and a `>` stands only inside a quoted local-part.
+//! or with SMTPUTF8 other UTF-8 without controls, and a `>` stands only inside a quoted local-part.
 
 use crate::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
 use crate::message::Address;
@@ -132,7 +132,12 @@ fn read_local_part(text: &str) -> Result<(usize, &str), PathFault> {
         Some(quoted) => quoted_string_length(quoted)? + 1,
         None => dot_string_length(text)?,
     };
-    text.split_at_checked(length).map(|(_, rest)| (length, rest)).ok_or(PathFault::LocalPart)
+    let (local_part, rest) = text.split_at_checked(length).ok_or(PathFault::LocalPart)?;
+    if local_part.chars().any(is_disruptive) {
+        Err(PathFault::LocalPart)
+    } else {
+        Ok((length, rest))
+    }
 }
 
 /// `atom.atom`: no dot at either end and no two in a row. Addresses that have them exist; the
@@ -154,19 +159,24 @@ fn quoted_string_length(text: &str) -> Result<usize, PathFault> {
         match byte {
             b'"' => return Ok(at + 1),
             b'\\' => match bytes.next() {
-                Some((_, 32..=126)) => {}
+                Some((_, 32..=126 | 128..)) => {}
                 _ => return Err(PathFault::LocalPart),
             },
-            32..=126 => {}
+            32..=126 | 128.. => {}
             _ => return Err(PathFault::LocalPart),
         }
     }
     Err(PathFault::LocalPart)
 }
 
-/// RFC 5322 3.2.3.
+/// RFC 5322 3.2.3, and with it all that is not ASCII (RFC 6531 3.3).
 fn is_atext(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || byte >= 128
+}
+
+/// Outside ASCII: controls, and what ends a line for some who show text (RFC 5198 2).
+fn is_disruptive(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
 /// The length of the domain or address literal at the start of `text`, and what follows it.
@@ -177,7 +187,7 @@ fn read_domain_or_literal(text: &str) -> Result<(usize, &str), PathFault> {
         read_literal(literal).ok_or(PathFault::Literal)?;
         literal.len()
     } else {
-        let in_domain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let in_domain = |byte: u8| is_in_label(byte) || byte == b'.';
         let length = text.bytes().position(|byte| !in_domain(byte)).unwrap_or(text.len());
         check_domain(text.get(..length).unwrap_or_default())?;
         length
@@ -197,19 +207,38 @@ fn check_domain(domain: &str) -> Result<(), PathFault> {
         if label.is_empty() || label.starts_with('-') || label.ends_with('-') {
             return Err(PathFault::Domain);
         }
-        if label.len() > LABEL_BYTES_MAX {
+        // Others are measured as the DNS has them.
+        if label.is_ascii() && label.len() > LABEL_BYTES_MAX {
             return Err(PathFault::DomainTooLong);
         }
-        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        if !label.bytes().all(is_in_label) || !label.is_ascii() && !is_u_label(label) {
             return Err(PathFault::Domain);
         }
     }
     Ok(())
 }
 
+fn is_in_label(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte >= 128
+}
+
+/// Whether a label has a form that DNS can carry (RFC 5890 2.3.2.1, RFC 6531 3.3). Mapping is as
+/// clients do it, except that a dot is a dot: what looks like one parts no labels.
+fn is_u_label(label: &str) -> bool {
+    let one = |name: &str| !name.contains('.');
+    idna::uts46::Uts46::new()
+        .to_ascii(
+            label.as_bytes(),
+            idna::AsciiDenyList::EMPTY,
+            idna::uts46::Hyphens::CheckFirstLast,
+            idna::uts46::DnsLength::Verify,
+        )
+        .is_ok_and(|name| one(&name))
+}
+
 /// Whether `text` is a domain name in the syntax of RFC 5321 4.1.2 (underscores let through).
 pub fn is_domain(text: &str) -> bool {
-    check_domain(text).is_ok()
+    text.is_ascii() && check_domain(text).is_ok()
 }
 
 /// Reads `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 4.1.3). No other tag is registered.
@@ -274,6 +303,31 @@ mod tests {
         ] {
             assert_eq!(mailbox(&format!("<{text}>")), Ok(text));
         }
+    }
+
+    #[test]
+    fn rfc6531_3_3_local_parts_and_labels_may_be_utf8() {
+        for text in [
+            "\u{fc}@b\u{fc}cher.example",
+            "\"\u{fc} \\\u{fc}\"@example.com",
+            "\u{1f4e7}@example.com",
+            "u@\u{4f8b}\u{5b50}.\u{6d4b}\u{8bd5}",
+            "cafe\u{301}@example.com",
+        ] {
+            assert_eq!(mailbox(&format!("<{text}>")), Ok(text));
+        }
+        for text in ["<\u{85}@b>", "<a\u{2028}@b>", "<\"\u{80}\"@b>"] {
+            assert_eq!(mailbox(text), Err(PathFault::LocalPart), "{text}");
+        }
+        // No letter of a name, a dot that is none, and a label that is too long in the DNS.
+        let long = format!("<u@{}.example>", "\u{fc}".repeat(31) + &"x".repeat(31));
+        for text in ["<u@\u{2603}\u{200d}.example>", "<u@b\u{fc}\u{3002}example>", &long] {
+            assert!(mailbox(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            mailbox(&format!("<{}@b>", "\u{fc}".repeat(33))),
+            Err(PathFault::LocalPartTooLong)
+        );
     }
 
     #[test]

@@ -143,16 +143,17 @@ impl Reply {
     /// An argument where none belongs.
     pub const NO_ARGUMENT_ALLOWED: Reply =
         with(501, Status(5, 5, 4), "This command takes no argument");
+    /// BDAT without a size, or with more than LAST behind it: where its chunk ends is not known.
+    pub const CHUNK_SYNTAX: Reply =
+        with(501, Status(5, 5, 4), "Write BDAT size or BDAT size LAST; closing");
+    /// DATA for what only BDAT can carry (RFC 3030 3).
+    pub const BINARY_NEEDS_CHUNKS: Reply =
+        with(501, Status(5, 5, 1), "BODY=BINARYMIME goes with BDAT, not with DATA");
     /// VRFY without an argument.
     pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "An argument is missing");
-    /// BODY= with something else.
-    pub const BAD_BODY: Reply = with(501, Status(5, 5, 4), "BODY must be 7BIT or 8BITMIME");
     /// A parameter that is not KEYWORD or KEYWORD=value.
     pub const BAD_PARAMETER: Reply =
         with(501, Status(5, 5, 4), "Malformed parameter; write KEYWORD=value after a space");
-    /// SIZE= with something else.
-    pub const BAD_SIZE: Reply =
-        with(501, Status(5, 5, 4), "SIZE must be a number of bytes of at most 20 digits");
     /// A parameter given twice.
     pub const DUPLICATE_PARAMETER: Reply =
         with(501, Status(5, 5, 4), "The same parameter is given twice");
@@ -167,6 +168,9 @@ impl Reply {
     pub const HELLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO or HELO first");
     /// RCPT or DATA before MAIL.
     pub const MAIL_FIRST: Reply = with(503, Status(5, 5, 1), "Send MAIL first");
+    /// DATA or RCPT after BDAT (RFC 3030 2).
+    pub const CHUNKS_BEGUN: Reply =
+        with(503, Status(5, 5, 1), "BDAT has begun; finish with BDAT size LAST or send RSET");
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
         with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
@@ -175,9 +179,9 @@ impl Reply {
         with(550, Status(5, 7, 1), "This user may not send from that address");
     /// MAIL from a user who has been removed.
     pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
-    /// An address with bytes above 127 (RFC 6531 3.5 without SMTPUTF8).
+    /// An address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531 3.5).
     pub const ADDRESS_ASCII_ONLY: Reply =
-        with(553, Status(5, 6, 7), "Addresses must be ASCII; SMTPUTF8 is not offered");
+        with(553, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
     /// Something came before our greeting.
     pub const EARLY_TALKER: Reply =
         bare(554, "You spoke before the greeting; an SMTP client waits for it");

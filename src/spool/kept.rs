@@ -4,7 +4,7 @@
 use super::entry::Brief;
 use super::record::Extent;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
-use crate::message::{QueueId, Reason, Timestamp};
+use crate::message::{QueueId, Reason, Timestamp, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -25,6 +25,7 @@ pub(super) struct Kept {
     /// Recipients not yet ended. At zero the rest of this is dropped.
     pub(super) open: u32,
     null_reverse_path: bool,
+    delay_wanted: bool,
 }
 
 /// What few messages have.
@@ -78,7 +79,7 @@ impl Kept {
             1 => recipients.next().map(Recipients::One),
             _ => Some(Recipients::Many(recipients.collect())),
         };
-        let Brief { received_at, null_reverse_path, tenant, .. } = *brief;
+        let Brief { received_at, null_reverse_path, delay_wanted, tenant, .. } = *brief;
         let Brief { priority, not_before, expires, .. } = *brief;
         let mut rare = None;
         if !tenant.is_empty() || priority != 0 || not_before.is_some() || expires.is_some() {
@@ -94,6 +95,7 @@ impl Kept {
             placement,
             open: u32::try_from(brief.domains.recipients()).unwrap_or(u32::MAX),
             null_reverse_path,
+            delay_wanted,
         }
     }
 
@@ -153,6 +155,7 @@ impl Kept {
             expires: rare.expires,
             recipients,
             null_reverse_path: self.null_reverse_path,
+            delay_wanted: self.delay_wanted,
         }
     }
 }
@@ -197,12 +200,9 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Of a domain, in lower case.
+    /// Of a domain, however it is spelled.
     fn number(&mut self, domain: &str) -> u32 {
-        if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return self.number_as_it_is(&domain.to_ascii_lowercase());
-        }
-        self.number_as_it_is(domain)
+        self.number_as_it_is(&domain_key(domain))
     }
 
     fn number_as_it_is(&mut self, name: &str) -> u32 {

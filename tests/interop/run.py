@@ -7,14 +7,17 @@ import fates
 import hostile
 import mishaps
 import names
+import receiving
 import running
+import sending
 import tools
 import users
 import wiring
 from harness import main
 
 ROOMS = (
-    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, users,
+    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    sending, users,
 )
 
 if __name__ == "__main__":

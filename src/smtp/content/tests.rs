@@ -17,7 +17,7 @@ struct Seen {
 
 /// Feeds the input in pieces that end at `cuts`, with what was not used before put in front.
 fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
-    let mut scanner = ContentScanner::new(LIMITS);
+    let mut scanner = ContentScanner::new(LIMITS, Framing::Dots);
     let mut content = Vec::new();
     let mut used = 0;
     let mut rest = None;
@@ -33,8 +33,9 @@ fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
                     rest = Some(input.len() - used - END_LENGTH);
                     break 'feeding;
                 }
+                Scanned::Stuffing => panic!("DATA is stuffed already"),
                 Scanned::Short => {
-                    assert!(piece.len() <= 8, "holds back {}", piece.escape_ascii());
+                    assert!(piece.len() <= 2, "holds back {}", piece.escape_ascii());
                     break;
                 }
             }
@@ -161,6 +162,80 @@ fn received_fields_are_counted_in_the_header_alone() {
     assert_eq!(defect(&format!("{two}Receive: c\r\n Received: d\r\n"), ""), None);
     assert_eq!(defect(&format!("{two}Received-SPF: c\r\nReceivedx: d\r\nR\r\n"), ""), None);
     assert_eq!(defect(two, "Received: c\r\nReceived: d\r\n"), None);
+}
+
+/// Feeds a message in chunks that end at `cuts`, as BDAT does: what is kept of it, and the defect.
+fn in_chunks(
+    message: &[u8],
+    framing: Framing,
+    cuts: impl Iterator<Item = usize>,
+) -> (Vec<u8>, Option<Defect>) {
+    let mut scanner = ContentScanner::new(LIMITS, framing);
+    let mut kept = Vec::new();
+    let mut used = 0;
+    for cut in cuts.chain([message.len()]) {
+        while used < cut {
+            match scanner.scan(&message[used..cut]) {
+                Scanned::Content(length) => {
+                    kept.extend_from_slice(&message[used..used + length]);
+                    used += length;
+                }
+                Scanned::Stuffing => kept.push(message[used]),
+                Scanned::End | Scanned::Short => panic!("a chunk is taken whole"),
+            }
+        }
+    }
+    if scanner.lacks_line_end() {
+        kept.extend_from_slice(b"\r\n");
+        assert!(!scanner.lacks_line_end());
+    }
+    assert_eq!(scanner.bytes(), kept.len() as u64);
+    (kept, scanner.defect())
+}
+
+#[test]
+fn rfc3030_2_what_is_kept_of_chunks_is_what_data_brings() {
+    let pieces: [&[u8]; 9] =
+        [b"\r\n", b"\r\n", b".", b"\r\n.", b"x", b"Received:", b"re", b"\xff", b"\0"];
+    let mut random = fastrand::Rng::with_seed(3030);
+    for _ in 0..20_000 {
+        let mut message = Vec::new();
+        for _ in 0..random.usize(..14) {
+            message.extend_from_slice(pieces[random.usize(..pieces.len())]);
+        }
+        let mut stuffed: Vec<u8> = Vec::new();
+        for &byte in &message {
+            if byte == b'.' && (stuffed.is_empty() || stuffed.ends_with(b"\r\n")) {
+                stuffed.push(b'.');
+            }
+            stuffed.push(byte);
+        }
+        if !stuffed.is_empty() && !stuffed.ends_with(b"\r\n") {
+            stuffed.extend_from_slice(b"\r\n");
+        }
+        let data = feed(&[&stuffed[..], b".\r\n"].concat(), 0..0);
+        let mut cuts: Vec<usize> =
+            (0..random.usize(..6)).map(|_| random.usize(..=message.len())).collect();
+        cuts.sort_unstable();
+        let (kept, defect) = in_chunks(&message, Framing::Chunks, cuts.into_iter());
+        assert_eq!(defect, data.defect, "{}", message.escape_ascii());
+        if defect.is_none() {
+            assert_eq!(kept, stuffed, "{}", message.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn rfc3030_3_a_binary_body_has_no_lines() {
+    let message = b"a: b\r\n\r\n\0\n.\r\r\n.x\r";
+    let long = [&message[..], &[b'x'; 100]].concat();
+    let all = |text: &[u8]| in_chunks(text, Framing::BinaryChunks, 0..text.len());
+    assert_eq!(all(message), (b"a: b\r\n\r\n\0\n.\r\r\n..x\r".to_vec(), None));
+    assert_eq!(all(&long).1, None);
+    assert_eq!(all(b"a: \0\r\n\r\n").1, Some(Defect::Nul));
+    assert_eq!(all(b"a: b\nc: d\r\n\r\n").1, Some(Defect::BareLf));
+    assert_eq!(all(b"a: b\r").1, Some(Defect::BareCr));
+    assert_eq!(in_chunks(message, Framing::Chunks, 0..0).1, Some(Defect::BareLf));
 }
 
 /// A line-by-line reading of RFC 5321 with none of the speed: splits at CRLF only.

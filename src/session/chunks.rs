@@ -1,0 +1,145 @@
+//! BDAT (RFC 3030): content in chunks of announced length. *Pure.*
+//!
+//! The bytes of a chunk are no commands, whatever becomes of it: a chunk that is refused is thrown
+//! away to its end, and the reply comes there. Where the end is not known, the session ends.
+
+use super::{Session, State, Step};
+use crate::message::Body;
+use crate::smtp::{self, ContentScanner, Framing, Reply, Scanned};
+
+/// A chunk that is coming.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk {
+    pub(super) size: u64,
+    /// Bytes that have not come yet.
+    pub(super) left: u64,
+    pub(super) last: bool,
+}
+
+/// A chunk that is not wanted.
+pub(super) struct Refused {
+    left: u64,
+    reply: Reply,
+    /// The client could have known, so it counts among its errors.
+    counts: bool,
+}
+
+impl Session {
+    pub(super) fn bdat(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let Some((size, last)) = smtp::read_chunk(argument) else {
+            return self.close_with(&Reply::CHUNK_SYNTAX, out);
+        };
+        let chunk = Chunk { size, left: size, last };
+        let reply = match &mut self.transaction {
+            None if self.hello.is_none() => Reply::HELLO_FIRST,
+            _ if !self.hello.as_ref().is_some_and(|hello| hello.extended) => Reply::NOT_IMPLEMENTED,
+            None => Reply::MAIL_FIRST,
+            Some(open) if open.envelope.recipients.is_empty() => Reply::NO_RECIPIENTS,
+            Some(open) => {
+                let (state, step) = match open.chunks.take() {
+                    Some(scanner) => (State::Chunk(chunk, scanner, false), Step::More),
+                    None => (State::ContentWanted(Some(chunk)), Step::ContentWanted),
+                };
+                self.state = state;
+                return step;
+            }
+        };
+        self.state = State::Refused(Refused { left: size, reply, counts: true });
+        Step::More
+    }
+
+    /// The caller wants the content that the chunk begins.
+    pub(super) fn begin_chunks(&mut self, chunk: Chunk) {
+        let body = self.transaction.as_ref().map(|open| open.options.body);
+        let framing = match body {
+            Some(Body::BinaryMime) => Framing::BinaryChunks,
+            _ => Framing::Chunks,
+        };
+        let scanner = ContentScanner::new(self.content_limits(), framing);
+        self.state = State::Chunk(chunk, scanner, false);
+    }
+
+    /// The caller does not. The transaction is over, lest the chunk behind it be taken for the
+    /// first (RFC 3030 2: the client sends RSET).
+    pub(super) fn decline_chunk(&mut self, chunk: Chunk, reply: Reply) {
+        self.transaction = None;
+        self.state = State::Refused(Refused { left: chunk.left, reply, counts: false });
+    }
+
+    pub(super) fn receive_refused(&mut self, rest: &[u8]) -> (usize, Step) {
+        let State::Refused(refused) = &mut self.state else { return (0, Step::More) };
+        let used = within(rest, refused.left).len();
+        refused.left -= used as u64;
+        (used, Step::More)
+    }
+
+    pub(super) fn receive_chunk(&mut self, rest: &[u8]) -> (usize, Step) {
+        let State::Chunk(chunk, scanner, void) = &mut self.state else { return (0, Step::More) };
+        let here = within(rest, chunk.left);
+        if *void {
+            chunk.left -= here.len() as u64;
+            return (here.len(), Step::More);
+        }
+        match scanner.scan(here) {
+            Scanned::Short | Scanned::End => (0, Step::More),
+            Scanned::Stuffing => (0, Step::Content(0..1)),
+            Scanned::Content(length) => {
+                chunk.left -= length as u64;
+                *void = scanner.defect().is_some();
+                (length, if *void { Step::ContentVoid } else { Step::Content(0..length) })
+            }
+        }
+    }
+
+    /// What is to be done at the end of a chunk, if that has come.
+    pub(super) fn chunk_ended(&mut self, out: &mut Vec<u8>) -> Option<Step> {
+        match &self.state {
+            State::Chunk(Chunk { left: 0, .. }, ..) => Some(self.end_of_chunk(out)),
+            State::Refused(Refused { left: 0, reply, counts }) => {
+                let (reply, counts) = (reply.clone(), *counts);
+                self.state = State::Commands;
+                if counts {
+                    return Some(self.refuse("bdat", reply, out));
+                }
+                reply.write(out);
+                Some(Step::More)
+            }
+            _ => None,
+        }
+    }
+
+    fn end_of_chunk(&mut self, out: &mut Vec<u8>) -> Step {
+        let State::Chunk(chunk, mut scanner, void) =
+            std::mem::replace(&mut self.state, State::Commands)
+        else {
+            return Step::More;
+        };
+        if let (true, Some(defect)) = (void, scanner.defect()) {
+            return self.refuse_content(defect, out);
+        }
+        if !chunk.last {
+            if let Some(open) = &mut self.transaction {
+                open.chunks = Some(scanner);
+            }
+            let text = format!("{} octets received", chunk.size);
+            Reply { text: text.into(), ..Reply::OK }.write(out);
+            return Step::More;
+        }
+        let lacks_line_end = scanner.lacks_line_end();
+        if scanner.defect().is_some() {
+            self.state = State::Chunk(chunk, scanner, true);
+            Step::ContentVoid
+        } else if lacks_line_end {
+            self.state = State::Chunk(chunk, scanner, false);
+            Step::ContentLineEnd
+        } else {
+            self.state = State::Complete(scanner);
+            Step::Complete
+        }
+    }
+}
+
+/// What of the input belongs to a chunk of which so many bytes are left.
+fn within(rest: &[u8], left: u64) -> &[u8] {
+    usize::try_from(left).ok().and_then(|left| rest.get(..left)).unwrap_or(rest)
+}

@@ -1,0 +1,376 @@
+//! Parameters of MAIL and RCPT (RFC 5321 4.1.2), each with the RFC that it comes from. *Pure.*
+//!
+//! Words behind a path go in; values come out, or a fault whose text says what would be right.
+//! Which parameters are known on a connection is told; what they do is not known here.
+
+use super::command::CommandFault;
+use crate::message::{Body, DsnNotify, DsnReturn};
+
+/// Longest value of ENVID, in bytes (RFC 3461 4.4).
+const ENVELOPE_ID_BYTES_MAX: usize = 100;
+/// Longest value of ORCPT, in bytes (RFC 3461 4.2).
+const ORIGINAL_BYTES_MAX: usize = 500;
+
+/// What MAIL says behind the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MailParameters<'a> {
+    /// SIZE= in bytes (RFC 1870); a number too large to hold counts as the largest.
+    pub size: Option<u64>,
+    /// BODY= (RFC 6152, RFC 3030).
+    pub body: Option<Body>,
+    /// RET= (RFC 3461 4.3).
+    pub dsn_return: Option<DsnReturn>,
+    /// ENVID= as given: xtext (RFC 3461 4.4).
+    pub envelope_id: Option<&'a str>,
+    /// SMTPUTF8 (RFC 6531 3.4).
+    pub smtp_utf8: bool,
+    /// AUTH= was given (RFC 4954 5): who first submitted it, for those who believe it. Here nobody
+    /// is believed, which the RFC allows.
+    pub auth: bool,
+}
+
+/// What RCPT says behind the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RcptParameters<'a> {
+    /// NOTIFY= (RFC 3461 4.1).
+    pub notify: Option<DsnNotify>,
+    /// ORCPT= as given: address type, semicolon, encoded address (RFC 3461 4.2, RFC 6533 3).
+    pub original: Option<&'a str>,
+}
+
+/// Reads the words behind the path of MAIL. Sessions that began with HELO have no parameters
+/// (RFC 5321 2.2.1): `extended` is false for them.
+pub(super) fn read_mail_parameters(
+    words: &str,
+    extended: bool,
+) -> Result<MailParameters<'_>, CommandFault> {
+    let mut known = MailParameters::default();
+    for (keyword, value) in parameters(words) {
+        let (keyword, value) = check(keyword, value)?;
+        match () {
+            () if !extended => return Err(CommandFault::ParameterUnknown),
+            () if keyword.eq_ignore_ascii_case("SIZE") => {
+                set_once(&mut known.size, read_size(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("BODY") => {
+                set_once(&mut known.body, read_body(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("RET") => {
+                set_once(&mut known.dsn_return, read_return(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("ENVID") => {
+                set_once(&mut known.envelope_id, read_envelope_id(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("SMTPUTF8") => {
+                set_flag(&mut known.smtp_utf8, value, "SMTPUTF8 takes no value")?;
+            }
+            () if keyword.eq_ignore_ascii_case("AUTH") => {
+                value.filter(|value| is_printable_xtext(value)).ok_or(CommandFault::Parameter)?;
+                known.auth = true;
+            }
+            () => return Err(CommandFault::ParameterUnknown),
+        }
+    }
+    Ok(known)
+}
+
+/// Reads the words behind the path of RCPT.
+pub(super) fn read_rcpt_parameters(
+    words: &str,
+    extended: bool,
+) -> Result<RcptParameters<'_>, CommandFault> {
+    let mut known = RcptParameters::default();
+    for (keyword, value) in parameters(words) {
+        let (keyword, value) = check(keyword, value)?;
+        match () {
+            () if !extended => return Err(CommandFault::ParameterUnknown),
+            () if keyword.eq_ignore_ascii_case("NOTIFY") => {
+                set_once(&mut known.notify, read_notify(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("ORCPT") => {
+                set_once(&mut known.original, read_original(value)?)?;
+            }
+            () => return Err(CommandFault::ParameterUnknown),
+        }
+    }
+    Ok(known)
+}
+
+/// Whether SMTPUTF8 is among the words of a command, so that bytes above 127 may be, too.
+pub(super) fn names_smtp_utf8(argument: &str) -> bool {
+    argument.split([' ', '\t']).any(|word| word.eq_ignore_ascii_case("SMTPUTF8"))
+}
+
+fn parameters(words: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let words = words.split([' ', '\t']).filter(|word| !word.is_empty());
+    words.map(|word| match word.split_once('=') {
+        Some((keyword, value)) => (keyword, Some(value)),
+        None => (word, None),
+    })
+}
+
+/// `KEYWORD` or `KEYWORD=value` (RFC 5321 4.1.2 esmtp-param, RFC 6531 3.3 for bytes above 127).
+fn check<'a>(
+    keyword: &'a str,
+    value: Option<&'a str>,
+) -> Result<(&'a str, Option<&'a str>), CommandFault> {
+    let good_keyword = keyword.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && keyword.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let good_value = value.is_none_or(|value| {
+        !value.is_empty() && value.bytes().all(|byte| matches!(byte, 33..=60 | 62..=126 | 128..))
+    });
+    if good_keyword && good_value { Ok((keyword, value)) } else { Err(CommandFault::Parameter) }
+}
+
+fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandFault> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(CommandFault::ParameterTwice),
+    }
+}
+
+/// A parameter that is there or not.
+fn set_flag(
+    place: &mut bool,
+    value: Option<&str>,
+    takes_none: &'static str,
+) -> Result<(), CommandFault> {
+    if value.is_some() {
+        return Err(CommandFault::Value(takes_none));
+    }
+    if std::mem::replace(place, true) { Err(CommandFault::ParameterTwice) } else { Ok(()) }
+}
+
+/// 1 to 20 digits (RFC 1870 4).
+fn read_size(value: Option<&str>) -> Result<u64, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("SIZE must be a number of bytes of at most 20 digits");
+    let digits = value.ok_or(FAULT)?;
+    if digits.len() > 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(FAULT);
+    }
+    Ok(digits.parse().unwrap_or(u64::MAX))
+}
+
+fn read_body(value: Option<&str>) -> Result<Body, CommandFault> {
+    match value {
+        Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
+        Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
+        Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => Ok(Body::BinaryMime),
+        _ => Err(CommandFault::Value("BODY must be 7BIT, 8BITMIME or BINARYMIME")),
+    }
+}
+
+fn read_return(value: Option<&str>) -> Result<DsnReturn, CommandFault> {
+    match value {
+        Some(value) if value.eq_ignore_ascii_case("FULL") => Ok(DsnReturn::Full),
+        Some(value) if value.eq_ignore_ascii_case("HDRS") => Ok(DsnReturn::Headers),
+        _ => Err(CommandFault::Value("RET must be FULL or HDRS")),
+    }
+}
+
+fn read_envelope_id(value: Option<&str>) -> Result<&str, CommandFault> {
+    match value {
+        Some(value) if value.len() <= ENVELOPE_ID_BYTES_MAX && is_printable_xtext(value) => {
+            Ok(value)
+        }
+        _ => Err(CommandFault::Value("ENVID must be xtext of printable ASCII, at most 100 bytes")),
+    }
+}
+
+/// NEVER, or a list of the others (RFC 3461 4.1).
+fn read_notify(value: Option<&str>) -> Result<DsnNotify, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("NOTIFY must be NEVER, or SUCCESS, FAILURE, DELAY parted by commas");
+    let value = value.ok_or(FAULT)?;
+    let mut notify = DsnNotify::default();
+    if value.eq_ignore_ascii_case("NEVER") {
+        return Ok(notify);
+    }
+    for word in value.split(',') {
+        match () {
+            () if word.eq_ignore_ascii_case("SUCCESS") => notify.success = true,
+            () if word.eq_ignore_ascii_case("FAILURE") => notify.failure = true,
+            () if word.eq_ignore_ascii_case("DELAY") => notify.delay = true,
+            () => return Err(FAULT),
+        }
+    }
+    Ok(notify)
+}
+
+/// `type;address`: the type is an atom; the address is xtext, but for the type utf-8.
+fn read_original(value: Option<&str>) -> Result<&str, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("ORCPT must be rfc822; or utf-8; and the encoded address");
+    let value = value.filter(|value| value.len() <= ORIGINAL_BYTES_MAX).ok_or(FAULT)?;
+    let (kind, address) = value.split_once(';').ok_or(FAULT)?;
+    let is_atom = !kind.is_empty()
+        && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let is_address = if kind.eq_ignore_ascii_case("utf-8") {
+        is_utf8_address(address)
+    } else {
+        is_printable_xtext(address)
+    };
+    if is_atom && !address.is_empty() && is_address { Ok(value) } else { Err(FAULT) }
+}
+
+/// xtext (RFC 3461 4): printable ASCII but `+` and `=`, or `+` and two upper-case hex digits. What
+/// it stands for goes into the lines of reports, so it must be printable, too (RFC 3461 4.4).
+fn is_printable_xtext(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let meant = match byte {
+            b'+' => match (bytes.next().and_then(hex_digit), bytes.next().and_then(hex_digit)) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return false,
+            },
+            33..=60 | 62..=126 => byte,
+            _ => return false,
+        };
+        if !(32..=126).contains(&meant) {
+            return false;
+        }
+    }
+    true
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// utf-8-addr-xtext and utf-8-addr-unitext (RFC 6533 3): UTF-8, in which `\x{HEX}` stands for the
+/// characters that may not stand there themselves.
+fn is_utf8_address(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '\\' => match embedded_length(rest) {
+                Some(length) => length,
+                None => return false,
+            },
+            '+' | '=' => return false,
+            '!'..='~' => 1,
+            first if first.is_ascii() || first.is_control() => return false,
+            first => first.len_utf8(),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    true
+}
+
+/// The length of `\x{HEX}` at the start of `text`, if that is a character and no control.
+fn embedded_length(text: &str) -> Option<usize> {
+    let (digits, _) = text.strip_prefix("\\x{")?.split_once('}')?;
+    let in_form = (2..=6).contains(&digits.len()) && digits.bytes().all(|b| hex_digit(b).is_some());
+    let number = u32::from_str_radix(digits, 16).ok().filter(|_| in_form)?;
+    char::from_u32(number).filter(|meant| !meant.is_control())?;
+    Some("\\x{}".len() + digits.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mail(words: &str) -> Result<MailParameters<'_>, CommandFault> {
+        read_mail_parameters(words, true)
+    }
+
+    fn original(value: &str) -> bool {
+        read_original(Some(value)).is_ok()
+    }
+
+    #[test]
+    fn rfc3461_4_1_notify_is_never_alone_or_a_list() {
+        let notify = |success, failure, delay| Ok(DsnNotify { success, failure, delay });
+        assert_eq!(read_notify(Some("never")), notify(false, false, false));
+        assert_eq!(read_notify(Some("SUCCESS")), notify(true, false, false));
+        assert_eq!(read_notify(Some("delay,Failure")), notify(false, true, true));
+        for value in ["NEVER,SUCCESS", "SUCCESS,NEVER", "", ",", "SUCCESS,", "ALWAYS"] {
+            assert!(read_notify(Some(value)).is_err(), "{value}");
+        }
+        assert!(read_notify(None).is_err());
+    }
+
+    #[test]
+    fn rfc3461_4_2_original_recipient_is_a_type_and_xtext() {
+        for value in ["rfc822;a@b", "RFC822;a+2Bb@c", "x400;/C=US/".replace('=', "+3D").as_str()] {
+            assert!(original(value), "{value}");
+        }
+        for value in [
+            "a@b",
+            "rfc822;",
+            ";a@b",
+            "rfc 822;a@b",
+            "rfc822;a+2bb@c",
+            "rfc822;a+2",
+            "rfc822;a+0Ab@c",
+            "rfc822;a+FFb@c",
+            "rfc822;\u{fc}@b",
+        ] {
+            assert!(!original(value), "{value}");
+        }
+        let long = |length: usize| format!("rfc822;{}", "x".repeat(length - 7));
+        assert!(original(&long(500)) && !original(&long(501)));
+    }
+
+    #[test]
+    fn rfc6533_3_original_recipient_may_be_utf8() {
+        for value in [
+            "utf-8;a@b",
+            "UTF-8;\\x{FC}@b",
+            "utf-8;\u{fc}@b\u{fc}cher.example",
+            "utf-8;a\\x{2B}b@c",
+        ] {
+            assert!(original(value), "{value}");
+        }
+        for value in [
+            "utf-8;a+2Bb@c",
+            "utf-8;a\\b@c",
+            "utf-8;\\x{fc}@b",
+            "utf-8;\\x{A}@b",
+            "utf-8;\\x{0A}@b",
+            "utf-8;\\x{D800}@b",
+            "utf-8;\\x{1234567}@b",
+            "utf-8;\\x{FC",
+            "utf-8;\u{85}@b",
+        ] {
+            assert!(!original(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn rfc3461_4_3_and_4_4_return_and_envelope_id() {
+        let told = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
+        assert_eq!(told.dsn_return, Some(DsnReturn::Headers));
+        assert_eq!(told.envelope_id, Some("QQ314159"));
+        assert_eq!(mail("ret=full").map(|told| told.dsn_return), Ok(Some(DsnReturn::Full)));
+        let long = format!("ENVID={}", "x".repeat(101));
+        for words in ["RET", "RET=ALL", "ENVID", "ENVID=a+0D+0Ab", "ENVID=a+b", long.as_str()] {
+            assert!(matches!(mail(words), Err(CommandFault::Value(_))), "{words}");
+        }
+        for words in ["RET=FULL RET=FULL", "ENVID=a ENVID=a", "SMTPUTF8 SMTPUTF8"] {
+            assert_eq!(mail(words), Err(CommandFault::ParameterTwice), "{words}");
+        }
+    }
+
+    #[test]
+    fn rfc6531_3_4_smtputf8_takes_no_value() {
+        assert_eq!(mail("smtputf8").map(|told| told.smtp_utf8), Ok(true));
+        assert!(matches!(mail("SMTPUTF8=YES"), Err(CommandFault::Value(_))));
+        assert!(names_smtp_utf8("FROM:<a@b> BODY=8BITMIME SMTPUTF8"));
+        assert!(!names_smtp_utf8("FROM:<SMTPUTF8@b>"));
+    }
+
+    #[test]
+    fn after_helo_there_are_none() {
+        assert_eq!(read_mail_parameters("SIZE=1", false), Err(CommandFault::ParameterUnknown));
+        assert_eq!(
+            read_rcpt_parameters("NOTIFY=NEVER", false),
+            Err(CommandFault::ParameterUnknown)
+        );
+    }
+}
