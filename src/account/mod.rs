@@ -5,6 +5,7 @@
 //! - `user`: one user, and what is kept of a password.
 //! - `desk`: where somebody who wants in is checked.
 //! - `attempts`: failures, by address and user.
+//! - `login`: who we are at next hops that want to know.
 //! - `quota`: messages and recipients an hour.
 //! - `work`: threads for what would hold up a shard.
 //!
@@ -13,19 +14,21 @@
 mod attempts;
 mod desk;
 mod file;
+mod login;
 mod quota;
 mod user;
 mod work;
 
 pub use desk::{Desk, Verdict};
 pub use file::{add, read, readable_by_others, remove};
+pub use login::{Logins, check_logins};
 pub use quota::{Counted, Quotas, Unit};
 pub use user::{Sender, User, Users, hash_password, keys_are_of, password_is};
 pub use work::Workers;
 
 use std::path::PathBuf;
 
-/// What is wrong with the users file.
+/// What is wrong with a file of users or passwords.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
     /// The file, and what to do about it.

@@ -8,6 +8,7 @@ mod show;
 mod spool;
 mod user;
 
+use crate::account;
 use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
@@ -45,6 +46,10 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(EXIT_USAGE);
             }
             if let Err(error) = config.auth.users.as_deref().map_or(Ok(()), user::check) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
+            if let Err(error) = account::check_logins(&config.route.logins) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }

@@ -1,10 +1,14 @@
 //! What the keys about users mean: `[auth]`, `[[access.limit]]`, and a listener's role.
 
+use super::error::Place;
 use super::table::{Report, Table};
 use super::unit::{self, Fault};
 use super::written::read_path;
-use super::{Auth, Config, Hourly, Listener, ListenerTls, Network, NetworkLimit, Role};
+use super::{
+    Auth, Config, Hourly, Listener, ListenerTls, Login, Network, NetworkLimit, NextHop, Role,
+};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,6 +65,35 @@ pub(super) fn limits(access: &mut Table) -> Vec<NetworkLimit> {
         table.end();
     }
     limits
+}
+
+/// `auth` of a route or a rule: who we are at its next hop. Rules do not have that of the route: a
+/// password is for one host.
+pub(super) fn login(table: &mut Table, next_hop: &mut Option<NextHop>, logins: &mut Vec<Login>) {
+    let (place, clear_place) = (table.place_of("auth"), table.place_of("auth_without_tls"));
+    let file: Option<PathBuf> = table.parsed("auth", None, |text| read_path(text).map(Some));
+    let without_tls = table.flag("auth_without_tls", false);
+    match (file, next_hop) {
+        (Some(file), Some(next_hop)) => {
+            let login = Login { file, without_tls };
+            let there = logins.iter().position(|other| *other == login);
+            let at = there.unwrap_or_else(|| {
+                logins.push(login);
+                logins.len() - 1
+            });
+            // There are fewer rules than numbers.
+            next_hop.login = u16::try_from(at).ok();
+        }
+        (Some(_), None) => {
+            let what = "a password is for one host; name it as the smart_host or next_hop here";
+            table.fault(&place, "auth", what);
+        }
+        (None, _) if without_tls && place == Place::Default => {
+            let what = "without auth; it names the file with user and password";
+            table.fault(&clear_place, "auth_without_tls", what);
+        }
+        (None, _) => {}
+    }
 }
 
 /// `role` of a listener.

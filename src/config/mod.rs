@@ -312,6 +312,17 @@ pub struct Route {
     pub port: u16,
     /// What holds on the way to destinations that no rule names.
     pub passage: Passage,
+    /// Who we are at next hops that want to know, by place.
+    pub logins: Vec<Login>,
+}
+
+/// A name and a password for a next hop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The file that has them.
+    pub file: PathBuf,
+    /// They may go in the clear.
+    pub without_tls: bool,
 }
 
 /// TLS with a destination.
@@ -380,6 +391,8 @@ pub struct NextHop {
     pub port: u16,
     /// How to speak to it.
     pub scheme: Scheme,
+    /// Who we are there: a place in [`Route::logins`].
+    pub login: Option<u16>,
 }
 
 /// How to speak to a next hop.

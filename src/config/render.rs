@@ -58,6 +58,14 @@ impl Config {
         }
     }
 
+    fn render_login(&self, page: &mut Page, next_hop: &Option<NextHop>) {
+        let place = next_hop.as_ref().and_then(|hop| hop.login);
+        if let Some(login) = place.and_then(|place| self.route.logins.get(usize::from(place))) {
+            page.path("auth", &login.file);
+            page.plain("auth_without_tls", &login.without_tls.to_string());
+        }
+    }
+
     fn render_auth(&self, page: &mut Page) {
         page.head("[auth]");
         if let Some(users) = &self.auth.users {
@@ -149,12 +157,14 @@ impl Config {
         let hop = |hop: &Option<NextHop>| hop.as_ref().map_or("mx".into(), show_next_hop);
         page.head("[route]");
         page.text("smart_host", &hop(&self.route.smart_host));
+        self.render_login(page, &self.route.smart_host);
         page.count("port", self.route.port.into());
         page.passage(&self.route.passage);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
+            self.render_login(page, &rule.next_hop);
             page.passage(&rule.passage);
         }
 

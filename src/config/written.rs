@@ -300,20 +300,34 @@ const RULES_MAX: usize = 10_000;
 fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
     let smart_host_place = table.place_of("smart_host");
-    let smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
+    let mut smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
+    let mut logins = Vec::new();
+    auth::login(&mut table, &mut smart_host, &mut logins);
     let passage = passage(&mut table, Passage::ORDINARY);
     check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
-    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit"]);
+    table.none_of("rule").know(&[
+        "domain",
+        "next_hop",
+        "tls",
+        "eight_bit",
+        "auth",
+        "auth_without_tls",
+    ]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
         table.fault(&place, "rule", format!("at most {RULES_MAX} rules"));
     }
     let mut earlier = BTreeSet::new();
-    let rules =
-        tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port, passage)).collect();
+    let mut rules = Vec::new();
+    for mut table in tables {
+        let mut rule = route_rule(&mut table, &mut earlier, port, passage);
+        auth::login(&mut table, &mut rule.next_hop, &mut logins);
+        table.end();
+        rules.push(rule);
+    }
     table.end();
-    Route { smart_host, rules, port, passage }
+    Route { smart_host, rules, port, passage, logins }
 }
 
 /// The keys that routes and rules share; those of a rule stand in for those of the route.
@@ -333,7 +347,7 @@ fn read_eight_bit(text: &str) -> Result<EightBit, unit::Fault> {
 }
 
 fn route_rule(
-    mut rule: Table,
+    rule: &mut Table,
     earlier: &mut BTreeSet<String>,
     port: u16,
     others: Passage,
@@ -351,7 +365,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let passage = passage(&mut rule, others);
+    let passage = passage(rule, others);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {
@@ -364,9 +378,8 @@ fn route_rule(
             rule.fault(&rule.place, "next_hop", what);
         }
     }
-    check_implicit(&rule, &hop_place, "next_hop", &next_hop, passage.tls);
+    check_implicit(rule, &hop_place, "next_hop", &next_hop, passage.tls);
     earlier.insert(domain.clone());
-    rule.end();
     RouteRule { domain: domain.into(), next_hop, passage }
 }
 
@@ -407,7 +420,7 @@ fn read_hop(text: &str, port: u16) -> Result<Option<super::NextHop>, unit::Fault
     if scheme == Scheme::Lmtp && port == 25 {
         return Err(format!("{text:?}: LMTP must not be spoken on port 25 (RFC 2033 5)"));
     }
-    Ok(Some(super::NextHop { host, port, scheme }))
+    Ok(Some(super::NextHop { host, port, scheme, login: None }))
 }
 
 /// The first rule that matches holds, so one behind its like would never be reached.

@@ -2,7 +2,7 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::watched::Watched;
-use crate::account::{self, Desk, Quotas, UsersError};
+use crate::account::{self, Desk, Logins, Quotas, UsersError};
 use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
@@ -106,7 +106,7 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
-    let desk = open_desk(&config)?;
+    let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
     for core in &config.cores {
@@ -128,7 +128,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &server, &desk, &events)?;
+    let (plans, requests, ready) = plans(&config, &listen, &server, &accounts, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -158,25 +158,42 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        watched: watched(&config, server, desk),
+        watched: watched(&config, server, accounts),
         ended,
         _lock: lock,
     })
 }
 
-/// The users, and threads to check them.
-fn open_desk(config: &Config) -> Result<Option<Arc<Desk>>, ServeError> {
-    let Some(path) = &config.auth.users else { return Ok(None) };
-    if account::readable_by_others(path) {
-        let file = path.display();
-        tracing::warn!(%file, "others than its owner may read the users file; chmod 600");
+/// Who may log in here, and who we are elsewhere.
+struct Accounts {
+    desk: Option<Arc<Desk>>,
+    logins: Option<Arc<Logins>>,
+}
+
+/// Reads the files of users and passwords, and starts the threads that hash.
+fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
+    let (users, logins) = (&config.auth.users, &config.route.logins);
+    for path in users.iter().chain(logins.iter().map(|login| &login.file)) {
+        if account::readable_by_others(path) {
+            let file = path.display();
+            tracing::warn!(%file, "others than its owner may read this file; chmod 600");
+        }
+    }
+    if users.is_none() && logins.is_empty() {
+        return Ok(Accounts { desk: None, logins: None });
     }
     let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
-    Ok(Desk::open(&config.auth, &Arc::new(workers))?.map(Arc::new))
+    let workers = Arc::new(workers);
+    let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
+    let logins = match logins.as_slice() {
+        [] => None,
+        some => Some(Arc::new(Logins::open(some, &workers)?)),
+    };
+    Ok(Accounts { desk, logins })
 }
 
 /// What is read again while the relay runs.
-fn watched(config: &Config, server: Option<Arc<Server>>, desk: Option<Arc<Desk>>) -> Vec<Watched> {
+fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> Vec<Watched> {
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
@@ -187,11 +204,16 @@ fn watched(config: &Config, server: Option<Arc<Server>>, desk: Option<Arc<Desk>>
         };
         Watched::new("certificates", files, Box::new(reload))
     });
-    let users = desk.zip(config.auth.users.clone()).map(|(desk, file)| {
+    let users = accounts.desk.zip(config.auth.users.clone()).map(|(desk, file)| {
         let reload = move || desk.reload().map_err(|error| error.to_string());
         Watched::new("users", vec![file], Box::new(reload))
     });
-    certificates.into_iter().chain(users).collect()
+    let passwords = accounts.logins.map(|logins| {
+        let files = config.route.logins.iter().map(|login| login.file.clone()).collect();
+        let reload = move || logins.reload().map_err(|error| error.to_string());
+        Watched::new("passwords for next hops", files, Box::new(reload))
+    });
+    certificates.into_iter().chain(users).chain(passwords).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
@@ -248,7 +270,7 @@ fn plans(
     config: &Arc<Config>,
     listen: &[Listener],
     server: &Option<Arc<Server>>,
-    desk: &Option<Arc<Desk>>,
+    accounts: &Accounts,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
@@ -268,7 +290,8 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: server.clone(),
-            desk: desk.clone(),
+            desk: accounts.desk.clone(),
+            logins: accounts.logins.clone(),
             quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),

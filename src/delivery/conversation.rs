@@ -1,5 +1,6 @@
 //! The connection as a state machine: greeting, EHLO, transactions one after the other, QUIT.
 
+use super::authentication::{Answer, Exchange, Login, Proved};
 use super::capabilities::Capabilities;
 use super::transaction::{Command, Transaction, Verdict};
 use super::{Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, needs_smtp_utf8};
@@ -18,6 +19,8 @@ enum State {
     StartTls,
     /// The caller shakes hands.
     Handshake,
+    /// AUTH was said.
+    Auth(Exchange),
     /// `begin` or `quit` may come.
     Idle,
     Open(Transaction),
@@ -37,6 +40,9 @@ pub struct Conversation {
     state: State,
     capabilities: Capabilities,
     manner: Manner,
+    login: Option<Login>,
+    /// TLS stands.
+    secured: bool,
     /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
     reset_needed: bool,
 }
@@ -52,8 +58,20 @@ impl Conversation {
             state: State::Greeting,
             capabilities: Capabilities::default(),
             manner,
+            login: None,
+            secured: false,
             reset_needed: false,
         }
+    }
+
+    /// Has it log in before it is ready. To be said before anything is received.
+    pub fn log_in_as(&mut self, login: Login) {
+        self.login = Some(login);
+    }
+
+    /// TLS stands from the first byte. To be said before anything is received.
+    pub fn secured_from_the_start(&mut self) {
+        self.secured = true;
     }
 
     /// What the server offered; all unset before the reply to EHLO and after HELO.
@@ -133,6 +151,7 @@ impl Conversation {
             State::Greeting => self.greeting(response, out),
             State::Ehlo | State::Helo => self.hello(response, out),
             State::StartTls => self.starttls(response, out),
+            State::Auth(_) => self.auth(response, out),
             State::Open(transaction) => {
                 let verdict = transaction.answer(response, &self.remote, &self.capabilities, out);
                 match verdict {
@@ -175,10 +194,7 @@ impl Conversation {
                         Step::More
                     }
                     StartTls::Always => self.not_protected(out),
-                    StartTls::Never | StartTls::IfOffered => {
-                        self.state = State::Idle;
-                        Step::Ready
-                    }
+                    StartTls::Never | StartTls::IfOffered => self.log_in(out),
                 }
             }
             3 => self.broken("a 3xx reply to EHLO or HELO"),
@@ -203,11 +219,86 @@ impl Conversation {
                 self.unusable(response, out)
             }
             // RFC 3207 4: the client decides, and what may be in the clear may be so here.
-            _ => {
+            _ => self.log_in(out),
+        }
+    }
+
+    /// Says who we are, where that is wanted.
+    fn log_in(&mut self, out: &mut Vec<u8>) -> Step {
+        let Some(login) = &self.login else {
+            self.state = State::Idle;
+            return Step::Ready;
+        };
+        if !self.secured && !login.without_tls {
+            let text = "there is no TLS, and our password must not go in the clear";
+            return self.not_logged_in(Status(4, 7, 4), text, out);
+        }
+        match Exchange::begin(&self.capabilities.auth, login, out) {
+            Some(exchange) => {
+                self.state = State::Auth(exchange);
+                Step::More
+            }
+            None => {
+                let text = "we are to log in, and the host offers no AUTH that we know";
+                self.not_logged_in(Status(4, 7, 4), text, out)
+            }
+        }
+    }
+
+    /// A reply to AUTH, or to what followed it.
+    fn auth(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        let (State::Auth(exchange), Some(login)) = (&mut self.state, &self.login) else {
+            return self.broken("a reply to AUTH that was not said");
+        };
+        match response.class() {
+            2 if exchange.is_said() => {
                 self.state = State::Idle;
                 Step::Ready
             }
+            2 => {
+                let text = "the host said yes without knowing our password";
+                self.not_logged_in(Status(4, 7, 0), text, out)
+            }
+            3 => {
+                let text = response.lines().next().unwrap_or_default();
+                match exchange.answer(text, login, out) {
+                    Answer::Written => Step::More,
+                    Answer::Work(proof) => Step::Prove(proof),
+                    Answer::Fault(what) => {
+                        let text = format!("AUTH failed at the host: {what}");
+                        self.not_logged_in(Status(4, 7, 0), &text, out)
+                    }
+                }
+            }
+            _ => {
+                let mut reason = response.reason(Stage::Auth, &self.remote);
+                let text = format!("the host did not take our login: {}", reason.text);
+                reason.text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX).into();
+                if response.code() != 421 {
+                    out.extend_from_slice(b"QUIT\r\n");
+                }
+                self.state = State::Closed;
+                Step::Unusable(Outcome::Deferred(reason))
+            }
         }
+    }
+
+    /// After [`Step::Prove`]: what came of it; `None` when it could not be done now.
+    pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) -> Option<Step> {
+        let State::Auth(exchange) = &mut self.state else { return None };
+        let text = match proved.map(|proved| exchange.proved(proved, out)) {
+            Some(Ok(())) => return None,
+            Some(Err(fault)) => format!("AUTH failed at the host: {fault}"),
+            None => "too much waits to be hashed; AUTH is said later".to_owned(),
+        };
+        Some(self.not_logged_in(Status(4, 7, 0), &text, out))
+    }
+
+    fn not_logged_in(&mut self, status: Status, text: &str, out: &mut Vec<u8>) -> Step {
+        let reason = self.ours(Stage::Auth, status, text);
+        out.extend_from_slice(b"QUIT\r\n");
+        self.state = State::Closed;
+        Step::Unusable(Outcome::Deferred(reason))
     }
 
     /// After [`Step::StartTls`]: the handshake is done.
@@ -216,6 +307,7 @@ impl Conversation {
             return;
         }
         self.manner.starttls = StartTls::Never;
+        self.secured = true;
         self.capabilities = Capabilities::default();
         self.reader = ResponseReader::default();
         self.state = State::Ehlo;
@@ -281,6 +373,7 @@ impl Conversation {
             | State::Helo
             | State::StartTls
             | State::Handshake
+            | State::Auth(_)
             | State::Idle => {
                 self.state = State::Closed;
                 Step::Unusable(outcome)
@@ -422,6 +515,7 @@ impl Conversation {
             State::Ehlo | State::Helo => ("before the reply to EHLO", false),
             State::StartTls => ("before the reply to STARTTLS", false),
             State::Handshake => ("in the TLS handshake", false),
+            State::Auth(_) => ("before the reply to AUTH", false),
             State::Open(transaction) => match transaction.awaited() {
                 Command::Reset | Command::ResetOnly => ("before the reply to RSET", false),
                 Command::Mail => ("before the reply to MAIL", false),
@@ -459,6 +553,7 @@ impl Conversation {
         match &self.state {
             State::Greeting => Stage::Greeting,
             State::StartTls | State::Handshake => Stage::Tls,
+            State::Auth(_) => Stage::Auth,
             State::Open(transaction) => transaction.awaited().stage(),
             _ => Stage::Hello,
         }

@@ -75,10 +75,16 @@
 //! without a command: somebody may have put them there, so the connection is given up. What it
 //! means that a handshake fails is the caller's business.
 //!
+//! *AUTH* (RFC 4954) is said at hosts that know us, after EHLO under TLS: SCRAM-SHA-256, else
+//! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
+//! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
+//! must prove that it knows the password, too.
+//!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection
 //! closed. A line end of bare LF is tolerated.
 
+mod authentication;
 mod capabilities;
 mod conversation;
 mod parameters;
@@ -87,6 +93,7 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
+pub use authentication::{Login, Proof, Proved};
 pub use capabilities::Capabilities;
 pub use conversation::Conversation;
 
@@ -168,6 +175,8 @@ pub enum Step {
     /// The host waits for the TLS handshake: shake hands, then call `secured`. Nothing that it sent
     /// before counts.
     StartTls,
+    /// Work that would hold up the caller, too: do it elsewhere, then call `proved`.
+    Prove(Proof),
     /// Greeting and EHLO are done, or a transaction has ended: `begin` or `quit`.
     Ready,
     /// The server is ready for content: send `out` (empty), then trace and content in wire form,

@@ -1,11 +1,13 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
 use super::exchange::{Job, Reports};
+use crate::account::Logins;
 use crate::config::{Config, DeliveryTls, Scheme};
-use crate::delivery::{Conversation, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
+use crate::delivery::{Conversation, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{self, Candidate};
+use crate::sasl::encode;
 use crate::smtp::{Dot, Dots, one_line};
 use crate::spool::{Content, Message};
 use crate::tls::{Client, Security, Transport, Trust};
@@ -28,6 +30,8 @@ pub(super) struct Way<'a> {
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
     pub(super) manner: route::Manner,
+    /// Who we are at hosts that want to know.
+    pub(super) logins: Option<&'a Logins>,
 }
 
 /// Why there is no connection.
@@ -168,6 +172,14 @@ impl Connection {
         };
         if way.manner.scheme == Scheme::Smtps {
             connection.shake_hands(candidate, way, left).await?;
+            connection.conversation.secured_from_the_start();
+        }
+        if let Some(place) = way.manner.login {
+            let login = login(way.logins, place).ok_or_else(|| {
+                let text = "our login for this host is not there";
+                Failure::Other(Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 5), text)))
+            })?;
+            connection.conversation.log_in_as(login);
         }
         // A host that drips never runs into the time-out of one receive, but into that of all its
         // replies: greeting, EHLO, HELO.
@@ -179,6 +191,16 @@ impl Connection {
             connection.shake_hands(candidate, way, left).await?;
             connection.conversation.secured(&mut connection.output);
             talked = within(limits.hello_timeout.min(left), connection.talk()).await;
+        }
+        while let Some(Ok(Step::Prove(proof))) = talked {
+            let proved = match way.logins {
+                Some(logins) => logins.work(move || proof.work()).await,
+                None => None,
+            };
+            talked = match connection.conversation.proved(proved, &mut connection.output) {
+                Some(step) => Some(Ok(step)),
+                None => within(limits.hello_timeout.min(left), connection.talk()).await,
+            };
         }
         match talked.unwrap_or(Err(Loss::TimedOut)) {
             Ok(Step::Ready) => Ok(connection),
@@ -259,7 +281,7 @@ impl Connection {
                         job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
                     return Transacted { outcomes, again: Vec::new(), lost: true };
                 }
-                Ok(Step::Ready | Step::Close | Step::More | Step::StartTls) => {
+                Ok(Step::Ready | Step::Close | Step::More | Step::StartTls | Step::Prove(_)) => {
                     Loss::Closed("closed by the host".into())
                 }
                 Err(loss) => loss,
@@ -425,6 +447,17 @@ impl Unstuffed<'_> {
             plain
         }))
     }
+}
+
+/// Bytes of a nonce.
+const NONCE_BYTES: usize = 18;
+
+/// Who we are at a host that wants to know.
+fn login(logins: Option<&Logins>, place: u16) -> Option<Login> {
+    let (credentials, without_tls) = logins?.get(place)?;
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce).ok()?;
+    Some(Login { credentials, nonce: encode(&nonce).into(), without_tls })
 }
 
 /// `None` when `work` takes longer than `limit`.

@@ -12,6 +12,7 @@
 
 use super::exchange::{Dispatch, Done, Exchange, Job, Reports, homes_of};
 use super::state::State;
+use crate::account::Logins;
 use crate::config::Config;
 use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
@@ -32,6 +33,8 @@ pub struct Pool {
     pub(super) config: Arc<Config>,
     pub(super) policy: Rc<Policy>,
     pub(super) client: Client,
+    /// Who we are at hosts that want to know.
+    pub(super) logins: Option<Arc<Logins>>,
     pub(super) router: Router,
     exchange: Rc<Exchange>,
     homes: RefCell<HashMap<Arc<str>, Rc<Home>>>,
@@ -72,6 +75,7 @@ impl Pool {
     pub fn new(
         config: Arc<Config>,
         client: Client,
+        logins: Option<Arc<Logins>>,
         router: Router,
         exchange: Rc<Exchange>,
     ) -> Rc<Pool> {
@@ -83,6 +87,7 @@ impl Pool {
             config,
             policy,
             client,
+            logins,
             router,
             exchange,
             homes: RefCell::default(),

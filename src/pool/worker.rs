@@ -218,6 +218,7 @@ impl Pool {
             policy: &self.policy,
             client: &self.client,
             manner: home.site.manner,
+            logins: self.logins.as_deref(),
         };
         for candidate in &ordered {
             let left = OPENING_MAX.saturating_sub(began.elapsed());

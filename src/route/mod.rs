@@ -62,12 +62,14 @@ pub struct Manner {
     pub passage: config::Passage,
     /// What is spoken, and whether TLS comes first.
     pub scheme: config::Scheme,
+    /// Who we are there: a place in [`config::Route::logins`].
+    pub login: Option<u16>,
 }
 
 impl Manner {
     /// SMTP.
     pub const fn smtp(passage: config::Passage) -> Manner {
-        Manner { passage, scheme: config::Scheme::Smtp }
+        Manner { passage, scheme: config::Scheme::Smtp, login: None }
     }
 
     /// What a site's key says of it: nothing, when it is what everybody has.
@@ -87,6 +89,9 @@ impl Manner {
         if eight_bit != ordinary.eight_bit {
             mark.push_str("+8bit-");
             mark.push_str(eight_bit.name());
+        }
+        if let Some(login) = self.login {
+            mark.push_str(&format!("+auth-{}", u32::from(login) + 1));
         }
         mark
     }
@@ -254,7 +259,7 @@ impl Site {
     }
 
     fn of_next_hop(next_hop: &config::NextHop, passage: config::Passage) -> Site {
-        let manner = Manner { passage, scheme: next_hop.scheme };
+        let manner = Manner { passage, scheme: next_hop.scheme, login: next_hop.login };
         match &next_hop.host {
             config::HostName::Address(address) => Site::of_address(*address, next_hop.port, manner),
             config::HostName::Name(name) => {

@@ -70,7 +70,7 @@ mod tests {
     const MUST: Passage = Passage { tls: DeliveryTls::Must, ..Passage::ORDINARY };
 
     fn hop(name: &str) -> NextHop {
-        NextHop { host: HostName::Name(name.into()), port: 25, scheme: Scheme::Smtp }
+        NextHop { host: HostName::Name(name.into()), port: 25, scheme: Scheme::Smtp, login: None }
     }
 
     fn route(rules: &[(&str, Option<&str>)], smart_host: Option<&str>) -> Route {
@@ -84,6 +84,7 @@ mod tests {
             rules: rules.iter().map(rule).collect(),
             port: 25,
             passage: Passage::ORDINARY,
+            logins: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::net::UdpSocket;
 
 fn route() -> Route {
-    let hop = |host, port| NextHop { host, port, scheme: Scheme::Smtp };
+    let hop = |host, port| NextHop { host, port, scheme: Scheme::Smtp, login: None };
     let inside = hop(HostName::Name("inside.test".into()), 2525);
     let missing = hop(HostName::Name("missing.test".into()), 25);
     let fixed = hop(HostName::Address("192.0.2.9".parse().unwrap()), 587);
@@ -27,6 +27,7 @@ fn route() -> Route {
         ],
         port: 25,
         passage: Passage::ORDINARY,
+        logins: Vec::new(),
     }
 }
 

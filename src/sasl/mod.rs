@@ -71,6 +71,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A name and its password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
 /// Why an exchange has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

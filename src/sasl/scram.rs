@@ -193,7 +193,7 @@ impl Challenge {
 }
 
 /// A client that has said who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     nonce: String,
     bare: String,

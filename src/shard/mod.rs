@@ -25,7 +25,7 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::account::{Desk, Quotas};
+use crate::account::{Desk, Logins, Quotas};
 use crate::config::{Config, Core, Listener};
 use crate::dns::Resolver;
 use crate::event::EventLog;
@@ -64,6 +64,8 @@ pub struct Plan {
     pub server: Option<Arc<Server>>,
     /// Where users are checked, if there are any.
     pub desk: Option<Arc<Desk>>,
+    /// Who we are at next hops that want to know, if any does.
+    pub logins: Option<Arc<Logins>>,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -140,6 +142,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         listen,
         server,
         desk,
+        logins,
         quotas,
         orphans,
         peers,
@@ -185,7 +188,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     drop(register);
 
     let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
-    let pool = Pool::new(Arc::clone(&config), client, router, Rc::clone(&exchange));
+    let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
     ring::spawn_vital("dispatcher", async move { dispatcher.run().await });

@@ -10,11 +10,14 @@ import os
 import pathlib
 import pty
 import smtplib
+import ssl
 import subprocess
 import tempfile
 import termios
 import threading
 import time
+
+from aiosmtpd.smtp import AuthResult
 
 from encryption import certificates, flags, trusting, written
 from harness import BINARY, Relay, Sink, free_port, main, need, wait_until, without_trace
@@ -349,6 +352,81 @@ def an_hour_has_so_many_messages_and_recipients():
         sink.wait(2)
 
 
+@contextlib.contextmanager
+def password_file(name, password):
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(f'user = "{name}"\npassword = "{password}"\n')
+        file.flush()
+        yield file.name
+
+
+def post(relay):
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+        client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+
+
+def deliveries_log_in_at_the_smart_host():
+    """SCRAM at another Ringpost; PLAIN and LOGIN at aiosmtpd; a password that has been changed is used at once."""
+    with Sink() as sink, relay_with_users(sink=sink) as (behind, root), password_file("joe", "pencil") as file:
+        words = ["--set", f"route.auth={file}", "--set", "route.tls=must"]
+        with Relay(*words, smart_host=behind.port) as before:
+            post(before)
+            assert b"with ESMTPSA" in sink.wait(1)[0][2]
+            assert behind.wait_event("received", 1)[0]["user"] == "joe"
+            assert "+auth-1" in before.wait_event("delivered", 1)[0]["site"]
+            assert user(behind.users, "add", "joe", "--replace", password="newer")[0] == 0
+            behind.process.send_signal(1)
+            wait_until("the new password", lambda: b"users read again" in behind.log)
+            pathlib.Path(file).write_text('user = "joe"\npassword = "newer"\n')
+            before.process.send_signal(1)
+            wait_until("the new file", lambda: b"passwords for next hops read again" in before.log)
+            time.sleep(6)
+            post(before)
+            sink.wait(2)
+    with certificates("sink.test") as (made, _):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*made["sink.test"])
+        for left_out in ("LOGIN", "PLAIN"):
+            asked = []
+
+            def check(server, session, envelope, mechanism, data):
+                asked.append((mechanism, data.login, data.password))
+                return AuthResult(success=data.password == b"pencil")
+            with Sink(tls_context=context, authenticator=check, auth_required=True,
+                      auth_exclude_mechanism=[left_out]) as sink, password_file("joe", "pencil") as file:
+                with Relay("--set", f"route.auth={file}", smart_host=sink.port) as relay:
+                    post(relay)
+                    sink.wait(1)
+            assert len(asked) == 1 and asked[0][0] != left_out and asked[0][1:] == (b"joe", b"pencil"), asked
+
+
+def mail_waits_when_the_smart_host_does_not_know_us():
+    with relay_with_users() as (behind, root), password_file("joe", "pencel") as file:
+        with Relay("--set", f"route.auth={file}", "--set", "route.tls=must", smart_host=behind.port) as before:
+            post(before)
+            event = before.wait_event("deferred", 1)[0]
+            assert (event["stage"], event["code"], event["status"]) == ("auth", 535, "5.7.8"), event
+            assert event["text"].startswith("the host did not take our login: Name or password"), event
+            assert not before.events("bounced") and len(before.queue()) == 1
+    with Sink() as sink, password_file("joe", "pencil") as file:
+        with Relay("--set", f"route.auth={file}", smart_host=sink.port) as relay:
+            post(relay)
+            event = relay.wait_event("deferred", 1)[0]
+            assert (event["stage"], event["status"]) == ("auth", "4.7.4"), event
+            assert "must not go in the clear" in event["text"], event
+    seen = []
+
+    def check(server, session, envelope, mechanism, data):
+        seen.append(data.password)
+        return AuthResult(success=True)
+    with Sink(authenticator=check, auth_require_tls=False) as sink, password_file("joe", "pencil") as file:
+        words = ["--set", f"route.auth={file}", "--set", "route.auth_without_tls=true"]
+        with Relay(*words, smart_host=sink.port) as relay:
+            post(relay)
+            sink.wait(1)
+    assert seen == [b"pencil"]
+
+
 TESTS = (
     users_are_added_listed_verified_and_removed,
     a_terminal_is_asked_twice_and_shows_nothing,
@@ -361,6 +439,8 @@ TESTS = (
     submission_demands_a_user_and_completes_his_mail,
     a_user_sends_only_as_himself,
     an_hour_has_so_many_messages_and_recipients,
+    deliveries_log_in_at_the_smart_host,
+    mail_waits_when_the_smart_host_does_not_know_us,
 )
 
 if __name__ == "__main__":
