@@ -2,7 +2,7 @@
 //! file is written beside the old one, synced, and put in its place. Two who change it take turns.
 //! What somebody wrote into it by hand, comments too, stays.
 
-use super::user::{Sender, User, Users, check_hash, checked_name, hash_password};
+use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
 use crate::sasl::{Keys, Secret};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 const HEAD: &str = "\
 # Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
-# By hand may be set senders, messages_per_hour and recipients_per_hour.
+# By hand may be set senders, certificates, messages_per_hour and recipients_per_hour.
 ";
 
 /// As the file has it.
@@ -36,6 +36,8 @@ struct WrittenUser {
     password: Option<String>,
     scram: Option<String>,
     senders: Option<Vec<String>>,
+    #[serde(default)]
+    certificates: Vec<String>,
     messages_per_hour: Option<u32>,
     recipients_per_hour: Option<u32>,
 }
@@ -63,7 +65,18 @@ impl WrittenUser {
             ),
             None => None,
         };
+        let fingerprint = |text: &String| {
+            read_fingerprint(text).ok_or_else(|| {
+                of(format!(
+                    "certificates: {text:?} is not the SHA-256 fingerprint of one; \
+                     `openssl x509 -fingerprint -sha256 -noout` tells it"
+                ))
+            })
+        };
+        let certificates =
+            self.certificates.iter().map(fingerprint).collect::<Result<Vec<_>, _>>()?;
         Ok(User {
+            certificates,
             name,
             password: self.password.map(Into::into),
             scram,
@@ -90,7 +103,7 @@ fn understood(text: &str) -> Result<Users, String> {
         let user = one.understood()?;
         let name = user.name.clone();
         if !users.insert(user) {
-            return Err(format!("user {name:?} is there twice"));
+            return Err(format!("user {name:?} or a certificate of his is there twice"));
         }
     }
     Ok(users)
@@ -330,7 +343,14 @@ mod tests {
             ),
             ("[[user]]\nname = \"a\"\nscram = \"x\"", "user \"a\": scram: not SCRAM-SHA-256$"),
             ("[[user]]\nname = \"a\"\nsenders = [\"x\"]", "user \"a\": senders: \"x\" is not a"),
-            ("[[user]]\nname = \"a\"\n[[user]]\nname = \"a\"", "user \"a\" is there twice"),
+            (
+                "[[user]]\nname = \"a\"\n[[user]]\nname = \"a\"",
+                "user \"a\" or a certificate of his is there twice",
+            ),
+            (
+                "[[user]]\nname = \"a\"\ncertificates = [\"ab\"]",
+                "user \"a\": certificates: \"ab\" is not",
+            ),
             ("[[user]]\nname = \"a\\u0007\"", "cannot be a user's name"),
             ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),
             ("[[user]]\n", "missing field `name`"),

@@ -32,6 +32,8 @@ pub struct User {
     pub scram: Option<Keys>,
     /// The addresses that he may send from; `None` is all.
     pub senders: Option<Vec<Sender>>,
+    /// SHA-256 of certificates that are his.
+    pub certificates: Vec<Fingerprint>,
     /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
     pub messages_per_hour: Option<u32>,
     /// The same of recipients.
@@ -43,6 +45,23 @@ impl User {
     pub fn may_send_from(&self, address: &str) -> bool {
         self.senders.as_ref().is_none_or(|some| some.iter().any(|one| one.covers(address)))
     }
+}
+
+/// SHA-256 of a certificate.
+pub type Fingerprint = [u8; 32];
+
+/// Reads hexadecimal digits, with or without colons, as `openssl x509 -fingerprint -sha256` and
+/// others write them.
+pub(super) fn read_fingerprint(text: &str) -> Option<Fingerprint> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut fingerprint = Fingerprint::default();
+    for (byte, at) in fingerprint.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(fingerprint)
 }
 
 /// An address to send from, or all of a domain.
@@ -100,12 +119,18 @@ impl std::fmt::Display for Sender {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Users {
     by_name: HashMap<Box<str>, Arc<User>>,
+    by_certificate: HashMap<Fingerprint, Arc<User>>,
 }
 
 impl Users {
     /// The user of this name, as somebody typed it.
     pub fn find(&self, name: &str) -> Option<&Arc<User>> {
         self.by_name.get(sasl::prepare(name)?.as_str())
+    }
+
+    /// The user whose certificate has this fingerprint.
+    pub fn find_by_certificate(&self, fingerprint: &Fingerprint) -> Option<&Arc<User>> {
+        self.by_certificate.get(fingerprint)
     }
 
     /// How many.
@@ -125,10 +150,14 @@ impl Users {
         self.by_name.values().any(|user| user.scram.is_some())
     }
 
-    /// False when the name is there already.
+    /// False when the name, or a certificate, is there already.
     pub(super) fn insert(&mut self, user: User) -> bool {
-        let name = user.name.clone();
-        self.by_name.insert(name, Arc::new(user)).is_none()
+        let user = Arc::new(user);
+        let mut is_new = true;
+        for &fingerprint in &user.certificates {
+            is_new &= self.by_certificate.insert(fingerprint, Arc::clone(&user)).is_none();
+        }
+        is_new && self.by_name.insert(user.name.clone(), user).is_none()
     }
 }
 
@@ -228,6 +257,7 @@ mod tests {
             password: None,
             scram: None,
             senders: Some(senders),
+            certificates: Vec::new(),
             messages_per_hour: None,
             recipients_per_hour: None,
         }
@@ -262,6 +292,18 @@ mod tests {
             "$argon2id$v=19$m=9999999,t=2,p=1$c2FsdHNhbHQ$c2FsdHNhbHRzYWx0c2FsdA",
         ] {
             assert!(check_hash(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_read_as_they_are_written() {
+        let plain = "0aff".repeat(16);
+        let read = read_fingerprint(&plain).unwrap();
+        assert_eq!(read[..4], [0x0a, 0xff, 0x0a, 0xff]);
+        let colons = vec!["0A:FF"; 16].join(":");
+        assert_eq!(read_fingerprint(&colons), Some(read));
+        for wrong in ["", "0aff", &plain[1..], &format!("{plain}00"), &plain.replace('f', "g")] {
+            assert_eq!(read_fingerprint(wrong), None, "{wrong}");
         }
     }
 

@@ -61,11 +61,12 @@ fn list(path: &Path) -> Result<(), UsersError> {
 
 /// One line: the name, how he may log in, and what he may send from.
 fn told(user: &User) -> String {
-    let ways: Vec<&str> =
-        [user.password.as_ref().map(|_| "password"), user.scram.as_ref().map(|_| "scram")]
-            .into_iter()
-            .flatten()
-            .collect();
+    let ways = [
+        ("password", user.password.is_some()),
+        ("scram", user.scram.is_some()),
+        ("certificate", !user.certificates.is_empty()),
+    ];
+    let ways: Vec<&str> = ways.into_iter().filter_map(|(way, has)| has.then_some(way)).collect();
     let ways = if ways.is_empty() { "cannot log in".to_owned() } else { ways.join(",") };
     let senders = match user.senders.as_deref() {
         None => "any sender".to_owned(),

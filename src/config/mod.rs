@@ -87,6 +87,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What clients may and must do to be protected.
     pub tls: ListenerTls,
+    /// Clients are asked for a certificate, and users known by theirs.
+    pub client_certificates: bool,
     /// Whom it is for.
     pub role: Role,
     /// Message size in bytes here; `None` is that of `session`.

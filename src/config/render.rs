@@ -19,6 +19,7 @@ impl Config {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
+            page.plain("client_certificates", &listener.client_certificates.to_string());
             page.text("role", listener.role.name());
             if let Some(bytes) = listener.message_bytes_max {
                 page.size("message_bytes_max", bytes);

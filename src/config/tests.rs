@@ -53,6 +53,7 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
         [Listener {
             address: "127.0.0.1:2525".parse().unwrap(),
             tls: ListenerTls::Offer,
+            client_certificates: false,
             role: Role::Relay,
             message_bytes_max: None,
             recipients_max: None,

@@ -129,6 +129,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let listener = Listener {
             address,
             tls,
+            client_certificates: table.flag("client_certificates", false),
             role,
             message_bytes_max: (message_bytes_max > 0).then_some(message_bytes_max),
             recipients_max: (recipients_max > 0).then_some(recipients_max),

@@ -84,7 +84,8 @@ impl Exchange {
                 out.extend_from_slice(sasl::encode(first.as_bytes()).as_bytes());
                 Exchange::Challenge(client)
             }
-            Mechanism::Login => Exchange::Name,
+            // Never chosen: it is not among those known.
+            Mechanism::External | Mechanism::Login => Exchange::Name,
         };
         out.extend_from_slice(b"\r\n");
         Some(exchange)

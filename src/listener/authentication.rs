@@ -92,6 +92,18 @@ impl Connection<'_> {
                 let verdict = desk.check(&user, password).await;
                 (Some(user), verdict)
             }
+            Ok(Turn::Certificate { user }) => {
+                let shown = self.session.protection().and_then(|there| there.client_fingerprint);
+                let users = desk.users();
+                let found = shown.and_then(|shown| users.find_by_certificate(&shown).cloned());
+                match (found, user) {
+                    (Some(found), Some(user)) if users.find(&user) != Some(&found) => {
+                        return Err(End::Refused(Some(user), Reply::AUTH_OTHER_IDENTITY));
+                    }
+                    (Some(found), _) => (None, Verdict::Right(found)),
+                    (None, user) => (user, Verdict::Wrong),
+                }
+            }
             Ok(Turn::Proven { user }) => {
                 let found = desk.users().find(&user).cloned();
                 (Some(user), found.map_or(Verdict::Wrong, Verdict::Right))

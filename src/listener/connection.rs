@@ -35,11 +35,12 @@ struct Incoming {
 /// Serves one connection until it ends.
 pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, door: &Door) {
     let (tls, role) = (door.listener.tls, door.listener.role);
+    let asks = door.listener.client_certificates;
     let address = stream.peer_address();
     let mut stream = Transport::new(stream);
     let mut protection = None;
     if tls == ListenerTls::Implicit {
-        match shake_hands(intake, &mut stream).await {
+        match shake_hands(intake, &mut stream, asks).await {
             Ok(there) => protection = Some(there),
             Err(error) => {
                 tracing::debug!(client = %address, %error, "no TLS");
@@ -65,6 +66,7 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
         session,
         incoming: None,
         role,
+        asks,
         exchange: None,
     };
     match connection.run().await {
@@ -88,12 +90,21 @@ fn authentication(intake: &Intake, role: Role) -> Authentication {
 }
 
 /// Puts TLS around the stream.
-async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Protection> {
+async fn shake_hands(
+    intake: &Intake,
+    stream: &mut Transport,
+    asks: bool,
+) -> io::Result<Protection> {
     let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
     let server = intake.entrance.server.as_ref().ok_or_else(none)?;
-    stream.accept(server, intake.config.session.tls_timeout).await?;
+    stream.accept(server, asks, intake.config.session.tls_timeout).await?;
     let there = stream.security().ok_or_else(none)?;
-    Ok(Protection { version: there.version, cipher: there.cipher, channel: there.channel })
+    Ok(Protection {
+        version: there.version,
+        cipher: there.cipher,
+        channel: there.channel,
+        client_fingerprint: there.client_fingerprint,
+    })
 }
 
 async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
@@ -116,6 +127,8 @@ pub(super) struct Connection<'a> {
     pub(super) session: Session,
     incoming: Option<Incoming>,
     role: Role,
+    /// Clients are asked for a certificate.
+    asks: bool,
     /// An AUTH under way.
     pub(super) exchange: Option<Exchange>,
 }
@@ -165,7 +178,7 @@ impl Connection<'_> {
                 // Whatever came behind STARTTLS in the clear may be somebody else's
                 // (CVE-2011-0411).
                 self.input.consume(usize::MAX);
-                let protection = shake_hands(self.intake, &mut self.stream).await?;
+                let protection = shake_hands(self.intake, &mut self.stream, self.asks).await?;
                 self.session.secured(protection);
                 self.incoming = None;
             }

@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 /// A way to say who one is, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
+    /// What lies outside proves it: the certificate of the client (RFC 4422 A).
+    External,
     /// The same, tied to its TLS connection, so that nobody can sit in the middle.
     ScramSha256Plus,
     /// Proves the password without showing it, and has the server prove that it knows it.
@@ -30,14 +32,20 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All, in the order in which they are offered and preferred.
-    pub const ALL: [Mechanism; 4] =
-        [Mechanism::ScramSha256Plus, Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
+    pub const ALL: [Mechanism; 5] = [
+        Mechanism::External,
+        Mechanism::ScramSha256Plus,
+        Mechanism::ScramSha256,
+        Mechanism::Plain,
+        Mechanism::Login,
+    ];
 
     /// As the IANA registers it.
     pub fn name(self) -> &'static str {
         match self {
             Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::External => "EXTERNAL",
             Mechanism::Plain => "PLAIN",
             Mechanism::Login => "LOGIN",
         }

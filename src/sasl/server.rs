@@ -24,6 +24,11 @@ pub enum Turn {
         /// Who he says he is.
         user: String,
     },
+    /// Find out whose certificate the client has shown; he must be `user`, if one is named.
+    Certificate {
+        /// Who he says he is.
+        user: Option<String>,
+    },
     /// This user has proved that he knows his password.
     Proven {
         /// Who he is.
@@ -41,6 +46,7 @@ pub struct Exchange {
 
 #[derive(Debug)]
 enum State {
+    External,
     Plain,
     LoginUser,
     LoginPassword(String),
@@ -60,6 +66,7 @@ impl Exchange {
         let state = match mechanism {
             Mechanism::ScramSha256Plus => State::ScramFirst(true),
             Mechanism::ScramSha256 => State::ScramFirst(false),
+            Mechanism::External => State::External,
             Mechanism::Plain => State::Plain,
             Mechanism::Login => State::LoginUser,
         };
@@ -85,6 +92,8 @@ impl Exchange {
     /// As [`Exchange::begin`].
     pub fn receive(&mut self, message: &[u8]) -> Result<Turn, Fault> {
         match std::mem::replace(&mut self.state, State::Over) {
+            State::External if message.is_empty() => Ok(Turn::Certificate { user: None }),
+            State::External => Ok(Turn::Certificate { user: Some(text(message)?) }),
             State::Plain => {
                 let (user, password) = read_plain(message)?;
                 Ok(Turn::Check { user, password })
@@ -145,7 +154,11 @@ impl Exchange {
             State::LoginPassword(user) | State::ScramEnd(user) => Some(user),
             State::ScramKeys(first) => Some(&first.user),
             State::ScramProof(challenge) => Some(&challenge.user),
-            State::Plain | State::LoginUser | State::ScramFirst(_) | State::Over => None,
+            State::External
+            | State::Plain
+            | State::LoginUser
+            | State::ScramFirst(_)
+            | State::Over => None,
         }
     }
 }
@@ -189,6 +202,18 @@ mod tests {
             let mut login = Exchange::new(Mechanism::Login, None);
             assert_eq!(login.begin(Some(wrong)), Err(Fault::Malformed));
         }
+    }
+
+    #[test]
+    fn external_names_somebody_or_nobody() {
+        let external =
+            |message: &[u8]| Exchange::new(Mechanism::External, None).begin(Some(message));
+        assert_eq!(external(b""), Ok(Turn::Certificate { user: None }));
+        assert_eq!(external(b"joe"), Ok(Turn::Certificate { user: Some("joe".into()) }));
+        assert_eq!(external(b"\xff"), Err(Fault::Malformed));
+        let mut asked = Exchange::new(Mechanism::External, None);
+        assert_eq!(asked.begin(None), Ok(Turn::Challenge(Vec::new())));
+        assert_eq!(asked.receive(b""), Ok(Turn::Certificate { user: None }));
     }
 
     /// Plays SCRAM with this client and server; what the server came to.

@@ -45,8 +45,13 @@ impl Session {
         let authentication = &self.client.authentication;
         let open = protection.is_some() || authentication.without_tls;
         let binds = protection.is_some_and(|protection| protection.channel.is_some());
+        let shown = protection.is_some_and(|there| there.client_fingerprint.is_some());
         let mechanisms = authentication.mechanisms.iter().copied();
-        mechanisms.filter(move |one| open && (binds || *one != Mechanism::ScramSha256Plus))
+        mechanisms.filter(move |one| match one {
+            Mechanism::ScramSha256Plus => binds,
+            Mechanism::External => shown,
+            _ => open,
+        })
     }
 
     /// The AUTH line of the reply to EHLO; nothing once the client has said who he is.

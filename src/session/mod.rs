@@ -90,6 +90,8 @@ pub struct Protection {
     pub cipher: Box<str>,
     /// What an exchange of AUTH can be tied to (RFC 9266).
     pub channel: Option<[u8; 32]>,
+    /// SHA-256 of the certificate that the client has shown.
+    pub client_fingerprint: Option<[u8; 32]>,
 }
 
 /// One client's session, from the greeting to the close.

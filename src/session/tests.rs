@@ -160,7 +160,12 @@ fn with_tls(demanded: bool) -> Session {
 }
 
 fn protection() -> Protection {
-    Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384".into(), channel: None }
+    Protection {
+        version: "TLSv1.3",
+        cipher: "TLS_AES_256_GCM_SHA384".into(),
+        channel: None,
+        client_fingerprint: None,
+    }
 }
 
 fn said(session: &mut Session, input: &str) -> (Progress, String) {

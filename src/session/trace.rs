@@ -189,7 +189,12 @@ mod tests {
 
     #[test]
     fn a_protected_connection_is_told_with_version_and_cipher() {
-        let there = Protection { version: "TLSv1.2", cipher: "TLS_ECDHE_X".into(), channel: None };
+        let there = Protection {
+            version: "TLSv1.2",
+            cipher: "TLS_ECDHE_X".into(),
+            channel: None,
+            client_fingerprint: None,
+        };
         assert_eq!(
             written(|trace| {
                 trace.protection = Some(&there);

@@ -43,7 +43,7 @@ async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) ->
     let ended = done.clone();
     ring::spawn("server", async move {
         let mut far = Transport::new(far);
-        let result = far.accept(&server, LONG).await;
+        let result = far.accept(&server, false, LONG).await;
         *there.borrow_mut() = Some(result.map(|()| far));
         ended.set();
     });
@@ -242,7 +242,7 @@ fn what_is_no_tls_ends_the_handshake() {
                 let mut far = Transport::new(listener.accept().await.unwrap());
                 near.send_all(bytes, LONG).await.unwrap();
                 near.close().await;
-                assert!(far.accept(&server, LONG).await.is_err(), "{bytes:?}");
+                assert!(far.accept(&server, false, LONG).await.is_err(), "{bytes:?}");
                 assert!(far.security().is_none());
             }
         }

@@ -31,6 +31,8 @@ pub struct Security {
     /// The exporter that SASL ties an exchange to (RFC 9266); of TLS 1.3 only, because of 1.2 it
     /// cannot be seen here whether it is safe.
     pub channel: Option<[u8; 32]>,
+    /// Of the client's certificate, when it was asked for one and has its key: SHA-256.
+    pub client_fingerprint: Option<[u8; 32]>,
 }
 
 impl Transport {
@@ -39,14 +41,21 @@ impl Transport {
         Transport { stream, layer: None }
     }
 
-    /// Answers the client's handshake, within `timeout` as a whole. What the client sent in the
+    /// Answers the client's handshake, within `timeout` as a whole, and asks it for a certificate if
+    /// so told. What the client sent in the
     /// clear before must have been dropped (RFC 3207 4.2).
     ///
     /// # Errors
     /// `InvalidData` with rustls's words when the two do not agree; `TimedOut`; what the network
     /// says. The connection is of no use then.
-    pub async fn accept(&mut self, server: &Server, timeout: Duration) -> io::Result<()> {
-        let tls = ServerConnection::new(server.config()).map_err(io::Error::other)?;
+    pub async fn accept(
+        &mut self,
+        server: &Server,
+        asks_for_certificate: bool,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let tls =
+            ServerConnection::new(server.config(asks_for_certificate)).map_err(io::Error::other)?;
         self.secure(Connection::Server(tls), timeout).await
     }
 
