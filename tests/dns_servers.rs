@@ -97,7 +97,8 @@ async fn site(router: &Router, domain: &str) -> String {
 
 fn router(resolver: Resolver) -> Router {
     let passage = Passage::ORDINARY;
-    let route = Route { smart_host: None, rules: Vec::new(), port: 25, passage };
+    let route =
+        Route { smart_host: None, rules: Vec::new(), port: 25, passage, certificates: Vec::new() };
     Router::new("relay.mail.test".into(), Vec::new(), route, resolver, 1)
 }
 

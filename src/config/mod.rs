@@ -255,6 +255,8 @@ pub struct Route {
     pub port: u16,
     /// What holds on the way to destinations that no rule names.
     pub passage: Passage,
+    /// Those that are shown to hosts.
+    pub certificates: Vec<Certificate>,
 }
 
 /// TLS with a destination.
@@ -288,11 +290,15 @@ pub struct Passage {
     pub tls: DeliveryTls,
     /// 8-bit content where the host does not offer 8BITMIME.
     pub eight_bit: EightBit,
+    /// The certificate that is shown to hosts that ask for one: its place in
+    /// [`Route::certificates`].
+    pub certificate: Option<usize>,
 }
 
 impl Passage {
     /// What holds where nothing is said.
-    pub const ORDINARY: Passage = Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce };
+    pub const ORDINARY: Passage =
+        Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce, certificate: None };
 }
 
 /// What becomes of 8-bit content where the host does not offer 8BITMIME (RFC 6152 3).
@@ -300,6 +306,8 @@ impl Passage {
 pub enum EightBit {
     /// It is bounced with 5.6.3.
     Bounce,
+    /// It is made 7-bit, except where that would break a signature in it: then it is bounced.
+    Convert,
     /// It is sent as it is, against the RFC.
     Send,
 }
@@ -309,6 +317,7 @@ impl EightBit {
     pub fn name(self) -> &'static str {
         match self {
             EightBit::Bounce => "bounce",
+            EightBit::Convert => "convert",
             EightBit::Send => "send",
         }
     }

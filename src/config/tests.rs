@@ -67,7 +67,13 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap()]);
     assert_eq!(
         config.route,
-        Route { smart_host: None, rules: vec![], port: 25, passage: Passage::ORDINARY }
+        Route {
+            smart_host: None,
+            rules: vec![],
+            port: 25,
+            passage: Passage::ORDINARY,
+            certificates: vec![]
+        }
     );
     assert!(config.warnings().is_empty());
 }
@@ -279,6 +285,7 @@ fn the_manual_shows_every_default() {
         "dns.servers",
         "core.",
         "route.rule.",
+        "route.tls_",
         "tls.cert",
         "tls.key",
         "tls.certificate.",
@@ -328,6 +335,10 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "route.rule.eight_bit",
             "route.rule.next_hop",
             "route.rule.tls",
+            "route.rule.tls_cert",
+            "route.rule.tls_key",
+            "route.tls_cert",
+            "route.tls_key",
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",

@@ -11,8 +11,8 @@ use super::table::{Report, Table};
 use super::tls;
 use super::unit;
 use super::{
-    Access, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput, Listener,
-    ListenerTls, Passage, Pool, Retry, Ring, Route, RouteRule, Scheme, Session, Spool,
+    Access, Certificate, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput,
+    Listener, ListenerTls, Passage, Pool, Retry, Ring, Route, RouteRule, Scheme, Session, Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -288,34 +288,46 @@ fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
     let smart_host_place = table.place_of("smart_host");
     let smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
-    let passage = passage(&mut table, Passage::ORDINARY);
+    let mut certificates = Vec::new();
+    let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
     check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
-    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit"]);
+    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
         table.fault(&place, "rule", format!("at most {RULES_MAX} rules"));
     }
     let mut earlier = BTreeSet::new();
-    let rules =
-        tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port, passage)).collect();
+    let rules = tables
+        .into_iter()
+        .map(|rule| route_rule(rule, &mut earlier, port, passage, &mut certificates))
+        .collect();
     table.end();
-    Route { smart_host, rules, port, passage }
+    Route { smart_host, rules, port, passage, certificates }
 }
 
 /// The keys that routes and rules share; those of a rule stand in for those of the route.
-fn passage(table: &mut Table, others: Passage) -> Passage {
+fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificate>) -> Passage {
+    let own = tls::certificate(table, ["tls_cert", "tls_key"], false).map(|certificate| {
+        let known = certificates.iter().position(|known| *known == certificate);
+        known.unwrap_or_else(|| {
+            certificates.push(certificate);
+            certificates.len() - 1
+        })
+    });
     Passage {
         tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
         eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
+        certificate: own.or(others.certificate),
     }
 }
 
 fn read_eight_bit(text: &str) -> Result<EightBit, unit::Fault> {
     match text {
         "bounce" => Ok(EightBit::Bounce),
+        "convert" => Ok(EightBit::Convert),
         "send" => Ok(EightBit::Send),
-        _ => Err(format!("{text:?} is not a way; write \"bounce\" or \"send\"")),
+        _ => Err(format!("{text:?} is not a way; write \"bounce\", \"convert\" or \"send\"")),
     }
 }
 
@@ -324,6 +336,7 @@ fn route_rule(
     earlier: &mut BTreeSet<String>,
     port: u16,
     others: Passage,
+    certificates: &mut Vec<Certificate>,
 ) -> RouteRule {
     let mut domain = String::new();
     match rule.text("domain") {
@@ -338,7 +351,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let passage = passage(&mut rule, others);
+    let passage = passage(&mut rule, others, certificates);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {

@@ -84,6 +84,7 @@ mod tests {
             rules: rules.iter().map(rule).collect(),
             port: 25,
             passage: Passage::ORDINARY,
+            certificates: Vec::new(),
         }
     }
 

@@ -27,6 +27,7 @@ fn route() -> Route {
         ],
         port: 25,
         passage: Passage::ORDINARY,
+        certificates: Vec::new(),
     }
 }
 

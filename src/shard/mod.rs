@@ -178,7 +178,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
+    let client =
+        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);

@@ -8,6 +8,7 @@ mod content;
 mod dots;
 mod parameters;
 mod path;
+mod quoted;
 mod reply;
 mod response;
 mod scanner;
@@ -21,6 +22,7 @@ pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Sc
 pub use dots::{Dot, Dots, LineEnds};
 pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
+pub use quoted::quote_line;
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};
