@@ -6,6 +6,11 @@ In between the relay is killed at random moments (from a seed), sometimes while 
 and started again on the same spool. In every fifth round the sink defers everything, so that the
 queue is full when the blow falls. At the end the relay may drain; then the ledgers are compared.
 
+As a soak (`--minutes 20 --mixed --verify`) it goes on by the clock, with messages of 300 KB and of
+5 MB among the small ones, some that are deferred until the end (so that old segments are cleaned),
+small segments (so that they are used again all the time), and `ringpost spool verify` after each
+kill.
+
 Exit status: 0 nothing lost, 1 something lost or corrupted or doubled beyond the window, 2 the test could not be made.
 
 SIGKILL proves that what was accepted left the process; it proves nothing about power failure, for
@@ -48,6 +53,13 @@ def arguments():
     parser.add_argument("--load", type=Path, default=None,
                         help="the ringpost-load binary [next to the relay]")
     parser.add_argument("--kills", type=int, default=50, help="[50]")
+    parser.add_argument("--minutes", type=float, default=None,
+                        help="kill for this long instead of counting kills")
+    parser.add_argument("--verify", action="store_true",
+                        help="`ringpost spool verify` must find nothing after each kill")
+    parser.add_argument("--mixed", action="store_true",
+                        help="messages of 300 KB and 5 MB too, some deferred to the end, and "
+                             "segments of 8 MiB")
     parser.add_argument("--seed", type=int, default=1, help="of the moments [1]")
     parser.add_argument("--shortest", type=float, default=0.2,
                         help="seconds from a start to the next kill, at least [0.2]")
@@ -76,6 +88,8 @@ def arguments():
         parser.error("--kills must be 1 to 10000")
     if not 0 < options.shortest <= options.longest <= 60:
         parser.error("--shortest and --longest must be above 0, in order, at most 60")
+    if options.minutes is not None and not 0 < options.minutes <= 1440:
+        parser.error("--minutes must be above 0, at most 1440")
     if not 1 <= options.drain <= 3600:
         parser.error("--drain must be 1 to 3600")
     for binary in (options.relay, options.load):
@@ -110,43 +124,72 @@ class Test:
         self.arrived = folder / "arrived"
         self.defer = folder / "defer"
         self.port = free_port()
+        self.stay = folder / "stay"
         self.relay = self.sink = self.source = None
-        self.starts = 0
+        # With mixed mail: sources of the other kinds, and the sink that defers.
+        self.others = []
+        self.starts = self.kills = 0
         self.queue_trouble = None
         self.slowest_start = 0.0
         # So that the count works even when nothing came.
         self.accepted.touch()
         self.arrived.touch()
 
-    def start_sink(self):
+    def start_sinks(self):
+        self.sink, self.sink_address = self.start_sink("sink", self.defer)
+        if self.options.mixed:
+            self.stay.touch()
+            stays, address = self.start_sink("sink-stay", self.stay)
+            self.others.append(stays)
+            (self.folder / "relay.toml").write_text(
+                f'[[route.rule]]\ndomain = "stay.test"\nnext_hop = "{address}"\n'
+                f'[[route.rule]]\ndomain = "*"\nnext_hop = "{self.sink_address}"\n')
+
+    def start_sink(self, name, defer):
         command = [self.options.load, "sink", "--listen", "127.0.0.1:0", "--quiet", "--json",
-                   "--ledger", self.arrived, "--defer-until-file", self.defer,
-                   "--time", "86400"]
-        self.sink = subprocess.Popen(command, stdout=open(self.folder / "sink.json", "wb"),
-                                     stderr=open(self.folder / "sink.log", "wb"))
+                   "--ledger", self.arrived, "--defer-until-file", defer, "--time", "86400"]
+        sink = subprocess.Popen(command, stdout=open(self.folder / f"{name}.json", "wb"),
+                                stderr=open(self.folder / f"{name}.log", "wb"))
         for _ in range(100):
-            found = re.search(r"listening on (\S+)", (self.folder / "sink.log").read_text())
+            found = re.search(r"listening on (\S+)", (self.folder / f"{name}.log").read_text())
             if found:
-                self.sink_address = found[1]
-                return
-            if self.sink.poll() is not None:
+                return sink, found[1]
+            if sink.poll() is not None:
                 break
             time.sleep(0.05)
-        raise Trouble("the sink did not start: " + self.tail("sink.log"))
+        raise Trouble("the sink did not start: " + self.tail(f"{name}.log"))
 
-    def start_source(self):
+    def start_sources(self):
+        options = self.options
+        self.source = self.start_source("source", options.rate, options.sessions, options.size,
+                                        options.recipients, "sink.test")
+        if options.mixed:
+            for name, rate, sessions, size, domain in [
+                ("source-stay", 4, 2, 2048, "stay.test"),
+                ("source-stay-large", 0.2, 2, 300_000, "stay.test"),
+                ("source-large", 4, 4, 300_000, "sink.test"),
+                ("source-huge", 0.3, 2, 5_000_000, "sink.test"),
+            ]:
+                self.others.append(self.start_source(name, rate, sessions, size, 1, domain))
+
+    def start_source(self, name, rate, sessions, size, recipients, domain):
         command = [self.options.load, "source", "--to", f"127.0.0.1:{self.port}", "--quiet",
-                   "--json", "--retry-connect", "--ledger", self.accepted,
-                   "--messages", "100000000", "--rate", str(self.options.rate),
-                   "--sessions", str(self.options.sessions), "--size", str(self.options.size),
-                   "--recipients", str(self.options.recipients), "--time", "86400"]
-        self.source = subprocess.Popen(command, stdout=open(self.folder / "source.json", "wb"),
-                                       stderr=open(self.folder / "source.log", "wb"))
+                   "--json", "--retry-connect", "--ledger", self.accepted, "--domain", domain,
+                   "--messages", "100000000", "--rate", str(rate), "--sessions", str(sessions),
+                   "--size", str(size), "--recipients", str(recipients), "--time", "86400"]
+        return subprocess.Popen(command, stdout=open(self.folder / f"{name}.json", "wb"),
+                                stderr=open(self.folder / f"{name}.log", "wb"))
 
     def start_relay(self):
         command = [self.options.relay, "serve", "--listen", f"127.0.0.1:{self.port}",
-                   "--spool", self.spool, "--smart-host", self.sink_address,
-                   "--cores", str(self.options.cores)]
+                   "--spool", self.spool, "--cores", str(self.options.cores)]
+        if self.options.mixed:
+            command += ["--config", self.folder / "relay.toml",
+                        "--set", "spool.segment_bytes=8 MiB", "--set",
+                        "session.message_bytes_max=6 MiB", "--set",
+                        "session.recipients_max=100"]
+        else:
+            command += ["--smart-host", self.sink_address]
         for setting in ["retry.first=1s", "retry.max=2s", *self.options.set]:
             command += ["--set", setting]
         log = open(self.folder / "relay.log", "ab")
@@ -176,9 +219,25 @@ class Test:
         self.relay.send_signal(signal.SIGKILL)
         self.relay.wait()
         self.relay = None
+        self.kills += 1
+
+    def verify(self):
+        command = [self.options.relay, "spool", "verify", self.spool]
+        verified = subprocess.run(command, capture_output=True, timeout=120)
+        if verified.returncode != 0:
+            raise Trouble(f"kill {self.kills}: spool verify says {verified.returncode}: "
+                          + (verified.stdout + verified.stderr).decode(errors="replace")[-1500:])
+
+    def is_enough(self):
+        if self.options.minutes is None:
+            return self.kills >= self.options.kills
+        return time.monotonic() >= self.until
 
     def rounds(self, rng):
-        for kill in range(1, self.options.kills + 1):
+        if self.options.minutes is not None:
+            self.until = time.monotonic() + self.options.minutes * 60
+        while not self.is_enough():
+            kill = self.kills + 1
             if kill % 5 == 0:
                 self.defer.touch()
             # In two rounds of three the clock runs from the start of the process, so that some
@@ -189,8 +248,10 @@ class Test:
             time.sleep(rng.uniform(self.options.shortest, self.options.longest))
             self.kill_relay()
             self.defer.unlink(missing_ok=True)
+            if self.options.verify and self.spool.exists():
+                self.verify()
             if sys.stderr.isatty():
-                print(f"\rkill {kill} of {self.options.kills}, accepted {lines(self.accepted)}",
+                print(f"\rkill {kill}, accepted {lines(self.accepted)}",
                       end="", file=sys.stderr, flush=True)
             self.start_relay()
         if sys.stderr.isatty():
@@ -200,6 +261,14 @@ class Test:
     def stop(self, name):
         process = getattr(self, name)
         setattr(self, name, None)
+        self.end(process)
+
+    def stop_others(self, program):
+        for process in [one for one in self.others if program in one.args]:
+            self.end(process)
+            self.others.remove(process)
+
+    def end(self, process):
         if process is None or process.poll() is not None:
             return
         process.terminate()
@@ -254,8 +323,7 @@ class Test:
         return path.read_bytes()[-2000:].decode(errors="replace").strip() if path.exists() else ""
 
     def clean(self):
-        for name in ("source", "relay", "sink"):
-            process = getattr(self, name)
+        for process in [self.source, self.relay, self.sink, *self.others]:
             if process is not None and process.poll() is None:
                 process.kill()
                 process.wait()
@@ -267,26 +335,29 @@ def lines(path):
 
 
 def run(test, options):
-    test.start_sink()
+    test.start_sinks()
     test.start_relay()
     test.await_relay()
-    test.start_source()
+    test.start_sources()
     begin = time.monotonic()
     test.rounds(random.Random(options.seed))
     test.stop("source")
+    test.stop_others("source")
+    test.stay.unlink(missing_ok=True)
     killing = time.monotonic() - begin
     begin = time.monotonic()
     waiting = test.drain()
     draining = time.monotonic() - begin
     test.stop("relay")
     test.stop("sink")
+    test.stop_others("sink")
     result = test.count()
     if result["accepted"] == 0:
         raise Trouble("nothing was accepted: " + test.tail("source.json")
                       + "\n" + test.tail("relay.log"))
     result |= {
-        "kills": options.kills, "seed": options.seed, "starts": test.starts,
-        "doubled_per_kill": round(result["doubled"] / options.kills, 2),
+        "kills": test.kills, "seed": options.seed, "starts": test.starts,
+        "doubled_per_kill": round(result["doubled"] / max(test.kills, 1), 2),
         "window_per_kill": round(options.window * options.rate * options.recipients),
         "still_waiting": waiting, "killing_seconds": round(killing, 1),
         "drain_seconds": round(draining, 1),
@@ -308,8 +379,9 @@ def show(result, test):
 
 def main():
     options = arguments()
-    bound = (options.kills * (options.longest + START_SECONDS_MAX / 3) + options.drain
-             + OVERHEAD_SECONDS)
+    kills = (options.kills * (options.longest + START_SECONDS_MAX / 3)
+             if options.minutes is None else options.minutes * 60 + START_SECONDS_MAX)
+    bound = kills + options.drain + OVERHEAD_SECONDS
 
     def late(*_):
         raise Trouble(f"not done after {bound:.0f} s")

@@ -66,7 +66,9 @@ fn folders_to_read(
     let mut locks = Vec::new();
     // The folder of one shard is locked by the root above it.
     let name = directory.and_then(|root| root.file_name()).and_then(|name| name.to_str());
-    let above = name.filter(|name| name.starts_with("shard-")).and(root.parent());
+    let above = name
+        .filter(|name| name.starts_with("shard-") || name.starts_with("orphan-"))
+        .and(root.parent());
     for locked in [Some(root), above].into_iter().flatten() {
         locks.extend(lock::acquire_for_reading(locked).map_err(|error| error.to_string())?);
     }

@@ -218,6 +218,7 @@ fn plans(
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
+    // Always the same shard adopts, which knows what it has adopted already.
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
@@ -232,7 +233,7 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: server.clone(),
-            orphans: std::mem::take(&mut orphans[index]),
+            orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),
             mailbox,
             requests: asked,
@@ -243,10 +244,8 @@ fn plans(
     Ok((plans, requests, ready))
 }
 
-/// Folders of shards that are configured no more, shared out among those that are.
-fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
-    let mut shared_out = vec![Vec::new(); config.cores.len()];
-    let folders = spool::layout(&config.spool.directory)?;
+/// Folders of shards that are configured no more.
+fn orphans(config: &Config) -> Result<Vec<PathBuf>, ServeError> {
     let is_used =
         |folder: &Path| {
             config.cores.iter().any(|core| {
@@ -256,12 +255,7 @@ fn orphans(config: &Config) -> Result<Vec<Vec<PathBuf>>, ServeError> {
                     })
             })
         };
-    let unused = folders.into_iter().map(|(_, folder)| folder).filter(|folder| !is_used(folder));
-    for (position, folder) in unused.enumerate() {
-        let shard = position % shared_out.len();
-        shared_out[shard].push(folder);
-    }
-    Ok(shared_out)
+    Ok(spool::orphans(&config.spool.directory, is_used)?)
 }
 
 fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<(), ServeError> {

@@ -3,6 +3,13 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[cfg(test)]
+thread_local! {
+    /// What [`Timestamp::now`] says on this thread, for tests that run by a clock of their own.
+    pub(crate) static SET_CLOCK: std::cell::Cell<Option<Timestamp>> =
+        const { std::cell::Cell::new(None) };
+}
+
 /// Milliseconds since the Unix epoch, by the wall clock: what is stored, shown and compared across
 /// restarts. Waits on a socket use a `Duration` instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +21,10 @@ impl Timestamp {
 
     /// The wall clock. Only rooms that do I/O may call it; pure rooms are told the time.
     pub fn now() -> Timestamp {
+        #[cfg(test)]
+        if let Some(set) = SET_CLOCK.get() {
+            return set;
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }

@@ -12,4 +12,6 @@ pub use envelope::{
     domain_of,
 };
 pub use fate::{Outcome, Reason, Stage, Status};
+#[cfg(test)]
+pub(crate) use id::SET_CLOCK;
 pub use id::{QueueId, QueueIdSource, Timestamp};

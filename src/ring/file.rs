@@ -1,18 +1,22 @@
 //! Files of fixed size, written in place.
 
 use std::cell::Cell;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+#[cfg(not(test))]
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(not(test))]
 use glommio::io::BufferedFile;
 
+use super::disk;
+#[cfg(test)]
+use super::simulation::{self, plain::BufferedFile};
 use super::task::{panic_message, spawn, to_the_end};
 
 /// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
@@ -51,11 +55,14 @@ impl File {
     /// Opens for reading.
     pub async fn open(path: &Path) -> io::Result<File> {
         let name = path.to_owned();
-        let file = blocking(move || std::fs::File::open(name)).await;
+        let file = blocking(move || disk::File::open(name)).await;
         file.map(|file| File::new(file, path)).map_err(|error| said(error, "opening", path))
     }
 
-    fn new(file: std::fs::File, path: &Path) -> File {
+    fn new(file: disk::File, path: &Path) -> File {
+        #[cfg(test)]
+        let inner = BufferedFile::from(file);
+        #[cfg(not(test))]
         // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
         let inner = unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) };
         File { inner: Rc::new(inner), path: path.into() }
@@ -87,7 +94,7 @@ impl File {
     /// does not.
     pub async fn fill(&self, offset: u64, length: u64) -> io::Result<Option<u64>> {
         let name = self.path.to_path_buf();
-        let filled = blocking(move || fill_hole(&name, offset, length)).await;
+        let filled = blocking(move || disk::fill_hole(&name, offset, length)).await;
         filled.map_err(|error| said(error, "writing", &self.path))
     }
 
@@ -144,28 +151,27 @@ async fn read_whole(file: &BufferedFile, offset: u64, length: usize) -> io::Resu
 }
 
 /// Opens or creates, reserves, and makes size and name durable. Blocks.
-fn create_reserved(path: &Path, size: u64) -> io::Result<std::fs::File> {
-    let mut options = OpenOptions::new();
-    // Mail is nobody's business but the relay's.
-    options.read(true).write(true).mode(0o600);
-    let (file, new) = match options.clone().create_new(true).open(path) {
+fn create_reserved(path: &Path, size: u64) -> io::Result<disk::File> {
+    let (mut file, new) = match disk::create_new(path) {
         Ok(file) => (file, true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (options.open(path)?, false),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            (disk::open_to_write(path)?, false)
+        }
         Err(error) => return Err(error),
     };
-    let made = reserve_disk(&file, size).and_then(|()| file.sync_all()).and_then(|()| {
+    let made = reserve_disk(&mut file, size).and_then(|()| file.sync_all()).and_then(|()| {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
         // The whole fsync: an fdatasync of a folder need not write a new name.
-        std::fs::File::open(folder)?.sync_all()
+        disk::File::open(folder)?.sync_all()
     });
     match made {
         Ok(()) => Ok(file),
         Err(error) => {
             if new {
-                let _ = std::fs::remove_file(path);
+                let _ = disk::remove_file(path);
             }
             Err(error)
         }
@@ -173,9 +179,23 @@ fn create_reserved(path: &Path, size: u64) -> io::Result<std::fs::File> {
 }
 
 /// Has `size` bytes of disk behind the file.
-fn reserve_disk(file: &std::fs::File, size: u64) -> io::Result<()> {
+fn reserve_disk(file: &mut disk::File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
+    }
+    let reserved = fallocate(file, size);
+    match reserved.as_ref().err().and_then(io::Error::raw_os_error) {
+        Some(libc::EOPNOTSUPP) => fill_with_zeros(file, size),
+        // A quota is a full disk to whoever has it.
+        Some(libc::EDQUOT) => reserved.map_err(|e| io::Error::new(io::ErrorKind::StorageFull, e)),
+        _ => reserved,
+    }
+}
+
+fn fallocate(file: &disk::File, size: u64) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(reserved) = file.simulated_reserve(size) {
+        return reserved;
     }
     let length = libc::off_t::try_from(size)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "larger than a file can be"))?;
@@ -185,54 +205,14 @@ fn reserve_disk(file: &std::fs::File, size: u64) -> io::Result<()> {
             return Ok(());
         }
         let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP) => return fill_with_zeros(file, size),
-            // A quota is a full disk to whoever has it.
-            Some(libc::EDQUOT) => return Err(io::Error::new(io::ErrorKind::StorageFull, error)),
-            _ => return Err(error),
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }
 
-/// See [`File::fill`]. Blocks.
-fn fill_hole(path: &Path, offset: u64, length: u64) -> io::Result<Option<u64>> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    let size = file.metadata()?.len();
-    let Some(start) = seek(&file, offset, libc::SEEK_HOLE)?.filter(|&start| start < size) else {
-        return Ok(None);
-    };
-    let end = seek(&file, start, libc::SEEK_DATA)?.unwrap_or(size).min(size);
-    let end = end.min(start.saturating_add(length));
-    let zeros = vec![0; PIECE];
-    let mut at = start;
-    while at < end {
-        let count = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-        file.write_all_at(zeros.get(..count).unwrap_or_default(), at)?;
-        at += count as u64;
-    }
-    file.sync_data()?;
-    Ok(Some(end))
-}
-
-/// The next hole (reserved disk that was never written is one) or data at `offset` or behind it;
-/// `None` when there is none.
-fn seek(file: &std::fs::File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
-    let from = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the descriptor is open; no memory is passed.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
-    match u64::try_from(found) {
-        Ok(found) => Ok(Some(found)),
-        Err(_) => match io::Error::last_os_error() {
-            // Behind the last of them, or a file system that does not tell.
-            error if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EINVAL)) => Ok(None),
-            error => Err(error),
-        },
-    }
-}
-
 /// Reserves disk on a file system that knows no other way.
-fn fill_with_zeros(mut file: &std::fs::File, size: u64) -> io::Result<()> {
+fn fill_with_zeros(file: &mut disk::File, size: u64) -> io::Result<()> {
     use std::io::{Seek, SeekFrom};
     let zeros = vec![0; PIECE];
     let mut at = file.seek(SeekFrom::End(0))?;
@@ -248,6 +228,14 @@ fn fill_with_zeros(mut file: &std::fs::File, size: u64) -> io::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    #[cfg(test)]
+    if simulation::runs() {
+        return to_the_end(async move {
+            simulation::disk_works().await;
+            work()
+        })
+        .await?;
+    }
     // Not handed back by the driver: it would leak what nobody waits for any more, and wait for
     // ever for a thread that panicked.
     let done = Arc::new(Mutex::new(None));

@@ -38,6 +38,7 @@
 //! | a waker is cloned at most 32,767 times | `mailbox`: one waker for each mailbox, not for each item |
 
 mod deadline;
+pub mod disk;
 mod file;
 mod listener;
 mod mailbox;
@@ -45,6 +46,8 @@ mod probe;
 mod recv_buf;
 mod reservation;
 mod signal;
+#[cfg(test)]
+pub(crate) mod simulation;
 mod start;
 mod stream;
 mod task;
@@ -66,5 +69,5 @@ pub use signal::Signal;
 pub use start::{Settings, Shards, StartError, start};
 pub use stream::{Interrupter, Stream};
 pub use task::{spawn, spawn_vital};
-pub use timer::{sleep, yield_now};
+pub use timer::{now, sleep, yield_now};
 pub use udp::Udp;

@@ -291,6 +291,10 @@ fn with_census<T: Default>(act: impl FnOnce(&mut Census) -> T) -> T {
 /// Puts `future` into the shard's queue. Unlike `spawn_local`, `spawn_local_into` does not poll it
 /// at once on the stack of the caller, who may hold a borrow that it wants.
 fn schedule(future: impl Future<Output = ()> + 'static) {
+    #[cfg(test)]
+    if super::simulation::runs() {
+        return super::simulation::spawn(future);
+    }
     match glommio::spawn_local_into(future, TaskQueueHandle::default()) {
         Ok(task) => drop(task.detach()),
         // The default queue is there as long as the executor is.

@@ -1,19 +1,35 @@
 //! Waiting for time to pass, and giving way to other tasks of the shard.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Every so many yields, the rings are looked at whatever else is runnable.
 const YIELDS_PER_TURN: u32 = 64;
 /// Short enough to be over at once, long enough not to be over before it begins.
 const ONE_TURN: Duration = Duration::from_micros(1);
 
+#[cfg(test)]
+use super::simulation;
+
 thread_local! {
     static YIELDS: Cell<u32> = const { Cell::new(0) };
 }
 
+/// The time by which [`sleep`] sleeps.
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if simulation::runs() {
+        return simulation::now();
+    }
+    Instant::now()
+}
+
 /// Sleeps on this shard: at least `wait`, usually less than 0.1 ms more.
 pub async fn sleep(wait: Duration) {
+    #[cfg(test)]
+    if simulation::runs() {
+        return simulation::sleep(wait).await;
+    }
     glommio::timer::sleep(wait).await;
 }
 
@@ -23,6 +39,10 @@ pub async fn sleep(wait: Duration) {
 /// [`Settings::preempt`](super::Settings::preempt) has passed since they were; on every 64th call
 /// of a shard also before this one returns.
 pub async fn yield_now() {
+    #[cfg(test)]
+    if simulation::runs() {
+        return futures_lite::future::yield_now().await;
+    }
     let count = YIELDS.get().wrapping_add(1);
     YIELDS.set(count);
     if count.is_multiple_of(YIELDS_PER_TURN) {

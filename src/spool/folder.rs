@@ -4,10 +4,13 @@
 use super::SpoolError;
 use super::recovery::{Findings, Refusal, Scan, SetAside};
 use super::segment;
-use std::fs::{self, File};
+use crate::ring::disk::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+/// How the names of folders begin: of a shard that is, and of one that is no more.
+const SHARD: &str = "shard-";
+const ORPHAN: &str = "orphan-";
 /// The folder below the spool's where bytes are kept that did not pass.
 const QUARANTINE: &str = "quarantine";
 /// Most bytes of one damage that are copied: more than a batch is long.
@@ -22,23 +25,58 @@ pub(super) struct Contents {
     pub(super) segments: Vec<u32>,
 }
 
-/// The shard folders `shard-N` below `root`, by number. A root that is missing has none.
+/// The folders below `root` that hold segments, by number: `shard-N`, and `orphan-N` of shards that
+/// are no more. A root that is missing has none.
 pub fn layout(root: &Path) -> Result<Vec<(u16, PathBuf)>, SpoolError> {
     let mut shards = Vec::new();
     for path in entries(root)? {
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("shard-"))
-            .and_then(|number| number.parse().ok());
-        if let Some(number) = number
-            && path.is_dir()
+        if let Some((_, number)) = kind_and_number(&path)
+            && disk::is_folder(&path)
         {
             shards.push((number, path));
         }
     }
     shards.sort_unstable();
     Ok(shards)
+}
+
+/// The folders below `root` whose shard is no more, for the first shard to adopt. Each gets a name
+/// of its own before, durably: if the adoption is cut short and the shard is there again at the
+/// next start, that begins anew, and what has moved already is not in two shards.
+pub fn orphans(root: &Path, is_used: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, SpoolError> {
+    let mut orphans = Vec::new();
+    let mut renamed = false;
+    for (number, folder) in layout(root)? {
+        match kind_and_number(&folder) {
+            _ if is_used(&folder) => {}
+            Some((SHARD, _)) => {
+                let name = |copy: u32| match copy {
+                    0 => root.join(format!("{ORPHAN}{number}")),
+                    copy => root.join(format!("{ORPHAN}{number}.{copy}")),
+                };
+                // One may be left with what was set aside in it.
+                let free = (0..=u32::MAX).map(name).find(|name| !disk::exists(name));
+                let Some(free) = free else { continue };
+                disk::rename(&folder, &free).map_err(|error| failed(&folder, &error))?;
+                orphans.push(free);
+                renamed = true;
+            }
+            _ => orphans.push(folder),
+        }
+    }
+    if renamed {
+        sync(root)?;
+    }
+    Ok(orphans)
+}
+
+fn kind_and_number(folder: &Path) -> Option<(&'static str, u16)> {
+    let name = folder.file_name()?.to_str()?;
+    if let Some(number) = name.strip_prefix(SHARD) {
+        return Some((SHARD, number.parse().ok()?));
+    }
+    let number = name.strip_prefix(ORPHAN)?.split('.').next()?;
+    Some((ORPHAN, number.parse().ok()?))
 }
 
 /// Reads all segments of `folder`, as `scan` does it.
@@ -63,11 +101,11 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<u32>, SpoolError> {
 }
 
 /// Reads the next segment.
-pub(super) fn scan(
+pub(super) fn scan<R: Read + Seek>(
     scan: &mut Scan,
     folder: &Path,
     number: u32,
-    file: &mut File,
+    file: &mut R,
     size: u64,
 ) -> Result<(), SpoolError> {
     scan.segment(number, size, file).map_err(|refusal| match refusal {
@@ -86,7 +124,7 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
     for one in all {
         let path = segment::path(folder, one.segment);
         let copy = copy_of(folder, one.segment, one.offset);
-        if keep && copy.exists() {
+        if keep && disk::exists(&copy) {
             continue;
         }
         let mut line = format!(
@@ -98,7 +136,7 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
         );
         // A disk too full for the copy must not keep the rest of the mail from being delivered.
         if keep && let Err(error) = copy_out(&path, one, &copy) {
-            let _ = fs::remove_file(&copy);
+            let _ = disk::remove_file(&copy);
             line.push_str(&format!(" (not copied to the quarantine: {error})"));
         }
         lines.push(line);
@@ -111,32 +149,48 @@ pub(super) fn copy_of(folder: &Path, segment: u32, offset: u32) -> PathBuf {
     folder.join(QUARANTINE).join(format!("{segment:08}-{offset}.bad"))
 }
 
-/// Syncs the newest segment and the folder: what a crash of the relay alone left in the page cache
-/// was read as if it were on the disk, and must be before anything is built on it.
-pub(super) fn settle_down(folder: &Path, newest: Option<u32>) -> Result<(), SpoolError> {
-    if let Some(number) = newest {
+/// Makes durable what was read and perhaps is only in the page cache, before anything is built on
+/// it. A sync is enough after a kill, but not after a commit that failed: the kernel then takes
+/// pages for clean that never reached the disk. The last batch is therefore written once more, as
+/// it is, with the header of its segment. (All that is before it was synced, or it would not be
+/// there.)
+pub(super) fn settle_down(folder: &Path, scan: &Scan) -> Result<(), SpoolError> {
+    if let Some(&number) = scan.written.last() {
         let path = segment::path(folder, number);
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| failed(&path, &error))?;
+        let batch = scan.last_batch.filter(|(of, ..)| *of == number);
+        rewrite(&path, batch).map_err(|error| failed(&path, &error))?;
     }
     sync(folder)
 }
 
-/// Removes the segments of an adopted folder, and the folder when nothing else is in it.
+fn rewrite(path: &Path, batch: Option<(u32, u32, u32)>) -> io::Result<()> {
+    let mut file = disk::open_to_write(path)?;
+    let batch = batch.map(|(_, begin, end)| (begin, end.saturating_sub(begin)));
+    for (offset, length) in [Some((0, segment::BLOCK)), batch].into_iter().flatten() {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(u64::from(offset)))?;
+        (&mut file).take(u64::from(length)).read_to_end(&mut bytes)?;
+        file.seek(SeekFrom::Start(u64::from(offset)))?;
+        file.write_all(&bytes)?;
+    }
+    file.sync_all()
+}
+
+/// Removes the segments of an adopted folder, and the folder when nothing else is in it. One after
+/// the other, the oldest first, each durably: if a later one, which tells that mail in an earlier
+/// one has ended, went before that, the mail would come back after a crash.
 pub(super) fn remove(folder: &Path, segments: &[u32]) -> Result<(), SpoolError> {
     for &number in segments {
         let path = segment::path(folder, number);
-        match fs::remove_file(&path) {
+        match disk::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(&path, &error));
             }
-            _ => {}
+            _ => sync(folder)?,
         }
     }
-    sync(folder)?;
     // Fails while there is a quarantine in it, which is for the operator to judge.
-    let _ = fs::remove_dir(folder);
+    let _ = disk::remove_dir(folder);
     Ok(())
 }
 
@@ -145,26 +199,48 @@ pub(super) fn failed(path: &Path, error: &io::Error) -> SpoolError {
     SpoolError::Open { path: path.to_owned(), cause: error.to_string() }
 }
 
+/// Makes `folder`, and what is missing above it, each durable in the folder above: else a power
+/// failure could take it away with all that was synced in it.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    let above = match folder.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    let made = match disk::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make(above)?;
+            disk::create_dir(folder)
+        }
+        made => made,
+    };
+    let synced = || File::open(above).and_then(|above| above.sync_all());
+    match made {
+        Ok(()) => synced(),
+        // An earlier start may have made it and been killed then. If it was not us who made it,
+        // the folder above may be one that we cannot open.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let _ = synced();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn sync(folder: &Path) -> Result<(), SpoolError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| failed(folder, &error))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, SpoolError> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(folder, &error)),
-    };
-    entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<PathBuf>>>()
-        .map_err(|error| failed(folder, &error))
+    match disk::entries(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.map_err(|error| failed(folder, &error)),
+    }
 }
 
 fn copy_out(from: &Path, what: &SetAside, copy: &Path) -> io::Result<()> {
     if let Some(quarantine) = copy.parent() {
-        fs::create_dir_all(quarantine)?;
+        make(quarantine)?;
     }
     let mut source = File::open(from)?;
     source.seek(SeekFrom::Start(u64::from(what.offset)))?;
@@ -172,5 +248,7 @@ fn copy_out(from: &Path, what: &SetAside, copy: &Path) -> io::Result<()> {
     source.take(u64::from(what.length).min(QUARANTINE_BYTES_MAX)).read_to_end(&mut bytes)?;
     let mut file = File::create(copy)?;
     file.write_all(&bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    // Its segment may be used again: then this is all that is left of the bytes.
+    File::open(copy.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

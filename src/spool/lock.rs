@@ -1,6 +1,6 @@
 //! The lock on the spool's root: one relay at a time.
 
-use super::SpoolError;
+use super::{SpoolError, folder};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -17,7 +17,7 @@ pub struct Lock {
 pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     let path = root.join("lock");
     let open = |cause: String| SpoolError::Open { path: path.clone(), cause };
-    std::fs::create_dir_all(root).map_err(|error| open(error.to_string()))?;
+    folder::make(root).map_err(|error| open(error.to_string()))?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -39,6 +39,7 @@ mod fold;
 mod folder;
 mod index;
 mod inspection;
+mod keeper;
 mod kept;
 pub mod lock;
 mod log;
@@ -50,9 +51,9 @@ mod segment;
 mod ticket;
 
 #[cfg(test)]
-mod history;
-#[cfg(test)]
 mod on_disk;
+#[cfg(test)]
+mod simulator;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -60,7 +61,7 @@ mod tests;
 
 pub use content::{Content, Piece};
 pub use draft::Draft;
-pub use folder::layout;
+pub use folder::{layout, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use kept::Messages;
 
@@ -322,13 +323,18 @@ impl Spool {
     /// indexes of sealed segments and all of the others, and blocks the shard
     /// meanwhile, which has nothing else to do yet.
     pub async fn open(mut settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
-        let folder = settings.directory.clone();
         let block = u64::from(segment::BLOCK);
         settings.segment_bytes =
             settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
-        std::fs::create_dir_all(&folder).map_err(|error| folder::failed(&folder, &error))?;
+        Spool::open_as_set(settings).await
+    }
+
+    /// The same with segments of any number of whole blocks.
+    async fn open_as_set(settings: Settings) -> Result<(Spool, Recovery), SpoolError> {
+        let folder = settings.directory.clone();
+        folder::make(&folder).map_err(|error| folder::failed(&folder, &error))?;
         let read = folder::read(&folder, Scan::default())?;
-        folder::settle_down(&folder, read.scan.written.last().copied())?;
+        folder::settle_down(&folder, &read.scan)?;
         let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
         let resume = Resume::of(&read, settings.number);
         let highest_id = resume.highest_id;

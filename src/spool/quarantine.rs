@@ -3,7 +3,7 @@
 
 use super::{Placement, Spool, SpoolError, decode, folder, segment};
 use crate::message::QueueId;
-use crate::ring;
+use crate::ring::{self, disk};
 use std::io;
 use std::path::Path;
 
@@ -26,7 +26,7 @@ impl Spool {
             return Ok(false);
         }
         let copy = folder::copy_of(&core.folder, at.segment, at.offset);
-        if !copy.exists() {
+        if !disk::exists(&copy) {
             keep(&copy, bytes).await.map_err(|error| folder::failed(&copy, &error))?;
             let (what, copy) = (path.display(), copy.display());
             tracing::error!(%id, %what, offset = at.offset, %copy, "corrupt record set aside");
@@ -39,12 +39,12 @@ impl Spool {
 async fn keep(copy: &Path, bytes: Vec<u8>) -> io::Result<()> {
     let part = copy.with_extension("part");
     if let Some(quarantine) = copy.parent() {
-        std::fs::create_dir_all(quarantine)?;
+        folder::make(quarantine)?;
     }
     let file = ring::File::create(&part, bytes.len() as u64).await?;
     let written = file.commit(bytes, 0).await;
     file.close().await;
-    written.map(drop).and_then(|()| std::fs::rename(&part, copy)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&part);
+    written.map(drop).and_then(|()| disk::rename(&part, copy)).inspect_err(|_| {
+        let _ = disk::remove_file(&part);
     })
 }

@@ -149,6 +149,8 @@ pub(super) struct Scan {
     expected: Option<Growing>,
     entries: Vec<u8>,
     last_sequence: Option<u64>,
+    /// The last batch that was read: its segment, where it begins and where it ends.
+    pub(super) last_batch: Option<(u32, u32, u32)>,
     /// Where the segment before this one ended.
     last_end: (u32, u32),
     cuts: Vec<(u32, u32)>,
@@ -266,6 +268,7 @@ impl Scan {
         self.records += u64::from(footer.records);
         self.written.push(segment);
         self.indexed.push(segment);
+        self.last_batch = None;
         self.written_bytes += u64::from(footer.end);
         self.last_end = (segment, footer.end);
         Ok(true)
@@ -366,7 +369,9 @@ impl Scan {
         if !whole {
             self.damaged(Found::Damaged, segment, offset, padded(length), self.batches);
         }
-        Ok(Some(offset.saturating_add(padded(length))))
+        let end = offset.saturating_add(padded(length));
+        self.last_batch = Some((segment, offset, end));
+        Ok(Some(end))
     }
 
     /// No batch header passes at `offset`. The records behind one that was damaged may still; else
