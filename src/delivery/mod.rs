@@ -48,8 +48,8 @@
 //! *8-bit content and a host without 8BITMIME* is refused with 5.6.3 (RFC 6152 3), or made
 //! 7-bit, or sent as it is, as the operator says. Converting breaks signatures over the whole
 //! message (DKIM), so it is not the default. Sending works often: hosts that lack the keyword pass
-//! eight bits in practice, and Exim sends this way. `BODY=` is then left out. What was only declared
-//! to be 8-bit, and is not, goes anywhere.
+//! eight bits in practice, and Exim sends this way. `BODY=` is then left out. What was only
+//! declared to be 8-bit, and is not, goes anywhere.
 //!
 //! *BINARYMIME* may hold bare CR and LF: it goes out by BDAT (RFC 3030) to a host with BINARYMIME
 //! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere. Nothing else goes by BDAT:
