@@ -244,6 +244,9 @@ pub struct Retry {
     pub expire: Duration,
     /// Fraction of each wait by which it is varied at random: 0 to 0.5.
     pub jitter: f64,
+    /// Senders who ask for it (NOTIFY=DELAY) are told so long after reception of what still waits;
+    /// `None` is never.
+    pub delay_report: Option<Duration>,
 }
 
 /// Name servers.
@@ -272,8 +275,10 @@ pub struct Route {
     pub rules: Vec<RouteRule>,
     /// The port for MX hosts and for next hops that name none.
     pub port: u16,
-    /// TLS with destinations that no rule names.
-    pub tls: DeliveryTls,
+    /// What holds on the way to destinations that no rule names.
+    pub passage: Passage,
+    /// Those that are shown to hosts.
+    pub certificates: Vec<Certificate>,
 }
 
 /// TLS with a destination.
@@ -296,8 +301,48 @@ pub struct RouteRule {
     pub domain: Box<str>,
     /// Where its mail goes; `None` is delivery by MX in spite of a smart host.
     pub next_hop: Option<NextHop>,
-    /// TLS on the way there.
+    /// What holds on the way there.
+    pub passage: Passage,
+}
+
+/// What holds on the way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Passage {
+    /// TLS.
     pub tls: DeliveryTls,
+    /// 8-bit content where the host does not offer 8BITMIME.
+    pub eight_bit: EightBit,
+    /// The certificate that is shown to hosts that ask for one: its place in
+    /// [`Route::certificates`].
+    pub certificate: Option<usize>,
+}
+
+impl Passage {
+    /// What holds where nothing is said.
+    pub const ORDINARY: Passage =
+        Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce, certificate: None };
+}
+
+/// What becomes of 8-bit content where the host does not offer 8BITMIME (RFC 6152 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EightBit {
+    /// It is bounced with 5.6.3.
+    Bounce,
+    /// It is made 7-bit, except where that would break a signature in it: then it is bounced.
+    Convert,
+    /// It is sent as it is, against the RFC.
+    Send,
+}
+
+impl EightBit {
+    /// As the file writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EightBit::Bounce => "bounce",
+            EightBit::Convert => "convert",
+            EightBit::Send => "send",
+        }
+    }
 }
 
 /// A named place to deliver to.
@@ -307,8 +352,20 @@ pub struct NextHop {
     pub host: HostName,
     /// TCP port.
     pub port: u16,
-    /// TLS from the first byte (RFC 8314), instead of STARTTLS.
-    pub implicit_tls: bool,
+    /// How to speak to it.
+    pub scheme: Scheme,
+}
+
+/// How to speak to a next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// SMTP.
+    #[default]
+    Smtp,
+    /// SMTP with TLS from the first byte (RFC 8314), instead of STARTTLS.
+    Smtps,
+    /// LMTP (RFC 2033).
+    Lmtp,
 }
 
 /// A host as configured.

@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Roots};
+use super::{Config, EventOutput, NextHop, Passage, Roots, Route};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -110,6 +110,10 @@ impl Config {
         page.duration("max", retry.max);
         page.duration("expire", retry.expire);
         page.plain("jitter", &format!("{:?}", retry.jitter));
+        match retry.delay_report {
+            Some(wait) => page.duration("delay_report", wait),
+            None => page.text("delay_report", "off"),
+        }
 
         let dns = &self.dns;
         page.head("[dns]");
@@ -124,12 +128,12 @@ impl Config {
         page.head("[route]");
         page.text("smart_host", &hop(&self.route.smart_host));
         page.count("port", self.route.port.into());
-        page.text("tls", self.route.tls.name());
+        page.passage(&self.route, &self.route.passage);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
-            page.text("tls", rule.tls.name());
+            page.passage(&self.route, &rule.passage);
         }
 
         let pool = &self.pool;
@@ -196,6 +200,15 @@ impl Page {
     fn texts(&mut self, key: &str, texts: impl Iterator<Item = String>) {
         let list: Vec<toml::Value> = texts.map(toml::Value::from).collect();
         self.plain(key, &toml::Value::from(list).to_string());
+    }
+
+    fn passage(&mut self, route: &Route, passage: &Passage) {
+        self.text("tls", passage.tls.name());
+        self.text("eight_bit", passage.eight_bit.name());
+        if let Some(shown) = passage.certificate.and_then(|place| route.certificates.get(place)) {
+            self.path("tls_cert", &shown.cert);
+            self.path("tls_key", &shown.key);
+        }
     }
 
     fn path(&mut self, key: &str, path: &Path) {

@@ -71,7 +71,13 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap()]);
     assert_eq!(
         config.route,
-        Route { smart_host: None, rules: vec![], port: 25, tls: DeliveryTls::May }
+        Route {
+            smart_host: None,
+            rules: vec![],
+            port: 25,
+            passage: Passage::ORDINARY,
+            certificates: vec![]
+        }
     );
     assert!(config.warnings().is_empty());
 }
@@ -133,12 +139,15 @@ fn next_hops_are_names_or_addresses() {
                 [[route.rule]]\ndomain = \".example.com\"\nnext_hop = \"[2001:db8::1]:26\"\n\
                 [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n";
     let route = read(text, &[]).unwrap().route;
-    let name =
-        |name: &str, port| NextHop { host: HostName::Name(name.into()), port, implicit_tls: false };
+    let name = |name: &str, port| NextHop {
+        host: HostName::Name(name.into()),
+        port,
+        scheme: Scheme::Smtp,
+    };
     let address = |text: &str, port| NextHop {
         host: HostName::Address(text.parse().unwrap()),
         port,
-        implicit_tls: false,
+        scheme: Scheme::Smtp,
     };
     assert_eq!(route.smart_host, Some(name("relay_1.example.com", 587)));
     let rules: Vec<_> =
@@ -280,6 +289,7 @@ fn the_manual_shows_every_default() {
         "dns.servers",
         "core.",
         "route.rule.",
+        "route.tls_",
         "tls.cert",
         "tls.key",
         "tls.certificate.",
@@ -326,12 +336,43 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "dns.servers",
             "host_name",
             "route.rule.domain",
+            "route.rule.eight_bit",
             "route.rule.next_hop",
             "route.rule.tls",
+            "route.rule.tls_cert",
+            "route.rule.tls_key",
+            "route.tls_cert",
+            "route.tls_key",
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",
             "tls.key",
         ]
     );
+}
+
+#[test]
+fn schemes_of_next_hops_have_ports_of_their_own() {
+    for (text, scheme, port, shown) in [
+        ("smtps://h.test", Scheme::Smtps, 465, "smtps://h.test:465"),
+        ("lmtp://h.test", Scheme::Lmtp, 24, "lmtp://h.test:24"),
+        ("lmtp://[::1]:2003", Scheme::Lmtp, 2003, "lmtp://[::1]:2003"),
+        ("h.test", Scheme::Smtp, 25, "h.test:25"),
+    ] {
+        let config = read("", &[("route.smart_host", text)]).unwrap();
+        let hop = config.route.smart_host.clone().unwrap();
+        assert_eq!((hop.scheme, hop.port), (scheme, port), "{text}");
+        assert!(config.render().contains(&format!("smart_host = \"{shown}\"")), "{text}");
+    }
+    assert!(read("", &[("route.smart_host", "lmtp://h.test:25")]).is_err(), "RFC 2033 5");
+}
+
+#[test]
+fn a_report_of_delay_has_a_time_or_is_off() {
+    let of = |text| read("", &[("retry.delay_report", text)]).map(|c| c.retry.delay_report);
+    assert_eq!(of("off").unwrap(), None);
+    assert_eq!(of("90m").unwrap(), Some(std::time::Duration::from_secs(5400)));
+    for wrong in ["0s", "never", "31d"] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
 }

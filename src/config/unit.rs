@@ -1,7 +1,7 @@
 //! Values as text: durations, sizes, networks, addresses, names. Each has one form that is written
 //! and one reading; what cannot be read is answered with what is wrong and what would be right.
 
-use super::{HostName, Network, NextHop};
+use super::{HostName, Network, NextHop, Scheme};
 use crate::limits;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -148,12 +148,14 @@ pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault
     Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
 }
 
-/// Before a next hop that speaks TLS from the first byte.
-pub(super) const SMTPS: &str = "smtps://";
+/// Before a next hop that does not speak plain SMTP.
+pub(super) const SCHEMES: [(&str, Scheme); 2] =
+    [("smtps://", Scheme::Smtps), ("lmtp://", Scheme::Lmtp)];
 
 /// `host:port`, with brackets where an IPv6 address needs them.
 pub(super) fn show_next_hop(hop: &NextHop) -> String {
-    let scheme = if hop.implicit_tls { SMTPS } else { "" };
+    let known = SCHEMES.iter().find(|(_, scheme)| *scheme == hop.scheme);
+    let scheme = known.map_or("", |(text, _)| text);
     match &hop.host {
         HostName::Name(name) => format!("{scheme}{name}:{}", hop.port),
         HostName::Address(address) => {

@@ -11,8 +11,8 @@ use super::table::{Report, Table};
 use super::tls;
 use super::unit;
 use super::{
-    Access, Config, Control, Delivery, DeliveryTls, Dns, Event, EventOutput, Listener, ListenerTls,
-    Pool, Retry, Ring, Route, RouteRule, Session, Spool,
+    Access, Certificate, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput,
+    Listener, ListenerTls, Passage, Pool, Retry, Ring, Route, RouteRule, Scheme, Session, Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -234,9 +234,21 @@ fn retry(mut table: Table) -> Retry {
         max: table.duration("max", hours(4), seconds(1)..=days(7)),
         expire: table.duration("expire", days(5), seconds(1)..=days(30)),
         jitter: table.real("jitter", 0.1, 0.0..=0.5),
+        delay_report: table.parsed("delay_report", Some(hours(4)), read_delay_report),
     };
     table.end();
     retry
+}
+
+fn read_delay_report(text: &str) -> Result<Option<Duration>, unit::Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let wait = unit::read_duration(text).map_err(|what| format!("{what}; or write \"off\""))?;
+    if (seconds(1)..=days(30)).contains(&wait) {
+        return Ok(Some(wait));
+    }
+    Err(format!("{text} is out of range; allowed: 1s to 30d, or \"off\""))
 }
 
 fn dns(mut table: Table, machine: &Machine, report: &Report) -> Dns {
@@ -285,25 +297,55 @@ fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
     let smart_host_place = table.place_of("smart_host");
     let smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
-    let tls = table.parsed("tls", DeliveryTls::May, tls::read_delivery_tls);
-    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, tls);
-    table.none_of("rule").know(&["domain", "next_hop", "tls"]);
+    let mut certificates = Vec::new();
+    let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
+    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
+    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
         table.fault(&place, "rule", format!("at most {RULES_MAX} rules"));
     }
     let mut earlier = BTreeSet::new();
-    let rules = tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port, tls)).collect();
+    let rules = tables
+        .into_iter()
+        .map(|rule| route_rule(rule, &mut earlier, port, passage, &mut certificates))
+        .collect();
     table.end();
-    Route { smart_host, rules, port, tls }
+    Route { smart_host, rules, port, passage, certificates }
+}
+
+/// The keys that routes and rules share; those of a rule stand in for those of the route.
+fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificate>) -> Passage {
+    let own = tls::certificate(table, ["tls_cert", "tls_key"], false).map(|certificate| {
+        let known = certificates.iter().position(|known| *known == certificate);
+        known.unwrap_or_else(|| {
+            certificates.push(certificate);
+            certificates.len() - 1
+        })
+    });
+    Passage {
+        tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
+        eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
+        certificate: own.or(others.certificate),
+    }
+}
+
+fn read_eight_bit(text: &str) -> Result<EightBit, unit::Fault> {
+    match text {
+        "bounce" => Ok(EightBit::Bounce),
+        "convert" => Ok(EightBit::Convert),
+        "send" => Ok(EightBit::Send),
+        _ => Err(format!("{text:?} is not a way; write \"bounce\", \"convert\" or \"send\"")),
+    }
 }
 
 fn route_rule(
     mut rule: Table,
     earlier: &mut BTreeSet<String>,
     port: u16,
-    tls: DeliveryTls,
+    others: Passage,
+    certificates: &mut Vec<Certificate>,
 ) -> RouteRule {
     let mut domain = String::new();
     match rule.text("domain") {
@@ -318,7 +360,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let tls = rule.parsed("tls", tls, tls::read_delivery_tls);
+    let passage = passage(&mut rule, others, certificates);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {
@@ -331,10 +373,10 @@ fn route_rule(
             rule.fault(&rule.place, "next_hop", what);
         }
     }
-    check_implicit(&rule, &hop_place, "next_hop", &next_hop, tls);
+    check_implicit(&rule, &hop_place, "next_hop", &next_hop, passage.tls);
     earlier.insert(domain.clone());
     rule.end();
-    RouteRule { domain: domain.into(), next_hop, tls }
+    RouteRule { domain: domain.into(), next_hop, passage }
 }
 
 /// TLS from the first byte and no TLS at all do not go together.
@@ -345,7 +387,7 @@ fn check_implicit(
     hop: &Option<super::NextHop>,
     tls: DeliveryTls,
 ) {
-    if tls == DeliveryTls::Off && hop.as_ref().is_some_and(|hop| hop.implicit_tls) {
+    if tls == DeliveryTls::Off && hop.as_ref().is_some_and(|hop| hop.scheme == Scheme::Smtps) {
         let what = "smtps:// is TLS from the first byte, and tls is \"off\" here; \
                     write tls = \"must\" or \"must-verify\", or leave smtps:// out";
         table.fault(place, key, what);
@@ -354,18 +396,27 @@ fn check_implicit(
 
 /// RFC 8314 3.3.
 const SMTPS_PORT: u16 = 465;
+/// Never 25 (RFC 2033 5); this one is for "any private mail system", and in use for it.
+const LMTP_PORT: u16 = 24;
 
 fn read_hop(text: &str, port: u16) -> Result<Option<super::NextHop>, unit::Fault> {
     if text.eq_ignore_ascii_case("mx") {
         return Ok(None);
     }
-    let (implicit_tls, bare) = match text.strip_prefix(unit::SMTPS) {
-        Some(bare) => (true, bare),
-        None => (false, text),
-    };
+    let by_scheme = |(prefix, scheme)| Some((text.strip_prefix(prefix)?, scheme));
+    let (bare, scheme) =
+        unit::SCHEMES.into_iter().find_map(by_scheme).unwrap_or((text, Scheme::Smtp));
     let (host, own_port) = unit::read_next_hop(bare)?;
-    let port = own_port.unwrap_or(if implicit_tls { SMTPS_PORT } else { port });
-    Ok(Some(super::NextHop { host, port, implicit_tls }))
+    let default_port = match scheme {
+        Scheme::Smtp => port,
+        Scheme::Smtps => SMTPS_PORT,
+        Scheme::Lmtp => LMTP_PORT,
+    };
+    let port = own_port.unwrap_or(default_port);
+    if scheme == Scheme::Lmtp && port == 25 {
+        return Err(format!("{text:?}: LMTP must not be spoken on port 25 (RFC 2033 5)"));
+    }
+    Ok(Some(super::NextHop { host, port, scheme }))
 }
 
 /// The first rule that matches holds, so one behind its like would never be reached.

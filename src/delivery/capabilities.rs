@@ -17,8 +17,12 @@ pub struct Capabilities {
     pub smtp_utf8: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary_mime: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
     /// LIMITS RCPTMAX (RFC 9422): recipients in one transaction.
@@ -47,6 +51,8 @@ impl Capabilities {
                 "ENHANCEDSTATUSCODES" => found.enhanced_status_codes = true,
                 "SMTPUTF8" => found.smtp_utf8 = true,
                 "CHUNKING" => found.chunking = true,
+                "BINARYMIME" => found.binary_mime = true,
+                "REQUIRETLS" => found.require_tls = true,
                 "STARTTLS" => found.starttls = true,
                 "DSN" => found.dsn = true,
                 "LIMITS" => found.limits(line),
@@ -86,6 +92,7 @@ mod tests {
     fn keywords_are_read_in_either_case_and_the_greeting_line_is_none() {
         let found = of("250-PIPELINING\r\n250-pipelining\r\n250-Size 1000\r\n250-8bitMIME\r\n\
              250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-X-ELSE y\r\n\
+             250-BINARYMIME\r\n250-REQUIRETLS\r\n\
              250-LIMITS RCPTMAX=50 MAILMAX=7 RCPTDOMAINMAX=1 X\r\n250 ENHANCEDSTATUSCODES\r\n");
         let expected = Capabilities {
             pipelining: true,
@@ -94,7 +101,9 @@ mod tests {
             enhanced_status_codes: true,
             smtp_utf8: true,
             chunking: true,
+            binary_mime: true,
             starttls: true,
+            require_tls: true,
             dsn: true,
             recipients_max: Some(50),
             mails_max: Some(7),

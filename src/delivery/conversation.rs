@@ -2,7 +2,11 @@
 
 use super::capabilities::Capabilities;
 use super::transaction::{Command, Transaction, Verdict};
-use super::{Loss, Mail, Policy, Progress, StartTls, Step, needs_smtp_utf8};
+use super::{
+    Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
+    needs_smtp_utf8,
+};
+use crate::config::EightBit;
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
@@ -35,7 +39,7 @@ pub struct Conversation {
     reader: ResponseReader,
     state: State,
     capabilities: Capabilities,
-    starttls: StartTls,
+    manner: Manner,
     /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
     reset_needed: bool,
 }
@@ -43,14 +47,14 @@ pub struct Conversation {
 impl Conversation {
     /// `remote` names the host for reasons: `mx1.example.net [192.0.2.1]:25`. The connection
     /// stands, and nothing has been read from it.
-    pub fn new(policy: Rc<Policy>, remote: Box<str>, starttls: StartTls) -> Conversation {
+    pub fn new(policy: Rc<Policy>, remote: Box<str>, manner: Manner) -> Conversation {
         Conversation {
             policy,
             remote,
             reader: ResponseReader::default(),
             state: State::Greeting,
             capabilities: Capabilities::default(),
-            starttls,
+            manner,
             reset_needed: false,
         }
     }
@@ -152,7 +156,7 @@ impl Conversation {
         match response.class() {
             2 => {
                 self.state = State::Ehlo;
-                self.say_hello(b"EHLO ", out);
+                self.say_hello(out);
                 Step::More
             }
             3 => self.broken("a 3xx greeting"),
@@ -167,7 +171,7 @@ impl Conversation {
                 if extended {
                     self.capabilities = Capabilities::of(response);
                 }
-                match self.starttls {
+                match self.manner.starttls {
                     StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
                         self.state = State::StartTls;
                         out.extend_from_slice(b"STARTTLS\r\n");
@@ -182,9 +186,9 @@ impl Conversation {
             }
             3 => self.broken("a 3xx reply to EHLO or HELO"),
             // RFC 5321 4.1.1.1 names 500 to 504 and 550; no 5xx to EHLO is a word against HELO.
-            5 if extended => {
+            5 if extended && self.manner.protocol == Protocol::Smtp => {
                 self.state = State::Helo;
-                self.say_hello(b"HELO ", out);
+                self.say_hello(out);
                 Step::More
             }
             _ => self.unusable(response, out),
@@ -198,7 +202,7 @@ impl Conversation {
                 Step::StartTls
             }
             3 => self.broken("a 3xx reply to STARTTLS"),
-            _ if self.starttls == StartTls::Always || response.code() == 421 => {
+            _ if self.manner.starttls == StartTls::Always || response.code() == 421 => {
                 self.unusable(response, out)
             }
             // RFC 3207 4: the client decides, and what may be in the clear may be so here.
@@ -214,11 +218,11 @@ impl Conversation {
         if !matches!(self.state, State::Handshake) {
             return;
         }
-        self.starttls = StartTls::Never;
+        self.manner.starttls = StartTls::Never;
         self.capabilities = Capabilities::default();
         self.reader = ResponseReader::default();
         self.state = State::Ehlo;
-        self.say_hello(b"EHLO ", out);
+        self.say_hello(out);
     }
 
     /// RFC 3463 3.8: X.7.4, security features not supported.
@@ -230,7 +234,12 @@ impl Conversation {
         Step::Unusable(Outcome::Deferred(reason))
     }
 
-    fn say_hello(&self, verb: &[u8], out: &mut Vec<u8>) {
+    fn say_hello(&self, out: &mut Vec<u8>) {
+        let verb: &[u8] = match (&self.state, self.manner.protocol) {
+            (State::Helo, _) => b"HELO ",
+            (_, Protocol::Smtp) => b"EHLO ",
+            (_, Protocol::Lmtp) => b"LHLO ",
+        };
         out.extend_from_slice(verb);
         out.extend_from_slice(self.policy.host_name.as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -296,10 +305,19 @@ impl Conversation {
         } else if let Some(reason) = self.impossible(&mail) {
             Transaction::refused(mail, Outcome::Refused(reason), out)
         } else {
-            Transaction::new(mail, self.reset_needed, &self.capabilities)
+            Transaction::new(mail, self.manner.protocol, self.reset_needed, &self.capabilities)
         };
         transaction.send(&self.capabilities, out);
         self.state = State::Open(transaction);
+    }
+
+    /// Before `begin`: whether the caller is to find out if the content of `mail` can be made
+    /// 7-bit, and to say so in it.
+    pub fn wants_conversion(&self, mail: &Mail) -> bool {
+        mail.eight_bit
+            && mail.body != Body::BinaryMime
+            && !self.capabilities.eight_bit_mime
+            && self.manner.eight_bit == EightBit::Convert
     }
 
     /// Why this host can never take `mail`, by what it offered.
@@ -311,9 +329,37 @@ impl Conversation {
                     format!("the message has {size} bytes, the server takes at most {limit}");
                 (Status(5, 3, 4), text)
             }
-            _ if mail.body == Body::BinaryMime => {
-                let text = "the message is BINARYMIME, which cannot be sent to this server";
+            // RFC 3030 3: BINARYMIME goes by BDAT alone.
+            _ if mail.body == Body::BinaryMime
+                && !(self.capabilities.binary_mime && self.capabilities.chunking) =>
+            {
+                let text = "the message is BINARYMIME, which the server does not offer";
                 (Status(5, 6, 3), text.to_owned())
+            }
+            // RFC 6152 3.
+            _ if mail.eight_bit
+                && !self.capabilities.eight_bit_mime
+                && self.manner.eight_bit != EightBit::Send
+                && mail.conversion != Converted::Done =>
+            {
+                let text = "the message has 8-bit content, and the server does not offer 8BITMIME";
+                let but = match mail.conversion {
+                    Converted::Impossible(Unconvertible(why)) => {
+                        format!("; it cannot be converted: {why}")
+                    }
+                    Converted::No | Converted::Done => String::new(),
+                };
+                (Status(5, 6, 3), format!("{text}{but}"))
+            }
+            // RFC 8689 4.2.1.
+            // Reports go all the same (RFC 8689 5): a lost one helps nobody.
+            _ if mail.require_tls
+                && mail.reverse_path.is_some()
+                && !(self.manner.verified && self.capabilities.require_tls) =>
+            {
+                let text = "the message demands REQUIRETLS, and the server does not offer it or is \
+                            not verified";
+                (Status(5, 7, 30), text.to_owned())
             }
             _ if needs_smtp_utf8(mail) && !self.capabilities.smtp_utf8 => {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
@@ -324,7 +370,23 @@ impl Conversation {
         Some(self.ours(Stage::Mail, status, &text))
     }
 
-    /// After `SendContent`, when trace and content were sent: adds the final dot line to `out`.
+    /// Whether content is to go as a chunk (RFC 3030): see [`Step::SendContent`].
+    pub fn is_chunked(&self) -> bool {
+        matches!(&self.state, State::Open(transaction) if transaction.is_chunked())
+    }
+
+    /// After `SendContent`, if content goes as a chunk: all of it follows, `length` bytes of trace
+    /// and content.
+    pub fn chunk(&mut self, length: u64, out: &mut Vec<u8>) {
+        if let State::Open(transaction) = &mut self.state
+            && transaction.awaited() == Command::Content
+        {
+            transaction.chunk(length, out);
+        }
+    }
+
+    /// After `SendContent`, when trace and content were sent: adds the final dot line to `out`, if
+    /// there is to be one.
     pub fn content_sent(&mut self, out: &mut Vec<u8>) {
         if let State::Open(transaction) = &mut self.state
             && transaction.awaited() == Command::Content
@@ -354,7 +416,7 @@ impl Conversation {
                 Command::Content => limits.content_timeout,
                 // Nobody waits long for the end of a message that has no recipients.
                 Command::EmptyEnd => limits.hello_timeout,
-                Command::EndOfData => limits.end_of_data_timeout,
+                Command::EndOfData | Command::EndOfDataFor(_) => limits.end_of_data_timeout,
             },
             _ => limits.hello_timeout,
         }
@@ -385,7 +447,9 @@ impl Conversation {
                 Command::Recipient(_) => ("before the reply to RCPT", false),
                 Command::Data => ("before the reply to DATA", false),
                 Command::Content => ("while the message was sent", false),
-                Command::EndOfData => ("after the end of the message", true),
+                Command::EndOfData | Command::EndOfDataFor(_) => {
+                    ("after the end of the message", true)
+                }
                 Command::EmptyEnd => ("after all recipients were refused", false),
             },
             State::Idle | State::Ended { .. } => ("between messages", false),

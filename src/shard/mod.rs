@@ -6,6 +6,7 @@
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
 //! - `damage`: what the spool cannot give any more.
+//! - `report`: what senders are told, and who asked for it.
 //! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
@@ -17,6 +18,7 @@ mod ending;
 mod hot;
 mod queue;
 mod register;
+mod report;
 mod sites;
 mod stop;
 #[cfg(test)]
@@ -175,7 +177,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
+    let client =
+        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);

@@ -1,5 +1,5 @@
-//! The keeper: makes segments before they are needed, writes zeros to them, uses dead ones again and
-//! removes those that are too many, beside the committer. It only does what `log` says.
+//! The keeper: makes segments before they are needed, writes zeros to them, uses dead ones again
+//! and removes those that are too many, beside the committer. It only does what `log` says.
 
 use super::commit::{Core, RETRY};
 use super::log::{Chore, ChoreEnd};

@@ -48,7 +48,8 @@ impl Transport {
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),
-    /// within `timeout` as a whole.
+    /// within `timeout` as a whole. `ours` is the place of the certificate that it is shown if it
+    /// asks for one.
     ///
     /// # Errors
     /// As [`Transport::accept`]; `InvalidInput` when `name` is neither.
@@ -56,10 +57,11 @@ impl Transport {
         &mut self,
         client: &Client,
         trust: Trust,
+        ours: Option<usize>,
         name: &str,
         timeout: Duration,
     ) -> io::Result<()> {
-        let tls = client.connection(trust, name).map_err(|error| match error {
+        let tls = client.connection(trust, ours, name).map_err(|error| match error {
             TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
             error => io::Error::other(error),
         })?;

@@ -61,7 +61,8 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[retry]\ncolour = \"red\"",
-        "r.toml:2: retry.colour: unknown key; [retry] has first, factor, max, expire, jitter",
+        "r.toml:2: retry.colour: unknown key; [retry] has first, factor, max, expire, jitter, \
+         delay_report",
     ),
     (
         "colour = \"red\"",
