@@ -17,7 +17,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use ringpost::config;
-use ringpost::delivery::{Conversation, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
+use ringpost::delivery::{
+    Conversation, Converted, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
+};
 use ringpost::message::{Address, Body, DsnNotify, DsnReturn, Outcome, Recipient};
 use std::fmt::Write;
 use std::path::Path;
@@ -180,6 +182,7 @@ fn mail(words: &str) -> Mail {
         require_tls: false,
         dsn_return: None,
         envelope_id: None,
+        conversion: Converted::No,
     };
     for word in words.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {

@@ -97,8 +97,14 @@ async fn site(router: &Router, domain: &str) -> String {
 
 fn router(resolver: Resolver) -> Router {
     let passage = Passage::ORDINARY;
-    let route =
-        Route { smart_host: None, rules: Vec::new(), port: 25, passage, logins: Vec::new() };
+    let route = Route {
+        smart_host: None,
+        rules: Vec::new(),
+        port: 25,
+        passage,
+        logins: Vec::new(),
+        certificates: Vec::new(),
+    };
     Router::new("relay.mail.test".into(), Vec::new(), route, resolver, 1)
 }
 

@@ -14,9 +14,9 @@
 //!   known. When a waiting recipient's time is over, that of its last attempt is not.
 //! - *The report is 7-bit*, so that it needs no extension on its way: parts that hold anything else
 //!   are quoted-printable (RFC 6522 allows it for text/rfc822-headers). Three things are not: a
-//!   `To` that is not ASCII itself, which only an SMTPUTF8 host can take anyway; the status part about
-//!   an address that is not ASCII (RFC 6533 4); and a message given back, which must not be encoded
-//!   (RFC 2046 5.2.1).
+//!   `To` that is not ASCII itself, which only an SMTPUTF8 host can take anyway; the status part
+//!   about an address that is not ASCII (RFC 6533 4); and a message given back, which must not be
+//!   encoded (RFC 2046 5.2.1).
 //! - *RET* (RFC 3461 4.3): the header is given back, and all of the message only where RET=FULL
 //!   asks for it and it failed; never of one with REQUIRETLS (RFC 8689 5), whose way back may be in
 //!   the clear. What cannot stand in a message unencoded (bare CR or LF, NUL, overlong lines) or is

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::Server;
+use crate::tls::{Client, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -41,7 +41,9 @@ pub fn main() -> ExitCode {
         None | Some(Command::Serve { .. }) => serve(config),
         Some(Command::Check { .. }) => {
             warn(&config);
-            if let Err(error) = Server::new(&config.tls) {
+            let shown = Server::new(&config.tls).map(|_| ());
+            let ours = || Client::new(&config.tls, &config.route.certificates).map(|_| ());
+            if let Err(error) = shown.and_then(|()| ours()) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }

@@ -87,6 +87,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What clients may and must do to be protected.
     pub tls: ListenerTls,
+    /// Clients may say when their mail is to be sent: MT-PRIORITY, FUTURERELEASE.
+    pub scheduling: bool,
     /// Clients are asked for a certificate, and users known by theirs.
     pub client_certificates: bool,
     /// Whom it is for.
@@ -173,12 +175,26 @@ pub struct Access {
     pub relay_networks: Vec<Network>,
     /// Limits by network.
     pub limits: Vec<NetworkLimit>,
+    /// Proxies, whose connections begin with a PROXY header.
+    pub proxy_networks: Vec<Network>,
+    /// Proxies that may say with XCLIENT who their client is.
+    pub xclient_networks: Vec<Network>,
 }
 
 impl Access {
     /// Whether a client at `address` may relay. An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn may_relay(&self, address: IpAddr) -> bool {
         self.relay_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxy_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a client at `address` may use XCLIENT.
+    pub fn may_xclient(&self, address: IpAddr) -> bool {
+        self.xclient_networks.iter().any(|network| network.contains(address))
     }
 }
 
@@ -242,6 +258,12 @@ pub struct Session {
     pub errors_max: u32,
     /// Received fields in a message; beyond it 554 5.4.6.
     pub received_max: u32,
+    /// Messages in one session; beyond it 421 4.7.0 and close. 0 is no bound.
+    pub messages_max: u32,
+    /// VRFY is answered with 252; otherwise with 502.
+    pub vrfy: bool,
+    /// Longest time that a client may have a message held for (RFC 4865); beyond it 501 5.5.4.
+    pub hold_max: Duration,
     /// Waiting for a command: then 421 4.4.2 and close.
     pub command_timeout: Duration,
     /// Waiting for more content: then 421 4.4.2 and close.
@@ -314,6 +336,8 @@ pub struct Route {
     pub port: u16,
     /// What holds on the way to destinations that no rule names.
     pub passage: Passage,
+    /// Those that are shown to hosts.
+    pub certificates: Vec<Certificate>,
     /// Who we are at next hops that want to know, by place.
     pub logins: Vec<Login>,
 }
@@ -358,11 +382,15 @@ pub struct Passage {
     pub tls: DeliveryTls,
     /// 8-bit content where the host does not offer 8BITMIME.
     pub eight_bit: EightBit,
+    /// The certificate that is shown to hosts that ask for one: its place in
+    /// [`Route::certificates`].
+    pub certificate: Option<usize>,
 }
 
 impl Passage {
     /// What holds where nothing is said.
-    pub const ORDINARY: Passage = Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce };
+    pub const ORDINARY: Passage =
+        Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce, certificate: None };
 }
 
 /// What becomes of 8-bit content where the host does not offer 8BITMIME (RFC 6152 3).
@@ -370,6 +398,8 @@ impl Passage {
 pub enum EightBit {
     /// It is bounced with 5.6.3.
     Bounce,
+    /// It is made 7-bit, except where that would break a signature in it: then it is bounced.
+    Convert,
     /// It is sent as it is, against the RFC.
     Send,
 }
@@ -379,6 +409,7 @@ impl EightBit {
     pub fn name(self) -> &'static str {
         match self {
             EightBit::Bounce => "bounce",
+            EightBit::Convert => "convert",
             EightBit::Send => "send",
         }
     }

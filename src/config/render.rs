@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Passage, Roots};
+use super::{Config, EventOutput, NextHop, Passage, Roots, Route};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +19,7 @@ impl Config {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
+            page.plain("scheduling", &listener.scheduling.to_string());
             page.plain("client_certificates", &listener.client_certificates.to_string());
             page.text("role", listener.role.name());
             if let Some(bytes) = listener.message_bytes_max {
@@ -31,6 +32,8 @@ impl Config {
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
+        page.texts("proxy_networks", self.access.proxy_networks.iter().map(show_network));
+        page.texts("xclient_networks", self.access.xclient_networks.iter().map(show_network));
         for limit in &self.access.limits {
             page.head("[[access.limit]]");
             page.text("network", &show_network(&limit.network));
@@ -119,6 +122,9 @@ impl Config {
         page.size("text_line_max", session.text_line_max as u64);
         page.count("errors_max", session.errors_max.into());
         page.count("received_max", session.received_max.into());
+        page.count("messages_max", session.messages_max.into());
+        page.plain("vrfy", &session.vrfy.to_string());
+        page.duration("hold_max", session.hold_max);
         page.duration("command_timeout", session.command_timeout);
         page.duration("data_timeout", session.data_timeout);
         page.duration("tls_timeout", session.tls_timeout);
@@ -160,13 +166,13 @@ impl Config {
         page.text("smart_host", &hop(&self.route.smart_host));
         self.render_login(page, &self.route.smart_host);
         page.count("port", self.route.port.into());
-        page.passage(&self.route.passage);
+        page.passage(&self.route, &self.route.passage);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
             self.render_login(page, &rule.next_hop);
-            page.passage(&rule.passage);
+            page.passage(&self.route, &rule.passage);
         }
 
         let pool = &self.pool;
@@ -235,9 +241,13 @@ impl Page {
         self.plain(key, &toml::Value::from(list).to_string());
     }
 
-    fn passage(&mut self, passage: &Passage) {
+    fn passage(&mut self, route: &Route, passage: &Passage) {
         self.text("tls", passage.tls.name());
         self.text("eight_bit", passage.eight_bit.name());
+        if let Some(shown) = passage.certificate.and_then(|place| route.certificates.get(place)) {
+            self.path("tls_cert", &shown.cert);
+            self.path("tls_key", &shown.key);
+        }
     }
 
     fn path(&mut self, key: &str, path: &Path) {

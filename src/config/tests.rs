@@ -53,6 +53,7 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
         [Listener {
             address: "127.0.0.1:2525".parse().unwrap(),
             tls: ListenerTls::Offer,
+            scheduling: false,
             client_certificates: false,
             role: Role::Relay,
             message_bytes_max: None,
@@ -79,6 +80,7 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
             rules: vec![],
             port: 25,
             passage: Passage::ORDINARY,
+            certificates: vec![],
             logins: vec![]
         }
     );
@@ -299,6 +301,7 @@ fn the_manual_shows_every_default() {
         "core.",
         "route.auth",
         "route.rule.",
+        "route.tls_",
         "tls.cert",
         "tls.key",
         "tls.certificate.",
@@ -360,7 +363,11 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "route.rule.eight_bit",
             "route.rule.next_hop",
             "route.rule.tls",
+            "route.rule.tls_cert",
+            "route.rule.tls_key",
             "route.smart_host",
+            "route.tls_cert",
+            "route.tls_key",
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",

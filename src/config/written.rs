@@ -12,8 +12,9 @@ use super::table::{Report, Table};
 use super::tls;
 use super::unit;
 use super::{
-    Access, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput, Listener,
-    ListenerTls, Passage, Pool, Retry, Ring, Role, Route, RouteRule, Scheme, Session, Spool,
+    Access, Certificate, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput,
+    Listener, ListenerTls, Passage, Pool, Retry, Ring, Role, Route, RouteRule, Scheme, Session,
+    Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -114,6 +115,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let is_written = table.place_of("address") != Place::Default;
         let read = |text: &str| unit::read_listen_address(text).map(Some);
         let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
+        let scheduling = table.flag("scheduling", false);
         let address = match table.parsed("address", None, read) {
             Some(address) => address,
             None if !is_written => default,
@@ -129,6 +131,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let listener = Listener {
             address,
             tls,
+            scheduling,
             client_certificates: table.flag("client_certificates", false),
             role,
             message_bytes_max: (message_bytes_max > 0).then_some(message_bytes_max),
@@ -152,13 +155,18 @@ fn access(mut table: Table) -> Access {
             super::Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
         ]
     };
-    let relay_networks = match table.list("relay_networks", unit::read_network) {
-        Some(networks) => networks.into_iter().map(|(network, _)| network).collect(),
-        None => loopback(),
+    let mut networks = |key| {
+        let read = table.list(key, unit::read_network)?;
+        Some(read.into_iter().map(|(network, _)| network).collect())
     };
-    let limits = auth::limits(&mut table);
+    let access = Access {
+        relay_networks: networks("relay_networks").unwrap_or_else(loopback),
+        proxy_networks: networks("proxy_networks").unwrap_or_default(),
+        xclient_networks: networks("xclient_networks").unwrap_or_default(),
+        limits: auth::limits(&mut table),
+    };
     table.end();
-    Access { relay_networks, limits }
+    access
 }
 
 fn session(mut table: Table) -> Session {
@@ -169,6 +177,9 @@ fn session(mut table: Table) -> Session {
         text_line_max: size(&mut table, "text_line_max", 64 * KIB, 1000..=2 * GIB),
         errors_max: table.number("errors_max", 20, 1..=1000),
         received_max: table.number("received_max", 100, 10..=1000),
+        messages_max: table.number("messages_max", 0, 0..=1_000_000),
+        vrfy: table.flag("vrfy", true),
+        hold_max: table.duration("hold_max", days(7), seconds(1)..=days(365)),
         command_timeout: table.duration("command_timeout", minutes(5), seconds(1)..=hours(1)),
         data_timeout: table.duration("data_timeout", minutes(5), seconds(1)..=hours(1)),
         tls_timeout: table.duration("tls_timeout", seconds(30), seconds(1)..=minutes(10)),
@@ -302,18 +313,12 @@ fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
     let smart_host_place = table.place_of("smart_host");
     let mut smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
-    let mut logins = Vec::new();
+    let (mut certificates, mut logins) = (Vec::new(), Vec::new());
     auth::login(&mut table, &mut smart_host, &mut logins);
-    let passage = passage(&mut table, Passage::ORDINARY);
+    let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
     check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
-    table.none_of("rule").know(&[
-        "domain",
-        "next_hop",
-        "tls",
-        "eight_bit",
-        "auth",
-        "auth_without_tls",
-    ]);
+    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
+    table.none_of("rule").know(&["auth", "auth_without_tls"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
@@ -322,28 +327,37 @@ fn route(mut table: Table) -> Route {
     let mut earlier = BTreeSet::new();
     let mut rules = Vec::new();
     for mut table in tables {
-        let mut rule = route_rule(&mut table, &mut earlier, port, passage);
+        let mut rule = route_rule(&mut table, &mut earlier, port, passage, &mut certificates);
         auth::login(&mut table, &mut rule.next_hop, &mut logins);
         table.end();
         rules.push(rule);
     }
     table.end();
-    Route { smart_host, rules, port, passage, logins }
+    Route { smart_host, rules, port, passage, logins, certificates }
 }
 
 /// The keys that routes and rules share; those of a rule stand in for those of the route.
-fn passage(table: &mut Table, others: Passage) -> Passage {
+fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificate>) -> Passage {
+    let own = tls::certificate(table, ["tls_cert", "tls_key"], false).map(|certificate| {
+        let known = certificates.iter().position(|known| *known == certificate);
+        known.unwrap_or_else(|| {
+            certificates.push(certificate);
+            certificates.len() - 1
+        })
+    });
     Passage {
         tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
         eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
+        certificate: own.or(others.certificate),
     }
 }
 
 fn read_eight_bit(text: &str) -> Result<EightBit, unit::Fault> {
     match text {
         "bounce" => Ok(EightBit::Bounce),
+        "convert" => Ok(EightBit::Convert),
         "send" => Ok(EightBit::Send),
-        _ => Err(format!("{text:?} is not a way; write \"bounce\" or \"send\"")),
+        _ => Err(format!("{text:?} is not a way; write \"bounce\", \"convert\" or \"send\"")),
     }
 }
 
@@ -352,6 +366,7 @@ fn route_rule(
     earlier: &mut BTreeSet<String>,
     port: u16,
     others: Passage,
+    certificates: &mut Vec<Certificate>,
 ) -> RouteRule {
     let mut domain = String::new();
     match rule.text("domain") {
@@ -366,7 +381,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let passage = passage(rule, others);
+    let passage = passage(rule, others, certificates);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {

@@ -8,7 +8,7 @@ use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
-use crate::tls::{Server, TlsError};
+use crate::tls::{Client, Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -106,6 +106,8 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
+    // Each shard reads them for itself: what is wrong with them is better said once, and now.
+    Client::new(&config.tls, &config.route.certificates)?;
     let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;

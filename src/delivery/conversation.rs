@@ -3,7 +3,10 @@
 use super::authentication::{Answer, Exchange, Login, Proved};
 use super::capabilities::Capabilities;
 use super::transaction::{Command, Transaction, Verdict};
-use super::{Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, needs_smtp_utf8};
+use super::{
+    Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
+    needs_smtp_utf8,
+};
 use crate::config::EightBit;
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
@@ -401,6 +404,15 @@ impl Conversation {
         self.state = State::Open(transaction);
     }
 
+    /// Before `begin`: whether the caller is to find out if the content of `mail` can be made
+    /// 7-bit, and to say so in it.
+    pub fn wants_conversion(&self, mail: &Mail) -> bool {
+        mail.eight_bit
+            && mail.body != Body::BinaryMime
+            && !self.capabilities.eight_bit_mime
+            && self.manner.eight_bit == EightBit::Convert
+    }
+
     /// Why this host can never take `mail`, by what it offered.
     fn impossible(&self, mail: &Mail) -> Option<Reason> {
         let (status, text) = match self.capabilities.size {
@@ -420,10 +432,17 @@ impl Conversation {
             // RFC 6152 3.
             _ if mail.eight_bit
                 && !self.capabilities.eight_bit_mime
-                && self.manner.eight_bit == EightBit::Bounce =>
+                && self.manner.eight_bit != EightBit::Send
+                && mail.conversion != Converted::Done =>
             {
                 let text = "the message has 8-bit content, and the server does not offer 8BITMIME";
-                (Status(5, 6, 3), text.to_owned())
+                let but = match mail.conversion {
+                    Converted::Impossible(Unconvertible(why)) => {
+                        format!("; it cannot be converted: {why}")
+                    }
+                    Converted::No | Converted::Done => String::new(),
+                };
+                (Status(5, 6, 3), format!("{text}{but}"))
             }
             // RFC 8689 4.2.1.
             // Reports go all the same (RFC 8689 5): a lost one helps nobody.

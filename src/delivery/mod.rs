@@ -45,10 +45,11 @@
 //! *RSET* goes in front of the next MAIL, in the same write when the server pipelines, when a
 //! transaction ended before 354. A connection that is not used again is spared it.
 //!
-//! *8-bit content and a host without 8BITMIME* is refused with 5.6.3 (RFC 6152 3), or sent as it
-//! is where the operator says so: hosts that lack the keyword pass eight bits in practice, and Exim
-//! sends this way. `BODY=` is then left out. What was only declared to be 8-bit, and is not, goes
-//! anywhere.
+//! *8-bit content and a host without 8BITMIME* is refused with 5.6.3 (RFC 6152 3), or made
+//! 7-bit, or sent as it is, as the operator says. Converting breaks signatures over the whole
+//! message (DKIM), so it is not the default. Sending works often: hosts that lack the keyword pass
+//! eight bits in practice, and Exim sends this way. `BODY=` is then left out. What was only
+//! declared to be 8-bit, and is not, goes anywhere.
 //!
 //! *BINARYMIME* may hold bare CR and LF: it goes out by BDAT (RFC 3030) to a host with BINARYMIME
 //! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere. Nothing else goes by BDAT:
@@ -87,6 +88,7 @@
 mod authentication;
 mod capabilities;
 mod conversation;
+mod conversion;
 mod parameters;
 mod transaction;
 
@@ -96,6 +98,7 @@ mod tests;
 pub use authentication::{Login, Proof, Proved};
 pub use capabilities::Capabilities;
 pub use conversation::Conversation;
+pub use conversion::{Conversion, Unconvertible};
 
 use crate::config;
 use crate::message::{Body, DsnReturn, Outcome, Recipient, ReversePath};
@@ -165,6 +168,20 @@ pub struct Mail {
     pub dsn_return: Option<DsnReturn>,
     /// ENVID as given, xtext.
     pub envelope_id: Option<Box<str>>,
+    /// What was found out where [`Conversation::wants_conversion`] was true.
+    pub conversion: Converted,
+}
+
+/// Whether 8-bit content is sent as 7-bit MIME.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Converted {
+    /// No.
+    #[default]
+    No,
+    /// Yes, and `size` is that of what is sent.
+    Done,
+    /// It was to be, and cannot.
+    Impossible(Unconvertible),
 }
 
 /// What the caller does next.

@@ -42,6 +42,7 @@ fn mail(recipients: u32) -> Mail {
         require_tls: false,
         dsn_return: None,
         envelope_id: None,
+        conversion: Converted::No,
     }
 }
 

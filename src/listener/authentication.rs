@@ -31,7 +31,7 @@ impl Connection<'_> {
             Err(End::Right(user)) => {
                 self.exchange = None;
                 if let Some(desk) = &self.intake.entrance.desk {
-                    desk.succeeded(self.stream.peer_address().ip(), &user);
+                    desk.succeeded(self.session.client_address().ip(), &user);
                 }
                 self.session.authenticated(&user, &mut self.output);
                 Ok(Step::More)
@@ -50,7 +50,7 @@ impl Connection<'_> {
 
     /// The next challenge, or the end.
     async fn answer(&mut self, input: AuthInput) -> Result<Vec<u8>, End> {
-        let address = self.stream.peer_address().ip();
+        let address = self.session.client_address().ip();
         let Some(desk) = self.intake.entrance.desk.clone() else {
             return Err(End::Refused(None, Reply::NOT_IMPLEMENTED));
         };
@@ -132,7 +132,7 @@ impl Connection<'_> {
             code: reply.code,
             status: reply.status,
             text: &reply.text,
-            client: Some(self.stream.peer_address()),
+            client: Some(self.session.client_address()),
             helo: self.session.client_name(),
             user: &user,
             ..Event::new(Kind::Rejected, self.intake.now())

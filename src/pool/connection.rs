@@ -1,15 +1,17 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
+use super::content;
 use super::exchange::{Job, Reports};
 use crate::account::Logins;
 use crate::config::{Config, DeliveryTls, Scheme};
-use crate::delivery::{Conversation, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
+use crate::delivery::{
+    Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
+};
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{self, Candidate};
 use crate::sasl::encode;
-use crate::smtp::{Dot, Dots, one_line};
-use crate::spool::{Content, Message};
+use crate::smtp::one_line;
 use crate::tls::{Client, Security, Transport, Trust};
 use std::io;
 use std::rc::Rc;
@@ -18,9 +20,6 @@ use std::time::{Duration, Instant};
 
 /// Replies are short; a longer one is consumed line by line.
 const RECEIVE_BYTES: usize = 8 * 1024;
-/// A message up to this size leaves in one send with the final dot: copying it costs less than a
-/// second system call.
-const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 /// After QUIT the reply is awaited no longer than this (RFC 5321 4.1.1.10 asks to wait for it).
 const QUIT_WAIT: Duration = Duration::from_secs(5);
 
@@ -53,10 +52,10 @@ impl Failure {
 
 /// A connection that has passed greeting and EHLO.
 pub(super) struct Connection {
-    stream: Transport,
+    pub(super) stream: Transport,
     input: RecvBuf,
-    output: Vec<u8>,
-    conversation: Conversation,
+    pub(super) output: Vec<u8>,
+    pub(super) conversation: Conversation,
     security: Option<Arc<Security>>,
     lmtp: bool,
     /// Transactions begun on it.
@@ -77,6 +76,15 @@ impl Transacted {
     /// All recipients are to be sent again at once; no connection was used.
     pub(super) fn untried(job: &Job) -> Transacted {
         Transacted { outcomes: Vec::new(), again: job.recipients.clone(), lost: true }
+    }
+
+    /// The content cannot be read. Nothing was said to the host.
+    fn unreadable(job: &Job, error: &io::Error) -> Transacted {
+        let text = format!("the message could not be read here: {error}");
+        let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX);
+        let outcome = Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 0), text));
+        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
+        Transacted { outcomes, again: Vec::new(), lost: true }
     }
 
     /// The host's 421 to MAIL, if that was all: it takes no mail now, whoever it is for.
@@ -231,8 +239,9 @@ impl Connection {
             DeliveryTls::Verify => Trust::Verified,
             DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
         };
+        let ours = way.manner.passage.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
-        let shaken = self.stream.connect(way.client, trust, &candidate.host, wait).await;
+        let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| Failure::Tls(tls_failed(&error, remote_name(candidate))))?;
         self.security = self.stream.security().map(Arc::new);
         Ok(())
@@ -260,10 +269,23 @@ impl Connection {
     /// Sends one message. Only on a connection that is ready.
     pub(super) async fn transact(&mut self, job: &Job) -> Transacted {
         self.transactions += 1;
-        self.conversation.begin(mail_of(job), &mut self.output);
+        let mut mail = mail_of(job);
+        let mut conversion = None;
+        if self.conversation.wants_conversion(&mail) {
+            match content::convert(&job.message).await {
+                Ok(Ok(converted)) => {
+                    mail.size = converted.size;
+                    mail.conversion = Converted::Done;
+                    conversion = Some(converted.conversion);
+                }
+                Ok(Err(why)) => mail.conversion = Converted::Impossible(why),
+                Err(error) => return Transacted::unreadable(job, &error),
+            }
+        }
+        self.conversation.begin(mail, &mut self.output);
         loop {
             let loss = match self.talk().await {
-                Ok(Step::SendContent) => match self.send_content(job).await {
+                Ok(Step::SendContent) => match self.send_content(job, conversion.as_ref()).await {
                     Ok(()) => continue,
                     Err(loss) => match self.last_words() {
                         Some(Step::Finished { outcomes, again }) => {
@@ -366,87 +388,6 @@ impl Connection {
         self.output.clear();
         matches!(progress.step, Step::Finished { .. }).then_some(progress.step)
     }
-
-    async fn send_content(&mut self, job: &Job) -> Result<(), Loss> {
-        let wait = self.conversation.timeout();
-        let message = &job.message;
-        if self.conversation.is_chunked() {
-            return self.send_chunk(&job.message).await;
-        }
-        match &message.content {
-            Content::Whole(content) if message.content.len() <= ONE_SEND_BYTES_MAX => {
-                self.output.extend_from_slice(&message.trace);
-                self.output.extend_from_slice(content);
-            }
-            Content::Whole(content) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
-                self.stream.send_all(content, wait).await.map_err(loss_of)?;
-            }
-            Content::Streamed(pieces) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
-                for piece in pieces {
-                    let bytes =
-                        piece.read().await.map_err(|error| Loss::Content(error.to_string()))?;
-                    self.stream.send_all(&bytes, wait).await.map_err(loss_of)?;
-                }
-            }
-        }
-        self.conversation.content_sent(&mut self.output);
-        Ok(())
-    }
-
-    /// The whole message as one chunk (RFC 3030). Its length comes first, so content that is kept
-    /// with added dots is gone through twice; such mail is rare.
-    async fn send_chunk(&mut self, message: &Message) -> Result<(), Loss> {
-        let wait = self.conversation.timeout();
-        let unreadable = |error: io::Error| Loss::Content(error.to_string());
-        let mut length = message.trace.len() as u64;
-        let mut pieces = Unstuffed::of(message);
-        while let Some(piece) = pieces.next().await.map_err(unreadable)? {
-            length += piece.len() as u64;
-        }
-        self.conversation.chunk(length, &mut self.output);
-        self.output.extend_from_slice(&message.trace);
-        let mut pieces = Unstuffed::of(message);
-        while let Some(piece) = pieces.next().await.map_err(unreadable)? {
-            self.stream.send_all(&self.output, wait).await.map_err(loss_of)?;
-            self.output = piece;
-        }
-        self.conversation.content_sent(&mut self.output);
-        Ok(())
-    }
-}
-
-/// Content in pieces, without the dots that transparency added.
-struct Unstuffed<'a> {
-    content: &'a Content,
-    /// Pieces that have been given.
-    given: usize,
-    dots: Option<Dots>,
-}
-
-impl Unstuffed<'_> {
-    fn of(message: &Message) -> Unstuffed<'_> {
-        let dots = message.dot_stuffed.then(|| Dots::new(Dot::Removed));
-        Unstuffed { content: &message.content, given: 0, dots }
-    }
-
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let piece = match self.content {
-            Content::Whole(bytes) => (self.given == 0).then(|| bytes.clone()),
-            Content::Streamed(pieces) => match pieces.get(self.given) {
-                Some(piece) => Some(piece.read().await?),
-                None => None,
-            },
-        };
-        self.given += 1;
-        let Some(dots) = &mut self.dots else { return Ok(piece) };
-        Ok(piece.map(|stuffed| {
-            let mut plain = Vec::with_capacity(stuffed.len());
-            dots.piece(&stuffed, &mut plain);
-            plain
-        }))
-    }
 }
 
 /// Bytes of a nonce.
@@ -490,6 +431,7 @@ fn mail_of(job: &Job) -> Mail {
         require_tls: message.options.require_tls,
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
+        conversion: Converted::No,
     }
 }
 
@@ -502,7 +444,7 @@ fn remote_name(candidate: &Candidate) -> Box<str> {
     format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
 }
 
-fn loss_of(error: io::Error) -> Loss {
+pub(super) fn loss_of(error: io::Error) -> Loss {
     match error.kind() {
         io::ErrorKind::TimedOut => Loss::TimedOut,
         _ => Loss::Closed(error.to_string()),

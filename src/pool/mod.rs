@@ -12,6 +12,7 @@
 //! - `connection`: one TCP connection, from connect to QUIT.
 
 mod connection;
+mod content;
 mod exchange;
 mod home;
 mod state;

@@ -81,7 +81,7 @@ impl Manner {
             config::Scheme::Lmtp => "+lmtp",
         });
         let ordinary = config::Passage::ORDINARY;
-        let config::Passage { tls, eight_bit } = self.passage;
+        let config::Passage { tls, eight_bit, certificate } = self.passage;
         if tls != ordinary.tls {
             mark.push_str("+tls-");
             mark.push_str(tls.name());
@@ -89,6 +89,9 @@ impl Manner {
         if eight_bit != ordinary.eight_bit {
             mark.push_str("+8bit-");
             mark.push_str(eight_bit.name());
+        }
+        if let Some(place) = certificate {
+            mark.push_str(&format!("+cert-{place}"));
         }
         if let Some(login) = self.login {
             mark.push_str(&format!("+auth-{}", u32::from(login) + 1));

@@ -85,6 +85,7 @@ mod tests {
             port: 25,
             passage: Passage::ORDINARY,
             logins: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ fn route() -> Route {
         port: 25,
         passage: Passage::ORDINARY,
         logins: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 

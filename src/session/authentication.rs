@@ -54,16 +54,11 @@ impl Session {
         })
     }
 
-    /// The AUTH line of the reply to EHLO; nothing once the client has said who he is.
-    pub(super) fn offer_auth(&self, out: &mut Vec<u8>) {
-        if self.user.is_some() || self.mechanisms().next().is_none() {
-            return;
-        }
-        out.extend_from_slice(b"\r\n250-AUTH");
-        for mechanism in self.mechanisms() {
-            out.push(b' ');
-            out.extend_from_slice(mechanism.name().as_bytes());
-        }
+    /// What the AUTH line of the reply to EHLO lists, with a space before each; nothing once the
+    /// client has said who he is.
+    pub(super) fn offered_mechanisms(&self) -> Option<String> {
+        let names: String = self.mechanisms().flat_map(|one| [" ", one.name()]).collect();
+        (self.user.is_none() && !names.is_empty()).then_some(names)
     }
 
     /// Why there is no mail yet, where AUTH is demanded.

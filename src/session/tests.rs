@@ -13,6 +13,9 @@ fn session() -> Session {
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
         tls_timeout: Duration::from_secs(180),
+        messages_max: 0,
+        vrfy: true,
+        hold_max: Duration::from_secs(86400),
         connections_per_client: 1,
         connections_per_relay_client: 1,
     };
@@ -25,6 +28,8 @@ fn session() -> Session {
             may_relay: true,
             starttls: false,
             tls_demanded: false,
+            scheduling: false,
+            xclient: false,
             protection: None,
             authentication: Authentication::default(),
             gate: None,

@@ -187,7 +187,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
+    let client =
+        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
@@ -200,10 +201,11 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     });
 
-    let (admitting, filling) = (Rc::clone(&queue), Rc::clone(&queue));
+    let (admitting, filling, hastening) = (Rc::clone(&queue), Rc::clone(&queue), Rc::clone(&queue));
     let into = listener::Queue {
         admit: Box::new(move |message, placement| admitting.admit(message, placement)),
         is_full: Box::new(move || filling.is_full()),
+        hasten: Box::new(move |domain, below| hastening.ask_to_hasten(domain, below)),
     };
     let intake = Intake::new(
         index,
@@ -309,6 +311,11 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: 
         Dispatch::Credit { home, site } => queue.credited(home, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
+        Dispatch::Hasten { domain, with_below } => {
+            let queue = Rc::clone(queue);
+            ring::spawn("hasten", async move { queue.hasten(domain, with_below).await });
+        }
+        Dispatch::Try(site) => pool.try_now(&site),
         Dispatch::Closed => exchange.heard_closed(),
     }
 }

@@ -1,16 +1,16 @@
 //! Group commit: the committer writes one batch and syncs it while the next one fills; the keeper
-//! looks after segment files beside it. Both only do what `log` says.
+//! looks after segment files beside it (`keeper`). Both only do what `log` says.
 
 use super::batch::Batch;
 use super::clean::Moving;
-use super::log::{Chore, ChoreEnd, Log, Stake, Step, Write};
+use super::keeper;
+use super::log::{Chore, Log, Stake, Step, Write};
 use super::record::{SoFar, StoredContent};
 use super::segment;
 use super::ticket::{Appended, Failure, Ticket, Waiters};
 use super::{Accepted, Fate, Placement, Register};
-use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
-use crate::ring::{self, disk};
+use crate::ring;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -22,24 +22,24 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Between two attempts to get room on a full disk.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Segment files kept open for reading; more are opened again each time.
 const READERS_MAX: usize = 32;
 
 /// What a spool's handles and its two tasks share.
 pub(super) struct Core {
     pub(super) folder: PathBuf,
-    segment_bytes: u64,
+    pub(super) segment_bytes: u64,
     content_bytes_max: usize,
     outcome_interval: Duration,
     pub(super) state: RefCell<State>,
     /// Who knows where a message has moved to.
     pub(super) register: RefCell<Option<Weak<dyn Register>>>,
     room: Waiters,
-    work: ring::Signal,
-    chores: ring::Signal,
+    pub(super) work: ring::Signal,
+    pub(super) chores: ring::Signal,
     /// A segment that is being filled is needed.
-    hurry: ring::Signal,
+    pub(super) hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
     ended: Waiters,
 }
@@ -55,8 +55,8 @@ pub(super) struct State {
     pending: Rc<Ticket>,
     /// Of the batch that is written.
     in_flight: Option<Rc<Ticket>>,
-    failure: Option<String>,
-    full_cause: String,
+    pub(super) failure: Option<String>,
+    pub(super) full_cause: String,
     /// Since when an outcome waits.
     outcomes_since: Option<Instant>,
     /// Somebody waits for outcomes to be durable.
@@ -65,18 +65,18 @@ pub(super) struct State {
     noted: u64,
     sealed: u64,
     durable: u64,
-    files: HashMap<u32, Rc<ring::File>>,
-    readers: HashMap<u32, Rc<ring::File>>,
+    pub(super) files: HashMap<u32, Rc<ring::File>>,
+    pub(super) readers: HashMap<u32, Rc<ring::File>>,
     /// Paths of segments that were handed out with pieces of streamed content, perhaps to other
     /// shards. Whoever has a clone may read there.
-    paths: HashMap<u32, Arc<Path>>,
+    pub(super) paths: HashMap<u32, Arc<Path>>,
     /// What streamed messages need beside their record.
     pub(super) pieces: HashMap<QueueId, Vec<Stake>>,
     /// Messages whose new record is on its way.
     pub(super) moving: HashMap<QueueId, Moving>,
     /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
-    closing: bool,
+    pub(super) closing: bool,
     /// The committer has ended.
     ended: bool,
 }
@@ -136,7 +136,7 @@ impl Core {
     /// Starts the two tasks.
     pub(super) fn start(self: &Rc<Core>) {
         ring::spawn_vital("spool commit", commit(Rc::clone(self)));
-        ring::spawn_vital("spool keeper", keep(Rc::clone(self)));
+        ring::spawn_vital("spool keeper", keeper::keep(Rc::clone(self)));
     }
 
     /// No handle is left: what was noted is still committed.
@@ -475,77 +475,6 @@ impl Core {
         std::mem::take(&mut state.pending).done(Err(failure));
         self.room.wake();
     }
-
-    async fn carry_out(&self, chore: Chore) -> io::Result<ChoreEnd> {
-        let path = |number| segment::path(&self.folder, number);
-        let made = match chore {
-            Chore::Fill { segment } => return self.fill(segment).await,
-            Chore::Create { segment } => segment,
-            Chore::Recycle { from, to } => {
-                self.close_files(from);
-                disk::rename(path(from), path(to))?;
-                to
-            }
-            Chore::Delete { segment } => {
-                self.close_files(segment);
-                if let Err(error) = disk::remove_file(path(segment))
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    return Err(error);
-                }
-                // Opening the folder's newest file for recycling makes the folder durable as well.
-                let newest = self.state.borrow().files.keys().max().copied();
-                if let Some(newest) = newest {
-                    ring::File::create(&path(newest), self.segment_bytes).await?;
-                }
-                return Ok(ChoreEnd::Done);
-            }
-        };
-        match ring::File::create(&path(made), self.segment_bytes).await {
-            Ok(file) => {
-                self.state.borrow_mut().files.insert(made, Rc::new(file));
-                Ok(ChoreEnd::Done)
-            }
-            Err(_) if matches!(chore, Chore::Recycle { .. }) => {
-                // The old name is gone; a file that cannot be used again is of no use.
-                let _ = disk::remove_file(path(made));
-                Ok(ChoreEnd::Gone)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes zeros to what was never written of a spare segment, within a share of the disk. A
-    /// commit that needs the segment waits for one piece; the rest stays as it is.
-    async fn fill(&self, segment: u32) -> io::Result<ChoreEnd> {
-        let file = self.state.borrow().files.get(&segment).map(Rc::clone);
-        let Some(file) = file else { return Ok(ChoreEnd::Gone) };
-        let mut offset = 0;
-        loop {
-            match file.fill(offset, SPOOL_FILL_STEP_BYTES).await {
-                Ok(Some(end)) => offset = end,
-                Ok(None) => return Ok(ChoreEnd::Done),
-                Err(error) => {
-                    self.close_files(segment);
-                    let _ = disk::remove_file(segment::path(&self.folder, segment));
-                    return Err(error);
-                }
-            }
-            let wait = SPOOL_FILL_STEP_BYTES as f64 / SPOOL_FILL_BYTES_PER_SECOND as f64;
-            self.hurry.wait_for(Duration::from_secs_f64(wait)).await;
-            let state = self.state.borrow();
-            if state.log.is_waited_for() || state.is_over() {
-                return Ok(ChoreEnd::Done);
-            }
-        }
-    }
-
-    fn close_files(&self, number: u32) {
-        let state = &mut *self.state.borrow_mut();
-        state.files.remove(&number);
-        state.readers.remove(&number);
-        state.paths.remove(&number);
-    }
 }
 
 impl State {
@@ -606,7 +535,7 @@ impl State {
         Some(Appended { ticket: Rc::clone(&self.pending), slot })
     }
 
-    fn chore(&mut self) -> Option<Chore> {
+    pub(super) fn chore(&mut self) -> Option<Chore> {
         let paths = &self.paths;
         self.log
             .chore(|segment| paths.get(&segment).is_some_and(|path| Arc::strong_count(path) > 1))
@@ -644,47 +573,6 @@ async fn commit(core: Rc<Core>) {
                 core.ended.wake();
                 return;
             }
-        }
-    }
-}
-
-async fn keep(core: Rc<Core>) {
-    let mut retry_at = ring::now();
-    loop {
-        let (chore, no_room, closing) = {
-            let state = &mut *core.state.borrow_mut();
-            // After a failed sync the folder stays as it is, for recovery.
-            let chore = if state.failure.is_some() { None } else { state.chore() };
-            (chore, state.log.no_room(), state.closing)
-        };
-        let Some(chore) = chore else {
-            let wait = retry_at.saturating_duration_since(ring::now());
-            match (closing, no_room) {
-                (true, _) => return,
-                (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
-                (false, true) => {
-                    core.chores.wait_for(wait).await;
-                }
-                // Kept by a reader, perhaps on another shard, who does not say when it is done.
-                (false, false) if core.state.borrow().log.has_dead() => {
-                    core.chores.wait_for(RETRY).await;
-                }
-                (false, false) => core.chores.wait().await,
-            }
-            continue;
-        };
-        match core.carry_out(chore).await {
-            Ok(end) => core.state.borrow_mut().log.chore_done(end),
-            Err(error) => {
-                let state = &mut *core.state.borrow_mut();
-                state.full_cause = error.to_string();
-                state.log.chore_done(ChoreEnd::Failed);
-                retry_at = ring::now() + RETRY;
-            }
-        }
-        core.work.set();
-        if !matches!(chore, Chore::Create { .. }) && core.state.borrow().log.no_room() {
-            ring::sleep(RETRY).await;
         }
     }
 }

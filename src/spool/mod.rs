@@ -39,6 +39,7 @@ mod fold;
 mod folder;
 mod index;
 mod inspection;
+mod keeper;
 mod kept;
 pub mod lock;
 mod log;

@@ -119,7 +119,7 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
 }
 
 /// A certificate with its key, and the names it is for.
-fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
+pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
     let fault = |path: &Path, cause: String| TlsError::File { path: path.to_owned(), cause };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)

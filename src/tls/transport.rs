@@ -41,7 +41,7 @@ impl Transport {
         Transport { stream, layer: None }
     }
 
-    /// Answers the client's handshake, within `timeout` as a whole, and asks it for a certificate if
+    /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if
     /// so told. What the client sent in the
     /// clear before must have been dropped (RFC 3207 4.2).
     ///
@@ -60,7 +60,8 @@ impl Transport {
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),
-    /// within `timeout` as a whole.
+    /// within `timeout` as a whole. `ours` is the place of the certificate that it is shown if it
+    /// asks for one.
     ///
     /// # Errors
     /// As [`Transport::accept`]; `InvalidInput` when `name` is neither.
@@ -68,10 +69,11 @@ impl Transport {
         &mut self,
         client: &Client,
         trust: Trust,
+        ours: Option<usize>,
         name: &str,
         timeout: Duration,
     ) -> io::Result<()> {
-        let tls = client.connection(trust, name).map_err(|error| match error {
+        let tls = client.connection(trust, ours, name).map_err(|error| match error {
             TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
             error => io::Error::other(error),
         })?;

@@ -7,6 +7,7 @@ import fates
 import hostile
 import mishaps
 import names
+import postfix
 import receiving
 import running
 import sending
@@ -17,7 +18,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, users,
+    sending, postfix, users,
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What is spoken with next hops beyond plain SMTP: LMTP, limits, and what each extension demands."""
 
+import email.message
+import email.policy
 import pathlib
 import smtplib
 import subprocess
@@ -10,6 +12,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
 
 from clients import send
+from encryption import certificates
 from harness import Relay, Sink, dialogue, free_port, main, need, wait_until
 
 
@@ -160,11 +163,11 @@ def binary_content_goes_in_chunks_and_stays_as_it_is():
     """RFC 3030: relay to relay by BDAT, byte for byte; to a host without it, back to the sender."""
     content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n" \
               b".\r\n..two\r\n\r.\n.\0\xff" + bytes(range(256)) * 3000 + b"\r\n.end"
-    with Relay() as behind:
+    with Relay(smart_host=free_port()) as behind:
         with Relay("--smart-host", f"127.0.0.1:{behind.port}") as before:
             sent = dialogue(before.port, b"EHLO client.test\r\n",
                             b"MAIL FROM:<a@sender.test> BODY=BINARYMIME\r\n",
-                            b"RCPT TO:<b@nowhere.invalid>\r\n", b"BDAT %d LAST\r\n" % len(content) + content)
+                            b"RCPT TO:<b@sink.test>\r\n", b"BDAT %d LAST\r\n" % len(content) + content)
             assert b" 2.0.0 " in sent, sent
             event = before.wait_event("delivered")[0]
             assert event["stage"] == "end-of-data", event
@@ -274,12 +277,89 @@ def eight_bits_go_only_where_they_may():
         assert b"BODY=8BITMIME" in letter and "g\u00fcn".encode() in letter, letter
 
 
+def eight_bits_are_converted_and_read_the_same():
+    """RFC 6152 3: what Python's parser reads in the letter is what was sent, and all is 7-bit."""
+    letter = email.message.EmailMessage()
+    letter["Subject"] = "x"
+    letter.set_content("gr\u00fcn\n.dot\nFrom here = there \n" * 200, cte="8bit")
+    letter.add_attachment("<p>\u00e4</p>\n" * 3000, subtype="html", cte="8bit")
+    letter.add_attachment(bytes(range(256)) * 500, maintype="image", subtype="x")
+    inner = email.message.EmailMessage()
+    inner.set_content("\u00df\n", cte="8bit")
+    letter.add_attachment(inner)
+    policy = email.policy.SMTP
+    text = letter.as_bytes(policy=policy)
+    assert not text.isascii()
+
+    def leaves(raw):
+        read = email.message_from_bytes(raw, policy=policy)
+        return [(part.get_content_type(), part.get_payload(decode=True))
+                for part in read.walk() if not part.is_multipart()]
+
+    flags = ["--set", "route.eight_bit=convert"]
+    for threshold in (["--set", "spool.stream_threshold=64KiB"], []):
+        with SmtpSink("-8") as sink, Relay(*flags, *threshold, smart_host=sink.port) as relay:
+            send(relay.port, text)
+            relay.wait_event("delivered")
+            dumped = sink.wait(1)[0]
+            got = dumped[dumped.index(b"Subject: x"):]
+            assert dumped.isascii() and b"BODY=" not in dumped
+            assert b"quoted-printable" in got and b"base64" in got
+            sent, arrived = leaves(text), leaves(got.replace(b"\n", b"\r\n"))
+            assert len(sent) == len(arrived) == 4
+            for one, other in zip(sent, arrived):
+                assert one[0] == other[0] and one[1].rstrip() == other[1].rstrip(), (one, other)
+            signed = text.replace(b"multipart/mixed", b"multipart/signed")
+            send(relay.port, signed)
+            event = relay.wait_event("bounced")[0]
+            assert event["status"] == "5.6.3" and "a signed part" in event["text"], event
+
+
+def hosts_that_ask_are_shown_the_certificate_of_the_route():
+    """`openssl s_server -Verify` says whom it saw; it speaks no SMTP, so the handshake is all."""
+    with certificates("relay.test", "sink.test") as (made, root):
+        certificate, key = made["relay.test"]
+        ours = ["--set", f"route.tls_cert={certificate}", "--set", f"route.tls_key={key}"]
+        for flags, seen in ((ours, b"CN = relay.test"), ([], b"peer did not return a certificate")):
+            for version in ("-tls1_2", "-tls1_3"):
+                port = free_port()
+                words = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-Verify", "2",
+                         "-verify_return_error", "-CAfile", root, version, "-cert", made["sink.test"][0],
+                         "-key", made["sink.test"][1], "-naccept", "1"]
+                with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      stderr=subprocess.STDOUT) as server:
+                    wait_until("s_server listens", lambda: b"ACCEPT" in server.stdout.readline())
+                    with Relay("--smart-host", f"smtps://127.0.0.1:{port}", "--set",
+                               "delivery.greeting_timeout=1s", *flags) as relay:
+                        send(relay.port)
+                        said = b""
+                        while seen not in said:
+                            line = server.stdout.readline()
+                            assert line, (seen, said)
+                            said += line
+                    server.kill()
+
+
+def certificates_that_cannot_be_used_are_said_at_start():
+    with certificates("relay.test") as (made, _):
+        certificate = made["relay.test"][0]
+        relay = Relay("--set", f"route.tls_cert={certificate}", "--set", "route.tls_key=/nowhere.key")
+        code, _, errors = relay.command("check")
+        assert code == 2 and "/nowhere.key" in errors, (code, errors)
+        relay = Relay("--set", f"route.tls_cert={certificate}")
+        code, _, errors = relay.command("check")
+        assert code == 2 and "route.tls_cert: without a key" in errors, (code, errors)
+
+
 TESTS = [
     lmtp_answers_for_each_recipient,
     lmtp_of_postfix_takes_what_is_sent,
     smtp_is_not_spoken_to_an_lmtp_server,
     what_a_host_limits_is_kept,
     eight_bits_go_only_where_they_may,
+    eight_bits_are_converted_and_read_the_same,
+    hosts_that_ask_are_shown_the_certificate_of_the_route,
+    certificates_that_cannot_be_used_are_said_at_start,
     binary_content_goes_in_chunks_and_stays_as_it_is,
     wishes_for_reports_go_on_where_they_are_understood,
     success_is_reported_where_the_next_hop_does_not,
