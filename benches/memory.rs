@@ -79,6 +79,7 @@ impl Shard {
             max: 10 * HOUR,
             expire: 120 * HOUR,
             jitter: 0.2,
+            delay_report: None,
         };
         Rc::new(Shard {
             spool: Spool::open(settings).await.unwrap().0,
@@ -165,6 +166,7 @@ impl Shard {
                 id,
                 placement: [at.segment, at.offset, at.length],
                 expires: now.plus(120 * HOUR),
+                notice: None,
                 priority: 0,
                 tenant: "",
                 recipients: &recipients,

@@ -126,6 +126,7 @@ async fn start(root: PathBuf, shard: usize) {
         max: Duration::from_secs(14_400),
         expire: Duration::from_secs(432_000),
         jitter: 0.1,
+        delay_report: None,
     };
     let mut scheduler = Scheduler::new(retry, 7);
     let now = Timestamp::now();
@@ -145,6 +146,7 @@ async fn start(root: PathBuf, shard: usize) {
             id: message.id,
             placement: [at.segment, at.offset, at.length],
             expires: message.received_at.plus(Duration::from_secs(432_000)),
+            notice: None,
             priority: message.priority,
             tenant: &message.tenant,
             recipients: &recipients,

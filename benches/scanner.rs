@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config;
 use ringpost::message::QueueId;
-use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::session::{Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::{ContentLimits, ContentScanner, Framing, Line, Scanned, scan};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -100,6 +100,8 @@ fn play(input: &[u8]) -> usize {
             scheduling: false,
             xclient: false,
             protection: None,
+            authentication: Authentication::default(),
+            gate: None,
         },
     );
     let mut out = Vec::with_capacity(4096);

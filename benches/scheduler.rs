@@ -20,6 +20,7 @@ fn scheduler(waiting: u64) -> Scheduler {
         max: HOUR,
         expire: 24 * HOUR,
         jitter: 0.2,
+        delay_report: None,
     };
     let mut scheduler = Scheduler::new(retry, 1);
     for id in 0..waiting {
@@ -34,6 +35,7 @@ fn admit(scheduler: &mut Scheduler, id: u64, domain: &str, due: Timestamp) {
         id: QueueId(id),
         placement: [0; 3],
         expires: START.plus(24 * HOUR),
+        notice: None,
         priority: 0,
         tenant: "",
         recipients: &[recipient],

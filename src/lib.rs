@@ -37,6 +37,9 @@ pub mod smtp;
 
 pub mod message;
 
+pub mod account;
+pub mod sasl;
+
 pub mod tls;
 
 pub mod ring;

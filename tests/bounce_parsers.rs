@@ -2,7 +2,7 @@
 //! it is installed, flufl.bounce, which is what Mailman knows of bounces by.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ringpost::bounce::{Failed, Report, report};
+use ringpost::bounce::{Kind, Report, Told, report};
 use ringpost::message::{Address, QueueId, Reason, Recipient, Stage, Status, Timestamp};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -23,7 +23,13 @@ fn parsed(content: &[u8]) -> Option<String> {
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
-fn built(failed: &[Failed<'_>], header: &[u8]) -> Vec<u8> {
+/// One that was refused at once.
+fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
+    let last_attempt = Some(Timestamp(1_700_000_090_000));
+    Told { recipient, reason, attempts: 1, expired: false, last_attempt }
+}
+
+fn built(failed: &[Told<'_>], header: &[u8]) -> Vec<u8> {
     let to = Address::new("sender@a.example");
     report(&Report {
         host_name: "relay.example",
@@ -31,7 +37,10 @@ fn built(failed: &[Failed<'_>], header: &[u8]) -> Vec<u8> {
         id: QueueId(7),
         received_at: Timestamp(1_700_000_000_000),
         envelope_id: Some("QQ314"),
-        failed,
+        smtp_utf8: false,
+        kind: Kind::Failed,
+        told: failed,
+        whole: false,
         trace: b"Received: by relay.example; now\r\n",
         content: header,
         dot_stuffed: true,
@@ -62,10 +71,7 @@ fn an_ordinary_report_is_read_whole() {
     let (one, two) = (plain("x@b.example"), plain("y@b.example"));
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
-    let failed = [
-        Failed { recipient: &one, reason: &unknown, attempts: 1, expired: false },
-        Failed { recipient: &two, reason: &busy, attempts: 31, expired: true },
-    ];
+    let failed = [told(&one, &unknown), Told { attempts: 31, expired: true, ..told(&two, &busy) }];
     let expected = [
         "type multipart/report delivery-status",
         "date 2023-11-14T22:15:00+00:00",
@@ -87,7 +93,7 @@ fn an_ordinary_report_is_read_whole() {
 fn eight_bits_and_stray_line_ends_come_back_as_they_were() {
     let one = Recipient::plain(Address::new("gr\u{fc}n@b.example"));
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n\r\nX: y");
-    let failed = [Failed { recipient: &one, reason: &said, attempts: 1, expired: false }];
+    let failed = [told(&one, &said)];
     let expected = [
         "type multipart/report delivery-status",
         "date 2023-11-14T22:15:00+00:00",

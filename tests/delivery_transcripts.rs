@@ -5,16 +5,22 @@
 //! it: bytes sent (`C: `) and steps (`= `). Lines of `S: ` that stand together come together.
 //!
 //! ```text
-//! > mail to=a@b,c@d [from=x@y] [size=n] [8bit] [body=8bitmime|binarymime] [utf8]
+//! > mail to=a@b,c@d [from=x@y] [size=n] [8bit] [body=8bitmime|binarymime] [utf8] [requiretls]
+//!        [ret=hdrs|full] [envid=x] [notify=success,failure,delay] [orcpt=x]  (these two for all)
 //! > quit
 //! > closed WORDS  |  > timeout
 //! ! whole          the fixture depends on what arrives together: no cuts
+//! ! lmtp           LMTP is spoken
+//! ! verified       the host's certificate was good for its name
+//! ! send           8-bit content is sent to hosts without 8BITMIME
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use ringpost::config;
-use ringpost::delivery::{Conversation, Loss, Mail, Policy, StartTls, Step};
-use ringpost::message::{Address, Body, Outcome};
+use ringpost::delivery::{
+    Conversation, Converted, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
+};
+use ringpost::message::{Address, Body, DsnNotify, DsnReturn, Outcome, Recipient};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -36,7 +42,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(cut: Cut) -> Replay {
+    fn new(fixture: &str, cut: Cut) -> Replay {
         let wait = Duration::from_secs(60);
         let limits = config::Delivery {
             connect_timeout: wait,
@@ -51,7 +57,14 @@ impl Replay {
             recipients_max: 100,
         };
         let policy = Rc::new(Policy { host_name: "relay.example".into(), limits });
-        let conversation = Conversation::new(policy, "mx.example".into(), StartTls::Never);
+        let protocol = if fixture.contains("! lmtp") { Protocol::Lmtp } else { Protocol::Smtp };
+        let verified = fixture.contains("! verified");
+        let eight_bit = match fixture.contains("! send") {
+            true => config::EightBit::Send,
+            false => config::EightBit::Bounce,
+        };
+        let manner = Manner { protocol, starttls: StartTls::Never, verified, eight_bit };
+        let conversation = Conversation::new(policy, "mx.example".into(), manner);
         Replay { conversation, log: String::new(), cut, closed: false }
     }
 
@@ -102,9 +115,13 @@ impl Replay {
                     self.closed = true;
                     return self.note(&format!("= unusable {}", described(&outcome)));
                 }
+                Step::Prove(_) => panic!("nobody logs in"),
                 Step::StartTls => panic!("not wanted"),
                 Step::SendContent => {
                     self.note("= content");
+                    if self.conversation.is_chunked() {
+                        self.conversation.chunk(1000, &mut out);
+                    }
                     self.conversation.content_sent(&mut out);
                     self.sent(&mut out);
                     return;
@@ -162,12 +179,17 @@ fn mail(words: &str) -> Mail {
         body: Body::SevenBit,
         eight_bit: false,
         smtp_utf8: false,
+        require_tls: false,
+        dsn_return: None,
+        envelope_id: None,
+        conversion: Converted::No,
     };
     for word in words.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
             ("to", list) => {
                 let numbered = (0..).zip(list.split(','));
-                mail.recipients = numbered.map(|(n, text)| (n, Address::new(text))).collect();
+                let one = |text| Recipient::plain(Address::new(text));
+                mail.recipients = numbered.map(|(n, text)| (n, one(text))).collect();
             }
             ("from", "") => mail.reverse_path = None,
             ("from", text) => mail.reverse_path = Some(Address::new(text)),
@@ -175,6 +197,22 @@ fn mail(words: &str) -> Mail {
             ("body", "8bitmime") => mail.body = Body::EightBitMime,
             ("body", "binarymime") => mail.body = Body::BinaryMime,
             ("8bit", _) => mail.eight_bit = true,
+            ("requiretls", _) => mail.require_tls = true,
+            ("ret", "hdrs") => mail.dsn_return = Some(DsnReturn::Headers),
+            ("ret", "full") => mail.dsn_return = Some(DsnReturn::Full),
+            ("envid", text) => mail.envelope_id = Some(text.into()),
+            ("notify", list) => {
+                let has = |word| list.split(',').any(|other| other == word);
+                let notify = DsnNotify {
+                    success: has("success"),
+                    failure: has("failure"),
+                    delay: has("delay"),
+                };
+                mail.recipients.iter_mut().for_each(|(_, one)| one.notify = Some(notify));
+            }
+            ("orcpt", text) => {
+                mail.recipients.iter_mut().for_each(|(_, one)| one.original = Some(text.into()));
+            }
             ("utf8", _) => mail.smtp_utf8 = true,
             _ => panic!("unknown word {word}"),
         }
@@ -183,7 +221,7 @@ fn mail(words: &str) -> Mail {
 }
 
 fn replay(fixture: &str, cut: Cut) -> String {
-    let mut replay = Replay::new(cut);
+    let mut replay = Replay::new(fixture, cut);
     let mut server = Vec::new();
     let mut lines = fixture.lines().peekable();
     while let Some(line) = lines.next() {

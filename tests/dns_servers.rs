@@ -2,7 +2,7 @@
 //! knows the zones in `tests/interop/dns`, and unbound, which resolves and validates through it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ringpost::config::{DeliveryTls, Dns, Route};
+use ringpost::config::{Dns, Passage, Route};
 use ringpost::dns::{Failure, Resolver};
 use ringpost::message::{Outcome, Timestamp};
 use ringpost::ring;
@@ -96,8 +96,15 @@ async fn site(router: &Router, domain: &str) -> String {
 }
 
 fn router(resolver: Resolver) -> Router {
-    let tls = DeliveryTls::May;
-    let route = Route { smart_host: None, rules: Vec::new(), port: 25, tls };
+    let passage = Passage::ORDINARY;
+    let route = Route {
+        smart_host: None,
+        rules: Vec::new(),
+        port: 25,
+        passage,
+        logins: Vec::new(),
+        certificates: Vec::new(),
+    };
     Router::new("relay.mail.test".into(), Vec::new(), route, resolver, 1)
 }
 

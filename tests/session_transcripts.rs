@@ -8,6 +8,7 @@
 //! @client 192.0.2.9:25                 @stranger (may not relay)
 //! @xclient (may say who the client is)
 //! @scheduling (may say when to send; it is 2026-11-23T18:36:59.123Z)
+//! @auth (offered; tim has tanstaaftanstaaf, user has pencil)    @auth-by-tls    @auth-demanded
 //! @early GET / HTTP/1.1\r\n            @decline-data 452 4.3.1 Full   @decline-end ...
 //! C: a line from the client, with CRLF behind it
 //! c: bytes from the client, with nothing behind them
@@ -20,7 +21,8 @@
 
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Status, Timestamp};
-use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::sasl::{Exchange, Fault, Keys, Mechanism, Turn, decode};
+use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -73,6 +75,7 @@ struct Script {
     may_relay: bool,
     scheduling: bool,
     xclient: bool,
+    authentication: Authentication,
     early: Vec<u8>,
     decline_data: Option<Reply>,
     decline_end: Option<Reply>,
@@ -87,6 +90,7 @@ impl Script {
             may_relay: true,
             scheduling: false,
             xclient: false,
+            authentication: Authentication::default(),
             early: Vec::new(),
             decline_data: None,
             decline_end: None,
@@ -100,6 +104,13 @@ impl Script {
                 "@stranger" => script.may_relay = false,
                 "@xclient" => script.xclient = true,
                 "@scheduling" => script.scheduling = true,
+                "@auth" | "@auth-by-tls" | "@auth-demanded" => {
+                    script.authentication = Authentication {
+                        mechanisms: Mechanism::ALL.to_vec(),
+                        without_tls: key != "@auth-by-tls",
+                        demanded: key == "@auth-demanded",
+                    };
+                }
                 "@early" => script.early = unescape(rest),
                 "@decline-data" => script.decline_data = Some(reply(rest)),
                 "@decline-end" => script.decline_end = Some(reply(rest)),
@@ -194,6 +205,7 @@ struct Player<'a> {
     content: Option<Vec<u8>>,
     seen: Vec<String>,
     closed: bool,
+    exchange: Option<Exchange>,
 }
 
 impl<'a> Player<'a> {
@@ -208,6 +220,8 @@ impl<'a> Player<'a> {
             scheduling: script.scheduling,
             xclient: script.xclient,
             protection: None,
+            authentication: script.authentication.clone(),
+            gate: None,
         };
         let session = Session::new(Rc::new(policy), client);
         let mut player = Player {
@@ -218,6 +232,7 @@ impl<'a> Player<'a> {
             content: None,
             seen: Vec::new(),
             closed: false,
+            exchange: None,
         };
         player.session.told_time(Timestamp(1_795_459_019_123));
         let step = player.session.greet(&script.early, &mut player.out);
@@ -235,7 +250,10 @@ impl<'a> Player<'a> {
             let more = progress.step == Step::More;
             self.take(progress.step, &input);
             if more && (progress.consumed == 0 || self.buffer.is_empty()) {
-                assert!(self.buffer.len() < self.script.limits.command_line_max, "held back");
+                let limit = self.script.limits.command_line_max;
+                let has_auth = !self.script.authentication.mechanisms.is_empty();
+                let limit = if has_auth { limit.max(12_288) } else { limit };
+                assert!(self.buffer.len() < limit, "held back");
                 return;
             }
         }
@@ -273,10 +291,14 @@ impl<'a> Player<'a> {
                 client.set_ip(address.unwrap_or(client.ip()));
                 client.set_port(port.unwrap_or(client.port()));
                 self.seen.push(format!("E: client {client}"));
-                self.session.turn_to(client, client.ip().is_loopback(), &mut self.out);
+                self.session.turn_to(client, client.ip().is_loopback(), None, &mut self.out);
                 self.take_replies();
             }
             Step::StartTls => panic!("not offered"),
+            Step::Auth(input) => {
+                let step = self.authenticate(input);
+                self.take(step, &[]);
+            }
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
             Step::Complete => self.complete(),
             Step::Rejected(rejection) => {
@@ -291,6 +313,46 @@ impl<'a> Player<'a> {
                 self.seen.push("E: close".to_owned());
                 self.closed = true;
             }
+        }
+    }
+
+    /// The example of RFC 4954 4, and that of RFC 7677 3.
+    fn authenticate(&mut self, input: AuthInput) -> Step {
+        let turn = match input {
+            AuthInput::Begin(mechanism, initial) => {
+                let exchange = self.exchange.insert(Exchange::new(mechanism, None));
+                exchange.begin(initial.as_deref())
+            }
+            AuthInput::Answer(message) => self.exchange.as_mut().unwrap().receive(&message),
+        };
+        let turn = match turn {
+            Ok(Turn::Keys { user }) => {
+                assert_eq!(user, "user");
+                let keys =
+                    Keys::derive("pencil", &decode(b"W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
+                self.exchange.as_mut().unwrap().keys(keys, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0")
+            }
+            turn => turn,
+        };
+        match turn {
+            Ok(Turn::Challenge(message)) => {
+                self.session.challenge(&message, &mut self.out);
+                Step::More
+            }
+            Ok(Turn::Check { user, password })
+                if (user.as_str(), password.reveal()) == ("tim", "tanstaaftanstaaf") =>
+            {
+                self.session.authenticated(&user, &mut self.out);
+                Step::More
+            }
+            Ok(Turn::Proven { user }) => {
+                self.session.authenticated(&user, &mut self.out);
+                Step::More
+            }
+            Err(Fault::Malformed) => {
+                self.session.not_authenticated(Reply::AUTH_MALFORMED, &mut self.out)
+            }
+            _ => self.session.not_authenticated(Reply::AUTH_WRONG, &mut self.out),
         }
     }
 

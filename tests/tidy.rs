@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that do no I/O: bytes and the time in, decisions and bytes out.
-const PURE: [&str; 6] = ["message", "smtp", "session", "delivery", "bounce", "scheduler"];
+const PURE: [&str; 7] = ["message", "smtp", "sasl", "session", "delivery", "bounce", "scheduler"];
 
 /// What a pure room does not name.
 const OUTSIDE: [&str; 12] = [

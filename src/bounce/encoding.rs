@@ -1,10 +1,7 @@
-//! The encodings that a report is made of: xtext, quoted-printable, RFC 5322 dates, the dot.
+//! The encodings that a report is made of: quoted-printable, RFC 5322 dates, the dot.
 
 use crate::message::Timestamp;
-use std::fmt::Write;
-
-/// Longest line of quoted-printable, without its end (RFC 2045 6.7).
-const QUOTED_LINE_MAX: usize = 76;
+use crate::smtp::quote_line;
 
 /// `Tue, 14 Nov 2023 22:13:20 +0000` (RFC 5322 3.3).
 pub(super) fn date(at: Timestamp) -> String {
@@ -18,61 +15,11 @@ pub(super) fn date(at: Timestamp) -> String {
     format!("{day}, {} {month} {:04} {hour:02}:{minute:02}:{second:02} +0000", at.day(), at.year())
 }
 
-/// Decodes xtext (RFC 3461 4) when that gives printable ASCII; otherwise, and when it is no xtext,
-/// gives it as it is: a report must stay one line of ASCII per field.
-pub(super) fn from_xtext(text: &str) -> String {
-    decoded(text).unwrap_or_else(|| ascii(text))
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut plain = String::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let byte = if byte == b'+' {
-            let (high, low) = (hex_digit(bytes.next()?)?, hex_digit(bytes.next()?)?);
-            high << 4 | low
-        } else {
-            byte
-        };
-        if !matches!(byte, b' '..=b'~') {
-            return None;
-        }
-        plain.push(char::from(byte));
-    }
-    Some(plain)
-}
-
-/// Upper-case only (RFC 3461 4).
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// `utf-8-addr-xtext` (RFC 6533 3): an address that is not ASCII in a field that must be.
-pub(super) fn to_utf8_xtext(address: &str) -> String {
-    let mut text = String::with_capacity(address.len());
-    for character in address.chars() {
-        match character {
-            '\\' | '+' | '=' => {}
-            '!'..='~' => {
-                text.push(character);
-                continue;
-            }
-            _ => {}
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\\x{{{:02X}}}", u32::from(character));
-    }
-    text
-}
-
-/// Everything but printable ASCII as `?`: no line end, no eighth bit.
-pub(super) fn ascii(text: &str) -> String {
-    let printable = |character: char| matches!(character, ' '..='~');
-    text.chars().map(|character| if printable(character) { character } else { '?' }).collect()
+/// The same for a part that declares 8bit (RFC 2045 2.8).
+pub(super) fn is_eight_bit(text: &[u8]) -> bool {
+    lines(text).all(|line| {
+        line.len() <= 998 && !line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | b'\0'))
+    })
 }
 
 /// Whether `text` may stand in a part that declares 7bit: lines that end with CRLF and are not too
@@ -101,34 +48,7 @@ pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Appends `text` as quoted-printable (RFC 2045 6.7), line by line. A dot that begins a line is
 /// quoted as well, so the result needs no dot-stuffing.
 pub(super) fn quote(text: &[u8], out: &mut Vec<u8>) {
-    for line in lines(text) {
-        let mut column = 0;
-        for (place, &byte) in line.iter().enumerate() {
-            let last = place + 1 == line.len();
-            let literal = match byte {
-                b'=' => false,
-                b'.' => column > 0,
-                b' ' | b'\t' => !last,
-                _ => byte.is_ascii_graphic(),
-            };
-            let width = if literal { 1 } else { 3 };
-            // One column is kept for the `=` of the soft line end.
-            if column + width > QUOTED_LINE_MAX - 1 {
-                out.extend_from_slice(b"=\r\n");
-                column = 0;
-            }
-            if literal && !(byte == b'.' && column == 0) {
-                out.push(byte);
-                column += 1;
-            } else {
-                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-                let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or(b'0');
-                out.extend_from_slice(&[b'=', digit(byte >> 4), digit(byte & 15)]);
-                column += 3;
-            }
-        }
-        out.extend_from_slice(b"\r\n");
-    }
+    lines(text).for_each(|line| quote_line(line, out));
 }
 
 /// Doubles the dot that begins a line (RFC 5321 4.5.2).
@@ -165,24 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn xtext_is_decoded_only_into_printable_ascii() {
-        assert_eq!(from_xtext("rfc822;a+2Bb@c.example"), "rfc822;a+b@c.example");
-        for kept in ["a+0D+0Ab", "a+2", "a+2x", "a+", "a+C3+BC", "a+2b"] {
-            assert_eq!(from_xtext(kept), kept);
-        }
-        assert_eq!(from_xtext("a\r\nb\u{fc}"), "a??b?");
-        assert_eq!(to_utf8_xtext("g\u{fc}n+x@b"), "g\\x{FC}n\\x{2B}x@b");
-    }
-
-    #[test]
-    fn quoted_printable_has_short_lines_and_nothing_unprintable() {
+    fn quoted_printable_goes_line_by_line() {
         assert_eq!(
             quoted(b"a=b \r\n\xfc\tx\r\n.dot\r\nbare\nlf\r"),
             "a=3Db=20\r\n=FC\tx\r\n=2Edot\r\nbare=0Alf=0D\r\n"
         );
-        let long = quoted(&b".".repeat(1000));
-        assert!(long.split("\r\n").all(|line| line.len() <= 76 && !line.starts_with('.')));
-        assert_eq!(long.replace("=\r\n", "").replace("=2E", "."), ".".repeat(1000) + "\r\n");
     }
 
     #[test]

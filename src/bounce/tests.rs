@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
+use crate::message::{Stage, Status};
 
 const TRACE: &[u8] = b"Received: from client by relay.example\r\n\tid X; date\r\n";
 const CONTENT: &[u8] = b"Subject: hello\r\nX-Dots: a\r\n ..b\r\n\r\nsecret body\r\n";
@@ -15,21 +16,34 @@ fn reason(code: u16, status: Status, text: &str) -> Reason {
     Reason { stage: Stage::Recipient, code, status, text: text.into(), remote }
 }
 
-fn built(failed: &[Failed<'_>], content: &[u8], envelope_id: Option<&str>) -> String {
-    let to = Address::new("sender@a.example");
-    let bytes = report(&Report {
+/// One that was refused at once.
+fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
+    let last_attempt = Some(Timestamp(1_700_000_090_000));
+    Told { recipient, reason, attempts: 1, expired: false, last_attempt }
+}
+
+fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report<'a> {
+    Report {
         host_name: "relay.example",
-        to: &to,
+        to,
         id: QueueId(7),
         received_at: Timestamp(1_700_000_000_000),
-        envelope_id,
-        failed,
+        envelope_id: None,
+        smtp_utf8: false,
+        kind: Kind::Failed,
+        told,
+        whole: false,
         trace: TRACE,
         content,
         dot_stuffed: true,
         report_id: QueueId(9),
         now: Timestamp(1_700_000_100_000),
-    });
+    }
+}
+
+fn built(failed: &[Told<'_>], content: &[u8], envelope_id: Option<&str>) -> String {
+    let to = Address::new("sender@a.example");
+    let bytes = report(&Report { envelope_id, ..about(&to, failed, content) });
     assert!(bytes.len() <= CONTENT_BYTES_MAX);
     let text = String::from_utf8(bytes).expect("7-bit");
     assert!(text.is_ascii() && text.ends_with("\r\n"));
@@ -50,8 +64,8 @@ fn a_report_reads_as_a_whole() {
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let failed = [
-        Failed { recipient: &one, reason: &unknown, attempts: 1, expired: false },
-        Failed { recipient: &two, reason: &busy, attempts: 31, expired: true },
+        told(&one, &unknown),
+        Told { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) },
     ];
     let text = built(&failed, CONTENT, Some("QQ+2B314"));
     let expected = include_str!("../../tests/fixtures/bounce/report.eml").replace('\n', "\r\n");
@@ -62,7 +76,7 @@ fn a_report_reads_as_a_whole() {
 fn what_no_server_said_is_not_given_as_its_words() {
     let one = recipient("x@b.example");
     let ours = Reason::ours(Stage::Route, Status(5, 1, 10), "the domain takes no mail");
-    let failed = [Failed { recipient: &one, reason: &ours, attempts: 1, expired: false }];
+    let failed = [told(&one, &ours)];
     let text = built(&failed, CONTENT, None);
     assert!(text.contains("Diagnostic-Code: X-Ringpost; the domain takes no mail\r\n"));
     assert!(text.contains("Status: 5.1.10\r\n"));
@@ -75,7 +89,7 @@ fn what_no_server_said_is_not_given_as_its_words() {
 fn a_failure_never_carries_the_status_of_success_or_delay() {
     let one = recipient("x@b.example");
     let odd = reason(554, Status(4, 7, 1), "odd");
-    let failed = [Failed { recipient: &one, reason: &odd, attempts: 1, expired: false }];
+    let failed = [told(&one, &odd)];
     assert!(built(&failed, CONTENT, None).contains("\r\nStatus: 5.0.0\r\n"));
 }
 
@@ -86,7 +100,7 @@ fn nothing_from_outside_adds_a_line() {
     one.original = Some(format!("rfc822;{evil}+0D+0ABcc:").into());
     let mut said = reason(550, Status(5, 1, 1), evil);
     said.remote = evil.into();
-    let failed = [Failed { recipient: &one, reason: &said, attempts: 1, expired: false }];
+    let failed = [told(&one, &said)];
     let content = b"Subject: a\nBcc: b\r\nX\r: c\r\n\r\n";
     let text = built(&failed, content, Some(evil));
     assert!(!text.contains("\r\nBcc") && !text.contains("\nMAIL") && !text.contains("\r\n.\r\n"));
@@ -99,7 +113,10 @@ fn nothing_from_outside_adds_a_line() {
         id: QueueId(7),
         received_at: Timestamp(0),
         envelope_id: None,
-        failed: &failed,
+        smtp_utf8: false,
+        kind: Kind::Failed,
+        told: &failed,
+        whole: false,
         trace: b"",
         content: b"",
         dot_stuffed: false,
@@ -113,7 +130,7 @@ fn nothing_from_outside_adds_a_line() {
 fn eight_bits_are_quoted() {
     let one = recipient("gr\u{fc}n@b.example");
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n");
-    let failed = [Failed { recipient: &one, reason: &said, attempts: 1, expired: false }];
+    let failed = [told(&one, &said)];
     let text = built(&failed, b"Subject: \xff\xfe\r\n\r\n", None);
     assert!(text.contains("Final-Recipient: utf-8; gr\\x{FC}n@b.example\r\n"));
     assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 unbekannt: gr?n\r\n"));
@@ -126,7 +143,7 @@ fn eight_bits_are_quoted() {
 fn only_the_header_is_returned_without_its_stuffing_and_within_its_bound() {
     let one = recipient("x@b.example");
     let said = reason(550, Status(5, 1, 1), "no");
-    let failed = [Failed { recipient: &one, reason: &said, attempts: 1, expired: false }];
+    let failed = [told(&one, &said)];
     let returned = |content: &[u8]| {
         let text = built(&failed, content, None);
         let (_, part) = text.split_once("text/rfc822-headers\r\n").unwrap();
@@ -151,8 +168,7 @@ fn only_the_header_is_returned_without_its_stuffing_and_within_its_bound() {
 fn many_recipients_and_the_longest_words_stay_within_the_bounds() {
     let ordinary: Vec<_> = (0..1500).map(|n| recipient(&format!("u{n}@b.example"))).collect();
     let said = reason(550, Status(5, 1, 1), "No such user here");
-    let fail = |recipient, reason| Failed { recipient, reason, attempts: 1, expired: false };
-    let failed: Vec<_> = ordinary.iter().map(|one| fail(one, &said)).collect();
+    let failed: Vec<_> = ordinary.iter().map(|one| told(one, &said)).collect();
     let text = built(&failed, CONTENT, None);
     assert_eq!(text.matches("\r\nFinal-Recipient: ").count(), RECIPIENTS_MAX);
     assert!(text.contains("... and 500 more"));
@@ -161,9 +177,92 @@ fn many_recipients_and_the_longest_words_stay_within_the_bounds() {
     long.original = Some(format!("rfc822;{}", "x".repeat(5000)).into());
     let mut words = reason(550, Status(5, 999, 999), &"\u{fc} ".repeat(2000));
     words.remote = "m".repeat(5000).into();
-    let failed: Vec<_> = (0..3000).map(|_| fail(&long, &words)).collect();
+    let failed: Vec<_> = (0..3000).map(|_| told(&long, &words)).collect();
     let text = built(&failed, &b"X: \xff\xff\xff\xff\xff\xff\xff\xff\r\n".repeat(9000), None);
     let told = text.matches("\r\nFinal-Recipient: ").count();
     assert!((50..RECIPIENTS_MAX).contains(&told), "{told}");
     assert!(text.len() > CONTENT_BYTES_MAX / 2);
+}
+
+/// The report of this kind about `x@b.example`.
+fn of_kind(kind: Kind, said: &Reason) -> String {
+    let (to, one) = (Address::new("sender@a.example"), recipient("x@b.example"));
+    let all = [told(&one, said)];
+    String::from_utf8(report(&Report { kind, ..about(&to, &all, CONTENT) })).unwrap()
+}
+
+#[test]
+fn rfc3464_2_3_3_each_kind_has_its_action_and_a_status_of_its_class() {
+    let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
+    let taken = reason(250, Status(2, 1, 5), "ok");
+    let until = Timestamp(1_700_400_000_000);
+    let delayed = of_kind(Kind::Delayed { until }, &busy);
+    assert!(delayed.contains("\r\nAction: delayed\r\nStatus: 4.2.1\r\n"), "{delayed}");
+    assert!(delayed.contains("\r\nWill-Retry-Until: Sun, 19 Nov 2023 13:20:00 +0000\r\n"));
+    assert!(delayed.contains("\r\nSubject: Mail is delayed\r\n"), "{delayed}");
+    assert!(delayed.replace("\r\n", " ").contains("need not send it again"), "{delayed}");
+    let relayed = of_kind(Kind::Relayed, &taken);
+    assert!(relayed.contains("\r\nAction: relayed\r\nStatus: 2.1.5\r\n"), "{relayed}");
+    assert!(relayed.contains("\r\nLast-Attempt-Date: Tue, 14 Nov 2023 22:14:50 +0000\r\n"));
+    let delivered = of_kind(Kind::Delivered, &taken);
+    assert!(delivered.contains("\r\nAction: delivered\r\nStatus: 2.1.5\r\n"), "{delivered}");
+    for other in [relayed, delivered] {
+        assert!(!other.contains("Will-Retry-Until"), "RFC 3464 2.3.9: only of delays");
+        assert!(!other.contains("What you can do"), "{other}");
+    }
+}
+
+#[test]
+fn rfc3461_6_2_the_whole_message_comes_back_only_where_it_can_stand_unencoded() {
+    let (to, one) = (Address::new("sender@a.example"), recipient("x@b.example"));
+    let said = reason(550, Status(5, 1, 1), "no");
+    let all = [told(&one, &said)];
+    let returned = |content: &[u8]| {
+        let report = report(&Report { whole: true, ..about(&to, &all, content) });
+        String::from_utf8_lossy(&report).into_owned()
+    };
+    let plain = returned(CONTENT);
+    assert!(plain.contains("Content-Type: message/rfc822\r\n"), "{plain}");
+    assert!(plain.contains("\r\n ..b\r\n\r\nsecret body\r\n\r\n--=_"), "{plain}");
+    assert!(plain.contains("then your message."), "{plain}");
+    let eight = returned("A: b\r\n\r\ngr\u{fc}n\r\n".as_bytes());
+    assert!(eight.contains("Content-Transfer-Encoding: 8bit\r\n\r\nReceived"), "{eight}");
+    let top = eight.split_once("\r\n\r\n").unwrap().0;
+    assert!(top.contains("Content-Transfer-Encoding: 8bit"), "RFC 2045 6.4: {top}");
+    let long = [b"A: b\r\n\r\n".as_slice(), &[b'x'; 2000], b"\r\n"].concat();
+    let large = b"A: b\r\n".repeat(FULL_BYTES_MAX / 4);
+    let boundary = b"A: b\r\n\r\n--=_0000000000000009\r\n".to_vec();
+    let boundary =
+        String::from_utf8(boundary).unwrap().replace("0000000000000009", &QueueId(9).to_string());
+    for odd in [
+        &b"A: b\r\n\r\nb\rc\r\n"[..],
+        &b"A: b\r\n\r\n\0\r\n"[..],
+        &long,
+        &large,
+        boundary.as_bytes(),
+    ] {
+        assert!(returned(odd).contains("text/rfc822-headers\r\n"));
+    }
+}
+
+#[test]
+fn rfc6533_international_addresses_and_headers_are_given_as_they_are_to_who_takes_them() {
+    let (to, mut one) = (Address::new("sender@a.example"), recipient("gr\u{fc}n+x@b.example"));
+    one.original = Some("utf-8;gr\\x{FC}n\\x{2B}x@b.example".into());
+    let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n");
+    let all = [told(&one, &said)];
+    let content = "Subject: gr\u{fc}n\r\n\r\n";
+    let with = |smtp_utf8| {
+        let report = report(&Report { smtp_utf8, ..about(&to, &all, content.as_bytes()) });
+        String::from_utf8(report).unwrap()
+    };
+    let text = with(true);
+    assert!(text.contains("Content-Type: message/global-delivery-status\r\n"), "{text}");
+    assert!(text.contains("Final-Recipient: utf-8; gr\u{fc}n\\x{2B}x@b.example\r\n"), "{text}");
+    assert!(text.contains("Original-Recipient: utf-8;gr\\x{FC}n\\x{2B}x@b.example\r\n"));
+    assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 unbekannt: gr\u{fc}n\r\n"), "{text}");
+    assert!(text.contains("Content-Type: message/global-headers\r\n"), "{text}");
+    let text = with(false);
+    assert!(text.is_ascii() && text.contains("message/delivery-status\r\n"), "{text}");
+    assert!(text.contains("Final-Recipient: utf-8; gr\\x{FC}n\\x{2B}x@b.example\r\n"), "{text}");
 }

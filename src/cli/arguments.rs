@@ -55,6 +55,60 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Change or look at the users file (--users FILE): who may send with name and password
+    User {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: UserCommand,
+        /// The flags between `user` and its own command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// What to do with the users file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user; the password is asked for, or is a line of standard input
+    Add {
+        /// The name to log in with
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// An address to send from, or @DOMAIN for all of a domain; may be repeated; without any
+        /// he may send from all
+        #[arg(long, value_name = "ADDRESS")]
+        sender: Vec<String>,
+        /// Give a user that is there already a new password
+        #[arg(long)]
+        replace: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List the users, and what each may do
+    List {
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Remove a user
+    Remove {
+        /// His name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Check a password, asked for or a line of standard input: exit 0 if it is right, 1 if not
+    Verify {
+        /// His name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 /// What to do with a stopped relay's spool.
@@ -185,6 +239,9 @@ pub struct Settings {
     /// The certificate's private key, a PEM file [key: tls.key]
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
+    /// Let the users of this file in [key: auth.users]
+    #[arg(long, value_name = "FILE")]
+    users: Option<String>,
     /// Set any key outside repeated tables, such as retry.first=2s; beats file and other flags;
     /// may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -224,6 +281,14 @@ impl Arguments {
                     front.and(between.clone()).and(settings.clone())
                 }
             },
+            Some(Command::User { command, settings: between }) => match command {
+                UserCommand::Add { settings, .. }
+                | UserCommand::List { settings }
+                | UserCommand::Remove { settings, .. }
+                | UserCommand::Verify { settings, .. } => {
+                    front.and(between.clone()).and(settings.clone())
+                }
+            },
         }
     }
 }
@@ -244,6 +309,7 @@ impl Settings {
             ("--smart-host", "route.smart_host", self.smart_host.clone()),
             ("--tls-cert", "tls.cert", self.tls_cert.clone()),
             ("--tls-key", "tls.key", self.tls_key.clone()),
+            ("--users", "auth.users", self.users.clone()),
         ];
         let dedicated = dedicated.into_iter().filter_map(|(flag, key, value)| {
             Some(Override {
@@ -270,6 +336,7 @@ impl Settings {
             smart_host: behind.smart_host.or(self.smart_host),
             tls_cert: behind.tls_cert.or(self.tls_cert),
             tls_key: behind.tls_key.or(self.tls_key),
+            users: behind.users.or(self.users),
             ..self
         }
     }
@@ -387,11 +454,27 @@ mod tests {
     }
 
     #[test]
+    fn user_commands_take_their_own_flags() {
+        let line = "ringpost user add --users /u joe --sender @a.test --sender b@c.test";
+        assert_eq!(keys_and_values(line), pairs(&[("auth.users", "/u")]));
+        let Some(Command::User { command: UserCommand::Add { name, sender, replace, .. }, .. }) =
+            parse(line).command
+        else {
+            panic!("not user add")
+        };
+        assert_eq!((name.as_str(), sender.len(), replace), ("joe", 2, false));
+        let line = "ringpost user --users /u list";
+        assert_eq!(keys_and_values(line), pairs(&[("auth.users", "/u")]));
+    }
+
+    #[test]
     fn what_is_wrong_is_refused() {
         for line in [
             "ringpost queue",
             "ringpost queue show",
             "ringpost spool",
+            "ringpost user",
+            "ringpost user add",
             "ringpost spool export",
             "ringpost spool import",
             "ringpost spool import --from a@b.test x.eml",

@@ -6,12 +6,14 @@
 mod arguments;
 mod show;
 mod spool;
+mod user;
 
+use crate::account;
 use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::Server;
+use crate::tls::{Client, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -39,7 +41,17 @@ pub fn main() -> ExitCode {
         None | Some(Command::Serve { .. }) => serve(config),
         Some(Command::Check { .. }) => {
             warn(&config);
-            if let Err(error) = Server::new(&config.tls) {
+            let shown = Server::new(&config.tls).map(|_| ());
+            let ours = || Client::new(&config.tls, &config.route.certificates).map(|_| ());
+            if let Err(error) = shown.and_then(|()| ours()) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
+            if let Err(error) = config.auth.users.as_deref().map_or(Ok(()), user::check) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
+            if let Err(error) = account::check_logins(&config.route.logins) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
@@ -48,6 +60,7 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Queue { command, .. }) => queue(&config, &command),
         Some(Command::Spool { command, .. }) => spool::run(&config, command),
+        Some(Command::User { command, .. }) => user::run(&config, command),
     }
 }
 

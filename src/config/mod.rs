@@ -3,6 +3,7 @@
 //! `written` is the schema of the file; [`Config`] is what every other room reads. Nothing here
 //! knows what the values are used for.
 
+mod auth;
 mod core_table;
 mod error;
 mod load;
@@ -37,6 +38,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who may relay.
     pub access: Access,
+    /// Who may log in, and how.
+    pub auth: Auth,
     /// The receiving side.
     pub session: Session,
     /// The disk side.
@@ -86,6 +89,41 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// Clients may say when their mail is to be sent: MT-PRIORITY, FUTURERELEASE.
     pub scheduling: bool,
+    /// Clients are asked for a certificate, and users known by theirs.
+    pub client_certificates: bool,
+    /// Whom it is for.
+    pub role: Role,
+    /// Message size in bytes here; `None` is that of `session`.
+    pub message_bytes_max: Option<u64>,
+    /// Recipients per transaction here; `None` is that of `session`.
+    pub recipients_max: Option<usize>,
+}
+
+/// Whom a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Other servers, and clients in the relay networks. Nothing is changed.
+    Relay,
+    /// Users, who say who they are; their messages are completed (RFC 6409).
+    Submission,
+}
+
+/// What may be sent in an hour; 0 is any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hourly {
+    /// Messages.
+    pub messages: u32,
+    /// Recipients.
+    pub recipients: u32,
+}
+
+/// What the clients of a network may send, all together, unless they log in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkLimit {
+    /// The network; the first that holds a client is his.
+    pub network: Network,
+    /// How much.
+    pub hourly: Hourly,
 }
 
 /// TLS on a listener.
@@ -135,6 +173,8 @@ pub enum Roots {
 pub struct Access {
     /// Client networks that may send to any domain.
     pub relay_networks: Vec<Network>,
+    /// Limits by network.
+    pub limits: Vec<NetworkLimit>,
     /// Proxies, whose connections begin with a PROXY header.
     pub proxy_networks: Vec<Network>,
     /// Proxies that may say with XCLIENT who their client is.
@@ -156,6 +196,25 @@ impl Access {
     pub fn may_xclient(&self, address: IpAddr) -> bool {
         self.xclient_networks.iter().any(|network| network.contains(address))
     }
+}
+
+/// Who may log in, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// The users file; `None` when nobody may.
+    pub users: Option<PathBuf>,
+    /// AUTH is offered in the clear, too.
+    pub without_tls: bool,
+    /// The reply to an attempt that failed comes so late.
+    pub failure_delay: Duration,
+    /// Failures from one address in a window; then none is listened to until its end.
+    pub failures_per_address: u32,
+    /// The same for one user, but where he has been right in this window.
+    pub failures_per_user: u32,
+    /// How long failures are remembered.
+    pub failure_window: Duration,
+    /// What a user may send, unless the users file says otherwise.
+    pub hourly: Hourly,
 }
 
 /// An address block in CIDR form.
@@ -244,6 +303,9 @@ pub struct Retry {
     pub expire: Duration,
     /// Fraction of each wait by which it is varied at random: 0 to 0.5.
     pub jitter: f64,
+    /// Senders who ask for it (NOTIFY=DELAY) are told so long after reception of what still waits;
+    /// `None` is never.
+    pub delay_report: Option<Duration>,
 }
 
 /// Name servers.
@@ -272,8 +334,21 @@ pub struct Route {
     pub rules: Vec<RouteRule>,
     /// The port for MX hosts and for next hops that name none.
     pub port: u16,
-    /// TLS with destinations that no rule names.
-    pub tls: DeliveryTls,
+    /// What holds on the way to destinations that no rule names.
+    pub passage: Passage,
+    /// Those that are shown to hosts.
+    pub certificates: Vec<Certificate>,
+    /// Who we are at next hops that want to know, by place.
+    pub logins: Vec<Login>,
+}
+
+/// A name and a password for a next hop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The file that has them.
+    pub file: PathBuf,
+    /// They may go in the clear.
+    pub without_tls: bool,
 }
 
 /// TLS with a destination.
@@ -296,8 +371,48 @@ pub struct RouteRule {
     pub domain: Box<str>,
     /// Where its mail goes; `None` is delivery by MX in spite of a smart host.
     pub next_hop: Option<NextHop>,
-    /// TLS on the way there.
+    /// What holds on the way there.
+    pub passage: Passage,
+}
+
+/// What holds on the way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Passage {
+    /// TLS.
     pub tls: DeliveryTls,
+    /// 8-bit content where the host does not offer 8BITMIME.
+    pub eight_bit: EightBit,
+    /// The certificate that is shown to hosts that ask for one: its place in
+    /// [`Route::certificates`].
+    pub certificate: Option<usize>,
+}
+
+impl Passage {
+    /// What holds where nothing is said.
+    pub const ORDINARY: Passage =
+        Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce, certificate: None };
+}
+
+/// What becomes of 8-bit content where the host does not offer 8BITMIME (RFC 6152 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EightBit {
+    /// It is bounced with 5.6.3.
+    Bounce,
+    /// It is made 7-bit, except where that would break a signature in it: then it is bounced.
+    Convert,
+    /// It is sent as it is, against the RFC.
+    Send,
+}
+
+impl EightBit {
+    /// As the file writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EightBit::Bounce => "bounce",
+            EightBit::Convert => "convert",
+            EightBit::Send => "send",
+        }
+    }
 }
 
 /// A named place to deliver to.
@@ -307,8 +422,22 @@ pub struct NextHop {
     pub host: HostName,
     /// TCP port.
     pub port: u16,
-    /// TLS from the first byte (RFC 8314), instead of STARTTLS.
-    pub implicit_tls: bool,
+    /// How to speak to it.
+    pub scheme: Scheme,
+    /// Who we are there: a place in [`Route::logins`].
+    pub login: Option<u16>,
+}
+
+/// How to speak to a next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// SMTP.
+    #[default]
+    Smtp,
+    /// SMTP with TLS from the first byte (RFC 8314), instead of STARTTLS.
+    Smtps,
+    /// LMTP (RFC 2033).
+    Lmtp,
 }
 
 /// A host as configured.

@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Roots};
+use super::{Config, EventOutput, NextHop, Passage, Roots, Route};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -20,12 +20,27 @@ impl Config {
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
             page.plain("scheduling", &listener.scheduling.to_string());
+            page.plain("client_certificates", &listener.client_certificates.to_string());
+            page.text("role", listener.role.name());
+            if let Some(bytes) = listener.message_bytes_max {
+                page.size("message_bytes_max", bytes);
+            }
+            if let Some(count) = listener.recipients_max {
+                page.count("recipients_max", count as u64);
+            }
         }
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
         page.texts("proxy_networks", self.access.proxy_networks.iter().map(show_network));
         page.texts("xclient_networks", self.access.xclient_networks.iter().map(show_network));
+        for limit in &self.access.limits {
+            page.head("[[access.limit]]");
+            page.text("network", &show_network(&limit.network));
+            page.count("messages_per_hour", limit.hourly.messages.into());
+            page.count("recipients_per_hour", limit.hourly.recipients.into());
+        }
+        self.render_auth(&mut page);
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
         self.render_house(&mut page);
@@ -45,6 +60,28 @@ impl Config {
             page.path("cert", &certificate.cert);
             page.path("key", &certificate.key);
         }
+    }
+
+    fn render_login(&self, page: &mut Page, next_hop: &Option<NextHop>) {
+        let place = next_hop.as_ref().and_then(|hop| hop.login);
+        if let Some(login) = place.and_then(|place| self.route.logins.get(usize::from(place))) {
+            page.path("auth", &login.file);
+            page.plain("auth_without_tls", &login.without_tls.to_string());
+        }
+    }
+
+    fn render_auth(&self, page: &mut Page) {
+        page.head("[auth]");
+        if let Some(users) = &self.auth.users {
+            page.path("users", users);
+        }
+        page.plain("without_tls", &self.auth.without_tls.to_string());
+        page.duration("failure_delay", self.auth.failure_delay);
+        page.count("failures_per_address", self.auth.failures_per_address.into());
+        page.count("failures_per_user", self.auth.failures_per_user.into());
+        page.duration("failure_window", self.auth.failure_window);
+        page.count("messages_per_hour", self.auth.hourly.messages.into());
+        page.count("recipients_per_hour", self.auth.hourly.recipients.into());
     }
 
     fn render_cores(&self, page: &mut Page) {
@@ -110,6 +147,10 @@ impl Config {
         page.duration("max", retry.max);
         page.duration("expire", retry.expire);
         page.plain("jitter", &format!("{:?}", retry.jitter));
+        match retry.delay_report {
+            Some(wait) => page.duration("delay_report", wait),
+            None => page.text("delay_report", "off"),
+        }
 
         let dns = &self.dns;
         page.head("[dns]");
@@ -123,13 +164,15 @@ impl Config {
         let hop = |hop: &Option<NextHop>| hop.as_ref().map_or("mx".into(), show_next_hop);
         page.head("[route]");
         page.text("smart_host", &hop(&self.route.smart_host));
+        self.render_login(page, &self.route.smart_host);
         page.count("port", self.route.port.into());
-        page.text("tls", self.route.tls.name());
+        page.passage(&self.route, &self.route.passage);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
-            page.text("tls", rule.tls.name());
+            self.render_login(page, &rule.next_hop);
+            page.passage(&self.route, &rule.passage);
         }
 
         let pool = &self.pool;
@@ -196,6 +239,15 @@ impl Page {
     fn texts(&mut self, key: &str, texts: impl Iterator<Item = String>) {
         let list: Vec<toml::Value> = texts.map(toml::Value::from).collect();
         self.plain(key, &toml::Value::from(list).to_string());
+    }
+
+    fn passage(&mut self, route: &Route, passage: &Passage) {
+        self.text("tls", passage.tls.name());
+        self.text("eight_bit", passage.eight_bit.name());
+        if let Some(shown) = passage.certificate.and_then(|place| route.certificates.get(place)) {
+            self.path("tls_cert", &shown.cert);
+            self.path("tls_key", &shown.key);
+        }
     }
 
     fn path(&mut self, key: &str, path: &Path) {

@@ -53,7 +53,11 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
         [Listener {
             address: "127.0.0.1:2525".parse().unwrap(),
             tls: ListenerTls::Offer,
-            scheduling: false
+            scheduling: false,
+            client_certificates: false,
+            role: Role::Relay,
+            message_bytes_max: None,
+            recipients_max: None,
         }]
     );
     assert!(config.access.may_relay("127.0.0.1".parse().unwrap()));
@@ -71,7 +75,14 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap()]);
     assert_eq!(
         config.route,
-        Route { smart_host: None, rules: vec![], port: 25, tls: DeliveryTls::May }
+        Route {
+            smart_host: None,
+            rules: vec![],
+            port: 25,
+            passage: Passage::ORDINARY,
+            certificates: vec![],
+            logins: vec![]
+        }
     );
     assert!(config.warnings().is_empty());
 }
@@ -133,12 +144,17 @@ fn next_hops_are_names_or_addresses() {
                 [[route.rule]]\ndomain = \".example.com\"\nnext_hop = \"[2001:db8::1]:26\"\n\
                 [[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n";
     let route = read(text, &[]).unwrap().route;
-    let name =
-        |name: &str, port| NextHop { host: HostName::Name(name.into()), port, implicit_tls: false };
+    let name = |name: &str, port| NextHop {
+        host: HostName::Name(name.into()),
+        port,
+        scheme: Scheme::Smtp,
+        login: None,
+    };
     let address = |text: &str, port| NextHop {
         host: HostName::Address(text.parse().unwrap()),
         port,
-        implicit_tls: false,
+        scheme: Scheme::Smtp,
+        login: None,
     };
     assert_eq!(route.smart_host, Some(name("relay_1.example.com", 587)));
     let rules: Vec<_> =
@@ -277,9 +293,15 @@ fn the_manual_shows_every_default() {
     assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
     let machine_dependent = [
         "host_name",
+        "access.limit.",
+        "auth.users",
+        "listener.message_bytes_max",
+        "listener.recipients_max",
         "dns.servers",
         "core.",
+        "route.auth",
         "route.rule.",
+        "route.tls_",
         "tls.cert",
         "tls.key",
         "tls.certificate.",
@@ -288,7 +310,9 @@ fn the_manual_shows_every_default() {
     let tree = source::read_file(&shown, &"manual".into()).unwrap();
     written::read(tree, &machine(), &report);
     for (key, written) in report.keys() {
-        let example = machine_dependent.iter().any(|begin| key.starts_with(begin));
+        let example = machine_dependent
+            .iter()
+            .any(|name| key == *name || name.ends_with('.') && key.starts_with(name));
         assert_ne!(written, example, "{key} is a default of the file, or an example of it");
     }
 }
@@ -317,6 +341,10 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
     assert_eq!(
         shown,
         [
+            "access.limit.messages_per_hour",
+            "access.limit.network",
+            "access.limit.recipients_per_hour",
+            "auth.users",
             "core.connections_max",
             "core.content_bytes_max",
             "core.cpu",
@@ -325,13 +353,51 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "core.spool",
             "dns.servers",
             "host_name",
+            "listener.address",
+            "listener.message_bytes_max",
+            "listener.recipients_max",
+            "route.auth",
+            "route.rule.auth",
+            "route.rule.auth_without_tls",
             "route.rule.domain",
+            "route.rule.eight_bit",
             "route.rule.next_hop",
             "route.rule.tls",
+            "route.rule.tls_cert",
+            "route.rule.tls_key",
+            "route.smart_host",
+            "route.tls_cert",
+            "route.tls_key",
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",
             "tls.key",
         ]
     );
+}
+
+#[test]
+fn schemes_of_next_hops_have_ports_of_their_own() {
+    for (text, scheme, port, shown) in [
+        ("smtps://h.test", Scheme::Smtps, 465, "smtps://h.test:465"),
+        ("lmtp://h.test", Scheme::Lmtp, 24, "lmtp://h.test:24"),
+        ("lmtp://[::1]:2003", Scheme::Lmtp, 2003, "lmtp://[::1]:2003"),
+        ("h.test", Scheme::Smtp, 25, "h.test:25"),
+    ] {
+        let config = read("", &[("route.smart_host", text)]).unwrap();
+        let hop = config.route.smart_host.clone().unwrap();
+        assert_eq!((hop.scheme, hop.port), (scheme, port), "{text}");
+        assert!(config.render().contains(&format!("smart_host = \"{shown}\"")), "{text}");
+    }
+    assert!(read("", &[("route.smart_host", "lmtp://h.test:25")]).is_err(), "RFC 2033 5");
+}
+
+#[test]
+fn a_report_of_delay_has_a_time_or_is_off() {
+    let of = |text| read("", &[("retry.delay_report", text)]).map(|c| c.retry.delay_report);
+    assert_eq!(of("off").unwrap(), None);
+    assert_eq!(of("90m").unwrap(), Some(std::time::Duration::from_secs(5400)));
+    for wrong in ["0s", "never", "31d"] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
 }

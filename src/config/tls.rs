@@ -21,7 +21,8 @@ pub(super) fn tls(mut table: Table) -> Tls {
         "system" => Ok(Roots::System),
         path => read_path(path).map(Roots::File),
     });
-    let mut certificates: Vec<Certificate> = certificate(&mut table, false).into_iter().collect();
+    let mut certificates: Vec<Certificate> =
+        certificate(&mut table, ["cert", "key"], false).into_iter().collect();
     table.none_of("certificate").know(&["cert", "key"]);
     let place = table.place_of("certificate");
     let tables = table.tables("certificate").unwrap_or_default();
@@ -29,31 +30,39 @@ pub(super) fn tls(mut table: Table) -> Tls {
         table.fault(&place, "certificate", format!("at most {CERTIFICATES_MAX} certificates"));
     }
     for mut one in tables {
-        certificates.extend(certificate(&mut one, true));
+        certificates.extend(certificate(&mut one, ["cert", "key"], true));
         one.end();
     }
     table.end();
     Tls { certificates, only_1_3, roots }
 }
 
-/// `cert` and `key`, which go together.
-fn certificate(table: &mut Table, needed: bool) -> Option<Certificate> {
-    let (cert_place, key_place) = (table.place_of("cert"), table.place_of("key"));
+/// The keys `cert` and `key`, or what they are called here: they go together.
+pub(super) fn certificate(
+    table: &mut Table,
+    [cert_key, key_key]: [&'static str; 2],
+    needed: bool,
+) -> Option<Certificate> {
+    let (cert_place, key_place) = (table.place_of(cert_key), table.place_of(key_key));
     let read = |text: &str| read_path(text).map(Some);
-    let cert: Option<PathBuf> = table.parsed("cert", None, read);
-    let key: Option<PathBuf> = table.parsed("key", None, read);
-    let together = "a certificate (cert, --tls-cert) and its key (key, --tls-key) go together";
+    let cert: Option<PathBuf> = table.parsed(cert_key, None, read);
+    let key: Option<PathBuf> = table.parsed(key_key, None, read);
+    let flags = if cert_key == "cert" { [", --tls-cert", ", --tls-key"] } else { [""; 2] };
+    let together = format!(
+        "a certificate ({cert_key}{}) and its key ({key_key}{}) go together",
+        flags[0], flags[1]
+    );
     match (cert, key) {
         (Some(cert), Some(key)) => return Some(Certificate { cert, key }),
         (Some(_), None) if key_place == Place::Default => {
-            table.fault(&cert_place, "cert", format!("without a key; {together}"));
+            table.fault(&cert_place, cert_key, format!("without a key; {together}"));
         }
         (None, Some(_)) if cert_place == Place::Default => {
-            table.fault(&key_place, "key", format!("without a certificate; {together}"));
+            table.fault(&key_place, key_key, format!("without a certificate; {together}"));
         }
         (None, None) if needed && cert_place == Place::Default && key_place == Place::Default => {
             let what = "missing; write cert = \"FILE.pem\" and key = \"FILE.key\"";
-            table.fault(&table.place, "cert", what);
+            table.fault(&table.place, cert_key, what);
         }
         // Not there, or said already.
         _ => {}

@@ -1,7 +1,7 @@
 //! Values as text: durations, sizes, networks, addresses, names. Each has one form that is written
 //! and one reading; what cannot be read is answered with what is wrong and what would be right.
 
-use super::{HostName, Network, NextHop};
+use super::{HostName, Network, NextHop, Scheme};
 use crate::limits;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -148,12 +148,14 @@ pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault
     Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
 }
 
-/// Before a next hop that speaks TLS from the first byte.
-pub(super) const SMTPS: &str = "smtps://";
+/// Before a next hop that does not speak plain SMTP.
+pub(super) const SCHEMES: [(&str, Scheme); 2] =
+    [("smtps://", Scheme::Smtps), ("lmtp://", Scheme::Lmtp)];
 
 /// `host:port`, with brackets where an IPv6 address needs them.
 pub(super) fn show_next_hop(hop: &NextHop) -> String {
-    let scheme = if hop.implicit_tls { SMTPS } else { "" };
+    let known = SCHEMES.iter().find(|(_, scheme)| *scheme == hop.scheme);
+    let scheme = known.map_or("", |(text, _)| text);
     match &hop.host {
         HostName::Name(name) => format!("{scheme}{name}:{}", hop.port),
         HostName::Address(address) => {
@@ -200,6 +202,29 @@ const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
 
 /// A block in CIDR form, or one address. Blocks that no one operator can own are refused.
 pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
+    let network = read_any_network(text)?;
+    let first = network.address;
+    let too_wide = match first {
+        IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
+        IpAddr::V6(first) => {
+            let own = IPV6_OWN.iter().any(|&(address, prefix)| {
+                let block = Network { address: IpAddr::V6(address), prefix };
+                network.prefix >= prefix && block.contains(IpAddr::V6(first))
+            });
+            network.prefix < IPV6_PREFIX_MIN && !own
+        }
+    };
+    if too_wide {
+        return Err(format!(
+            "{text:?} would relay for strangers; name only the networks of your own clients \
+             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
+        ));
+    }
+    Ok(network)
+}
+
+/// A block in CIDR form, or one address.
+pub(super) fn read_any_network(text: &str) -> Result<Network, Fault> {
     let fault = || {
         format!(
             "{text:?} is not a network; write ADDRESS/BITS: \"192.0.2.0/24\", \"2001:db8::/32\""
@@ -230,22 +255,6 @@ pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
         return Err(format!(
             "{text:?} has address bits behind the prefix; write \"{first}/{prefix}\" for the \
              block, or \"{address}\" for the one address"
-        ));
-    }
-    let too_wide = match first {
-        IpAddr::V4(_) => network.prefix < IPV4_PREFIX_MIN,
-        IpAddr::V6(first) => {
-            let own = IPV6_OWN.iter().any(|&(address, prefix)| {
-                let block = Network { address: IpAddr::V6(address), prefix };
-                network.prefix >= prefix && block.contains(IpAddr::V6(first))
-            });
-            network.prefix < IPV6_PREFIX_MIN && !own
-        }
-    };
-    if too_wide {
-        return Err(format!(
-            "{text:?} would relay for strangers; name only the networks of your own clients \
-             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
         ));
     }
     Ok(network)

@@ -3,6 +3,7 @@
 //! The one place for defaults. Each key is read by one line, and what is read here is what exists:
 //! see `table`. The reasons stand in the annotated example, which a test holds to this file.
 
+use super::auth;
 use super::core_table::{self, CoreDefaults};
 use super::error::Place;
 use super::load::Machine;
@@ -11,8 +12,9 @@ use super::table::{Report, Table};
 use super::tls;
 use super::unit;
 use super::{
-    Access, Config, Control, Delivery, DeliveryTls, Dns, Event, EventOutput, Listener, ListenerTls,
-    Pool, Retry, Ring, Route, RouteRule, Session, Spool,
+    Access, Certificate, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput,
+    Listener, ListenerTls, Passage, Pool, Retry, Ring, Role, Route, RouteRule, Scheme, Session,
+    Spool,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -59,6 +61,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         listeners,
         tls,
         access: access(file.table("access")),
+        auth: auth::auth(file.table("auth")),
         session: session(file.table("session")),
         retry: retry(file.table("retry")),
         dns: dns(file.table("dns"), machine, report),
@@ -71,6 +74,7 @@ pub(super) fn read(tree: Tree, machine: &Machine, report: &Report) -> Config {
         spool,
     };
     file.end();
+    auth::check(&config, report);
     check_relations(&config, report);
     config
 }
@@ -121,7 +125,18 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
                 continue;
             }
         };
-        let listener = Listener { address, tls, scheduling };
+        let role = table.parsed("role", Role::Relay, auth::read_role);
+        let message_bytes_max = table.size("message_bytes_max", 0, 64 * KIB..=2 * GIB);
+        let recipients_max = table.count("recipients_max", 0, 100..=10_000);
+        let listener = Listener {
+            address,
+            tls,
+            scheduling,
+            client_certificates: table.flag("client_certificates", false),
+            role,
+            message_bytes_max: (message_bytes_max > 0).then_some(message_bytes_max),
+            recipients_max: (recipients_max > 0).then_some(recipients_max),
+        };
         // Port 0 is a new port each time.
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let what = format!("\"{address}\" is listened on twice");
@@ -148,6 +163,7 @@ fn access(mut table: Table) -> Access {
         relay_networks: networks("relay_networks").unwrap_or_else(loopback),
         proxy_networks: networks("proxy_networks").unwrap_or_default(),
         xclient_networks: networks("xclient_networks").unwrap_or_default(),
+        limits: auth::limits(&mut table),
     };
     table.end();
     access
@@ -234,9 +250,21 @@ fn retry(mut table: Table) -> Retry {
         max: table.duration("max", hours(4), seconds(1)..=days(7)),
         expire: table.duration("expire", days(5), seconds(1)..=days(30)),
         jitter: table.real("jitter", 0.1, 0.0..=0.5),
+        delay_report: table.parsed("delay_report", Some(hours(4)), read_delay_report),
     };
     table.end();
     retry
+}
+
+fn read_delay_report(text: &str) -> Result<Option<Duration>, unit::Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let wait = unit::read_duration(text).map_err(|what| format!("{what}; or write \"off\""))?;
+    if (seconds(1)..=days(30)).contains(&wait) {
+        return Ok(Some(wait));
+    }
+    Err(format!("{text} is out of range; allowed: 1s to 30d, or \"off\""))
 }
 
 fn dns(mut table: Table, machine: &Machine, report: &Report) -> Dns {
@@ -284,26 +312,61 @@ const RULES_MAX: usize = 10_000;
 fn route(mut table: Table) -> Route {
     let port = u16::try_from(table.number("port", 25, 1..=65_535)).unwrap_or(25);
     let smart_host_place = table.place_of("smart_host");
-    let smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
-    let tls = table.parsed("tls", DeliveryTls::May, tls::read_delivery_tls);
-    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, tls);
-    table.none_of("rule").know(&["domain", "next_hop", "tls"]);
+    let mut smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
+    let (mut certificates, mut logins) = (Vec::new(), Vec::new());
+    auth::login(&mut table, &mut smart_host, &mut logins);
+    let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
+    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
+    table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
+    table.none_of("rule").know(&["auth", "auth_without_tls"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
         table.fault(&place, "rule", format!("at most {RULES_MAX} rules"));
     }
     let mut earlier = BTreeSet::new();
-    let rules = tables.into_iter().map(|rule| route_rule(rule, &mut earlier, port, tls)).collect();
+    let mut rules = Vec::new();
+    for mut table in tables {
+        let mut rule = route_rule(&mut table, &mut earlier, port, passage, &mut certificates);
+        auth::login(&mut table, &mut rule.next_hop, &mut logins);
+        table.end();
+        rules.push(rule);
+    }
     table.end();
-    Route { smart_host, rules, port, tls }
+    Route { smart_host, rules, port, passage, logins, certificates }
+}
+
+/// The keys that routes and rules share; those of a rule stand in for those of the route.
+fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificate>) -> Passage {
+    let own = tls::certificate(table, ["tls_cert", "tls_key"], false).map(|certificate| {
+        let known = certificates.iter().position(|known| *known == certificate);
+        known.unwrap_or_else(|| {
+            certificates.push(certificate);
+            certificates.len() - 1
+        })
+    });
+    Passage {
+        tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
+        eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
+        certificate: own.or(others.certificate),
+    }
+}
+
+fn read_eight_bit(text: &str) -> Result<EightBit, unit::Fault> {
+    match text {
+        "bounce" => Ok(EightBit::Bounce),
+        "convert" => Ok(EightBit::Convert),
+        "send" => Ok(EightBit::Send),
+        _ => Err(format!("{text:?} is not a way; write \"bounce\", \"convert\" or \"send\"")),
+    }
 }
 
 fn route_rule(
-    mut rule: Table,
+    rule: &mut Table,
     earlier: &mut BTreeSet<String>,
     port: u16,
-    tls: DeliveryTls,
+    others: Passage,
+    certificates: &mut Vec<Certificate>,
 ) -> RouteRule {
     let mut domain = String::new();
     match rule.text("domain") {
@@ -318,7 +381,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let tls = rule.parsed("tls", tls, tls::read_delivery_tls);
+    let passage = passage(rule, others, certificates);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {
@@ -331,10 +394,9 @@ fn route_rule(
             rule.fault(&rule.place, "next_hop", what);
         }
     }
-    check_implicit(&rule, &hop_place, "next_hop", &next_hop, tls);
+    check_implicit(rule, &hop_place, "next_hop", &next_hop, passage.tls);
     earlier.insert(domain.clone());
-    rule.end();
-    RouteRule { domain: domain.into(), next_hop, tls }
+    RouteRule { domain: domain.into(), next_hop, passage }
 }
 
 /// TLS from the first byte and no TLS at all do not go together.
@@ -345,7 +407,7 @@ fn check_implicit(
     hop: &Option<super::NextHop>,
     tls: DeliveryTls,
 ) {
-    if tls == DeliveryTls::Off && hop.as_ref().is_some_and(|hop| hop.implicit_tls) {
+    if tls == DeliveryTls::Off && hop.as_ref().is_some_and(|hop| hop.scheme == Scheme::Smtps) {
         let what = "smtps:// is TLS from the first byte, and tls is \"off\" here; \
                     write tls = \"must\" or \"must-verify\", or leave smtps:// out";
         table.fault(place, key, what);
@@ -354,18 +416,27 @@ fn check_implicit(
 
 /// RFC 8314 3.3.
 const SMTPS_PORT: u16 = 465;
+/// Never 25 (RFC 2033 5); this one is for "any private mail system", and in use for it.
+const LMTP_PORT: u16 = 24;
 
 fn read_hop(text: &str, port: u16) -> Result<Option<super::NextHop>, unit::Fault> {
     if text.eq_ignore_ascii_case("mx") {
         return Ok(None);
     }
-    let (implicit_tls, bare) = match text.strip_prefix(unit::SMTPS) {
-        Some(bare) => (true, bare),
-        None => (false, text),
-    };
+    let by_scheme = |(prefix, scheme)| Some((text.strip_prefix(prefix)?, scheme));
+    let (bare, scheme) =
+        unit::SCHEMES.into_iter().find_map(by_scheme).unwrap_or((text, Scheme::Smtp));
     let (host, own_port) = unit::read_next_hop(bare)?;
-    let port = own_port.unwrap_or(if implicit_tls { SMTPS_PORT } else { port });
-    Ok(Some(super::NextHop { host, port, implicit_tls }))
+    let default_port = match scheme {
+        Scheme::Smtp => port,
+        Scheme::Smtps => SMTPS_PORT,
+        Scheme::Lmtp => LMTP_PORT,
+    };
+    let port = own_port.unwrap_or(default_port);
+    if scheme == Scheme::Lmtp && port == 25 {
+        return Err(format!("{text:?}: LMTP must not be spoken on port 25 (RFC 2033 5)"));
+    }
+    Ok(Some(super::NextHop { host, port, scheme, login: None }))
 }
 
 /// The first rule that matches holds, so one behind its like would never be reached.

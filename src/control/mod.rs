@@ -6,11 +6,12 @@
 //! - `start`: from a checked configuration to running shards.
 //! - `http`: what is asked over the operator's Unix socket.
 //! - `ask`: the asking side, for the command line.
+//! - `watched`: files that are read again while it runs.
 
 mod ask;
-mod certificates;
 mod http;
 mod start;
+mod watched;
 
 pub use ask::{AskError, ask};
 use start::ServeError;
@@ -18,10 +19,10 @@ use start::ServeError;
 use crate::config::Config;
 use crate::ring::Sender;
 use crate::shard::Request;
-use certificates::Certificates;
 use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use watched::Watched;
 
 /// A shard whose mailbox is full is asked to stop again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -75,18 +76,20 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     });
 
     let mut ended = running.ended;
-    let mut certificates = running.certificates;
-    let mut looks = tokio::time::interval(certificates::LOOK);
+    let mut watched = running.watched;
+    let mut looks = tokio::time::interval(watched::LOOK);
     let mut result = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             result = &mut ended => break Some(result),
-            _ = hang_up.recv() => match &mut certificates {
-                Some(certificates) => certificates.reload(),
-                None => tracing::info!("SIGHUP: there are no certificates to read again"),
+            _ = hang_up.recv() => {
+                if watched.is_empty() {
+                    tracing::info!("SIGHUP: there is nothing to read again");
+                }
+                watched.iter_mut().for_each(Watched::reload);
             },
-            _ = looks.tick() => certificates.iter_mut().for_each(Certificates::look),
+            _ = looks.tick() => watched.iter_mut().for_each(Watched::look),
         }
     };
     if result.is_none() {

@@ -1,13 +1,14 @@
 //! From a checked configuration to running shards. Everything that can be wrong with the machine is
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
-use super::certificates::Certificates;
-use crate::config::{self, Config, EventOutput};
+use super::watched::Watched;
+use crate::account::{self, Desk, Logins, Quotas, UsersError};
+use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
-use crate::tls::{Server, TlsError};
+use crate::tls::{Client, Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -70,6 +71,9 @@ pub enum ServeError {
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The users file cannot be used.
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// io_uring, memory or CPUs cannot be had.
     #[error(transparent)]
     Ring(#[from] ring::StartError),
@@ -91,7 +95,7 @@ pub(super) struct Running {
     pub(super) socket_path: PathBuf,
     pub(super) events: EventWriter,
     pub(super) stop_within: Duration,
-    pub(super) certificates: Option<Certificates>,
+    pub(super) watched: Vec<Watched>,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
     /// Held as long as the relay runs.
@@ -102,6 +106,9 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
+    // Each shard reads them for itself: what is wrong with them is better said once, and now.
+    Client::new(&config.tls, &config.route.certificates)?;
+    let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
     for core in &config.cores {
@@ -109,13 +116,10 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     }
     check_open_files(&config)?;
     let reservations = reserve(&config)?;
-    let listen: Vec<config::Listener> = reservations
+    let listen: Vec<Listener> = reservations
         .iter()
         .zip(&config.listeners)
-        .map(|(reservation, listener)| config::Listener {
-            address: reservation.address(),
-            ..listener.clone()
-        })
+        .map(|(reservation, one)| Listener { address: reservation.address(), ..one.clone() })
         .collect();
     let socket = bind_socket(&config.control.socket)?;
     if let EventOutput::File(path) = &config.event.output
@@ -126,7 +130,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &server, &events)?;
+    let (plans, requests, ready) = plans(&config, &listen, &server, &accounts, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -147,7 +151,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
     }
     drop(reservations);
-    for config::Listener { address, .. } in &listen {
+    for Listener { address, .. } in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
     }
     Ok(Running {
@@ -156,10 +160,62 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        certificates: server.map(|server| Certificates::new(server, &config.tls)),
+        watched: watched(&config, server, accounts),
         ended,
         _lock: lock,
     })
+}
+
+/// Who may log in here, and who we are elsewhere.
+struct Accounts {
+    desk: Option<Arc<Desk>>,
+    logins: Option<Arc<Logins>>,
+}
+
+/// Reads the files of users and passwords, and starts the threads that hash.
+fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
+    let (users, logins) = (&config.auth.users, &config.route.logins);
+    for path in users.iter().chain(logins.iter().map(|login| &login.file)) {
+        if account::readable_by_others(path) {
+            let file = path.display();
+            tracing::warn!(%file, "others than its owner may read this file; chmod 600");
+        }
+    }
+    if users.is_none() && logins.is_empty() {
+        return Ok(Accounts { desk: None, logins: None });
+    }
+    let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
+    let workers = Arc::new(workers);
+    let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
+    let logins = match logins.as_slice() {
+        [] => None,
+        some => Some(Arc::new(Logins::open(some, &workers)?)),
+    };
+    Ok(Accounts { desk, logins })
+}
+
+/// What is read again while the relay runs.
+fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> Vec<Watched> {
+    let certificates = server.map(|server| {
+        let tls = config.tls.clone();
+        let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
+        let files = files.collect();
+        let reload = move || {
+            server.reload(&tls).map_err(|error| error.to_string())?;
+            Ok(tls.certificates.len())
+        };
+        Watched::new("certificates", files, Box::new(reload))
+    });
+    let users = accounts.desk.zip(config.auth.users.clone()).map(|(desk, file)| {
+        let reload = move || desk.reload().map_err(|error| error.to_string());
+        Watched::new("users", vec![file], Box::new(reload))
+    });
+    let passwords = accounts.logins.map(|logins| {
+        let files = config.route.logins.iter().map(|login| login.file.clone()).collect();
+        let reload = move || logins.reload().map_err(|error| error.to_string());
+        Watched::new("passwords for next hops", files, Box::new(reload))
+    });
+    certificates.into_iter().chain(users).chain(passwords).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
@@ -214,8 +270,9 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 
 fn plans(
     config: &Arc<Config>,
-    listen: &[config::Listener],
+    listen: &[Listener],
     server: &Option<Arc<Server>>,
+    accounts: &Accounts,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
@@ -223,6 +280,7 @@ fn plans(
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
+    let quotas = Arc::new(Quotas::default());
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
@@ -234,6 +292,9 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: server.clone(),
+            desk: accounts.desk.clone(),
+            logins: accounts.logins.clone(),
+            quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),
             mailbox,

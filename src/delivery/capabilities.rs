@@ -1,5 +1,6 @@
 //! What the reply to EHLO says that the server can do (RFC 5321 4.1.1.1).
 
+use crate::sasl::Mechanism;
 use crate::smtp::Response;
 
 /// The keywords that matter to a sender. All unset after HELO.
@@ -17,8 +18,14 @@ pub struct Capabilities {
     pub smtp_utf8: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary_mime: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
+    /// AUTH (RFC 4954): the mechanisms that are known here.
+    pub auth: Vec<Mechanism>,
     /// DSN (RFC 3461).
     pub dsn: bool,
     /// LIMITS RCPTMAX (RFC 9422): recipients in one transaction.
@@ -47,7 +54,10 @@ impl Capabilities {
                 "ENHANCEDSTATUSCODES" => found.enhanced_status_codes = true,
                 "SMTPUTF8" => found.smtp_utf8 = true,
                 "CHUNKING" => found.chunking = true,
+                "BINARYMIME" => found.binary_mime = true,
+                "REQUIRETLS" => found.require_tls = true,
                 "STARTTLS" => found.starttls = true,
+                "AUTH" => found.auth.extend(words.filter_map(Mechanism::of)),
                 "DSN" => found.dsn = true,
                 "LIMITS" => found.limits(line),
                 _ => {}
@@ -85,7 +95,9 @@ mod tests {
     #[test]
     fn keywords_are_read_in_either_case_and_the_greeting_line_is_none() {
         let found = of("250-PIPELINING\r\n250-pipelining\r\n250-Size 1000\r\n250-8bitMIME\r\n\
-             250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-X-ELSE y\r\n\
+             250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-AUTH LOGIN X plain\r\n\
+             250-X-ELSE y\r\n\
+             250-BINARYMIME\r\n250-REQUIRETLS\r\n\
              250-LIMITS RCPTMAX=50 MAILMAX=7 RCPTDOMAINMAX=1 X\r\n250 ENHANCEDSTATUSCODES\r\n");
         let expected = Capabilities {
             pipelining: true,
@@ -94,7 +106,10 @@ mod tests {
             enhanced_status_codes: true,
             smtp_utf8: true,
             chunking: true,
+            binary_mime: true,
             starttls: true,
+            require_tls: true,
+            auth: vec![Mechanism::Login, Mechanism::Plain],
             dsn: true,
             recipients_max: Some(50),
             mails_max: Some(7),

@@ -1,8 +1,13 @@
 //! The connection as a state machine: greeting, EHLO, transactions one after the other, QUIT.
 
+use super::authentication::{Answer, Exchange, Login, Proved};
 use super::capabilities::Capabilities;
 use super::transaction::{Command, Transaction, Verdict};
-use super::{Loss, Mail, Policy, Progress, StartTls, Step, needs_smtp_utf8};
+use super::{
+    Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
+    needs_smtp_utf8,
+};
+use crate::config::EightBit;
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
@@ -17,6 +22,8 @@ enum State {
     StartTls,
     /// The caller shakes hands.
     Handshake,
+    /// AUTH was said.
+    Auth(Exchange),
     /// `begin` or `quit` may come.
     Idle,
     Open(Transaction),
@@ -35,7 +42,10 @@ pub struct Conversation {
     reader: ResponseReader,
     state: State,
     capabilities: Capabilities,
-    starttls: StartTls,
+    manner: Manner,
+    login: Option<Login>,
+    /// TLS stands.
+    secured: bool,
     /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
     reset_needed: bool,
 }
@@ -43,16 +53,28 @@ pub struct Conversation {
 impl Conversation {
     /// `remote` names the host for reasons: `mx1.example.net [192.0.2.1]:25`. The connection
     /// stands, and nothing has been read from it.
-    pub fn new(policy: Rc<Policy>, remote: Box<str>, starttls: StartTls) -> Conversation {
+    pub fn new(policy: Rc<Policy>, remote: Box<str>, manner: Manner) -> Conversation {
         Conversation {
             policy,
             remote,
             reader: ResponseReader::default(),
             state: State::Greeting,
             capabilities: Capabilities::default(),
-            starttls,
+            manner,
+            login: None,
+            secured: false,
             reset_needed: false,
         }
+    }
+
+    /// Has it log in before it is ready. To be said before anything is received.
+    pub fn log_in_as(&mut self, login: Login) {
+        self.login = Some(login);
+    }
+
+    /// TLS stands from the first byte. To be said before anything is received.
+    pub fn secured_from_the_start(&mut self) {
+        self.secured = true;
     }
 
     /// What the server offered; all unset before the reply to EHLO and after HELO.
@@ -132,6 +154,7 @@ impl Conversation {
             State::Greeting => self.greeting(response, out),
             State::Ehlo | State::Helo => self.hello(response, out),
             State::StartTls => self.starttls(response, out),
+            State::Auth(_) => self.auth(response, out),
             State::Open(transaction) => {
                 let verdict = transaction.answer(response, &self.remote, &self.capabilities, out);
                 match verdict {
@@ -152,7 +175,7 @@ impl Conversation {
         match response.class() {
             2 => {
                 self.state = State::Ehlo;
-                self.say_hello(b"EHLO ", out);
+                self.say_hello(out);
                 Step::More
             }
             3 => self.broken("a 3xx greeting"),
@@ -167,24 +190,21 @@ impl Conversation {
                 if extended {
                     self.capabilities = Capabilities::of(response);
                 }
-                match self.starttls {
+                match self.manner.starttls {
                     StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
                         self.state = State::StartTls;
                         out.extend_from_slice(b"STARTTLS\r\n");
                         Step::More
                     }
                     StartTls::Always => self.not_protected(out),
-                    StartTls::Never | StartTls::IfOffered => {
-                        self.state = State::Idle;
-                        Step::Ready
-                    }
+                    StartTls::Never | StartTls::IfOffered => self.log_in(out),
                 }
             }
             3 => self.broken("a 3xx reply to EHLO or HELO"),
             // RFC 5321 4.1.1.1 names 500 to 504 and 550; no 5xx to EHLO is a word against HELO.
-            5 if extended => {
+            5 if extended && self.manner.protocol == Protocol::Smtp => {
                 self.state = State::Helo;
-                self.say_hello(b"HELO ", out);
+                self.say_hello(out);
                 Step::More
             }
             _ => self.unusable(response, out),
@@ -198,15 +218,90 @@ impl Conversation {
                 Step::StartTls
             }
             3 => self.broken("a 3xx reply to STARTTLS"),
-            _ if self.starttls == StartTls::Always || response.code() == 421 => {
+            _ if self.manner.starttls == StartTls::Always || response.code() == 421 => {
                 self.unusable(response, out)
             }
             // RFC 3207 4: the client decides, and what may be in the clear may be so here.
-            _ => {
+            _ => self.log_in(out),
+        }
+    }
+
+    /// Says who we are, where that is wanted.
+    fn log_in(&mut self, out: &mut Vec<u8>) -> Step {
+        let Some(login) = &self.login else {
+            self.state = State::Idle;
+            return Step::Ready;
+        };
+        if !self.secured && !login.without_tls {
+            let text = "there is no TLS, and our password must not go in the clear";
+            return self.not_logged_in(Status(4, 7, 4), text, out);
+        }
+        match Exchange::begin(&self.capabilities.auth, login, out) {
+            Some(exchange) => {
+                self.state = State::Auth(exchange);
+                Step::More
+            }
+            None => {
+                let text = "we are to log in, and the host offers no AUTH that we know";
+                self.not_logged_in(Status(4, 7, 4), text, out)
+            }
+        }
+    }
+
+    /// A reply to AUTH, or to what followed it.
+    fn auth(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
+        let (State::Auth(exchange), Some(login)) = (&mut self.state, &self.login) else {
+            return self.broken("a reply to AUTH that was not said");
+        };
+        match response.class() {
+            2 if exchange.is_said() => {
                 self.state = State::Idle;
                 Step::Ready
             }
+            2 => {
+                let text = "the host said yes without knowing our password";
+                self.not_logged_in(Status(4, 7, 0), text, out)
+            }
+            3 => {
+                let text = response.lines().next().unwrap_or_default();
+                match exchange.answer(text, login, out) {
+                    Answer::Written => Step::More,
+                    Answer::Work(proof) => Step::Prove(proof),
+                    Answer::Fault(what) => {
+                        let text = format!("AUTH failed at the host: {what}");
+                        self.not_logged_in(Status(4, 7, 0), &text, out)
+                    }
+                }
+            }
+            _ => {
+                let mut reason = response.reason(Stage::Auth, &self.remote);
+                let text = format!("the host did not take our login: {}", reason.text);
+                reason.text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX).into();
+                if response.code() != 421 {
+                    out.extend_from_slice(b"QUIT\r\n");
+                }
+                self.state = State::Closed;
+                Step::Unusable(Outcome::Deferred(reason))
+            }
         }
+    }
+
+    /// After [`Step::Prove`]: what came of it; `None` when it could not be done now.
+    pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) -> Option<Step> {
+        let State::Auth(exchange) = &mut self.state else { return None };
+        let text = match proved.map(|proved| exchange.proved(proved, out)) {
+            Some(Ok(())) => return None,
+            Some(Err(fault)) => format!("AUTH failed at the host: {fault}"),
+            None => "too much waits to be hashed; AUTH is said later".to_owned(),
+        };
+        Some(self.not_logged_in(Status(4, 7, 0), &text, out))
+    }
+
+    fn not_logged_in(&mut self, status: Status, text: &str, out: &mut Vec<u8>) -> Step {
+        let reason = self.ours(Stage::Auth, status, text);
+        out.extend_from_slice(b"QUIT\r\n");
+        self.state = State::Closed;
+        Step::Unusable(Outcome::Deferred(reason))
     }
 
     /// After [`Step::StartTls`]: the handshake is done.
@@ -214,11 +309,12 @@ impl Conversation {
         if !matches!(self.state, State::Handshake) {
             return;
         }
-        self.starttls = StartTls::Never;
+        self.manner.starttls = StartTls::Never;
+        self.secured = true;
         self.capabilities = Capabilities::default();
         self.reader = ResponseReader::default();
         self.state = State::Ehlo;
-        self.say_hello(b"EHLO ", out);
+        self.say_hello(out);
     }
 
     /// RFC 3463 3.8: X.7.4, security features not supported.
@@ -230,7 +326,12 @@ impl Conversation {
         Step::Unusable(Outcome::Deferred(reason))
     }
 
-    fn say_hello(&self, verb: &[u8], out: &mut Vec<u8>) {
+    fn say_hello(&self, out: &mut Vec<u8>) {
+        let verb: &[u8] = match (&self.state, self.manner.protocol) {
+            (State::Helo, _) => b"HELO ",
+            (_, Protocol::Smtp) => b"EHLO ",
+            (_, Protocol::Lmtp) => b"LHLO ",
+        };
         out.extend_from_slice(verb);
         out.extend_from_slice(self.policy.host_name.as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -275,6 +376,7 @@ impl Conversation {
             | State::Helo
             | State::StartTls
             | State::Handshake
+            | State::Auth(_)
             | State::Idle => {
                 self.state = State::Closed;
                 Step::Unusable(outcome)
@@ -296,10 +398,19 @@ impl Conversation {
         } else if let Some(reason) = self.impossible(&mail) {
             Transaction::refused(mail, Outcome::Refused(reason), out)
         } else {
-            Transaction::new(mail, self.reset_needed, &self.capabilities)
+            Transaction::new(mail, self.manner.protocol, self.reset_needed, &self.capabilities)
         };
         transaction.send(&self.capabilities, out);
         self.state = State::Open(transaction);
+    }
+
+    /// Before `begin`: whether the caller is to find out if the content of `mail` can be made
+    /// 7-bit, and to say so in it.
+    pub fn wants_conversion(&self, mail: &Mail) -> bool {
+        mail.eight_bit
+            && mail.body != Body::BinaryMime
+            && !self.capabilities.eight_bit_mime
+            && self.manner.eight_bit == EightBit::Convert
     }
 
     /// Why this host can never take `mail`, by what it offered.
@@ -311,9 +422,37 @@ impl Conversation {
                     format!("the message has {size} bytes, the server takes at most {limit}");
                 (Status(5, 3, 4), text)
             }
-            _ if mail.body == Body::BinaryMime => {
-                let text = "the message is BINARYMIME, which cannot be sent to this server";
+            // RFC 3030 3: BINARYMIME goes by BDAT alone.
+            _ if mail.body == Body::BinaryMime
+                && !(self.capabilities.binary_mime && self.capabilities.chunking) =>
+            {
+                let text = "the message is BINARYMIME, which the server does not offer";
                 (Status(5, 6, 3), text.to_owned())
+            }
+            // RFC 6152 3.
+            _ if mail.eight_bit
+                && !self.capabilities.eight_bit_mime
+                && self.manner.eight_bit != EightBit::Send
+                && mail.conversion != Converted::Done =>
+            {
+                let text = "the message has 8-bit content, and the server does not offer 8BITMIME";
+                let but = match mail.conversion {
+                    Converted::Impossible(Unconvertible(why)) => {
+                        format!("; it cannot be converted: {why}")
+                    }
+                    Converted::No | Converted::Done => String::new(),
+                };
+                (Status(5, 6, 3), format!("{text}{but}"))
+            }
+            // RFC 8689 4.2.1.
+            // Reports go all the same (RFC 8689 5): a lost one helps nobody.
+            _ if mail.require_tls
+                && mail.reverse_path.is_some()
+                && !(self.manner.verified && self.capabilities.require_tls) =>
+            {
+                let text = "the message demands REQUIRETLS, and the server does not offer it or is \
+                            not verified";
+                (Status(5, 7, 30), text.to_owned())
             }
             _ if needs_smtp_utf8(mail) && !self.capabilities.smtp_utf8 => {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
@@ -324,7 +463,23 @@ impl Conversation {
         Some(self.ours(Stage::Mail, status, &text))
     }
 
-    /// After `SendContent`, when trace and content were sent: adds the final dot line to `out`.
+    /// Whether content is to go as a chunk (RFC 3030): see [`Step::SendContent`].
+    pub fn is_chunked(&self) -> bool {
+        matches!(&self.state, State::Open(transaction) if transaction.is_chunked())
+    }
+
+    /// After `SendContent`, if content goes as a chunk: all of it follows, `length` bytes of trace
+    /// and content.
+    pub fn chunk(&mut self, length: u64, out: &mut Vec<u8>) {
+        if let State::Open(transaction) = &mut self.state
+            && transaction.awaited() == Command::Content
+        {
+            transaction.chunk(length, out);
+        }
+    }
+
+    /// After `SendContent`, when trace and content were sent: adds the final dot line to `out`, if
+    /// there is to be one.
     pub fn content_sent(&mut self, out: &mut Vec<u8>) {
         if let State::Open(transaction) = &mut self.state
             && transaction.awaited() == Command::Content
@@ -354,7 +509,7 @@ impl Conversation {
                 Command::Content => limits.content_timeout,
                 // Nobody waits long for the end of a message that has no recipients.
                 Command::EmptyEnd => limits.hello_timeout,
-                Command::EndOfData => limits.end_of_data_timeout,
+                Command::EndOfData | Command::EndOfDataFor(_) => limits.end_of_data_timeout,
             },
             _ => limits.hello_timeout,
         }
@@ -379,13 +534,16 @@ impl Conversation {
             State::Ehlo | State::Helo => ("before the reply to EHLO", false),
             State::StartTls => ("before the reply to STARTTLS", false),
             State::Handshake => ("in the TLS handshake", false),
+            State::Auth(_) => ("before the reply to AUTH", false),
             State::Open(transaction) => match transaction.awaited() {
                 Command::Reset | Command::ResetOnly => ("before the reply to RSET", false),
                 Command::Mail => ("before the reply to MAIL", false),
                 Command::Recipient(_) => ("before the reply to RCPT", false),
                 Command::Data => ("before the reply to DATA", false),
                 Command::Content => ("while the message was sent", false),
-                Command::EndOfData => ("after the end of the message", true),
+                Command::EndOfData | Command::EndOfDataFor(_) => {
+                    ("after the end of the message", true)
+                }
                 Command::EmptyEnd => ("after all recipients were refused", false),
             },
             State::Idle | State::Ended { .. } => ("between messages", false),
@@ -414,6 +572,7 @@ impl Conversation {
         match &self.state {
             State::Greeting => Stage::Greeting,
             State::StartTls | State::Handshake => Stage::Tls,
+            State::Auth(_) => Stage::Auth,
             State::Open(transaction) => transaction.awaited().stage(),
             _ => Stage::Hello,
         }

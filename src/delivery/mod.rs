@@ -45,38 +45,63 @@
 //! *RSET* goes in front of the next MAIL, in the same write when the server pipelines, when a
 //! transaction ended before 354. A connection that is not used again is spared it.
 //!
-//! *8-bit content and a host without 8BITMIME.* RFC 6152 3 asks to convert or to return. Until
-//! there is conversion, content goes out unchanged, whether it was declared or not: hosts that
-//! lack the keyword pass eight bits in practice, senders declare 8BITMIME merely because it was
-//! offered, Exim sends this way, and a bounce is certain harm where an altered letter is an
-//! unlikely one. `BODY=` is then left out. BINARYMIME is refused with 5.6.3: it may hold bare CR
-//! and LF, and only BDAT can carry it.
+//! *8-bit content and a host without 8BITMIME* is refused with 5.6.3 (RFC 6152 3), or made
+//! 7-bit, or sent as it is, as the operator says. Converting breaks signatures over the whole
+//! message (DKIM), so it is not the default. Sending works often: hosts that lack the keyword pass
+//! eight bits in practice, and Exim sends this way. `BODY=` is then left out. What was only
+//! declared to be 8-bit, and is not, goes anywhere.
+//!
+//! *BINARYMIME* may hold bare CR and LF: it goes out by BDAT (RFC 3030) to a host with BINARYMIME
+//! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere. Nothing else goes by BDAT:
+//! content is kept dot-stuffed, as DATA wants it.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
 //! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply
 //! after [`Conversation::begin`], so RSET is sent in such a transaction's place.
+//!
+//! *DSN* (RFC 3461 5.2): RET, ENVID, NOTIFY and ORCPT are passed on where they are offered. Who
+//! reports otherwise is the caller's business.
+//!
+//! *REQUIRETLS* (RFC 8689 4.2.1): a host that does not offer it, or whose name is not verified,
+//! gets nothing of such a message: 5.7.30. Reports (`<>`) go all the same (RFC 8689 5).
+//!
+//! *LIMITS* (RFC 9422): recipients beyond RCPTMAX are not offered and stand in `again`. MAILMAX is
+//! for the caller to keep.
+//!
+//! *LMTP* (RFC 2033): LHLO, and a reply to the final dot for each accepted recipient. Those
+//! answered for are settled when the connection is lost between two; the others are deferred.
 //!
 //! *STARTTLS* (RFC 3207) is said after the first EHLO, as [`StartTls`] has it. Everything that was
 //! learned before the handshake is forgotten and asked again. Bytes behind the 220 are a reply
 //! without a command: somebody may have put them there, so the connection is given up. What it
 //! means that a handshake fails is the caller's business.
 //!
+//! *AUTH* (RFC 4954) is said at hosts that know us, after EHLO under TLS: SCRAM-SHA-256, else
+//! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
+//! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
+//! must prove that it knows the password, too.
+//!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection
 //! closed. A line end of bare LF is tolerated.
 
+mod authentication;
 mod capabilities;
 mod conversation;
+mod conversion;
+mod parameters;
 mod transaction;
 
 #[cfg(test)]
 mod tests;
 
+pub use authentication::{Login, Proof, Proved};
 pub use capabilities::Capabilities;
 pub use conversation::Conversation;
+pub use conversion::{Conversion, Unconvertible};
 
 use crate::config;
-use crate::message::{Address, Body, Outcome, ReversePath};
+use crate::message::{Body, DsnReturn, Outcome, Recipient, ReversePath};
 use std::sync::Arc;
 
 /// What the operator decided for all conversations.
@@ -98,13 +123,37 @@ pub enum StartTls {
     Always,
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// SMTP (RFC 5321).
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033).
+    Lmtp,
+}
+
+/// How a conversation is to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// What is done about STARTTLS.
+    pub starttls: StartTls,
+    /// TLS stands, or will before mail is sent, with a certificate that is good for the host's
+    /// name.
+    pub verified: bool,
+    /// What becomes of 8-bit content where 8BITMIME is not offered.
+    pub eight_bit: config::EightBit,
+}
+
 /// One message for one site.
 #[derive(Clone, Debug)]
 pub struct Mail {
     /// The reverse-path; `None` is `<>`.
     pub reverse_path: ReversePath,
-    /// (index in the envelope, forward-path); 1 to `recipients_max` of them.
-    pub recipients: Vec<(u32, Address)>,
+    /// (index in the envelope, who it is and what was asked for); 1 to `recipients_max` of them.
+    pub recipients: Vec<(u32, Recipient)>,
     /// Bytes of trace and content as they will be sent, for SIZE=.
     pub size: u64,
     /// What the content was declared to be.
@@ -113,6 +162,26 @@ pub struct Mail {
     pub eight_bit: bool,
     /// SMTPUTF8 was given.
     pub smtp_utf8: bool,
+    /// REQUIRETLS was given.
+    pub require_tls: bool,
+    /// RET as given.
+    pub dsn_return: Option<DsnReturn>,
+    /// ENVID as given, xtext.
+    pub envelope_id: Option<Box<str>>,
+    /// What was found out where [`Conversation::wants_conversion`] was true.
+    pub conversion: Converted,
+}
+
+/// Whether 8-bit content is sent as 7-bit MIME.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Converted {
+    /// No.
+    #[default]
+    No,
+    /// Yes, and `size` is that of what is sent.
+    Done,
+    /// It was to be, and cannot.
+    Impossible(Unconvertible),
 }
 
 /// What the caller does next.
@@ -123,17 +192,22 @@ pub enum Step {
     /// The host waits for the TLS handshake: shake hands, then call `secured`. Nothing that it sent
     /// before counts.
     StartTls,
+    /// Work that would hold up the caller, too: do it elsewhere, then call `proved`.
+    Prove(Proof),
     /// Greeting and EHLO are done, or a transaction has ended: `begin` or `quit`.
     Ready,
-    /// 354 came: send `out` (empty), then trace and content in wire form, then call `content_sent`.
-    /// What the server says before that may be given to `receive`: a refusal ends the transaction.
+    /// The server is ready for content: send `out` (empty), then trace and content in wire form,
+    /// then call `content_sent`. If [`Conversation::is_chunked`], call `chunk` first, and send them
+    /// without added dots. What the server says before that may be given to `receive`: a refusal
+    /// ends the transaction.
     SendContent,
     /// The transaction ended. Next `receive` call (with whatever input is left, maybe none) gives
     /// Ready or Close.
     Finished {
         /// By index in the envelope.
         outcomes: Vec<(u32, Outcome)>,
-        /// 452 after others were accepted: to be sent in another transaction at once.
+        /// 452 after others were accepted, or more than the server takes in one transaction: to
+        /// be sent in another at once.
         again: Vec<u32>,
     },
     /// The host cannot be used (greeting 4xx/5xx, EHLO and HELO refused, nonsense instead of a
@@ -167,5 +241,5 @@ pub enum Loss {
 fn needs_smtp_utf8(mail: &Mail) -> bool {
     mail.smtp_utf8
         || mail.reverse_path.as_ref().is_some_and(|address| !address.as_str().is_ascii())
-        || mail.recipients.iter().any(|(_, address)| !address.as_str().is_ascii())
+        || mail.recipients.iter().any(|(_, one)| !one.address.as_str().is_ascii())
 }

@@ -4,7 +4,7 @@
 
 use super::transaction::PIPELINE_COMMANDS_MAX;
 use super::*;
-use crate::message::{Stage, Status};
+use crate::message::{Address, Stage, Status};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,11 +32,17 @@ fn policy() -> Rc<Policy> {
 fn mail(recipients: u32) -> Mail {
     Mail {
         reverse_path: Some(Address::new("from@a.example")),
-        recipients: (0..recipients).map(|n| (n, Address::new(format!("r{n}@b.example")))).collect(),
+        recipients: (0..recipients)
+            .map(|n| (n, Recipient::plain(Address::new(format!("r{n}@b.example")))))
+            .collect(),
         size: 100,
         body: Body::SevenBit,
         eight_bit: false,
         smtp_utf8: false,
+        require_tls: false,
+        dsn_return: None,
+        envelope_id: None,
+        conversion: Converted::No,
     }
 }
 
@@ -47,8 +53,17 @@ fn feed(conversation: &mut Conversation, input: &str) -> (Step, String) {
     (progress.step, String::from_utf8(out).unwrap())
 }
 
+fn manner(starttls: StartTls) -> Manner {
+    Manner {
+        protocol: Protocol::Smtp,
+        starttls,
+        verified: false,
+        eight_bit: config::EightBit::Bounce,
+    }
+}
+
 fn conversation() -> Conversation {
-    Conversation::new(policy(), "mx.example [192.0.2.1]:25".into(), StartTls::IfOffered)
+    Conversation::new(policy(), "mx.example [192.0.2.1]:25".into(), manner(StartTls::IfOffered))
 }
 
 fn ready() -> Conversation {
@@ -342,6 +357,7 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
         match progress.step {
             Step::More if server.random.u16(..2000) == 0 => break,
             Step::More => server.receive(&mut out, &mut input),
+            Step::Prove(_) => panic!("nobody logs in"),
             Step::StartTls => {
                 input.clear();
                 conversation.secured(&mut out);
@@ -397,7 +413,7 @@ fn whatever_a_server_says_every_recipient_ends_once_or_is_sent_again() {
 const EHLO_TLS: &str = "250-mx\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 SIZE 10\r\n";
 
 fn with_starttls(starttls: StartTls) -> Conversation {
-    let mut conversation = Conversation::new(policy(), "mx.example".into(), starttls);
+    let mut conversation = Conversation::new(policy(), "mx.example".into(), manner(starttls));
     feed(&mut conversation, GREETING);
     conversation
 }
@@ -452,3 +468,5 @@ fn mail_that_must_not_go_in_the_clear_does_not() {
         }
     }
 }
+
+mod login;

@@ -1,8 +1,8 @@
 //! One message on one connection: which command goes out next, which reply is awaited, and what
 //! the replies make of each recipient. It knows nothing of greetings and of what closes a line.
 
-use super::Mail;
 use super::capabilities::Capabilities;
+use super::{Mail, Protocol, parameters};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::Response;
 use std::io::Write;
@@ -27,8 +27,10 @@ pub(super) enum Command {
     Data,
     /// Nothing: 354 came, and content is on its way.
     Content,
-    /// The final dot.
+    /// The final dot, or the last chunk.
     EndOfData,
+    /// The final dot, for the recipient at this place (RFC 2033 4.2).
+    EndOfDataFor(usize),
     /// The final dot of an empty message for nobody: 354 came though no recipient was accepted.
     EmptyEnd,
 }
@@ -40,7 +42,7 @@ impl Command {
             Command::Recipient(_) => Stage::Recipient,
             Command::Data => Stage::Data,
             Command::Content => Stage::Content,
-            Command::EndOfData | Command::EmptyEnd => Stage::EndOfData,
+            Command::EndOfData | Command::EndOfDataFor(_) | Command::EmptyEnd => Stage::EndOfData,
         }
     }
 }
@@ -54,6 +56,8 @@ enum Fate {
     Accepted,
     /// Too many recipients for one transaction: the next one may take it.
     Again(Reason),
+    /// Beyond the server's RCPTMAX: not offered.
+    Beyond,
     Ended(Outcome),
 }
 
@@ -62,7 +66,7 @@ enum Fate {
 pub(super) enum Verdict {
     /// More replies are awaited.
     Continue,
-    /// 354 for at least one recipient.
+    /// The server waits for content for at least one recipient.
     SendContent,
     /// Every recipient has its fate.
     Finished {
@@ -84,6 +88,11 @@ pub(super) struct Transaction {
     /// Replies that have not come to commands that are out.
     outstanding: usize,
     window: usize,
+    /// So many of the recipients are offered in this transaction.
+    offered: usize,
+    protocol: Protocol,
+    /// Content goes by BDAT.
+    chunked: bool,
     mail_accepted: bool,
     mail_refused: bool,
     accepted: usize,
@@ -95,10 +104,21 @@ pub(super) struct Transaction {
 
 impl Transaction {
     /// A transaction of which nothing has been sent. `reset` sends RSET first.
-    pub(super) fn new(mail: Mail, reset: bool, capabilities: &Capabilities) -> Transaction {
+    pub(super) fn new(
+        mail: Mail,
+        protocol: Protocol,
+        reset: bool,
+        capabilities: &Capabilities,
+    ) -> Transaction {
         let first = if reset { Command::Reset } else { Command::Mail };
-        let fates = mail.recipients.iter().map(|_| Fate::Waiting).collect();
+        let all = mail.recipients.len();
+        let offered = capabilities.recipients_max.map_or(all, |max| all.min(max as usize));
+        let fate = |place| if place < offered { Fate::Waiting } else { Fate::Beyond };
+        let fates = (0..all).map(fate).collect();
         Transaction {
+            offered,
+            protocol,
+            chunked: mail.body == Body::BinaryMime,
             mail,
             fates,
             next: Some(first),
@@ -116,7 +136,8 @@ impl Transaction {
     /// A transaction that ends here, with `outcome` for all. RSET is sent all the same: its reply
     /// is what the caller, which waits for one, gets to receive.
     pub(super) fn refused(mail: Mail, outcome: Outcome, out: &mut Vec<u8>) -> Transaction {
-        let mut transaction = Transaction::new(mail, true, &Capabilities::default());
+        let mut transaction =
+            Transaction::new(mail, Protocol::Smtp, true, &Capabilities::default());
         transaction.settle(outcome);
         transaction.next = None;
         transaction.awaited = Command::ResetOnly;
@@ -131,6 +152,11 @@ impl Transaction {
 
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Whether content goes by BDAT.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.chunked
     }
 
     /// Whether the server still holds an envelope that RSET must clear.
@@ -153,8 +179,10 @@ impl Transaction {
     }
 
     fn after(&self, command: Command) -> Option<Command> {
-        let recipient = |place| {
-            if place < self.fates.len() { Command::Recipient(place) } else { Command::Data }
+        let recipient = |place| match (place < self.offered, self.chunked) {
+            (true, _) => Command::Recipient(place),
+            (false, false) => Command::Data,
+            (false, true) => Command::Content,
         };
         match command {
             Command::Reset => Some(Command::Mail),
@@ -168,31 +196,19 @@ impl Transaction {
     fn write(&self, command: Command, capabilities: &Capabilities, out: &mut Vec<u8>) {
         // Writing to a Vec cannot fail.
         let _ = match command {
-            Command::Reset | Command::ResetOnly => write!(out, "RSET"),
-            Command::Mail => self.write_mail(capabilities, out),
+            Command::Reset | Command::ResetOnly => out.write_all(b"RSET"),
+            Command::Mail => parameters::mail(&self.mail, capabilities, out),
             Command::Recipient(place) => match self.mail.recipients.get(place) {
-                Some((_, address)) => write!(out, "RCPT TO:<{address}>"),
+                Some((_, recipient)) => parameters::rcpt(recipient, capabilities, out),
                 None => Ok(()),
             },
-            Command::Data => write!(out, "DATA"),
-            Command::Content | Command::EndOfData | Command::EmptyEnd => write!(out, "."),
+            Command::Data => out.write_all(b"DATA"),
+            Command::Content
+            | Command::EndOfData
+            | Command::EndOfDataFor(_)
+            | Command::EmptyEnd => out.write_all(b"."),
         };
         out.extend_from_slice(b"\r\n");
-    }
-
-    fn write_mail(&self, offered: &Capabilities, out: &mut Vec<u8>) -> std::io::Result<()> {
-        let reverse_path = self.mail.reverse_path.as_ref().map_or("", |address| address.as_str());
-        write!(out, "MAIL FROM:<{reverse_path}>")?;
-        if offered.size.is_some() {
-            write!(out, " SIZE={}", self.mail.size)?;
-        }
-        if offered.eight_bit_mime && (self.mail.eight_bit || self.mail.body == Body::EightBitMime) {
-            write!(out, " BODY=8BITMIME")?;
-        }
-        if offered.smtp_utf8 && super::needs_smtp_utf8(&self.mail) {
-            write!(out, " SMTPUTF8")?;
-        }
-        Ok(())
     }
 
     /// Takes the reply to the awaited command.
@@ -231,6 +247,10 @@ impl Transaction {
             (Command::Data, 3) => return self.data(out),
             (Command::Data, 4 | 5) => return self.end(judged(reason()), false),
             (Command::Content, 4 | 5) => return self.end(judged(reason()), true),
+            (Command::EndOfDataFor(place), 2) => {
+                return self.end_one(place, Outcome::Delivered(reason()));
+            }
+            (Command::EndOfDataFor(place), 4 | 5) => return self.end_one(place, judged(reason())),
             (Command::EndOfData, 2) => return self.end(Outcome::Delivered(reason()), false),
             (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), false),
             (Command::Content, _) => return Verdict::Violation("a reply before the final dot"),
@@ -243,9 +263,12 @@ impl Transaction {
 
     /// Sends what may now be sent, or ends a transaction in which nothing is left to say.
     fn go_on(&mut self, capabilities: &Capabilities, out: &mut Vec<u8>) -> Verdict {
-        let all_refused = self.awaited == Command::Data && self.accepted == 0;
-        if self.mail_refused || all_refused {
+        let offered = matches!(self.awaited, Command::Data | Command::Content);
+        if self.mail_refused || (offered && self.accepted == 0) {
             self.next = None;
+        } else if self.awaited == Command::Content && self.outstanding == 0 {
+            self.data_begun = true;
+            return Verdict::SendContent;
         }
         self.send(capabilities, out);
         if self.outstanding == 0 { Verdict::Finished { close: false } } else { Verdict::Continue }
@@ -284,6 +307,10 @@ impl Transaction {
             self.awaited = Command::Content;
             return Verdict::SendContent;
         }
+        if self.protocol == Protocol::Lmtp {
+            // RFC 2033 4.2 demands 503 here; there would be no reply to a dot.
+            return Verdict::Violation("354 though no recipient was accepted");
+        }
         // RFC 2920 3.1: the server wants a message although no recipient is left. It gets an empty
         // one, and what it says to that concerns nobody.
         out.extend_from_slice(b".\r\n");
@@ -292,25 +319,63 @@ impl Transaction {
         Verdict::Continue
     }
 
-    /// The final dot goes out.
-    pub(super) fn content_sent(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b".\r\n");
-        self.awaited = Command::EndOfData;
+    /// Content goes out as one chunk of `length` bytes (RFC 3030 2).
+    pub(super) fn chunk(&mut self, length: u64, out: &mut Vec<u8>) {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "BDAT {length} LAST\r\n");
         self.outstanding = 1;
+    }
+
+    /// The final dot goes out, unless all was in the chunk.
+    pub(super) fn content_sent(&mut self, out: &mut Vec<u8>) {
+        if !self.chunked {
+            out.extend_from_slice(b".\r\n");
+        }
+        (self.awaited, self.outstanding) = match (self.protocol, self.next_accepted(0)) {
+            (Protocol::Lmtp, Some(first)) => (Command::EndOfDataFor(first), self.accepted),
+            _ => (Command::EndOfData, 1),
+        };
+    }
+
+    /// The place of the first accepted recipient from `place` on.
+    fn next_accepted(&self, place: usize) -> Option<usize> {
+        let rest = self.fates.get(place..)?;
+        let next = rest.iter().position(|fate| matches!(fate, Fate::Accepted))?;
+        Some(place + next)
+    }
+
+    /// One of the replies to the final dot (RFC 2033 4.2).
+    fn end_one(&mut self, place: usize, outcome: Outcome) -> Verdict {
+        if let Some(fate) = self.fates.get_mut(place) {
+            *fate = Fate::Ended(outcome);
+        }
+        match self.next_accepted(place + 1) {
+            Some(next) => {
+                self.awaited = Command::EndOfDataFor(next);
+                Verdict::Continue
+            }
+            None => Verdict::Finished { close: false },
+        }
     }
 
     /// `outcome` for all that were accepted. Recipients refused by RCPT keep their replies: the
     /// "no valid recipients" that then answers DATA says less.
     fn end(&mut self, outcome: Outcome, close: bool) -> Verdict {
         self.deferred = matches!(outcome, Outcome::Deferred(_));
-        self.settle(outcome);
+        // Those that were not offered yet have the next transaction, unless there is to be none.
+        let concerned = if self.deferred { self.fates.len() } else { self.offered };
+        self.settle_first(concerned, &outcome);
         Verdict::Finished { close }
     }
 
     /// Gives `outcome` to all whose fate is open.
     pub(super) fn settle(&mut self, outcome: Outcome) {
-        for fate in &mut self.fates {
-            if matches!(fate, Fate::Waiting | Fate::Accepted) {
+        self.settle_first(self.fates.len(), &outcome);
+    }
+
+    fn settle_first(&mut self, count: usize, outcome: &Outcome) {
+        for fate in self.fates.iter_mut().take(count) {
+            if matches!(fate, Fate::Waiting | Fate::Accepted | Fate::Beyond) {
                 *fate = Fate::Ended(outcome.clone());
             }
         }
@@ -326,10 +391,11 @@ impl Transaction {
         for ((index, _), fate) in self.mail.recipients.into_iter().zip(self.fates) {
             match fate {
                 Fate::Ended(outcome) => outcomes.push((index, outcome)),
-                Fate::Again(_) if at_once => again.push(index),
+                Fate::Again(_) | Fate::Beyond if at_once => again.push(index),
                 Fate::Again(reason) => outcomes.push((index, Outcome::Deferred(reason))),
-                // No path leads here; and if one did, the recipient must not be lost.
-                Fate::Waiting | Fate::Accepted => {
+                // Only those not offered come here, when the connection ends after the others; and
+                // if there were another path, the recipient must not be lost.
+                Fate::Waiting | Fate::Accepted | Fate::Beyond => {
                     let text = "the transaction ended without a reply for this recipient";
                     let reason = Reason::ours(Stage::Local, Status(4, 3, 0), text);
                     outcomes.push((index, Outcome::Deferred(reason)));

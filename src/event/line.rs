@@ -127,6 +127,9 @@ pub struct Event<'a> {
     /// Lines that were dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
+    /// Who the client has proved to be; of a failed AUTH, who it said it was.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub user: &'a str,
 }
 
 impl<'a> Event<'a> {
@@ -161,6 +164,7 @@ impl<'a> Event<'a> {
             attempt_ms: None,
             about: None,
             lost: None,
+            user: "",
         }
     }
 

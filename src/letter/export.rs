@@ -1,8 +1,8 @@
 //! Out of a stopped relay's spool: one file for each live message.
 
-use super::dots::{Dot, Dots};
 use super::head::{Head, Waiting};
 use crate::message::{Envelope, Reason};
+use crate::smtp::{Dot, Dots};
 use crate::spool::{Content, Fate, Message, Recovered, RecoveredRecipient, Spool};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};

@@ -1,10 +1,10 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
-use super::dots::{Dot, Dots, LineEnds};
 use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path};
 use crate::message::{Body, Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
 use crate::ring::{self, Signal};
 use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
+use crate::smtp::{Dot, Dots, LineEnds};
 use crate::spool::{Accepted, Draft, Fate, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

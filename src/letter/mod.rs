@@ -20,7 +20,6 @@
 //!
 //! It must not know what the operator typed, nor when anything is delivered.
 
-mod dots;
 mod export;
 mod head;
 mod import;

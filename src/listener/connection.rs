@@ -1,11 +1,13 @@
 //! One inbound connection, from greeting to close.
 
-use super::{Intake, OpenGuard, proxy};
-use crate::config::{self, ListenerTls};
+use super::{Door, Intake, OpenGuard, gate, proxy};
+use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
-use crate::session::{Client, Protection, Rejection, Session, Step, Transaction};
+use crate::sasl::{Exchange, Mechanism};
+use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
+use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
 use crate::spool::{Accepted, Draft, Message, SpoolError};
 use crate::tls::Transport;
@@ -26,6 +28,8 @@ struct Incoming {
     id: QueueId,
     trace: Vec<u8>,
     draft: Draft,
+    /// On submission listeners: what is looked at and added.
+    header: Option<HeaderWatch>,
 }
 
 /// Serves one connection until it ends.
@@ -33,9 +37,10 @@ pub(super) async fn serve(
     intake: &Rc<Intake>,
     mut stream: Stream,
     guard: &mut OpenGuard,
-    place: &config::Listener,
+    door: &Door,
 ) {
-    let tls = place.tls;
+    let place = &door.listener;
+    let (tls, role, asks) = (place.tls, place.role, place.client_certificates);
     let mut address = stream.peer_address();
     let access = &intake.config.access;
     if access.is_proxy(address.ip()) {
@@ -57,7 +62,7 @@ pub(super) async fn serve(
     let mut stream = Transport::new(stream);
     let mut protection = None;
     if tls == ListenerTls::Implicit {
-        match shake_hands(intake, &mut stream).await {
+        match shake_hands(intake, &mut stream, asks).await {
             Ok(there) => protection = Some(there),
             Err(error) => {
                 tracing::debug!(client = %address, %error, "no TLS");
@@ -68,13 +73,15 @@ pub(super) async fn serve(
     let client = Client {
         address,
         may_relay: access.may_relay(address.ip()),
-        starttls: tls != ListenerTls::Off && intake.server.is_some(),
+        starttls: tls != ListenerTls::Off && intake.entrance.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
         scheduling: place.scheduling,
         xclient: access.may_xclient(address.ip()),
         protection,
+        authentication: authentication(intake, role),
+        gate: gate::gate(intake, address.ip()),
     };
-    let session = Session::new(Rc::clone(&intake.policy), client);
+    let session = Session::new(Rc::clone(&door.policy), client);
     let mut connection = Connection {
         intake,
         guard,
@@ -83,6 +90,9 @@ pub(super) async fn serve(
         output: Vec::new(),
         session,
         incoming: None,
+        role,
+        asks,
+        exchange: None,
     };
     match connection.run().await {
         Ok(()) => {}
@@ -91,17 +101,42 @@ pub(super) async fn serve(
     connection.stream.close().await;
 }
 
+/// How clients may say who they are.
+fn authentication(intake: &Intake, role: Role) -> Authentication {
+    let Some(desk) = &intake.entrance.desk else { return Authentication::default() };
+    let scram = desk.users().knows_scram();
+    let is_scram = |one| matches!(one, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus);
+    let mechanisms = Mechanism::ALL.into_iter().filter(|one| scram || !is_scram(*one));
+    Authentication {
+        mechanisms: mechanisms.collect(),
+        without_tls: intake.config.auth.without_tls,
+        demanded: role == Role::Submission,
+    }
+}
+
 /// Puts TLS around the stream.
-async fn shake_hands(intake: &Intake, stream: &mut Transport) -> io::Result<Protection> {
+async fn shake_hands(
+    intake: &Intake,
+    stream: &mut Transport,
+    asks: bool,
+) -> io::Result<Protection> {
     let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
-    let server = intake.server.as_ref().ok_or_else(none)?;
-    stream.accept(server, intake.config.session.tls_timeout).await?;
+    let server = intake.entrance.server.as_ref().ok_or_else(none)?;
+    stream.accept(server, asks, intake.config.session.tls_timeout).await?;
     let there = stream.security().ok_or_else(none)?;
-    Ok(Protection { version: there.version, cipher: there.cipher })
+    Ok(Protection {
+        version: there.version,
+        cipher: there.cipher,
+        channel: there.channel,
+        client_fingerprint: there.client_fingerprint,
+    })
 }
 
 async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
-    let Some(Incoming { id, draft, .. }) = incoming else { return };
+    let Some(Incoming { id, draft, header, .. }) = incoming else { return };
+    if let Some(header) = header {
+        header.see(bytes);
+    }
     if let Err(error) = draft.extend(bytes).await {
         // The rest is swallowed; the refusal comes at the end of data.
         tracing::debug!(%id, %error, "content not kept");
@@ -109,14 +144,19 @@ async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
     }
 }
 
-struct Connection<'a> {
-    intake: &'a Rc<Intake>,
+pub(super) struct Connection<'a> {
+    pub(super) intake: &'a Rc<Intake>,
     guard: &'a mut OpenGuard,
-    stream: Transport,
+    pub(super) stream: Transport,
     input: RecvBuf,
-    output: Vec<u8>,
-    session: Session,
+    pub(super) output: Vec<u8>,
+    pub(super) session: Session,
     incoming: Option<Incoming>,
+    role: Role,
+    /// Clients are asked for a certificate.
+    asks: bool,
+    /// An AUTH under way.
+    pub(super) exchange: Option<Exchange>,
 }
 
 impl Connection<'_> {
@@ -139,7 +179,11 @@ impl Connection<'_> {
             self.input.consume(progress.consumed);
             let needs_input = progress.step == Step::More
                 && (progress.consumed == 0 || self.input.filled().is_empty());
-            if self.is_over_after(progress.step).await? {
+            let step = match progress.step {
+                Step::Auth(input) => self.authenticate(input).await?,
+                step => step,
+            };
+            if self.is_over_after(step).await? {
                 return Ok(());
             }
             if needs_input && !self.receive().await? {
@@ -154,13 +198,14 @@ impl Connection<'_> {
     /// Does what `step` asks for; true when the connection is to be closed.
     async fn is_over_after(&mut self, step: Step) -> io::Result<bool> {
         match step {
-            Step::More | Step::Content(_) => {}
+            // AUTH was answered before.
+            Step::More | Step::Content(_) | Step::Auth(_) => {}
             Step::StartTls => {
                 self.flush().await?;
                 // Whatever came behind STARTTLS in the clear may be somebody else's
                 // (CVE-2011-0411).
                 self.input.consume(usize::MAX);
-                let protection = shake_hands(self.intake, &mut self.stream).await?;
+                let protection = shake_hands(self.intake, &mut self.stream, self.asks).await?;
                 self.session.secured(protection);
                 self.incoming = None;
             }
@@ -174,7 +219,9 @@ impl Connection<'_> {
                     return Ok(true);
                 }
                 let may_relay = self.intake.config.access.may_relay(client.ip());
-                self.session.turn_to(client, may_relay, &mut self.output);
+                let gate = gate::gate(self.intake, client.ip());
+                self.exchange = None;
+                self.session.turn_to(client, may_relay, gate, &mut self.output);
             }
             Step::Hasten { domain, with_below } => {
                 let begun = (self.intake.queue.hasten)(&domain, with_below);
@@ -217,7 +264,7 @@ impl Connection<'_> {
         }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
             let sent = self.stream.send_all(&self.output, SEND_WAIT).await;
             self.output.clear();
@@ -234,7 +281,9 @@ impl Connection<'_> {
         let now = self.intake.now();
         let id = self.intake.spool.next_id(now);
         let trace = self.session.trace(id, now);
-        self.incoming = Some(Incoming { id, trace, draft: self.intake.spool.draft() });
+        let header = (self.role == Role::Submission).then(HeaderWatch::default);
+        let draft = self.intake.spool.draft();
+        self.incoming = Some(Incoming { id, trace, draft, header });
         self.session.begin_content(&mut self.output);
     }
 
@@ -247,12 +296,21 @@ impl Connection<'_> {
         };
         let received_at = self.intake.now();
         let id = incoming.id;
+        let mut trace = incoming.trace;
+        if let Some(header) = &incoming.header {
+            if let Err(reply) = self.check_header(header) {
+                self.decline(&transaction, reply);
+                return;
+            }
+            let host_name = &self.intake.config.host_name;
+            trace.extend_from_slice(&header.missing(id, host_name, received_at));
+        }
         let accepted = Accepted {
             id,
             received_at,
             envelope: transaction.envelope,
             options: transaction.options,
-            trace: incoming.trace,
+            trace,
             dot_stuffed: transaction.dot_stuffed,
             eight_bit: transaction.eight_bit,
         };
@@ -277,6 +335,19 @@ impl Connection<'_> {
         }
     }
 
+    /// Whether the user may be who the header says.
+    fn check_header(&self, header: &HeaderWatch) -> Result<(), Reply> {
+        let (Some(desk), Some(name)) = (&self.intake.entrance.desk, self.session.user()) else {
+            return Err(Reply::AUTH_FIRST);
+        };
+        let user = gate::user_of(desk, name)?;
+        if user.senders.is_none() {
+            return Ok(());
+        }
+        let stranger = header.stranger(|address| user.may_send_from(address));
+        stranger.map_or(Ok(()), |field| Err(Reply::header_not_allowed(field)))
+    }
+
     fn decline(&mut self, transaction: &Transaction, reply: Reply) {
         let from = transaction.envelope.reverse_path.as_ref().map(ToString::to_string);
         self.tell_rejected(&Rejection { at: "data", from, to: None, reply: reply.clone() });
@@ -298,6 +369,7 @@ impl Connection<'_> {
             tls: self.session.protection().map_or("", |protection| protection.version),
             cipher: self.session.protection().map_or("", |protection| &protection.cipher),
             queued_ms: None,
+            user: self.session.user().unwrap_or_default(),
             ..event
         });
     }
@@ -313,6 +385,7 @@ impl Connection<'_> {
             text: &reply.text,
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),
+            user: self.session.user().unwrap_or_default(),
             ..Event::new(Kind::Rejected, self.intake.now())
         });
     }

@@ -5,9 +5,12 @@
 //! many connections there are, who the client is, whether the relay takes mail at this moment. It
 //! must not know where messages go.
 
+mod authentication;
 mod connection;
+mod gate;
 pub mod proxy;
 
+use crate::account::{Desk, Quotas};
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
@@ -49,15 +52,29 @@ pub struct Queue {
     pub hasten: Hasten,
 }
 
+/// What a client may meet on its way in.
+pub struct Entrance {
+    /// The certificates, if there are any.
+    pub server: Option<Arc<Server>>,
+    /// Where users are checked, if there are any.
+    pub desk: Option<Arc<Desk>>,
+    /// How much each has sent.
+    pub quotas: Arc<Quotas>,
+}
+
+/// One listener's rules.
+struct Door {
+    listener: config::Listener,
+    policy: Rc<Policy>,
+}
+
 /// What all listeners of one shard share.
 pub struct Intake {
     /// This shard's number, for events.
     pub shard: usize,
     config: Arc<Config>,
     core: config::Core,
-    policy: Rc<Policy>,
-    /// The certificates, if there are any.
-    server: Option<Arc<Server>>,
+    entrance: Entrance,
     spool: Spool,
     events: Rc<EventLog>,
     queue: Queue,
@@ -103,21 +120,16 @@ impl Intake {
         shard: usize,
         config: Arc<Config>,
         core: config::Core,
-        server: Option<Arc<Server>>,
+        entrance: Entrance,
         spool: Spool,
         events: Rc<EventLog>,
         queue: Queue,
     ) -> Rc<Intake> {
-        let policy = Rc::new(Policy {
-            host_name: Arc::clone(&config.host_name),
-            limits: config.session.clone(),
-        });
         Rc::new(Intake {
             shard,
             config,
             core,
-            policy,
-            server,
+            entrance,
             spool,
             events,
             queue,
@@ -128,18 +140,23 @@ impl Intake {
         })
     }
 
-    /// Listens where `place` says and serves until [`Intake::stop`].
+    /// Listens there and serves until [`Intake::stop`].
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn listen(self: &Rc<Self>, place: config::Listener) -> io::Result<()> {
-        let address = place.address;
+    pub fn listen(self: &Rc<Self>, listener: config::Listener) -> io::Result<()> {
+        let address = listener.address;
+        let mut limits = self.config.session.clone();
+        limits.message_bytes_max = listener.message_bytes_max.unwrap_or(limits.message_bytes_max);
+        limits.recipients_max = listener.recipients_max.unwrap_or(limits.recipients_max);
+        let policy = Policy { host_name: Arc::clone(&self.config.host_name), limits };
+        let door = Rc::new(Door { listener, policy: Rc::new(policy) });
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
         ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream, &place),
+                    Ok(stream) => intake.take(stream, &door),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -164,7 +181,7 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream, place: &config::Listener) {
+    fn take(self: &Rc<Self>, mut stream: Stream, door: &Rc<Door>) {
         let address = stream.peer_address();
         // How many a proxy's clients may have is known when it has said who they are.
         let most = match self.config.access.is_proxy(address.ip()) {
@@ -173,14 +190,14 @@ impl Intake {
         };
         match self.admit_connection(address.ip(), most, &stream) {
             Ok(mut guard) => {
-                let (intake, place) = (Rc::clone(self), place.clone());
+                let (intake, door) = (Rc::clone(self), Rc::clone(door));
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, &mut guard, &place).await;
+                    connection::serve(&intake, stream, &mut guard, &door).await;
                     drop(guard);
                 });
             }
             // Words in the clear would be no TLS to a client that waits for it.
-            Err(_) if place.tls == ListenerTls::Implicit => {}
+            Err(_) if door.listener.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {

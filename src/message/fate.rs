@@ -38,6 +38,8 @@ pub enum Stage {
     Local = 9,
     /// STARTTLS and the TLS handshake.
     Tls = 10,
+    /// AUTH.
+    Auth = 11,
 }
 
 impl Stage {
@@ -55,6 +57,7 @@ impl Stage {
             8 => Stage::EndOfData,
             9 => Stage::Local,
             10 => Stage::Tls,
+            11 => Stage::Auth,
             _ => return None,
         })
     }
@@ -73,6 +76,7 @@ impl Stage {
             Stage::EndOfData => "end-of-data",
             Stage::Local => "local",
             Stage::Tls => "tls",
+            Stage::Auth => "auth",
         }
     }
 }

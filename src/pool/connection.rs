@@ -1,13 +1,17 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
-use super::exchange::Job;
-use crate::config::{Config, DeliveryTls};
-use crate::delivery::{Conversation, Loss, Mail, Policy, StartTls, Step};
-use crate::message::{Body, Outcome, Reason, Stage, Status};
+use super::content;
+use super::exchange::{Job, Reports};
+use crate::account::Logins;
+use crate::config::{Config, DeliveryTls, Scheme};
+use crate::delivery::{
+    Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
+};
+use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
-use crate::route::{Candidate, SiteTls};
+use crate::route::{self, Candidate};
+use crate::sasl::encode;
 use crate::smtp::one_line;
-use crate::spool::Content;
 use crate::tls::{Client, Security, Transport, Trust};
 use std::io;
 use std::rc::Rc;
@@ -16,9 +20,6 @@ use std::time::{Duration, Instant};
 
 /// Replies are short; a longer one is consumed line by line.
 const RECEIVE_BYTES: usize = 8 * 1024;
-/// A message up to this size leaves in one send with the final dot: copying it costs less than a
-/// second system call.
-const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 /// After QUIT the reply is awaited no longer than this (RFC 5321 4.1.1.10 asks to wait for it).
 const QUIT_WAIT: Duration = Duration::from_secs(5);
 
@@ -27,7 +28,9 @@ pub(super) struct Way<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
-    pub(super) tls: SiteTls,
+    pub(super) manner: route::Manner,
+    /// Who we are at hosts that want to know.
+    pub(super) logins: Option<&'a Logins>,
 }
 
 /// Why there is no connection.
@@ -49,11 +52,12 @@ impl Failure {
 
 /// A connection that has passed greeting and EHLO.
 pub(super) struct Connection {
-    stream: Transport,
+    pub(super) stream: Transport,
     input: RecvBuf,
-    output: Vec<u8>,
-    conversation: Conversation,
+    pub(super) output: Vec<u8>,
+    pub(super) conversation: Conversation,
     security: Option<Arc<Security>>,
+    lmtp: bool,
     /// Transactions begun on it.
     pub(super) transactions: u32,
 }
@@ -72,6 +76,15 @@ impl Transacted {
     /// All recipients are to be sent again at once; no connection was used.
     pub(super) fn untried(job: &Job) -> Transacted {
         Transacted { outcomes: Vec::new(), again: job.recipients.clone(), lost: true }
+    }
+
+    /// The content cannot be read. Nothing was said to the host.
+    fn unreadable(job: &Job, error: &io::Error) -> Transacted {
+        let text = format!("the message could not be read here: {error}");
+        let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX);
+        let outcome = Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 0), text));
+        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
+        Transacted { outcomes, again: Vec::new(), lost: true }
     }
 
     /// The host's 421 to MAIL, if that was all: it takes no mail now, whoever it is for.
@@ -110,8 +123,8 @@ impl Connection {
         left: Duration,
     ) -> Result<Connection, Outcome> {
         let began = Instant::now();
-        let starttls = match way.tls.policy {
-            _ if way.tls.implicit => StartTls::Never,
+        let starttls = match way.manner.passage.tls {
+            _ if way.manner.scheme == Scheme::Smtps => StartTls::Never,
             DeliveryTls::Off => StartTls::Never,
             DeliveryTls::May => StartTls::IfOffered,
             DeliveryTls::Must | DeliveryTls::Verify => StartTls::Always,
@@ -149,16 +162,32 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
         };
+        let protocol = match way.manner.scheme {
+            Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
+            Scheme::Lmtp => Protocol::Lmtp,
+        };
+        let verified = way.manner.passage.tls == DeliveryTls::Verify;
+        let eight_bit = way.manner.passage.eight_bit;
+        let manner = Manner { protocol, starttls, verified, eight_bit };
         let mut connection = Connection {
             stream: Transport::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
             output: Vec::new(),
-            conversation: Conversation::new(Rc::clone(way.policy), remote, starttls),
+            conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
+            lmtp: protocol == Protocol::Lmtp,
             transactions: 0,
         };
-        if way.tls.implicit {
+        if way.manner.scheme == Scheme::Smtps {
             connection.shake_hands(candidate, way, left).await?;
+            connection.conversation.secured_from_the_start();
+        }
+        if let Some(place) = way.manner.login {
+            let login = login(way.logins, place).ok_or_else(|| {
+                let text = "our login for this host is not there";
+                Failure::Other(Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 5), text)))
+            })?;
+            connection.conversation.log_in_as(login);
         }
         // A host that drips never runs into the time-out of one receive, but into that of all its
         // replies: greeting, EHLO, HELO.
@@ -170,6 +199,16 @@ impl Connection {
             connection.shake_hands(candidate, way, left).await?;
             connection.conversation.secured(&mut connection.output);
             talked = within(limits.hello_timeout.min(left), connection.talk()).await;
+        }
+        while let Some(Ok(Step::Prove(proof))) = talked {
+            let proved = match way.logins {
+                Some(logins) => logins.work(move || proof.work()).await,
+                None => None,
+            };
+            talked = match connection.conversation.proved(proved, &mut connection.output) {
+                Some(step) => Some(Ok(step)),
+                None => within(limits.hello_timeout.min(left), connection.talk()).await,
+            };
         }
         match talked.unwrap_or(Err(Loss::TimedOut)) {
             Ok(Step::Ready) => Ok(connection),
@@ -196,15 +235,30 @@ impl Connection {
         way: &Way<'_>,
         left: Duration,
     ) -> Result<(), Failure> {
-        let trust = match way.tls.policy {
+        let trust = match way.manner.passage.tls {
             DeliveryTls::Verify => Trust::Verified,
             DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
         };
+        let ours = way.manner.passage.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
-        let shaken = self.stream.connect(way.client, trust, &candidate.host, wait).await;
+        let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| Failure::Tls(tls_failed(&error, remote_name(candidate))))?;
         self.security = self.stream.security().map(Arc::new);
         Ok(())
+    }
+
+    /// Who reports on what it takes.
+    pub(super) fn reports(&self) -> Reports {
+        match (self.conversation.capabilities().dsn, self.lmtp) {
+            (true, _) => Reports::NextHop,
+            (false, false) => Reports::Relayed,
+            (false, true) => Reports::Delivered,
+        }
+    }
+
+    /// Transactions that it may have in all, as far as the host says (RFC 9422).
+    pub(super) fn transactions_max(&self) -> u32 {
+        self.conversation.capabilities().mails_max.unwrap_or(u32::MAX)
     }
 
     /// What protects it.
@@ -215,10 +269,23 @@ impl Connection {
     /// Sends one message. Only on a connection that is ready.
     pub(super) async fn transact(&mut self, job: &Job) -> Transacted {
         self.transactions += 1;
-        self.conversation.begin(mail_of(job), &mut self.output);
+        let mut mail = mail_of(job);
+        let mut conversion = None;
+        if self.conversation.wants_conversion(&mail) {
+            match content::convert(&job.message).await {
+                Ok(Ok(converted)) => {
+                    mail.size = converted.size;
+                    mail.conversion = Converted::Done;
+                    conversion = Some(converted.conversion);
+                }
+                Ok(Err(why)) => mail.conversion = Converted::Impossible(why),
+                Err(error) => return Transacted::unreadable(job, &error),
+            }
+        }
+        self.conversation.begin(mail, &mut self.output);
         loop {
             let loss = match self.talk().await {
-                Ok(Step::SendContent) => match self.send_content(job).await {
+                Ok(Step::SendContent) => match self.send_content(job, conversion.as_ref()).await {
                     Ok(()) => continue,
                     Err(loss) => match self.last_words() {
                         Some(Step::Finished { outcomes, again }) => {
@@ -236,7 +303,7 @@ impl Connection {
                         job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
                     return Transacted { outcomes, again: Vec::new(), lost: true };
                 }
-                Ok(Step::Ready | Step::Close | Step::More | Step::StartTls) => {
+                Ok(Step::Ready | Step::Close | Step::More | Step::StartTls | Step::Prove(_)) => {
                     Loss::Closed("closed by the host".into())
                 }
                 Err(loss) => loss,
@@ -321,31 +388,17 @@ impl Connection {
         self.output.clear();
         matches!(progress.step, Step::Finished { .. }).then_some(progress.step)
     }
+}
 
-    async fn send_content(&mut self, job: &Job) -> Result<(), Loss> {
-        let wait = self.conversation.timeout();
-        let message = &job.message;
-        match &message.content {
-            Content::Whole(content) if message.content.len() <= ONE_SEND_BYTES_MAX => {
-                self.output.extend_from_slice(&message.trace);
-                self.output.extend_from_slice(content);
-            }
-            Content::Whole(content) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
-                self.stream.send_all(content, wait).await.map_err(loss_of)?;
-            }
-            Content::Streamed(pieces) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
-                for piece in pieces {
-                    let bytes =
-                        piece.read().await.map_err(|error| Loss::Content(error.to_string()))?;
-                    self.stream.send_all(&bytes, wait).await.map_err(loss_of)?;
-                }
-            }
-        }
-        self.conversation.content_sent(&mut self.output);
-        Ok(())
-    }
+/// Bytes of a nonce.
+const NONCE_BYTES: usize = 18;
+
+/// Who we are at a host that wants to know.
+fn login(logins: Option<&Logins>, place: u16) -> Option<Login> {
+    let (credentials, without_tls) = logins?.get(place)?;
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce).ok()?;
+    Some(Login { credentials, nonce: encode(&nonce).into(), without_tls })
 }
 
 /// `None` when `work` takes longer than `limit`.
@@ -365,7 +418,7 @@ fn mail_of(job: &Job) -> Mail {
         .iter()
         .filter_map(|&index| {
             let recipient = message.envelope.recipients.get(index as usize)?;
-            Some((index, recipient.address.clone()))
+            Some((index, recipient.clone()))
         })
         .collect();
     Mail {
@@ -373,8 +426,12 @@ fn mail_of(job: &Job) -> Mail {
         recipients,
         size: message.trace.len() as u64 + message.content.len(),
         body: message.options.body,
-        eight_bit: message.eight_bit || message.options.body != Body::SevenBit,
+        eight_bit: message.eight_bit,
         smtp_utf8: message.options.smtp_utf8,
+        require_tls: message.options.require_tls,
+        dsn_return: message.options.dsn_return,
+        envelope_id: message.options.dsn_envelope_id.clone(),
+        conversion: Converted::No,
     }
 }
 
@@ -387,7 +444,7 @@ fn remote_name(candidate: &Candidate) -> Box<str> {
     format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
 }
 
-fn loss_of(error: io::Error) -> Loss {
+pub(super) fn loss_of(error: io::Error) -> Loss {
     match error.kind() {
         io::ErrorKind::TimedOut => Loss::TimedOut,
         _ => Loss::Closed(error.to_string()),

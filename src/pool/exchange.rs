@@ -111,6 +111,20 @@ pub struct Done {
     pub again: Vec<u32>,
     /// What protected the connection, if there was one and it was.
     pub tls: Option<Arc<Security>>,
+    /// Who reports on those delivered.
+    pub reports: Reports,
+}
+
+/// Who tells the sender, if it asked (NOTIFY=SUCCESS), of a recipient that was delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reports {
+    /// The next hop: it has DSN (RFC 3461 5.2.1).
+    NextHop,
+    /// This relay: it was handed to a host without DSN (RFC 3461 5.2.2).
+    #[default]
+    Relayed,
+    /// This relay: it was handed to a mailbox, over LMTP.
+    Delivered,
 }
 
 /// How long what did not fit into a full channel waits before the next try.

@@ -10,8 +10,9 @@
 //! try is a single probe. A failure beside standing connections only means that the site wants no
 //! more of them: the number is not raised for a while.
 
-use super::exchange::{Dispatch, Done, Exchange, Job, homes_of};
+use super::exchange::{Dispatch, Done, Exchange, Job, Reports, homes_of};
 use super::state::State;
+use crate::account::Logins;
 use crate::config::Config;
 use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
@@ -32,6 +33,8 @@ pub struct Pool {
     pub(super) config: Arc<Config>,
     pub(super) policy: Rc<Policy>,
     pub(super) client: Client,
+    /// Who we are at hosts that want to know.
+    pub(super) logins: Option<Arc<Logins>>,
     pub(super) router: Router,
     exchange: Rc<Exchange>,
     homes: RefCell<HashMap<Arc<str>, Rc<Home>>>,
@@ -72,6 +75,7 @@ impl Pool {
     pub fn new(
         config: Arc<Config>,
         client: Client,
+        logins: Option<Arc<Logins>>,
         router: Router,
         exchange: Rc<Exchange>,
     ) -> Rc<Pool> {
@@ -83,6 +87,7 @@ impl Pool {
             config,
             policy,
             client,
+            logins,
             router,
             exchange,
             homes: RefCell::default(),
@@ -364,6 +369,7 @@ impl Pool {
         mut outcomes: Vec<(u32, Outcome)>,
         again: Vec<u32>,
         tls: Option<Arc<Security>>,
+        reports: Reports,
     ) {
         let Job { origin, slot, site, message, recipients } = job;
         if recipients.len() != outcomes.len() + again.len() {
@@ -374,7 +380,7 @@ impl Pool {
             tracing::error!(id = %message.id, recipients = ?untold, "a delivery forgot recipients");
             outcomes.extend(untold.into_iter().map(|index| (index, fault())));
         }
-        let done = Done { slot, id: message.id, site, message, outcomes, again, tls };
+        let done = Done { slot, id: message.id, site, message, outcomes, again, tls, reports };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 
@@ -383,7 +389,16 @@ impl Pool {
         let again = std::mem::take(&mut job.recipients);
         let Job { origin, slot, site, message, .. } = job;
         let (outcomes, tls) = (Vec::new(), None);
-        let done = Done { slot, id: message.id, site, message, outcomes, again, tls };
+        let done = Done {
+            slot,
+            id: message.id,
+            site,
+            message,
+            outcomes,
+            again,
+            tls,
+            reports: Reports::default(),
+        };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 }
@@ -438,6 +453,7 @@ mod tests {
             max: Duration::from_secs(600),
             expire: Duration::from_secs(86400),
             jitter: 0.1,
+            delay_report: None,
         };
         let waits: Vec<u64> = (1..=6).map(|n| back_off_wait(&retry, n, 0.5).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240, 480, 600, 600]);

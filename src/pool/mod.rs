@@ -12,10 +12,11 @@
 //! - `connection`: one TCP connection, from connect to QUIT.
 
 mod connection;
+mod content;
 mod exchange;
 mod home;
 mod state;
 mod worker;
 
-pub use exchange::{Dispatch, Done, Exchange, Job, homes_of};
+pub use exchange::{Dispatch, Done, Exchange, Job, Reports, homes_of};
 pub use home::{HomeView, Pool};

@@ -2,7 +2,7 @@
 //! idle, when the site wants fewer connections, or when others must have the room.
 
 use super::connection::{Connection, Transacted, Way, within};
-use super::exchange::Job;
+use super::exchange::{Job, Reports};
 use super::home::{Home, Pool, fault};
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::Signal;
@@ -56,7 +56,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
             let outcomes = job.recipients.iter().map(|&index| (index, fault())).collect();
-            self.pool.done(*job, outcomes, Vec::new(), None);
+            self.pool.done(*job, outcomes, Vec::new(), None, Reports::default());
         }
     }
 }
@@ -76,10 +76,14 @@ impl Pool {
             let refusal = transacted.refusal_of_all().cloned();
             if let Some(job) = held.job.take() {
                 let tls = standing.as_ref().and_then(|live| live.connection.security());
-                self.done(*job, transacted.outcomes, transacted.again, tls);
+                let reports = standing.as_ref().map(|live| live.connection.reports());
+                let reports = reports.unwrap_or_default();
+                self.done(*job, transacted.outcomes, transacted.again, tls, reports);
             }
             let worn = standing.as_ref().is_some_and(|standing| {
-                standing.connection.transactions >= self.config.pool.messages_per_connection
+                let max = standing.connection.transactions_max();
+                let max = max.min(self.config.pool.messages_per_connection);
+                standing.connection.transactions >= max
             });
             if lost {
                 standing = None;
@@ -213,7 +217,8 @@ impl Pool {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
-            tls: home.site.tls,
+            manner: home.site.manner,
+            logins: self.logins.as_deref(),
         };
         for candidate in &ordered {
             let left = OPENING_MAX.saturating_sub(began.elapsed());

@@ -51,32 +51,52 @@ pub struct Site {
     pub key: Arc<str>,
     /// In order of preference; never empty.
     pub hosts: Vec<SiteHost>,
-    /// What must hold on the way there: mail with other demands is another site.
-    pub tls: SiteTls,
+    /// How to speak to it. Mail with other demands is another site.
+    pub manner: Manner,
 }
 
-/// TLS with a site.
+/// How to speak to a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SiteTls {
-    /// Whether it must, and what it has to prove.
-    pub policy: config::DeliveryTls,
-    /// From the first byte, instead of STARTTLS.
-    pub implicit: bool,
+pub struct Manner {
+    /// What must hold on the way there.
+    pub passage: config::Passage,
+    /// What is spoken, and whether TLS comes first.
+    pub scheme: config::Scheme,
+    /// Who we are there: a place in [`config::Route::logins`].
+    pub login: Option<u16>,
 }
 
-impl SiteTls {
-    /// STARTTLS as `policy` has it.
-    pub const fn starttls(policy: config::DeliveryTls) -> SiteTls {
-        SiteTls { policy, implicit: false }
+impl Manner {
+    /// SMTP.
+    pub const fn smtp(passage: config::Passage) -> Manner {
+        Manner { passage, scheme: config::Scheme::Smtp, login: None }
     }
 
     /// What a site's key says of it: nothing, when it is what everybody has.
     fn mark(self) -> String {
-        let policy = match self.policy {
-            config::DeliveryTls::May => String::new(),
-            policy => format!("+tls-{}", policy.name()),
-        };
-        if self.implicit { format!("+smtps{policy}") } else { policy }
+        let mut mark = String::new();
+        mark.push_str(match self.scheme {
+            config::Scheme::Smtp => "",
+            config::Scheme::Smtps => "+smtps",
+            config::Scheme::Lmtp => "+lmtp",
+        });
+        let ordinary = config::Passage::ORDINARY;
+        let config::Passage { tls, eight_bit, certificate } = self.passage;
+        if tls != ordinary.tls {
+            mark.push_str("+tls-");
+            mark.push_str(tls.name());
+        }
+        if eight_bit != ordinary.eight_bit {
+            mark.push_str("+8bit-");
+            mark.push_str(eight_bit.name());
+        }
+        if let Some(place) = certificate {
+            mark.push_str(&format!("+cert-{place}"));
+        }
+        if let Some(login) = self.login {
+            mark.push_str(&format!("+auth-{}", u32::from(login) + 1));
+        }
+        mark
     }
 }
 
@@ -148,18 +168,18 @@ impl Router {
         {
             return Ok((Arc::clone(site), valid_until));
         }
-        let (destination, tls) = rules::destination(&self.inner.route, domain)?;
+        let (destination, passage) = rules::destination(&self.inner.route, domain)?;
         let (site, valid_until) = match destination {
             Destination::Address(address) => {
                 let there = SocketAddr::new(address, self.inner.route.port);
                 if self.inner.own.is(there) {
                     return Err(reasons::leads_back(domain, there));
                 }
-                let tls = SiteTls::starttls(tls);
-                (Site::of_address(address, self.inner.route.port, tls), Timestamp::NEVER)
+                let manner = Manner::smtp(passage);
+                (Site::of_address(address, self.inner.route.port, manner), Timestamp::NEVER)
             }
             Destination::NextHop(next_hop) => {
-                let site = Site::of_next_hop(&next_hop, tls);
+                let site = Site::of_next_hop(&next_hop, passage);
                 if let config::HostName::Address(address) = next_hop.host
                     && let there = SocketAddr::new(address, next_hop.port)
                     && self.inner.own.is(there)
@@ -168,7 +188,7 @@ impl Router {
                 }
                 (site, Timestamp::NEVER)
             }
-            Destination::Mx => self.inner.by_mx(domain, SiteTls::starttls(tls)).await?,
+            Destination::Mx => self.inner.by_mx(domain, Manner::smtp(passage)).await?,
         };
         let site = Arc::new(site);
         let mut sites = self.inner.sites.borrow_mut();
@@ -194,7 +214,7 @@ impl Router {
 }
 
 impl Inner {
-    async fn by_mx(&self, domain: &str, tls: SiteTls) -> Result<(Site, Timestamp), Outcome> {
+    async fn by_mx(&self, domain: &str, manner: Manner) -> Result<(Site, Timestamp), Outcome> {
         if !mx::is_host_name(domain) {
             return Err(reasons::bad_domain(domain));
         }
@@ -203,10 +223,10 @@ impl Inner {
             Ok(answer) => {
                 let hosts = mx::choose(&self.host_name, &answer.records, port)
                     .map_err(|unusable| reasons::unusable_mx(domain, unusable))?;
-                let key = mx::key(&hosts, port, tls);
-                Ok((Site { key, hosts, tls }, answer.valid_until))
+                let key = mx::key(&hosts, port, manner);
+                Ok((Site { key, hosts, manner }, answer.valid_until))
             }
-            Err(Failure::NoData) => self.by_implicit_mx(domain, tls).await,
+            Err(Failure::NoData) => self.by_implicit_mx(domain, manner).await,
             Err(failure) => Err(reasons::mx_failed(domain, failure)),
         }
     }
@@ -215,7 +235,7 @@ impl Inner {
     async fn by_implicit_mx(
         &self,
         domain: &str,
-        tls: SiteTls,
+        manner: Manner,
     ) -> Result<(Site, Timestamp), Outcome> {
         if mx::is_same_host(&self.host_name, domain) {
             return Err(reasons::unusable_mx(domain, mx::Unusable::Loops));
@@ -225,8 +245,8 @@ impl Inner {
                 let port = self.route.port;
                 let host = config::HostName::Name(domain.into());
                 let hosts = vec![SiteHost { preference: 0, host, port }];
-                let key = mx::key(&hosts, port, tls);
-                Ok((Site { key, hosts, tls }, answer.valid_until))
+                let key = mx::key(&hosts, port, manner);
+                Ok((Site { key, hosts, manner }, answer.valid_until))
             }
             Err(Failure::NoData | Failure::NoSuchDomain) => Err(reasons::no_mx_no_address(domain)),
             Err(failure) => Err(reasons::host_failed(domain, &failure)),
@@ -235,21 +255,21 @@ impl Inner {
 }
 
 impl Site {
-    fn of_address(address: IpAddr, port: u16, tls: SiteTls) -> Site {
+    fn of_address(address: IpAddr, port: u16, manner: Manner) -> Site {
         let host = config::HostName::Address(address);
         let hosts = vec![SiteHost { preference: 0, host, port }];
-        Site { key: format!("[{address}]:{port}{}", tls.mark()).into(), hosts, tls }
+        Site { key: format!("[{address}]:{port}{}", manner.mark()).into(), hosts, manner }
     }
 
-    fn of_next_hop(next_hop: &config::NextHop, policy: config::DeliveryTls) -> Site {
-        let tls = SiteTls { policy, implicit: next_hop.implicit_tls };
+    fn of_next_hop(next_hop: &config::NextHop, passage: config::Passage) -> Site {
+        let manner = Manner { passage, scheme: next_hop.scheme, login: next_hop.login };
         match &next_hop.host {
-            config::HostName::Address(address) => Site::of_address(*address, next_hop.port, tls),
+            config::HostName::Address(address) => Site::of_address(*address, next_hop.port, manner),
             config::HostName::Name(name) => {
                 let host = next_hop.host.clone();
                 let hosts = vec![SiteHost { preference: 0, host, port: next_hop.port }];
                 let key = format!("{}{name}", mx::NEXT_HOP_PREFIX);
-                Site { key: mx::bounded(&key, next_hop.port, tls), hosts, tls }
+                Site { key: mx::bounded(&key, next_hop.port, manner), hosts, manner }
             }
         }
     }

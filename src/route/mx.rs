@@ -1,6 +1,6 @@
 //! From MX records to the hosts of a site and its key. *Pure.*
 
-use super::{SiteHost, SiteTls};
+use super::{Manner, SiteHost};
 use crate::config::HostName;
 use crate::dns::Mx;
 use crate::limits;
@@ -85,7 +85,7 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
 }
 
 /// The key of a site with these hosts, which all have `port`.
-pub(super) fn key(hosts: &[SiteHost], port: u16, tls: SiteTls) -> Arc<str> {
+pub(super) fn key(hosts: &[SiteHost], port: u16, manner: Manner) -> Arc<str> {
     let mut text = MX_PREFIX.to_owned();
     let mut before: Option<&SiteHost> = None;
     for host in hosts {
@@ -98,16 +98,16 @@ pub(super) fn key(hosts: &[SiteHost], port: u16, tls: SiteTls) -> Arc<str> {
         }
         before = Some(host);
     }
-    bounded(&text, port, tls)
+    bounded(&text, port, manner)
 }
 
-/// `text` with the port and what TLS must be. A long one is cut and ends in a hash of the whole.
+/// `text` with the port and the manner. A long one is cut and ends in a hash of the whole.
 ///
 /// The hash has a secret key, the same on all shards of the process: whoever could make two sets
 /// of hosts with one hash would get the mail of the other's domains.
-pub(super) fn bounded(text: &str, port: u16, tls: SiteTls) -> Arc<str> {
+pub(super) fn bounded(text: &str, port: u16, manner: Manner) -> Arc<str> {
     static SECRET: OnceLock<RandomState> = OnceLock::new();
-    let tail = format!(":{port}{}", tls.mark());
+    let tail = format!(":{port}{}", manner.mark());
     let whole = format!("{text}{tail}");
     if whole.len() <= limits::ROUTE_KEY_BYTES_MAX {
         return whole.into();
@@ -126,9 +126,9 @@ pub(super) fn bounded(text: &str, port: u16, tls: SiteTls) -> Arc<str> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::config::DeliveryTls;
+    use crate::config::Passage;
 
-    const MAY: SiteTls = SiteTls::starttls(DeliveryTls::May);
+    const MAY: Manner = Manner::smtp(Passage::ORDINARY);
 
     fn records(set: &[(u16, &str)]) -> Vec<Mx> {
         set.iter()

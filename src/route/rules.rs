@@ -1,7 +1,7 @@
 //! Which way a domain goes: literal, rule, smart host or MX. *Pure.*
 
 use super::reasons;
-use crate::config::{DeliveryTls, NextHop, Route};
+use crate::config::{NextHop, Passage, Route};
 use crate::message::Outcome;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,26 +16,23 @@ pub(super) enum Destination {
     Mx,
 }
 
-/// The destination of `domain`, and what TLS must be on the way there; Err is what becomes of
+/// The destination of `domain`, and what holds on the way there; Err is what becomes of
 /// recipients there.
-pub(super) fn destination(
-    route: &Route,
-    domain: &str,
-) -> Result<(Destination, DeliveryTls), Outcome> {
+pub(super) fn destination(route: &Route, domain: &str) -> Result<(Destination, Passage), Outcome> {
     if domain.starts_with('[') {
         let address = literal(domain).ok_or_else(|| reasons::bad_literal(domain))?;
-        return Ok((Destination::Address(address), route.tls));
+        return Ok((Destination::Address(address), route.passage));
     }
     let rule = route.rules.iter().find(|rule| matches(&rule.domain, domain));
-    let (next_hop, tls) = match rule {
-        Some(rule) => (&rule.next_hop, rule.tls),
-        None => (&route.smart_host, route.tls),
+    let (next_hop, passage) = match rule {
+        Some(rule) => (&rule.next_hop, rule.passage),
+        None => (&route.smart_host, route.passage),
     };
     match next_hop {
-        Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), tls)),
+        Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), passage)),
         // The domainless postmaster (RFC 5321 4.1.1.3) is a mailbox of this host, which has none.
         None if domain.is_empty() => Err(reasons::no_domain()),
-        None => Ok((Destination::Mx, tls)),
+        None => Ok((Destination::Mx, passage)),
     }
 }
 
@@ -68,23 +65,27 @@ fn literal(domain: &str) -> Option<IpAddr> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::config::{HostName, RouteRule};
+    use crate::config::{DeliveryTls, HostName, RouteRule, Scheme};
+
+    const MUST: Passage = Passage { tls: DeliveryTls::Must, ..Passage::ORDINARY };
 
     fn hop(name: &str) -> NextHop {
-        NextHop { host: HostName::Name(name.into()), port: 25, implicit_tls: false }
+        NextHop { host: HostName::Name(name.into()), port: 25, scheme: Scheme::Smtp, login: None }
     }
 
     fn route(rules: &[(&str, Option<&str>)], smart_host: Option<&str>) -> Route {
         let rule = |(domain, to): &(&str, Option<&str>)| RouteRule {
             domain: (*domain).into(),
             next_hop: to.map(hop),
-            tls: DeliveryTls::Must,
+            passage: MUST,
         };
         Route {
             smart_host: smart_host.map(hop),
             rules: rules.iter().map(rule).collect(),
             port: 25,
-            tls: DeliveryTls::May,
+            passage: Passage::ORDINARY,
+            logins: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 
@@ -130,7 +131,7 @@ mod tests {
         let rules = [("direct.test", None), ("inside.test", Some("inside")), (".test", Some("t"))];
         let route_with = route(&rules, Some("smart"));
         let of = |domain: &str| destination(&route_with, domain).unwrap();
-        let (by_rule, otherwise) = (DeliveryTls::Must, DeliveryTls::May);
+        let (by_rule, otherwise) = (MUST, Passage::ORDINARY);
         let address = Destination::Address("192.0.2.1".parse().unwrap());
         assert_eq!(of("[192.0.2.1]"), (address, otherwise));
         assert_eq!(of("direct.test"), (Destination::Mx, by_rule), "in spite of the smart host");
@@ -148,7 +149,7 @@ mod tests {
         assert!(matches!(&outcome, Outcome::Refused(_)));
         assert_eq!(outcome.reason().status.to_string(), "5.1.2");
         let all = route(&[("*", Some("hub"))], None);
-        let hub = (Destination::NextHop(hop("hub")), DeliveryTls::Must);
+        let hub = (Destination::NextHop(hop("hub")), MUST);
         assert_eq!(destination(&all, ""), Ok(hub));
     }
 }

@@ -2,21 +2,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::config::{DeliveryTls, HostName, NextHop, Route, RouteRule};
+use crate::config::{HostName, NextHop, Passage, Route, RouteRule, Scheme};
 use crate::dns::fake::{FakeServer, Zone, a, aaaa, cname, mx, on_shard, settings};
 use hickory_proto::op::ResponseCode;
 use std::future::Future;
 use std::net::UdpSocket;
 
 fn route() -> Route {
-    let hop = |host, port| NextHop { host, port, implicit_tls: false };
+    let hop = |host, port| NextHop { host, port, scheme: Scheme::Smtp, login: None };
     let inside = hop(HostName::Name("inside.test".into()), 2525);
     let missing = hop(HostName::Name("missing.test".into()), 25);
     let fixed = hop(HostName::Address("192.0.2.9".parse().unwrap()), 587);
     let rule = |domain: &str, next_hop: NextHop| RouteRule {
         domain: domain.into(),
         next_hop: Some(next_hop),
-        tls: DeliveryTls::May,
+        passage: Passage::ORDINARY,
     };
     Route {
         smart_host: None,
@@ -26,7 +26,9 @@ fn route() -> Route {
             rule("fixed.example", fixed),
         ],
         port: 25,
-        tls: DeliveryTls::May,
+        passage: Passage::ORDINARY,
+        logins: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 

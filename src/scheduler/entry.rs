@@ -20,6 +20,19 @@ pub(super) fn kept(at: Timestamp) -> Timestamp {
     Timestamp(at.0.min(TIME_MAX))
 }
 
+/// Steps are of two minutes: 45 days fit.
+const LONG_STEPS: u16 = 0x8000;
+const LONG_STEP_MS: u64 = 120_000;
+
+/// What [`Message::notice`] keeps. Steps are rounded down, so that it does not come early.
+fn steps_before(expires: Timestamp, notice: Timestamp) -> u16 {
+    let before = expires.0.saturating_sub(notice.0);
+    match u16::try_from(before / 1000) {
+        Ok(seconds) if seconds < LONG_STEPS => seconds,
+        _ => (before / LONG_STEP_MS).min(u64::from(!LONG_STEPS)) as u16 | LONG_STEPS,
+    }
+}
+
 /// Where the recipients of a message that have not ended are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Members {
@@ -42,19 +55,28 @@ pub(super) struct Message {
     id: [u32; 2],
     pub placement: [u32; 3],
     expires: [u16; 3],
-    _unused: u16,
+    /// How long before it expires its notice is due, in steps of a second, or of two minutes with
+    /// [`LONG_STEPS`]; 0 for none.
+    notice: u16,
     /// Priority and tenant: a number in `names::Classes`.
     pub class: u32,
     members: u32,
 }
 
 impl Message {
-    pub fn new(id: QueueId, placement: [u32; 3], expires: Timestamp, class: u32) -> Message {
+    pub fn new(
+        id: QueueId,
+        placement: [u32; 3],
+        expires: Timestamp,
+        notice: Option<Timestamp>,
+        class: u32,
+    ) -> Message {
         let at = kept(expires).0;
         Message {
             id: [(id.0 >> 32) as u32, id.0 as u32],
             placement,
             expires: [(at >> 32) as u16, (at >> 16) as u16, at as u16],
+            notice: notice.map_or(0, |notice| steps_before(Timestamp(at), notice)),
             class,
             next: NIL,
             members: NIL,
@@ -69,6 +91,18 @@ impl Message {
     pub fn expires(&self) -> Timestamp {
         let [high, middle, low] = self.expires.map(u64::from);
         Timestamp(high << 32 | middle << 16 | low)
+    }
+
+    /// When its notice is due.
+    pub fn notice(&self) -> Option<Timestamp> {
+        let steps = u64::from(self.notice & !LONG_STEPS);
+        let milliseconds = if self.notice & LONG_STEPS == 0 { 1000 } else { LONG_STEP_MS };
+        (steps > 0).then(|| Timestamp(self.expires().0.saturating_sub(steps * milliseconds)))
+    }
+
+    /// There is no notice any more; whether there was one.
+    pub fn take_notice(&mut self) -> bool {
+        std::mem::take(&mut self.notice) & !LONG_STEPS > 0
     }
 
     pub fn members(&self) -> Members {
@@ -99,7 +133,7 @@ impl Linked for Message {
 
 impl Timed for Message {
     fn tick(&self) -> u64 {
-        tick_from(self.expires().0)
+        tick_from(self.notice().unwrap_or(self.expires()).0)
     }
 }
 

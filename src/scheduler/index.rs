@@ -134,7 +134,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn message(id: u64) -> Message {
-        Message::new(QueueId(id), [0; 3], Timestamp(0), 0)
+        Message::new(QueueId(id), [0; 3], Timestamp(0), None, 0)
     }
 
     #[test]

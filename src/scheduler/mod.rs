@@ -33,6 +33,7 @@ mod hasten;
 mod index;
 mod inspect;
 mod names;
+mod over;
 mod ready;
 mod retry;
 mod slab;
@@ -119,7 +120,8 @@ impl Scheduler {
         self.turn_to(now);
         let priority = message.priority.clamp(PRIORITIES.0, PRIORITIES.1);
         let class = self.classes.refer(priority, message.tenant);
-        let entry = Message::new(message.id, message.placement, message.expires, class);
+        let entry =
+            Message::new(message.id, message.placement, message.expires, message.notice, class);
         let slot = self.messages.insert(entry);
         self.index.insert(&mut self.messages, slot);
         self.expiry.insert(&mut self.messages, slot);
@@ -176,11 +178,10 @@ impl Scheduler {
         loop {
             // Expiry first: what is due at the moment of expiry is over.
             if let Some(slot) = self.expiry.next(&mut self.messages, tick, &mut budget) {
-                let recipients = self.expire(slot);
-                if !recipients.is_empty() {
-                    return Some(Demand::Expired { slot: Slot(slot), recipients });
+                match self.time_is_over(slot, now) {
+                    Some(demand) => return Some(demand),
+                    None => continue,
                 }
-                continue;
             }
             if let Some(site) = self.sites.next_offer() {
                 return Some(Demand::Offer(site));
@@ -524,21 +525,6 @@ impl Scheduler {
             }
         });
         Demand::Overdue { slot: Slot(slot), recipients }
-    }
-
-    /// Ends the recipients that are not out.
-    fn expire(&mut self, slot: u32) -> Vec<Lapsed> {
-        let mut ended = Vec::new();
-        self.each_member(slot, |this, number| {
-            let entry = &mut this.recipients[number];
-            if !entry.is_out() {
-                let index = entry.index();
-                let reason = this.reasons.get(entry.reason).cloned();
-                this.detach(number);
-                ended.push(Lapsed { index, attempts: this.end(number), reason });
-            }
-        });
-        ended
     }
 
     /// Takes a recipient out of the list or wheel it is in.

@@ -47,6 +47,7 @@ mod tests {
             max: Duration::from_secs(3600),
             expire: Duration::from_secs(86400),
             jitter,
+            delay_report: None,
         }
     }
 

@@ -18,6 +18,7 @@ fn retry() -> config::Retry {
         max: HOUR,
         expire: 24 * HOUR,
         jitter: 0.0,
+        delay_report: None,
     }
 }
 
@@ -39,6 +40,7 @@ fn admit_for(scheduler: &mut Scheduler, id: u64, tenant: &str, priority: i8, to:
         id: QueueId(id),
         placement: [1, 2, id as u32],
         expires: START.plus(24 * HOUR),
+        notice: None,
         priority,
         tenant,
         recipients: &recipients,
@@ -318,6 +320,7 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
             id: QueueId(3),
             placement: [1, 2, 3],
             expires: START.plus(24 * HOUR),
+            notice: None,
             priority: 0,
             tenant: "",
             recipients: &held,
@@ -354,6 +357,7 @@ fn a_recovered_message_goes_on_where_it_was() {
         id: QueueId(77),
         placement: [0; 3],
         expires: START.plus(24 * HOUR),
+        notice: None,
         priority: 100,
         tenant: "shop",
         recipients: &[
@@ -463,6 +467,7 @@ fn nonsense_from_outside_finds_nothing() {
         id: QueueId(u64::MAX),
         placement: [0; 3],
         expires: Timestamp::NEVER,
+        notice: None,
         priority: i8::MIN,
         tenant: "",
         recipients: &[at("", Timestamp::NEVER)],
@@ -504,6 +509,7 @@ fn a_waiting_message_costs_at_most_87_bytes_at_any_number_of_them() {
             id: QueueId(START.0 * 1000 + id * 13),
             placement: [0; 3],
             expires: START.plus(120 * HOUR),
+            notice: None,
             priority: 0,
             tenant: "",
             recipients: &[at(domain, due)],
@@ -563,4 +569,28 @@ fn a_server_that_says_something_else_every_time_does_not_fill_the_memory() {
     scheduler.take(SITE, START, 1).unwrap();
     scheduler.settle(slot, 0, Verdict::Later, reason("there is room again"), START).unwrap();
     assert_eq!(&*why(&scheduler, slot).text, "there is room again");
+}
+
+#[test]
+fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
+    let mut scheduler = Scheduler::new(retry(), 1);
+    let due = at("a.test", START.plus(Duration::from_secs(50_000)));
+    let at = |seconds: u64| START.plus(Duration::from_secs(seconds));
+    let message = Admission {
+        id: QueueId(1),
+        placement: [0; 3],
+        expires: at(86_400),
+        notice: Some(at(600)),
+        priority: 0,
+        tenant: "",
+        recipients: &[due],
+    };
+    let slot = scheduler.admit(&message, START);
+    assert_eq!(demands(&mut scheduler, at(599)), []);
+    let recipients = vec![Lapsed { index: 0, attempts: 0, reason: None }];
+    let delayed = Demand::Delayed { slot, until: at(86_400), recipients };
+    let told = (600..=720).find(|&time| demands(&mut scheduler, at(time)) == [delayed.clone()]);
+    assert!(told.is_some(), "within two minutes");
+    assert_eq!(demands(&mut scheduler, at(49_000)), [], "once");
+    assert_eq!(expired(&demands(&mut scheduler, at(86_400))), [(slot, vec![0])]);
 }

@@ -24,6 +24,9 @@ pub struct Admission<'a> {
     pub placement: [u32; 3],
     /// When its recipients are given up.
     pub expires: Timestamp,
+    /// When it is to be told that it still waits, if ever: not before that time, and within two
+    /// minutes of it.
+    pub notice: Option<Timestamp>,
     /// -9 to 9; clamped to that.
     pub priority: i8,
     /// Whose mail it is; empty for nobody's in particular.
@@ -47,7 +50,7 @@ pub struct AdmittedRecipient<'a> {
 }
 
 /// What the scheduler wants done.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Demand {
     /// Find the site of a domain, then call `routed` or `unroutable`.
     Route(DomainId),
@@ -61,6 +64,16 @@ pub enum Demand {
         /// Who, and what was known of them.
         recipients: Vec<Lapsed>,
     },
+    /// The time of the message's notice has come, and these recipients have not ended. Demanded
+    /// once.
+    Delayed {
+        /// Their message.
+        slot: Slot,
+        /// When they are given up.
+        until: Timestamp,
+        /// Who, and what is known of them.
+        recipients: Vec<Lapsed>,
+    },
     /// These recipients are out for longer than any delivery may take: log it and settle them
     /// `Later`. Repeated while they stay out.
     Overdue {
@@ -71,7 +84,7 @@ pub enum Demand {
     },
 }
 
-/// A recipient whose time was over while it waited.
+/// A recipient whose time was over, or took long, while it waited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lapsed {
     /// Its index in the envelope.

@@ -2,7 +2,7 @@
 //!
 //! Whole command lines come in; replies go out, and refusals worth an event become steps.
 
-use super::{Hello, Open, Rejection, Session, State, Step};
+use super::{Asked, Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
 use crate::message::{Address, Body, Envelope, Options, Recipient, domain_key};
 use crate::smtp::{self, CommandFault, Hold, Reply, Verb};
@@ -21,6 +21,7 @@ impl Session {
             Verb::Data => return self.data(argument, out),
             Verb::Bdat => return self.bdat(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
+            Verb::Auth => return self.auth(argument, out),
             Verb::Xclient => return self.xclient(argument, out),
             Verb::Etrn => return self.etrn(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
@@ -162,6 +163,9 @@ impl Session {
         if self.client.tls_demanded && self.client.protection.is_none() {
             return self.refuse("mail", Reply::TLS_FIRST, out);
         }
+        if let Some(demand) = self.auth_demand() {
+            return self.refuse("mail", demand, out);
+        }
         if self.transaction.is_some() {
             return self.refuse("mail", Reply::NESTED_MAIL, out);
         }
@@ -191,6 +195,10 @@ impl Session {
         if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::hold_too_long(hold_max), out);
+        }
+        if let Err(reply) = self.ask(Asked::Sender(reverse_path.as_ref())) {
+            let from = text_of(reverse_path.as_ref());
+            return self.reject("mail", Some(from), None, reply, out);
         }
         self.mails += 1;
         self.transaction = Some(Open {
@@ -229,7 +237,7 @@ impl Session {
             }
         };
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
-        if !self.client.may_relay {
+        if !self.client.may_relay && self.user.is_none() {
             let from = self.open_sender();
             let to = text_of(rcpt.path.to_address().as_ref());
             let reply = Reply::relay_denied(self.client.address.ip());
@@ -241,6 +249,14 @@ impl Session {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
+        if let Err(reply) = self.ask(Asked::Recipient) {
+            // Not a refused command, either: see above.
+            reply.write(out);
+            let from = self.open_sender();
+            let to = Some(text_of(rcpt.path.to_address().as_ref()));
+            return Step::Rejected(Rejection { at: "rcpt", from, to, reply });
+        }
+        let Some(open) = &mut self.transaction else { return Step::More };
         if let Some(address) = rcpt.path.to_address() {
             let smtp::RcptParameters { notify, original } = rcpt.parameters;
             let original = original.map(Box::from);
@@ -248,6 +264,10 @@ impl Session {
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More
+    }
+
+    fn ask(&self, asked: Asked<'_>) -> Result<(), Reply> {
+        self.client.gate.as_ref().map_or(Ok(()), |gate| gate(self.user(), asked))
     }
 
     fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {

@@ -12,13 +12,17 @@
 //!             +------------------------------------------------------------------------+
 //! ```
 
+mod authentication;
 mod chunks;
 mod commands;
 mod offer;
 mod step;
+mod submission;
 mod trace;
 
+pub use authentication::{AuthInput, Authentication};
 pub use step::{Progress, Rejection, Step, Transaction};
+pub use submission::HeaderWatch;
 
 use crate::config;
 use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
@@ -65,6 +69,22 @@ pub struct Client {
     pub xclient: bool,
     /// TLS, when it is there from the first byte.
     pub protection: Option<Protection>,
+    /// How it may say who it is.
+    pub authentication: Authentication,
+    /// Asked before MAIL and RCPT are answered, if there is something to ask.
+    pub gate: Option<Gate>,
+}
+
+/// Answers what a session asks: with the user, if the client is one.
+pub type Gate = Box<dyn Fn(Option<&str>, Asked<'_>) -> Result<(), Reply>>;
+
+/// What a session asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// May this be the reverse-path of one more message?
+    Sender(Option<&'a Address>),
+    /// May it have one more recipient?
+    Recipient,
 }
 
 /// What TLS is like on a connection.
@@ -74,6 +94,10 @@ pub struct Protection {
     pub version: &'static str,
     /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
+    /// What an exchange of AUTH can be tied to (RFC 9266).
+    pub channel: Option<[u8; 32]>,
+    /// SHA-256 of the certificate that the client has shown.
+    pub client_fingerprint: Option<[u8; 32]>,
 }
 
 /// One client's session, from the greeting to the close.
@@ -82,6 +106,8 @@ pub struct Session {
     client: Client,
     hello: Option<Hello>,
     state: State,
+    /// Who the client has proved to be.
+    user: Option<Box<str>>,
     transaction: Option<Open>,
     /// For the trace field: who the message is for, when that is one recipient and the transaction
     /// has been taken.
@@ -125,6 +151,10 @@ enum State {
     Skipping(usize),
     /// STARTTLS was said; the caller shakes hands.
     Handshake,
+    /// Waiting for the answer to a challenge of AUTH.
+    Challenged,
+    /// The caller finds out what AUTH has led to.
+    Authenticating,
     /// DATA is in order, or the first BDAT; the caller decides.
     ContentWanted(Option<Chunk>),
     /// Between 354 and the end of data. `true`: void, the caller knows.
@@ -147,6 +177,7 @@ impl Session {
             client,
             hello: None,
             state: State::Greeting,
+            user: None,
             transaction: None,
             taken_for: None,
             taken_as_utf8: false,
@@ -185,7 +216,15 @@ impl Session {
     }
 
     /// Answers Turn: from now on the client is another, and begins from the greeting.
-    pub fn turn_to(&mut self, address: SocketAddr, may_relay: bool, out: &mut Vec<u8>) {
+    pub fn turn_to(
+        &mut self,
+        address: SocketAddr,
+        may_relay: bool,
+        gate: Option<Gate>,
+        out: &mut Vec<u8>,
+    ) {
+        self.client.gate = gate;
+        self.user = None;
         self.client.address = address;
         self.client.may_relay = may_relay;
         self.hello = None;
@@ -219,15 +258,18 @@ impl Session {
             }
             let rest = input.get(consumed..).unwrap_or_default();
             let (used, step) = match self.state {
-                State::Greeting | State::Commands if self.stop => {
+                State::Greeting | State::Commands | State::Challenged if self.stop => {
                     (0, self.close_with(&Reply::STOPPING, out))
                 }
-                State::Greeting | State::Commands => self.receive_command(rest, out),
+                State::Greeting | State::Commands | State::Challenged => {
+                    self.receive_command(rest, out)
+                }
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
                 State::Chunk(..) => self.receive_chunk(rest),
                 State::Refused(_) => self.receive_refused(rest),
-                State::ContentWanted(_) | State::Complete(_) | State::Handshake => (0, Step::More),
+                State::ContentWanted(_) | State::Complete(_) => (0, Step::More),
+                State::Handshake | State::Authenticating => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
             let step = match step {
@@ -249,7 +291,10 @@ impl Session {
         if smtp::is_http(rest) {
             return (rest.len(), self.close_with(&Reply::HTTP, out));
         }
-        match smtp::scan(rest, self.policy.limits.command_line_max) {
+        match smtp::scan(rest, self.line_max(rest)) {
+            Line::Complete(line) if matches!(self.state, State::Challenged) => {
+                (line.len() + 2, self.auth_answer(line, out))
+            }
             Line::Complete(line) => (line.len() + 2, self.command(line, out)),
             Line::Incomplete => (0, Step::More),
             // Its chunk would be taken for commands.
@@ -392,14 +437,16 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// What is spoken in this transaction: `SMTP`, `ESMTP`, `UTF8SMTPS` and the like (RFC 3848,
+    /// What is spoken in this transaction: `SMTP`, `ESMTP`, `UTF8SMTPSA` and the like (RFC 3848,
     /// RFC 6531 4.3).
     pub fn protocol(&self) -> &'static str {
         let smtp_utf8 = match &self.transaction {
             Some(open) => open.options.smtp_utf8,
             None => self.taken_as_utf8,
         };
-        trace::protocol(self.is_extended(), self.client.protection.is_some(), smtp_utf8)
+        let has_tls = self.client.protection.is_some();
+        let has_user = self.user.is_some();
+        trace::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
     }
 
     /// What protects the connection.
@@ -412,6 +459,7 @@ impl Session {
     pub fn secured(&mut self, protection: Protection) {
         self.client.protection = Some(protection);
         self.hello = None;
+        self.user = None;
         self.transaction = None;
         if let State::Handshake = self.state {
             self.state = State::Commands;
@@ -502,9 +550,9 @@ impl Session {
         match self.state {
             State::ContentWanted(_) | State::Content(..) | State::Chunk(..) => return false,
             State::Complete(_) => return false,
-            State::Closing | State::Handshake => {}
+            State::Closing | State::Handshake | State::Authenticating => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
-            State::Commands | State::Skipping(_) | State::Refused(_) => {
+            State::Commands | State::Challenged | State::Skipping(_) | State::Refused(_) => {
                 _ = self.close_with(&Reply::STOPPING, out)
             }
         }

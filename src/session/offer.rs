@@ -11,6 +11,7 @@ impl Session {
             extended: self.is_extended(),
             scheduling: self.client.scheduling,
             require_tls: self.client.protection.is_some(),
+            auth: !self.client.authentication.mechanisms.is_empty(),
         }
     }
 
@@ -30,6 +31,9 @@ impl Session {
         line(format_args!("SIZE {}", limits.message_bytes_max));
         if self.offers_starttls() {
             line(format_args!("STARTTLS"));
+        }
+        if let Some(mechanisms) = self.offered_mechanisms() {
+            line(format_args!("AUTH{mechanisms}"));
         }
         for keyword in ["8BITMIME", "DSN", "SMTPUTF8", "CHUNKING", "BINARYMIME"] {
             line(format_args!("{keyword}"));

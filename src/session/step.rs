@@ -1,5 +1,6 @@
 //! What a session asks of its caller, and what it hands over. *Pure.*
 
+use super::AuthInput;
 use crate::message::{Envelope, Options};
 use crate::smtp::Reply;
 use std::net::IpAddr;
@@ -12,11 +13,13 @@ pub enum Step {
     /// call `receive` again with that rest; `receive` may have stopped only so that `out` does not
     /// grow beyond measure, so it must really be sent before. With zero, or no input left: receive
     /// more first. What is left is the start of something and must come again with more behind
-    /// it; it is shorter than the configured `command_line_max`.
+    /// it; it is shorter than the configured `command_line_max`, or than 12 KiB in AUTH.
     More,
     /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
     /// call `secured`. If that fails, close.
     StartTls,
+    /// A message of AUTH (RFC 4954): call `challenge`, `authenticated` or `not_authenticated`.
+    Auth(AuthInput),
     /// ETRN (RFC 1985): what waits for `domain` is to be tried now; then call `hastened`.
     Hasten {
         /// As `message::domain_key` writes it.

@@ -31,6 +31,8 @@ fn session() -> Session {
             scheduling: false,
             xclient: false,
             protection: None,
+            authentication: Authentication::default(),
+            gate: None,
         },
     )
 }
@@ -163,7 +165,12 @@ fn with_tls(demanded: bool) -> Session {
 }
 
 fn protection() -> Protection {
-    Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384".into() }
+    Protection {
+        version: "TLSv1.3",
+        cipher: "TLS_AES_256_GCM_SHA384".into(),
+        channel: None,
+        client_fingerprint: None,
+    }
 }
 
 fn said(session: &mut Session, input: &str) -> (Progress, String) {

@@ -60,15 +60,24 @@ pub(super) fn field(trace: &Trace) -> Vec<u8> {
     field.bytes
 }
 
-/// Which of the two hellos (RFC 5321 4.4), whether TLS is there (RFC 3848), and whether MAIL asked
-/// for SMTPUTF8 (RFC 6531 4.3).
-pub(super) fn protocol(extended: bool, has_tls: bool, smtp_utf8: bool) -> &'static str {
-    match (extended, has_tls, smtp_utf8) {
+/// Which of the two hellos (RFC 5321 4.4), whether MAIL asked for SMTPUTF8 (RFC 6531 4.3), whether
+/// TLS is there, and a user (RFC 3848).
+pub(super) fn protocol(
+    extended: bool,
+    smtp_utf8: bool,
+    has_tls: bool,
+    has_user: bool,
+) -> &'static str {
+    match (extended, smtp_utf8, has_tls, has_user) {
         (false, ..) => "SMTP",
-        (true, false, false) => "ESMTP",
-        (true, true, false) => "ESMTPS",
-        (true, false, true) => "UTF8SMTP",
-        (true, true, true) => "UTF8SMTPS",
+        (true, false, false, false) => "ESMTP",
+        (true, false, true, false) => "ESMTPS",
+        (true, false, false, true) => "ESMTPA",
+        (true, false, true, true) => "ESMTPSA",
+        (true, true, false, false) => "UTF8SMTP",
+        (true, true, true, false) => "UTF8SMTPS",
+        (true, true, false, true) => "UTF8SMTPA",
+        (true, true, true, true) => "UTF8SMTPSA",
     }
 }
 
@@ -120,7 +129,7 @@ fn hello_word(hello: &str) -> String {
 }
 
 /// `Mon, 23 Nov 2026 18:36:59 +0000` (RFC 5322 3.3).
-fn date(now: Timestamp) -> String {
+pub(super) fn date(now: Timestamp) -> String {
     const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -172,7 +181,7 @@ mod tests {
         assert_eq!(
             written(|trace| {
                 trace.recipient = None;
-                trace.protocol = protocol(false, false, true);
+                trace.protocol = protocol(false, true, true, true);
                 trace.hello = "[IPv6:2001:db8::1]";
                 trace.client = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
             }),
@@ -184,11 +193,16 @@ mod tests {
 
     #[test]
     fn a_protected_connection_is_told_with_version_and_cipher() {
-        let there = Protection { version: "TLSv1.2", cipher: "TLS_ECDHE_X".into() };
+        let there = Protection {
+            version: "TLSv1.2",
+            cipher: "TLS_ECDHE_X".into(),
+            channel: None,
+            client_fingerprint: None,
+        };
         assert_eq!(
             written(|trace| {
                 trace.protection = Some(&there);
-                trace.protocol = protocol(true, true, false);
+                trace.protocol = protocol(true, false, true, false);
             }),
             "Received: from client.example ([192.0.2.1])\r\n\
              \tby relay.example with ESMTPS (TLSv1.2) id 0000000000000\r\n\
@@ -206,11 +220,13 @@ mod tests {
     fn rfc6531_4_3_the_protocol_says_that_smtputf8_was_asked_for() {
         let text = written(|trace| {
             trace.recipient = Some("\u{fc}@b\u{fc}cher.example");
-            trace.protocol = protocol(true, false, true);
+            trace.protocol = protocol(true, true, false, false);
         });
         assert!(text.contains(" with UTF8SMTP id "), "{text}");
         assert!(text.contains("\tfor <\u{fc}@b\u{fc}cher.example>;"), "{text}");
-        assert_eq!(protocol(true, true, true), "UTF8SMTPS");
+        assert_eq!(protocol(true, true, true, false), "UTF8SMTPS");
+        assert_eq!(protocol(true, true, true, true), "UTF8SMTPSA");
+        assert_eq!(protocol(true, false, true, true), "ESMTPSA");
     }
 
     #[test]

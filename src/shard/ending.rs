@@ -6,15 +6,14 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use crate::bounce::{self, Failed, Report};
+use super::report::{Account, Reporting, is_wanted};
+use crate::bounce;
 use crate::event::{Event, Kind};
-use crate::message::{
-    Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
-};
-use crate::pool::Done;
+use crate::message::{Outcome, QueueId, Reason, Stage, Timestamp};
+use crate::pool::{Done, Reports};
 use crate::ring;
 use crate::scheduler::{Lapsed, Settled, Slot, Verdict};
-use crate::spool::{Accepted, Content, Fate, Message, SpoolError};
+use crate::spool::{Fate, Message, SpoolError};
 use crate::tls::Security;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,18 +22,10 @@ use std::time::Duration;
 /// A report that could not be stored is tried again after this.
 const REPORT_RETRY: Duration = Duration::from_secs(10);
 
-/// A recipient that has ended without delivery.
-struct Failure {
-    recipient: u32,
-    reason: Reason,
-    attempts: u16,
-    expired: bool,
-}
-
 impl Queue {
     /// A job came back from the home of its site.
     pub(super) fn done(self: &Rc<Self>, done: Done) {
-        let Done { slot, id, site, message, outcomes, again, tls } = done;
+        let Done { slot, id, site, message, outcomes, again, tls, reports } = done;
         let slot = Slot(slot);
         let known = self.scheduler.borrow().whereabouts(slot);
         if known.is_none_or(|(known, _)| known != id) {
@@ -52,7 +43,7 @@ impl Queue {
         if !lapsed.is_empty() {
             self.lapsed(slot, lapsed);
         }
-        let via = Via { site: Some(&site.key), tls: tls.as_deref() };
+        let via = Via { site: Some(&site.key), tls: tls.as_deref(), reports };
         self.settle(slot, &message, outcomes, via);
         self.changed();
     }
@@ -69,7 +60,7 @@ impl Queue {
             return;
         }
         let now = now();
-        let mut failures = Vec::new();
+        let (mut failures, mut successes) = (Vec::new(), Vec::new());
         let mut last: Option<Rc<Reason>> = None;
         let mut unread = false;
         for (recipient, outcome) in outcomes {
@@ -82,10 +73,13 @@ impl Queue {
                     self.spool.settle(message.id, recipient, &Fate::Delivered);
                     let attempt = Attempt { reason: &reason, number: attempts, due: None, via };
                     self.tell(Kind::Delivered, message, recipient, &attempt);
+                    if is_wanted(bounce::Kind::Relayed, message, recipient) {
+                        successes.push(Account::of_attempt(recipient, reason, attempts, now));
+                    }
                 }
                 Outcome::Refused(reason) => {
                     let Some(attempts) = self.over(slot, recipient, now) else { continue };
-                    failures.push(Failure { recipient, reason, attempts, expired: false });
+                    failures.push(Account::of_attempt(recipient, reason, attempts, now));
                 }
                 Outcome::Deferred(reason) => {
                     unread |= reason.stage == Stage::Local;
@@ -107,7 +101,8 @@ impl Queue {
                         }
                         Some(Settled::Expired { attempts }) => {
                             let reason = (*shared).clone();
-                            failures.push(Failure { recipient, reason, attempts, expired: true });
+                            let tried = Account::of_attempt(recipient, reason, attempts, now);
+                            failures.push(Account { expired: true, ..tried });
                         }
                         Some(Settled::Ended { .. }) | None => {}
                     }
@@ -118,6 +113,7 @@ impl Queue {
         if unread {
             self.weigh_content(slot, message);
         }
+        self.tell_success(slot, message, successes, via.reports);
         if failures.is_empty() {
             self.free_if_over(slot, message.id);
         } else {
@@ -128,14 +124,9 @@ impl Queue {
     /// These recipients waited too long; the scheduler has ended them.
     pub(super) fn lapsed(self: &Rc<Self>, slot: Slot, recipients: Vec<Lapsed>) {
         self.begin_to_fail(slot, recipients.iter().map(|lapsed| lapsed.index));
-        let failures: Vec<Failure> = recipients
+        let failures: Vec<Account> = recipients
             .into_iter()
-            .map(|lapsed| Failure {
-                recipient: lapsed.index,
-                reason: lapsed.reason.map_or_else(never_tried, |reason| (*reason).clone()),
-                attempts: lapsed.attempts,
-                expired: true,
-            })
+            .map(|lapsed| Account { expired: true, ..Account::of_waiting(lapsed) })
             .collect();
         let Some((id, _)) = self.scheduler.borrow().whereabouts(slot) else { return };
         let reporting = Reporting::begin(self, slot, id);
@@ -171,7 +162,7 @@ impl Queue {
     /// The time of these recipients is over, and the spool cannot give their message: nobody can be
     /// told but the log. Unless it is damaged for good the record stays, and after a restart all
     /// this comes again.
-    fn tell_unreadable(&self, id: QueueId, failures: &[Failure], error: &SpoolError) {
+    fn tell_unreadable(&self, id: QueueId, failures: &[Account], error: &SpoolError) {
         tracing::error!(%id, %error, "an expired message cannot be read: no report is sent");
         for failure in failures {
             let event = Event::new(Kind::Expired, now()).of(id, None).because(&failure.reason);
@@ -184,11 +175,13 @@ impl Queue {
         self: &Rc<Self>,
         slot: Slot,
         message: Arc<Message>,
-        failures: Vec<Failure>,
+        failures: Vec<Account>,
         site: Option<&str>,
     ) {
         let wants_report = message.envelope.reverse_path.is_some()
-            && failures.iter().any(|failure| is_reported(&message, failure.recipient));
+            && failures
+                .iter()
+                .any(|failure| is_wanted(bounce::Kind::Failed, &message, failure.recipient));
         if !wants_report {
             self.record_failures(slot, &message, &failures, site);
             return;
@@ -209,12 +202,13 @@ impl Queue {
         self: &Rc<Self>,
         slot: Slot,
         mut message: Arc<Message>,
-        failures: &[Failure],
+        failures: &[Account],
         site: Option<&str>,
     ) -> bool {
         let id = message.id;
         for failures in failures.chunks(bounce::RECIPIENTS_MAX) {
-            while let Err(error) = self.store_report(&message, failures).await {
+            while let Err(error) = self.store_report(&message, bounce::Kind::Failed, failures).await
+            {
                 tracing::error!(%id, %error, "a report cannot be stored");
                 if matches!(error, SpoolError::Failed(_)) {
                     // The failure is not recorded either: after a restart both happen again.
@@ -238,7 +232,7 @@ impl Queue {
         &self,
         slot: Slot,
         message: &Message,
-        failures: &[Failure],
+        failures: &[Account],
         site: Option<&str>,
     ) {
         let is_report = message.envelope.reverse_path.is_none();
@@ -250,83 +244,12 @@ impl Queue {
             };
             self.spool.settle(message.id, failure.recipient, &fate);
             self.has_failed(slot, failure.recipient);
-            let Failure { recipient, reason, attempts, .. } = failure;
-            let via = Via { site, tls: None };
+            let Account { recipient, reason, attempts, .. } = failure;
+            let via = Via { site, ..Via::default() };
             let attempt = Attempt { reason, number: *attempts, due: None, via };
             self.tell(kind, message, *recipient, &attempt);
         }
         self.free_if_over(slot, message.id);
-    }
-
-    async fn store_report(
-        self: &Rc<Self>,
-        message: &Message,
-        failures: &[Failure],
-    ) -> Result<(), SpoolError> {
-        let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
-        let first_piece;
-        let content: &[u8] = match &message.content {
-            Content::Whole(bytes) => bytes,
-            Content::Streamed(pieces) => {
-                first_piece = match pieces.first() {
-                    Some(piece) => piece.read().await.unwrap_or_default(),
-                    None => Vec::new(),
-                };
-                &first_piece
-            }
-        };
-        let failed: Vec<Failed<'_>> = failures
-            .iter()
-            .filter(|failure| is_reported(message, failure.recipient))
-            .filter_map(|failure| {
-                Some(Failed {
-                    recipient: message.envelope.recipients.get(failure.recipient as usize)?,
-                    reason: &failure.reason,
-                    attempts: failure.attempts,
-                    expired: failure.expired,
-                })
-            })
-            .collect();
-        let now = now();
-        let id = self.spool.next_id(now);
-        let report = bounce::report(&Report {
-            host_name: &self.config.host_name,
-            to,
-            id: message.id,
-            received_at: message.received_at,
-            envelope_id: message.options.dsn_envelope_id.as_deref(),
-            failed: &failed,
-            trace: &message.trace,
-            content,
-            dot_stuffed: message.dot_stuffed,
-            report_id: id,
-            now,
-        });
-        let mut draft = self.spool.draft();
-        draft.extend(&report).await?;
-        let accepted = Accepted {
-            id,
-            received_at: now,
-            envelope: Envelope {
-                reverse_path: None,
-                recipients: vec![Recipient::plain(to.clone())],
-            },
-            options: Options::default(),
-            trace: Vec::new(),
-            dot_stuffed: true,
-            eight_bit: !report.is_ascii(),
-        };
-        let (placement, stored) = self.spool.store(draft, accepted).await?;
-        let event =
-            Event::new(Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
-        self.events.emit(&Event {
-            size: Some(stored.content.len()),
-            about: Some(message.id),
-            queued_ms: None,
-            ..event
-        });
-        self.admit(stored, placement);
-        Ok(())
     }
 
     /// Ends a recipient in the scheduler: the number of its attempts, or `None` when it was over.
@@ -397,52 +320,8 @@ pub(super) struct Via<'a> {
     site: Option<&'a str>,
     /// What protected the connection.
     tls: Option<&'a Security>,
-}
-
-/// A report that is being stored, or will be: counts, and holds the message's place and record. If
-/// it is dropped before [`Reporting::end`], they stay held: after a restart it happens again.
-struct Reporting {
-    queue: Rc<Queue>,
-    slot: Slot,
-    id: QueueId,
-}
-
-impl Reporting {
-    fn begin(queue: &Rc<Queue>, slot: Slot, id: QueueId) -> Reporting {
-        queue.reporting.set(queue.reporting.get() + 1);
-        *queue.reported.borrow_mut().entry(slot).or_default() += 1;
-        Reporting { queue: Rc::clone(queue), slot, id }
-    }
-
-    /// All is recorded.
-    fn end(self) {
-        {
-            let mut reported = self.queue.reported.borrow_mut();
-            if let Some(count) = reported.get_mut(&self.slot) {
-                *count -= 1;
-                if *count == 0 {
-                    reported.remove(&self.slot);
-                }
-            }
-        }
-        self.queue.free_if_over(self.slot, self.id);
-    }
-}
-
-impl Drop for Reporting {
-    fn drop(&mut self) {
-        self.queue.reporting.set(self.queue.reporting.get().saturating_sub(1));
-    }
-}
-
-/// NOTIFY without FAILURE asks for no report (RFC 3461 4.1).
-fn is_reported(message: &Message, recipient: u32) -> bool {
-    let recipient = message.envelope.recipients.get(recipient as usize);
-    recipient.is_some_and(|recipient| recipient.notify.is_none_or(|notify| notify.failure))
-}
-
-fn never_tried() -> Reason {
-    Reason::ours(Stage::Local, Status(4, 4, 7), "its time was over before it could be tried")
+    /// Who reports on those delivered.
+    reports: Reports,
 }
 
 /// Recipients of one job are mostly deferred for the same reason: they share one.

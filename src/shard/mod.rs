@@ -6,6 +6,7 @@
 //! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
 //! - `damage`: what the spool cannot give any more.
+//! - `report`: what senders are told, and who asked for it.
 //! - `register`: what the spool's cleaner is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
@@ -17,13 +18,15 @@ mod ending;
 mod hot;
 mod queue;
 mod register;
+mod report;
 mod sites;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use crate::config::{self, Config, Core};
+use crate::account::{Desk, Logins, Quotas};
+use crate::config::{Config, Core, Listener};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::listener::{self, Intake};
@@ -56,9 +59,15 @@ pub struct Plan {
     /// This shard's own part of it.
     pub core: Core,
     /// Where to listen, with port numbers already known.
-    pub listen: Vec<config::Listener>,
+    pub listen: Vec<Listener>,
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
+    /// Where users are checked, if there are any.
+    pub desk: Option<Arc<Desk>>,
+    /// Who we are at next hops that want to know, if any does.
+    pub logins: Option<Arc<Logins>>,
+    /// How much each has sent.
+    pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
@@ -132,6 +141,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
         core,
         listen,
         server,
+        desk,
+        logins,
+        quotas,
         orphans,
         peers,
         mailbox,
@@ -175,8 +187,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client = Client::new(&config.tls).map_err(|error| error.to_string())?;
-    let pool = Pool::new(Arc::clone(&config), client, router, Rc::clone(&exchange));
+    let client =
+        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
+    let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
     ring::spawn_vital("dispatcher", async move { dispatcher.run().await });
@@ -198,7 +211,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         index,
         Arc::clone(&config),
         core,
-        server,
+        listener::Entrance { server, desk, quotas },
         spool.clone(),
         Rc::clone(&events),
         into,

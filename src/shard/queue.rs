@@ -126,6 +126,10 @@ impl Queue {
                     message.options.expires,
                     self.config.retry.expire,
                 ),
+                notice: self.notice(
+                    message.options.not_before.unwrap_or_default().max(message.received_at),
+                    wants_delay(&message),
+                ),
                 priority: message.options.priority,
                 tenant: &message.options.tenant,
                 recipients: &recipients,
@@ -166,6 +170,10 @@ impl Queue {
                     message.not_before,
                     message.expires,
                     self.config.retry.expire,
+                ),
+                notice: self.notice(
+                    message.not_before.unwrap_or_default().max(message.received_at),
+                    message.delay_wanted && !message.null_reverse_path,
                 ),
                 priority: message.priority,
                 tenant: &message.tenant,
@@ -279,6 +287,7 @@ impl Queue {
                 self.exchange.send(home, offer);
             }
             Demand::Expired { slot, recipients } => self.lapsed(slot, recipients),
+            Demand::Delayed { slot, until, recipients } => self.delayed(slot, until, recipients),
             Demand::Overdue { slot, recipients } => {
                 tracing::error!(
                     shard = self.shard,
@@ -507,6 +516,13 @@ impl Drop for Loading {
             self.queue.exchange.send(self.home, dispatch);
         }
     }
+}
+
+/// Whether somebody is to be told when it waits long.
+fn wants_delay(message: &Message) -> bool {
+    let mut recipients = message.envelope.recipients.iter();
+    message.envelope.reverse_path.is_some()
+        && recipients.any(|one| one.notify.is_some_and(|notify| notify.delay))
 }
 
 /// The spool's words for where a message is, from the scheduler's.

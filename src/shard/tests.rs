@@ -10,7 +10,7 @@ use crate::message::{
 };
 use crate::pool::{Done, Exchange};
 use crate::ring;
-use crate::route::{Router, Site, SiteTls};
+use crate::route::{Manner, Router, Site};
 use crate::scheduler::{Demand, SiteId, Work};
 use crate::spool::{Accepted, Message, Settings, Spool};
 use std::path::Path;
@@ -88,12 +88,13 @@ fn done(message: &Arc<Message>, work: &Work, outcome: fn(Reason) -> Outcome) -> 
         site: Arc::new(Site {
             key: "mx:x.test:25".into(),
             hosts: Vec::new(),
-            tls: SiteTls::starttls(crate::config::DeliveryTls::May),
+            manner: Manner::smtp(crate::config::Passage::ORDINARY),
         }),
         message: Arc::clone(message),
         outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
         again: Vec::new(),
         tls: None,
+        reports: crate::pool::Reports::default(),
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Verb {
     Xclient,
     /// STARTTLS.
     StartTls,
+    /// AUTH.
+    Auth,
 }
 
 impl Verb {
@@ -66,6 +68,7 @@ impl Verb {
             Verb::Etrn => "etrn",
             Verb::Xclient => "xclient",
             Verb::StartTls => "starttls",
+            Verb::Auth => "auth",
         }
     }
 
@@ -92,6 +95,7 @@ impl Verb {
             b"VRFY" => Verb::Vrfy,
             b"EXPN" => Verb::Expn,
             b"HELP" => Verb::Help,
+            b"AUTH" => Verb::Auth,
             b"ETRN" => Verb::Etrn,
             _ => return None,
         })
@@ -99,7 +103,7 @@ impl Verb {
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 6] = ["AUTH", "ATRN", "TURN", "SEND", "SOML", "SAML"];
+const NOT_IMPLEMENTED: [&str; 5] = ["ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -379,7 +383,8 @@ mod tests {
     use super::*;
     use crate::message::{Body, DsnNotify};
 
-    const EXTENDED: Offered = Offered { extended: true, scheduling: false, require_tls: false };
+    const EXTENDED: Offered =
+        Offered { extended: true, scheduling: false, require_tls: false, auth: false };
 
     #[test]
     fn verbs_are_read_in_any_case_and_parted_from_their_argument() {

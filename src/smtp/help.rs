@@ -4,7 +4,7 @@ use super::reply::Reply;
 use crate::message::Status;
 
 /// The form of each command, with what its parameters are.
-const TOPICS: [(&str, &str); 14] = [
+const TOPICS: [(&str, &str); 15] = [
     ("EHLO", "EHLO your.host.name, or EHLO [address]; lists the extensions"),
     ("HELO", "HELO your.host.name; EHLO does more"),
     (
@@ -25,6 +25,7 @@ const TOPICS: [(&str, &str); 14] = [
     ("VRFY", "VRFY address; a relay knows no mailboxes and does not say more than 252"),
     ("ETRN", "ETRN domain, or ETRN @domain with all below it: what waits is tried now"),
     ("STARTTLS", "STARTTLS, then the handshake, then EHLO again (RFC 3207)"),
+    ("AUTH", "AUTH mechanism, or AUTH mechanism initial-response (RFC 4954)"),
     ("HELP", "HELP, or HELP command"),
     ("QUIT", "QUIT ends the session"),
     ("EXPN", "EXPN is not implemented: a relay has no lists"),

@@ -22,6 +22,8 @@ pub struct Offered {
     pub scheduling: bool,
     /// REQUIRETLS: the session is under TLS.
     pub require_tls: bool,
+    /// AUTH (RFC 4954).
+    pub auth: bool,
 }
 
 /// Until when a message is not to be sent (RFC 4865).
@@ -52,6 +54,9 @@ pub struct MailParameters<'a> {
     pub priority: Option<i8>,
     /// HOLDFOR= or HOLDUNTIL=.
     pub hold: Option<Hold>,
+    /// AUTH= was given (RFC 4954 5): who first submitted it, for those who believe it. Here nobody
+    /// is believed, which the RFC allows.
+    pub auth: bool,
 }
 
 /// What RCPT says behind the path.
@@ -87,6 +92,10 @@ pub(super) fn read_mail_parameters(
             }
             () if keyword.eq_ignore_ascii_case("SMTPUTF8") => {
                 set_flag(&mut known.smtp_utf8, value, "SMTPUTF8 takes no value")?;
+            }
+            () if keyword.eq_ignore_ascii_case("AUTH") && offered.auth => {
+                value.filter(|value| is_printable_xtext(value)).ok_or(CommandFault::Parameter)?;
+                known.auth = true;
             }
             () if keyword.eq_ignore_ascii_case("REQUIRETLS") && offered.require_tls => {
                 set_flag(&mut known.require_tls, value, "REQUIRETLS takes no value")?;
@@ -430,7 +439,7 @@ mod tests {
 
     #[test]
     fn what_says_when_to_send_is_known_where_it_is_offered() {
-        let offered = Offered { extended: true, scheduling: true, require_tls: false };
+        let offered = Offered { extended: true, scheduling: true, require_tls: false, auth: false };
         let told = |words| read_mail_parameters(words, offered);
         for (words, priority) in
             [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
@@ -464,7 +473,7 @@ mod tests {
 
     #[test]
     fn rfc8689_4_2_requiretls_needs_tls() {
-        let offered = Offered { extended: true, scheduling: false, require_tls: true };
+        let offered = Offered { extended: true, scheduling: false, require_tls: true, auth: false };
         let told = |words| read_mail_parameters(words, offered);
         assert_eq!(told("requiretls").map(|told| told.require_tls), Ok(true));
         assert!(matches!(told("REQUIRETLS=YES"), Err(CommandFault::Value(_))));

@@ -48,6 +48,46 @@ impl Reply {
         with(530, Status(5, 7, 10), "REQUIRETLS goes with TLS only; say STARTTLS first");
     /// Mail before STARTTLS, where it is demanded (RFC 3207 4).
     pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Say STARTTLS first");
+    /// AUTH: it is he (RFC 4954 6, as all that follow).
+    pub const AUTHENTICATED: Reply = with(235, Status(2, 7, 0), "Authentication succeeded");
+    /// AUTH: not now.
+    pub const AUTH_TROUBLE: Reply =
+        with(454, Status(4, 7, 0), "Cannot check that now; try again later");
+    /// AUTH: a message that is too long, not base64, or `*`.
+    pub const AUTH_NOT_BASE64: Reply = with(501, Status(5, 5, 2), "That is not base64 (RFC 4648)");
+    /// AUTH: `*`.
+    pub const AUTH_CANCELLED: Reply = with(501, Status(5, 7, 0), "Authentication cancelled");
+    /// AUTH: base64 of something else.
+    pub const AUTH_MALFORMED: Reply =
+        with(501, Status(5, 5, 2), "That is not a message of this mechanism");
+    /// AUTH without a mechanism, or with too much.
+    pub const AUTH_SYNTAX: Reply =
+        with(501, Status(5, 5, 4), "Write AUTH MECHANISM, or AUTH MECHANISM initial-response");
+    /// AUTH after HELO.
+    pub const EHLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO first");
+    /// AUTH a second time.
+    pub const AUTH_ALREADY: Reply = with(503, Status(5, 5, 1), "You are authenticated already");
+    /// AUTH after MAIL.
+    pub const AUTH_IN_TRANSACTION: Reply =
+        with(503, Status(5, 5, 1), "A transaction is open; AUTH comes before MAIL");
+    /// AUTH with another mechanism.
+    pub const AUTH_UNKNOWN_MECHANISM: Reply =
+        with(504, Status(5, 5, 4), "No such mechanism here; EHLO lists what is");
+    /// MAIL before AUTH, where it is demanded.
+    pub const AUTH_FIRST: Reply =
+        with(530, Status(5, 7, 0), "Authentication required; say AUTH first");
+    /// AUTH: wrong.
+    pub const AUTH_WRONG: Reply =
+        with(535, Status(5, 7, 8), "Name or password is wrong, or neither is known here");
+    /// AUTH: one user for another.
+    pub const AUTH_OTHER_IDENTITY: Reply =
+        with(535, Status(5, 7, 8), "One user cannot act for another here");
+    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
+    pub const AUTH_BINDING: Reply =
+        with(535, Status(5, 7, 8), "Channel binding does not fit; is somebody in between?");
+    /// AUTH in the clear.
+    pub const AUTH_NEEDS_TLS: Reply =
+        with(538, Status(5, 7, 11), "Encryption required; say STARTTLS first");
     /// QUIT.
     pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
     /// RSET, NOOP.
@@ -147,6 +187,11 @@ impl Reply {
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
         with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
+    /// MAIL from an address that the user may not send from (RFC 6409 6.1).
+    pub const SENDER_NOT_ALLOWED: Reply =
+        with(550, Status(5, 7, 1), "This user may not send from that address");
+    /// MAIL from a user who has been removed.
+    pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
     /// An address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531 3.5).
     pub const ADDRESS_ASCII_ONLY: Reply =
         with(553, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
@@ -202,6 +247,30 @@ impl Reply {
         Reply { code: 501, status: Some(Status(5, 5, 4)), text: text.into() }
     }
 
+    /// AUTH from an address, or for a user, with too many failures: again after `wait`.
+    pub fn auth_too_often(wait: Duration) -> Reply {
+        let text = format!("Too many failed attempts; {}", again_in(wait));
+        Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
+    }
+
+    /// MAIL beyond so many messages an hour.
+    pub fn too_many_messages(limit: u32, wait: Duration) -> Reply {
+        let text = format!("More than {limit} messages in an hour; {}", again_in(wait));
+        Reply { code: 450, status: Some(Status(4, 7, 1)), text: text.into() }
+    }
+
+    /// RCPT beyond so many recipients an hour.
+    pub fn too_many_recipients(limit: u32, wait: Duration) -> Reply {
+        let text = format!("More than {limit} recipients in an hour; {}", again_in(wait));
+        Reply { code: 452, status: Some(Status(4, 5, 3)), text: text.into() }
+    }
+
+    /// A message whose `field`, From or Sender, names others than the user may be.
+    pub fn header_not_allowed(field: &str) -> Reply {
+        let text = format!("{field} has an address that this user may not send from");
+        Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
+    }
+
     /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.
     pub fn too_large(bytes_max: u64) -> Reply {
         let text = format!("Message too large; at most {bytes_max} bytes are taken");
@@ -226,6 +295,10 @@ impl Reply {
             out.extend_from_slice(b"\r\n");
         }
     }
+}
+
+fn again_in(wait: Duration) -> String {
+    format!("try again in {} min", wait.as_secs().div_ceil(60))
 }
 
 /// In decimal. Replies are written once a command; the formatting machinery would cost more than
@@ -304,6 +377,10 @@ mod tests {
             Reply::STOPPING,
             Reply::STORAGE_FULL,
             Reply::UNKNOWN_PARAMETER,
+            Reply::AUTHENTICATED,
+            Reply::AUTH_TROUBLE,
+            Reply::AUTH_WRONG,
+            Reply::auth_too_often(Duration::from_secs(61)),
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
             Reply::too_large(1),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
 //! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
-//! {received u64, marks u8}, what the marks say is there (tenant, priority, not before, expires),
+//! {received u64, marks u16}, what the marks say is there (tenant, priority, not before, expires),
 //! the recipients' domains, fates, deliveries begun and extents as the record has them; for what
 //! became of recipients the record's payload; for a chunk nothing. Reading never panics; of a plain
 //! message it allocates nothing.
@@ -18,14 +18,15 @@ use crate::message::{QueueId, Timestamp};
 /// Bytes of an entry that every one has.
 const HEAD: usize = 14;
 
-const NULL_REVERSE: u8 = 1;
-const TENANT: u8 = 2;
-const PRIORITY: u8 = 4;
-const NOT_BEFORE: u8 = 8;
-const EXPIRES: u8 = 16;
-const FATES: u8 = 32;
-const UNDER_WAY: u8 = 64;
-const EXTENTS: u8 = 128;
+const NULL_REVERSE: u16 = 1;
+const TENANT: u16 = 2;
+const PRIORITY: u16 = 4;
+const NOT_BEFORE: u16 = 8;
+const EXPIRES: u16 = 16;
+const FATES: u16 = 32;
+const UNDER_WAY: u16 = 64;
+const EXTENTS: u16 = 128;
+const DELAY_WANTED: u16 = 256;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -50,6 +51,8 @@ pub(super) enum What<'a> {
 pub(super) struct Brief<'a> {
     pub(super) received_at: Timestamp,
     pub(super) null_reverse_path: bool,
+    /// NOTIFY=DELAY was given for some recipient.
+    pub(super) delay_wanted: bool,
     pub(super) tenant: &'a str,
     pub(super) priority: i8,
     pub(super) not_before: Option<Timestamp>,
@@ -149,8 +152,9 @@ impl<'a> Brief<'a> {
         let null_reverse_path = record::optional(&mut fields)?.is_none();
         let count = fields.u32()?;
         let domains = Domains { left: count, fields, of_envelope: true };
+        let mut delay_wanted = false;
         for _ in 0..count {
-            let _notify = fields.u8()?;
+            delay_wanted |= record::wants_delay(fields.u8()?);
             let _address = fields.text()?;
             record::optional(&mut fields)?;
         }
@@ -159,6 +163,7 @@ impl<'a> Brief<'a> {
         let mut brief = Brief {
             received_at,
             null_reverse_path,
+            delay_wanted,
             tenant,
             priority,
             not_before,
@@ -184,8 +189,8 @@ impl<'a> Brief<'a> {
 
     fn read(fields: &mut Fields<'a>) -> Option<Brief<'a>> {
         let received_at = Timestamp(fields.u64()?);
-        let marks = fields.u8()?;
-        let marked = |mark: u8| marks & mark != 0;
+        let marks = fields.u16()?;
+        let marked = |mark: u16| marks & mark != 0;
         let tenant = if marked(TENANT) { fields.text()? } else { "" };
         let priority = if marked(PRIORITY) { fields.u8()?.cast_signed() } else { 0 };
         let mut time = |mark| {
@@ -201,6 +206,7 @@ impl<'a> Brief<'a> {
         Some(Brief {
             received_at,
             null_reverse_path: marked(NULL_REVERSE),
+            delay_wanted: marked(DELAY_WANTED),
             tenant,
             priority,
             not_before,
@@ -225,10 +231,12 @@ impl<'a> Brief<'a> {
             (!self.fates.is_empty(), FATES),
             (!self.under_way.is_empty(), UNDER_WAY),
             (self.extents.is_some(), EXTENTS),
+            (self.delay_wanted, DELAY_WANTED),
         ];
         let set = marks.iter().filter(|(set, _)| *set);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
-        out.push(set.fold(0, |marks, (_, mark)| marks | mark));
+        let marks = set.fold(0, |marks, (_, mark)| marks | mark);
+        out.extend_from_slice(&marks.to_le_bytes());
         if !self.tenant.is_empty() {
             super::field::put_bytes(out, self.tenant.as_bytes());
         }
@@ -281,7 +289,7 @@ impl PartialEq for Brief<'_> {
         let said = |brief: &Self| {
             (
                 (brief.received_at, brief.null_reverse_path, brief.priority),
-                (brief.not_before, brief.expires),
+                (brief.not_before, brief.expires, brief.delay_wanted),
             )
         };
         said(self) == said(other)
@@ -379,7 +387,7 @@ mod tests {
     fn a_plain_message_takes_a_few_dozen_bytes() {
         let mut index = Vec::new();
         put(&mut index, &records()[0]).unwrap();
-        assert_eq!(index.len(), 39);
+        assert_eq!(index.len(), 40);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) struct Kept {
     /// Recipients not yet ended. At zero the rest of this is dropped.
     pub(super) open: u32,
     null_reverse_path: bool,
+    delay_wanted: bool,
 }
 
 /// What few messages have.
@@ -78,7 +79,7 @@ impl Kept {
             1 => recipients.next().map(Recipients::One),
             _ => Some(Recipients::Many(recipients.collect())),
         };
-        let Brief { received_at, null_reverse_path, tenant, .. } = *brief;
+        let Brief { received_at, null_reverse_path, delay_wanted, tenant, .. } = *brief;
         let Brief { priority, not_before, expires, .. } = *brief;
         let mut rare = None;
         if !tenant.is_empty() || priority != 0 || not_before.is_some() || expires.is_some() {
@@ -94,6 +95,7 @@ impl Kept {
             placement,
             open: u32::try_from(brief.domains.recipients()).unwrap_or(u32::MAX),
             null_reverse_path,
+            delay_wanted,
         }
     }
 
@@ -153,6 +155,7 @@ impl Kept {
             expires: rare.expires,
             recipients,
             null_reverse_path: self.null_reverse_path,
+            delay_wanted: self.delay_wanted,
         }
     }
 }

@@ -230,6 +230,8 @@ pub struct Recovered {
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.
     pub null_reverse_path: bool,
+    /// NOTIFY=DELAY was given for some recipient.
+    pub delay_wanted: bool,
 }
 
 /// One recipient of it.

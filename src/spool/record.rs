@@ -293,6 +293,12 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
     }
 }
 
+/// Whether what is noted of NOTIFY includes DELAY.
+pub(super) fn wants_delay(notify: u8) -> bool {
+    let [given, _, _, delay, ..] = unbits(notify);
+    given && delay
+}
+
 fn envelope(fields: &mut Fields<'_>) -> Option<Envelope> {
     let reverse_path = optional(fields)?.map(Address::new);
     let count = fields.u32()? as usize;

@@ -1,12 +1,15 @@
 //! Whom the relay believes when it delivers.
 
+use super::server::read_one;
 use super::{TlsError, provider, versions};
-use crate::config::{self, Roots};
-use rustls::client::Resumption;
+use crate::config::{self, Certificate, Roots};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -27,38 +30,49 @@ pub enum Trust {
 
 /// One shard's side of all its TLS connections to servers.
 pub struct Client {
-    anyone: Arc<ClientConfig>,
-    /// Made when first needed: reading the roots takes milliseconds.
-    verified: OnceCell<Result<Arc<ClientConfig>, String>>,
+    /// For one that shows no certificate, then for each that is shown.
+    ways: Vec<Way>,
     tls: config::Tls,
 }
 
+/// With one certificate of ours, or none. Sessions are remembered by itself: they belong to who
+/// began them.
+struct Way {
+    shown: Option<Arc<CertifiedKey>>,
+    anyone: Arc<ClientConfig>,
+    /// Made when first needed: reading the roots takes milliseconds.
+    verified: OnceCell<Result<Arc<ClientConfig>, String>>,
+}
+
 impl Client {
-    /// Prepares for deliveries.
+    /// Prepares for deliveries; hosts that ask for a certificate may be shown one of `ours`.
     ///
     /// # Errors
-    /// rustls cannot be set up.
-    pub fn new(tls: &config::Tls) -> Result<Client, TlsError> {
-        let verifier = Arc::new(Unverified { provider: provider() });
-        let mut anyone = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(tls.only_1_3))?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        anyone.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Client { anyone: Arc::new(anyone), verified: OnceCell::new(), tls: tls.clone() })
+    /// A file of `ours` cannot be used, or rustls cannot be set up.
+    pub fn new(tls: &config::Tls, ours: &[Certificate]) -> Result<Client, TlsError> {
+        let mut ways = vec![Way::new(tls, None)?];
+        for certificate in ours {
+            let (shown, _) = read_one(certificate)?;
+            ways.push(Way::new(tls, Some(Arc::new(shown)))?);
+        }
+        Ok(Client { ways, tls: tls.clone() })
     }
 
     pub(super) fn connection(
         &self,
         trust: Trust,
+        ours: Option<usize>,
         name: &str,
     ) -> Result<ClientConnection, TlsError> {
+        let way = self
+            .ways
+            .get(ours.map_or(0, |place| place + 1))
+            .ok_or_else(|| TlsError::Other("there is no such certificate of ours".to_owned()))?;
         let config = match trust {
-            Trust::Anyone => &self.anyone,
-            Trust::Verified => self
+            Trust::Anyone => &way.anyone,
+            Trust::Verified => way
                 .verified
-                .get_or_init(|| self.verifying().map_err(|error| error.to_string()))
+                .get_or_init(|| way.verifying(&self.tls).map_err(|error| error.to_string()))
                 .as_ref()
                 .map_err(|words| TlsError::Other(words.clone()))?,
         };
@@ -67,15 +81,41 @@ impl Client {
             .map_err(|_| TlsError::Other(format!("{name} is no name that TLS can ask for")))?;
         Ok(ClientConnection::new(Arc::clone(config), name)?)
     }
+}
 
-    fn verifying(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(self.tls.only_1_3))?
-            .with_root_certificates(roots(&self.tls.roots)?)
-            .with_no_client_auth();
+impl Way {
+    fn new(tls: &config::Tls, shown: Option<Arc<CertifiedKey>>) -> Result<Way, TlsError> {
+        let verifier = Arc::new(Unverified { provider: provider() });
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.only_1_3))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut anyone = showing(config, shown.as_ref());
+        anyone.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Ok(Way { shown, anyone: Arc::new(anyone), verified: OnceCell::new() })
+    }
+
+    fn verifying(&self, tls: &config::Tls) -> Result<Arc<ClientConfig>, TlsError> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.only_1_3))?
+            .with_root_certificates(roots(&tls.roots)?);
+        let mut config = showing(config, self.shown.as_ref());
         // Not shared with the connections above: a session of theirs proves nothing.
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
         Ok(Arc::new(config))
+    }
+}
+
+fn showing(
+    config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    shown: Option<&Arc<CertifiedKey>>,
+) -> ClientConfig {
+    match shown {
+        None => config.with_no_client_auth(),
+        Some(shown) => {
+            let always = SingleCertAndKey::from(Arc::clone(shown));
+            config.with_client_cert_resolver(Arc::new(always))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::transport::Security;
 use crate::ring::{RecvBuf, Stream};
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
+use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -136,7 +137,20 @@ impl Layer {
             None => cipher.to_owned(),
         };
         let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        Security { version, cipher: cipher.into(), resumed }
+        let channel = (version == "TLSv1.3")
+            .then(|| {
+                let (label, nothing) = (b"EXPORTER-Channel-Binding", Some(&[][..]));
+                self.tls.export_keying_material([0; 32], label, nothing).ok()
+            })
+            .flatten();
+        let client_fingerprint = match &self.tls {
+            Connection::Server(tls) => tls
+                .peer_certificates()
+                .and_then(<[_]>::first)
+                .map(|certificate| Sha256::digest(certificate).into()),
+            Connection::Client(_) => None,
+        };
+        Security { version, cipher: cipher.into(), resumed, channel, client_fingerprint }
     }
 
     /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that

@@ -15,6 +15,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod visitor;
 
 pub use client::{Client, Trust};
 pub use server::Server;

@@ -1,5 +1,6 @@
 //! The certificates that the relay shows, by the name that a client asks for.
 
+use super::visitor::AnyVisitor;
 use super::{TlsError, provider, versions};
 use crate::config::{self, Certificate};
 use rustls::ServerConfig;
@@ -16,6 +17,8 @@ use std::sync::{Arc, RwLock};
 #[derive(Debug)]
 pub struct Server {
     config: Arc<ServerConfig>,
+    /// The same, and clients are asked for a certificate of theirs.
+    asking: Arc<ServerConfig>,
     shown: Arc<Shown>,
 }
 
@@ -30,14 +33,20 @@ impl Server {
         }
         let shown = Arc::new(Shown { certificates: RwLock::new(Arc::new(read(tls)?)) });
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(tls.only_1_3))?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+        let builder = || {
+            ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(versions(tls.only_1_3))
+        };
+        let visitor = Arc::new(AnyVisitor::new());
+        let mut config = builder()?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
+        let mut asking = builder()?.with_client_cert_verifier(visitor).with_cert_resolver(resolver);
         // Tickets of one key, which changes every few hours: any shard takes up what another began.
-        config.ticketer = Ticketer::new()?;
-        config.send_tls13_tickets = 1;
-        Ok(Some(Server { config: Arc::new(config), shown }))
+        for config in [&mut config, &mut asking] {
+            config.ticketer = Ticketer::new()?;
+            config.send_tls13_tickets = 1;
+        }
+        let (config, asking) = (Arc::new(config), Arc::new(asking));
+        Ok(Some(Server { config, asking, shown }))
     }
 
     /// Reads the certificates again. With an error the old ones stay.
@@ -53,8 +62,8 @@ impl Server {
         Ok(())
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+    pub(super) fn config(&self, asks_for_certificate: bool) -> Arc<ServerConfig> {
+        Arc::clone(if asks_for_certificate { &self.asking } else { &self.config })
     }
 }
 
@@ -110,7 +119,7 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
 }
 
 /// A certificate with its key, and the names it is for.
-fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
+pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
     let fault = |path: &Path, cause: String| TlsError::File { path: path.to_owned(), cause };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)

@@ -43,12 +43,12 @@ async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) ->
     let ended = done.clone();
     ring::spawn("server", async move {
         let mut far = Transport::new(far);
-        let result = far.accept(&server, LONG).await;
+        let result = far.accept(&server, false, LONG).await;
         *there.borrow_mut() = Some(result.map(|()| far));
         ended.set();
     });
     let mut near = Transport::new(near);
-    let connected = near.connect(client, trust, name, LONG).await.map(|()| near);
+    let connected = near.connect(client, trust, None, name, LONG).await.map(|()| near);
     done.wait().await;
     let accepted = accepted.borrow_mut().take().unwrap();
     (connected, accepted)
@@ -62,7 +62,7 @@ fn bytes_pass_whole_in_both_directions_whatever_their_number() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls).unwrap();
+            let client = Client::new(&tls, &[]).unwrap();
             let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let security = near.security().unwrap();
@@ -95,7 +95,7 @@ fn a_receive_that_times_out_leaves_the_connection_usable() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls).unwrap();
+            let client = Client::new(&tls, &[]).unwrap();
             let (near, far) = meet(server, &client, Trust::Anyone, "127.0.0.1").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let mut buffer = RecvBuf::with_capacity(64);
@@ -121,7 +121,7 @@ fn a_second_connection_takes_up_the_session_of_the_first() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls).unwrap();
+            let client = Client::new(&tls, &[]).unwrap();
             for resumed in [false, true] {
                 let server = Arc::clone(&server);
                 let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
@@ -155,7 +155,7 @@ fn the_certificate_shown_is_that_of_the_name_asked_for() {
                 ("third.test", 0, false),
             ] {
                 let roots = Roots::File(certificates[root].cert.clone());
-                let client = Client::new(&tls(Vec::new(), roots)).unwrap();
+                let client = Client::new(&tls(Vec::new(), roots), &[]).unwrap();
                 let server = Arc::clone(&server);
                 let (near, _) = meet(Arc::clone(&server), &client, Trust::Verified, name).await;
                 match near {
@@ -184,8 +184,9 @@ fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
         async move {
             let shown = tls(vec![files.clone()], Roots::System);
             let server = Arc::new(Server::new(&shown).unwrap().unwrap());
-            let client =
-                |root: &Path| Client::new(&tls(Vec::new(), Roots::File(root.to_owned()))).unwrap();
+            let client = |root: &Path| {
+                Client::new(&tls(Vec::new(), Roots::File(root.to_owned())), &[]).unwrap()
+            };
             let old = client(&old_root);
             let meet_old = meet(Arc::clone(&server), &old, Trust::Verified, "relay.test").await;
             assert!(meet_old.0.is_ok());
@@ -242,7 +243,7 @@ fn what_is_no_tls_ends_the_handshake() {
                 let mut far = Transport::new(listener.accept().await.unwrap());
                 near.send_all(bytes, LONG).await.unwrap();
                 near.close().await;
-                assert!(far.accept(&server, LONG).await.is_err(), "{bytes:?}");
+                assert!(far.accept(&server, false, LONG).await.is_err(), "{bytes:?}");
                 assert!(far.security().is_none());
             }
         }

@@ -28,6 +28,11 @@ pub struct Security {
     pub cipher: Box<str>,
     /// An earlier session was taken up again.
     pub resumed: bool,
+    /// The exporter that SASL ties an exchange to (RFC 9266); of TLS 1.3 only, because of 1.2 it
+    /// cannot be seen here whether it is safe.
+    pub channel: Option<[u8; 32]>,
+    /// Of the client's certificate, when it was asked for one and has its key: SHA-256.
+    pub client_fingerprint: Option<[u8; 32]>,
 }
 
 impl Transport {
@@ -36,19 +41,27 @@ impl Transport {
         Transport { stream, layer: None }
     }
 
-    /// Answers the client's handshake, within `timeout` as a whole. What the client sent in the
+    /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if
+    /// so told. What the client sent in the
     /// clear before must have been dropped (RFC 3207 4.2).
     ///
     /// # Errors
     /// `InvalidData` with rustls's words when the two do not agree; `TimedOut`; what the network
     /// says. The connection is of no use then.
-    pub async fn accept(&mut self, server: &Server, timeout: Duration) -> io::Result<()> {
-        let tls = ServerConnection::new(server.config()).map_err(io::Error::other)?;
+    pub async fn accept(
+        &mut self,
+        server: &Server,
+        asks_for_certificate: bool,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let tls =
+            ServerConnection::new(server.config(asks_for_certificate)).map_err(io::Error::other)?;
         self.secure(Connection::Server(tls), timeout).await
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),
-    /// within `timeout` as a whole.
+    /// within `timeout` as a whole. `ours` is the place of the certificate that it is shown if it
+    /// asks for one.
     ///
     /// # Errors
     /// As [`Transport::accept`]; `InvalidInput` when `name` is neither.
@@ -56,10 +69,11 @@ impl Transport {
         &mut self,
         client: &Client,
         trust: Trust,
+        ours: Option<usize>,
         name: &str,
         timeout: Duration,
     ) -> io::Result<()> {
-        let tls = client.connection(trust, name).map_err(|error| match error {
+        let tls = client.connection(trust, ours, name).map_err(|error| match error {
             TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
             error => io::Error::other(error),
         })?;

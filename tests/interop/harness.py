@@ -161,19 +161,20 @@ class WideController(Controller):
 class Sink:
     """A next hop that keeps what it gets. `reply(step, address)` may return a refusal instead."""
 
-    def __init__(self, reply=None, port=None, host="127.0.0.1", tls_context=None):
+    def __init__(self, reply=None, port=None, host="127.0.0.1", tls_context=None, **settings):
         self.messages = []
         self.reply = reply or (lambda step, address: None)
         self.port = port or free_port()
         self.host = host
         self.connections = 0
         self.tls_context = tls_context
+        self.settings = settings
         self.controller = None
 
     def __enter__(self):
         self.controller = WideController(
             self, hostname=self.host, port=self.port, data_size_limit=0, decode_data=False,
-            enable_SMTPUTF8=False, tls_context=self.tls_context,
+            enable_SMTPUTF8=False, tls_context=self.tls_context, **self.settings,
         )
         self.controller.start()
         return self

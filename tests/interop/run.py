@@ -7,14 +7,18 @@ import fates
 import hostile
 import mishaps
 import names
+import postfix
 import receiving
 import running
+import sending
 import tools
+import users
 import wiring
 from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    sending, postfix, users,
 )
 
 if __name__ == "__main__":

@@ -50,6 +50,30 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "r.toml:3: route.smart_host: smtps:// is TLS from the first byte, and tls is \"off\" here; \
          write tls = \"must\" or \"must-verify\", or leave smtps:// out",
     ),
+    // Users.
+    (
+        "[auth]\nwithout_tls = true\n[[listener]]\nrole = \"submission\"",
+        "r.toml:4: the submission listener on 127.0.0.1:2525 needs users, and there are none; set \
+         auth.users (or --users)",
+    ),
+    (
+        "[auth]\nusers = \"u\"\n[[listener]]\nrole = \"submission\"",
+        "r.toml:4: nobody could log in at the submission listener on 127.0.0.1:2525: it has no \
+         TLS; set tls.cert and tls.key, and its tls = \"require\" or \"implicit\" (or \
+         auth.without_tls = true)",
+    ),
+    (
+        "[[listener]]\nrole = \"msa\"",
+        "r.toml:2: listener.role: \"msa\" is not a role; write \"relay\" or \"submission\"",
+    ),
+    (
+        "[[listener]]\nrecipients_max = 2000",
+        "r.toml:2: listener.recipients_max must not be more than session.recipients_max",
+    ),
+    (
+        "[[access.limit]]\nmessages_per_hour = 1",
+        "r.toml:1: access.limit.network: missing; write network = \"192.0.2.0/24\"",
+    ),
     // Keys and tables.
     (
         "[retry]\nfrist = \"1s\"",
@@ -61,12 +85,13 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[retry]\ncolour = \"red\"",
-        "r.toml:2: retry.colour: unknown key; [retry] has first, factor, max, expire, jitter",
+        "r.toml:2: retry.colour: unknown key; [retry] has first, factor, max, expire, jitter, \
+         delay_report",
     ),
     (
         "colour = \"red\"",
         "r.toml:1: colour: unknown key; there are host_name, tls, listener, spool, core_default, \
-         pin, cores, core, access, session, retry, dns, route, pool, delivery, event, \
+         pin, cores, core, access, auth, session, retry, dns, route, pool, delivery, event, \
          control, ring",
     ),
     (
@@ -520,7 +545,7 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     (
         "colour", "red",
         "--set colour: unknown key; there are host_name, tls, listener, spool, core_default, pin, \
-         cores, core, access, session, retry, dns, route, pool, delivery, event, control, \
+         cores, core, access, auth, session, retry, dns, route, pool, delivery, event, control, \
          ring",
     ),
     (

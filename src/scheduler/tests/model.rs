@@ -72,6 +72,7 @@ impl Model {
             id,
             placement: [0; 3],
             expires,
+            notice: None,
             priority: self.random.i8(-2..3),
             tenant: tenants[self.random.usize(0..3)],
             recipients: &recipients,
@@ -158,6 +159,7 @@ impl Model {
                     expired.push((slot, recipients.iter().map(|lapsed| lapsed.index).collect()));
                 }
                 // Told again while it stays out; the model leaves them out at its leisure.
+                Some(Demand::Delayed { .. }) => panic!("nobody asked for a notice"),
                 Some(Demand::Overdue { slot, recipients }) => {
                     let letter = self.letter(slot);
                     for index in recipients {

@@ -233,7 +233,7 @@ fn an_index_of_a_former_life_or_of_another_version_is_none() {
     let mut newer = files;
     let file = newer.get_mut(&1).unwrap();
     let at = SEGMENT as usize - FOOTER;
-    file[at + 8] = 2;
+    file[at + 8] += 1;
     let crc = checksum(1, SEGMENT, &[&file[at..at + FOOTER - 4]]);
     file[at + FOOTER - 4..].copy_from_slice(&crc.to_le_bytes());
     let read = scan(Scan::default(), &newer);

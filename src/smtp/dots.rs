@@ -5,7 +5,7 @@ use memchr::memchr;
 
 /// What is done to a dot that begins a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dot {
+pub enum Dot {
     /// One more is put before it.
     Doubled,
     /// It is left out.
@@ -14,19 +14,20 @@ pub(super) enum Dot {
 
 /// Doubles or removes the dots that begin lines.
 #[derive(Debug)]
-pub(super) struct Dots {
+pub struct Dots {
     what: Dot,
     at_line_start: bool,
     after_cr: bool,
 }
 
 impl Dots {
-    pub(super) fn new(what: Dot) -> Dots {
+    /// Before the first line.
+    pub fn new(what: Dot) -> Dots {
         Dots { what, at_line_start: true, after_cr: false }
     }
 
     /// Appends to `out` what becomes of the next piece.
-    pub(super) fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+    pub fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut rest = piece;
         while let Some(&first) = rest.first() {
             if self.at_line_start {
@@ -59,13 +60,13 @@ impl Dots {
 
 /// Makes CRLF of every LF that has no CR before it.
 #[derive(Debug, Default)]
-pub(super) struct LineEnds {
+pub struct LineEnds {
     after_cr: bool,
 }
 
 impl LineEnds {
     /// Appends to `out` what becomes of the next piece.
-    pub(super) fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+    pub fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         for &byte in piece {
             if byte == b'\n' && !self.after_cr {
                 out.push(b'\r');

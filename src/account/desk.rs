@@ -1,0 +1,150 @@
+//! Where somebody who wants in is checked: the users of this moment, failed attempts, and the
+//! threads that hash. One for all shards; its locks are held for look-ups only.
+
+use super::attempts::{Attempts, Limits};
+use super::work::Workers;
+use super::{User, Users, UsersError, file, user};
+use crate::config;
+use crate::sasl::{Digest, Keys, Secret, keyed};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Checks that may wait for a thread. Each takes some 20 ms, so who waits longest waits a second or
+/// two; beyond it 454.
+const WAITING_MAX: usize = 128;
+
+/// What became of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is he.
+    Right(Arc<User>),
+    /// It is not, or there is nobody of that name.
+    Wrong,
+    /// Too many wait to be checked.
+    Busy,
+}
+
+/// Where somebody who wants in is checked.
+pub struct Desk {
+    path: PathBuf,
+    users: RwLock<Arc<Users>>,
+    attempts: Mutex<Attempts>,
+    /// Of users whose password was right: a keyed hash of it, which lives as long as the process
+    /// and its users. A client that logs in for each message is not hashed for each.
+    right: Mutex<HashMap<Box<str>, Digest>>,
+    /// Keys for what only this process makes and reads.
+    secret: [u8; 32],
+    workers: Arc<Workers>,
+}
+
+impl Desk {
+    /// Reads the users; `None` when no file is configured.
+    ///
+    /// # Errors
+    /// The file, or no randomness.
+    pub fn open(auth: &config::Auth, workers: &Arc<Workers>) -> Result<Option<Desk>, UsersError> {
+        let Some(path) = &auth.users else { return Ok(None) };
+        let users = file::read(path)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
+        let limits = Limits {
+            per_address: auth.failures_per_address,
+            per_user: auth.failures_per_user,
+            window: auth.failure_window,
+        };
+        Ok(Some(Desk {
+            path: path.clone(),
+            users: RwLock::new(Arc::new(users)),
+            attempts: Mutex::new(Attempts::new(limits)),
+            right: Mutex::default(),
+            secret,
+            workers: Arc::clone(workers),
+        }))
+    }
+
+    /// Threads to start for it.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn workers() -> std::io::Result<Workers> {
+        // Each needs 19 MiB for a hash; half of the cores, so that guessers do not stop the mail.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Workers::start((cores / 2).clamp(1, 8), WAITING_MAX)
+    }
+
+    /// Reads the users again; how many there are. With an error the old ones stay.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn reload(&self) -> Result<usize, UsersError> {
+        let users = Arc::new(file::read(&self.path)?);
+        let count = users.count();
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
+        lock(&self.right).clear();
+        Ok(count)
+    }
+
+    /// The users of this moment.
+    pub fn users(&self) -> Arc<Users> {
+        Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long somebody at `address` has to wait before he may try (again).
+    pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
+        lock(&self.attempts).wait(address, user, Instant::now())
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, address: IpAddr, user: Option<&str>) {
+        lock(&self.attempts).failed(address, user, Instant::now());
+    }
+
+    /// Remembers a success.
+    pub fn succeeded(&self, address: IpAddr, user: &str) {
+        lock(&self.attempts).succeeded(address, user, Instant::now());
+    }
+
+    /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,
+    /// the same each time, so that names cannot be found out.
+    pub fn keys_of(&self, name: &str) -> Keys {
+        let users = self.users();
+        let known = users.find(name).and_then(|user| user.scram.clone());
+        known.unwrap_or_else(|| user::decoy_keys(&self.secret, name))
+    }
+
+    /// Whether `password` is that of `name`.
+    pub async fn check(&self, name: &str, password: Secret) -> Verdict {
+        let found = self.users().find(name).cloned();
+        let seal = found.as_ref().map(|user| self.seal(user, &password));
+        if let (Some(user), Some(seal)) = (&found, &seal)
+            && lock(&self.right).get(&user.name) == Some(seal)
+        {
+            return Verdict::Right(Arc::clone(user));
+        }
+        let asked = found.clone();
+        let check = move || user::password_is(asked.as_deref(), &password);
+        match (self.workers.run(check).await, found, seal) {
+            (Some(true), Some(user), Some(seal)) => {
+                lock(&self.right).insert(user.name.clone(), seal);
+                Verdict::Right(user)
+            }
+            (None, ..) => Verdict::Busy,
+            _ => Verdict::Wrong,
+        }
+    }
+
+    /// Stands for a password that was right, as long as the user's hash is the same.
+    fn seal(&self, user: &User, password: &Secret) -> Digest {
+        let hash = user.password.as_deref().unwrap_or_default();
+        let of = format!("{}\0{hash}\0{}", user.name, password.reveal());
+        keyed(&self.secret, Secret::new(of).reveal().as_bytes())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,365 @@
+//! The users file: TOML, one `[[user]]` each. Read as a whole; changed whole or not at all: the new
+//! file is written beside the old one, synced, and put in its place. Two who change it take turns.
+//! What somebody wrote into it by hand, comments too, stays.
+
+use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
+use super::{UsersError, user};
+use crate::sasl::{Keys, Secret};
+use serde::Deserialize;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
+
+/// Largest file that is read, in bytes: some hundred thousand users.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// A file of hashes is nobody's business but the relay's.
+const MODE: u32 = 0o600;
+const HEAD: &str = "\
+# Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
+# By hand may be set senders, certificates, messages_per_hour and recipients_per_hour.
+";
+
+/// As the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    user: Vec<WrittenUser>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenUser {
+    name: String,
+    password: Option<String>,
+    scram: Option<String>,
+    senders: Option<Vec<String>>,
+    #[serde(default)]
+    certificates: Vec<String>,
+    messages_per_hour: Option<u32>,
+    recipients_per_hour: Option<u32>,
+}
+
+impl WrittenUser {
+    fn understood(self) -> Result<User, String> {
+        let name = checked_name(&self.name).map_err(|error| error.to_string())?;
+        let of = |what: String| format!("user {:?}: {what}", self.name);
+        if let Some(hash) = &self.password {
+            check_hash(hash).map_err(of)?;
+        }
+        let scram = match &self.scram {
+            Some(text) => Some(Keys::parse(text).ok_or_else(|| {
+                of("scram: not SCRAM-SHA-256$ROUNDS:SALT$STORED_KEY:SERVER_KEY".to_owned())
+            })?),
+            None => None,
+        };
+        let senders = match &self.senders {
+            Some(senders) => Some(
+                senders
+                    .iter()
+                    .map(|text| Sender::read(text))
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| of(format!("senders: {error}")))?,
+            ),
+            None => None,
+        };
+        let fingerprint = |text: &String| {
+            read_fingerprint(text).ok_or_else(|| {
+                of(format!(
+                    "certificates: {text:?} is not the SHA-256 fingerprint of one; \
+                     `openssl x509 -fingerprint -sha256 -noout` tells it"
+                ))
+            })
+        };
+        let certificates =
+            self.certificates.iter().map(fingerprint).collect::<Result<Vec<_>, _>>()?;
+        Ok(User {
+            certificates,
+            name,
+            password: self.password.map(Into::into),
+            scram,
+            senders,
+            messages_per_hour: self.messages_per_hour,
+            recipients_per_hour: self.recipients_per_hour,
+        })
+    }
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// It cannot be read, or something in it is wrong: then all of it.
+pub fn read(path: &Path) -> Result<Users, UsersError> {
+    let text = text_of(path)?;
+    understood(&text).map_err(|cause| UsersError::File { path: path.to_owned(), cause })
+}
+
+fn understood(text: &str) -> Result<Users, String> {
+    let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+    let mut users = Users::default();
+    for one in written.user {
+        let user = one.understood()?;
+        let name = user.name.clone();
+        if !users.insert(user) {
+            return Err(format!("user {name:?} or a certificate of his is there twice"));
+        }
+    }
+    Ok(users)
+}
+
+fn text_of(path: &Path) -> Result<String, UsersError> {
+    let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
+    let hint = |error: &io::Error| match error.kind() {
+        io::ErrorKind::NotFound => "; `ringpost user add --users FILE NAME` makes it",
+        _ => "",
+    };
+    let size = fs::metadata(path).map_err(|error| fault(format!("{error}{}", hint(&error))))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(fault(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
+    }
+    fs::read_to_string(path).map_err(|error| fault(error.to_string()))
+}
+
+/// Whether others than its owner may read the file; false when it is not there.
+pub fn readable_by_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
+}
+
+/// Adds a user, or, with `replace`, gives one that is there a new password (and new `senders`, when
+/// some are named).
+///
+/// # Errors
+/// He is there and is not to be replaced; a name or password that none can have; the file.
+pub fn add(
+    path: &Path,
+    name: &str,
+    password: &Secret,
+    senders: &[String],
+    replace: bool,
+) -> Result<(), UsersError> {
+    let name = checked_name(name)?;
+    senders.iter().try_for_each(|text| Sender::read(text).map(drop))?;
+    let (hash, keys) = hash_password(password)?;
+    change(path, |users| {
+        let there = users.iter().position(|one| is_of(one, &name));
+        if there.is_some() && !replace {
+            let what = format!("user {name:?} is there already; --replace sets a new password");
+            return Err(UsersError::Unfit(what));
+        }
+        let at = there.unwrap_or_else(|| {
+            users.push(Table::new());
+            users.len() - 1
+        });
+        let Some(entry) = users.get_mut(at) else { return Ok(()) };
+        entry.insert("name", toml_edit::value(&*name));
+        entry.insert("password", toml_edit::value(hash));
+        entry.insert("scram", toml_edit::value(keys.to_string()));
+        if !senders.is_empty() {
+            let list: toml_edit::Array = senders.iter().map(String::as_str).collect();
+            entry.insert("senders", toml_edit::value(list));
+        }
+        Ok(())
+    })
+}
+
+/// Removes a user.
+///
+/// # Errors
+/// He is not there; the file.
+pub fn remove(path: &Path, name: &str) -> Result<(), UsersError> {
+    let name = checked_name(name)?;
+    // Nothing is made only to find nobody in it.
+    text_of(path)?;
+    change(path, |users| {
+        let there = users.iter().position(|one| is_of(one, &name));
+        let nobody = || UsersError::Unfit(format!("there is no user {name:?}"));
+        users.remove(there.ok_or_else(nobody)?);
+        Ok(())
+    })
+}
+
+fn is_of(entry: &Table, name: &str) -> bool {
+    let written = entry.get("name").and_then(Item::as_str);
+    written.and_then(|written| user::checked_name(written).ok()).as_deref() == Some(name)
+}
+
+/// Changes the file under its lock.
+fn change(
+    path: &Path,
+    edit: impl FnOnce(&mut ArrayOfTables) -> Result<(), UsersError>,
+) -> Result<(), UsersError> {
+    let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
+    let said = |error: io::Error| fault(error.to_string());
+    // A link is to stay one.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(MODE)
+        .open(beside(&target, "lock"))
+        .map_err(said)?;
+    lock.lock().map_err(said)?;
+    let is_new = !target.exists();
+    let text = if is_new { String::new() } else { text_of(&target)? };
+    // What cannot be read is not written over.
+    understood(&text).map_err(fault)?;
+    let mut document: DocumentMut =
+        text.parse().map_err(|error: toml_edit::TomlError| fault(error.to_string()))?;
+    let users = document.entry("user").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    let users = users.as_array_of_tables_mut().ok_or_else(|| {
+        fault("its users are not tables of their own: write [[user]] for each".to_owned())
+    })?;
+    edit(users)?;
+    let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };
+    understood(&text).map_err(fault)?;
+    put(&target, &text).map_err(said)
+}
+
+/// Puts a new file in the place of the old one, with its owner.
+fn put(target: &Path, text: &str) -> io::Result<()> {
+    let new = beside(target, "new");
+    // Left by one that was killed; the lock is ours.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
+    let written = (|| {
+        file.set_permissions(Permissions::from_mode(MODE))?;
+        if let Ok(old) = fs::metadata(target) {
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, target)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+        return written;
+    }
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// `.users.toml.lock` beside `users.toml`.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::password_is;
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        (folder, path)
+    }
+
+    fn add_one(path: &Path, name: &str, password: &str) -> Result<(), UsersError> {
+        add(path, name, &Secret::new(password), &[], false)
+    }
+
+    #[test]
+    fn a_user_is_added_found_and_removed() {
+        let (_folder, path) = folder();
+        add_one(&path, "joe", "one").unwrap();
+        add(&path, "ann", &Secret::new("two"), &["@example.com".into()], false).unwrap();
+        let users = read(&path).unwrap();
+        let names: Vec<_> = users.sorted().iter().map(|user| user.name.to_string()).collect();
+        assert_eq!(names, ["ann", "joe"]);
+        assert!(password_is(users.find("joe").map(AsRef::as_ref), &Secret::new("one")));
+        assert!(users.knows_scram() && users.find("Joe").is_none());
+        assert!(!users.find("ann").unwrap().may_send_from("a@example.org"));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# Users of Ringpost") && !text.contains("two"), "{text}");
+
+        remove(&path, "joe").unwrap();
+        assert!(read(&path).unwrap().find("joe").is_none());
+        let again = remove(&path, "joe").unwrap_err().to_string();
+        assert_eq!(again, "there is no user \"joe\"");
+    }
+
+    #[test]
+    fn the_file_is_its_owners_alone_and_one_that_is_not_is_seen() {
+        let (_folder, path) = folder();
+        assert!(!readable_by_others(&path));
+        add_one(&path, "joe", "one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(readable_by_others(&path));
+        add_one(&path, "ann", "two").unwrap();
+        assert!(!readable_by_others(&path));
+    }
+
+    #[test]
+    fn a_user_is_not_replaced_by_accident() {
+        let (_folder, path) = folder();
+        add_one(&path, "joe", "one").unwrap();
+        let twice = add_one(&path, "jo\u{ad}e", "two").unwrap_err().to_string();
+        assert_eq!(twice, "user \"joe\" is there already; --replace sets a new password");
+        add(&path, "joe", &Secret::new("two"), &[], true).unwrap();
+        let users = read(&path).unwrap();
+        assert_eq!(users.count(), 1);
+        assert!(password_is(users.find("joe").map(AsRef::as_ref), &Secret::new("two")));
+    }
+
+    #[test]
+    fn what_was_written_by_hand_stays() {
+        let (_folder, path) = folder();
+        fs::write(&path, "# ours\n[[user]]\nname = \"old\" # from the old relay\nsenders = []\n")
+            .unwrap();
+        add_one(&path, "joe", "one").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("# ours\n") && text.contains("# from the old relay"), "{text}");
+        assert_eq!(read(&path).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn two_who_add_at_once_both_do() {
+        let (_folder, path) = folder();
+        let adding: Vec<_> = (0..8)
+            .map(|number| {
+                let path = path.clone();
+                std::thread::spawn(move || add_one(&path, &format!("user{number}"), "x"))
+            })
+            .collect();
+        adding.into_iter().for_each(|one| one.join().unwrap().unwrap());
+        assert_eq!(read(&path).unwrap().count(), 8);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_not_written_over() {
+        let (_folder, path) = folder();
+        let missing = read(&path).unwrap_err().to_string();
+        assert!(missing.contains("No such file") && missing.contains("user add"), "{missing}");
+        for (text, words) in [
+            (
+                "[[user]]\nname = \"a\"\npassword = \"x\"",
+                "user \"a\": password: not an argon2 hash",
+            ),
+            ("[[user]]\nname = \"a\"\nscram = \"x\"", "user \"a\": scram: not SCRAM-SHA-256$"),
+            ("[[user]]\nname = \"a\"\nsenders = [\"x\"]", "user \"a\": senders: \"x\" is not a"),
+            (
+                "[[user]]\nname = \"a\"\n[[user]]\nname = \"a\"",
+                "user \"a\" or a certificate of his is there twice",
+            ),
+            (
+                "[[user]]\nname = \"a\"\ncertificates = [\"ab\"]",
+                "user \"a\": certificates: \"ab\" is not",
+            ),
+            ("[[user]]\nname = \"a\\u0007\"", "cannot be a user's name"),
+            ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),
+            ("[[user]]\n", "missing field `name`"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(add_one(&path, "joe", "one").is_err());
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

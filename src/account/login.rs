@@ -1,0 +1,127 @@
+//! Names and passwords for next hops that want to know who we are: one file for each, read again
+//! like the users file.
+
+use super::UsersError;
+use super::work::Workers;
+use crate::config;
+use crate::sasl::{Credentials, Secret};
+use serde::Deserialize;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Largest file, in bytes: it holds a name and a password.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    user: String,
+    password: String,
+}
+
+/// All of them at this moment.
+pub struct Logins {
+    written: Vec<config::Login>,
+    read: RwLock<Vec<Arc<Credentials>>>,
+    workers: Arc<Workers>,
+}
+
+impl Logins {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is something else.
+    pub fn open(logins: &[config::Login], workers: &Arc<Workers>) -> Result<Logins, UsersError> {
+        let read = RwLock::new(read_all(logins)?);
+        Ok(Logins { written: logins.to_vec(), read, workers: Arc::clone(workers) })
+    }
+
+    /// Reads them again; how many there are. With an error the old ones stay.
+    ///
+    /// # Errors
+    /// As [`Logins::open`].
+    pub fn reload(&self) -> Result<usize, UsersError> {
+        let read = read_all(&self.written)?;
+        *self.read.write().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(self.written.len())
+    }
+
+    /// Name and password by their place in the configuration, and whether they may go in the clear.
+    pub fn get(&self, place: u16) -> Option<(Arc<Credentials>, bool)> {
+        let place = usize::from(place);
+        let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
+        Some((Arc::clone(read.get(place)?), self.written.get(place)?.without_tls))
+    }
+
+    /// Does work that would hold up a shard; `None` when too much waits already.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.workers.run(work).await
+    }
+}
+
+/// Whether all the files can be used.
+///
+/// # Errors
+/// As [`Logins::open`].
+pub fn check_logins(logins: &[config::Login]) -> Result<(), UsersError> {
+    read_all(logins).map(drop)
+}
+
+fn read_all(logins: &[config::Login]) -> Result<Vec<Arc<Credentials>>, UsersError> {
+    logins.iter().map(|login| read_one(&login.file).map(Arc::new)).collect()
+}
+
+fn read_one(path: &Path) -> Result<Credentials, UsersError> {
+    let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
+    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(fault("larger than 64 KiB; it has a user and a password".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    // The library's words may repeat the line, and with it the password.
+    let shape = "not what it should be; write user = \"NAME\" and password = \"PASSWORD\", a line \
+                 each";
+    let Written { user, password } = toml::from_str(&text).map_err(|_| fault(shape.to_owned()))?;
+    let password = Secret::new(password);
+    let is_odd = |text: &str| text.is_empty() || text.contains('\0');
+    if is_odd(&user) || is_odd(password.reveal()) {
+        return Err(fault("user and password must not be empty".to_owned()));
+    }
+    Ok(Credentials { user, password })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_has_a_name_and_a_password_and_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("smarthost.toml");
+        let written = [config::Login { file: file.clone(), without_tls: true }];
+        let workers = Arc::new(Workers::start(1, 1).unwrap());
+        let fault = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Logins::open(&written, &workers).err().map(|error| error.to_string())
+        };
+        for wrong in ["", "joe:pencil", "user = \"joe\"", "user = \"joe\"\npassword = \"\""] {
+            let told = fault(wrong).unwrap();
+            assert!(told.contains("smarthost.toml: ") && !told.contains("pencil"), "{told}");
+        }
+        assert_eq!(fault("user = \"joe\"\npassword = \"pencil\""), None);
+        let logins = Logins::open(&written, &workers).unwrap();
+        let (credentials, without_tls) = logins.get(0).unwrap();
+        assert_eq!((credentials.user.as_str(), without_tls), ("joe", true));
+        std::fs::write(&file, "user = \"ann\"\npassword = \"eraser\"").unwrap();
+        assert_eq!(logins.reload().unwrap(), 1);
+        assert_eq!(logins.get(0).unwrap().0.user, "ann");
+        std::fs::write(&file, "nonsense").unwrap();
+        assert!(logins.reload().is_err());
+        assert_eq!(logins.get(0).unwrap().0.user, "ann");
+        assert!(logins.get(1).is_none());
+    }
+}

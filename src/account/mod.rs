@@ -1,0 +1,45 @@
+//! The users: who may send with a name and a password. Through it passes what the users file says,
+//! and the question whether somebody is who he says he is.
+//!
+//! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
+//! - `user`: one user, and what is kept of a password.
+//! - `desk`: where somebody who wants in is checked.
+//! - `attempts`: failures, by address and user.
+//! - `login`: who we are at next hops that want to know.
+//! - `quota`: messages and recipients an hour.
+//! - `work`: threads for what would hold up a shard.
+//!
+//! It must not know SMTP, nor how a name and a proof came in.
+
+mod attempts;
+mod desk;
+mod file;
+mod login;
+mod quota;
+mod user;
+mod work;
+
+pub use desk::{Desk, Verdict};
+pub use file::{add, read, readable_by_others, remove};
+pub use login::{Logins, check_logins};
+pub use quota::{Counted, Quotas, Unit};
+pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, password_is};
+pub use work::Workers;
+
+use std::path::PathBuf;
+
+/// What is wrong with a file of users or passwords.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// The file, and what to do about it.
+    #[error("{path}: {cause}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A name or password that no user can have.
+    #[error("{0}")]
+    Unfit(String),
+}

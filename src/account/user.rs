@@ -1,0 +1,329 @@
+//! One user, and what is kept of a password: an argon2id hash for those who show it, and the keys
+//! of SCRAM-SHA-256 for those who prove it. Neither gives the password back.
+
+use super::UsersError;
+use crate::sasl::{self, Keys, Secret};
+use argon2::Argon2;
+use argon2::password_hash::PasswordHasher;
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::PasswordHash;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Rounds of SCRAM's hash for new passwords. RFC 7677 4 asks for 4096 and more; who steals the file
+/// has to do so many for each guess, and a client once for each log-in (some 30 ms).
+const SCRAM_ROUNDS: u32 = 100_000;
+/// Bytes of a SCRAM salt.
+const SALT_BYTES: usize = 16;
+/// Longest name and password, in bytes: longer ones are no slip of the pen.
+const NAME_BYTES_MAX: usize = 255;
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// Most memory that a hash of the file may ask for, in KiB.
+const HASH_KIB_MAX: u32 = 256 * 1024;
+
+/// One user of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// In the form in which names are compared.
+    pub name: Box<str>,
+    /// argon2 in the form of the Password Hashing Competition, `$argon2id$v=19$...`.
+    pub password: Option<Box<str>>,
+    /// Keys of SCRAM-SHA-256.
+    pub scram: Option<Keys>,
+    /// The addresses that he may send from; `None` is all.
+    pub senders: Option<Vec<Sender>>,
+    /// SHA-256 of certificates that are his.
+    pub certificates: Vec<Fingerprint>,
+    /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
+    pub messages_per_hour: Option<u32>,
+    /// The same of recipients.
+    pub recipients_per_hour: Option<u32>,
+}
+
+impl User {
+    /// Whether he may send from this address.
+    pub fn may_send_from(&self, address: &str) -> bool {
+        self.senders.as_ref().is_none_or(|some| some.iter().any(|one| one.covers(address)))
+    }
+}
+
+/// SHA-256 of a certificate.
+pub type Fingerprint = [u8; 32];
+
+/// Reads hexadecimal digits, with or without colons, as `openssl x509 -fingerprint -sha256` and
+/// others write them.
+pub(super) fn read_fingerprint(text: &str) -> Option<Fingerprint> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut fingerprint = Fingerprint::default();
+    for (byte, at) in fingerprint.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(fingerprint)
+}
+
+/// An address to send from, or all of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// One address; the domain in lower case.
+    Address(Box<str>),
+    /// `@example.com`: all addresses of the domain, in lower case, without the `@`.
+    Domain(Box<str>),
+}
+
+impl Sender {
+    /// Reads `a@example.com` or `@example.com`.
+    pub fn read(text: &str) -> Result<Sender, UsersError> {
+        let fault = || {
+            let what = "is not a sender; write \"name@example.com\", or \"@example.com\" for all \
+                        of a domain";
+            UsersError::Unfit(format!("{text:?} {what}"))
+        };
+        let (local, domain) = text.rsplit_once('@').ok_or_else(fault)?;
+        if domain.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(fault());
+        }
+        let domain = domain.to_lowercase();
+        Ok(match local {
+            "" => Sender::Domain(domain.into()),
+            local => Sender::Address(format!("{local}@{domain}").into()),
+        })
+    }
+
+    /// Local-parts are compared as they are, domains in any case (RFC 5321 2.4).
+    fn covers(&self, address: &str) -> bool {
+        let Some((local, domain)) = address.rsplit_once('@') else { return false };
+        let domain = domain.to_lowercase();
+        match self {
+            Sender::Domain(own) => **own == domain,
+            Sender::Address(own) => {
+                own.rsplit_once('@').is_some_and(|(ours, at)| ours == local && at == domain)
+            }
+        }
+    }
+}
+
+/// As the file has it.
+impl std::fmt::Display for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Sender::Address(address) => f.write_str(address),
+            Sender::Domain(domain) => write!(f, "@{domain}"),
+        }
+    }
+}
+
+/// All users at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    by_name: HashMap<Box<str>, Arc<User>>,
+    by_certificate: HashMap<Fingerprint, Arc<User>>,
+}
+
+impl Users {
+    /// The user of this name, as somebody typed it.
+    pub fn find(&self, name: &str) -> Option<&Arc<User>> {
+        self.by_name.get(sasl::prepare(name)?.as_str())
+    }
+
+    /// The user whose certificate has this fingerprint.
+    pub fn find_by_certificate(&self, fingerprint: &Fingerprint) -> Option<&Arc<User>> {
+        self.by_certificate.get(fingerprint)
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// All, by name.
+    pub fn sorted(&self) -> Vec<Arc<User>> {
+        let mut users: Vec<Arc<User>> = self.by_name.values().map(Arc::clone).collect();
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        users
+    }
+
+    /// Whether some user has the keys of SCRAM.
+    pub fn knows_scram(&self) -> bool {
+        self.by_name.values().any(|user| user.scram.is_some())
+    }
+
+    /// False when the name, or a certificate, is there already.
+    pub(super) fn insert(&mut self, user: User) -> bool {
+        let user = Arc::new(user);
+        let mut is_new = true;
+        for &fingerprint in &user.certificates {
+            is_new &= self.by_certificate.insert(fingerprint, Arc::clone(&user)).is_none();
+        }
+        is_new && self.by_name.insert(user.name.clone(), user).is_none()
+    }
+}
+
+/// The form in which a name is kept and compared.
+pub(super) fn checked_name(name: &str) -> Result<Box<str>, UsersError> {
+    let unfit = |why: &str| UsersError::Unfit(format!("{name:?} cannot be a user's name: {why}"));
+    let prepared = sasl::prepare(name).ok_or_else(|| unfit("it needs printable characters"))?;
+    if prepared.len() > NAME_BYTES_MAX {
+        return Err(unfit("it is longer than 255 bytes"));
+    }
+    Ok(prepared.into())
+}
+
+/// What is kept of a password. Costs as long as a log-in, and more.
+///
+/// # Errors
+/// A password that none can have, or no randomness.
+pub fn hash_password(password: &Secret) -> Result<(String, Keys), UsersError> {
+    let unfit = |why: &str| UsersError::Unfit(format!("this password cannot be used: {why}"));
+    let prepared = sasl::prepare(password.reveal()).map(Secret::new);
+    let prepared = prepared.ok_or_else(|| unfit("it needs printable characters"))?;
+    if prepared.reveal().len() > PASSWORD_BYTES_MAX {
+        return Err(unfit("it is longer than 1024 bytes"));
+    }
+    let hash = Argon2::default()
+        .hash_password(prepared.reveal().as_bytes())
+        .map_err(|error| UsersError::Unfit(format!("no hash of the password: {error}")))?;
+    let mut salt = [0; SALT_BYTES];
+    getrandom::fill(&mut salt)
+        .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
+    let keys = Keys::derive(prepared.reveal(), &salt, SCRAM_ROUNDS);
+    Ok((hash.to_string(), keys))
+}
+
+/// Whether `password` is that of `user`; with nobody it takes as long and is false, so that names
+/// cannot be found out. Some 20 ms of one core and 19 MiB: never on a shard.
+pub fn password_is(user: Option<&User>, password: &Secret) -> bool {
+    let bounded = password.reveal().len() <= PASSWORD_BYTES_MAX;
+    let Some(prepared) = sasl::prepare(password.reveal()).map(Secret::new).filter(|_| bounded)
+    else {
+        return false;
+    };
+    let bytes = prepared.reveal().as_bytes();
+    match user.and_then(|user| user.password.as_deref()) {
+        Some(hash) => Argon2::default().verify_password(bytes, hash).is_ok(),
+        None => {
+            let _ = PasswordHasher::<PasswordHash>::hash_password(&Argon2::default(), bytes);
+            false
+        }
+    }
+}
+
+/// Keys that no password fits, the same for a name each time.
+pub(super) fn decoy_keys(secret: &[u8; 32], name: &str) -> Keys {
+    let salt = sasl::keyed(secret, format!("salt {name}").as_bytes());
+    Keys {
+        iterations: SCRAM_ROUNDS,
+        salt: salt[..SALT_BYTES].to_vec(),
+        stored_key: sasl::keyed(secret, format!("stored key {name}").as_bytes()),
+        server_key: sasl::keyed(secret, format!("server key {name}").as_bytes()),
+    }
+}
+
+/// Whether his SCRAM keys are those of `password`; `None` when he has none. Some 30 ms: never on a
+/// shard.
+pub fn keys_are_of(user: &User, password: &Secret) -> Option<bool> {
+    let keys = user.scram.as_ref()?;
+    let prepared = sasl::prepare(password.reveal()).map(Secret::new);
+    Some(prepared.is_some_and(|password| {
+        Keys::derive(password.reveal(), &keys.salt, keys.iterations) == *keys
+    }))
+}
+
+/// Whether a hash of the file is one that can be checked.
+pub(super) fn check_hash(hash: &str) -> Result<(), String> {
+    let fault = "password: not an argon2 hash ($argon2id$v=19$...); `ringpost user add` makes one";
+    let read = PasswordHash::new(hash).map_err(|error| format!("{fault}: {error}"))?;
+    let params = argon2::Params::try_from(&read).map_err(|error| format!("{fault}: {error}"))?;
+    if !read.algorithm.as_str().starts_with("argon2") || read.hash.is_none() {
+        return Err(fault.to_owned());
+    }
+    if params.m_cost() > HASH_KIB_MAX {
+        return Err(format!("password: the hash asks for more than {HASH_KIB_MAX} KiB"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn user(senders: &[&str]) -> User {
+        let senders = senders.iter().map(|text| Sender::read(text).unwrap()).collect();
+        User {
+            name: "a".into(),
+            password: None,
+            scram: None,
+            senders: Some(senders),
+            certificates: Vec::new(),
+            messages_per_hour: None,
+            recipients_per_hour: None,
+        }
+    }
+
+    #[test]
+    fn a_password_is_known_again_and_no_other() {
+        let (hash, keys) = hash_password(&Secret::new("pencil")).unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert_eq!(check_hash(&hash), Ok(()));
+        assert_eq!((keys.iterations, keys.salt.len()), (SCRAM_ROUNDS, SALT_BYTES));
+        let kept = User { password: Some(hash.into()), ..user(&[]) };
+        assert!(password_is(Some(&kept), &Secret::new("pencil")));
+        assert!(password_is(Some(&kept), &Secret::new("pen\u{ad}cil")), "RFC 4013: nothing");
+        assert!(!password_is(Some(&kept), &Secret::new("Pencil")));
+        let proven = User { scram: Some(keys), ..user(&[]) };
+        assert_eq!(keys_are_of(&proven, &Secret::new("pencil")), Some(true));
+        assert_eq!(keys_are_of(&proven, &Secret::new("Pencil")), Some(false));
+        assert_eq!(keys_are_of(&kept, &Secret::new("pencil")), None);
+        assert!(!password_is(Some(&user(&[])), &Secret::new("pencil")), "no hash");
+        assert!(!password_is(None, &Secret::new("pencil")), "nobody");
+        assert!(hash_password(&Secret::new("")).is_err());
+        assert!(hash_password(&Secret::new("x".repeat(1025))).is_err());
+    }
+
+    #[test]
+    fn hashes_that_cannot_be_checked_are_told() {
+        for wrong in [
+            "pencil",
+            "$2b$10$abcdefghijklmnopqrstuv",
+            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ",
+            "$argon2id$v=19$m=9999999,t=2,p=1$c2FsdHNhbHQ$c2FsdHNhbHRzYWx0c2FsdA",
+        ] {
+            assert!(check_hash(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_read_as_they_are_written() {
+        let plain = "0aff".repeat(16);
+        let read = read_fingerprint(&plain).unwrap();
+        assert_eq!(read[..4], [0x0a, 0xff, 0x0a, 0xff]);
+        let colons = vec!["0A:FF"; 16].join(":");
+        assert_eq!(read_fingerprint(&colons), Some(read));
+        for wrong in ["", "0aff", &plain[1..], &format!("{plain}00"), &plain.replace('f', "g")] {
+            assert_eq!(read_fingerprint(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_sender_is_an_address_or_a_domain() {
+        let bound = user(&["Joe@Example.com", "@sub.example.org"]);
+        for (address, may) in [
+            ("Joe@example.COM", true),
+            ("joe@example.com", false),
+            ("any@SUB.example.org", true),
+            ("any@example.org", false),
+            ("any@deep.sub.example.org", false),
+            ("postmaster", false),
+        ] {
+            assert_eq!(bound.may_send_from(address), may, "{address}");
+        }
+        assert!(!user(&[]).may_send_from("a@b"), "an empty list is nobody");
+        assert!(User { senders: None, ..user(&[]) }.may_send_from("a@b"));
+        for wrong in ["", "joe", "joe@", "@", "a b@c"] {
+            assert!(Sender::read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `ringpost user`: the users file at the command line. Passwords come from standard input or, when
+//! that is a terminal, are asked for without showing them.
+
+use super::arguments::UserCommand;
+use crate::account::{self, Sender, User, UsersError};
+use crate::config::Config;
+use crate::sasl::Secret;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A line of standard input is read up to here, in bytes: no password is so long.
+const LINE_BYTES_MAX: u64 = 4096;
+
+/// Does what was asked.
+pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
+    let Some(path) = &config.auth.users else {
+        eprintln!("ringpost: which users file? Say --users FILE, or set auth.users");
+        return ExitCode::from(super::EXIT_USAGE);
+    };
+    let done = match command {
+        UserCommand::Add { name, sender, replace, .. } => password(true).and_then(|password| {
+            account::add(path, &name, &password, &sender, replace).map_err(said)
+        }),
+        UserCommand::List { .. } => list(path).map_err(said),
+        UserCommand::Remove { name, .. } => account::remove(path, &name).map_err(said),
+        UserCommand::Verify { name, .. } => verify(path, &name),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("ringpost: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the file can be used; warns when others may read it.
+pub(super) fn check(path: &Path) -> Result<(), UsersError> {
+    account::read(path).map(drop)?;
+    if account::readable_by_others(path) {
+        eprintln!(
+            "ringpost: warning: {}: others than its owner may read it, and guess passwords from \
+             it; chmod 600",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn said(error: UsersError) -> String {
+    error.to_string()
+}
+
+fn list(path: &Path) -> Result<(), UsersError> {
+    for user in account::read(path)?.sorted() {
+        println!("{}", told(&user));
+    }
+    Ok(())
+}
+
+/// One line: the name, how he may log in, and what he may send from.
+fn told(user: &User) -> String {
+    let ways = [
+        ("password", user.password.is_some()),
+        ("scram", user.scram.is_some()),
+        ("certificate", !user.certificates.is_empty()),
+    ];
+    let ways: Vec<&str> = ways.into_iter().filter_map(|(way, has)| has.then_some(way)).collect();
+    let ways = if ways.is_empty() { "cannot log in".to_owned() } else { ways.join(",") };
+    let senders = match user.senders.as_deref() {
+        None => "any sender".to_owned(),
+        Some([]) => "no sender".to_owned(),
+        Some(some) => some.iter().map(Sender::to_string).collect::<Vec<_>>().join(" "),
+    };
+    format!("{}\t{ways}\t{senders}", user.name)
+}
+
+fn verify(path: &Path, name: &str) -> Result<(), String> {
+    let users = account::read(path).map_err(said)?;
+    let user = users.find(name).ok_or_else(|| format!("there is no user {name:?}"))?;
+    let password = password(false)?;
+    let by_hash = account::password_is(Some(user), &password);
+    let by_keys = account::keys_are_of(user, &password);
+    match (by_hash || user.password.is_none(), by_keys.unwrap_or(true)) {
+        (true, true) if by_hash || by_keys.is_some() => {
+            println!("the password of {:?} is right", &*user.name);
+            Ok(())
+        }
+        (false, true) if by_keys.is_some() => {
+            Err("the password is that of the SCRAM keys, but not of the hash".to_owned())
+        }
+        (true, false) if by_hash => {
+            Err("the password is that of the hash, but not of the SCRAM keys".to_owned())
+        }
+        _ => Err(format!("that is not the password of {:?}", &*user.name)),
+    }
+}
+
+/// A line of standard input; from a terminal without showing it, and `twice` when it is new.
+fn password(twice: bool) -> Result<Secret, String> {
+    if io::stdin().is_terminal() {
+        let ask = |prompt| rpassword::prompt_password(prompt).map_err(|error| error.to_string());
+        let one = ask("Password: ")?;
+        if twice && ask("Again: ")? != one {
+            return Err("the two were not the same; nothing was changed".to_owned());
+        }
+        return Ok(Secret::new(one));
+    }
+    let mut line = Vec::new();
+    io::stdin()
+        .lock()
+        .take(LINE_BYTES_MAX)
+        .read_until(b'\n', &mut line)
+        .map_err(|error| format!("no password on standard input: {error}"))?;
+    let line = String::from_utf8(line).map_err(|_| "the password is not UTF-8".to_owned())?;
+    let line = line.strip_suffix('\n').unwrap_or(&line);
+    let password = line.strip_suffix('\r').unwrap_or(line);
+    if password.is_empty() {
+        return Err("no password on standard input".to_owned());
+    }
+    Ok(Secret::new(password))
+}

@@ -1,0 +1,72 @@
+//! MAIL and RCPT with the parameters that the server offered. It knows no state.
+
+use super::capabilities::Capabilities;
+use super::{Mail, needs_smtp_utf8};
+use crate::message::{Body, DsnNotify, DsnReturn, Recipient};
+use crate::smtp::unitext_to_xtext;
+use std::borrow::Cow;
+use std::io::{Result, Write};
+
+/// `MAIL FROM:<...>` without its line end. Writing to a Vec cannot fail.
+pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Result<()> {
+    let reverse_path = mail.reverse_path.as_ref().map_or("", |address| address.as_str());
+    write!(out, "MAIL FROM:<{reverse_path}>")?;
+    if offered.size.is_some() {
+        write!(out, " SIZE={}", mail.size)?;
+    }
+    if mail.body == Body::BinaryMime {
+        write!(out, " BODY=BINARYMIME")?;
+    } else if offered.eight_bit_mime && (mail.eight_bit || mail.body == Body::EightBitMime) {
+        write!(out, " BODY=8BITMIME")?;
+    }
+    if offered.smtp_utf8 && needs_smtp_utf8(mail) {
+        write!(out, " SMTPUTF8")?;
+    }
+    if mail.require_tls && offered.require_tls {
+        write!(out, " REQUIRETLS")?;
+    }
+    if offered.dsn {
+        match mail.dsn_return {
+            Some(DsnReturn::Full) => write!(out, " RET=FULL")?,
+            Some(DsnReturn::Headers) => write!(out, " RET=HDRS")?,
+            None => {}
+        }
+        if let Some(id) = mail.envelope_id.as_deref().and_then(word) {
+            write!(out, " ENVID={id}")?;
+        }
+    }
+    Ok(())
+}
+
+/// `RCPT TO:<...>` without its line end.
+pub(super) fn rcpt(one: &Recipient, offered: &Capabilities, out: &mut Vec<u8>) -> Result<()> {
+    write!(out, "RCPT TO:<{}>", one.address)?;
+    if !offered.dsn {
+        return Ok(());
+    }
+    if let Some(notify) = one.notify {
+        write!(out, " NOTIFY={}", wishes(notify))?;
+    }
+    if let Some(original) = one.original.as_deref().and_then(word) {
+        write!(out, " ORCPT={original}")?;
+    }
+    Ok(())
+}
+
+/// RFC 3461 4.1.
+fn wishes(notify: DsnNotify) -> Cow<'static, str> {
+    let all = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+    let set: Vec<&str> = all.into_iter().filter_map(|(set, name)| set.then_some(name)).collect();
+    if set.is_empty() { Cow::Borrowed("NEVER") } else { Cow::Owned(set.join(",")) }
+}
+
+/// A value in ASCII, whatever it is (RFC 6533 3: of ORCPT the part behind `utf-8;`); `None` for
+/// what could not be one word.
+fn word(text: &str) -> Option<Cow<'_, str>> {
+    let text = match text.is_ascii() {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(unitext_to_xtext(text)),
+    };
+    let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then_some(text)
+}

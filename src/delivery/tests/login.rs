@@ -1,0 +1,115 @@
+//! AUTH at a next hop, step by step.
+
+use super::*;
+use crate::delivery::Login;
+use crate::sasl::{Credentials, Exchange, Keys, Mechanism, Secret, Turn, decode, encode};
+
+const EHLO_AUTH: &str = "250-mx\r\n250 AUTH LOGIN PLAIN\r\n";
+const EHLO_SCRAM: &str = "250-mx\r\n250 AUTH PLAIN SCRAM-SHA-256\r\n";
+const EHLO_LOGIN: &str = "250-mx\r\n250 AUTH=LOGIN\r\n";
+
+/// A conversation with somebody who knows joe, under TLS or not, after the greeting.
+fn to_log_in(secured: bool, without_tls: bool) -> Conversation {
+    let credentials = Credentials { user: "joe".into(), password: Secret::new("pencil") };
+    let login = Login { credentials: Arc::new(credentials), nonce: "abc".into(), without_tls };
+    let mut conversation =
+        Conversation::new(policy(), "mx.example".into(), manner(StartTls::Never));
+    conversation.log_in_as(login);
+    if secured {
+        conversation.secured_from_the_start();
+    }
+    assert_eq!(feed(&mut conversation, GREETING).0, Step::More);
+    conversation
+}
+
+fn said(step: (Step, String)) -> String {
+    assert_eq!(step.0, Step::More);
+    step.1
+}
+
+#[test]
+fn plain_goes_in_one_line_and_login_in_three() {
+    let mut plain = to_log_in(true, false);
+    assert_eq!(said(feed(&mut plain, EHLO_AUTH)), "AUTH PLAIN AGpvZQBwZW5jaWw=\r\n");
+    assert_eq!(feed(&mut plain, "235 2.7.0 yes\r\n").0, Step::Ready);
+    let mut login = to_log_in(true, false);
+    assert_eq!(said(feed(&mut login, EHLO_LOGIN)), "AUTH LOGIN\r\n");
+    assert_eq!(said(feed(&mut login, "334 VXNlcm5hbWU6\r\n")), "am9l\r\n");
+    assert_eq!(said(feed(&mut login, "334 UGFzc3dvcmQ6\r\n")), "cGVuY2ls\r\n");
+    assert_eq!(feed(&mut login, "235 yes\r\n").0, Step::Ready);
+}
+
+#[test]
+fn scram_comes_first_and_the_host_has_to_prove_itself() {
+    for (password, honest) in [("pencil", true), ("eraser", false)] {
+        let mut conversation = to_log_in(true, false);
+        let first = said(feed(&mut conversation, EHLO_SCRAM));
+        let first = first.strip_prefix("AUTH SCRAM-SHA-256 ").unwrap().trim_end();
+        let mut server = Exchange::new(Mechanism::ScramSha256, None);
+        server.begin(Some(&decode(first.as_bytes()).unwrap())).unwrap();
+        let keys = Keys::derive(password, b"salt", 4096);
+        let Turn::Challenge(challenge) = server.keys(keys, "def").unwrap() else { panic!("none") };
+        let (step, _) = feed(&mut conversation, &format!("334 {}\r\n", encode(&challenge)));
+        let Step::Prove(proof) = step else { panic!("{step:?}") };
+        let mut out = Vec::new();
+        assert_eq!(conversation.proved(Some(proof.work()), &mut out), None);
+        let last = decode(out.strip_suffix(b"\r\n").unwrap()).unwrap();
+        match server.receive(&last) {
+            Ok(Turn::Challenge(message)) => {
+                assert!(honest);
+                let reply = format!("334 {}\r\n", encode(&message));
+                assert_eq!(said(feed(&mut conversation, &reply)), "\r\n");
+                assert_eq!(feed(&mut conversation, "235 yes\r\n").0, Step::Ready);
+            }
+            // Somebody else's server, which says yes to anybody.
+            _ => {
+                assert!(!honest);
+                let (step, out) = feed(&mut conversation, "235 yes\r\n");
+                assert_eq!(unusable(&step), (Stage::Auth, Status(4, 7, 0)));
+                assert_eq!(out, "QUIT\r\n");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_does_not_go_in_the_clear_unless_told_to() {
+    let mut kept = to_log_in(false, false);
+    let (step, out) = feed(&mut kept, EHLO_AUTH);
+    assert_eq!(unusable(&step), (Stage::Auth, Status(4, 7, 4)));
+    assert_eq!(out, "QUIT\r\n");
+    let mut told = to_log_in(false, true);
+    assert!(said(feed(&mut told, EHLO_AUTH)).starts_with("AUTH PLAIN "));
+}
+
+#[test]
+fn a_host_that_does_not_let_us_in_gets_nothing_and_mail_waits() {
+    for (replies, status) in [
+        (&["250 mx\r\n"][..], Status(4, 7, 4)),
+        (&["250-mx\r\n250 AUTH GSSAPI CRAM-MD5\r\n"], Status(4, 7, 4)),
+        (&[EHLO_AUTH, "535 5.7.8 wrong\r\n"], Status(5, 7, 8)),
+        (&[EHLO_AUTH, "454 4.7.0 later\r\n"], Status(4, 7, 0)),
+        (&[EHLO_AUTH, "334 more\r\n"], Status(4, 7, 0)),
+        (&[EHLO_SCRAM, "334 *\r\n"], Status(4, 7, 0)),
+        (&[EHLO_SCRAM, "235 yes\r\n"], Status(4, 7, 0)),
+    ] {
+        let mut conversation = to_log_in(true, false);
+        let mut last = Step::More;
+        for reply in replies {
+            last = feed(&mut conversation, reply).0;
+        }
+        assert_eq!(unusable(&last), (Stage::Auth, status), "{replies:?}");
+        assert!(matches!(last, Step::Unusable(Outcome::Deferred(_))), "{replies:?}");
+    }
+}
+
+#[test]
+fn a_challenge_that_asks_for_too_much_ends_it() {
+    let mut conversation = to_log_in(true, false);
+    feed(&mut conversation, EHLO_SCRAM);
+    let challenge = encode(b"r=abcdef,s=c2FsdA==,i=99999999");
+    let (step, _) = feed(&mut conversation, &format!("334 {challenge}\r\n"));
+    let Step::Prove(proof) = step else { panic!("{step:?}") };
+    let step = conversation.proved(Some(proof.work()), &mut Vec::new()).unwrap();
+    assert_eq!(unusable(&step), (Stage::Auth, Status(4, 7, 0)));
+}

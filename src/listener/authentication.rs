@@ -1,0 +1,153 @@
+//! Who a client is: what it says in AUTH, against what the desk knows.
+
+use super::connection::Connection;
+use crate::account::Verdict;
+use crate::event::{Event, Kind};
+use crate::ring;
+use crate::sasl::{self, Exchange, Fault, Turn};
+use crate::session::{AuthInput, Step};
+use crate::smtp::Reply;
+use std::io;
+
+/// Bytes of a nonce.
+const NONCE_BYTES: usize = 18;
+
+/// How an exchange ends.
+enum End {
+    /// It is this user.
+    Right(String),
+    /// It is not; the name, if one was said.
+    Refused(Option<String>, Reply),
+}
+
+impl Connection<'_> {
+    /// Takes a step of AUTH; what the session says to it.
+    pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step> {
+        match self.answer(input).await {
+            Ok(challenge) => {
+                self.session.challenge(&challenge, &mut self.output);
+                Ok(Step::More)
+            }
+            Err(End::Right(user)) => {
+                self.exchange = None;
+                if let Some(desk) = &self.intake.entrance.desk {
+                    desk.succeeded(self.session.client_address().ip(), &user);
+                }
+                self.session.authenticated(&user, &mut self.output);
+                Ok(Step::More)
+            }
+            Err(End::Refused(user, reply)) => {
+                self.exchange = None;
+                let user = user.unwrap_or_default();
+                self.tell_not_authenticated(&user, &reply);
+                // Replies to earlier commands do not wait with this one.
+                self.flush().await?;
+                ring::sleep(self.intake.config.auth.failure_delay).await;
+                Ok(self.session.not_authenticated(reply, &mut self.output))
+            }
+        }
+    }
+
+    /// The next challenge, or the end.
+    async fn answer(&mut self, input: AuthInput) -> Result<Vec<u8>, End> {
+        let address = self.session.client_address().ip();
+        let Some(desk) = self.intake.entrance.desk.clone() else {
+            return Err(End::Refused(None, Reply::NOT_IMPLEMENTED));
+        };
+        let turn = match input {
+            AuthInput::Begin(mechanism, initial) => {
+                if let Some(wait) = desk.wait(address, None) {
+                    return Err(End::Refused(None, Reply::auth_too_often(wait)));
+                }
+                let channel = self.session.protection().and_then(|there| there.channel);
+                let exchange = self.exchange.insert(Exchange::new(mechanism, channel));
+                exchange.begin(initial.as_deref())
+            }
+            AuthInput::Answer(message) => match &mut self.exchange {
+                Some(exchange) => exchange.receive(&message),
+                None => Err(Fault::Malformed),
+            },
+        };
+        let said = self.exchange.as_ref().and_then(|exchange| exchange.user().map(str::to_owned));
+        let (user, verdict) = match turn {
+            Ok(Turn::Challenge(message)) => return Ok(message),
+            Ok(Turn::Keys { user }) => {
+                if let Some(wait) = desk.wait(address, Some(&user)) {
+                    return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
+                }
+                let (keys, nonce) = (desk.keys_of(&user), nonce());
+                let exchange = self.exchange.as_mut();
+                return match (exchange, nonce) {
+                    (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
+                        Ok(Turn::Challenge(message)) => Ok(message),
+                        _ => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
+                    },
+                    _ => Err(End::Refused(Some(user), Reply::AUTH_TROUBLE)),
+                };
+            }
+            Ok(Turn::Check { user, password }) => {
+                if let Some(wait) = desk.wait(address, Some(&user)) {
+                    return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
+                }
+                let verdict = desk.check(&user, password).await;
+                (Some(user), verdict)
+            }
+            Ok(Turn::Certificate { user }) => {
+                let shown = self.session.protection().and_then(|there| there.client_fingerprint);
+                let users = desk.users();
+                let found = shown.and_then(|shown| users.find_by_certificate(&shown).cloned());
+                match (found, user) {
+                    (Some(found), Some(user)) if users.find(&user) != Some(&found) => {
+                        return Err(End::Refused(Some(user), Reply::AUTH_OTHER_IDENTITY));
+                    }
+                    (Some(found), _) => (None, Verdict::Right(found)),
+                    (None, user) => (user, Verdict::Wrong),
+                }
+            }
+            Ok(Turn::Proven { user }) => {
+                let found = desk.users().find(&user).cloned();
+                (Some(user), found.map_or(Verdict::Wrong, Verdict::Right))
+            }
+            Err(Fault::Proof) => (said, Verdict::Wrong),
+            Err(Fault::Malformed) => return Err(End::Refused(said, Reply::AUTH_MALFORMED)),
+            Err(Fault::OtherIdentity) => {
+                return Err(End::Refused(said, Reply::AUTH_OTHER_IDENTITY));
+            }
+            Err(Fault::ChannelBinding) => return Err(End::Refused(said, Reply::AUTH_BINDING)),
+        };
+        match verdict {
+            Verdict::Right(user) => Err(End::Right(user.name.to_string())),
+            Verdict::Busy => Err(End::Refused(user, Reply::AUTH_TROUBLE)),
+            Verdict::Wrong => {
+                desk.failed(address, user.as_deref());
+                Err(End::Refused(user, Reply::AUTH_WRONG))
+            }
+        }
+    }
+
+    fn tell_not_authenticated(&self, user: &str, reply: &Reply) {
+        let user = printable(user);
+        self.intake.events.emit(&Event {
+            stage: "auth",
+            code: reply.code,
+            status: reply.status,
+            text: &reply.text,
+            client: Some(self.session.client_address()),
+            helo: self.session.client_name(),
+            user: &user,
+            ..Event::new(Kind::Rejected, self.intake.now())
+        });
+    }
+}
+
+/// A name that somebody made up, fit for a log line.
+fn printable(name: &str) -> String {
+    name.chars().take(100).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Random printable characters without a comma; `None` without randomness.
+fn nonce() -> Option<String> {
+    let mut bytes = [0; NONCE_BYTES];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(sasl::encode(&bytes))
+}

@@ -1,0 +1,262 @@
+//! The server's side of an exchange, whatever the mechanism: messages in, turns out.
+
+use super::scram::{Binding, Challenge, ClientFirst};
+use super::{Fault, Keys, Mechanism, Secret, read_plain};
+
+/// LOGIN's questions.
+const USERNAME: &[u8] = b"Username:";
+const PASSWORD: &[u8] = b"Password:";
+
+/// What the server does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Send this, then give the answer to `receive`.
+    Challenge(Vec<u8>),
+    /// Find out whether this is the user's password; that ends the exchange.
+    Check {
+        /// Who he says he is.
+        user: String,
+        /// What he has shown.
+        password: Secret,
+    },
+    /// Look up the keys of this user and give them to `keys`.
+    Keys {
+        /// Who he says he is.
+        user: String,
+    },
+    /// Find out whose certificate the client has shown; he must be `user`, if one is named.
+    Certificate {
+        /// Who he says he is.
+        user: Option<String>,
+    },
+    /// This user has proved that he knows his password.
+    Proven {
+        /// Who he is.
+        user: String,
+    },
+}
+
+/// One exchange.
+#[derive(Debug)]
+pub struct Exchange {
+    state: State,
+    /// What ties the exchange to its TLS connection (RFC 9266), where that is offered.
+    channel: Option<[u8; 32]>,
+}
+
+#[derive(Debug)]
+enum State {
+    External,
+    Plain,
+    LoginUser,
+    LoginPassword(String),
+    /// `true`: with channel binding.
+    ScramFirst(bool),
+    ScramKeys(ClientFirst),
+    ScramProof(Box<Challenge>),
+    /// The client was told that the server knows the password, too; its answer is empty.
+    ScramEnd(String),
+    Over,
+}
+
+impl Exchange {
+    /// Begins. `channel` is the exporter of the TLS connection where SCRAM-SHA-256-PLUS was offered
+    /// beside the others.
+    pub fn new(mechanism: Mechanism, channel: Option<[u8; 32]>) -> Exchange {
+        let state = match mechanism {
+            Mechanism::ScramSha256Plus => State::ScramFirst(true),
+            Mechanism::ScramSha256 => State::ScramFirst(false),
+            Mechanism::External => State::External,
+            Mechanism::Plain => State::Plain,
+            Mechanism::Login => State::LoginUser,
+        };
+        Exchange { state, channel }
+    }
+
+    /// The first turn: with the client's initial response, if it gave one.
+    ///
+    /// # Errors
+    /// What the mechanism does not have; the exchange is over.
+    pub fn begin(&mut self, initial: Option<&[u8]>) -> Result<Turn, Fault> {
+        match (initial, &self.state) {
+            (Some(message), _) => self.receive(message),
+            (None, State::LoginUser) => Ok(Turn::Challenge(USERNAME.to_vec())),
+            // RFC 4954 4: an empty challenge asks for the message that the client begins with.
+            (None, _) => Ok(Turn::Challenge(Vec::new())),
+        }
+    }
+
+    /// Takes the client's answer.
+    ///
+    /// # Errors
+    /// As [`Exchange::begin`].
+    pub fn receive(&mut self, message: &[u8]) -> Result<Turn, Fault> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::External if message.is_empty() => Ok(Turn::Certificate { user: None }),
+            State::External => Ok(Turn::Certificate { user: Some(text(message)?) }),
+            State::Plain => {
+                let (user, password) = read_plain(message)?;
+                Ok(Turn::Check { user, password })
+            }
+            State::LoginUser => {
+                self.state = State::LoginPassword(text(message)?);
+                Ok(Turn::Challenge(PASSWORD.to_vec()))
+            }
+            State::LoginPassword(user) => {
+                Ok(Turn::Check { user, password: Secret::new(text(message)?) })
+            }
+            State::ScramFirst(plus) => {
+                let first = ClientFirst::read(message)?;
+                match (first.binding(), plus) {
+                    (Binding::Exporter, true) | (Binding::None, false) => {}
+                    // RFC 5802 6: the client was kept from seeing that we offer it.
+                    (Binding::NotOffered, false) if self.channel.is_some() => {
+                        return Err(Fault::ChannelBinding);
+                    }
+                    (Binding::NotOffered, false) => {}
+                    _ => return Err(Fault::ChannelBinding),
+                }
+                let user = first.user.clone();
+                self.state = State::ScramKeys(first);
+                Ok(Turn::Keys { user })
+            }
+            State::ScramProof(challenge) => {
+                let message = challenge.verify(message)?;
+                self.state = State::ScramEnd(challenge.user);
+                Ok(Turn::Challenge(message.into_bytes()))
+            }
+            State::ScramEnd(user) if message.is_empty() => Ok(Turn::Proven { user }),
+            State::ScramEnd(_) | State::ScramKeys(_) | State::Over => Err(Fault::Malformed),
+        }
+    }
+
+    /// After [`Turn::Keys`]: the keys, and random printable characters without a comma.
+    ///
+    /// # Errors
+    /// Nobody asked for keys, or the client wants a binding that is not there.
+    pub fn keys(&mut self, keys: Keys, nonce: &str) -> Result<Turn, Fault> {
+        let State::ScramKeys(first) = std::mem::replace(&mut self.state, State::Over) else {
+            return Err(Fault::Malformed);
+        };
+        let data = match (first.binding(), &self.channel) {
+            (Binding::Exporter, Some(channel)) => channel.as_slice(),
+            (Binding::Exporter, None) => return Err(Fault::ChannelBinding),
+            _ => &[],
+        };
+        let (challenge, message) = first.challenge(keys, nonce, data);
+        self.state = State::ScramProof(Box::new(challenge));
+        Ok(Turn::Challenge(message.into_bytes()))
+    }
+
+    /// Who the client says he is, as far as he has said.
+    pub fn user(&self) -> Option<&str> {
+        match &self.state {
+            State::LoginPassword(user) | State::ScramEnd(user) => Some(user),
+            State::ScramKeys(first) => Some(&first.user),
+            State::ScramProof(challenge) => Some(&challenge.user),
+            State::External
+            | State::Plain
+            | State::LoginUser
+            | State::ScramFirst(_)
+            | State::Over => None,
+        }
+    }
+}
+
+fn text(message: &[u8]) -> Result<String, Fault> {
+    let text = std::str::from_utf8(message).map_err(|_| Fault::Malformed)?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(Fault::Malformed);
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::super::{Client, decode, encode};
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::derive("pencil", &decode(b"W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096)
+    }
+
+    fn check(user: &str, password: &str) -> Turn {
+        Turn::Check { user: user.into(), password: Secret::new(password) }
+    }
+
+    #[test]
+    fn plain_and_login_show_the_password() {
+        let mut plain = Exchange::new(Mechanism::Plain, None);
+        assert_eq!(plain.begin(None), Ok(Turn::Challenge(Vec::new())));
+        assert_eq!(plain.receive(b"\0tim\0secret"), Ok(check("tim", "secret")));
+        assert_eq!(plain.receive(b"\0tim\0secret"), Err(Fault::Malformed), "it is over");
+        let mut login = Exchange::new(Mechanism::Login, None);
+        assert_eq!(login.begin(None), Ok(Turn::Challenge(b"Username:".into())));
+        assert_eq!(login.receive(b"tim"), Ok(Turn::Challenge(b"Password:".into())));
+        assert_eq!(login.user(), Some("tim"));
+        assert_eq!(login.receive(b"secret"), Ok(check("tim", "secret")));
+        let mut at_once = Exchange::new(Mechanism::Login, None);
+        assert_eq!(at_once.begin(Some(b"tim")), Ok(Turn::Challenge(b"Password:".into())));
+        for wrong in [&b""[..], b"\xff", b"a\0b"] {
+            let mut login = Exchange::new(Mechanism::Login, None);
+            assert_eq!(login.begin(Some(wrong)), Err(Fault::Malformed));
+        }
+    }
+
+    #[test]
+    fn external_names_somebody_or_nobody() {
+        let external =
+            |message: &[u8]| Exchange::new(Mechanism::External, None).begin(Some(message));
+        assert_eq!(external(b""), Ok(Turn::Certificate { user: None }));
+        assert_eq!(external(b"joe"), Ok(Turn::Certificate { user: Some("joe".into()) }));
+        assert_eq!(external(b"\xff"), Err(Fault::Malformed));
+        let mut asked = Exchange::new(Mechanism::External, None);
+        assert_eq!(asked.begin(None), Ok(Turn::Challenge(Vec::new())));
+        assert_eq!(asked.receive(b""), Ok(Turn::Certificate { user: None }));
+    }
+
+    /// Plays SCRAM with this client and server; what the server came to.
+    fn scram(mechanism: Mechanism, client: Option<[u8; 32]>, server: Option<[u8; 32]>) -> bool {
+        let mut exchange = Exchange::new(mechanism, server);
+        let (client, first) = Client::begin("user", "abc", client);
+        let turn = exchange.begin(Some(first.as_bytes()));
+        let Ok(Turn::Keys { user }) = turn else { return false };
+        assert_eq!((user.as_str(), exchange.user()), ("user", Some("user")));
+        let Turn::Challenge(message) = exchange.keys(keys(), "def").unwrap() else {
+            panic!("no challenge")
+        };
+        let (expected, last) = client.prove(&message, &Secret::new("pencil")).unwrap();
+        let Ok(Turn::Challenge(message)) = exchange.receive(last.as_bytes()) else { return false };
+        assert_eq!(expected.check(&message), Ok(()));
+        exchange.receive(b"") == Ok(Turn::Proven { user })
+    }
+
+    #[test]
+    fn scram_proves_it_and_binds_it_to_the_connection() {
+        let (here, there) = (Some([1; 32]), Some([2; 32]));
+        assert!(scram(Mechanism::ScramSha256, None, None));
+        assert!(scram(Mechanism::ScramSha256, None, here), "a client that cannot bind");
+        assert!(scram(Mechanism::ScramSha256Plus, here, here));
+        assert!(!scram(Mechanism::ScramSha256Plus, here, there), "somebody is in the middle");
+        assert!(!scram(Mechanism::ScramSha256Plus, None, here), "PLUS without binding");
+        assert!(!scram(Mechanism::ScramSha256, here, here), "binding without PLUS");
+    }
+
+    #[test]
+    fn a_client_that_was_kept_from_binding_is_refused() {
+        for (channel, expected) in [(None, true), (Some([1; 32]), false)] {
+            let mut exchange = Exchange::new(Mechanism::ScramSha256, channel);
+            assert_eq!(exchange.begin(Some(b"y,,n=user,r=abc")).is_ok(), expected);
+        }
+    }
+
+    #[test]
+    fn turns_out_of_order_end_it() {
+        let mut exchange = Exchange::new(Mechanism::ScramSha256, None);
+        assert_eq!(exchange.keys(keys(), "x"), Err(Fault::Malformed));
+        assert_eq!(exchange.begin(None), Err(Fault::Malformed).or(Ok(Turn::Challenge(vec![]))));
+        assert_eq!(exchange.receive(b"n,,n=user,r=abc"), Err(Fault::Malformed), "over");
+        assert_eq!(encode(b"n,,"), "biws");
+    }
+}

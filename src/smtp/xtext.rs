@@ -1,0 +1,111 @@
+//! Words of the DSN extension: xtext (RFC 3461 4) and addresses that are not ASCII (RFC 6533 3).
+//! *Pure.*
+
+use std::fmt::Write;
+
+/// Decodes xtext (RFC 3461 4) when that gives printable ASCII; otherwise, and when it is no xtext,
+/// gives it as it is: a report must stay one line of ASCII per field.
+pub fn from_xtext(text: &str) -> String {
+    decoded(text).unwrap_or_else(|| ascii(text))
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = if byte == b'+' {
+            let (high, low) = (hex_digit(bytes.next()?)?, hex_digit(bytes.next()?)?);
+            high << 4 | low
+        } else {
+            byte
+        };
+        if !matches!(byte, b' '..=b'~') {
+            return None;
+        }
+        plain.push(char::from(byte));
+    }
+    Some(plain)
+}
+
+/// Upper-case only (RFC 3461 4).
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// `utf-8-addr-xtext` (RFC 6533 3): an address that is not ASCII in a field that must be.
+pub fn to_utf8_xtext(address: &str) -> String {
+    let mut text = String::with_capacity(address.len());
+    for character in address.chars() {
+        match character {
+            '\\' | '+' | '=' => {}
+            '!'..='~' => {
+                text.push(character);
+                continue;
+            }
+            _ => {}
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\\x{{{:02X}}}", u32::from(character));
+    }
+    text
+}
+
+/// The same for what stands behind `utf-8;` in ORCPT, where everything in ASCII is encoded already
+/// (`utf-8-addr-unitext`).
+pub fn unitext_to_xtext(address: &str) -> String {
+    let mut text = String::with_capacity(address.len());
+    for character in address.chars() {
+        if character.is_ascii() {
+            text.push(character);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{{{:02X}}}", u32::from(character));
+        }
+    }
+    text
+}
+
+/// `utf-8-addr-unitext` of an address: UTF-8, but for the three that have a meaning of their own.
+pub fn to_unitext(address: &str) -> String {
+    let mut text = String::with_capacity(address.len());
+    for character in address.chars() {
+        match character {
+            '\\' | '+' | '=' => {
+                let _ = write!(text, "\\x{{{:02X}}}", u32::from(character));
+            }
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+/// Everything but printable ASCII as `?`: no line end, no eighth bit.
+pub fn ascii(text: &str) -> String {
+    let printable = |character: char| matches!(character, ' '..='~');
+    text.chars().map(|character| if printable(character) { character } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xtext_is_decoded_only_into_printable_ascii() {
+        assert_eq!(from_xtext("rfc822;a+2Bb@c.example"), "rfc822;a+b@c.example");
+        for kept in ["a+0D+0Ab", "a+2", "a+2x", "a+", "a+C3+BC", "a+2b"] {
+            assert_eq!(from_xtext(kept), kept);
+        }
+        assert_eq!(from_xtext("a\r\nb\u{fc}"), "a??b?");
+    }
+
+    #[test]
+    fn international_addresses_have_a_form_in_ascii_and_one_that_is_not() {
+        assert_eq!(to_utf8_xtext("g\u{fc}n+x@b"), "g\\x{FC}n\\x{2B}x@b");
+        assert_eq!(to_unitext("g\u{fc}n+x@b"), "g\u{fc}n\\x{2B}x@b");
+        assert_eq!(unitext_to_xtext("g\u{fc}n\\x{2B}x@b"), "g\\x{FC}n\\x{2B}x@b");
+    }
+}

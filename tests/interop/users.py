@@ -1,0 +1,486 @@
+"""Users at the command line, and real clients that log in."""
+
+import base64
+import contextlib
+import email
+import email.utils
+import hashlib
+import hmac
+import os
+import pathlib
+import pty
+import smtplib
+import ssl
+import subprocess
+import tempfile
+import termios
+import threading
+import time
+
+from aiosmtpd.smtp import AuthResult
+
+from encryption import certificates, flags, trusting, written
+from harness import BINARY, Relay, Sink, free_port, main, need, wait_until, without_trace
+
+
+def user(path, *words, password=None):
+    """Runs `ringpost user`: (exit code, output, errors)."""
+    done = subprocess.run([BINARY, "user", *words, "--users", str(path)], input=password, capture_output=True,
+                          text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def users_are_added_listed_verified_and_removed():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "users.toml"
+        assert user(path, "add", "joe", password="pencil\n") == (0, "", "")
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert user(path, "add", "ann", "--sender", "@example.com", password="eraser")[0] == 0
+        code, _, errors = user(path, "add", "joe", password="other\n")
+        assert code == 1 and "there already" in errors, errors
+        code, output, _ = user(path, "list")
+        assert code == 0 and output == ("ann\tpassword,scram\t@example.com\n"
+                                        "joe\tpassword,scram\tany sender\n"), output
+        assert user(path, "verify", "joe", password="pencil\n")[0] == 0
+        assert user(path, "verify", "joe", password="Pencil\n")[0] == 1
+        assert user(path, "remove", "joe")[0] == 0
+        assert user(path, "verify", "joe", password="pencil\n")[0] == 1
+        assert "pencil" not in path.read_text() and "eraser" not in path.read_text()
+        code, _, errors = user(path, "add", "empty", password="")
+        assert code == 1 and "no password on standard input" in errors, errors
+
+
+def a_terminal_is_asked_twice_and_shows_nothing():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "users.toml"
+
+        def add(*answers):
+            pid, terminal = pty.fork()
+            if pid == 0:
+                os.execv(BINARY, [BINARY, "user", "add", "joe", "--users", str(path)])
+            seen = b""
+            for answer in answers:
+                while not seen.endswith((b"Password: ", b"Again: ")):
+                    seen += os.read(terminal, 1000)
+                # Asked first, hidden then: nobody types as fast.
+                wait_until("echo is off", lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
+                seen += b"|"
+                os.write(terminal, answer + b"\n")
+            try:
+                while more := os.read(terminal, 1000):
+                    seen += more
+            except OSError:
+                pass
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
+
+        code, seen = add(b"pencil", b"pencel")
+        assert code == 1 and b"not the same" in seen and not path.exists(), seen
+        code, seen = add(b"pencil", b"pencil")
+        assert code == 0 and b"pencil" not in seen, seen
+        assert user(path, "verify", "joe", password="pencil\n")[0] == 0
+
+
+@contextlib.contextmanager
+def relay_with_users(*words, sink=None, text="", **users):
+    """A relay with a certificate and these users, which relays for nobody else: (relay, root). With `text` also
+    listeners of its own: PORT is the relay's."""
+    with tempfile.TemporaryDirectory() as folder, certificates("relay.test") as (made, root):
+        path = pathlib.Path(folder) / "users.toml"
+        for name, password in (users or {"joe": "pencil"}).items():
+            assert user(path, "add", name, password=password)[0] == 0
+        relay = Relay(*flags(made["relay.test"]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
+                      "--set", "auth.failure_delay=0s", *words, smart_host=sink and sink.port)
+        relay.users = path
+        if text:
+            del relay.flags[:2]
+            written(relay, text.replace("PORT", str(relay.port)))
+        with relay:
+            yield relay, root
+
+
+@contextlib.contextmanager
+def secured(relay, root):
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+        client._host = "relay.test"
+        client.starttls(context=trusting(root))
+        client.ehlo("client.test")
+        yield client
+
+
+def smtplib_logs_in_and_the_trace_and_the_events_say_so():
+    with Sink() as sink, relay_with_users(sink=sink) as (relay, root):
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo("client.test")
+            assert not client.has_extn("auth"), "not in the clear"
+            assert client.docmd("AUTH", "PLAIN AGpvZQBwZW5jaWw=") == \
+                (538, b"5.7.11 Encryption required; say STARTTLS first")
+        for mechanism in ("PLAIN", "LOGIN"):
+            with secured(relay, root) as client:
+                offered = client.esmtp_features["auth"].split()
+                assert offered == ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"], offered
+                client.esmtp_features["auth"] = mechanism
+                assert client.login("joe", "pencil")[0] == 235
+                client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+        assert all(b"with ESMTPSA (TLSv1.3) id" in content for _, _, content in sink.wait(2))
+        events = relay.wait_event("received", 2)
+        assert {event["user"] for event in events} == {"joe"}, events
+        with secured(relay, root) as client:
+            try:
+                client.login("joe", "Pencil")
+                raise AssertionError("a wrong password was taken")
+            except smtplib.SMTPAuthenticationError as error:
+                assert error.smtp_code == 535 and b"5.7.8" in error.smtp_error, error
+            client.mail("a@sender.test")
+            assert client.rcpt("b@sink.test")[0] == 550, "still a stranger"
+        event = relay.wait_event("rejected", 1)[0]
+        assert (event["stage"], event["code"], event["user"]) == ("auth", 535, "joe"), event
+
+
+def swaks_curl_and_msmtp_log_in():
+    need("swaks", "curl", "msmtp")
+    with Sink() as sink, relay_with_users(sink=sink) as (relay, root):
+        letter = pathlib.Path(relay.own_folder) / "letter.eml"
+        letter.write_bytes(b"Subject: x\r\n\r\nbody\r\n")
+        port = str(relay.port)
+        swaks = ["swaks", "-s", f"127.0.0.1:{port}", "-tls", "-f", "a@sender.test", "-t", "b@sink.test",
+                 "-au", "joe", "-ap", "pencil"]
+        curl = ["curl", "-sv", "--ssl-reqd", "--cacert", root, "--resolve", f"relay.test:{port}:127.0.0.1",
+                f"smtp://relay.test:{port}/client.test", "--mail-from", "a@sender.test", "--mail-rcpt",
+                "b@sink.test", "-T", str(letter), "--user", "joe:pencil"]
+        msmtp = ["msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={port}", "--tls=on", "--tls-starttls=on",
+                 "--tls-certcheck=off", "--from=a@sender.test", "--user=joe", "--passwordeval=echo pencil"]
+        commands = [swaks + ["-a", "PLAIN"], swaks + ["-a", "LOGIN"],
+                    curl + ["--login-options", "AUTH=PLAIN"], curl + ["--login-options", "AUTH=LOGIN"],
+                    msmtp + ["--auth=scram-sha-256", "b@sink.test"], msmtp + ["--auth=plain", "b@sink.test"],
+                    msmtp + ["--auth=login", "b@sink.test"]]
+        for command in commands:
+            done = subprocess.run(command, input="Subject: x\n\nbody\n", capture_output=True, text=True,
+                                  timeout=60, check=False)
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert all(b"with ESMTPSA" in content for _, _, content in sink.wait(len(commands)))
+
+
+def scram_answer(first_bare, challenge, header, password):
+    """The client's final message (RFC 5802 3), by Python's own hashes."""
+    nonce, salt, rounds = (part[2:] for part in challenge.split(","))
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(rounds))
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    unproven = f"c={base64.b64encode(header).decode()},r={nonce}"
+    said = f"{first_bare},{challenge},{unproven}".encode()
+    signature = hmac.digest(hashlib.sha256(client_key).digest(), said, "sha256")
+    proof = bytes(a ^ b for a, b in zip(client_key, signature))
+    server = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), said, "sha256")
+    return f"{unproven},p={base64.b64encode(proof).decode()}", f"v={base64.b64encode(server).decode()}"
+
+
+def scram_plus_is_tied_to_the_connection_that_openssl_sees():
+    """SCRAM-SHA-256-PLUS with tls-exporter (RFC 9266); the exporter is that of OpenSSL."""
+    need("openssl")
+    with relay_with_users() as (relay, root):
+        def try_it(change, password="pencil"):
+            client = subprocess.Popen(
+                ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-starttls", "smtp", "-CAfile", root,
+                 "-keymatexport", "EXPORTER-Channel-Binding", "-keymatexportlen", "32", "-crlf"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
+            threading.Timer(20, client.kill).start()
+
+            def until(begin):
+                while line := client.stdout.readline():
+                    if line.strip().startswith(begin):
+                        return line.strip()
+                raise AssertionError(f"no {begin}")
+
+            channel = change(bytes.fromhex(until("Keying material:").split()[2]))
+            client.stdin.write("EHLO client.test\n")
+            until("250 ENHANCEDSTATUSCODES")
+            header, bare = b"p=tls-exporter,,", "n=joe,r=fyko+d2lbbFgONRv9qkxdawL"
+            first = base64.b64encode(header + bare.encode()).decode()
+            client.stdin.write(f"AUTH SCRAM-SHA-256-PLUS {first}\n")
+            challenge = base64.b64decode(until("334 ")[4:]).decode()
+            answer, expected = scram_answer(bare, challenge, header + channel, password)
+            client.stdin.write(base64.b64encode(answer.encode()).decode() + "\n")
+            reply = until(("334 ", "535 "))
+            if reply.startswith("334 "):
+                assert base64.b64decode(reply[4:]).decode() == expected, "the server knows it, too"
+                client.stdin.write("\n")
+                reply = until("235 ")
+            client.kill()
+            client.wait(10)
+            return reply[:9]
+        assert try_it(lambda channel: channel) == "235 2.7.0"
+        assert try_it(lambda channel: channel, "Pencil") == "535 5.7.8"
+        assert try_it(lambda channel: channel[::-1]) == "535 5.7.8", "another connection"
+
+
+def who_guesses_is_made_to_wait():
+    with relay_with_users("--set", "auth.failures_per_address=3", "--set", "auth.failure_window=3s") as (relay, root):
+        with secured(relay, root) as client:
+            codes = [client.docmd("AUTH", "PLAIN AGpvZQB3cm9uZw==")[0] for _ in range(5)]
+            assert codes == [535, 535, 535, 454, 454], codes
+            assert client.docmd("AUTH", "PLAIN AGpvZQBwZW5jaWw=")[0] == 454, "the right one, too"
+        time.sleep(3)
+        with secured(relay, root) as client:
+            assert client.docmd("AUTH", "PLAIN AGpvZQBwZW5jaWw=")[0] == 235
+
+
+def a_refusal_comes_late():
+    with relay_with_users("--set", "auth.failure_delay=1s") as (relay, root):
+        with secured(relay, root) as client:
+            began = time.monotonic()
+            assert client.docmd("AUTH", "PLAIN AGpvZQB3cm9uZw==")[0] == 535
+            assert time.monotonic() - began >= 1
+            began = time.monotonic()
+            assert client.docmd("AUTH", "PLAIN AGpvZQBwZW5jaWw=")[0] == 235
+            assert time.monotonic() - began < 1
+
+
+def users_are_read_again_at_sighup():
+    with relay_with_users() as (relay, root):
+        def may(name, password):
+            with secured(relay, root) as client:
+                with contextlib.suppress(smtplib.SMTPAuthenticationError):
+                    return client.login(name, password)[0] == 235
+                return False
+        assert may("joe", "pencil") and not may("ann", "eraser")
+        assert user(relay.users, "add", "ann", password="eraser")[0] == 0
+        assert user(relay.users, "add", "joe", "--replace", password="newer")[0] == 0
+        relay.process.send_signal(1)
+        wait_until("the new users", lambda: b"users read again" in relay.log)
+        assert may("ann", "eraser") and may("joe", "newer") and not may("joe", "pencil")
+        relay.users.write_text("nonsense")
+        relay.process.send_signal(1)
+        wait_until("the refusal", lambda: b"users not read again" in relay.log)
+        assert may("ann", "eraser")
+
+
+SUBMISSION = '[[listener]]\naddress = "127.0.0.1:PORT"\nrole = "submission"\n'
+
+
+def refusal(action):
+    """The reply that smtplib was refused with."""
+    try:
+        action()
+    except (smtplib.SMTPResponseException, smtplib.SMTPRecipientsRefused) as error:
+        if isinstance(error, smtplib.SMTPRecipientsRefused):
+            return list(error.recipients.values())[0]
+        return error.smtp_code, error.smtp_error
+    raise AssertionError("it was taken")
+
+
+def submission_demands_a_user_and_completes_his_mail():
+    plain = free_port()
+    text = SUBMISSION + f'[[listener]]\naddress = "127.0.0.1:{plain}"\n'
+    with Sink() as sink, relay_with_users("--set", "access.relay_networks=127.0.0.0/8", sink=sink,
+                                          text=text) as (relay, root):
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo("client.test")
+            assert client.mail("a@sender.test") == (530, b"5.7.0 Say STARTTLS first")
+        with secured(relay, root) as client:
+            assert client.mail("a@sender.test") == (530, b"5.7.0 Authentication required; say AUTH first")
+            client.login("joe", "pencil")
+            for content in (b"Subject: x\r\n\r\nbody\r\n",
+                            b"Message-ID: <1@a>\r\ndate: Mon, 23 Nov 2026 18:36:59 +0000\r\n\r\nDate: x\r\n"):
+                client.sendmail("a@sender.test", ["b@sink.test"], content)
+        with smtplib.SMTP("127.0.0.1", plain, timeout=20) as client:
+            client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+        messages = [without_trace(content) for _, _, content in sink.wait(3)]
+        messages.sort(key=len)
+        assert messages[0] == b"Subject: x\r\n\r\nbody\r\n", "relayed as it came"
+        assert messages[1].startswith(b"Message-ID: <1@a>\r\ndate: Mon"), messages[1]
+        completed = email.message_from_bytes(messages[2])
+        assert completed["Subject"] == "x" and completed.get_payload() == "body\r\n", messages[2]
+        sent = email.utils.parsedate_to_datetime(completed["Date"])
+        assert abs(time.time() - sent.timestamp()) < 60, completed["Date"]
+        assert completed["Message-ID"].startswith("<") and "@" in completed["Message-ID"]
+
+
+def a_user_sends_only_as_himself():
+    with Sink() as sink, relay_with_users(sink=sink, text=SUBMISSION) as (relay, root):
+        code = user(relay.users, "add", "ann", "--sender", "ann@a.test", "--sender", "@b.test", password="eraser")[0]
+        assert code == 0
+        relay.process.send_signal(1)
+        wait_until("the new user", lambda: b"users read again" in relay.log)
+        with secured(relay, root) as client:
+            client.login("ann", "eraser")
+
+            def send(sender, header):
+                client.sendmail(sender, ["b@sink.test"], header + b"Subject: x\r\n\r\nbody\r\n")
+            send("ann@A.test", b"From: Ann <ann@a.test>\r\n")
+            send("any@b.test", b"From: (x) any@B.test\r\nSender: ann@a.test\r\n")
+            for sender, header, words in (
+                ("joe@a.test", b"", b"5.7.1 This user may not send from that address"),
+                ("ann@a.test", b"From: Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
+                ("ann@a.test", b"From: ann@a.test,\r\n Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
+                ("ann@a.test", b"From: ann@a.test\r\nSender: joe@a.test\r\n", b"5.7.1 Sender has an address"),
+            ):
+                code, told = refusal(lambda: send(sender, header))
+                assert code == 550 and told.startswith(words), (code, told)
+            assert user(relay.users, "remove", "ann")[0] == 0
+            relay.process.send_signal(1)
+            wait_until("her removal", lambda: relay.log.count(b"users read again") == 2)
+            code, told = refusal(lambda: send("ann@a.test", b""))
+            assert (code, told) == (550, b"5.7.1 This user is known no more")
+        sink.wait(2)
+        assert len(relay.wait_event("received", 2)) == 2
+        rejected = relay.wait_event("rejected", 5)
+        assert {event["user"] for event in rejected} == {"ann"}, rejected
+
+
+def an_hour_has_so_many_messages_and_recipients():
+    with Sink() as sink, relay_with_users("--set", "auth.messages_per_hour=3", "--set", "auth.recipients_per_hour=4",
+                                          sink=sink) as (relay, root):
+        with relay.users.open("a") as file:
+            file.write("messages_per_hour = 1\n")
+        relay.process.send_signal(1)
+        wait_until("the new limit", lambda: b"users read again" in relay.log)
+        with secured(relay, root) as client:
+            client.login("joe", "pencil")
+            refused = client.sendmail("a@sender.test", [f"b{n}@sink.test" for n in range(6)], b"\r\nbody\r\n")
+            assert list(refused) == ["b4@sink.test", "b5@sink.test"], refused
+            assert refused["b4@sink.test"][0] == 452 and b"4.5.3 More than 4" in refused["b4@sink.test"][1]
+            code, told = client.mail("a@sender.test")
+            assert code == 450 and told.startswith(b"4.7.1 More than 1 messages in an hour"), told
+        assert len(sink.wait(1)[0][1]) == 4
+    limit = '[access]\nrelay_networks = ["127.0.0.1"]\n[[access.limit]]\nnetwork = "127.0.0.0/8"\nmessages_per_hour = 2\n'
+    with Sink() as sink, written(Relay(smart_host=sink.port), limit) as relay:
+        def send():
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client.sendmail("a@sender.test", ["b@sink.test"], b"\r\nbody\r\n")
+        send()
+        send()
+        assert refusal(send)[0] == 450
+        sink.wait(2)
+
+
+@contextlib.contextmanager
+def password_file(name, password):
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(f'user = "{name}"\npassword = "{password}"\n')
+        file.flush()
+        yield file.name
+
+
+def post(relay):
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+        client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+
+
+def deliveries_log_in_at_the_smart_host():
+    """SCRAM at another Ringpost; PLAIN and LOGIN at aiosmtpd; a password that has been changed is used at once."""
+    with Sink() as sink, relay_with_users(sink=sink) as (behind, root), password_file("joe", "pencil") as file:
+        words = ["--set", f"route.auth={file}", "--set", "route.tls=must"]
+        with Relay(*words, smart_host=behind.port) as before:
+            post(before)
+            assert b"with ESMTPSA" in sink.wait(1)[0][2]
+            assert behind.wait_event("received", 1)[0]["user"] == "joe"
+            assert "+auth-1" in before.wait_event("delivered", 1)[0]["site"]
+            assert user(behind.users, "add", "joe", "--replace", password="newer")[0] == 0
+            behind.process.send_signal(1)
+            wait_until("the new password", lambda: b"users read again" in behind.log)
+            pathlib.Path(file).write_text('user = "joe"\npassword = "newer"\n')
+            before.process.send_signal(1)
+            wait_until("the new file", lambda: b"passwords for next hops read again" in before.log)
+            time.sleep(6)
+            post(before)
+            sink.wait(2)
+    with certificates("sink.test") as (made, _):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*made["sink.test"])
+        for left_out in ("LOGIN", "PLAIN"):
+            asked = []
+
+            def check(server, session, envelope, mechanism, data):
+                asked.append((mechanism, data.login, data.password))
+                return AuthResult(success=data.password == b"pencil")
+            with Sink(tls_context=context, authenticator=check, auth_required=True,
+                      auth_exclude_mechanism=[left_out]) as sink, password_file("joe", "pencil") as file:
+                with Relay("--set", f"route.auth={file}", smart_host=sink.port) as relay:
+                    post(relay)
+                    sink.wait(1)
+            assert len(asked) == 1 and asked[0][0] != left_out and asked[0][1:] == (b"joe", b"pencil"), asked
+
+
+def mail_waits_when_the_smart_host_does_not_know_us():
+    with relay_with_users() as (behind, root), password_file("joe", "pencel") as file:
+        with Relay("--set", f"route.auth={file}", "--set", "route.tls=must", smart_host=behind.port) as before:
+            post(before)
+            event = before.wait_event("deferred", 1)[0]
+            assert (event["stage"], event["code"], event["status"]) == ("auth", 535, "5.7.8"), event
+            assert event["text"].startswith("the host did not take our login: Name or password"), event
+            assert not before.events("bounced") and len(before.queue()) == 1
+    with Sink() as sink, password_file("joe", "pencil") as file:
+        with Relay("--set", f"route.auth={file}", smart_host=sink.port) as relay:
+            post(relay)
+            event = relay.wait_event("deferred", 1)[0]
+            assert (event["stage"], event["status"]) == ("auth", "4.7.4"), event
+            assert "must not go in the clear" in event["text"], event
+    seen = []
+
+    def check(server, session, envelope, mechanism, data):
+        seen.append(data.password)
+        return AuthResult(success=True)
+    with Sink(authenticator=check, auth_require_tls=False) as sink, password_file("joe", "pencil") as file:
+        words = ["--set", f"route.auth={file}", "--set", "route.auth_without_tls=true"]
+        with Relay(*words, smart_host=sink.port) as relay:
+            post(relay)
+            sink.wait(1)
+    assert seen == [b"pencil"]
+
+
+def a_certificate_of_his_lets_a_user_in():
+    need("msmtp")
+    text = SUBMISSION + "client_certificates = true\n"
+    with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
+        fingerprint = subprocess.run(["openssl", "x509", "-in", made["joe"][0], "-fingerprint", "-sha256", "-noout"],
+                                     check=True, capture_output=True, text=True).stdout.strip().split("=")[1]
+        with relay.users.open("a") as file:
+            file.write(f'certificates = ["{fingerprint}"]\n')
+        relay.process.send_signal(1)
+        wait_until("the certificate", lambda: b"users read again" in relay.log)
+
+        def reply(name, message, version=ssl.TLSVersion.TLSv1_3):
+            context = trusting(root)
+            context.minimum_version = context.maximum_version = version
+            if name:
+                context.load_cert_chain(*made[name])
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client._host = "relay.test"
+                client.starttls(context=context)
+                client.ehlo("client.test")
+                assert ("EXTERNAL" in client.esmtp_features["auth"].split()) == bool(name)
+                return client.docmd("AUTH", f"EXTERNAL {message}")[0]
+        assert reply("joe", "=") == 235 and reply("joe", "=", ssl.TLSVersion.TLSv1_2) == 235
+        assert reply("joe", base64.b64encode(b"joe").decode()) == 235
+        assert reply("joe", base64.b64encode(b"ann").decode()) == 535, "another's name"
+        assert reply("ann", "=") == 535, "a certificate of nobody"
+        assert reply(None, "=") == 504, "none at all"
+        cert, key = made["joe"]
+        done = subprocess.run(
+            ["msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={relay.port}", "--tls=on", "--tls-starttls=on",
+             "--tls-certcheck=off", "--from=a@sender.test", "--auth=external", "--user=joe", f"--tls-cert-file={cert}",
+             f"--tls-key-file={key}", "b@sink.test"], input="Subject: x\n\nbody\n", capture_output=True, text=True,
+            timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"with ESMTPSA" in sink.wait(1)[0][2]
+        assert relay.wait_event("received", 1)[0]["user"] == "joe"
+
+
+TESTS = (
+    users_are_added_listed_verified_and_removed,
+    a_terminal_is_asked_twice_and_shows_nothing,
+    smtplib_logs_in_and_the_trace_and_the_events_say_so,
+    swaks_curl_and_msmtp_log_in,
+    scram_plus_is_tied_to_the_connection_that_openssl_sees,
+    who_guesses_is_made_to_wait,
+    a_refusal_comes_late,
+    users_are_read_again_at_sighup,
+    submission_demands_a_user_and_completes_his_mail,
+    a_user_sends_only_as_himself,
+    an_hour_has_so_many_messages_and_recipients,
+    deliveries_log_in_at_the_smart_host,
+    mail_waits_when_the_smart_host_does_not_know_us,
+    a_certificate_of_his_lets_a_user_in,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(TESTS))
