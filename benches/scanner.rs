@@ -6,7 +6,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ringpost::config;
 use ringpost::message::QueueId;
 use ringpost::session::{Client, Policy, Session, Step};
-use ringpost::smtp::{ContentLimits, ContentScanner, Line, Scanned, scan};
+use ringpost::smtp::{ContentLimits, ContentScanner, Framing, Line, Scanned, scan};
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn content(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(letter.len() as u64));
         group.bench_with_input(BenchmarkId::from_parameter(bytes), &letter, |bencher, letter| {
             bencher.iter(|| {
-                let mut scanner = ContentScanner::new(limits);
+                let mut scanner = ContentScanner::new(limits, Framing::Dots);
                 let mut rest = letter.as_slice();
                 while let Scanned::Content(length) = scanner.scan(black_box(rest)) {
                     rest = rest.get(length..).unwrap();
@@ -92,7 +92,15 @@ fn play(input: &[u8]) -> usize {
     let address = "127.0.0.1:4321".parse().unwrap();
     let mut session = Session::new(
         Rc::new(policy),
-        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+        Client {
+            address,
+            may_relay: true,
+            starttls: false,
+            tls_demanded: false,
+            scheduling: false,
+            xclient: false,
+            protection: None,
+        },
     );
     let mut out = Vec::with_capacity(4096);
     session.greet(b"", &mut out);
@@ -111,8 +119,8 @@ fn play(input: &[u8]) -> usize {
             Step::Close => return out.len(),
             Step::More => assert!(progress.consumed > 0, "the input ends with QUIT"),
             Step::Content(_) => {}
-            Step::ContentVoid | Step::Rejected(_) | Step::StartTls => {
-                unreachable!("nothing is refused, and no TLS is asked for")
+            _ => {
+                unreachable!("nothing is refused, and nothing else is asked for")
             }
         }
     }
@@ -129,6 +137,9 @@ fn limits() -> config::Session {
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
         tls_timeout: Duration::from_secs(180),
+        messages_max: 0,
+        vrfy: true,
+        hold_max: Duration::from_secs(86400),
         connections_per_client: 10,
         connections_per_relay_client: 10,
     }

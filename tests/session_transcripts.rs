@@ -6,6 +6,8 @@
 //! ```text
 //! # a comment                          @limit recipients_max 2
 //! @client 192.0.2.9:25                 @stranger (may not relay)
+//! @xclient (may say who the client is)
+//! @scheduling (may say when to send; it is 2026-11-23T18:36:59.123Z)
 //! @early GET / HTTP/1.1\r\n            @decline-data 452 4.3.1 Full   @decline-end ...
 //! C: a line from the client, with CRLF behind it
 //! c: bytes from the client, with nothing behind them
@@ -17,7 +19,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
-use ringpost::message::{Body, QueueId, Status};
+use ringpost::message::{Body, QueueId, Status, Timestamp};
 use ringpost::session::{Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
@@ -69,6 +71,8 @@ struct Script {
     limits: config::Session,
     client: String,
     may_relay: bool,
+    scheduling: bool,
+    xclient: bool,
     early: Vec<u8>,
     decline_data: Option<Reply>,
     decline_end: Option<Reply>,
@@ -81,6 +85,8 @@ impl Script {
             limits: limits(),
             client: "192.0.2.9:4321".to_owned(),
             may_relay: true,
+            scheduling: false,
+            xclient: false,
             early: Vec::new(),
             decline_data: None,
             decline_end: None,
@@ -92,6 +98,8 @@ impl Script {
                 "" | "#" => {}
                 "@client" => script.client = rest.to_owned(),
                 "@stranger" => script.may_relay = false,
+                "@xclient" => script.xclient = true,
+                "@scheduling" => script.scheduling = true,
                 "@early" => script.early = unescape(rest),
                 "@decline-data" => script.decline_data = Some(reply(rest)),
                 "@decline-end" => script.decline_end = Some(reply(rest)),
@@ -120,6 +128,8 @@ impl Script {
             "command_line_max" => self.limits.command_line_max = value.parse().unwrap(),
             "text_line_max" => self.limits.text_line_max = value.parse().unwrap(),
             "errors_max" => self.limits.errors_max = value.parse().unwrap(),
+            "messages_max" => self.limits.messages_max = value.parse().unwrap(),
+            "vrfy" => self.limits.vrfy = value.parse().unwrap(),
             "received_max" => self.limits.received_max = value.parse().unwrap(),
             other => panic!("no such limit: {other}"),
         }
@@ -195,6 +205,8 @@ impl<'a> Player<'a> {
             may_relay: script.may_relay,
             starttls: false,
             tls_demanded: false,
+            scheduling: script.scheduling,
+            xclient: script.xclient,
             protection: None,
         };
         let session = Session::new(Rc::new(policy), client);
@@ -207,6 +219,7 @@ impl<'a> Player<'a> {
             seen: Vec::new(),
             closed: false,
         };
+        player.session.told_time(Timestamp(1_795_459_019_123));
         let step = player.session.greet(&script.early, &mut player.out);
         player.take(step, &[]);
         player
@@ -248,6 +261,20 @@ impl<'a> Player<'a> {
             }
             Step::ContentLineEnd => {
                 self.content.as_mut().expect("content that is not void").extend(b"\r\n");
+            }
+            Step::Hasten { domain, with_below } => {
+                let below = if with_below { " and below" } else { "" };
+                self.seen.push(format!("E: hasten {domain}{below}"));
+                self.session.hastened(true, &mut self.out);
+                self.take_replies();
+            }
+            Step::Turn { address, port } => {
+                let mut client = self.session.client_address();
+                client.set_ip(address.unwrap_or(client.ip()));
+                client.set_port(port.unwrap_or(client.port()));
+                self.seen.push(format!("E: client {client}"));
+                self.session.turn_to(client, client.ip().is_loopback(), &mut self.out);
+                self.take_replies();
             }
             Step::StartTls => panic!("not offered"),
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
@@ -291,6 +318,12 @@ impl<'a> Player<'a> {
         }
         if let Some(id) = &options.dsn_envelope_id {
             write!(event, " envid:{id}").unwrap();
+        }
+        if options.priority != 0 {
+            write!(event, " priority:{}", options.priority).unwrap();
+        }
+        if let Some(time) = options.not_before {
+            write!(event, " not_before:{time}").unwrap();
         }
         event.push_str(if options.smtp_utf8 { " smtp_utf8" } else { "" });
         event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });
@@ -371,6 +404,9 @@ fn limits() -> config::Session {
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
         tls_timeout: Duration::from_secs(180),
+        messages_max: 0,
+        vrfy: true,
+        hold_max: Duration::from_secs(86400),
         connections_per_client: 10,
         connections_per_relay_client: 10,
     }

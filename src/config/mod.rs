@@ -84,6 +84,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What clients may and must do to be protected.
     pub tls: ListenerTls,
+    /// Clients may say when their mail is to be sent: MT-PRIORITY, FUTURERELEASE.
+    pub scheduling: bool,
 }
 
 /// TLS on a listener.
@@ -133,12 +135,26 @@ pub enum Roots {
 pub struct Access {
     /// Client networks that may send to any domain.
     pub relay_networks: Vec<Network>,
+    /// Proxies, whose connections begin with a PROXY header.
+    pub proxy_networks: Vec<Network>,
+    /// Proxies that may say with XCLIENT who their client is.
+    pub xclient_networks: Vec<Network>,
 }
 
 impl Access {
     /// Whether a client at `address` may relay. An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn may_relay(&self, address: IpAddr) -> bool {
         self.relay_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxy_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a client at `address` may use XCLIENT.
+    pub fn may_xclient(&self, address: IpAddr) -> bool {
+        self.xclient_networks.iter().any(|network| network.contains(address))
     }
 }
 
@@ -183,6 +199,12 @@ pub struct Session {
     pub errors_max: u32,
     /// Received fields in a message; beyond it 554 5.4.6.
     pub received_max: u32,
+    /// Messages in one session; beyond it 421 4.7.0 and close. 0 is no bound.
+    pub messages_max: u32,
+    /// VRFY is answered with 252; otherwise with 502.
+    pub vrfy: bool,
+    /// Longest time that a client may have a message held for (RFC 4865); beyond it 501 5.5.4.
+    pub hold_max: Duration,
     /// Waiting for a command: then 421 4.4.2 and close.
     pub command_timeout: Duration,
     /// Waiting for more content: then 421 4.4.2 and close.

@@ -19,10 +19,13 @@ impl Config {
             page.head("[[listener]]");
             page.text("address", &listener.address.to_string());
             page.text("tls", show_listener_tls(listener.tls));
+            page.plain("scheduling", &listener.scheduling.to_string());
         }
         self.render_tls(&mut page);
         page.head("[access]");
         page.texts("relay_networks", self.access.relay_networks.iter().map(show_network));
+        page.texts("proxy_networks", self.access.proxy_networks.iter().map(show_network));
+        page.texts("xclient_networks", self.access.xclient_networks.iter().map(show_network));
         self.render_receiving(&mut page);
         self.render_sending(&mut page);
         self.render_house(&mut page);
@@ -82,6 +85,9 @@ impl Config {
         page.size("text_line_max", session.text_line_max as u64);
         page.count("errors_max", session.errors_max.into());
         page.count("received_max", session.received_max.into());
+        page.count("messages_max", session.messages_max.into());
+        page.plain("vrfy", &session.vrfy.to_string());
+        page.duration("hold_max", session.hold_max);
         page.duration("command_timeout", session.command_timeout);
         page.duration("data_timeout", session.data_timeout);
         page.duration("tls_timeout", session.tls_timeout);

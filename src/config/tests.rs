@@ -50,7 +50,11 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
     assert_eq!(&*config.host_name, "relay.example.net");
     assert_eq!(
         config.listeners,
-        [Listener { address: "127.0.0.1:2525".parse().unwrap(), tls: ListenerTls::Offer }]
+        [Listener {
+            address: "127.0.0.1:2525".parse().unwrap(),
+            tls: ListenerTls::Offer,
+            scheduling: false
+        }]
     );
     assert!(config.access.may_relay("127.0.0.1".parse().unwrap()));
     assert!(config.access.may_relay("::1".parse().unwrap()));

@@ -111,6 +111,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let is_written = table.place_of("address") != Place::Default;
         let read = |text: &str| unit::read_listen_address(text).map(Some);
         let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
+        let scheduling = table.flag("scheduling", false);
         let address = match table.parsed("address", None, read) {
             Some(address) => address,
             None if !is_written => default,
@@ -120,7 +121,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
                 continue;
             }
         };
-        let listener = Listener { address, tls };
+        let listener = Listener { address, tls, scheduling };
         // Port 0 is a new port each time.
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let what = format!("\"{address}\" is listened on twice");
@@ -139,12 +140,17 @@ fn access(mut table: Table) -> Access {
             super::Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
         ]
     };
-    let relay_networks = match table.list("relay_networks", unit::read_network) {
-        Some(networks) => networks.into_iter().map(|(network, _)| network).collect(),
-        None => loopback(),
+    let mut networks = |key| {
+        let read = table.list(key, unit::read_network)?;
+        Some(read.into_iter().map(|(network, _)| network).collect())
+    };
+    let access = Access {
+        relay_networks: networks("relay_networks").unwrap_or_else(loopback),
+        proxy_networks: networks("proxy_networks").unwrap_or_default(),
+        xclient_networks: networks("xclient_networks").unwrap_or_default(),
     };
     table.end();
-    Access { relay_networks }
+    access
 }
 
 fn session(mut table: Table) -> Session {
@@ -155,6 +161,9 @@ fn session(mut table: Table) -> Session {
         text_line_max: size(&mut table, "text_line_max", 64 * KIB, 1000..=2 * GIB),
         errors_max: table.number("errors_max", 20, 1..=1000),
         received_max: table.number("received_max", 100, 10..=1000),
+        messages_max: table.number("messages_max", 0, 0..=1_000_000),
+        vrfy: table.flag("vrfy", true),
+        hold_max: table.duration("hold_max", days(7), seconds(1)..=days(365)),
         command_timeout: table.duration("command_timeout", minutes(5), seconds(1)..=hours(1)),
         data_timeout: table.duration("data_timeout", minutes(5), seconds(1)..=hours(1)),
         tls_timeout: table.duration("tls_timeout", seconds(30), seconds(1)..=minutes(10)),

@@ -2,7 +2,7 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::certificates::Certificates;
-use crate::config::{Config, EventOutput, ListenerTls};
+use crate::config::{self, Config, EventOutput};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
@@ -111,10 +111,13 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     }
     check_open_files(&config)?;
     let reservations = reserve(&config)?;
-    let listen: Vec<(SocketAddr, ListenerTls)> = reservations
+    let listen: Vec<config::Listener> = reservations
         .iter()
         .zip(&config.listeners)
-        .map(|(reservation, listener)| (reservation.address(), listener.tls))
+        .map(|(reservation, listener)| config::Listener {
+            address: reservation.address(),
+            ..listener.clone()
+        })
         .collect();
     let socket = bind_socket(&config.control.socket)?;
     if let EventOutput::File(path) = &config.event.output
@@ -146,7 +149,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
     }
     drop(reservations);
-    for (address, _) in &listen {
+    for config::Listener { address, .. } in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
     }
     Ok(Running {
@@ -213,7 +216,7 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 
 fn plans(
     config: &Arc<Config>,
-    listen: &[(SocketAddr, ListenerTls)],
+    listen: &[config::Listener],
     server: &Option<Arc<Server>>,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {

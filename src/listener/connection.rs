@@ -1,7 +1,7 @@
 //! One inbound connection, from greeting to close.
 
-use super::Intake;
-use crate::config::ListenerTls;
+use super::{Intake, OpenGuard, proxy};
+use crate::config::{self, ListenerTls};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
@@ -29,8 +29,31 @@ struct Incoming {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, tls: ListenerTls) {
-    let address = stream.peer_address();
+pub(super) async fn serve(
+    intake: &Rc<Intake>,
+    mut stream: Stream,
+    guard: &mut OpenGuard,
+    place: &config::Listener,
+) {
+    let tls = place.tls;
+    let mut address = stream.peer_address();
+    let access = &intake.config.access;
+    if access.is_proxy(address.ip()) {
+        match proxy::receive(&mut stream).await {
+            Ok(Some(client)) => {
+                if let Err(reply) = guard.turn_to(client.ip()) {
+                    tracing::info!(%client, reply = %reply.text, "connection refused");
+                    return stream.close().await;
+                }
+                address = client;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::info!(proxy = %address, %error, "connection refused");
+                return stream.close().await;
+            }
+        }
+    }
     let mut stream = Transport::new(stream);
     let mut protection = None;
     if tls == ListenerTls::Implicit {
@@ -44,14 +67,17 @@ pub(super) async fn serve(intake: &Rc<Intake>, stream: Stream, may_relay: bool, 
     }
     let client = Client {
         address,
-        may_relay,
+        may_relay: access.may_relay(address.ip()),
         starttls: tls != ListenerTls::Off && intake.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
+        scheduling: place.scheduling,
+        xclient: access.may_xclient(address.ip()),
         protection,
     };
     let session = Session::new(Rc::clone(&intake.policy), client);
     let mut connection = Connection {
         intake,
+        guard,
         stream,
         input: RecvBuf::with_capacity(RECEIVE_BYTES),
         output: Vec::new(),
@@ -85,6 +111,7 @@ async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
 
 struct Connection<'a> {
     intake: &'a Rc<Intake>,
+    guard: &'a mut OpenGuard,
     stream: Transport,
     input: RecvBuf,
     output: Vec<u8>,
@@ -103,6 +130,7 @@ impl Connection<'_> {
             return Ok(());
         }
         loop {
+            self.session.told_time(self.intake.now());
             let progress = self.session.receive(self.input.filled(), &mut self.output);
             if let Step::Content(range) = &progress.step {
                 let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
@@ -135,6 +163,22 @@ impl Connection<'_> {
                 let protection = shake_hands(self.intake, &mut self.stream).await?;
                 self.session.secured(protection);
                 self.incoming = None;
+            }
+            Step::Turn { address, port } => {
+                let mut client = self.session.client_address();
+                client.set_ip(address.unwrap_or(client.ip()));
+                client.set_port(port.unwrap_or(client.port()));
+                if let Err(reply) = self.guard.turn_to(client.ip()) {
+                    reply.write(&mut self.output);
+                    self.flush().await?;
+                    return Ok(true);
+                }
+                let may_relay = self.intake.config.access.may_relay(client.ip());
+                self.session.turn_to(client, may_relay, &mut self.output);
+            }
+            Step::Hasten { domain, with_below } => {
+                let begun = (self.intake.queue.hasten)(&domain, with_below);
+                self.session.hastened(begun, &mut self.output);
             }
             Step::ContentWanted => self.begin_content(),
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
@@ -248,7 +292,7 @@ impl Connection<'_> {
             tenant: &message.options.tenant,
             campaign: &message.options.campaign,
             size: Some(message.content.len()),
-            client: Some(self.stream.peer_address()),
+            client: Some(self.session.client_address()),
             helo: self.session.client_name(),
             protocol: self.session.protocol(),
             tls: self.session.protection().map_or("", |protection| protection.version),
@@ -267,7 +311,7 @@ impl Connection<'_> {
             code: reply.code,
             status: reply.status,
             text: &reply.text,
-            client: Some(self.stream.peer_address()),
+            client: Some(self.session.client_address()),
             helo: self.session.client_name(),
             ..Event::new(Kind::Rejected, self.intake.now())
         });

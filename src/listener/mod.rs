@@ -6,6 +6,7 @@
 //! must not know where messages go.
 
 mod connection;
+pub mod proxy;
 
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
@@ -18,7 +19,7 @@ use crate::tls::Server;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +36,17 @@ pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
 /// Whether the queue takes no more for now.
 pub type IsFull = Box<dyn Fn() -> bool>;
 
+/// Has what waits for a domain tried now; false when that cannot be done yet.
+pub type Hasten = Box<dyn Fn(&str, bool) -> bool>;
+
 /// The queue, as far as listeners know it.
 pub struct Queue {
     /// Takes over each message after its commit.
     pub admit: Admit,
     /// No more is taken while this says so.
     pub is_full: IsFull,
+    /// Has what waits for a domain, and perhaps for those below it, tried now.
+    pub hasten: Hasten,
 }
 
 /// What all listeners of one shard share.
@@ -67,6 +73,28 @@ struct Open {
     by_client: HashMap<IpAddr, usize>,
     interrupters: HashMap<u64, Interrupter>,
     last: u64,
+}
+
+impl Open {
+    /// One more of `client`, of which there may be so many.
+    fn count_in(&mut self, client: IpAddr, most: usize) -> Result<IpAddr, Reply> {
+        let client = client.to_canonical();
+        let count = self.by_client.get(&client).copied().unwrap_or_default();
+        if count >= most {
+            return Err(Reply::TOO_MANY_CONNECTIONS_FROM_CLIENT);
+        }
+        self.by_client.insert(client, count + 1);
+        Ok(client)
+    }
+
+    fn count_out(&mut self, client: IpAddr) {
+        if let Some(count) = self.by_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_client.remove(&client);
+            }
+        }
+    }
 }
 
 impl Intake {
@@ -100,17 +128,18 @@ impl Intake {
         })
     }
 
-    /// Listens on `address` and serves until [`Intake::stop`].
+    /// Listens where `place` says and serves until [`Intake::stop`].
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn listen(self: &Rc<Self>, address: SocketAddr, tls: ListenerTls) -> io::Result<()> {
+    pub fn listen(self: &Rc<Self>, place: config::Listener) -> io::Result<()> {
+        let address = place.address;
         let listener = Listener::bind(address)?;
         let intake = Rc::clone(self);
         ring::spawn_vital("listener", async move {
             while !intake.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream, tls),
+                    Ok(stream) => intake.take(stream, &place),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -135,19 +164,23 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream, tls: ListenerTls) {
+    fn take(self: &Rc<Self>, mut stream: Stream, place: &config::Listener) {
         let address = stream.peer_address();
-        let may_relay = self.config.access.may_relay(address.ip());
-        match self.admit_connection(address.ip(), may_relay, &stream) {
-            Ok(guard) => {
-                let intake = Rc::clone(self);
+        // How many a proxy's clients may have is known when it has said who they are.
+        let most = match self.config.access.is_proxy(address.ip()) {
+            true => usize::MAX,
+            false => self.connections_of(address.ip()),
+        };
+        match self.admit_connection(address.ip(), most, &stream) {
+            Ok(mut guard) => {
+                let (intake, place) = (Rc::clone(self), place.clone());
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, may_relay, tls).await;
+                    connection::serve(&intake, stream, &mut guard, &place).await;
                     drop(guard);
                 });
             }
             // Words in the clear would be no TLS to a client that waits for it.
-            Err(_) if tls == ListenerTls::Implicit => {}
+            Err(_) if place.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {
@@ -165,18 +198,22 @@ impl Intake {
         }
     }
 
-    fn admit_connection(
-        self: &Rc<Self>,
-        client: IpAddr,
-        may_relay: bool,
-        stream: &Stream,
-    ) -> Result<OpenGuard, Reply> {
+    /// Connections that a client at `address` may have.
+    fn connections_of(&self, address: IpAddr) -> usize {
         let limits = &self.config.session;
-        let per_client = if may_relay {
+        if self.config.access.may_relay(address) {
             limits.connections_per_relay_client
         } else {
             limits.connections_per_client
-        };
+        }
+    }
+
+    fn admit_connection(
+        self: &Rc<Self>,
+        client: IpAddr,
+        most: usize,
+        stream: &Stream,
+    ) -> Result<OpenGuard, Reply> {
         let mut open = self.open.borrow_mut();
         if self.stopping.get() {
             return Err(Reply::STOPPING_AT_GREETING);
@@ -184,12 +221,7 @@ impl Intake {
         if open.interrupters.len() >= self.core.connections_max {
             return Err(Reply::TOO_MANY_CONNECTIONS);
         }
-        let client = client.to_canonical();
-        let count = open.by_client.entry(client).or_default();
-        if *count >= per_client {
-            return Err(Reply::TOO_MANY_CONNECTIONS_FROM_CLIENT);
-        }
-        *count += 1;
+        let client = open.count_in(client, most)?;
         open.last += 1;
         let number = open.last;
         open.interrupters.insert(number, stream.interrupter());
@@ -224,17 +256,30 @@ struct OpenGuard {
     number: u64,
 }
 
+impl OpenGuard {
+    /// The client is another one, as a proxy says.
+    fn turn_to(&mut self, client: IpAddr) -> Result<(), Reply> {
+        let most = self.intake.connections_of(client);
+        let mut open = self.intake.open.borrow_mut();
+        open.count_out(self.client);
+        match open.count_in(client, most) {
+            Ok(client) => self.client = client,
+            Err(reply) => {
+                // It is still counted as it was, until it is closed.
+                let _ = open.count_in(self.client, usize::MAX);
+                return Err(reply);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         {
             let mut open = self.intake.open.borrow_mut();
             open.interrupters.remove(&self.number);
-            if let Some(count) = open.by_client.get_mut(&self.client) {
-                *count -= 1;
-                if *count == 0 {
-                    open.by_client.remove(&self.client);
-                }
-            }
+            open.count_out(self.client);
         }
         self.intake.ended.set();
     }

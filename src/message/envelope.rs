@@ -3,6 +3,7 @@
 use super::Timestamp;
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 /// A mailbox as it came on the wire, without the angle brackets: `local-part@domain`, or the
 /// domainless `postmaster` (RFC 5321 4.1.1.3). Case and quoting are kept as received.
@@ -144,9 +145,32 @@ pub struct Options {
     pub expires: Option<Timestamp>,
 }
 
+/// When a message is given up that came in at `received_at`: `ours` after it, or after the time
+/// that it was held until, and no later than the sender wished.
+pub fn expiry(
+    received_at: Timestamp,
+    not_before: Option<Timestamp>,
+    wished: Option<Timestamp>,
+    ours: Duration,
+) -> Timestamp {
+    let begin = not_before.map_or(received_at, |time| time.max(received_at));
+    let ours = begin.plus(ours);
+    wished.map_or(ours, |wished| wished.min(ours))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_has_its_time_after_that() {
+        let day = Duration::from_secs(86_400);
+        let at = |days: u64| Timestamp(days * 86_400_000);
+        assert_eq!(expiry(at(1), None, None, day), at(2));
+        assert_eq!(expiry(at(1), Some(at(5)), None, day), at(6));
+        assert_eq!(expiry(at(1), Some(at(0)), None, day), at(2));
+        assert_eq!(expiry(at(1), Some(at(5)), Some(at(3)), day), at(3));
+    }
 
     #[test]
     fn domains_have_one_spelling() {

@@ -9,7 +9,7 @@ mod id;
 
 pub use envelope::{
     Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath, domain_key,
-    domain_of,
+    domain_of, expiry,
 };
 pub use fate::{Outcome, Reason, Stage, Status};
 #[cfg(test)]

@@ -66,6 +66,15 @@ pub enum Dispatch {
         /// Until when, and why; `None` when it answers again.
         backing_off: Option<(Timestamp, Reason)>,
     },
+    /// To every shard: what waits for this domain, and perhaps below it, is to be tried now.
+    Hasten {
+        /// As `message::domain_key` writes it.
+        domain: Arc<str>,
+        /// And what waits for domains below it.
+        with_below: bool,
+    },
+    /// Origin to home: the site is to be tried now, even if it backs off.
+    Try(Arc<Site>),
     /// The last word of a shard that stops: no Done of a delivery comes from it any more.
     Closed,
 }

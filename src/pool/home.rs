@@ -324,6 +324,16 @@ impl Pool {
         });
     }
 
+    /// Somebody says that the site takes mail again: if it backs off, that ends.
+    pub fn try_now(self: &Rc<Self>, site: &Site) {
+        let home = self.homes.borrow().get(&site.key).cloned();
+        let Some(home) = home else { return };
+        let until = home.state.borrow().backing_off.as_ref().map(|(until, _)| *until);
+        if let Some(until) = until {
+            self.end_back_off(&home, until);
+        }
+    }
+
     fn end_back_off(self: &Rc<Self>, home: &Rc<Home>, until: Timestamp) {
         let origins = {
             let mut state = home.state.borrow_mut();

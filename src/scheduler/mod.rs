@@ -29,6 +29,7 @@
 //! there is no last attempt at that moment.
 
 mod entry;
+mod hasten;
 mod index;
 mod inspect;
 mod names;
@@ -41,6 +42,7 @@ mod tests;
 mod wheel;
 mod work;
 
+pub use hasten::Hastened;
 pub use inspect::{MessageView, RecipientView, SiteView};
 pub use ready::Parked;
 pub use work::{

@@ -301,6 +301,40 @@ fn a_domain_without_a_site_gives_its_recipients_out_once_for_each_message() {
 }
 
 #[test]
+fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
+    let mut scheduler = scheduler();
+    let tried = admit(&mut scheduler, 1, &["a.test"]);
+    let other = admit(&mut scheduler, 2, &["b.test"]);
+    for slot in [tried, other] {
+        for demand in demands(&mut scheduler, START) {
+            if let Demand::Route(domain) = demand {
+                scheduler.routed(domain, SITE, START.plus(HOUR));
+            }
+        }
+        scheduler.take(SITE, START, 1).unwrap();
+        scheduler.settle(slot, 0, Verdict::Later, reason("busy"), START);
+    }
+    let held = [at("a.test", START.plus(HOUR))];
+    let held = scheduler.admit(
+        &Admission {
+            id: QueueId(3),
+            placement: [1, 2, 3],
+            expires: START.plus(24 * HOUR),
+            notice: None,
+            priority: 0,
+            tenant: "",
+            recipients: &held,
+        },
+        START,
+    );
+    let hastened = scheduler.hasten(0, |domain| domain == "a.test", START);
+    assert_eq!(hastened, Hastened { next: None, sites: vec![SITE] });
+    let states = [tried, other, held].map(|slot| state(&scheduler, slot));
+    assert_eq!(states, ["ready", "waiting", "waiting"]);
+    assert_eq!(taken_ids(&mut scheduler, START), [1]);
+}
+
+#[test]
 fn a_site_whose_hosts_are_gone_is_looked_up_anew() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 1, &["example.net"]);

@@ -76,13 +76,18 @@ impl Session {
     pub(super) fn receive_chunk(&mut self, rest: &[u8]) -> (usize, Step) {
         let State::Chunk(chunk, scanner, void) = &mut self.state else { return (0, Step::More) };
         let here = within(rest, chunk.left);
-        if *void {
-            chunk.left -= here.len() as u64;
-            return (here.len(), Step::More);
+        let mut scanned = scanner.scan(here);
+        if *void && scanned == Scanned::Stuffing {
+            scanned = scanner.scan(here);
         }
-        match scanner.scan(here) {
+        match scanned {
             Scanned::Short | Scanned::End => (0, Step::More),
             Scanned::Stuffing => (0, Step::Content(0..1)),
+            // Looked at all the same: of several defects it is always the same that is told.
+            Scanned::Content(length) if *void => {
+                chunk.left -= length as u64;
+                (length, Step::More)
+            }
             Scanned::Content(length) => {
                 chunk.left -= length as u64;
                 *void = scanner.defect().is_some();

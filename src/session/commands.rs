@@ -4,8 +4,9 @@
 
 use super::{Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Address, Body, Envelope, Options, Recipient};
-use crate::smtp::{self, CommandFault, Reply, Verb};
+use crate::message::{Address, Body, Envelope, Options, Recipient, domain_key};
+use crate::smtp::{self, CommandFault, Hold, Reply, Verb};
+use std::time::Duration;
 
 impl Session {
     pub(super) fn command(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
@@ -20,6 +21,8 @@ impl Session {
             Verb::Data => return self.data(argument, out),
             Verb::Bdat => return self.bdat(argument, out),
             Verb::StartTls => return self.starttls(argument, out),
+            Verb::Xclient => return self.xclient(argument, out),
+            Verb::Etrn => return self.etrn(argument, out),
             Verb::Rset => smtp::read_nothing(argument).map(|()| {
                 Reply::OK.write(out);
                 self.forget()
@@ -29,13 +32,14 @@ impl Session {
                 Reply::OK.write(out);
                 Ok(Step::More)
             }
+            Verb::Vrfy if !self.policy.limits.vrfy => Err(CommandFault::NotImplemented),
             Verb::Vrfy => smtp::read_question(argument).map(|()| {
                 Reply::CANNOT_VERIFY.write(out);
                 Step::More
             }),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
-                Reply::HELP.write(out);
+                smtp::help(argument).write(out);
                 Ok(Step::More)
             }
             Verb::Quit => match smtp::read_nothing(argument) {
@@ -83,27 +87,17 @@ impl Session {
     ) -> Result<Step, CommandFault> {
         let name = smtp::read_hello(argument)?;
         self.hello = Some(Hello { name: name.into(), extended });
-        let host_name = self.policy.host_name.as_bytes();
         if extended {
-            out.extend_from_slice(b"250-");
-            out.extend_from_slice(host_name);
-            out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
-            out.extend_from_slice(self.policy.limits.message_bytes_max.to_string().as_bytes());
-            if self.offers_starttls() {
-                out.extend_from_slice(b"\r\n250-STARTTLS");
-            }
-            out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8");
-            out.extend_from_slice(b"\r\n250-CHUNKING\r\n250-BINARYMIME");
-            out.extend_from_slice(b"\r\n250 ENHANCEDSTATUSCODES\r\n");
+            self.write_offer(out);
         } else {
             out.extend_from_slice(b"250 ");
-            out.extend_from_slice(host_name);
+            out.extend_from_slice(self.policy.host_name.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
         Ok(self.forget())
     }
 
-    fn offers_starttls(&self) -> bool {
+    pub(super) fn offers_starttls(&self) -> bool {
         self.client.starttls && self.client.protection.is_none()
     }
 
@@ -126,6 +120,41 @@ impl Session {
         self.refuse("starttls", refusal, out)
     }
 
+    /// RFC 1985 5. The caller has it done, and need not wait for it.
+    fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !self.offers_etrn() {
+            Reply::ETRN_DENIED
+        } else if !self.is_extended() {
+            Reply::HELLO_FIRST
+        } else if self.transaction.is_some() {
+            Reply::NESTED_MAIL
+        } else {
+            match smtp::read_etrn(argument) {
+                Ok((domain, with_below)) => {
+                    let domain = domain_key(domain).into_owned();
+                    return Step::Hasten { domain, with_below };
+                }
+                Err(fault) => fault.reply(),
+            }
+        };
+        self.refuse("etrn", refusal, out)
+    }
+
+    /// Postfix's XCLIENT_README: only for those who are configured to.
+    fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let refusal = if !self.client.xclient {
+            Reply::NOT_IMPLEMENTED
+        } else if self.transaction.is_some() {
+            Reply::NESTED_MAIL
+        } else {
+            match smtp::read_xclient(argument) {
+                Ok(told) => return Step::Turn { address: told.address, port: told.port },
+                Err(fault) => fault.reply(),
+            }
+        };
+        self.refuse("xclient", refusal, out)
+    }
+
     fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         if self.hello.is_none() {
             return self.refuse("mail", Reply::HELLO_FIRST, out);
@@ -136,7 +165,11 @@ impl Session {
         if self.transaction.is_some() {
             return self.refuse("mail", Reply::NESTED_MAIL, out);
         }
-        let mail = match smtp::read_mail(argument, self.is_extended()) {
+        let messages_max = self.policy.limits.messages_max;
+        if messages_max != 0 && self.mails >= messages_max {
+            return self.close_with(&Reply::TOO_MANY_MESSAGES, out);
+        }
+        let mail = match smtp::read_mail(argument, self.offered()) {
             Ok(mail) => mail,
             Err(fault) => {
                 let given = printable(argument.as_bytes());
@@ -150,6 +183,16 @@ impl Session {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
+        let not_before = told.hold.map(|hold| match hold {
+            Hold::For(seconds) => self.now.plus(Duration::from_secs(seconds.into())),
+            Hold::Until(time) => time,
+        });
+        let hold_max = self.policy.limits.hold_max;
+        if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
+            let from = text_of(reverse_path.as_ref());
+            return self.reject("mail", Some(from), None, Reply::hold_too_long(hold_max), out);
+        }
+        self.mails += 1;
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
             options: Options {
@@ -157,6 +200,9 @@ impl Session {
                 smtp_utf8: told.smtp_utf8,
                 dsn_return: told.dsn_return,
                 dsn_envelope_id: told.envelope_id.map(Box::from),
+                require_tls: told.require_tls,
+                priority: told.priority.unwrap_or_default(),
+                not_before,
                 ..Options::default()
             },
             chunks: None,

@@ -14,7 +14,11 @@
 
 mod chunks;
 mod commands;
+mod offer;
+mod step;
 mod trace;
+
+pub use step::{Progress, Rejection, Step, Transaction};
 
 use crate::config;
 use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
@@ -24,7 +28,6 @@ use crate::smtp::{
 };
 use chunks::{Chunk, Refused};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +59,10 @@ pub struct Client {
     pub starttls: bool,
     /// No mail without TLS.
     pub tls_demanded: bool,
+    /// May say when its mail is to be sent: MT-PRIORITY, FUTURERELEASE.
+    pub scheduling: bool,
+    /// May say with XCLIENT who the client is.
+    pub xclient: bool,
     /// TLS, when it is there from the first byte.
     pub protection: Option<Protection>,
 }
@@ -81,8 +88,14 @@ pub struct Session {
     taken_for: Option<Address>,
     /// And that it asked for SMTPUTF8.
     taken_as_utf8: bool,
+    /// And its priority.
+    taken_priority: i8,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
+    /// Transactions begun.
+    mails: u32,
+    /// The time, as last told.
+    now: Timestamp,
     /// The relay stops: close when the content at hand is done.
     stop: bool,
 }
@@ -126,77 +139,6 @@ enum State {
     Closing,
 }
 
-/// What the caller must do next. `receive` is called again after it, with the rest of the input.
-#[derive(Debug, PartialEq)]
-pub enum Step {
-    /// Send what is in `out`, then go on. With [`Progress::consumed`] above zero and input left:
-    /// call `receive` again with that rest; `receive` may have stopped only so that `out` does not
-    /// grow beyond measure, so it must really be sent before. With zero, or no input left: receive
-    /// more first. What is left is the start of something and must come again with more behind
-    /// it; it is shorter than the configured `command_line_max`.
-    More,
-    /// STARTTLS was said (RFC 3207): send what is in `out`, throw away all input, shake hands, then
-    /// call `secured`. If that fails, close.
-    StartTls,
-    /// DATA or a first BDAT was given and is in order: call `begin_content` or `decline`.
-    ContentWanted,
-    /// These bytes of the input are content in wire form (dot-stuffed): keep them. Counted in
-    /// `consumed`, unless it is a dot that came without its stuffing: it is named once more.
-    Content(Range<usize>),
-    /// The last line of the content came without its CRLF: keep one.
-    ContentLineEnd,
-    /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
-    /// at the end of data, or of the chunk. After RSET and EHLO between chunks, too.
-    ContentVoid,
-    /// The final CRLF.CRLF or the last chunk came: `take_transaction`, make it durable, then
-    /// `stored` or `decline`.
-    Complete,
-    /// Something was refused: for the event log. The reply is in `out` already. Call `receive`
-    /// again, even if the rest of the input is empty: the session may have ended with this one, and
-    /// then says [`Step::Close`].
-    Rejected(Rejection),
-    /// Send what is in `out`, then close.
-    Close,
-}
-
-/// What became of the input.
-#[derive(Debug, PartialEq)]
-pub struct Progress {
-    /// Bytes of the input that were used and must not come again.
-    pub consumed: usize,
-    /// What to do now.
-    pub step: Step,
-}
-
-/// A refusal worth an event.
-#[derive(Debug, PartialEq)]
-pub struct Rejection {
-    /// `connect`, `mail`, `rcpt`, `data`, or another command, or `command` for what was none.
-    pub at: &'static str,
-    /// The reverse-path of the transaction, when there is one; empty for `<>`. For a malformed one,
-    /// what was given: printable ASCII, at most 256 bytes.
-    pub from: Option<String>,
-    /// The forward-path in question, when there is one, in the same form.
-    pub to: Option<String>,
-    /// What the client was told.
-    pub reply: Reply,
-}
-
-/// A complete transaction, ready for the spool.
-#[derive(Debug, PartialEq)]
-pub struct Transaction {
-    /// Reverse-path and forward-paths; one forward-path or more.
-    pub envelope: Envelope,
-    /// What MAIL asked for.
-    pub options: Options,
-    /// Bytes of content received, in wire form, without the final dot line.
-    pub content_bytes: u64,
-    /// Some line of it begins with a dot, so it is really dot-stuffed.
-    pub dot_stuffed: bool,
-    /// Has bytes above 127, whatever was declared.
-    pub eight_bit: bool,
-}
-
 impl Session {
     /// A session with a client that has just connected. Call `greet` next.
     pub fn new(policy: Rc<Policy>, client: Client) -> Session {
@@ -208,7 +150,10 @@ impl Session {
             transaction: None,
             taken_for: None,
             taken_as_utf8: false,
+            taken_priority: 0,
             refused: 0,
+            mails: 0,
+            now: Timestamp::default(),
             stop: false,
         }
     }
@@ -220,9 +165,7 @@ impl Session {
     /// and gets [`Step::Close`].
     pub fn greet(&mut self, early: &[u8], out: &mut Vec<u8>) -> Step {
         let refusal = if early.is_empty() {
-            out.extend_from_slice(b"220 ");
-            out.extend_from_slice(self.policy.host_name.as_bytes());
-            out.extend_from_slice(b" ESMTP Ringpost\r\n");
+            self.write_greeting(out);
             self.state = State::Commands;
             return Step::More;
         } else if smtp::is_tls(early) {
@@ -233,6 +176,31 @@ impl Session {
             Reply::EARLY_TALKER
         };
         self.close_with(&refusal, out)
+    }
+
+    fn write_greeting(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"220 ");
+        out.extend_from_slice(self.policy.host_name.as_bytes());
+        out.extend_from_slice(b" ESMTP Ringpost\r\n");
+    }
+
+    /// Answers Turn: from now on the client is another, and begins from the greeting.
+    pub fn turn_to(&mut self, address: SocketAddr, may_relay: bool, out: &mut Vec<u8>) {
+        self.client.address = address;
+        self.client.may_relay = may_relay;
+        self.hello = None;
+        self.transaction = None;
+        self.write_greeting(out);
+    }
+
+    /// Who the client is, as far as it is known.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client.address
+    }
+
+    /// What time it is: to be told before input is given.
+    pub fn told_time(&mut self, now: Timestamp) {
+        self.now = now;
     }
 
     /// Takes input that came from the client, from the first byte that was not consumed yet.
@@ -396,9 +364,9 @@ impl Session {
     /// ContentWanted on, until `stored` or `decline`.
     pub fn trace(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
         let taken_for = self.taken_for.as_ref();
-        let recipient = match &self.transaction {
-            Some(open) => sole_recipient(&open.envelope),
-            None => taken_for,
+        let (recipient, priority) = match &self.transaction {
+            Some(open) => (sole_recipient(&open.envelope), open.options.priority),
+            None => (taken_for, self.taken_priority),
         };
         trace::field(&trace::Trace {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
@@ -408,8 +376,15 @@ impl Session {
             host_name: &self.policy.host_name,
             id,
             recipient: recipient.map(Address::as_str),
+            priority,
             now,
         })
+    }
+
+    /// Answers Hasten; `begun` is false when it cannot be done now.
+    pub fn hastened(&self, begun: bool, out: &mut Vec<u8>) {
+        let reply = if begun { Reply::HASTENED } else { Reply::HASTENING };
+        reply.write(out);
     }
 
     /// What the client called itself; empty before EHLO or HELO.
@@ -452,6 +427,7 @@ impl Session {
         };
         self.taken_for = sole_recipient(&envelope).cloned();
         self.taken_as_utf8 = options.smtp_utf8;
+        self.taken_priority = options.priority;
         let (content_bytes, dot_stuffed, eight_bit, eight_bit_header) = match &self.state {
             State::Complete(scanner) => (
                 scanner.bytes(),
@@ -499,6 +475,7 @@ impl Session {
         self.transaction = None;
         self.taken_for = None;
         self.taken_as_utf8 = false;
+        self.taken_priority = 0;
         self.state = State::Commands;
     }
 

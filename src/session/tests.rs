@@ -13,6 +13,9 @@ fn session() -> Session {
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
         tls_timeout: Duration::from_secs(180),
+        messages_max: 0,
+        vrfy: true,
+        hold_max: Duration::from_secs(86400),
         connections_per_client: 1,
         connections_per_relay_client: 1,
     };
@@ -20,7 +23,15 @@ fn session() -> Session {
     let address = "192.0.2.9:4321".parse().unwrap();
     Session::new(
         Rc::new(policy),
-        Client { address, may_relay: true, starttls: false, tls_demanded: false, protection: None },
+        Client {
+            address,
+            may_relay: true,
+            starttls: false,
+            tls_demanded: false,
+            scheduling: false,
+            xclient: false,
+            protection: None,
+        },
     )
 }
 

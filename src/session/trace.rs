@@ -24,6 +24,8 @@ pub(super) struct Trace<'a> {
     pub(super) id: QueueId,
     /// Whom it is for, when there is nobody else.
     pub(super) recipient: Option<&'a str>,
+    /// RFC 6710; 0 is not told.
+    pub(super) priority: i8,
     pub(super) now: Timestamp,
 }
 
@@ -42,15 +44,16 @@ pub(super) fn field(trace: &Trace) -> Vec<u8> {
     field.start_line("\t");
     let tls = trace.protection.map(|protection| format!("tls {}", protection.cipher));
     let recipient = trace.recipient.map(|recipient| format!("for <{recipient}>"));
-    match (recipient, tls) {
-        (Some(recipient), Some(tls)) => {
-            field.word(&recipient);
-            // RFC 8314 7.4.
-            field.word(&format!("{tls};"));
+    // RFC 8314 7.4, RFC 6710 5.
+    let priority = (trace.priority != 0).then(|| format!("priority {}", trace.priority));
+    let clauses: Vec<String> = [recipient, tls, priority].into_iter().flatten().collect();
+    match clauses.split_last() {
+        Some((last, others)) => {
+            others.iter().for_each(|clause| field.word(clause));
+            field.word(&format!("{last};"));
         }
-        (Some(only), None) | (None, Some(only)) => field.word(&format!("{only};")),
         // The semicolon belongs to the word before it.
-        (None, None) => field.join_semicolon(),
+        None => field.join_semicolon(),
     }
     field.word(&date(trace.now));
     field.bytes.extend_from_slice(b"\r\n");
@@ -147,6 +150,7 @@ mod tests {
             host_name: "relay.example",
             id: QueueId(0),
             recipient: Some("user@example.org"),
+            priority: 0,
             now: Timestamp(1_795_459_019_123),
         };
         change(&mut trace);
@@ -190,6 +194,12 @@ mod tests {
              \tby relay.example with ESMTPS (TLSv1.2) id 0000000000000\r\n\
              \tfor <user@example.org> tls TLS_ECDHE_X; Mon, 23 Nov 2026 18:36:59 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn rfc6710_5_a_priority_is_told() {
+        let text = written(|trace| trace.priority = -3);
+        assert!(text.contains("\tfor <user@example.org> priority -3; Mon, 23 Nov"), "{text}");
     }
 
     #[test]

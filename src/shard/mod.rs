@@ -25,7 +25,7 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::config::{Config, Core, ListenerTls};
+use crate::config::{self, Config, Core};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::listener::{self, Intake};
@@ -36,7 +36,6 @@ use crate::route::Router;
 use crate::spool::{self, Recovery, Register, Spool};
 use crate::tls::{Client, Server};
 use queue::Queue;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,8 +57,8 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// This shard's own part of it.
     pub core: Core,
-    /// Where to listen, with port numbers already known, and what TLS there is like.
-    pub listen: Vec<(SocketAddr, ListenerTls)>,
+    /// Where to listen, with port numbers already known.
+    pub listen: Vec<config::Listener>,
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -192,10 +191,11 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     });
 
-    let (admitting, filling) = (Rc::clone(&queue), Rc::clone(&queue));
+    let (admitting, filling, hastening) = (Rc::clone(&queue), Rc::clone(&queue), Rc::clone(&queue));
     let into = listener::Queue {
         admit: Box::new(move |message, placement| admitting.admit(message, placement)),
         is_full: Box::new(move || filling.is_full()),
+        hasten: Box::new(move |domain, below| hastening.ask_to_hasten(domain, below)),
     };
     let intake = Intake::new(
         index,
@@ -206,10 +206,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
         Rc::clone(&events),
         into,
     );
-    for (address, tls) in listen {
-        intake
-            .listen(address, tls)
-            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    for listener in listen {
+        let address = listener.address;
+        intake.listen(listener).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     }
     let stop = Signal::new();
     answer_requests(&queue, &pool, requests, stop.clone());
@@ -302,6 +301,11 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: 
         Dispatch::Credit { home, site } => queue.credited(home, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
+        Dispatch::Hasten { domain, with_below } => {
+            let queue = Rc::clone(queue);
+            ring::spawn("hasten", async move { queue.hasten(domain, with_below).await });
+        }
+        Dispatch::Try(site) => pool.try_now(&site),
         Dispatch::Closed => exchange.heard_closed(),
     }
 }

@@ -9,12 +9,13 @@ use super::now;
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
+use crate::message::{Outcome, Reason, Stage, Status, Timestamp, expiry};
 use crate::pool::{Dispatch, Exchange, Job, homes_of};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
 use crate::scheduler::{
-    Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Scheduler, Settled, Slot, Verdict, Work,
+    Admission, AdmittedRecipient, Demand, DomainId, Hastened, Lapsed, Scheduler, Settled, Slot,
+    Verdict, Work,
 };
 use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
 use std::borrow::Cow;
@@ -57,6 +58,8 @@ pub(super) struct Queue {
     wake: Signal,
     stopping: Cell<bool>,
     routing: Cell<usize>,
+    /// Domains that are being hastened.
+    hastening: Cell<usize>,
     to_route: RefCell<VecDeque<DomainId>>,
 }
 
@@ -88,6 +91,7 @@ impl Queue {
             wake: Signal::new(),
             stopping: Cell::new(false),
             routing: Cell::new(0),
+            hastening: Cell::new(0),
             to_route: RefCell::default(),
         })
     }
@@ -116,8 +120,17 @@ impl Queue {
             &Admission {
                 id: message.id,
                 placement: [placement.segment, placement.offset, placement.length],
-                expires: self.expiry(message.received_at, message.options.expires),
-                notice: self.notice(message.received_at, wants_delay(&message)),
+                expires: expiry(
+                    message.received_at,
+                    message.options.not_before,
+                    message.options.expires,
+                    self.config.retry.expire,
+                ),
+                notice: self.notice(
+                    message.received_at,
+                    message.options.not_before,
+                    wants_delay(&message),
+                ),
                 priority: message.options.priority,
                 tenant: &message.options.tenant,
                 recipients: &recipients,
@@ -153,9 +166,15 @@ impl Queue {
             &Admission {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
-                expires: self.expiry(message.received_at, message.expires),
+                expires: expiry(
+                    message.received_at,
+                    message.not_before,
+                    message.expires,
+                    self.config.retry.expire,
+                ),
                 notice: self.notice(
                     message.received_at,
+                    message.not_before,
                     message.delay_wanted && !message.null_reverse_path,
                 ),
                 priority: message.priority,
@@ -176,11 +195,6 @@ impl Queue {
             );
         }
         count
-    }
-
-    fn expiry(&self, received_at: Timestamp, wished: Option<Timestamp>) -> Timestamp {
-        let ours = received_at.plus(self.config.retry.expire);
-        wished.map_or(ours, |wished| wished.min(ours))
     }
 
     /// Does what the scheduler demands, for as long as the shard runs.
@@ -204,6 +218,41 @@ impl Queue {
                 None => self.wake.wait().await,
             }
         }
+    }
+
+    /// Has what waits for a domain tried now, on every shard; false while another is being done.
+    pub(super) fn ask_to_hasten(&self, domain: &str, with_below: bool) -> bool {
+        if self.hastening.get() > 0 {
+            return false;
+        }
+        let domain: Arc<str> = domain.into();
+        for shard in 0..self.exchange.shards() {
+            let domain = Arc::clone(&domain);
+            self.exchange.send(shard, Dispatch::Hasten { domain, with_below });
+        }
+        true
+    }
+
+    /// Tries what waits here for a domain, step by step, and has its sites tried that back off.
+    pub(super) async fn hasten(self: Rc<Self>, domain: Arc<str>, with_below: bool) {
+        self.hastening.set(self.hastening.get() + 1);
+        let wanted = |name: &str| match name.strip_suffix(&*domain) {
+            Some(before) => before.is_empty() || with_below && before.ends_with('.'),
+            None => false,
+        };
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
+            let Hastened { next, sites } = self.scheduler.borrow_mut().hasten(from, wanted, now());
+            for number in sites {
+                let Some(site) = self.sites.borrow().site(number).cloned() else { continue };
+                let home = self.home_of(&site);
+                self.exchange.send(home, Dispatch::Try(site));
+            }
+            self.changed();
+            ring::yield_now().await;
+            cursor = next;
+        }
+        self.hastening.set(self.hastening.get() - 1);
     }
 
     /// No more mail is to be taken until deliveries have made room in memory.

@@ -2,7 +2,7 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use crate::message::{Envelope, QueueId, Reason, Timestamp};
+use crate::message::{Envelope, QueueId, Reason, Timestamp, expiry};
 use crate::pool::HomeView;
 use crate::scheduler::MessageView;
 use crate::spool::{Message, Placement, Recovery, Spool};
@@ -234,8 +234,8 @@ pub fn entries_of_recovery(
     for message in recovery.messages {
         let stored = Spool::read(folder, message.id, message.placement).ok();
         let envelope = stored.as_ref().map(|stored| &stored.envelope);
-        let ours = message.received_at.plus(expire);
-        let expires = message.expires.map_or(ours, |wished| wished.min(ours));
+        let (held, wished) = (message.not_before, message.expires);
+        let expires = expiry(message.received_at, held, wished, expire);
         let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
         for (index, recipient) in open {
             let known = envelope.and_then(|envelope| envelope.recipients.get(index));

@@ -4,7 +4,8 @@
 //! that names it. What may follow what is not known here.
 
 use super::parameters::{
-    MailParameters, RcptParameters, names_smtp_utf8, read_mail_parameters, read_rcpt_parameters,
+    MailParameters, Offered, RcptParameters, names_smtp_utf8, read_mail_parameters,
+    read_rcpt_parameters,
 };
 use super::path::{Path, PathFault, is_domain, read_literal, read_path};
 use super::reply::Reply;
@@ -38,6 +39,10 @@ pub enum Verb {
     Expn,
     /// HELP.
     Help,
+    /// ETRN (RFC 1985).
+    Etrn,
+    /// XCLIENT.
+    Xclient,
     /// STARTTLS.
     StartTls,
 }
@@ -58,6 +63,8 @@ impl Verb {
             Verb::Vrfy => "vrfy",
             Verb::Expn => "expn",
             Verb::Help => "help",
+            Verb::Etrn => "etrn",
+            Verb::Xclient => "xclient",
             Verb::StartTls => "starttls",
         }
     }
@@ -67,6 +74,9 @@ impl Verb {
         let word = line.split(|&byte| is_space(byte)).next()?;
         if word.eq_ignore_ascii_case(b"STARTTLS") {
             return Some(Verb::StartTls);
+        }
+        if word.eq_ignore_ascii_case(b"XCLIENT") {
+            return Some(Verb::Xclient);
         }
         let word: [u8; 4] = word.try_into().ok()?;
         Some(match &word.map(|byte| byte.to_ascii_uppercase()) {
@@ -82,14 +92,14 @@ impl Verb {
             b"VRFY" => Verb::Vrfy,
             b"EXPN" => Verb::Expn,
             b"HELP" => Verb::Help,
+            b"ETRN" => Verb::Etrn,
             _ => return None,
         })
     }
 }
 
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
-const NOT_IMPLEMENTED: [&str; 8] =
-    ["AUTH", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT"];
+const NOT_IMPLEMENTED: [&str; 6] = ["AUTH", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 /// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
 /// attacker's choice in its body: such a session ends at once.
@@ -134,6 +144,8 @@ pub enum CommandFault {
     ParameterUnknown,
     /// A parameter given twice.
     ParameterTwice,
+    /// A parameter that goes with TLS only.
+    NeedsTls,
     /// A parameter's value is not one; the text says what would be.
     Value(&'static str),
 }
@@ -224,6 +236,16 @@ pub fn read_chunk(argument: &str) -> Option<(u64, bool)> {
     digits.parse().ok().filter(|_| is_number).map(|size| (size, last))
 }
 
+/// The argument of ETRN (RFC 1985 5): a domain, and with `@` before it also all below it.
+pub fn read_etrn(argument: &str) -> Result<(&str, bool), CommandFault> {
+    const FAULT: CommandFault = CommandFault::Value("Write ETRN domain or ETRN @domain");
+    let (domain, with_below) = match argument.strip_prefix('@') {
+        Some(domain) => (domain, true),
+        None => (argument, false),
+    };
+    if is_domain(domain) { Ok((domain, with_below)) } else { Err(FAULT) }
+}
+
 /// What MAIL says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mail<'a> {
@@ -233,16 +255,15 @@ pub struct Mail<'a> {
     pub parameters: MailParameters<'a>,
 }
 
-/// Reads the argument of MAIL. Sessions that began with HELO have no parameters
-/// (RFC 5321 2.2.1): `extended` is false for them.
-pub fn read_mail(argument: &str, extended: bool) -> Result<Mail<'_>, CommandFault> {
+/// Reads the argument of MAIL.
+pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFault> {
     let side = Side::Sender;
-    check_ascii(argument, extended)?;
+    check_ascii(argument, offered.extended)?;
     let (path, rest) = read_address(argument, "FROM:", side)?;
     if let Path::Postmaster(_) = path {
         return Err(CommandFault::Path(side, PathFault::NoDomain));
     }
-    let parameters = read_mail_parameters(rest, extended)?;
+    let parameters = read_mail_parameters(rest, offered)?;
     if !argument.is_ascii() && !parameters.smtp_utf8 {
         return Err(CommandFault::AddressNotAscii);
     }
@@ -321,6 +342,7 @@ impl CommandFault {
             CommandFault::Parameter => Reply::BAD_PARAMETER,
             CommandFault::ParameterUnknown => Reply::UNKNOWN_PARAMETER,
             CommandFault::ParameterTwice => Reply::DUPLICATE_PARAMETER,
+            CommandFault::NeedsTls => Reply::PARAMETER_NEEDS_TLS,
             CommandFault::Value(text) => Reply::new(501, Status(5, 5, 4), text),
         }
     }
@@ -357,6 +379,8 @@ mod tests {
     use super::*;
     use crate::message::{Body, DsnNotify};
 
+    const EXTENDED: Offered = Offered { extended: true, scheduling: false, require_tls: false };
+
     #[test]
     fn verbs_are_read_in_any_case_and_parted_from_their_argument() {
         assert_eq!(read_command(b"NOOP"), Ok((Verb::Noop, "")));
@@ -372,7 +396,7 @@ mod tests {
             (b" NOOP", CommandFault::Unknown),
             (b"NOOPS", CommandFault::Unknown),
             (b"GET", CommandFault::Unknown),
-            (b"etrn", CommandFault::NotImplemented),
+            (b"turn", CommandFault::NotImplemented),
             (b"ATRN", CommandFault::NotImplemented),
             (b"NOOP \0", CommandFault::ControlCharacter),
             (b"NOOP \x7f", CommandFault::ControlCharacter),
@@ -396,8 +420,17 @@ mod tests {
     }
 
     #[test]
+    fn rfc1985_5_etrn_names_a_domain_and_perhaps_all_below_it() {
+        assert_eq!(read_etrn("example.com"), Ok(("example.com", false)));
+        assert_eq!(read_etrn("@Example.com"), Ok(("Example.com", true)));
+        for argument in ["", "@", "#queue", "a b", "a..b", "<a@b>"] {
+            assert!(matches!(read_etrn(argument), Err(CommandFault::Value(_))), "{argument}");
+        }
+    }
+
+    #[test]
     fn mail_takes_a_path_and_its_parameters() {
-        let mail = |text| read_mail(text, true);
+        let mail = |text| read_mail(text, EXTENDED);
         let parameters = MailParameters::default();
         let plain = Mail { path: Path::Mailbox("a@b"), parameters };
         assert_eq!(mail("FROM:<a@b>"), Ok(plain));
@@ -434,18 +467,22 @@ mod tests {
             ("FROM:<a@b> BODY=7BIT BODY=8BITMIME", ParameterTwice),
             ("FROM:<a@b> X=FULL", ParameterUnknown),
         ] {
-            assert_eq!(read_mail(text, true).map(|_| ()), Err(fault), "{text}");
+            assert_eq!(read_mail(text, EXTENDED).map(|_| ()), Err(fault), "{text}");
         }
         for text in ["SIZE", "SIZE=-1", "SIZE=100000000000000000000", "BODY", "BODY=9BIT"] {
             let text = format!("FROM:<a@b> {text}");
-            assert!(matches!(read_mail(&text, true), Err(Value(_))), "{text}");
+            assert!(matches!(read_mail(&text, EXTENDED), Err(Value(_))), "{text}");
         }
-        assert_eq!(read_mail("FROM:<a@b> SIZE=1", false), Err(ParameterUnknown), "after HELO");
+        assert_eq!(
+            read_mail("FROM:<a@b> SIZE=1", Offered::default()),
+            Err(ParameterUnknown),
+            "after HELO"
+        );
     }
 
     #[test]
     fn rfc6531_3_1_addresses_beyond_ascii_need_smtputf8() {
-        let mail = |text| read_mail(text, true).map(|mail| mail.path);
+        let mail = |text| read_mail(text, EXTENDED).map(|mail| mail.path);
         let path = Path::Mailbox("\u{fc}@b\u{fc}cher.example");
         assert_eq!(mail("FROM:<\u{fc}@b\u{fc}cher.example> SMTPUTF8"), Ok(path));
         for text in
@@ -453,7 +490,7 @@ mod tests {
         {
             assert_eq!(mail(text), Err(CommandFault::AddressNotAscii), "{text}");
         }
-        let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", false);
+        let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", Offered::default());
         assert_eq!(after_helo, Err(CommandFault::AddressNotAscii));
         let rcpt = |text, utf8| read_rcpt(text, true, utf8).map(|rcpt| rcpt.path);
         assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Path::Mailbox("\u{fc}@b")));

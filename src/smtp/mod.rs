@@ -6,24 +6,28 @@
 mod command;
 mod content;
 mod dots;
+mod help;
 mod parameters;
 mod path;
 mod quoted;
 mod reply;
 mod response;
 mod scanner;
+mod xclient;
 mod xtext;
 
 pub use command::{
     CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
-    read_hello, read_mail, read_nothing, read_question, read_rcpt,
+    read_etrn, read_hello, read_mail, read_nothing, read_question, read_rcpt,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 pub use dots::{Dot, Dots, LineEnds};
-pub use parameters::{MailParameters, RcptParameters};
+pub use help::help;
+pub use parameters::{Hold, MailParameters, Offered, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use quoted::quote_line;
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};
+pub use xclient::{Xclient, read_xclient};
 pub use xtext::{ascii, from_xtext, to_unitext, to_utf8_xtext, unitext_to_xtext};

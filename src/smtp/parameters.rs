@@ -4,12 +4,34 @@
 //! Which parameters are known on a connection is told; what they do is not known here.
 
 use super::command::CommandFault;
-use crate::message::{Body, DsnNotify, DsnReturn};
+use crate::message::{Body, DsnNotify, DsnReturn, Timestamp};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Longest value of ENVID, in bytes (RFC 3461 4.4).
 const ENVELOPE_ID_BYTES_MAX: usize = 100;
 /// Longest value of ORCPT, in bytes (RFC 3461 4.2).
 const ORIGINAL_BYTES_MAX: usize = 500;
+
+/// What a client may say behind a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// Anything at all: the session began with EHLO (RFC 5321 2.2.1).
+    pub extended: bool,
+    /// When a message is to be sent: MT-PRIORITY, HOLDFOR, HOLDUNTIL.
+    pub scheduling: bool,
+    /// REQUIRETLS: the session is under TLS.
+    pub require_tls: bool,
+}
+
+/// Until when a message is not to be sent (RFC 4865).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// HOLDFOR= in seconds.
+    For(u32),
+    /// HOLDUNTIL=.
+    Until(Timestamp),
+}
 
 /// What MAIL says behind the path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +46,12 @@ pub struct MailParameters<'a> {
     pub envelope_id: Option<&'a str>,
     /// SMTPUTF8 (RFC 6531 3.4).
     pub smtp_utf8: bool,
+    /// REQUIRETLS (RFC 8689 2).
+    pub require_tls: bool,
+    /// MT-PRIORITY= (RFC 6710 4): -9 to 9.
+    pub priority: Option<i8>,
+    /// HOLDFOR= or HOLDUNTIL=.
+    pub hold: Option<Hold>,
 }
 
 /// What RCPT says behind the path.
@@ -35,17 +63,16 @@ pub struct RcptParameters<'a> {
     pub original: Option<&'a str>,
 }
 
-/// Reads the words behind the path of MAIL. Sessions that began with HELO have no parameters
-/// (RFC 5321 2.2.1): `extended` is false for them.
+/// Reads the words behind the path of MAIL.
 pub(super) fn read_mail_parameters(
     words: &str,
-    extended: bool,
+    offered: Offered,
 ) -> Result<MailParameters<'_>, CommandFault> {
     let mut known = MailParameters::default();
     for (keyword, value) in parameters(words) {
         let (keyword, value) = check(keyword, value)?;
         match () {
-            () if !extended => return Err(CommandFault::ParameterUnknown),
+            () if !offered.extended => return Err(CommandFault::ParameterUnknown),
             () if keyword.eq_ignore_ascii_case("SIZE") => {
                 set_once(&mut known.size, read_size(value)?)?;
             }
@@ -60,6 +87,23 @@ pub(super) fn read_mail_parameters(
             }
             () if keyword.eq_ignore_ascii_case("SMTPUTF8") => {
                 set_flag(&mut known.smtp_utf8, value, "SMTPUTF8 takes no value")?;
+            }
+            () if keyword.eq_ignore_ascii_case("REQUIRETLS") && offered.require_tls => {
+                set_flag(&mut known.require_tls, value, "REQUIRETLS takes no value")?;
+            }
+            () if keyword.eq_ignore_ascii_case("REQUIRETLS") => {
+                return Err(CommandFault::NeedsTls);
+            }
+            () if !offered.scheduling => return Err(CommandFault::ParameterUnknown),
+            () if keyword.eq_ignore_ascii_case("MT-PRIORITY") => {
+                set_once(&mut known.priority, read_priority(value)?)?;
+            }
+            // One of them, once (RFC 4865 5).
+            () if keyword.eq_ignore_ascii_case("HOLDFOR") => {
+                set_once(&mut known.hold, read_hold_for(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("HOLDUNTIL") => {
+                set_once(&mut known.hold, read_hold_until(value)?)?;
             }
             () => return Err(CommandFault::ParameterUnknown),
         }
@@ -152,6 +196,32 @@ fn read_body(value: Option<&str>) -> Result<Body, CommandFault> {
         Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => Ok(Body::BinaryMime),
         _ => Err(CommandFault::Value("BODY must be 7BIT, 8BITMIME or BINARYMIME")),
     }
+}
+
+/// -9 to 9, in one digit (RFC 6710 4).
+fn read_priority(value: Option<&str>) -> Result<i8, CommandFault> {
+    const FAULT: CommandFault = CommandFault::Value("MT-PRIORITY must be a number from -9 to 9");
+    let text = value.ok_or(FAULT)?;
+    match text.strip_prefix('-').unwrap_or(text).as_bytes() {
+        [b'0'..=b'9'] => text.parse().map_err(|_| FAULT),
+        _ => Err(FAULT),
+    }
+}
+
+fn read_hold_for(value: Option<&str>) -> Result<Hold, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("HOLDFOR must be a number of seconds of at most 9 digits");
+    let digits = value.filter(|text| (1..=9).contains(&text.len())).ok_or(FAULT)?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).map(Hold::For).ok_or(FAULT)
+}
+
+fn read_hold_until(value: Option<&str>) -> Result<Hold, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("HOLDUNTIL must be a date such as 2026-11-24T06:00:00Z");
+    let date = OffsetDateTime::parse(value.ok_or(FAULT)?, &Rfc3339).map_err(|_| FAULT)?;
+    let milliseconds = date.unix_timestamp_nanos() / 1_000_000;
+    u64::try_from(milliseconds).map(|at| Hold::Until(Timestamp(at))).map_err(|_| FAULT)
 }
 
 fn read_return(value: Option<&str>) -> Result<DsnReturn, CommandFault> {
@@ -269,7 +339,7 @@ mod tests {
     use super::*;
 
     fn mail(words: &str) -> Result<MailParameters<'_>, CommandFault> {
-        read_mail_parameters(words, true)
+        read_mail_parameters(words, Offered { extended: true, ..Offered::default() })
     }
 
     fn original(value: &str) -> bool {
@@ -359,8 +429,54 @@ mod tests {
     }
 
     #[test]
+    fn what_says_when_to_send_is_known_where_it_is_offered() {
+        let offered = Offered { extended: true, scheduling: true, require_tls: false };
+        let told = |words| read_mail_parameters(words, offered);
+        for (words, priority) in
+            [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
+        {
+            assert_eq!(told(words).map(|told| told.priority), Ok(Some(priority)), "{words}");
+            assert_eq!(mail(words), Err(CommandFault::ParameterUnknown));
+        }
+        let hold = |words| told(words).map(|told| told.hold);
+        assert_eq!(hold("HOLDFOR=86400"), Ok(Some(Hold::For(86_400))));
+        let until = Hold::Until(Timestamp(1_795_459_019_000));
+        assert_eq!(hold("HOLDUNTIL=2026-11-23T18:36:59Z"), Ok(Some(until)));
+        assert_eq!(hold("HOLDUNTIL=2026-11-23T20:36:59+02:00"), Ok(Some(until)));
+        for words in [
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=-",
+            "MT-PRIORITY=--1",
+            "HOLDFOR",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=tomorrow",
+            "HOLDUNTIL=1969-01-01T00:00:00Z",
+            "HOLDUNTIL",
+        ] {
+            assert!(matches!(told(words), Err(CommandFault::Value(_))), "{words}");
+        }
+        let both = "HOLDFOR=1 HOLDUNTIL=2026-11-23T18:36:59Z";
+        assert_eq!(told(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
+    }
+
+    #[test]
+    fn rfc8689_4_2_requiretls_needs_tls() {
+        let offered = Offered { extended: true, scheduling: false, require_tls: true };
+        let told = |words| read_mail_parameters(words, offered);
+        assert_eq!(told("requiretls").map(|told| told.require_tls), Ok(true));
+        assert!(matches!(told("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
+        assert_eq!(mail("REQUIRETLS"), Err(CommandFault::NeedsTls));
+    }
+
+    #[test]
     fn after_helo_there_are_none() {
-        assert_eq!(read_mail_parameters("SIZE=1", false), Err(CommandFault::ParameterUnknown));
+        assert_eq!(
+            read_mail_parameters("SIZE=1", Offered::default()),
+            Err(CommandFault::ParameterUnknown)
+        );
         assert_eq!(
             read_rcpt_parameters("NOTIFY=NEVER", false),
             Err(CommandFault::ParameterUnknown)

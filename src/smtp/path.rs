@@ -5,7 +5,7 @@
 //! or with SMTPUTF8 other UTF-8 without controls, and a `>` stands only inside a quoted local-part.
 
 use crate::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
-use crate::message::Address;
+use crate::message::{Address, domain_key};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Longest label of a domain, in bytes (RFC 1035 2.3.4).
@@ -215,6 +215,10 @@ fn check_domain(domain: &str) -> Result<(), PathFault> {
             return Err(PathFault::Domain);
         }
     }
+    // Labels in ASCII beside them may claim to be A-labels and be none: no name to look up then.
+    if !domain.is_ascii() && !domain_key(domain).is_ascii() {
+        return Err(PathFault::Domain);
+    }
     Ok(())
 }
 
@@ -319,6 +323,7 @@ mod tests {
         for text in ["<\u{85}@b>", "<a\u{2028}@b>", "<\"\u{80}\"@b>"] {
             assert_eq!(mailbox(text), Err(PathFault::LocalPart), "{text}");
         }
+        assert!(mailbox("<u@xn--bcher-va.b\u{fc}cher>").is_err(), "an A-label that is none");
         // No letter of a name, a dot that is none, and a label that is too long in the DNS.
         let long = format!("<u@{}.example>", "\u{fc}".repeat(31) + &"x".repeat(31));
         for text in ["<u@\u{2603}\u{200d}.example>", "<u@b\u{fc}\u{3002}example>", &long] {

@@ -8,6 +8,7 @@ use crate::message::Status;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A reply of ours as a value: code, enhanced status, text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ impl Reply {
     pub const HELP: Reply = with(
         214,
         Status(2, 0, 0),
-        "Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\n\
+        "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY ETRN STARTTLS HELP QUIT\n\
+         HELP command says more of each\n\
          A message: EHLO your.name, MAIL FROM:<sender@domain>, RCPT TO:<recipient@domain>, DATA\n\
          Lines end with CR LF; a line with a single dot ends the message (RFC 5321)",
     );
@@ -41,12 +43,17 @@ impl Reply {
     pub const READY_FOR_TLS: Reply = with(220, Status(2, 0, 0), "Ready to start TLS");
     /// STARTTLS a second time.
     pub const TLS_ALREADY: Reply = with(503, Status(5, 5, 1), "TLS is on already");
+    /// REQUIRETLS without TLS (RFC 8689 4.2).
+    pub const PARAMETER_NEEDS_TLS: Reply =
+        with(530, Status(5, 7, 10), "REQUIRETLS goes with TLS only; say STARTTLS first");
     /// Mail before STARTTLS, where it is demanded (RFC 3207 4).
     pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Say STARTTLS first");
     /// QUIT.
     pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
     /// RSET, NOOP.
     pub const OK: Reply = with(250, Status(2, 0, 0), "OK");
+    /// ETRN.
+    pub const HASTENED: Reply = with(250, Status(2, 0, 0), "What waits there is tried now");
     /// MAIL.
     pub const SENDER_OK: Reply = with(250, Status(2, 1, 0), "Sender OK");
     /// RCPT.
@@ -70,6 +77,9 @@ impl Reply {
     /// More refused commands than a session may have.
     pub const TOO_MANY_ERRORS: Reply =
         with(421, Status(4, 7, 0), "Too many refused commands; closing the connection");
+    /// More transactions than a session may have (RFC 9422 5).
+    pub const TOO_MANY_MESSAGES: Reply =
+        with(421, Status(4, 7, 0), "No more messages in this session; connect again");
     /// The event log cannot keep up; what is not logged is not taken.
     pub const EVENT_LOG_BEHIND: Reply = with(451, Status(4, 3, 0), "Busy; try again later");
     /// Something of ours failed.
@@ -80,6 +90,10 @@ impl Reply {
     /// More recipients than a transaction may have (RFC 5321 4.5.3.1.10).
     pub const TOO_MANY_RECIPIENTS: Reply =
         with(452, Status(4, 5, 3), "Too many recipients; send the rest in another transaction");
+    /// ETRN while another is being done.
+    pub const HASTENING: Reply = with(458, Status(4, 3, 2), "Busy with another ETRN; try later");
+    /// ETRN from somebody who may not.
+    pub const ETRN_DENIED: Reply = with(459, Status(4, 7, 1), "ETRN is not for you");
     /// A verb that SMTP does not have.
     pub const UNKNOWN_COMMAND: Reply =
         with(500, Status(5, 5, 2), "Unknown command; HELP lists the known ones");
@@ -180,6 +194,12 @@ impl Reply {
     pub fn relay_denied(client: IpAddr) -> Reply {
         let text = format!("Relaying denied: {} may not send through here", client.to_canonical());
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
+    }
+
+    /// HOLDFOR or HOLDUNTIL beyond `hold_max` (RFC 4865 5).
+    pub fn hold_too_long(hold_max: Duration) -> Reply {
+        let text = format!("Messages are held for at most {} seconds", hold_max.as_secs());
+        Reply { code: 501, status: Some(Status(5, 5, 4)), text: text.into() }
     }
 
     /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.

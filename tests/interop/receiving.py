@@ -3,9 +3,12 @@
 import pathlib
 import shutil
 import smtplib
+import socket
+import subprocess
 import tempfile
+import time
 
-from harness import Relay, Sink, free_port, main, without_trace
+from harness import Relay, Sink, free_port, main, need, without_trace
 
 
 def offered(relay):
@@ -118,9 +121,101 @@ def binary_mail_is_kept_as_it_is():
             assert again == letter, again
 
 
+def etrn_has_what_waits_tried_now():
+    port = free_port()
+    with Relay(smart_host=port, retry_first="100s") as relay:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+        relay.wait_event("deferred")
+        with Sink(port=port) as sink, smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            assert "etrn" in offered(relay)
+            client.ehlo()
+            assert client.docmd("ETRN", "elsewhere.test")[0] == 250
+            time.sleep(0.5)
+            assert not sink.messages
+            assert client.docmd("ETRN", "@test")[0] == 250
+            sink.wait()
+        relay.wait_empty()
+
+
+def senders_say_when_where_they_may():
+    with Sink() as sink, tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder, "r.toml")
+        port = free_port()
+        config.write_text(f'[[listener]]\naddress = "127.0.0.1:{port}"\nscheduling = true\n')
+        relay = Relay("--config", str(config), smart_host=sink.port)
+        del relay.flags[:2]
+        relay.port = port
+        with relay:
+            assert "mt-priority" in offered(relay) and "futurerelease" in offered(relay)
+            began = time.time()
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client.sendmail(
+                    "a@sender.test", ["held@sink.test"], b"Subject: x\r\n\r\nbody\r\n",
+                    mail_options=["HOLDFOR=2", "MT-PRIORITY=5"],
+                )
+                client.sendmail("a@sender.test", ["now@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
+            sink.wait(1)
+            entry, = relay.queue()
+            assert entry["to"] == "held@sink.test" and entry["attempts"] == 0, entry
+            # It is held over a restart, too.
+            relay.restart()
+            sink.wait(2)
+            assert time.time() - began >= 2
+            assert [to for _, to, _ in sink.messages] == [["now@sink.test"], ["held@sink.test"]]
+            assert b" priority 5; " in sink.messages[1][2]
+
+
+def proxies_say_who_the_client_is():
+    header = b"PROXY TCP4 192.0.2.7 127.0.0.1 4321 25\r\n"
+    block = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 8, 127, 0, 0, 1, 0, 99, 0, 25])
+    sent = (b"EHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@sink.test>\r\n", b"QUIT\r\n")
+    with Relay("--set", "access.proxy_networks=127.0.0.2/32") as relay:
+        # The harness looks from another address whether it listens.
+        def through(first):
+            with socket.create_connection(
+                ("127.0.0.1", relay.port), 5, source_address=("127.0.0.2", 0)
+            ) as peer:
+                peer.settimeout(5)
+                peer.sendall(first)
+                greeting = peer.recv(1000)
+                for line in sent if greeting else ():
+                    peer.sendall(line)
+                    time.sleep(0.05)
+                rest = b""
+                while more := peer.recv(65536):
+                    rest += more
+                return greeting + rest
+
+        assert b"550 5.7.1 Relaying denied: 192.0.2.7 " in through(header)
+        assert b"550 5.7.1 Relaying denied: 192.0.2.8 " in through(block)
+        assert b"250 2.1.5" in through(b"PROXY TCP4 127.0.0.1 127.0.0.1 4321 25\r\n")
+        assert through(b"EHLO x\r\n") == b"", "no header, no session"
+        assert {event["client"] for event in relay.events("rejected")} == {"192.0.2.7:4321", "192.0.2.8:99"}
+
+
+def a_client_tells_of_another_with_xclient_where_it_may():
+    need("swaks")
+    def swaks(relay, *words):
+        return subprocess.run(
+            ["swaks", "-s", f"127.0.0.1:{relay.port}", "-f", "a@sender.test", "-t", "b@sink.test",
+             "--quit-after", "RCPT", *words],
+            capture_output=True, text=True, timeout=30, check=False,
+        ).stdout
+
+    with Relay("--set", "access.xclient_networks=127.0.0.1/32") as relay:
+        assert "Relaying denied: 192.0.2.9" in swaks(relay, "--xclient-addr", "192.0.2.9")
+        assert "250 2.1.5" in swaks(relay, "--xclient-addr", "127.0.0.5")
+        assert "250 2.1.5" in swaks(relay)
+    with Relay() as relay:
+        assert "Relaying denied" not in swaks(relay, "--xclient-addr", "192.0.2.9")
+
+
 TESTS = (
     dsn_parameters_are_kept_with_the_message, smtputf8_is_marked_only_where_it_is_needed,
     chunks_bring_what_data_brings, binary_mail_is_kept_as_it_is,
+    etrn_has_what_waits_tried_now, senders_say_when_where_they_may,
+    proxies_say_who_the_client_is, a_client_tells_of_another_with_xclient_where_it_may,
 )
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+//! Whole sessions, BDAT among them: replies and content are the same however the input is cut, and
+//! what a chunk holds is never taken for a command.
+
+use crate::inputs::cuts;
+use ringpost::config;
+use ringpost::message::{Body, QueueId, Timestamp};
+use ringpost::session::{Client, Policy, Session, Step};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What came of a session: replies, then the content of each message that was taken.
+type Seen = (Vec<u8>, Vec<Vec<u8>>);
+
+/// Plays the input whole and cut.
+pub fn sessions(input: &[u8], seed: u64) {
+    let whole = play(input, &[input.len()]);
+    assert_eq!(play(input, &cuts(input.len(), seed)), whole);
+    let (replies, messages) = whole;
+    assert!(replies.is_empty() || replies.ends_with(b"\r\n"));
+    for line in replies.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let sound = line.ends_with(b"\r") && line.iter().take(3).all(u8::is_ascii_digit);
+        assert!(sound && line.is_ascii() && line.len() < 512, "{}", line.escape_ascii());
+    }
+    assert!(messages.iter().all(|content| content.len() <= 3 * input.len() + 2));
+}
+
+fn play(input: &[u8], cuts: &[usize]) -> Seen {
+    let policy = Policy { host_name: "relay.example".into(), limits: limits() };
+    let client = Client {
+        address: "192.0.2.9:4321".parse().expect("an address"),
+        may_relay: true,
+        starttls: false,
+        tls_demanded: false,
+        scheduling: true,
+        xclient: true,
+        protection: None,
+    };
+    let mut session = Session::new(Rc::new(policy), client);
+    session.told_time(Timestamp(1_795_459_019_123));
+    let mut replies = Vec::new();
+    let mut messages = Vec::new();
+    let mut content: Option<Vec<u8>> = None;
+    session.greet(b"", &mut replies);
+    let mut from = 0;
+    for &to in cuts {
+        loop {
+            let rest = &input[from..to.max(from)];
+            let progress = session.receive(rest, &mut replies);
+            assert!(progress.consumed <= rest.len());
+            let needs_more = progress.step == Step::More
+                && (progress.consumed == 0 || progress.consumed == rest.len());
+            match progress.step {
+                Step::Close => return (replies, messages),
+                Step::ContentWanted => {
+                    session.begin_content(&mut replies);
+                    content = Some(Vec::new());
+                }
+                Step::Content(range) => {
+                    content.as_mut().expect("no content once it is void").extend(&rest[range]);
+                }
+                Step::ContentLineEnd => content.as_mut().expect("content").extend(b"\r\n"),
+                Step::ContentVoid => assert!(content.take().is_some(), "void once"),
+                Step::Complete => {
+                    let whole = content.take().expect("content that is not void");
+                    let transaction = session.take_transaction();
+                    assert_eq!(transaction.content_bytes, whole.len() as u64);
+                    assert!(!transaction.envelope.recipients.is_empty());
+                    let is_text = transaction.options.body != Body::BinaryMime;
+                    assert!(!is_text || whole.is_empty() || whole.ends_with(b"\r\n"));
+                    session.stored(QueueId(messages.len() as u64), &mut replies);
+                    messages.push(whole);
+                }
+                Step::Hasten { .. } => session.hastened(true, &mut replies),
+                Step::Turn { .. } => {
+                    let address = session.client_address();
+                    session.turn_to(address, true, &mut replies);
+                }
+                Step::StartTls => panic!("not offered"),
+                Step::More | Step::Rejected(_) => {}
+            }
+            from += progress.consumed;
+            if needs_more {
+                break;
+            }
+        }
+    }
+    (replies, messages)
+}
+
+fn limits() -> config::Session {
+    let wait = Duration::from_secs(300);
+    config::Session {
+        message_bytes_max: 1500,
+        recipients_max: 5,
+        command_line_max: 600,
+        text_line_max: 1000,
+        errors_max: 30,
+        received_max: 3,
+        messages_max: 10,
+        vrfy: true,
+        hold_max: Duration::from_secs(86_400),
+        command_timeout: wait,
+        data_timeout: wait,
+        tls_timeout: wait,
+        connections_per_client: 1,
+        connections_per_relay_client: 1,
+    }
+}

@@ -1,0 +1,64 @@
+//! The reply to EHLO (RFC 5321 4.1.1.1): what a client may use, here and now. *Pure.*
+
+use super::Session;
+use crate::smtp::Offered;
+use std::io::Write;
+
+impl Session {
+    /// The extensions that change what MAIL and RCPT may say.
+    pub(super) fn offered(&self) -> Offered {
+        Offered {
+            extended: self.is_extended(),
+            scheduling: self.client.scheduling,
+            require_tls: self.client.protection.is_some(),
+        }
+    }
+
+    /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6).
+    pub(super) fn offers_etrn(&self) -> bool {
+        self.client.may_relay
+    }
+
+    pub(super) fn write_offer(&self, out: &mut Vec<u8>) {
+        let limits = &self.policy.limits;
+        let mut line = |text: std::fmt::Arguments<'_>| {
+            // Memory takes all that is written to it.
+            let _ = write!(out, "250-{text}\r\n");
+        };
+        line(format_args!("{}", self.policy.host_name));
+        line(format_args!("PIPELINING"));
+        line(format_args!("SIZE {}", limits.message_bytes_max));
+        if self.offers_starttls() {
+            line(format_args!("STARTTLS"));
+        }
+        for keyword in ["8BITMIME", "DSN", "SMTPUTF8", "CHUNKING", "BINARYMIME"] {
+            line(format_args!("{keyword}"));
+        }
+        // RFC 9422 4.
+        match limits.messages_max {
+            0 => line(format_args!("LIMITS RCPTMAX={}", limits.recipients_max)),
+            messages_max => {
+                let recipients_max = limits.recipients_max;
+                line(format_args!("LIMITS MAILMAX={messages_max} RCPTMAX={recipients_max}"));
+            }
+        }
+        if self.offers_etrn() {
+            line(format_args!("ETRN"));
+        }
+        // RFC 8689 4: only under TLS.
+        if self.client.protection.is_some() {
+            line(format_args!("REQUIRETLS"));
+        }
+        if self.client.scheduling {
+            line(format_args!("MT-PRIORITY"));
+            let longest = limits.hold_max;
+            let until = self.now.plus(longest);
+            // RFC 4865 4: in seconds, and as a date.
+            line(format_args!("FUTURERELEASE {} {until}", longest.as_secs()));
+        }
+        if self.client.xclient {
+            line(format_args!("XCLIENT NAME ADDR PORT PROTO HELO"));
+        }
+        out.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
+    }
+}

@@ -1,0 +1,74 @@
+//! XCLIENT (Postfix's XCLIENT_README): what a proxy says of its client. *Pure.*
+
+use super::command::CommandFault;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What was said, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Xclient {
+    /// ADDR=; `None` when it was not given, or is not known there.
+    pub address: Option<IpAddr>,
+    /// PORT=.
+    pub port: Option<u16>,
+}
+
+/// Attributes that are taken and mean nothing: the relay asks for no name, and believes in no login
+/// that it has not seen.
+const PASSED_OVER: [&str; 6] = ["NAME", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT"];
+
+/// What stands for a value that the proxy does not know.
+const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
+
+/// Reads the argument of XCLIENT.
+pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
+    const FAULT: CommandFault =
+        CommandFault::Value("Write XCLIENT ADDR=address PORT=number; an IPv6 address as IPV6:...");
+    let mut told = Xclient::default();
+    let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty()).peekable();
+    words.peek().ok_or(CommandFault::ArgumentMissing)?;
+    for word in words {
+        let (name, value) = word.split_once('=').ok_or(FAULT)?;
+        let is_unknown = UNKNOWN.iter().any(|unknown| unknown.eq_ignore_ascii_case(value));
+        match name.to_ascii_uppercase().as_str() {
+            "ADDR" if !is_unknown => told.address = Some(read_address(value).ok_or(FAULT)?),
+            "PORT" if !is_unknown => told.port = Some(value.parse().map_err(|_| FAULT)?),
+            "ADDR" | "PORT" => {}
+            name if PASSED_OVER.contains(&name) => {}
+            _ => return Err(FAULT),
+        }
+    }
+    Ok(told)
+}
+
+fn read_address(value: &str) -> Option<IpAddr> {
+    match value.split_at_checked("IPV6:".len()) {
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPV6:") => {
+            address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+        }
+        _ => value.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_proxy_says_who_its_client_is() {
+        let told = |address: &str, port| Xclient { address: address.parse().ok(), port };
+        for (argument, expected) in [
+            ("ADDR=192.0.2.1 PORT=4321", told("192.0.2.1", Some(4321))),
+            ("addr=ipv6:2001:db8::1", told("2001:db8::1", None)),
+            ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", told("192.0.2.1", None)),
+            ("ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", Xclient::default()),
+        ] {
+            assert_eq!(read_xclient(argument), Ok(expected), "{argument}");
+        }
+        for argument in
+            ["", "ADDR", "ADDR=2001:db8::1", "ADDR=x", "PORT=99999", "COLOUR=red", "ADDR="]
+        {
+            assert!(read_xclient(argument).is_err(), "{argument}");
+        }
+    }
+}
