@@ -25,6 +25,8 @@ pub struct Capabilities {
     pub require_tls: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// MT-PRIORITY (RFC 6710), whatever profile it names.
+    pub mt_priority: bool,
     /// LIMITS RCPTMAX (RFC 9422): recipients in one transaction.
     pub recipients_max: Option<u32>,
     /// LIMITS MAILMAX: transactions on one connection.
@@ -55,6 +57,7 @@ impl Capabilities {
                 "REQUIRETLS" => found.require_tls = true,
                 "STARTTLS" => found.starttls = true,
                 "DSN" => found.dsn = true,
+                "MT-PRIORITY" => found.mt_priority = true,
                 "LIMITS" => found.limits(line),
                 _ => {}
             }
