@@ -95,7 +95,7 @@ mod tests {
     fn keywords_are_read_in_either_case_and_the_greeting_line_is_none() {
         let found = of("250-PIPELINING\r\n250-pipelining\r\n250-Size 1000\r\n250-8bitMIME\r\n\
              250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-X-ELSE y\r\n\
-             250-BINARYMIME\r\n250-REQUIRETLS\r\n\
+             250-BINARYMIME\r\n250-REQUIRETLS\r\n250-MT-PRIORITY MIXER\r\n\
              250-LIMITS RCPTMAX=50 MAILMAX=7 RCPTDOMAINMAX=1 X\r\n250 ENHANCEDSTATUSCODES\r\n");
         let expected = Capabilities {
             pipelining: true,
@@ -108,6 +108,7 @@ mod tests {
             starttls: true,
             require_tls: true,
             dsn: true,
+            mt_priority: true,
             recipients_max: Some(50),
             mails_max: Some(7),
         };

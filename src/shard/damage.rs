@@ -5,9 +5,11 @@ use super::now;
 use super::queue::{Queue, UNREADABLE, placement};
 use crate::event::{Event, Kind};
 use crate::message::{QueueId, Reason, Stage, Status};
+use crate::ring;
 use crate::scheduler::{Settled, Slot, Verdict};
-use crate::spool::{Fate, SpoolError};
+use crate::spool::{Content, Fate, Message, SpoolError};
 use std::rc::Rc;
+use std::sync::Arc;
 
 const DAMAGED: &str = "the message is damaged on the disk: what is left of it is in the quarantine";
 
@@ -47,6 +49,25 @@ impl Queue {
                 false
             }
         }
+    }
+
+    /// Streamed content could not be read while it was sent: ends the message if it is damaged.
+    pub(super) fn weigh_content(self: &Rc<Self>, slot: Slot, message: &Arc<Message>) {
+        let (queue, message) = (Rc::clone(self), Arc::clone(message));
+        ring::spawn("damaged content", async move {
+            let Content::Streamed(pieces) = &message.content else { return };
+            let id = message.id;
+            match queue.spool.set_aside_pieces(id, pieces).await {
+                Ok(true) => {
+                    let whereabouts = queue.scheduler.borrow().whereabouts(slot);
+                    if whereabouts.is_some_and(|(known, _)| known == id) {
+                        queue.end_damaged(id, slot, &[]);
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(%id, %error, "the content cannot be read"),
+            }
+        });
     }
 
     /// Ends these recipients, which are out, and all others that are not. Those out elsewhere have

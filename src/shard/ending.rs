@@ -9,7 +9,7 @@ use super::queue::{Queue, placement};
 use super::report::{Account, Reporting, is_wanted};
 use crate::bounce;
 use crate::event::{Event, Kind};
-use crate::message::{Outcome, QueueId, Reason, Timestamp};
+use crate::message::{Outcome, QueueId, Reason, Stage, Timestamp};
 use crate::pool::{Done, Reports};
 use crate::ring;
 use crate::scheduler::{Lapsed, Settled, Slot, Verdict};
@@ -62,6 +62,7 @@ impl Queue {
         let now = now();
         let (mut failures, mut successes) = (Vec::new(), Vec::new());
         let mut last: Option<Rc<Reason>> = None;
+        let mut unread = false;
         for (recipient, outcome) in outcomes {
             match outcome {
                 Outcome::Delivered(reason) => {
@@ -81,6 +82,7 @@ impl Queue {
                     failures.push(Account::of_attempt(recipient, reason, attempts, now));
                 }
                 Outcome::Deferred(reason) => {
+                    unread |= reason.stage == Stage::Local;
                     let shared = share(&mut last, reason);
                     let settled = self.scheduler.borrow_mut().settle(
                         slot,
@@ -109,6 +111,9 @@ impl Queue {
         }
         self.hot.borrow_mut().forget(slot);
         self.tell_success(slot, message, successes, via.reports);
+        if unread {
+            self.weigh_content(slot, message);
+        }
         if failures.is_empty() {
             self.free_if_over(slot, message.id);
         } else {

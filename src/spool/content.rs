@@ -73,9 +73,13 @@ impl Piece {
     /// Reads the piece and checks it. `InvalidData` when the disk gave other bytes than were
     /// written.
     pub async fn read(&self) -> io::Result<Vec<u8>> {
+        self.content_of(self.record().await?)
+    }
+
+    /// Its bytes as they lie on the disk, whatever they are.
+    pub(super) async fn record(&self) -> io::Result<Vec<u8>> {
         let file = ring::File::open(&self.path).await?;
-        let record = file.read(self.offset, CHUNK_PREFIX + self.length as usize).await?;
-        self.content_of(record)
+        file.read(self.offset, CHUNK_PREFIX + self.length as usize).await
     }
 
     /// The same with a plain file, from a stopped relay's spool.

@@ -1,7 +1,7 @@
 //! A record that proves damaged when it is needed: a copy of what is left goes to the quarantine.
 //! At a start it is `folder` that does so, for all that its scan finds.
 
-use super::{Placement, Spool, SpoolError, decode, folder, segment};
+use super::{Piece, Placement, Spool, SpoolError, decode, folder, segment};
 use crate::message::QueueId;
 use crate::ring::{self, disk};
 use std::io;
@@ -25,13 +25,50 @@ impl Spool {
         if decode(|segment| core.path(segment), &core.folder, id, at, &bytes).is_ok() {
             return Ok(false);
         }
-        let copy = folder::copy_of(&core.folder, at.segment, at.offset);
+        self.keep(id, &path, at, bytes).await?;
+        Ok(true)
+    }
+
+    /// The same for streamed content that could not be read: whether one of `pieces` does not pass.
+    pub async fn set_aside_pieces(
+        &self,
+        id: QueueId,
+        pieces: &[Piece],
+    ) -> Result<bool, SpoolError> {
+        for piece in pieces {
+            let Some(segment) = segment::number(&piece.path) else { continue };
+            let unreadable = |error: io::Error| folder::failed(&piece.path, &error);
+            match piece.read().await {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    let bytes = piece.record().await.map_err(unreadable)?;
+                    let offset = u32::try_from(piece.offset).unwrap_or(u32::MAX);
+                    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    let at = Placement { segment, offset, length };
+                    self.keep(id, &piece.path, at, bytes).await?;
+                    return Ok(true);
+                }
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies `bytes`, which are at `at`, unless a copy is there.
+    async fn keep(
+        &self,
+        id: QueueId,
+        path: &Path,
+        at: Placement,
+        bytes: Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        let copy = folder::copy_of(&self.handle.core.folder, at.segment, at.offset);
         if !disk::exists(&copy) {
             keep(&copy, bytes).await.map_err(|error| folder::failed(&copy, &error))?;
             let (what, copy) = (path.display(), copy.display());
             tracing::error!(%id, %what, offset = at.offset, %copy, "corrupt record set aside");
         }
-        Ok(true)
+        Ok(())
     }
 }
 

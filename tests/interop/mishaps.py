@@ -187,6 +187,29 @@ def corrupt_bytes_cost_one_message_and_are_set_aside():
     assert lost == 1 and b"set aside" in log and b"00000001.seg" in log, (lost, log)
 
 
+def damage_in_a_large_message_ends_it_and_harms_no_other():
+    """After a kill a start finds it; of a sealed segment the content is only read as it is sent."""
+    for end in ("kill", "stop"):
+        marker = b"the piece that is damaged"
+        port = free_port()
+        with Relay(*SMALL, smart_host=port, cores="1") as relay:
+            before = queued(relay, 5)
+            send(relay.port, text(5, 900_000) + marker + b"\r\n")
+            wait_until("all wait", lambda: len(relay.queue()) == 6)
+            getattr(relay, end)()
+            (path,) = [path for path in segments(relay) if marker in path.read_bytes()]
+            with open(path, "r+b") as file:
+                file.seek(path.read_bytes().index(marker))
+                file.write(b"\xff" * 8)
+            relay.start()
+            with Sink(port=port) as sink:
+                relay.wait_empty()
+                sink.wait(len(before))
+            wait_until("the log says so", lambda: b"corrupt record set aside" in relay.log)
+            assert len(sink.messages) == len(before)
+            assert list(relay.spool.glob("shard-*/quarantine/*.bad"))
+
+
 def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out():
     def truncate(files):
         os.truncate(files[0], 1_000_000)
@@ -301,6 +324,7 @@ TESTS = [
     a_full_disk_refuses_mail_delivers_what_is_there_and_recovers,
     a_disk_that_fails_stops_the_intake_and_loses_nothing,
     corrupt_bytes_cost_one_message_and_are_set_aside,
+    damage_in_a_large_message_ends_it_and_harms_no_other,
     a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out,
     two_restarts_a_moved_spool_and_other_cores_lose_nothing,
     a_killed_relay_starts_anew_at_once, a_stopped_process_goes_on_where_it_was,
