@@ -110,10 +110,10 @@ impl Queue {
             }
         }
         self.hot.borrow_mut().forget(slot);
-        self.tell_success(slot, message, successes, via.reports);
         if unread {
             self.weigh_content(slot, message);
         }
+        self.tell_success(slot, message, successes, via.reports);
         if failures.is_empty() {
             self.free_if_over(slot, message.id);
         } else {

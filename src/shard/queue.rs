@@ -127,8 +127,7 @@ impl Queue {
                     self.config.retry.expire,
                 ),
                 notice: self.notice(
-                    message.received_at,
-                    message.options.not_before,
+                    message.options.not_before.unwrap_or_default().max(message.received_at),
                     wants_delay(&message),
                 ),
                 priority: message.options.priority,
@@ -173,8 +172,7 @@ impl Queue {
                     self.config.retry.expire,
                 ),
                 notice: self.notice(
-                    message.received_at,
-                    message.not_before,
+                    message.not_before.unwrap_or_default().max(message.received_at),
                     message.delay_wanted && !message.null_reverse_path,
                 ),
                 priority: message.priority,

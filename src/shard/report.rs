@@ -61,18 +61,11 @@ pub(super) fn is_wanted(kind: Kind, message: &Message, recipient: u32) -> bool {
 }
 
 impl Queue {
-    /// When the sender of a message that still waits is to be told so; `None` when it did not ask,
-    /// or that time is past: then it was told, as far as the relay was up. What is held back on the
-    /// sender's wish does not count as waiting.
-    pub(super) fn notice(
-        &self,
-        received_at: Timestamp,
-        not_before: Option<Timestamp>,
-        wanted: bool,
-    ) -> Option<Timestamp> {
+    /// When the sender of a message that has waited since `begin` is to be told so; `None` when it
+    /// did not ask, or that time is past: then it was told, as far as the relay was up.
+    pub(super) fn notice(&self, begin: Timestamp, wanted: bool) -> Option<Timestamp> {
         let wait = self.config.retry.delay_report.filter(|_| wanted)?;
-        let since = not_before.map_or(received_at, |held| held.max(received_at));
-        Some(since.plus(wait)).filter(|&at| at > now())
+        Some(begin.plus(wait)).filter(|&at| at > now())
     }
 
     /// These recipients were delivered: tells the sender where nobody else does. Their ending is

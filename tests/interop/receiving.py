@@ -121,6 +121,27 @@ def binary_mail_is_kept_as_it_is():
             assert again == letter, again
 
 
+def what_was_asked_passes_from_relay_to_relay():
+    text = b"Subject: x\r\nMIME-Version: 1.0\r\n\r\n.\0\n.\r\r\n.\xff no end"
+    with Relay(smart_host=free_port()) as behind, Relay(smart_host=behind.port) as relay:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo()
+            client.command_encoding = "utf-8"
+            client.mail(
+                "\u00fc@sender.test", ["BODY=BINARYMIME", "SMTPUTF8", "RET=HDRS", "ENVID=QQ314159"]
+            )
+            client.rcpt("\u00e4@sink.test", ["NOTIFY=FAILURE", "ORCPT=utf-8;\u00e4@d.test"])
+            assert bdat(client, text, last=True)[0] == 250
+        relay.wait_event("delivered")
+        behind.wait_event("deferred")
+        letter, = letters_of(behind)
+        assert letter.endswith(text), letter
+        head = letter.split(b"\r\n\r\n")[0].lower()
+        for word in (b"binarymime", b"utf8", b"ret=hdrs", b"envid=qq314159", b"notify=failure"):
+            assert word in head, (word, head)
+        assert b"with utf8smtp id" in head, head
+
+
 def etrn_has_what_waits_tried_now():
     port = free_port()
     with Relay(smart_host=port, retry_first="100s") as relay:
@@ -214,6 +235,7 @@ def a_client_tells_of_another_with_xclient_where_it_may():
 TESTS = (
     dsn_parameters_are_kept_with_the_message, smtputf8_is_marked_only_where_it_is_needed,
     chunks_bring_what_data_brings, binary_mail_is_kept_as_it_is,
+    what_was_asked_passes_from_relay_to_relay,
     etrn_has_what_waits_tried_now, senders_say_when_where_they_may,
     proxies_say_who_the_client_is, a_client_tells_of_another_with_xclient_where_it_may,
 )
