@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! > mail to=a@b,c@d [from=x@y] [size=n] [8bit] [body=8bitmime|binarymime] [utf8] [requiretls]
-//!        [ret=hdrs|full] [envid=x] [notify=success,failure,delay] [orcpt=x]  (these two for all)
+//!        [priority=n] [ret=hdrs|full] [envid=x]
+//!        [notify=success,failure,delay] [orcpt=x]  (these two for all)
 //! > quit
 //! > closed WORDS  |  > timeout
 //! ! whole          the fixture depends on what arrives together: no cuts
@@ -180,6 +181,7 @@ fn mail(words: &str) -> Mail {
         eight_bit: false,
         smtp_utf8: false,
         require_tls: false,
+        priority: 0,
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,
@@ -197,6 +199,7 @@ fn mail(words: &str) -> Mail {
             ("body", "8bitmime") => mail.body = Body::EightBitMime,
             ("body", "binarymime") => mail.body = Body::BinaryMime,
             ("8bit", _) => mail.eight_bit = true,
+            ("priority", text) => mail.priority = text.parse().unwrap(),
             ("requiretls", _) => mail.require_tls = true,
             ("ret", "hdrs") => mail.dsn_return = Some(DsnReturn::Headers),
             ("ret", "full") => mail.dsn_return = Some(DsnReturn::Full),

@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub auth: Vec<Mechanism>,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// MT-PRIORITY (RFC 6710), whatever profile it names.
+    pub mt_priority: bool,
     /// LIMITS RCPTMAX (RFC 9422): recipients in one transaction.
     pub recipients_max: Option<u32>,
     /// LIMITS MAILMAX: transactions on one connection.
@@ -59,6 +61,7 @@ impl Capabilities {
                 "STARTTLS" => found.starttls = true,
                 "AUTH" => found.auth.extend(words.filter_map(Mechanism::of)),
                 "DSN" => found.dsn = true,
+                "MT-PRIORITY" => found.mt_priority = true,
                 "LIMITS" => found.limits(line),
                 _ => {}
             }
@@ -97,7 +100,7 @@ mod tests {
         let found = of("250-PIPELINING\r\n250-pipelining\r\n250-Size 1000\r\n250-8bitMIME\r\n\
              250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-AUTH LOGIN X plain\r\n\
              250-X-ELSE y\r\n\
-             250-BINARYMIME\r\n250-REQUIRETLS\r\n\
+             250-BINARYMIME\r\n250-REQUIRETLS\r\n250-MT-PRIORITY MIXER\r\n\
              250-LIMITS RCPTMAX=50 MAILMAX=7 RCPTDOMAINMAX=1 X\r\n250 ENHANCEDSTATUSCODES\r\n");
         let expected = Capabilities {
             pipelining: true,
@@ -111,6 +114,7 @@ mod tests {
             require_tls: true,
             auth: vec![Mechanism::Login, Mechanism::Plain],
             dsn: true,
+            mt_priority: true,
             recipients_max: Some(50),
             mails_max: Some(7),
         };

@@ -62,6 +62,8 @@
 //! *DSN* (RFC 3461 5.2): RET, ENVID, NOTIFY and ORCPT are passed on where they are offered. Who
 //! reports otherwise is the caller's business.
 //!
+//! *MT-PRIORITY* (RFC 6710 4.2) goes on where it is offered, as it was granted here.
+//!
 //! *REQUIRETLS* (RFC 8689 4.2.1): a host that does not offer it, or whose name is not verified,
 //! gets nothing of such a message: 5.7.30. Reports (`<>`) go all the same (RFC 8689 5).
 //!
@@ -164,6 +166,8 @@ pub struct Mail {
     pub smtp_utf8: bool,
     /// REQUIRETLS was given.
     pub require_tls: bool,
+    /// MT-PRIORITY (RFC 6710): -9 to 9; 0 is ordinary.
+    pub priority: i8,
     /// RET as given.
     pub dsn_return: Option<DsnReturn>,
     /// ENVID as given, xtext.

@@ -25,6 +25,9 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
     if mail.require_tls && offered.require_tls {
         write!(out, " REQUIRETLS")?;
     }
+    if offered.mt_priority && mail.priority != 0 {
+        write!(out, " MT-PRIORITY={}", mail.priority)?;
+    }
     if offered.dsn {
         match mail.dsn_return {
             Some(DsnReturn::Full) => write!(out, " RET=FULL")?,

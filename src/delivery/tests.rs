@@ -40,6 +40,7 @@ fn mail(recipients: u32) -> Mail {
         eight_bit: false,
         smtp_utf8: false,
         require_tls: false,
+        priority: 0,
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,

@@ -429,6 +429,7 @@ fn mail_of(job: &Job) -> Mail {
         eight_bit: message.eight_bit,
         smtp_utf8: message.options.smtp_utf8,
         require_tls: message.options.require_tls,
+        priority: message.options.priority,
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
         conversion: Converted::No,

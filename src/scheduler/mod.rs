@@ -25,6 +25,9 @@
 //! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
 //! that was set back has the wheels laid out anew, once.
 //!
+//! *Notice.* The same wheel says once when a message has waited so long that its sender wants to
+//! know; that time is kept in what was left of the message's 48 bytes.
+//!
 //! *A time past expiry.* A due time is capped to the message's expiry, and at expiry it is over:
 //! there is no last attempt at that moment.
 
