@@ -67,6 +67,8 @@ pub(crate) struct Disk {
     pub(crate) faults: Faults,
     /// The file system can reserve room.
     pub(crate) reserves: bool,
+    /// Syncs of files so far.
+    pub(crate) syncs: u64,
     /// Changes so far.
     pub(crate) changes: u64,
     /// Before how many of 1 changes an image is taken, as if power failed there.
@@ -100,6 +102,7 @@ impl Disk {
             capacity: u64::MAX,
             faults: Faults::default(),
             reserves: true,
+            syncs: 0,
             changes: 0,
             image_odds: 0.0,
             images: Vec::new(),
@@ -444,6 +447,7 @@ impl Disk {
         if self.nodes[node].is_folder {
             return if fails { Err(error(libc::EIO)) } else { self.sync_names(node) };
         }
+        self.syncs += 1;
         let Disk { nodes, random, .. } = self;
         let node = &mut nodes[node];
         if fails {

@@ -101,7 +101,7 @@ pub(super) fn shard_folder(shard: u16) -> PathBuf {
     Path::new(ROOT).join(format!("shard-{shard}"))
 }
 
-fn content_of(id: u64, length: usize) -> Vec<u8> {
+pub(super) fn content_of(id: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(id).fill(&mut bytes);
     bytes

@@ -18,6 +18,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod commits;
 mod life;
 mod truth;
 
