@@ -41,9 +41,8 @@ impl Transport {
         Transport { stream, layer: None }
     }
 
-    /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if
-    /// so told. What the client sent in the
-    /// clear before must have been dropped (RFC 3207 4.2).
+    /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if so told.
+    /// What the client sent in the clear before must have been dropped (RFC 3207 4.2).
     ///
     /// # Errors
     /// `InvalidData` with rustls's words when the two do not agree; `TimedOut`; what the network
