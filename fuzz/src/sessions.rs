@@ -4,7 +4,7 @@
 use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
-use ringpost::session::{Client, Policy, Session, Step};
+use ringpost::session::{Authentication, Client, Policy, Session, Step};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
         scheduling: true,
         xclient: true,
         protection: None,
+        authentication: Authentication::default(),
+        gate: None,
     };
     let mut session = Session::new(Rc::new(policy), client);
     session.told_time(Timestamp(1_795_459_019_123));
@@ -73,9 +75,9 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                 Step::Hasten { .. } => session.hastened(true, &mut replies),
                 Step::Turn { .. } => {
                     let address = session.client_address();
-                    session.turn_to(address, true, &mut replies);
+                    session.turn_to(address, true, None, &mut replies);
                 }
-                Step::StartTls => panic!("not offered"),
+                Step::StartTls | Step::Auth(_) => panic!("not offered"),
                 Step::More | Step::Rejected(_) => {}
             }
             from += progress.consumed;

@@ -45,6 +45,20 @@ fn fault(text: &str, line: &[(&str, &str)]) -> String {
 }
 
 #[test]
+fn who_submits_may_say_when_unless_told_otherwise() {
+    let listener = |more: &str| {
+        let text = format!(
+            "[auth]\nusers = \"u\"\nwithout_tls = true\n[[listener]]\naddress = \"127.0.0.1:1\"\n{more}"
+        );
+        read(&text, &[]).unwrap().listeners.first().unwrap().scheduling
+    };
+    assert!(!listener(""));
+    assert!(listener("scheduling = true"));
+    assert!(listener("role = \"submission\""));
+    assert!(!listener("role = \"submission\"\nscheduling = false"));
+}
+
+#[test]
 fn an_empty_file_is_a_safe_relay_on_loopback() {
     let config = defaults();
     assert_eq!(&*config.host_name, "relay.example.net");

@@ -115,7 +115,6 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         let is_written = table.place_of("address") != Place::Default;
         let read = |text: &str| unit::read_listen_address(text).map(Some);
         let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
-        let scheduling = table.flag("scheduling", false);
         let address = match table.parsed("address", None, read) {
             Some(address) => address,
             None if !is_written => default,
@@ -126,6 +125,7 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
             }
         };
         let role = table.parsed("role", Role::Relay, auth::read_role);
+        let scheduling = table.flag("scheduling", role == Role::Submission);
         let message_bytes_max = table.size("message_bytes_max", 0, 64 * KIB..=2 * GIB);
         let recipients_max = table.count("recipients_max", 0, 100..=10_000);
         let listener = Listener {
