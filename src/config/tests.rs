@@ -47,9 +47,8 @@ fn fault(text: &str, line: &[(&str, &str)]) -> String {
 #[test]
 fn who_submits_may_say_when_unless_told_otherwise() {
     let listener = |more: &str| {
-        let text = format!(
-            "[auth]\nusers = \"u\"\nwithout_tls = true\n[[listener]]\naddress = \"127.0.0.1:1\"\n{more}"
-        );
+        let head = "[auth]\nusers = \"u\"\nwithout_tls = true\n[[listener]]\n";
+        let text = format!("{head}address = \"127.0.0.1:1\"\n{more}");
         read(&text, &[]).unwrap().listeners.first().unwrap().scheduling
     };
     assert!(!listener(""));
