@@ -4,7 +4,9 @@
 use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
-use ringpost::session::{Authentication, Client, Policy, Session, Step};
+use ringpost::sasl::{Exchange, Mechanism, Turn};
+use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
+use ringpost::smtp::Reply;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +36,11 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
         scheduling: true,
         xclient: true,
         protection: None,
-        authentication: Authentication::default(),
+        authentication: Authentication {
+            mechanisms: Mechanism::ALL.to_vec(),
+            without_tls: true,
+            demanded: false,
+        },
         gate: None,
     };
     let mut session = Session::new(Rc::new(policy), client);
@@ -42,6 +48,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
     let mut replies = Vec::new();
     let mut messages = Vec::new();
     let mut content: Option<Vec<u8>> = None;
+    let mut exchange: Option<Exchange> = None;
     session.greet(b"", &mut replies);
     let mut from = 0;
     for &to in cuts {
@@ -77,7 +84,27 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     let address = session.client_address();
                     session.turn_to(address, true, None, &mut replies);
                 }
-                Step::StartTls | Step::Auth(_) => panic!("not offered"),
+                Step::Auth(input) => {
+                    let turn = match input {
+                        AuthInput::Begin(mechanism, initial) => exchange
+                            .insert(Exchange::new(mechanism, None))
+                            .begin(initial.as_deref()),
+                        AuthInput::Answer(message) => {
+                            exchange.as_mut().expect("begun").receive(&message)
+                        }
+                    };
+                    match turn {
+                        Ok(Turn::Challenge(message)) => session.challenge(&message, &mut replies),
+                        Ok(Turn::Check { user, .. }) => session.authenticated(&user, &mut replies),
+                        _ => {
+                            let step = session.not_authenticated(Reply::AUTH_WRONG, &mut replies);
+                            if step == Step::Close {
+                                return (replies, messages);
+                            }
+                        }
+                    }
+                }
+                Step::StartTls => panic!("not offered"),
                 Step::More | Step::Rejected(_) => {}
             }
             from += progress.consumed;

@@ -95,7 +95,7 @@ pub fn commands(input: &[u8], seed: u64) {
             extended: seed & 1 == 0,
             scheduling: seed & 2 == 0,
             require_tls: seed & 4 == 0,
-            auth: seed & 16 == 0,
+            auth: seed & 8 == 0,
         };
         let fault = match smtp::read_command(line) {
             Err(fault) => Some(fault),
