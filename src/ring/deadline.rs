@@ -8,14 +8,15 @@
 //! after it was set and before the first task is run (the thread was off its CPU for that long), it
 //! takes "nothing was run" for "nothing is runnable" and sleeps over a full queue, until the next
 //! event. The beats are such events. Several are set ahead, because the ticker itself may be one
-//! of the tasks in the queue.
+//! of the tasks in the queue; and one for each second of the next minute, because on a host whose
+//! CPUs are full that happens several times in a row. They are set before anything else runs.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
@@ -25,8 +26,12 @@ use super::watch::Heart;
 
 /// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
 const BEAT: Duration = Duration::from_millis(25);
-/// Beats that are set ahead. All must be over before the ticker runs for a shard to sleep on.
+/// Beats that are set ahead.
 const BEATS_AHEAD: usize = 4;
+/// The slower beat. All that are set ahead, and those of the fast one, must be over before the
+/// ticker runs for a shard to sleep on.
+const SLOW_BEAT: Duration = Duration::from_secs(1);
+const SLOW_BEATS_AHEAD: usize = 60;
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::default();
@@ -116,24 +121,56 @@ pub(super) fn wake(place: usize) {
 }
 
 /// The ticker of a shard.
-pub(super) async fn tick(heart: Arc<Heart>) {
-    let mut beats: VecDeque<Timer> = VecDeque::with_capacity(BEATS_AHEAD);
-    loop {
-        // Each new beat is one later than the last of those that are set.
-        while beats.len() < BEATS_AHEAD {
-            let ahead = u32::try_from(beats.len()).unwrap_or_default() + 1;
-            beats.push_back(Timer::new(BEAT * ahead));
-        }
-        poll_fn(|context| {
-            heart.listen(context.waker());
-            let set = beats.len();
-            beats.retain_mut(|beat| Pin::new(beat).poll(context).is_pending());
-            if beats.len() < set { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        heart.beat();
-        fire(Instant::now()).into_iter().for_each(Waker::wake);
+pub(super) struct Ticker {
+    heart: Arc<Heart>,
+    beats: VecDeque<Timer>,
+    slow_beats: VecDeque<Timer>,
+}
+
+impl Ticker {
+    pub(super) fn new(heart: Arc<Heart>) -> Ticker {
+        Ticker { heart, beats: VecDeque::new(), slow_beats: VecDeque::new() }
     }
+
+    /// Sets what is missing, for the task of `context`; whether a beat is over.
+    pub(super) fn look(&mut self, context: &mut Context<'_>) -> bool {
+        self.heart.listen(context.waker());
+        look(&mut self.beats, BEATS_AHEAD, BEAT, context)
+            | look(&mut self.slow_beats, SLOW_BEATS_AHEAD, SLOW_BEAT, context)
+    }
+
+    /// Ticks for as long as the shard lives.
+    pub(super) async fn run(mut self) {
+        loop {
+            poll_fn(|context| match self.look(context) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
+            self.heart.beat();
+            fire(Instant::now()).into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// Whether one of `beats` is over. Each new one is set one beat later than the last of the others.
+fn look(
+    beats: &mut VecDeque<Timer>,
+    ahead: usize,
+    beat: Duration,
+    context: &mut Context<'_>,
+) -> bool {
+    beats.retain_mut(|beat| Pin::new(beat).poll(context).is_pending());
+    let is_over = beats.len() < ahead;
+    while beats.len() < ahead {
+        let later = u32::try_from(beats.len()).unwrap_or_default() + 1;
+        let mut timer = Timer::new(beat * later);
+        if Pin::new(&mut timer).poll(context).is_ready() {
+            break;
+        }
+        beats.push_back(timer);
+    }
+    is_over
 }
 
 /// Marks what has passed by `now`, and gives back who waits for it.

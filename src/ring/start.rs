@@ -295,7 +295,10 @@ impl Shard {
 /// What runs on a shard's executor: the body, and what the driver needs beside it. The outcome of
 /// the body, and whether the executor may be dropped.
 async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
-    task::spawn("deadline ticker", deadline::tick(Arc::clone(&shard.heart)));
+    // Its beats are set before anything else is there that could be slept over.
+    let mut ticker = deadline::Ticker::new(Arc::clone(&shard.heart));
+    poll_fn(|context| Poll::Ready(ticker.look(context))).await;
+    task::spawn("deadline ticker", ticker.run());
     let mut first = true;
     let outcome = poll_fn(|context| {
         let poll = match task::vital_fault(context.waker()) {
