@@ -80,7 +80,11 @@ class Relay:
             env=self.env,
         )
         threading.Thread(target=self._drain, args=(self.process,), daemon=True).start()
-        wait_until("the relay listens", self._listens)
+        try:
+            wait_until("the relay listens", self._listens)
+        except AssertionError:
+            self.kill()
+            raise
 
     def _drain(self, process):
         for line in process.stdout:
