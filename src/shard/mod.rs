@@ -28,9 +28,9 @@ mod view;
 use crate::account::{Desk, Logins, Quotas};
 use crate::config::{Config, Core, Listener};
 use crate::dns::Resolver;
-use crate::event::EventLog;
+use crate::event::{Event, EventLog, Kind};
 use crate::listener::{self, Intake};
-use crate::message::{QueueId, Timestamp};
+use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
@@ -172,7 +172,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     );
     let mut report = Ready { index, messages: 0, in_doubt: 0, set_aside: 0 };
     for recovery in recovered {
-        tell_recovery(index, &recovery);
+        tell_recovery(index, &recovery, &events);
         report.set_aside += recovery.set_aside.len();
         report.messages += recovery.messages.len();
         for (position, message) in recovery.messages.enumerate() {
@@ -261,9 +261,12 @@ async fn open_spool(
     Ok((spool, recovered))
 }
 
-fn tell_recovery(shard: usize, recovery: &Recovery) {
+fn tell_recovery(shard: usize, recovery: &Recovery, events: &EventLog) {
     for what in &recovery.set_aside {
         tracing::error!(shard, what, "corrupt record set aside");
+        // Whose mail it was cannot always be known: the place says where the copy comes from.
+        let reason = Reason::ours(Stage::Local, Status(5, 3, 0), what.as_str());
+        events.emit(&Event::new(Kind::SetAside, now()).because(&reason));
     }
     if recovery.torn_bytes > 0 {
         tracing::info!(

@@ -208,6 +208,7 @@ def damage_in_a_large_message_ends_it_and_harms_no_other():
             wait_until("the log says so", lambda: b"corrupt record set aside" in relay.log)
             assert len(sink.messages) == len(before)
             assert list(relay.spool.glob("shard-*/quarantine/*.bad"))
+            wait_until("an event says so", lambda: relay.events("set-aside"))
 
 
 def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out():
