@@ -66,6 +66,8 @@ impl HeaderWatch {
 
     fn end_of_line(&mut self, line: &[u8]) {
         let cut = line.len() > LINE_BYTES_MAX;
+        // As the next hop sees it, without the dot of transparency (RFC 5321 4.5.2).
+        let line = line.strip_prefix(b".").unwrap_or(line);
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.starts_with(b" ") || line.starts_with(b"\t") {
@@ -157,6 +159,24 @@ mod tests {
         assert_eq!(missing("Message-Id: <a@b>\r\nDate: x\r\n\r\nbody\r\n"), "");
         assert_eq!(missing(""), both);
         assert_eq!(missing("no header\r\nDate: x\r\n"), both);
+    }
+
+    #[test]
+    fn rfc5321_4_5_2_fields_are_seen_as_the_next_hop_sees_them() {
+        assert_eq!(missing(".Date: x\r\n.Message-ID: <a@b>\r\n\r\n"), "");
+        assert_eq!(missing("..Date: x\r\nMessage-ID: <a@b>\r\n\r\n"), DATE);
+        for (content, stranger) in [
+            (".From: ann@a.test\r\n\r\n", Some("From")),
+            ("From: joe@a.test\r\n.From: ann@a.test\r\n\r\n", Some("From")),
+            ("From: joe@a.test,\r\n. ann@a.test\r\n\r\n", Some("From")),
+            ("From: joe@a.test\r\n.Sender: ann@a.test\r\n\r\n", Some("Sender")),
+            (".From: joe@a.test\r\n\r\n", None),
+        ] {
+            for piece in [1, 5, 1000] {
+                let watch = watch(content, piece);
+                assert_eq!(watch.stranger(|who| who == "joe@a.test"), stranger, "{content}");
+            }
+        }
     }
 
     #[test]
