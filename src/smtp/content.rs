@@ -168,8 +168,8 @@ impl ContentScanner {
         }
         self.line_stuffed = true;
         self.stuffing += 1;
-        // The next hop takes the dot of DATA away, and reads a name behind it. In a chunk the dot is
-        // the sender's own, and part of the name.
+        // The next hop takes the dot of DATA away and reads a name behind it. In a chunk the dot
+        // is the sender's own, and part of the name.
         self.name = (self.framing == Framing::Dots && self.in_header).then_some(0);
         (self.framing != Framing::Dots).then_some(Scanned::Stuffing)
     }
