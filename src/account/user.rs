@@ -94,7 +94,7 @@ impl Sender {
 
     /// Local-parts are compared as they are, domains in any case (RFC 5321 2.4).
     fn covers(&self, address: &str) -> bool {
-        let Some((local, domain)) = address.rsplit_once('@') else { return false };
+        let Some((local, domain)) = split_address(address) else { return false };
         let domain = domain.to_lowercase();
         match self {
             Sender::Domain(own) => **own == domain,
@@ -103,6 +103,29 @@ impl Sender {
             }
         }
     }
+}
+
+/// Local-part and domain of one whole address. With more than one `@`, or with what parts addresses
+/// in a list, somebody else could read another domain in it.
+fn split_address(address: &str) -> Option<(&str, &str)> {
+    let mut escaped = false;
+    let mut at_quote = |character| {
+        let quote = !escaped && character == '"';
+        escaped = !escaped && character == '\\';
+        quote
+    };
+    let length = match address.strip_prefix('"') {
+        Some(quoted) => quoted.find(&mut at_quote)? + 2,
+        None => address.find('@')?,
+    };
+    let (local, rest) = address.split_at_checked(length)?;
+    let domain = rest.strip_prefix('@')?;
+    let parts = |c: char| c.is_whitespace() || c.is_control() || "@\"\\,;()<>".contains(c);
+    let is_whole = !local.is_empty()
+        && !domain.is_empty()
+        && !domain.contains(parts)
+        && (local.starts_with('"') || !local.contains(parts) && !local.contains(':'));
+    is_whole.then_some((local, domain))
 }
 
 /// As the file has it.
@@ -319,6 +342,24 @@ mod tests {
             ("postmaster", false),
         ] {
             assert_eq!(bound.may_send_from(address), may, "{address}");
+        }
+        for address in [
+            "ceo@bank.test@sub.example.org",
+            "ceo@bank.test,any@sub.example.org",
+            "ceo@bank.test any@sub.example.org",
+            "ceo@bank.test:any@sub.example.org",
+            "ceo,any@sub.example.org",
+            "ceo any@sub.example.org",
+            "\"ceo\\\"@sub.example.org",
+            "\"ceo\"any@sub.example.org",
+            "<any@sub.example.org",
+            "@sub.example.org",
+            "",
+        ] {
+            assert!(!bound.may_send_from(address), "{address}");
+        }
+        for address in ["\"a@b\"@sub.example.org", "\"a\\\"@b \"@sub.example.org"] {
+            assert!(bound.may_send_from(address), "{address}");
         }
         assert!(!user(&[]).may_send_from("a@b"), "an empty list is nobody");
         assert!(User { senders: None, ..user(&[]) }.may_send_from("a@b"));

@@ -344,8 +344,7 @@ impl Connection<'_> {
         if user.senders.is_none() {
             return Ok(());
         }
-        let stranger = header.stranger(|address| user.may_send_from(address));
-        stranger.map_or(Ok(()), |field| Err(Reply::header_not_allowed(field)))
+        header.check(|address| user.may_send_from(address))
     }
 
     fn decline(&mut self, transaction: &Transaction, reply: Reply) {

@@ -1,8 +1,11 @@
 //! What a submission server adds to a message, and what it looks at (RFC 6409 6 and 8). *Pure.*
+//!
+//! Who may be only himself may also write only a header that all read alike: one From, at most one
+//! Sender, and nothing but fields (RFC 5322 3.6). Where readers differ, some would show another.
 
 use super::trace::date;
 use crate::message::{QueueId, Timestamp};
-use crate::smtp::read_addresses;
+use crate::smtp::{Reply, read_addresses};
 
 /// What is kept of one line, in bytes; RFC 5322 2.1.1 has 998.
 const LINE_BYTES_MAX: usize = 4096;
@@ -14,7 +17,11 @@ const FIELD_BYTES_MAX: usize = 64 * 1024;
 pub struct HeaderWatch {
     line: Vec<u8>,
     current: Kept,
+    /// The line at hand is not the first: it may continue a field.
+    begun: bool,
     over: bool,
+    /// Some line is no field.
+    broken: bool,
     has_date: bool,
     has_message_id: bool,
     from: Field,
@@ -32,6 +39,7 @@ enum Kept {
 
 #[derive(Debug, Default)]
 struct Field {
+    times: usize,
     value: Vec<u8>,
     /// More than is kept, so nobody knows all of it.
     cut: bool,
@@ -66,30 +74,36 @@ impl HeaderWatch {
 
     fn end_of_line(&mut self, line: &[u8]) {
         let cut = line.len() > LINE_BYTES_MAX;
+        // As the next hop sees it, without the dot of transparency (RFC 5321 4.5.2).
+        let line = line.strip_prefix(b".").unwrap_or(line);
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.starts_with(b" ") || line.starts_with(b"\t") {
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        if !is_first && (line.starts_with(b" ") || line.starts_with(b"\t")) {
             self.keep(line, cut);
             return;
         }
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else {
-            // The empty line, or a line that is no field: the header is over.
+        let Some((name, value)) = split_field(line) else {
+            // For some the header is over here, and for others it is not.
+            self.broken |= !line.is_empty();
             self.over = true;
             return;
         };
-        let (name, value) = line.split_at(colon);
-        let name = name.trim_ascii_end().to_ascii_lowercase();
         self.current = Kept::Other;
-        match name.as_slice() {
+        match name.to_ascii_lowercase().as_slice() {
             b"date" => self.has_date = true,
             b"message-id" => self.has_message_id = true,
-            b"from" => self.current = Kept::From,
-            b"sender" => self.current = Kept::Sender,
+            b"from" => {
+                self.current = Kept::From;
+                self.from.times += 1;
+            }
+            b"sender" => {
+                self.current = Kept::Sender;
+                self.sender.times += 1;
+            }
             _ => {}
         }
-        // A second From is one more that must be right.
-        self.keep(b",", false);
-        self.keep(value.get(1..).unwrap_or_default(), cut);
+        self.keep(value, cut);
     }
 
     fn keep(&mut self, part: &[u8], cut: bool) {
@@ -112,18 +126,43 @@ impl HeaderWatch {
         fields.into_bytes()
     }
 
-    /// The name of the field, From or Sender, that is somebody's who `may` not be, or cannot be
-    /// read; `None` when all is well.
-    pub fn stranger(&self, may: impl Fn(&str) -> bool) -> Option<&'static str> {
-        let is_well = |field: &Field| {
-            !field.cut
-                && read_addresses(&field.value).is_some_and(|all| all.iter().all(|one| may(one)))
-        };
-        if !is_well(&self.from) {
-            return Some("From");
+    /// Whether the header is well, and From and Sender name nobody but those who `may` be.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(&self, may: impl Fn(&str) -> bool) -> Result<(), Reply> {
+        if self.broken {
+            return Err(Reply::HEADER_BROKEN);
         }
-        (!is_well(&self.sender)).then_some("Sender")
+        if self.from.times == 0 {
+            return Err(Reply::NO_FROM);
+        }
+        for (name, field) in [("From", &self.from), ("Sender", &self.sender)] {
+            match field.times {
+                0 => continue,
+                1 => {}
+                _ => return Err(Reply::header_repeated(name)),
+            }
+            let addresses = read_addresses(&field.value).filter(|_| !field.cut);
+            let addresses = addresses.ok_or_else(|| Reply::header_unreadable(name))?;
+            if !addresses.iter().all(|address| may(address)) {
+                return Err(Reply::header_not_allowed(name));
+            }
+        }
+        Ok(())
     }
+}
+
+/// Name and value of a field (RFC 5322 2.2; white space before the colon is of 4.5); `None` when
+/// the line is none.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let (mut name, value) = line.split_at(colon);
+    while let [before @ .., b' ' | b'\t'] = name {
+        name = before;
+    }
+    let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    is_name.then_some((name, value.get(1..)?))
 }
 
 #[cfg(test)]
@@ -160,27 +199,95 @@ mod tests {
     }
 
     #[test]
-    fn from_and_sender_are_those_of_who_may() {
-        let may = |address: &str| address == "joe@a.test";
-        for (content, stranger) in [
-            ("From: Joe <joe@a.test>\r\n\r\n", None),
-            ("Subject: x\r\n\r\nFrom: ann@a.test\r\n", None),
-            ("From: Joe\r\n <ann@a.test>\r\n\r\n", Some("From")),
-            ("From: joe@a.test\r\nFrom: ann@a.test\r\n\r\n", Some("From")),
-            ("From: joe@a.test,\r\n\tann@a.test\r\n\r\n", Some("From")),
-            ("from: joe@a.test\r\nsender: ann@a.test\r\n\r\n", Some("Sender")),
-            ("From: joe@a.test\r\nSender: joe@a.test\r\n\r\n", None),
-            ("From: \"open\r\n\r\n", Some("From")),
+    fn rfc5321_4_5_2_fields_are_seen_as_the_next_hop_sees_them() {
+        assert_eq!(missing(".Date: x\r\n.Message-ID: <a@b>\r\n\r\n"), "");
+        assert_eq!(missing("..Date: x\r\nMessage-ID: <a@b>\r\n\r\n"), DATE);
+        for (content, told) in [
+            (".From: ann@a.test\r\n\r\n", FROM),
+            ("From: joe@a.test\r\n.From: ann@a.test\r\n\r\n", "From is there more than once"),
+            ("From: joe@a.test,\r\n. ann@a.test\r\n\r\n", FROM),
+            ("From: joe@a.test\r\n.Sender: ann@a.test\r\n\r\n", SENDER),
+            (".From: joe@a.test\r\n\r\n", ""),
+            ("..From: joe@a.test\r\n\r\n", "The message has no From (RFC 5322 3.6)"),
         ] {
-            for piece in [1, 5, 1000] {
-                assert_eq!(watch(content, piece).stranger(may), stranger, "{content}");
-            }
+            check(content, told);
         }
-        let long = format!("From: {}\r\n <ann@a.test>\r\n\r\n", "x".repeat(LINE_BYTES_MAX));
-        assert_eq!(watch(&long, 1000).stranger(may), Some("From"), "too long to know");
-        let longer = format!("From: joe@a.test,\r\n{}\r\n", " (x)\r\n".repeat(20_000));
-        let watch = watch(&longer, 1000);
-        assert!(watch.from.value.len() <= FIELD_BYTES_MAX);
-        assert_eq!(watch.stranger(may), Some("From"));
+    }
+
+    const FROM: &str = "From has an address that this user may not send from";
+    const SENDER: &str = "Sender has an address that this user may not send from";
+    const BROKEN: &str = "The header has a line that is no field (RFC 5322 2.2)";
+
+    /// What joe@a.test is told of his message; nothing when it is taken.
+    fn check(content: &str, told: &str) {
+        for piece in [1, 5, 1000] {
+            let checked = watch(content, piece).check(|who| who == "joe@a.test");
+            let text = checked.map_or_else(|reply| reply.text.into_owned(), |()| String::new());
+            assert_eq!(text, told, "{content}");
+        }
+    }
+
+    #[test]
+    fn from_and_sender_are_those_of_who_may() {
+        for (content, told) in [
+            ("From: Joe <joe@a.test>\r\n\r\n", ""),
+            ("From: \"Joe\r\n\t(x)\"\r\n <joe@a.test>\r\n\r\n", ""),
+            ("From: Joe\r\n <ann@a.test>\r\n\r\n", FROM),
+            ("From: joe@a.test,\r\n\tann@a.test\r\n\r\n", FROM),
+            ("from: joe@a.test\r\nsender: ann@a.test\r\n\r\n", SENDER),
+            ("From: joe@a.test\r\nSender: joe@a.test\r\n\r\n", ""),
+            ("From \t : joe@a.test\r\n\r\nFrom: ann@a.test\r\n", ""),
+        ] {
+            check(content, told);
+        }
+    }
+
+    #[test]
+    fn rfc5322_3_6_one_from_is_demanded_and_readable() {
+        let none = "The message has no From (RFC 5322 3.6)";
+        let unreadable = "From is no list of addresses (RFC 5322 3.6.2)";
+        for (content, told) in [
+            ("", none),
+            ("Subject: x\r\n\r\nFrom: joe@a.test\r\n", none),
+            ("From: joe@a.test\r\nFrom: joe@a.test\r\n\r\n", "From is there more than once"),
+            ("From: (\r\nFrom: ann@a.test) joe@a.test\r\n\r\n", "From is there more than once"),
+            ("From:\r\n\r\n", unreadable),
+            ("From: \"open\r\n\r\n", unreadable),
+            ("From: ann@a.test <joe@a.test>\r\n\r\n", unreadable),
+            (
+                "From: joe@a.test\r\nSender:\r\n\r\n",
+                "Sender is no list of addresses (RFC 5322 3.6.2)",
+            ),
+        ] {
+            check(content, told);
+        }
+        let long = format!("From: {}\r\n <joe@a.test>\r\n\r\n", "x".repeat(LINE_BYTES_MAX));
+        check(&long, unreadable);
+        let longer = format!("From: joe@a.test\r\n{}\r\n", " (x)\r\n".repeat(20_000));
+        check(&longer, unreadable);
+        assert!(watch(&longer, 1000).from.value.len() <= FIELD_BYTES_MAX);
+    }
+
+    #[test]
+    fn rfc5322_2_2_a_header_is_of_fields_alone() {
+        let blanks = " ".repeat(LINE_BYTES_MAX);
+        let name = "x".repeat(LINE_BYTES_MAX + 100);
+        for line in [
+            "junk",
+            "\u{feff}Subject: x",
+            "From ann@a.test Mon Nov 23 18:36:59 2026",
+            ": x",
+            " : x",
+            "Sub\u{fc}ject: x",
+            "..",
+            &format!("From{blanks}: ann@a.test"),
+            &format!("{name}: x"),
+        ] {
+            check(&format!("{line}\r\nFrom: joe@a.test\r\n\r\n"), BROKEN);
+        }
+        check("From: joe@a.test\r\njunk\r\nFrom: ann@a.test\r\n\r\n", BROKEN);
+        check("\u{feff}From: joe@a.test\r\n\r\n", BROKEN);
+        check(" \r\nFrom: joe@a.test\r\n\r\n", BROKEN);
+        check(&format!("X: {name}\r\n {name}\r\nFrom: joe@a.test\r\n\r\n"), "");
     }
 }

@@ -168,7 +168,9 @@ impl ContentScanner {
         }
         self.line_stuffed = true;
         self.stuffing += 1;
-        self.name = None;
+        // The next hop takes the dot of DATA away and reads a name behind it. In a chunk the dot
+        // is the sender's own, and part of the name.
+        self.name = (self.framing == Framing::Dots && self.in_header).then_some(0);
         (self.framing != Framing::Dots).then_some(Scanned::Stuffing)
     }
 
@@ -187,7 +189,8 @@ impl ContentScanner {
             self.note_in_line(Defect::BareCr);
         }
         if let Some(letters) = self.name {
-            self.follow_name(letters, rest);
+            let at_start = self.line_bytes == 0 && self.line_stuffed;
+            self.follow_name(letters, rest.get(usize::from(at_start)..).unwrap_or_default());
         }
         let mut at = 0;
         while let Some(found) =

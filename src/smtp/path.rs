@@ -170,12 +170,12 @@ fn quoted_string_length(text: &str) -> Result<usize, PathFault> {
 }
 
 /// RFC 5322 3.2.3, and with it all that is not ASCII (RFC 6531 3.3).
-fn is_atext(byte: u8) -> bool {
+pub(super) fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || byte >= 128
 }
 
 /// Outside ASCII: controls, and what ends a line for some who show text (RFC 5198 2).
-fn is_disruptive(character: char) -> bool {
+pub(super) fn is_disruptive(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
@@ -238,6 +238,11 @@ fn is_u_label(label: &str) -> bool {
             idna::uts46::DnsLength::Verify,
         )
         .is_ok_and(|name| one(&name))
+}
+
+/// Whether `text` is `local-part@domain` and nothing else.
+pub(super) fn is_mailbox(text: &str) -> bool {
+    read_path(&format!("<{text}>")) == Ok((Path::Mailbox(text), ""))
 }
 
 /// Whether `text` is a domain name in the syntax of RFC 5321 4.1.2 (underscores let through).

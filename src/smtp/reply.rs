@@ -190,6 +190,11 @@ impl Reply {
     /// MAIL from an address that the user may not send from (RFC 6409 6.1).
     pub const SENDER_NOT_ALLOWED: Reply =
         with(550, Status(5, 7, 1), "This user may not send from that address");
+    /// A message of such a user with a header that others could read in another way.
+    pub const HEADER_BROKEN: Reply =
+        with(550, Status(5, 6, 0), "The header has a line that is no field (RFC 5322 2.2)");
+    /// A message of such a user that says not whose it is.
+    pub const NO_FROM: Reply = with(550, Status(5, 6, 0), "The message has no From (RFC 5322 3.6)");
     /// MAIL from a user who has been removed.
     pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
     /// An address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531 3.5).
@@ -269,6 +274,18 @@ impl Reply {
     pub fn header_not_allowed(field: &str) -> Reply {
         let text = format!("{field} has an address that this user may not send from");
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
+    }
+
+    /// A message whose `field`, From or Sender, cannot be read for certain.
+    pub fn header_unreadable(field: &str) -> Reply {
+        let text = format!("{field} is no list of addresses (RFC 5322 3.6.2)");
+        Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
+    }
+
+    /// A message with more than one `field`, From or Sender.
+    pub fn header_repeated(field: &str) -> Reply {
+        let text = format!("{field} is there more than once");
+        Reply { code: 550, status: Some(Status(5, 6, 0)), text: text.into() }
     }
 
     /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.

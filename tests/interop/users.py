@@ -312,9 +312,22 @@ def a_user_sends_only_as_himself():
                 ("ann@a.test", b"From: Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
                 ("ann@a.test", b"From: ann@a.test,\r\n Joe <joe@a.test>\r\n", b"5.7.1 From has an address"),
                 ("ann@a.test", b"From: ann@a.test\r\nSender: joe@a.test\r\n", b"5.7.1 Sender has an address"),
+                ("any@b.test", b"From: <ceo@bank.test,any@b.test>\r\n", b"5.7.1 From is no list of addresses"),
+                ("any@b.test", b"From: any@b.test\r\nFrom: ceo@bank.test\r\n", b"5.6.0 From is there more than once"),
+                ("any@b.test", b"From: any@b.test\r\njunk\r\n", b"5.6.0 The header has a line that is no field"),
+                ("any@b.test", b"", b"5.6.0 The message has no From"),
             ):
                 code, told = refusal(lambda: send(sender, header))
                 assert code == 550 and told.startswith(words), (code, told)
+            # smtplib would double the dot that the next hop takes away.
+            for line in (b".From: ceo@bank.test", b"From: any@b.test\r\n.Sender: ceo@bank.test"):
+                client.mail("any@b.test")
+                client.rcpt("b@sink.test")
+                client.putcmd("DATA")
+                assert client.getreply()[0] == 354
+                client.send(line + b"\r\n\r\nbody\r\n.\r\n")
+                code, told = client.getreply()
+                assert code == 550 and b"has an address that this user may not" in told, (code, told)
             assert user(relay.users, "remove", "ann")[0] == 0
             relay.process.send_signal(1)
             wait_until("her removal", lambda: relay.log.count(b"users read again") == 2)
@@ -322,7 +335,7 @@ def a_user_sends_only_as_himself():
             assert (code, told) == (550, b"5.7.1 This user is known no more")
         sink.wait(2)
         assert len(relay.wait_event("received", 2)) == 2
-        rejected = relay.wait_event("rejected", 5)
+        rejected = relay.wait_event("rejected", 11)
         assert {event["user"] for event in rejected} == {"ann"}, rejected
 
 

@@ -164,6 +164,20 @@ fn received_fields_are_counted_in_the_header_alone() {
     assert_eq!(defect(two, "Received: c\r\nReceived: d\r\n"), None);
 }
 
+#[test]
+fn rfc5321_4_5_2_a_dot_hides_no_hop() {
+    let header = "Received: a\r\n.Received: b\r\n.rEcEiVeD : c\r\n\r\n.\r\n";
+    for cut in 0..header.len() {
+        let defect = feed(header.as_bytes(), cut..cut + 1).defect;
+        assert_eq!(defect, Some(Defect::TooManyHops), "cut at {cut}");
+    }
+    let defect = |text: &str| scanned(text.as_bytes()).defect;
+    assert_eq!(defect("Received: a\r\n.Received: b\r\n..Received: c\r\n\r\n.\r\n"), None);
+    assert_eq!(defect("Received: a\r\nReceived: b\r\n\r\n.Received: c\r\n.\r\n"), None);
+    let chunked = |text: &[u8]| in_chunks(text, Framing::Chunks, 0..text.len()).1;
+    assert_eq!(chunked(b"Received: a\r\n.Received: b\r\n.Received: c\r\n\r\n"), None);
+}
+
 /// Feeds a message in chunks that end at `cuts`, as BDAT does: what is kept of it, and the defect.
 fn in_chunks(
     message: &[u8],
