@@ -109,11 +109,13 @@ impl Desk {
     }
 
     /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,
-    /// the same each time, so that names cannot be found out.
-    pub fn keys_of(&self, name: &str) -> Keys {
+    /// the same each time and however the name is written, so that names cannot be found out.
+    /// `None` for a name that no user can have.
+    pub fn keys_of(&self, name: &str) -> Option<Keys> {
+        let name = user::prepared_name(name)?;
         let users = self.users();
-        let known = users.find(name).and_then(|user| user.scram.clone());
-        known.unwrap_or_else(|| user::decoy_keys(&self.secret, name))
+        let known = users.find(&name).and_then(|user| user.scram.clone());
+        Some(known.unwrap_or_else(|| user::decoy_keys(&self.secret, &name)))
     }
 
     /// Whether `password` is that of `name`.
@@ -147,4 +149,42 @@ impl Desk {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A desk with the user `joe`, who has the password `pencil`.
+    fn desk(per_address: u32, per_user: u32) -> Desk {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        file::add(&path, "joe", &Secret::new("pencil"), &[], false).unwrap();
+        let users = file::read(&path).unwrap();
+        let window = Duration::from_secs(60);
+        Desk {
+            path,
+            users: RwLock::new(Arc::new(users)),
+            attempts: Mutex::new(Attempts::new(Limits { per_address, per_user, window })),
+            right: Mutex::default(),
+            secret: [7; 32],
+            workers: Arc::new(Workers::start(1, 1).unwrap()),
+        }
+    }
+
+    #[test]
+    fn the_salt_tells_nothing_however_a_name_is_written() {
+        let desk = desk(10, 10);
+        for name in ["joe", "ann"] {
+            let keys = desk.keys_of(name);
+            assert!(keys.is_some());
+            let (first, rest) = name.split_at(1);
+            assert_eq!(desk.keys_of(&format!("{first}\u{ad}{rest}")), keys, "{name}");
+        }
+        assert_eq!(desk.keys_of("a\u{7}"), None);
+        assert_eq!(desk.keys_of(""), None);
+        assert_eq!(desk.keys_of(&"a".repeat(256)), None);
+        assert!(desk.keys_of(&"a".repeat(255)).is_some());
+    }
 }

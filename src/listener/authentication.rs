@@ -75,9 +75,11 @@ impl Connection<'_> {
                 if let Some(wait) = desk.wait(address, Some(&user)) {
                     return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
                 }
-                let (keys, nonce) = (desk.keys_of(&user), nonce());
-                let exchange = self.exchange.as_mut();
-                return match (exchange, nonce) {
+                let Some(keys) = desk.keys_of(&user) else {
+                    desk.failed(address, None);
+                    return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+                };
+                return match (self.exchange.as_mut(), nonce()) {
                     (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
                         Ok(Turn::Challenge(message)) => Ok(message),
                         _ => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
