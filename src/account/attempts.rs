@@ -1,4 +1,5 @@
-//! Failed attempts to log in, counted by address and by user: who guesses is made to wait.
+//! Failed attempts to log in, counted by address and by user: who guesses is made to wait. One that
+//! is being checked may fail, so no more are checked at once than may still fail.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,6 +31,17 @@ pub(super) struct Attempts {
 struct Failures {
     count: u32,
     since: Instant,
+    /// Attempts that are being checked.
+    open: u32,
+}
+
+/// Why an attempt is not to be checked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNow {
+    /// So many that are being checked could fail; which do is known in a moment.
+    Crowded,
+    /// Too many have failed: not for so long.
+    For(Duration),
 }
 
 impl Attempts {
@@ -51,6 +63,44 @@ impl Attempts {
             .filter(|user| !self.was_right(user, address, now))
             .and_then(|user| self.left(self.users.get(user), self.limits.per_user, now));
         by_address.max(by_user)
+    }
+
+    /// An attempt is to be checked: it counts from now until `end`.
+    pub(super) fn begin(
+        &mut self,
+        address: IpAddr,
+        user: Option<&str>,
+        now: Instant,
+    ) -> Result<(), NotNow> {
+        if let Some(wait) = self.wait(address, user, now) {
+            return Err(NotNow::For(wait));
+        }
+        let (address, window) = (block(address), self.limits.window);
+        let guest = user.filter(|user| !self.was_right(user, address, now));
+        let by_user = guest.and_then(|user| self.users.get(user));
+        if could_be(self.addresses.get(&address), window, now) >= self.limits.per_address
+            || could_be(by_user, window, now) >= self.limits.per_user
+        {
+            return Err(NotNow::Crowded);
+        }
+        let by_address = entry(&mut self.addresses, address, window, now);
+        by_address.open = by_address.open.saturating_add(1);
+        if let Some(user) = user {
+            let by_user = entry(&mut self.users, user.into(), window, now);
+            by_user.open = by_user.open.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// An attempt was checked, or will not be.
+    pub(super) fn end(&mut self, address: IpAddr, user: Option<&str>, wrong: bool, now: Instant) {
+        close(&mut self.addresses, &block(address));
+        if let Some(user) = user {
+            close(&mut self.users, user);
+        }
+        if wrong {
+            self.failed(address, user, now);
+        }
     }
 
     /// An attempt was wrong.
@@ -88,15 +138,52 @@ fn count<K: Hash + Eq + Clone>(
     window: Duration,
     now: Instant,
 ) {
-    let is_young = |one: &Failures| now.saturating_duration_since(one.since) < window;
-    if !map.contains_key(&key) {
-        make_room(map, is_young);
-    }
-    let failures = map.entry(key).or_insert(Failures { count: 0, since: now });
-    if !is_young(failures) {
-        *failures = Failures { count: 0, since: now };
-    }
+    let failures = entry(map, key, window, now);
     failures.count = failures.count.saturating_add(1);
+}
+
+/// What is known of `key`, which may be nothing; what is too old is forgotten.
+fn entry<K: Hash + Eq + Clone>(
+    map: &mut HashMap<K, Failures>,
+    key: K,
+    window: Duration,
+    now: Instant,
+) -> &mut Failures {
+    if !map.contains_key(&key) {
+        make_room(map, |one| one.is_young(window, now) || one.open > 0);
+    }
+    let failures = map.entry(key).or_insert(Failures { count: 0, since: now, open: 0 });
+    if !failures.is_young(window, now) {
+        *failures = Failures { count: 0, since: now, ..*failures };
+    }
+    failures
+}
+
+/// How many failures it will be if all that is being checked fails.
+fn could_be(failures: Option<&Failures>, window: Duration, now: Instant) -> u32 {
+    failures.map_or(0, |one| {
+        let failed = if one.is_young(window, now) { one.count } else { 0 };
+        failed.saturating_add(one.open)
+    })
+}
+
+fn close<K, Q>(map: &mut HashMap<K, Failures>, key: &Q)
+where
+    K: Hash + Eq + std::borrow::Borrow<Q>,
+    Q: Hash + Eq + ?Sized,
+{
+    if let Some(failures) = map.get_mut(key) {
+        failures.open = failures.open.saturating_sub(1);
+        if failures.open == 0 && failures.count == 0 {
+            map.remove(key);
+        }
+    }
+}
+
+impl Failures {
+    fn is_young(&self, window: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < window
+    }
 }
 
 fn make_room<K: Hash + Eq + Clone, V>(map: &mut HashMap<K, V>, stays: impl Fn(&V) -> bool) {
@@ -169,6 +256,41 @@ mod tests {
         assert!(attempts.wait(ip("203.0.113.1"), Some("joe"), begin).is_some());
         assert_eq!(attempts.wait(ip("203.0.113.1"), Some("ann"), begin), None);
         assert_eq!(attempts.wait(home, Some("joe"), begin), None);
+    }
+
+    #[test]
+    fn no_more_are_checked_at_once_than_may_fail() {
+        let (mut attempts, begin) = (attempts(), Instant::now());
+        let guesser = ip("192.0.2.7");
+        for _ in 0..3 {
+            assert_eq!(attempts.begin(guesser, Some("joe"), begin), Ok(()));
+        }
+        assert_eq!(attempts.begin(guesser, Some("ann"), begin), Err(NotNow::Crowded));
+        assert_eq!(attempts.wait(guesser, Some("joe"), begin), None, "nothing has failed yet");
+        attempts.end(guesser, Some("joe"), false, begin);
+        assert_eq!(attempts.begin(guesser, Some("ann"), begin), Ok(()), "one was right");
+        for user in ["joe", "joe", "ann"] {
+            attempts.end(guesser, Some(user), true, begin);
+        }
+        let told = attempts.begin(guesser, Some("joe"), begin);
+        assert_eq!(told, Err(NotNow::For(WINDOW)));
+        assert_eq!(attempts.begin(guesser, Some("joe"), begin + WINDOW), Ok(()));
+        attempts.end(guesser, Some("joe"), false, begin + WINDOW);
+        assert!(attempts.addresses.is_empty(), "nothing is left to remember");
+    }
+
+    #[test]
+    fn a_user_is_not_guessed_at_from_many_places_at_once() {
+        let (mut attempts, begin) = (attempts(), Instant::now());
+        let home = ip("192.0.2.1");
+        attempts.succeeded(home, "joe", begin);
+        for number in 0..5 {
+            let address = IpAddr::from([198, 51, 100, number]);
+            assert_eq!(attempts.begin(address, Some("joe"), begin), Ok(()));
+        }
+        let other = ip("203.0.113.1");
+        assert_eq!(attempts.begin(other, Some("joe"), begin), Err(NotNow::Crowded));
+        assert_eq!(attempts.begin(home, Some("joe"), begin), Ok(()), "where he was right");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where somebody who wants in is checked: the users of this moment, failed attempts, and the
 //! threads that hash. One for all shards; its locks are held for look-ups only.
 
-use super::attempts::{Attempts, Limits};
+use super::attempts::{Attempts, Limits, NotNow};
 use super::work::Workers;
 use super::{User, Users, UsersError, file, user};
 use crate::config;
@@ -25,6 +25,28 @@ pub enum Verdict {
     Wrong,
     /// Too many wait to be checked.
     Busy,
+}
+
+/// One attempt to log in that is being checked. Dropped, it was wrong.
+pub struct Attempt<'a> {
+    desk: &'a Desk,
+    address: IpAddr,
+    user: Option<Box<str>>,
+    wrong: bool,
+}
+
+impl Attempt<'_> {
+    /// It was not wrong: it was right, or it could not be checked.
+    pub fn not_wrong(mut self) {
+        self.wrong = false;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut attempts = lock(&self.desk.attempts);
+        attempts.end(self.address, self.user.as_deref(), self.wrong, Instant::now());
+    }
 }
 
 /// Where somebody who wants in is checked.
@@ -95,12 +117,25 @@ impl Desk {
 
     /// How long somebody at `address` has to wait before he may try (again).
     pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
-        lock(&self.attempts).wait(address, user, Instant::now())
+        let user = user.and_then(user::prepared_name);
+        lock(&self.attempts).wait(address, user.as_deref(), Instant::now())
+    }
+
+    /// To be asked before a password or a proof of it is looked at: it counts as wrong unless it
+    /// is said that it was not. However a name is written, it is counted as the same.
+    ///
+    /// # Errors
+    /// It must not be looked at now.
+    pub fn attempt(&self, address: IpAddr, user: &str) -> Result<Attempt<'_>, NotNow> {
+        let user = user::prepared_name(user);
+        lock(&self.attempts).begin(address, user.as_deref(), Instant::now())?;
+        Ok(Attempt { desk: self, address, user, wrong: true })
     }
 
     /// Counts a failure.
     pub fn failed(&self, address: IpAddr, user: Option<&str>) {
-        lock(&self.attempts).failed(address, user, Instant::now());
+        let user = user.and_then(user::prepared_name);
+        lock(&self.attempts).failed(address, user.as_deref(), Instant::now());
     }
 
     /// Remembers a success.
@@ -109,11 +144,13 @@ impl Desk {
     }
 
     /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,
-    /// the same each time, so that names cannot be found out.
-    pub fn keys_of(&self, name: &str) -> Keys {
+    /// the same each time and however the name is written, so that names cannot be found out.
+    /// `None` for a name that no user can have.
+    pub fn keys_of(&self, name: &str) -> Option<Keys> {
+        let name = user::prepared_name(name)?;
         let users = self.users();
-        let known = users.find(name).and_then(|user| user.scram.clone());
-        known.unwrap_or_else(|| user::decoy_keys(&self.secret, name))
+        let known = users.find(&name).and_then(|user| user.scram.clone());
+        Some(known.unwrap_or_else(|| user::decoy_keys(&self.secret, &name)))
     }
 
     /// Whether `password` is that of `name`.
@@ -147,4 +184,69 @@ impl Desk {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A desk with the user `joe`, who has the password `pencil`.
+    fn desk(per_address: u32, per_user: u32) -> Desk {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        file::add(&path, "joe", &Secret::new("pencil"), &[], false).unwrap();
+        let users = file::read(&path).unwrap();
+        let window = Duration::from_secs(60);
+        Desk {
+            path,
+            users: RwLock::new(Arc::new(users)),
+            attempts: Mutex::new(Attempts::new(Limits { per_address, per_user, window })),
+            right: Mutex::default(),
+            secret: [7; 32],
+            workers: Arc::new(Workers::start(1, 1).unwrap()),
+        }
+    }
+
+    #[test]
+    fn the_salt_tells_nothing_however_a_name_is_written() {
+        let desk = desk(10, 10);
+        for name in ["joe", "ann"] {
+            let keys = desk.keys_of(name);
+            assert!(keys.is_some());
+            let (first, rest) = name.split_at(1);
+            assert_eq!(desk.keys_of(&format!("{first}\u{ad}{rest}")), keys, "{name}");
+        }
+        assert_eq!(desk.keys_of("a\u{7}"), None);
+        assert_eq!(desk.keys_of(""), None);
+        assert_eq!(desk.keys_of(&"a".repeat(256)), None);
+        assert!(desk.keys_of(&"a".repeat(255)).is_some());
+    }
+
+    #[test]
+    fn failures_are_counted_however_a_name_is_written() {
+        let desk = desk(100, 3);
+        let written = ["joe", "j\u{ad}oe", "jo\u{ad}\u{ad}e"];
+        for (number, name) in (0..).zip(written) {
+            drop(desk.attempt(IpAddr::from([192, 0, 2, number]), name).unwrap());
+        }
+        let elsewhere = IpAddr::from([192, 0, 2, 99]);
+        for name in written.into_iter().chain(["\u{ff4a}oe"]) {
+            assert!(desk.wait(elsewhere, Some(name)).is_some(), "{name:?}");
+            assert!(matches!(desk.attempt(elsewhere, name), Err(NotNow::For(_))), "{name:?}");
+        }
+        assert_eq!(desk.wait(elsewhere, Some("ann")), None);
+    }
+
+    #[test]
+    fn an_attempt_counts_unless_it_was_not_wrong() {
+        let (desk, address) = (desk(2, 10), IpAddr::from([192, 0, 2, 1]));
+        for _ in 0..5 {
+            desk.attempt(address, "joe").unwrap().not_wrong();
+        }
+        let (first, second) = (desk.attempt(address, "a"), desk.attempt(address, "b"));
+        assert_eq!(desk.attempt(address, "c").err(), Some(NotNow::Crowded));
+        drop((first, second));
+        assert!(matches!(desk.attempt(address, "c"), Err(NotNow::For(_))));
+    }
 }

@@ -19,7 +19,8 @@ mod quota;
 mod user;
 mod work;
 
-pub use desk::{Desk, Verdict};
+pub use attempts::NotNow;
+pub use desk::{Attempt, Desk, Verdict};
 pub use file::{add, read, readable_by_others, remove};
 pub use login::{Logins, check_logins};
 pub use quota::{Counted, Quotas, Unit};

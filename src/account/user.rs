@@ -148,7 +148,7 @@ pub struct Users {
 impl Users {
     /// The user of this name, as somebody typed it.
     pub fn find(&self, name: &str) -> Option<&Arc<User>> {
-        self.by_name.get(sasl::prepare(name)?.as_str())
+        self.by_name.get(&prepared_name(name)?)
     }
 
     /// The user whose certificate has this fingerprint.
@@ -182,6 +182,11 @@ impl Users {
         }
         is_new && self.by_name.insert(user.name.clone(), user).is_none()
     }
+}
+
+/// The form in which a name is compared and counted; `None` for one that no user can have.
+pub(super) fn prepared_name(name: &str) -> Option<Box<str>> {
+    sasl::prepare(name).filter(|name| name.len() <= NAME_BYTES_MAX).map(Into::into)
 }
 
 /// The form in which a name is kept and compared.

@@ -102,6 +102,11 @@ impl Head {
             return Err(format!("{TO} is missing"));
         }
         let options = options.transpose()?.unwrap_or_default();
+        // As MAIL takes them (RFC 6710 5).
+        if !(-9..=9).contains(&options.priority) {
+            let what = "is not one from -9 to 9";
+            return Err(format!("{OPTIONS} priority={} {what}", options.priority));
+        }
         Ok(Head { id, received_at, reverse_path, options, recipients, trace, content })
     }
 }
@@ -462,6 +467,8 @@ mod tests {
             ("text=mailbox", "text=+0D+0Amailbox", "X-Ringpost-To: cannot"),
             ("text=mailbox", "text=+4mailbox", "X-Ringpost-To: cannot"),
             ("priority=-9", "priority=x", "X-Ringpost-Options: cannot"),
+            ("priority=-9", "priority=-10", "priority=-10 is not one from -9 to 9"),
+            ("priority=-9", "priority=10", "priority=10 is not one from -9 to 9"),
             ("trace=181 ", "", "X-Ringpost-Content: cannot"),
             ("X-Ringpost-Received-At: ", "X-Ringpost-When: ", "no field of a letter"),
             ("X-Ringpost-Received-At: 2023", "X-Ringpost-Id: ", "stands there twice"),

@@ -18,6 +18,10 @@ use std::sync::{Arc, Mutex, mpsc};
 const TOGETHER: usize = 64;
 /// Most bytes of a letter's head: some ten thousand recipients with the longest reasons.
 const HEAD_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of a trace: it is one field or two that the relay has written.
+const TRACE_BYTES_MAX: u64 = 64 * 1024;
+/// How far ahead of ours the clock of the relay may be that received a letter.
+const CLOCKS_APART_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 /// Bytes read at once.
 const PIECE: usize = 64 * 1024;
 
@@ -163,6 +167,7 @@ impl Desk {
             spool.restore(draft, accepted, &[], &[]).await.map_err(|error| error.to_string())?;
             return Ok(Report::Imported(path.to_owned(), id));
         };
+        check_received_at(head.received_at, Timestamp::now())?;
         let spool = self.spool((!self.what.new_ids).then_some(head.id))?;
         if !self.what.new_ids {
             if self.known.borrow().contains(&head.id) {
@@ -198,6 +203,12 @@ impl Desk {
         head: Head,
         source: &mut BufReader<File>,
     ) -> Result<QueueId, String> {
+        if head.trace > TRACE_BYTES_MAX {
+            return Err(format!(
+                "{LAST} says trace={}; a trace has at most {TRACE_BYTES_MAX} bytes",
+                head.trace
+            ));
+        }
         let mut trace = Vec::new();
         let read = source.by_ref().take(head.trace).read_to_end(&mut trace);
         read.map_err(|error| error.to_string())?;
@@ -218,9 +229,7 @@ impl Desk {
                 head.trace.saturating_add(head.content)
             ));
         }
-        if !trace.is_empty() && !trace.ends_with(b"\r\n") {
-            return Err("the trace does not end with a line".to_owned());
-        }
+        check_trace(&trace)?;
         let checked = intake.end()?;
         let id = if self.what.new_ids { spool.next_id(Timestamp::now()) } else { head.id };
         let (recipients, fates, in_doubt) = taken_apart(head.recipients);
@@ -298,6 +307,57 @@ fn taken_apart(waiting: Vec<Waiting>) -> TakenApart {
         }
     }
     (recipients, fates, in_doubt)
+}
+
+/// A message is retried for days from then on; one of the future would be for longer.
+fn check_received_at(received_at: Timestamp, now: Timestamp) -> Result<(), String> {
+    if received_at.0 > now.0.saturating_add(CLOCKS_APART_MAX_MS) {
+        return Err(format!(
+            "X-Ringpost-Received-At, {received_at}, is more than a day ahead of this host's clock"
+        ));
+    }
+    Ok(())
+}
+
+/// The trace goes out in front of the content as it is: so it must be whole lines of a header, and
+/// no line may be the dot that ends the content.
+fn check_trace(trace: &[u8]) -> Result<(), String> {
+    if trace.is_empty() {
+        return Ok(());
+    }
+    if !trace.ends_with(b"\r\n") {
+        return Err("the trace does not end with a line".to_owned());
+    }
+    let mut scanner = ContentScanner::new(UNLIMITED, Framing::Chunks);
+    let mut seen = 0;
+    while let Some(rest) = trace.get(seen..).filter(|rest| !rest.is_empty()) {
+        match scanner.scan(rest) {
+            Scanned::Content(length) => seen += length,
+            Scanned::Stuffing => return Err("a line of the trace begins with a dot".to_owned()),
+            Scanned::Short | Scanned::End => break,
+        }
+    }
+    if let Some(defect) = scanner.defect() {
+        return Err(refusal(defect).replace("the content", "the trace"));
+    }
+    let mut lines = trace.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let begins_with_field = trace.first().is_some_and(|first| !is_fold(*first));
+    if !begins_with_field || !lines.all(is_line_of_a_field) {
+        return Err("the trace has a line that is not of a header field (name: text)".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the line begins a field, or goes on with one (RFC 5322 2.2, 2.2.3).
+fn is_line_of_a_field(line: &[u8]) -> bool {
+    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+    let is_field =
+        name.len() < line.len() && !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    is_field || line.first().is_some_and(|&first| is_fold(first))
+}
+
+fn is_fold(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// The fields on top of a letter; `None` when it does not begin as one, and nothing is read then.
@@ -405,5 +465,44 @@ fn refusal(defect: Defect) -> &'static str {
         Defect::Nul => "the content has a NUL byte",
         Defect::TooManyHops => "more Received fields than session.received_max: a loop",
         Defect::LineTooLong => "a line is longer than session.text_line_max",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_trace_is_lines_of_a_header_and_nothing_else() {
+        for good in ["", "Received: from a\r\n\tby b; now\r\n", "A: b\r\nC: .\r\n .\r\n"] {
+            assert_eq!(check_trace(good.as_bytes()), Ok(()), "{good:?}");
+        }
+        for (bad, says) in [
+            ("A: b", "does not end with a line"),
+            ("A: b\r\n.\r\nMAIL FROM:<e@v.il>\r\n", "a line of the trace begins with a dot"),
+            ("A: b\r\n..C: d\r\n", "a line of the trace begins with a dot"),
+            ("A: b\n.\r\n", "the trace has an LF without a CR"),
+            ("A: b\r.\r\n", "the trace has a CR without an LF"),
+            ("A: b\r\r\n", "the trace has a CR without an LF"),
+            ("A: \0\r\n", "the trace has a NUL byte"),
+            ("A: b\r\n\r\nbody: x\r\n", "not of a header field"),
+            (" fold: of nothing\r\n", "not of a header field"),
+            ("A: b\r\nRSET\r\n", "not of a header field"),
+            ("MAIL FROM:<e@v.il>\r\n", "not of a header field"),
+        ] {
+            let told = check_trace(bad.as_bytes()).unwrap_err();
+            assert!(told.contains(says), "{bad:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_letter_of_the_future_is_refused_beyond_a_day() {
+        let now = Timestamp(1_700_000_000_000);
+        for (ahead, fits) in [(0, true), (86_400_000, true), (86_400_001, false)] {
+            let received_at = Timestamp(now.0 + ahead);
+            assert_eq!(check_received_at(received_at, now).is_ok(), fits, "{ahead}");
+        }
+        assert!(check_received_at(Timestamp(u64::MAX), now).is_err());
     }
 }

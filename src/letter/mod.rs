@@ -17,6 +17,8 @@
 //! One `To` for each recipient that still waits; those that have ended are not in the letter.
 //! Values are xtext (RFC 3461 4). `Content` comes last: what follows it is the trace and the
 //! content, of so many bytes, without dot-stuffing and otherwise untouched.
+//! Of the trace, at most 64 KiB, every line is of a header field; what the next hop gets is looked
+//! at as that of a session is, whoever wrote the file.
 //!
 //! It must not know what the operator typed, nor when anything is delivered.
 

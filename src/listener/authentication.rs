@@ -1,16 +1,21 @@
 //! Who a client is: what it says in AUTH, against what the desk knows.
 
 use super::connection::Connection;
-use crate::account::Verdict;
+use crate::account::{Attempt, Desk, NotNow, Verdict};
 use crate::event::{Event, Kind};
 use crate::ring;
 use crate::sasl::{self, Exchange, Fault, Turn};
 use crate::session::{AuthInput, Step};
 use crate::smtp::Reply;
 use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// Bytes of a nonce.
 const NONCE_BYTES: usize = 18;
+/// Many who log in at once may have to take turns; how often, and how many times, one asks.
+const TURN: Duration = Duration::from_millis(50);
+const TURNS_MAX: usize = 100;
 
 /// How an exchange ends.
 enum End {
@@ -63,10 +68,7 @@ impl Connection<'_> {
                 let exchange = self.exchange.insert(Exchange::new(mechanism, channel));
                 exchange.begin(initial.as_deref())
             }
-            AuthInput::Answer(message) => match &mut self.exchange {
-                Some(exchange) => exchange.receive(&message),
-                None => Err(Fault::Malformed),
-            },
+            AuthInput::Answer(message) => self.take_answer(&desk, &message).await?,
         };
         let said = self.exchange.as_ref().and_then(|exchange| exchange.user().map(str::to_owned));
         let (user, verdict) = match turn {
@@ -75,9 +77,11 @@ impl Connection<'_> {
                 if let Some(wait) = desk.wait(address, Some(&user)) {
                     return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
                 }
-                let (keys, nonce) = (desk.keys_of(&user), nonce());
-                let exchange = self.exchange.as_mut();
-                return match (exchange, nonce) {
+                let Some(keys) = desk.keys_of(&user) else {
+                    desk.failed(address, None);
+                    return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+                };
+                return match (self.exchange.as_mut(), nonce()) {
                     (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
                         Ok(Turn::Challenge(message)) => Ok(message),
                         _ => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
@@ -86,10 +90,12 @@ impl Connection<'_> {
                 };
             }
             Ok(Turn::Check { user, password }) => {
-                if let Some(wait) = desk.wait(address, Some(&user)) {
-                    return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
-                }
+                let attempt = attempt(&desk, address, &user).await?;
                 let verdict = desk.check(&user, password).await;
+                match verdict {
+                    Verdict::Wrong => return Err(End::Refused(Some(user), Reply::AUTH_WRONG)),
+                    Verdict::Right(_) | Verdict::Busy => attempt.not_wrong(),
+                }
                 (Some(user), verdict)
             }
             Ok(Turn::Certificate { user }) => {
@@ -108,7 +114,7 @@ impl Connection<'_> {
                 let found = desk.users().find(&user).cloned();
                 (Some(user), found.map_or(Verdict::Wrong, Verdict::Right))
             }
-            Err(Fault::Proof) => (said, Verdict::Wrong),
+            Err(Fault::Proof) => return Err(End::Refused(said, Reply::AUTH_WRONG)),
             Err(Fault::Malformed) => return Err(End::Refused(said, Reply::AUTH_MALFORMED)),
             Err(Fault::OtherIdentity) => {
                 return Err(End::Refused(said, Reply::AUTH_OTHER_IDENTITY));
@@ -125,6 +131,27 @@ impl Connection<'_> {
         }
     }
 
+    /// Gives the exchange the client's answer. A proof is checked there and then, and the challenge
+    /// for it may be old: so it is asked once more whether it may be.
+    async fn take_answer(
+        &mut self,
+        desk: &Desk,
+        message: &[u8],
+    ) -> Result<Result<Turn, Fault>, End> {
+        let address = self.session.client_address().ip();
+        let Some(exchange) = &mut self.exchange else { return Ok(Err(Fault::Malformed)) };
+        let Some(user) = exchange.prover().map(str::to_owned) else {
+            return Ok(exchange.receive(message));
+        };
+        let attempt = attempt(desk, address, &user).await?;
+        let turn = exchange.receive(message);
+        if turn == Err(Fault::Proof) {
+            return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+        }
+        attempt.not_wrong();
+        Ok(turn)
+    }
+
     fn tell_not_authenticated(&self, user: &str, reply: &Reply) {
         let user = printable(user);
         self.intake.events.emit(&Event {
@@ -138,6 +165,19 @@ impl Connection<'_> {
             ..Event::new(Kind::Rejected, self.intake.now())
         });
     }
+}
+
+/// The right to have a password or proof checked; it may have to wait for others' checks to end.
+async fn attempt<'a>(desk: &'a Desk, address: IpAddr, user: &str) -> Result<Attempt<'a>, End> {
+    let refused = |reply| Err(End::Refused(Some(user.to_owned()), reply));
+    for _ in 0..TURNS_MAX {
+        match desk.attempt(address, user) {
+            Ok(attempt) => return Ok(attempt),
+            Err(NotNow::For(wait)) => return refused(Reply::auth_too_often(wait)),
+            Err(NotNow::Crowded) => ring::sleep(TURN).await,
+        }
+    }
+    refused(Reply::AUTH_TROUBLE)
 }
 
 /// A name that somebody made up, fit for a log line.

@@ -6,9 +6,9 @@
 use crate::ring::{RecvBuf, Stream};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The header must come within this time.
+/// The whole header must come within this time, however many pieces it comes in.
 const HEADER_WAIT: Duration = Duration::from_secs(5);
 /// The shortest header of version 1; one of version 2 is longer.
 const SHORTEST: usize = "PROXY UNKNOWN\r\n".len();
@@ -32,6 +32,10 @@ pub enum Header {
 
 /// Reads the header of a connection that has just come.
 pub(super) async fn receive(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
+    receive_until(stream, Instant::now() + HEADER_WAIT).await
+}
+
+async fn receive_until(stream: &mut Stream, until: Instant) -> io::Result<Option<SocketAddr>> {
     let mut bytes = Vec::new();
     loop {
         let missing = match read(&bytes) {
@@ -42,7 +46,11 @@ pub(super) async fn receive(stream: &mut Stream) -> io::Result<Option<SocketAddr
             }
         };
         let mut buffer = RecvBuf::with_capacity(missing);
-        if stream.recv(&mut buffer, HEADER_WAIT).await? == 0 {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if stream.recv(&mut buffer, left).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         bytes.extend_from_slice(buffer.filled());
@@ -140,6 +148,31 @@ fn read_binary(bytes: &[u8]) -> Header {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
+    use crate::ring::{self, Listener};
+
+    #[test]
+    fn a_header_that_comes_byte_by_byte_has_no_more_time_than_another() {
+        const LONG: Duration = Duration::from_secs(10);
+        let settings = ring::Settings { depth: 64, preempt: Duration::from_millis(1) };
+        let body = || async {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let mut proxy = Stream::connect(listener.address(), None, LONG).await.unwrap();
+            let mut here = listener.accept().await.unwrap();
+            ring::spawn("proxy", async move {
+                for byte in b"PROXY UNKNOWN and so on, for ever and ever" {
+                    if proxy.send_all(&[*byte], LONG).await.is_err() {
+                        return;
+                    }
+                    ring::sleep(Duration::from_millis(100)).await;
+                }
+            });
+            let begun = Instant::now();
+            let met = receive_until(&mut here, begun + Duration::from_millis(500)).await;
+            assert_eq!(met.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        };
+        ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
+    }
 
     /// Byte by byte, as much as is asked for each time: what is never asked for is not read.
     fn whole(bytes: &[u8]) -> Header {

@@ -148,6 +148,14 @@ impl Exchange {
         Ok(Turn::Challenge(message.into_bytes()))
     }
 
+    /// Who is to be proved by the message that comes next: it is checked as soon as it is received.
+    pub fn prover(&self) -> Option<&str> {
+        match &self.state {
+            State::ScramProof(challenge) => Some(&challenge.user),
+            _ => None,
+        }
+    }
+
     /// Who the client says he is, as far as he has said.
     pub fn user(&self) -> Option<&str> {
         match &self.state {
@@ -227,7 +235,9 @@ mod tests {
             panic!("no challenge")
         };
         let (expected, last) = client.prove(&message, &Secret::new("pencil")).unwrap();
+        assert_eq!(exchange.prover(), Some("user"));
         let Ok(Turn::Challenge(message)) = exchange.receive(last.as_bytes()) else { return false };
+        assert_eq!(exchange.prover(), None);
         assert_eq!(expected.check(&message), Ok(()));
         exchange.receive(b"") == Ok(Turn::Proven { user })
     }

@@ -1,11 +1,16 @@
 //! BDAT (RFC 3030): content in chunks of announced length. *Pure.*
 //!
 //! The bytes of a chunk are no commands, whatever becomes of it: a chunk that is refused is thrown
-//! away to its end, and the reply comes there. Where the end is not known, the session ends.
+//! away to its end, and the reply comes there. Where the end is not known, or so far away that
+//! nobody would wait for it, the session ends.
 
 use super::{Session, State, Step};
 use crate::message::Body;
 use crate::smtp::{self, ContentScanner, Framing, Reply, Scanned};
+
+/// A chunk of more than so many times the largest message is not read to its end: a client that
+/// is told at once has nothing to send.
+const WORTH_SKIPPING: u64 = 2;
 
 /// A chunk that is coming.
 #[derive(Clone, Copy)]
@@ -29,6 +34,10 @@ impl Session {
         let Some((size, last)) = smtp::read_chunk(argument) else {
             return self.close_with(&Reply::CHUNK_SYNTAX, out);
         };
+        let bytes_max = self.policy.limits.message_bytes_max;
+        if size > bytes_max.saturating_mul(WORTH_SKIPPING) {
+            return self.refuse_vast_chunk(Reply::too_large(bytes_max), out);
+        }
         let chunk = Chunk { size, left: size, last };
         let reply = match &mut self.transaction {
             None if self.hello.is_none() => Reply::HELLO_FIRST,
@@ -46,6 +55,15 @@ impl Session {
         };
         self.state = State::Refused(Refused { left: size, reply, counts: true });
         Step::More
+    }
+
+    /// What follows cannot be told from commands but by reading all of it, so the session ends.
+    fn refuse_vast_chunk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Step {
+        let from = self.open_sender();
+        self.transaction = None;
+        let step = self.reject("data", from, None, reply, out);
+        self.state = State::Closing;
+        step
     }
 
     /// The caller wants the content that the chunk begins.
