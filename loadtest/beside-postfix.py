@@ -260,8 +260,12 @@ class Ringpost:
         self.options = options
         self.process = None
 
+    def listeners(self):
+        """The arguments that say where to listen."""
+        return ["--listen", f"127.0.0.1:{self.port}"]
+
     def start(self):
-        command = [self.options.relay, "serve", "--listen", f"127.0.0.1:{self.port}",
+        command = [self.options.relay, "serve", *self.listeners(),
                    "--spool", self.folder / "spool", "--smart-host", f"127.0.0.1:{SINK_PORT}",
                    "--cores", str(self.options.cores)]
         for setting in ["pool.connections_per_site=100", *self.options.set]:

@@ -76,7 +76,13 @@ fn read_all(logins: &[config::Login]) -> Result<Vec<Arc<Credentials>>, UsersErro
 
 fn read_one(path: &Path) -> Result<Credentials, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    let missing = |error: std::io::Error| {
+        fault(format!(
+            "{error}; a route's auth names this file, which holds user = \"NAME\" and password = \
+             \"PASSWORD\", a line each"
+        ))
+    };
+    let size = std::fs::metadata(path).map_err(missing)?.len();
     if size > FILE_BYTES_MAX {
         return Err(fault("larger than 64 KiB; it has a user and a password".to_owned()));
     }

@@ -322,13 +322,14 @@ fn export(
 ) -> Result<u8, String> {
     let (folders, _locks) = folders_to_read(config, directory)?;
     let mut export = Export::new(to).map_err(|error| error.to_string())?;
-    let (mut chosen, mut failed) = (0, 0_u64);
+    let (mut chosen, mut failed, mut damages) = (0, 0_u64, 0_usize);
     for folder in &folders {
         let found = Spool::examine(folder).map_err(|error| error.to_string())?;
         for damage in &found.damages {
             let (path, offset) = (damage.path.display(), damage.offset);
             eprintln!("ringpost: {path} byte {offset}: {}", damage.cause);
         }
+        damages += found.damages.len();
         for message in &found.messages {
             let named = id.is_none_or(|id| message.id.to_string().eq_ignore_ascii_case(id));
             let mut open = message.recipients.iter().filter(|recipient| !recipient.ended);
@@ -349,7 +350,12 @@ fn export(
         return Err(format!("{id} is not in the spool"));
     }
     Screen::default().line(&format!("exported {exported} messages to {}", to.display()));
-    Ok(if failed > 0 { EXIT_DAMAGED } else { 0 })
+    if damages > 0 {
+        eprintln!(
+            "ringpost: mail may be missing: the spool is damaged (see: ringpost spool verify)"
+        );
+    }
+    Ok(if failed > 0 || damages > 0 { EXIT_DAMAGED } else { 0 })
 }
 
 fn import(

@@ -21,8 +21,10 @@ use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Spare segments kept of those without live mail; the rest are removed.
-const SPARES_MAX: usize = 2;
+/// Spare segments: made before they are needed, and kept of those without live mail; the rest are
+/// removed. The last one is never used for mail: outcomes must find room on a full disk, also after
+/// a start, which begins with a new segment.
+const SPARES: usize = 2;
 /// Segments may take this many times the bytes of live mail,
 const FACTOR: u64 = 2;
 /// and so many segments more, before the oldest is cleaned: the head, and what traffic that flows
@@ -218,7 +220,9 @@ impl Log {
         {
             return Step::Write(self.batch(batch, segment, end));
         }
-        let Some(&Spare { segment, .. }) = self.spares.front() else {
+        let needed = if batch.has_mail() { SPARES } else { 1 };
+        let spare = self.spares.front().filter(|_| self.spares.len() >= needed);
+        let Some(&Spare { segment, .. }) = spare else {
             self.waited_for = !self.no_room;
             return match (self.no_room, batch.has_mail()) {
                 (false, _) => Step::Wait,
@@ -312,9 +316,9 @@ impl Log {
         let reusable =
             self.blank.last().copied().or_else(|| self.oldest_dead().filter(|&s| !pinned(s)));
         let chore = match reusable {
-            Some(segment) if self.spares.len() >= SPARES_MAX => Chore::Delete { segment },
+            Some(segment) if self.spares.len() >= SPARES => Chore::Delete { segment },
             Some(from) => Chore::Recycle { from, to: self.number()? },
-            None if self.spares.is_empty() && !self.no_room => {
+            None if self.spares.len() < SPARES && !self.no_room => {
                 Chore::Create { segment: self.number()? }
             }
             // A commit that waits takes it as it is.
@@ -431,13 +435,16 @@ impl Log {
         Write { segment, offset: 0, bytes, is_batch: false, is_index: false }
     }
 
-    /// The oldest segment, when nothing lives in it, nothing is written there, and it is older than
-    /// the head. The head's header carries on its highest id, so there must be a head.
+    /// The oldest segment, when nothing lives in it, nothing is written there, and there is a newer
+    /// one whose header carries on its highest id: the head, or on a full disk any.
     fn oldest_dead(&self) -> Option<u32> {
-        let (head, _) = self.head.filter(|_| !self.header_due)?;
+        let newer = match self.head {
+            Some((head, _)) => Some(head).filter(|_| !self.header_due),
+            None => self.segments.last_key_value().map(|(&last, _)| last).filter(|_| self.no_room),
+        };
         let (&oldest, live) = self.segments.first_key_value()?;
         let idle = self.indexing != Some(oldest);
-        (oldest < head && idle && live.records == 0).then_some(oldest)
+        (oldest < newer? && idle && live.records == 0).then_some(oldest)
     }
 
     /// A number never used before: even one whose creation failed is not used again.

@@ -196,7 +196,7 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
         let (spool, _) = open(folder.path()).await;
         // A folder where the next segments should be: they cannot be made.
         let blocked: Vec<_> =
-            (2..40).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
+            (3..40).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
         for path in &blocked {
             std::fs::create_dir(path).unwrap();
         }

@@ -123,7 +123,10 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
     let fault = |path: &Path, cause: String| TlsError::File { path: path.to_owned(), cause };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
-        .map_err(|error| fault(&files.cert, said(&error)))?;
+        .map_err(|error| {
+            let cause = said(&error);
+            fault(&files.cert, format!("{cause}; it is named as cert (or tls_cert), a PEM file"))
+        })?;
     let Some(own) = chain.first() else {
         let cause = "no certificate in it; the file begins with the relay's own, in PEM form \
                      (-----BEGIN CERTIFICATE-----), then those between it and the root";

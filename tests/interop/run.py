@@ -6,6 +6,7 @@ import encryption
 import fates
 import hostile
 import mishaps
+import mtas
 import names
 import postfix
 import receiving
@@ -18,7 +19,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, users,
+    sending, postfix, mtas, users,
 )
 
 if __name__ == "__main__":

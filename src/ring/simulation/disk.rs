@@ -375,7 +375,12 @@ impl Disk {
         self.change()?;
         let fails = self.fails(self.faults.write);
         let short = fails || self.random.u32(..50) == 0;
-        let end = if short { self.random.usize(1..=bytes.len().max(1)) } else { bytes.len() };
+        // The kernel copies page by page: a write stops between two of them.
+        let pages = bytes.len() / PAGE;
+        let end = match short && pages > 1 {
+            true => self.random.usize(1..pages) * PAGE,
+            false => bytes.len(),
+        };
         let bytes = bytes.get(..end).unwrap_or_default();
         self.grow(node, offset + bytes.len() as u64)?;
         let node = &mut self.nodes[node];

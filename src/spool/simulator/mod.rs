@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod commits;
+mod full;
 mod life;
 mod truth;
 
