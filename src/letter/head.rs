@@ -323,7 +323,7 @@ fn one_line(text: String) -> Option<Box<str>> {
 }
 
 /// RFC 3339; milliseconds since the epoch when no calendar has the time.
-fn time_text(at: Timestamp) -> String {
+pub(super) fn time_text(at: Timestamp) -> String {
     let text = at.to_string();
     if read_calendar(&text) == Some(at) { text } else { at.0.to_string() }
 }

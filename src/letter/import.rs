@@ -1,6 +1,6 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
-use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path};
+use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path, time_text};
 use crate::message::{Body, Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
 use crate::ring::{self, Signal};
 use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
@@ -313,7 +313,8 @@ fn taken_apart(waiting: Vec<Waiting>) -> TakenApart {
 fn check_received_at(received_at: Timestamp, now: Timestamp) -> Result<(), String> {
     if received_at.0 > now.0.saturating_add(CLOCKS_APART_MAX_MS) {
         return Err(format!(
-            "X-Ringpost-Received-At, {received_at}, is more than a day ahead of this host's clock"
+            "X-Ringpost-Received-At: {} is more than a day ahead of this host's clock",
+            time_text(received_at)
         ));
     }
     Ok(())
@@ -503,6 +504,7 @@ mod tests {
             let received_at = Timestamp(now.0 + ahead);
             assert_eq!(check_received_at(received_at, now).is_ok(), fits, "{ahead}");
         }
-        assert!(check_received_at(Timestamp(u64::MAX), now).is_err());
+        let told = check_received_at(Timestamp(u64::MAX), now).unwrap_err();
+        assert!(told.contains("18446744073709551615 is more than a day ahead"), "{told}");
     }
 }

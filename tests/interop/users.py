@@ -223,6 +223,27 @@ def who_guesses_is_made_to_wait():
             assert client.docmd("AUTH", "PLAIN AGpvZQBwZW5jaWw=")[0] == 235
 
 
+def guesses_at_once_are_not_more_than_guesses_one_by_one():
+    def many(relay, root, message):
+        """The codes of 24 clients that say it at the same time."""
+        codes, together = [], threading.Barrier(24)
+
+        def client():
+            with secured(relay, root) as one:
+                together.wait(30)
+                codes.append(one.docmd("AUTH", f"PLAIN {message}")[0])
+        clients = [threading.Thread(target=client) for _ in range(24)]
+        for one in clients:
+            one.start()
+        for one in clients:
+            one.join(60)
+        return sorted(codes)
+    limits = ["--set", "auth.failures_per_address=3", "--set", "auth.failure_delay=0s"]
+    with relay_with_users(*limits) as (relay, root):
+        assert many(relay, root, "AGpvZQBwZW5jaWw=") == [235] * 24, "who is right takes turns"
+        assert many(relay, root, "AGpvZQB3cm9uZw==") == [454] * 21 + [535] * 3
+
+
 def a_refusal_comes_late():
     with relay_with_users("--set", "auth.failure_delay=1s") as (relay, root):
         with secured(relay, root) as client:
@@ -485,6 +506,7 @@ TESTS = (
     swaks_curl_and_msmtp_log_in,
     scram_plus_is_tied_to_the_connection_that_openssl_sees,
     who_guesses_is_made_to_wait,
+    guesses_at_once_are_not_more_than_guesses_one_by_one,
     a_refusal_comes_late,
     users_are_read_again_at_sighup,
     submission_demands_a_user_and_completes_his_mail,
