@@ -42,6 +42,8 @@ pub(super) struct Core {
     pub(super) hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
     ended: Waiters,
+    /// The keeper has done something.
+    pub(super) prepared: Waiters,
 }
 
 pub(super) struct State {
@@ -130,6 +132,7 @@ impl Core {
             hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
             ended: Waiters::default(),
+            prepared: Waiters::default(),
         })
     }
 
@@ -155,6 +158,19 @@ impl Core {
         poll_fn(|context| match self.state.borrow().ended {
             true => Poll::Ready(()),
             false => self.ended.register(&mut key, context),
+        })
+        .await;
+    }
+
+    /// Waits until the first segments are made, or cannot be.
+    pub(super) async fn prepared(&self) {
+        let mut key = None;
+        poll_fn(|context| {
+            let state = self.state.borrow();
+            match state.log.is_prepared() || state.is_over() {
+                true => Poll::Ready(()),
+                false => self.prepared.register(&mut key, context),
+            }
         })
         .await;
     }

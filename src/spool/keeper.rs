@@ -119,6 +119,7 @@ pub(super) async fn keep(core: Rc<Core>) {
             }
         }
         core.work.set();
+        core.prepared.wake();
         if !matches!(chore, Chore::Create { .. }) && core.state.borrow().log.no_room() {
             ring::sleep(RETRY).await;
         }

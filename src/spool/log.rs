@@ -361,6 +361,11 @@ impl Log {
         self.no_room = false;
     }
 
+    /// There are segments to begin with, or no more are to be had.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.spares.len() >= SPARES || self.no_room
+    }
+
     /// Whether the last chore failed.
     pub(super) fn no_room(&self) -> bool {
         self.no_room

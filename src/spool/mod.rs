@@ -326,7 +326,9 @@ impl Spool {
         let block = u64::from(segment::BLOCK);
         settings.segment_bytes =
             settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
-        Spool::open_as_set(settings).await
+        let (spool, recovery) = Spool::open_as_set(settings).await?;
+        spool.handle.core.prepared().await;
+        Ok((spool, recovery))
     }
 
     /// The same with segments of any number of whole blocks.

@@ -175,7 +175,7 @@ def a_changed_byte_is_found_and_the_rest_is_kept():
         assert int(record.split("byte ")[1].split(",")[0]) <= at
         id_ = record.split("message ")[1].split()[0]
         assert id_ in (relay.spool / "events.jsonl").read_text()
-        assert "exported 11 " in tool(relay, "export", str(copy / "shard-0"), "--to", f"{folder}/out")
+        assert "exported 11 " in tool(relay, "export", str(copy / "shard-0"), "--to", f"{folder}/out", code=1)
         assert not pathlib.Path(folder, "out", id_ + ".eml").exists()
         assert "12 live messages, all intact" in tool(relay, "verify"), "reading has changed nothing"
 
