@@ -407,13 +407,15 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[route]\nsmart_host = \"relay.example.com:smtp\"",
         "r.toml:2: route.smart_host: \"relay.example.com:smtp\" is not a next hop: \"smtp\" \
-         is not a port; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a \
+         is not a port; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
+         \"lmtp://\" before a \
          host where that is meant",
     ),
     (
         "[route]\nsmart_host = \"relay example.com\"",
         "r.toml:2: route.smart_host: \"relay example.com\" is not a next hop: ' ' may not \
-         stand in a domain name; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" \
+         stand in a domain name; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
+         \"lmtp://\" \
          before a host where that is meant",
     ),
     (
