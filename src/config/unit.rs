@@ -128,8 +128,8 @@ pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault
         return Ok((HostName::Address(IpAddr::V6(address)), None));
     }
     let fault = |why: &str| {
-        let forms = "write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before \
-                     a host where that is meant";
+        let forms = "write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
+                     \"lmtp://\" before a host where that is meant";
         format!("{text:?} is not a next hop: {why}; {forms}")
     };
     let (host, port) = match text.rsplit_once(':') {
