@@ -32,9 +32,17 @@ impl Proof {
     }
 }
 
+/// Longest line of AUTH with its CRLF, in bytes (RFC 4954 4, RFC 5321 4.5.3.1.4). A first message
+/// that does not fit waits until it is asked for.
+const AUTH_LINE_MAX: usize = 512;
+
 /// An exchange under way.
 #[derive(Debug)]
 pub(super) enum Exchange {
+    /// PLAIN: its message is asked for.
+    Plain,
+    /// SCRAM: the first message is asked for.
+    First(Client, String),
     /// LOGIN: the name is asked for.
     Name,
     /// LOGIN: the password is.
@@ -47,6 +55,8 @@ pub(super) enum Exchange {
     Proof(Expected),
     /// All is said.
     Said,
+    /// `*` was said; why.
+    Cancelled(Box<str>),
 }
 
 /// What a challenge leads to.
@@ -72,17 +82,24 @@ impl Exchange {
         let Credentials { user, password } = &*login.credentials;
         out.extend_from_slice(b"AUTH ");
         out.extend_from_slice(best.name().as_bytes());
-        let exchange = match best {
-            Mechanism::Plain => {
+        let mut fits = |message: &[u8]| {
+            let message = sasl::encode(message);
+            let fits = "AUTH  \r\n".len() + best.name().len() + message.len() <= AUTH_LINE_MAX;
+            if fits {
                 out.push(b' ');
-                out.extend_from_slice(sasl::encode(&write_plain(user, password)).as_bytes());
-                Exchange::Said
+                out.extend_from_slice(message.as_bytes());
             }
+            fits
+        };
+        let exchange = match best {
+            Mechanism::Plain if fits(&write_plain(user, password)) => Exchange::Said,
+            Mechanism::Plain => Exchange::Plain,
             Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => {
                 let (client, first) = Client::begin(user, &login.nonce, None);
-                out.push(b' ');
-                out.extend_from_slice(sasl::encode(first.as_bytes()).as_bytes());
-                Exchange::Challenge(client)
+                match fits(first.as_bytes()) {
+                    true => Exchange::Challenge(client),
+                    false => Exchange::First(client, first),
+                }
             }
             // Never chosen: it is not among those known.
             Mechanism::External | Mechanism::Login => Exchange::Name,
@@ -98,6 +115,16 @@ impl Exchange {
             out.extend_from_slice(b"\r\n");
         };
         match std::mem::replace(self, Exchange::Said) {
+            Exchange::Plain => {
+                let Credentials { user, password } = &*login.credentials;
+                write(&write_plain(user, password));
+                Answer::Written
+            }
+            Exchange::First(client, first) => {
+                write(first.as_bytes());
+                *self = Exchange::Challenge(client);
+                Answer::Written
+            }
             // What LOGIN asks is the same everywhere, and its words are not.
             Exchange::Name => {
                 write(login.credentials.user.as_bytes());
@@ -125,7 +152,9 @@ impl Exchange {
                     _ => Answer::Fault("it does not know the password either"),
                 }
             }
-            Exchange::Work | Exchange::Said => Answer::Fault("a challenge too many"),
+            Exchange::Work | Exchange::Said | Exchange::Cancelled(_) => {
+                Answer::Fault("a challenge too many")
+            }
         }
     }
 

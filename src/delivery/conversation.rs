@@ -13,6 +13,8 @@ use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
 use std::time::Duration;
 
+const AUTH_FAILED: &str = "AUTH failed at the host: ";
+
 #[derive(Debug)]
 enum State {
     Greeting,
@@ -253,8 +255,13 @@ impl Conversation {
         let (State::Auth(exchange), Some(login)) = (&mut self.state, &self.login) else {
             return self.broken("a reply to AUTH that was not said");
         };
+        if let Exchange::Cancelled(why) = exchange {
+            let why = std::mem::take(why);
+            return self.not_logged_in(Status(4, 7, 0), &why, out);
+        }
         match response.class() {
             2 if exchange.is_said() => {
+                self.capabilities.logged_in = true;
                 self.state = State::Idle;
                 Step::Ready
             }
@@ -267,10 +274,7 @@ impl Conversation {
                 match exchange.answer(text, login, out) {
                     Answer::Written => Step::More,
                     Answer::Work(proof) => Step::Prove(proof),
-                    Answer::Fault(what) => {
-                        let text = format!("AUTH failed at the host: {what}");
-                        self.not_logged_in(Status(4, 7, 0), &text, out)
-                    }
+                    Answer::Fault(what) => self.cancel(&format!("{AUTH_FAILED}{what}"), out),
                 }
             }
             _ => {
@@ -287,14 +291,21 @@ impl Conversation {
     }
 
     /// After [`Step::Prove`]: what came of it; `None` when it could not be done now.
-    pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) -> Option<Step> {
-        let State::Auth(exchange) = &mut self.state else { return None };
+    pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) {
+        let State::Auth(exchange) = &mut self.state else { return };
         let text = match proved.map(|proved| exchange.proved(proved, out)) {
-            Some(Ok(())) => return None,
-            Some(Err(fault)) => format!("AUTH failed at the host: {fault}"),
+            Some(Ok(())) => return,
+            Some(Err(fault)) => format!("{AUTH_FAILED}{fault}"),
             None => "too much waits to be hashed; AUTH is said later".to_owned(),
         };
-        Some(self.not_logged_in(Status(4, 7, 0), &text, out))
+        self.cancel(&text, out);
+    }
+
+    /// Ends an exchange that the server waits for (RFC 4954 4).
+    fn cancel(&mut self, why: &str, out: &mut Vec<u8>) -> Step {
+        out.extend_from_slice(b"*\r\n");
+        self.state = State::Auth(Exchange::Cancelled(why.into()));
+        Step::More
     }
 
     fn not_logged_in(&mut self, status: Status, text: &str, out: &mut Vec<u8>) -> Step {
