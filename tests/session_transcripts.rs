@@ -21,7 +21,7 @@
 
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Status, Timestamp};
-use ringpost::sasl::{Exchange, Fault, Keys, Mechanism, Turn, decode};
+use ringpost::sasl::{Exchange, Fault, Hints, Keys, Mechanism, TokenFault, Turn, decode};
 use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
@@ -316,7 +316,7 @@ impl<'a> Player<'a> {
         }
     }
 
-    /// The example of RFC 4954 4, and that of RFC 7677 3.
+    /// The examples of RFC 4954 4, RFC 7677 3, and RFC 7628 4.1.
     fn authenticate(&mut self, input: AuthInput) -> Step {
         let turn = match input {
             AuthInput::Begin(mechanism, initial) => {
@@ -331,6 +331,16 @@ impl<'a> Player<'a> {
                 let keys =
                     Keys::derive("pencil", &decode(b"W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
                 self.exchange.as_mut().unwrap().keys(keys, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0")
+            }
+            Ok(Turn::Token { user: Some(user), token: Some(token) })
+                if token.reveal() == "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==" =>
+            {
+                Ok(Turn::Proven { user })
+            }
+            Ok(Turn::Token { token, .. }) => {
+                let fault = token.map_or(TokenFault::None, |_| TokenFault::NotActive);
+                let hints = Hints { scope: Some("mail"), openid_configuration: None };
+                self.exchange.as_mut().unwrap().refuse_token(fault, hints)
             }
             turn => turn,
         };
@@ -351,6 +361,10 @@ impl<'a> Player<'a> {
             }
             Err(Fault::Malformed) => {
                 self.session.not_authenticated(Reply::AUTH_MALFORMED, &mut self.out)
+            }
+            Err(Fault::Token(why)) => {
+                let reply = Reply::auth_token(&why.to_string());
+                self.session.not_authenticated(reply, &mut self.out)
             }
             _ => self.session.not_authenticated(Reply::AUTH_WRONG, &mut self.out),
         }

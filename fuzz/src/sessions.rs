@@ -4,7 +4,7 @@
 use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
-use ringpost::sasl::{Exchange, Mechanism, Turn};
+use ringpost::sasl::{Exchange, Hints, Mechanism, TokenFault, Turn};
 use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::rc::Rc;
@@ -96,6 +96,12 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     match turn {
                         Ok(Turn::Challenge(message)) => session.challenge(&message, &mut replies),
                         Ok(Turn::Check { user, .. }) => session.authenticated(&user, &mut replies),
+                        Ok(Turn::Token { .. }) => {
+                            let one = exchange.as_mut().expect("begun");
+                            let told = one.refuse_token(TokenFault::NotActive, Hints::default());
+                            let Ok(Turn::Challenge(message)) = told else { panic!("{told:?}") };
+                            session.challenge(&message, &mut replies);
+                        }
                         _ => {
                             let step = session.not_authenticated(Reply::AUTH_WRONG, &mut replies);
                             if step == Step::Close {

@@ -9,6 +9,10 @@ const STEP: Duration = Duration::from_secs(300);
 /// An hour of them.
 const STEPS: usize = 12;
 
+/// Counts that are kept; beyond it those of an hour in which nothing was sent go. Users that tokens
+/// name are as many as somebody else has.
+const KEPT_MAX: usize = 64 * 1024;
+
 /// Whose mail is counted. There are as many as users and configured networks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Counted {
@@ -92,6 +96,12 @@ impl Quotas {
     ) -> Result<(), Duration> {
         let step = at.as_secs() / STEP.as_secs();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= KEPT_MAX && !counts.contains_key(&(whose.clone(), unit)) {
+            counts.retain(|_, hour| {
+                hour.turn(step);
+                hour.sum() > 0
+            });
+        }
         let hour = counts.entry((whose, unit)).or_default();
         hour.turn(step);
         if hour.sum() >= limit {

@@ -51,6 +51,10 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
+            if let Err(error) = config.auth.tokens.as_ref().map_or(Ok(()), account::check_tokens) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
             if let Err(error) = account::check_logins(&config.route.logins) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
@@ -80,17 +84,21 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
+/// What libraries say: every handshake that fails is told by us, and what is sent is nobody's
+/// business.
+const OF_OTHERS: &str = "rustls=off,ureq=off,ureq_proto=off";
+
 /// What of the diagnostics is shown: `RINGPOST_LOG`, or from info up.
 fn filter() -> EnvFilter {
     let wished = std::env::var("RINGPOST_LOG").unwrap_or_default();
     if wished.is_empty() {
-        return EnvFilter::new("info");
+        return EnvFilter::new(format!("info,{OF_OTHERS}"));
     }
-    EnvFilter::try_new(&wished).unwrap_or_else(|error| {
+    EnvFilter::try_new(format!("{OF_OTHERS},{wished}")).unwrap_or_else(|error| {
         eprintln!(
             "ringpost: warning: RINGPOST_LOG={wished:?} is not understood, so it is info: {error}"
         );
-        EnvFilter::new("info")
+        EnvFilter::new(format!("info,{OF_OTHERS}"))
     })
 }
 

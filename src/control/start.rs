@@ -175,13 +175,15 @@ struct Accounts {
 /// Reads the files of users and passwords, and starts the threads that hash.
 fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let (users, logins) = (&config.auth.users, &config.route.logins);
-    for path in users.iter().chain(logins.iter().map(|login| &login.file)) {
+    let tokens = &config.auth.tokens;
+    let secret = tokens.iter().map(|tokens| &tokens.client_secret_file);
+    for path in users.iter().chain(secret).chain(logins.iter().map(|login| &login.file)) {
         if account::readable_by_others(path) {
             let file = path.display();
             tracing::warn!(%file, "others than its owner may read this file; chmod 600");
         }
     }
-    if users.is_none() && logins.is_empty() {
+    if users.is_none() && tokens.is_none() && logins.is_empty() {
         return Ok(Accounts { desk: None, logins: None });
     }
     let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
@@ -206,6 +208,10 @@ fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> 
         };
         Watched::new("certificates", files, Box::new(reload))
     });
+    let tokens = accounts.desk.clone().zip(config.auth.tokens.as_ref()).map(|(desk, tokens)| {
+        let reload = move || desk.reload_tokens().map_err(|error| error.to_string());
+        Watched::new("the files of auth.tokens", tokens.files(), Box::new(reload))
+    });
     let users = accounts.desk.zip(config.auth.users.clone()).map(|(desk, file)| {
         let reload = move || desk.reload().map_err(|error| error.to_string());
         Watched::new("users", vec![file], Box::new(reload))
@@ -215,7 +221,7 @@ fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> 
         let reload = move || logins.reload().map_err(|error| error.to_string());
         Watched::new("passwords for next hops", files, Box::new(reload))
     });
-    certificates.into_iter().chain(users).chain(passwords).collect()
+    certificates.into_iter().chain(users).chain(tokens).chain(passwords).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail

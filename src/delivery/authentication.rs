@@ -85,7 +85,10 @@ impl Exchange {
                 Exchange::Challenge(client)
             }
             // Never chosen: it is not among those known.
-            Mechanism::External | Mechanism::Login => Exchange::Name,
+            Mechanism::External
+            | Mechanism::OAuthBearer
+            | Mechanism::XOAuth2
+            | Mechanism::Login => Exchange::Name,
         };
         out.extend_from_slice(b"\r\n");
         Some(exchange)

@@ -6,11 +6,17 @@ use crate::account::{Counted, Desk, Quotas, Unit, User};
 use crate::config::Hourly;
 use crate::session::{Asked, Gate};
 use crate::smtp::Reply;
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+/// Whether the user of a connection has come in by a token, which stands in for an entry in the
+/// users file.
+pub(super) type ByToken = Rc<Cell<bool>>;
+
 /// The gate for one client; `None` where everything may pass.
-pub(super) fn gate(intake: &Intake, address: IpAddr) -> Option<Gate> {
+pub(super) fn gate(intake: &Intake, address: IpAddr, by_token: &ByToken) -> Option<Gate> {
     let limits = &intake.config.access.limits;
     let network = limits.iter().position(|limit| limit.network.contains(address));
     let network = network.and_then(|at| Some((at, limits.get(at)?.hourly)));
@@ -20,9 +26,10 @@ pub(super) fn gate(intake: &Intake, address: IpAddr) -> Option<Gate> {
     }
     let quotas = Arc::clone(&intake.entrance.quotas);
     let by_default = intake.config.auth.hourly;
+    let by_token = Rc::clone(by_token);
     Some(Box::new(move |user, asked| match (user, &desk) {
         (Some(name), Some(desk)) => {
-            let user = user_of(desk, name)?;
+            let user = user_of(desk, name, by_token.get())?;
             if let Asked::Sender(Some(address)) = asked
                 && !user.may_send_from(address.as_str())
             {
@@ -42,8 +49,8 @@ pub(super) fn gate(intake: &Intake, address: IpAddr) -> Option<Gate> {
 }
 
 /// A user who has been removed since he logged in is one no more.
-pub(super) fn user_of(desk: &Desk, name: &str) -> Result<Arc<User>, Reply> {
-    desk.users().find(name).cloned().ok_or(Reply::USER_GONE)
+pub(super) fn user_of(desk: &Desk, name: &str, by_token: bool) -> Result<Arc<User>, Reply> {
+    desk.user(name, by_token).ok_or(Reply::USER_GONE)
 }
 
 fn count(quotas: &Quotas, whose: Counted, hourly: Hourly, asked: &Asked<'_>) -> Result<(), Reply> {

@@ -285,7 +285,7 @@ fn is_nonce(text: &str) -> bool {
 }
 
 /// A name with its commas and equals signs escaped (RFC 5802 5.1).
-fn read_name(text: &str) -> Option<String> {
+pub(super) fn read_name(text: &str) -> Option<String> {
     let mut name = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {

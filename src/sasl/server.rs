@@ -1,7 +1,8 @@
 //! The server's side of an exchange, whatever the mechanism: messages in, turns out.
 
 use super::scram::{Binding, Challenge, ClientFirst};
-use super::{Fault, Keys, Mechanism, Secret, read_plain};
+use super::token::{Shown, read_oauthbearer, read_xoauth2};
+use super::{Fault, Hints, Keys, Mechanism, Secret, TokenFault, read_plain};
 
 /// LOGIN's questions.
 const USERNAME: &[u8] = b"Username:";
@@ -28,6 +29,13 @@ pub enum Turn {
     Certificate {
         /// Who he says he is.
         user: Option<String>,
+    },
+    /// Find out whose token this is; that ends the exchange, or `refuse_token` goes on with it.
+    Token {
+        /// Who he says he is.
+        user: Option<String>,
+        /// What he has shown; nothing when he only asks what he would need.
+        token: Option<Secret>,
     },
     /// This user has proved that he knows his password.
     Proven {
@@ -56,6 +64,12 @@ enum State {
     ScramProof(Box<Challenge>),
     /// The client was told that the server knows the password, too; its answer is empty.
     ScramEnd(String),
+    /// OAUTHBEARER or XOAUTH2.
+    Token(Mechanism),
+    /// The caller finds out about the token of this user.
+    TokenShown(Mechanism, Option<String>),
+    /// The client was told what is wrong with it; what it answers means nothing.
+    TokenRefused(TokenFault, Option<String>),
     Over,
 }
 
@@ -67,6 +81,7 @@ impl Exchange {
             Mechanism::ScramSha256Plus => State::ScramFirst(true),
             Mechanism::ScramSha256 => State::ScramFirst(false),
             Mechanism::External => State::External,
+            Mechanism::OAuthBearer | Mechanism::XOAuth2 => State::Token(mechanism),
             Mechanism::Plain => State::Plain,
             Mechanism::Login => State::LoginUser,
         };
@@ -126,8 +141,33 @@ impl Exchange {
                 Ok(Turn::Challenge(message.into_bytes()))
             }
             State::ScramEnd(user) if message.is_empty() => Ok(Turn::Proven { user }),
-            State::ScramEnd(_) | State::ScramKeys(_) | State::Over => Err(Fault::Malformed),
+            State::Token(mechanism) => {
+                let Shown { user, token } = match mechanism {
+                    Mechanism::XOAuth2 => read_xoauth2(message)?,
+                    _ => read_oauthbearer(message)?,
+                };
+                self.state = State::TokenShown(mechanism, user.clone());
+                Ok(Turn::Token { user, token })
+            }
+            State::TokenRefused(fault, _) => Err(Fault::Token(fault)),
+            State::ScramEnd(_) | State::ScramKeys(_) | State::TokenShown(..) | State::Over => {
+                Err(Fault::Malformed)
+            }
         }
+    }
+
+    /// After [`Turn::Token`]: the token is not good. The client is told why, and answers; then that
+    /// is the end (RFC 7628 3.2.3).
+    ///
+    /// # Errors
+    /// Nobody has shown one.
+    pub fn refuse_token(&mut self, fault: TokenFault, hints: Hints<'_>) -> Result<Turn, Fault> {
+        let State::TokenShown(mechanism, user) = std::mem::replace(&mut self.state, State::Over)
+        else {
+            return Err(Fault::Malformed);
+        };
+        self.state = State::TokenRefused(fault, user);
+        Ok(Turn::Challenge(fault.challenge(mechanism, hints)))
     }
 
     /// After [`Turn::Keys`]: the keys, and random printable characters without a comma.
@@ -162,10 +202,12 @@ impl Exchange {
             State::LoginPassword(user) | State::ScramEnd(user) => Some(user),
             State::ScramKeys(first) => Some(&first.user),
             State::ScramProof(challenge) => Some(&challenge.user),
+            State::TokenShown(_, user) | State::TokenRefused(_, user) => user.as_deref(),
             State::External
             | State::Plain
             | State::LoginUser
             | State::ScramFirst(_)
+            | State::Token(_)
             | State::Over => None,
         }
     }
@@ -222,6 +264,31 @@ mod tests {
         let mut asked = Exchange::new(Mechanism::External, None);
         assert_eq!(asked.begin(None), Ok(Turn::Challenge(Vec::new())));
         assert_eq!(asked.receive(b""), Ok(Turn::Certificate { user: None }));
+    }
+
+    #[test]
+    fn rfc7628_3_2_3_a_token_that_is_not_good_is_answered_and_then_refused() {
+        for (mechanism, message) in [
+            (Mechanism::OAuthBearer, "n,a=joe,\x01auth=Bearer abc\x01\x01"),
+            (Mechanism::XOAuth2, "user=joe\x01auth=Bearer abc\x01\x01"),
+        ] {
+            let shown = Turn::Token { user: Some("joe".into()), token: Some(Secret::new("abc")) };
+            let mut exchange = Exchange::new(mechanism, None);
+            assert_eq!(exchange.begin(None), Ok(Turn::Challenge(Vec::new())));
+            assert_eq!(exchange.receive(message.as_bytes()), Ok(shown));
+            assert_eq!(exchange.user(), Some("joe"));
+            for answer in ["\x01", "", "anything"] {
+                let mut exchange = Exchange::new(mechanism, None);
+                assert!(exchange.begin(Some(message.as_bytes())).is_ok());
+                let told = exchange.refuse_token(TokenFault::Expired, Hints::default());
+                assert!(matches!(told, Ok(Turn::Challenge(json)) if json.starts_with(b"{\"s")));
+                assert_eq!(exchange.user(), Some("joe"));
+                let end = exchange.receive(answer.as_bytes());
+                assert_eq!(end, Err(Fault::Token(TokenFault::Expired)));
+                assert_eq!(exchange.receive(b""), Err(Fault::Malformed), "it is over");
+            }
+            assert_eq!(exchange.receive(b"\x01"), Err(Fault::Malformed), "nobody asked");
+        }
     }
 
     /// Plays SCRAM with this client and server; what the server came to.

@@ -258,6 +258,12 @@ impl Reply {
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
     }
 
+    /// AUTH with a token that is not good, and why.
+    pub fn auth_token(why: &str) -> Reply {
+        let text = format!("Token not accepted: {why}");
+        Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
+    }
+
     /// MAIL beyond so many messages an hour.
     pub fn too_many_messages(limit: u32, wait: Duration) -> Reply {
         let text = format!("More than {limit} messages in an hour; {}", again_in(wait));
@@ -397,6 +403,7 @@ mod tests {
             Reply::AUTHENTICATED,
             Reply::AUTH_TROUBLE,
             Reply::AUTH_WRONG,
+            Reply::auth_token("it has expired"),
             Reply::auth_too_often(Duration::from_secs(61)),
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
             Reply::too_large(1),

@@ -124,11 +124,25 @@ fn showing(
 /// # Errors
 /// None can be had.
 pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
+    believed(from).map(|(store, _)| store)
+}
+
+/// The same, as they stand in the file: for what sets up TLS by itself.
+///
+/// # Errors
+/// None can be had.
+pub fn root_certificates(from: &Roots) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    believed(from).map(|(_, certificates)| certificates)
+}
+
+type Believed = (RootCertStore, Vec<CertificateDer<'static>>);
+
+fn believed(from: &Roots) -> Result<Believed, TlsError> {
     let mut store = RootCertStore::empty();
-    match from {
+    let certificates = match from {
         Roots::System => {
             let found = rustls_native_certs::load_native_certs();
-            store.add_parsable_certificates(found.certs);
+            store.add_parsable_certificates(found.certs.iter().cloned());
             if store.is_empty() {
                 let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
                 let words = format!(
@@ -137,19 +151,22 @@ pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
                 );
                 return Err(TlsError::Other(words));
             }
+            found.certs
         }
         Roots::File(path) => {
             let fault = |cause: String| TlsError::File { path: path.clone(), cause };
             let read: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            store.add_parsable_certificates(read.map_err(|error| fault(error.to_string()))?);
+            let read = read.map_err(|error| fault(error.to_string()))?;
+            store.add_parsable_certificates(read.iter().cloned());
             if store.is_empty() {
                 let cause = "no certificate in it; roots are in PEM form, one after the other";
                 return Err(fault(cause.to_owned()));
             }
+            read
         }
-    }
-    Ok(store)
+    };
+    Ok((store, certificates))
 }
 
 /// Takes any certificate, but only from whoever has its key.

@@ -17,7 +17,7 @@ mod tests;
 mod transport;
 mod visitor;
 
-pub use client::{Client, Trust};
+pub use client::{Client, Trust, root_certificates};
 pub use server::Server;
 pub use transport::{Security, Transport};
 
@@ -47,7 +47,8 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The one implementation of cryptography for all TLS.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
