@@ -5,6 +5,7 @@
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
 use crate::sasl::{Keys, Secret};
+use crate::tls;
 use serde::Deserialize;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -18,7 +19,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 const HEAD: &str = "\
 # Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
-# By hand may be set senders, certificates, messages_per_hour and recipients_per_hour.
+# By hand may be set senders, certificates, certificate_names, messages_per_hour and
+# recipients_per_hour.
 ";
 
 /// As the file has it.
@@ -38,6 +40,8 @@ struct WrittenUser {
     senders: Option<Vec<String>>,
     #[serde(default)]
     certificates: Vec<String>,
+    #[serde(default)]
+    certificate_names: Vec<String>,
     messages_per_hour: Option<u32>,
     recipients_per_hour: Option<u32>,
 }
@@ -75,8 +79,20 @@ impl WrittenUser {
         };
         let certificates =
             self.certificates.iter().map(fingerprint).collect::<Result<Vec<_>, _>>()?;
+        let certificate_name = |text: &String| {
+            tls::certificate_name(text).ok_or_else(|| {
+                of(format!(
+                    "certificate_names: {text:?} is not a name of one; write \
+                     \"email:joe@example.com\", \"dns:host.example.com\" or \
+                     \"uri:spiffe://example.com/joe\", without *"
+                ))
+            })
+        };
+        let certificate_names =
+            self.certificate_names.iter().map(certificate_name).collect::<Result<Vec<_>, _>>()?;
         Ok(User {
             certificates,
+            certificate_names,
             name,
             password: self.password.map(Into::into),
             scram,
@@ -350,6 +366,14 @@ mod tests {
             (
                 "[[user]]\nname = \"a\"\ncertificates = [\"ab\"]",
                 "user \"a\": certificates: \"ab\" is not",
+            ),
+            (
+                "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:*.b.test\"]",
+                "user \"a\": certificate_names: \"dns:*.b.test\" is not a name of one; write \"email:",
+            ),
+            (
+                "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:B.test\", \"DNS:b.test\"]",
+                "user \"a\" or a certificate of his is there twice",
             ),
             ("[[user]]\nname = \"a\\u0007\"", "cannot be a user's name"),
             ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),

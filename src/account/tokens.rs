@@ -196,6 +196,7 @@ pub(super) fn guest(name: Box<str>) -> User {
         scram: None,
         senders: None,
         certificates: Vec::new(),
+        certificate_names: Vec::new(),
         messages_per_hour: None,
         recipients_per_hour: None,
     }

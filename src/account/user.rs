@@ -34,6 +34,9 @@ pub struct User {
     pub senders: Option<Vec<Sender>>,
     /// SHA-256 of certificates that are his.
     pub certificates: Vec<Fingerprint>,
+    /// Names of certificates that are his if somebody vouches for them, as
+    /// [`crate::tls::certificate_name`] has them.
+    pub certificate_names: Vec<Box<str>>,
     /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
     pub messages_per_hour: Option<u32>,
     /// The same of recipients.
@@ -143,6 +146,7 @@ impl std::fmt::Display for Sender {
 pub struct Users {
     by_name: HashMap<Box<str>, Arc<User>>,
     by_certificate: HashMap<Fingerprint, Arc<User>>,
+    by_certificate_name: HashMap<Box<str>, Arc<User>>,
 }
 
 impl Users {
@@ -151,9 +155,26 @@ impl Users {
         self.by_name.get(&prepared_name(name)?)
     }
 
-    /// The user whose certificate has this fingerprint.
-    pub fn find_by_certificate(&self, fingerprint: &Fingerprint) -> Option<&Arc<User>> {
-        self.by_certificate.get(fingerprint)
+    /// The users whose certificate has this fingerprint, or one of these names: each of them once.
+    pub fn find_by_certificate(
+        &self,
+        fingerprint: Option<&Fingerprint>,
+        names: &[Box<str>],
+    ) -> Vec<&Arc<User>> {
+        let by_print = fingerprint.and_then(|print| self.by_certificate.get(print));
+        let by_name = names.iter().filter_map(|name| self.by_certificate_name.get(name));
+        let mut found: Vec<&Arc<User>> = Vec::new();
+        for user in by_print.into_iter().chain(by_name) {
+            if !found.contains(&user) {
+                found.push(user);
+            }
+        }
+        found
+    }
+
+    /// Whether somebody is known by a name in his certificate.
+    pub fn knows_certificate_names(&self) -> bool {
+        !self.by_certificate_name.is_empty()
     }
 
     /// How many.
@@ -179,6 +200,9 @@ impl Users {
         let mut is_new = true;
         for &fingerprint in &user.certificates {
             is_new &= self.by_certificate.insert(fingerprint, Arc::clone(&user)).is_none();
+        }
+        for name in &user.certificate_names {
+            is_new &= self.by_certificate_name.insert(name.clone(), Arc::clone(&user)).is_none();
         }
         is_new && self.by_name.insert(user.name.clone(), user).is_none()
     }
@@ -286,6 +310,7 @@ mod tests {
             scram: None,
             senders: Some(senders),
             certificates: Vec::new(),
+            certificate_names: Vec::new(),
             messages_per_hour: None,
             recipients_per_hour: None,
         }

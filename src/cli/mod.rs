@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            if let Err(error) = config.auth.users.as_deref().map_or(Ok(()), user::check) {
+            if let Err(error) = user::check(&config) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }

@@ -149,6 +149,8 @@ pub struct Tls {
     pub only_1_3: bool,
     /// Whom to believe about the names of servers.
     pub roots: Roots,
+    /// The file with those whom to believe about the names of clients; without it nobody.
+    pub client_roots: Option<PathBuf>,
 }
 
 /// A certificate and its key.

@@ -55,6 +55,9 @@ impl Config {
             Roots::System => page.text("roots", "system"),
             Roots::File(path) => page.path("roots", path),
         }
+        if let Some(path) = &tls.client_roots {
+            page.path("client_roots", path);
+        }
         for certificate in &tls.certificates {
             page.head("[[tls.certificate]]");
             page.path("cert", &certificate.cert);

@@ -320,6 +320,7 @@ fn the_manual_shows_every_default() {
         "tls.cert",
         "tls.key",
         "tls.certificate.",
+        "tls.client_roots",
     ];
     let report = table::Report::default();
     let tree = source::read_file(&shown, &"manual".into()).unwrap();
@@ -396,6 +397,7 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",
+            "tls.client_roots",
             "tls.key",
         ]
     );

@@ -18,6 +18,7 @@ pub(super) fn tls(mut table: Table) -> Tls {
         _ => Err(format!("{text:?} is not a version; write \"1.2\" or \"1.3\"")),
     });
     let roots = table.parsed("roots", Roots::System, read_roots);
+    let client_roots = table.parsed("client_roots", None, |text| read_path(text).map(Some));
     let mut certificates: Vec<Certificate> =
         certificate(&mut table, ["cert", "key"], false).into_iter().collect();
     table.none_of("certificate").know(&["cert", "key"]);
@@ -31,7 +32,7 @@ pub(super) fn tls(mut table: Table) -> Tls {
         one.end();
     }
     table.end();
-    Tls { certificates, only_1_3, roots }
+    Tls { certificates, only_1_3, roots, client_roots }
 }
 
 /// `roots`: whom to believe.

@@ -189,6 +189,10 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
     let workers = Arc::new(workers);
     let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
+    let named = desk.as_ref().is_some_and(|desk| desk.users().knows_certificate_names());
+    if named && config.tls.client_roots.is_none() {
+        tracing::warn!("{}", account::NAMES_WITHOUT_ROOTS);
+    }
     let logins = match logins.as_slice() {
         [] => None,
         some => Some(Arc::new(Logins::open(some, &workers)?)),
@@ -201,7 +205,7 @@ fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> 
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
-        let files = files.collect();
+        let files = files.chain(tls.client_roots.clone()).collect();
         let reload = move || {
             server.reload(&tls).map_err(|error| error.to_string())?;
             Ok(tls.certificates.len())

@@ -158,18 +158,23 @@ impl Connection<'_> {
 
     /// Whose certificate the client has shown.
     fn check_certificate(&self, desk: &Desk, user: Option<String>) -> End {
-        let shown = self.session.protection().and_then(|there| there.client_fingerprint);
         let users = desk.users();
-        let found = shown.and_then(|shown| users.find_by_certificate(&shown));
-        match (found, user) {
-            (Some(found), Some(user)) if users.find(&user) != Some(found) => {
-                End::Refused(Some(user), Reply::AUTH_OTHER_IDENTITY)
-            }
-            (Some(found), _) => End::Right(Arc::clone(found)),
-            (None, user) => {
+        let found = self.session.protection().map(|there| {
+            users.find_by_certificate(there.client_fingerprint.as_ref(), &there.client_names)
+        });
+        let found = found.unwrap_or_default();
+        let named = user.as_deref().and_then(|user| users.find(user));
+        match (found.as_slice(), &user) {
+            ([], _) => {
                 desk.failed(self.session.client_address().ip(), user.as_deref());
                 End::Refused(user, Reply::AUTH_WRONG)
             }
+            ([only], None) => End::Right(Arc::clone(only)),
+            (_, None) => End::Refused(None, Reply::AUTH_WHICH_USER),
+            (some, Some(_)) => match named.filter(|named| some.contains(named)) {
+                Some(named) => End::Right(Arc::clone(named)),
+                None => End::Refused(user, Reply::AUTH_OTHER_IDENTITY),
+            },
         }
     }
 

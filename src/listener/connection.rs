@@ -136,6 +136,7 @@ async fn shake_hands(
         cipher: there.cipher,
         channel: there.channel,
         client_fingerprint: there.client_fingerprint,
+        client_names: there.client_names,
     })
 }
 

@@ -98,6 +98,8 @@ pub struct Protection {
     pub channel: Option<[u8; 32]>,
     /// SHA-256 of the certificate that the client has shown.
     pub client_fingerprint: Option<[u8; 32]>,
+    /// The names in it, where somebody vouches for them.
+    pub client_names: Vec<Box<str>>,
 }
 
 /// One client's session, from the greeting to the close.

@@ -170,6 +170,7 @@ fn protection() -> Protection {
         cipher: "TLS_AES_256_GCM_SHA384".into(),
         channel: None,
         client_fingerprint: None,
+        client_names: Vec::new(),
     }
 }
 

@@ -198,6 +198,7 @@ mod tests {
             cipher: "TLS_ECDHE_X".into(),
             channel: None,
             client_fingerprint: None,
+            client_names: Vec::new(),
         };
         assert_eq!(
             written(|trace| {

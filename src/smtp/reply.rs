@@ -82,6 +82,9 @@ impl Reply {
     /// AUTH: one user for another.
     pub const AUTH_OTHER_IDENTITY: Reply =
         with(535, Status(5, 7, 8), "One user cannot act for another here");
+    /// AUTH EXTERNAL by a certificate of several users.
+    pub const AUTH_WHICH_USER: Reply =
+        with(535, Status(5, 7, 8), "This certificate is of several users; name the one you are");
     /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
     pub const AUTH_BINDING: Reply =
         with(535, Status(5, 7, 8), "Channel binding does not fit; is somebody in between?");

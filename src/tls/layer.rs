@@ -1,5 +1,6 @@
 //! rustls between a stream and its user: records in and out, never a socket of its own.
 
+use super::server::Server;
 use super::transport::Security;
 use crate::ring::{RecvBuf, Stream};
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
@@ -18,6 +19,7 @@ pub(super) struct Layer {
     cipher: RecvBuf,
     outgoing: Vec<u8>,
     ended: bool,
+    client_names: Vec<Box<str>>,
 }
 
 impl Layer {
@@ -25,7 +27,7 @@ impl Layer {
         // We send what is encrypted before more is: the bound is ours.
         tls.set_buffer_limit(None);
         let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
-        Layer { tls, cipher, outgoing: Vec::new(), ended: false }
+        Layer { tls, cipher, outgoing: Vec::new(), ended: false, client_names: Vec::new() }
     }
 
     /// The handshake, within `timeout` as a whole. `InvalidData` when the two do not agree; the
@@ -56,6 +58,12 @@ impl Layer {
             }
         }
         self.flush(stream, left()?).await
+    }
+
+    /// After the handshake: who the client is, if it has shown a certificate.
+    pub(super) fn look_at_client(&mut self, server: &Server) {
+        self.client_names =
+            server.names_of_client(self.tls.peer_certificates().unwrap_or_default());
     }
 
     pub(super) async fn recv(
@@ -150,7 +158,14 @@ impl Layer {
                 .map(|certificate| Sha256::digest(certificate).into()),
             Connection::Client(_) => None,
         };
-        Security { version, cipher: cipher.into(), resumed, channel, client_fingerprint }
+        Security {
+            version,
+            cipher: cipher.into(),
+            resumed,
+            channel,
+            client_fingerprint,
+            client_names: self.client_names.clone(),
+        }
     }
 
     /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that

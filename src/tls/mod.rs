@@ -11,6 +11,7 @@
 
 mod client;
 mod layer;
+mod names;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod transport;
 mod visitor;
 
 pub use client::{Client, Trust, root_certificates};
+pub use names::certificate_name;
 pub use server::Server;
 pub use transport::{Security, Transport};
 

@@ -1,14 +1,15 @@
 //! The certificates that the relay shows, by the name that a client asks for.
 
 use super::visitor::AnyVisitor;
-use super::{TlsError, provider, versions};
-use crate::config::{self, Certificate};
+use super::{TlsError, client, names, provider, versions};
+use crate::config::{self, Certificate, Roots};
 use rustls::ServerConfig;
 use rustls::crypto::ring::Ticketer;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
@@ -62,6 +63,23 @@ impl Server {
         Ok(())
     }
 
+    /// The names of a client by the certificate that it has shown, where one of `tls.client_roots`
+    /// vouches for it, now, and for clients. Also of a session taken up again: what was true when
+    /// that began need not be.
+    pub(super) fn names_of_client(&self, shown: &[CertificateDer<'_>]) -> Vec<Box<str>> {
+        let Some((own, others)) = shown.split_first() else { return Vec::new() };
+        let Some(vouching) = self.shown.now().and_then(|now| now.vouching.clone()) else {
+            return Vec::new();
+        };
+        match vouching.verify_client_cert(own, others, UnixTime::now()) {
+            Ok(_) => names::names_of(own),
+            Err(error) => {
+                tracing::debug!(%error, "nobody vouches for the certificate of a client");
+                Vec::new()
+            }
+        }
+    }
+
     pub(super) fn config(&self, asks_for_certificate: bool) -> Arc<ServerConfig> {
         Arc::clone(if asks_for_certificate { &self.asking } else { &self.config })
     }
@@ -80,6 +98,14 @@ struct Certificates {
     first: Arc<CertifiedKey>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    /// Whoever vouches for clients.
+    vouching: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Shown {
+    fn now(&self) -> Option<Arc<Certificates>> {
+        Some(Arc::clone(&*self.certificates.read().ok()?))
+    }
 }
 
 impl Certificates {
@@ -95,7 +121,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let certificates = Arc::clone(&*self.certificates.read().ok()?);
+        let certificates = self.now()?;
         Some(match hello.server_name() {
             Some(name) => certificates.of_name(name),
             None => Arc::clone(&certificates.first),
@@ -115,7 +141,13 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
         first.get_or_insert(key);
     }
     let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
-    Ok(Certificates { first, by_name })
+    let vouching = tls.client_roots.as_ref().map(|path| {
+        let roots = Arc::new(client::roots(&Roots::File(path.clone()))?);
+        WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| TlsError::File { path: path.clone(), cause: error.to_string() })
+    });
+    Ok(Certificates { first, by_name, vouching: vouching.transpose()? })
 }
 
 /// A certificate with its key, and the names it is for.

@@ -23,7 +23,7 @@ fn certificate(folder: &Path, names: &[&str]) -> Certificate {
 }
 
 fn tls(certificates: Vec<Certificate>, roots: Roots) -> config::Tls {
-    config::Tls { certificates, only_1_3: false, roots }
+    config::Tls { certificates, only_1_3: false, roots, client_roots: None }
 }
 
 fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {

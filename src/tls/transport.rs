@@ -33,6 +33,8 @@ pub struct Security {
     pub channel: Option<[u8; 32]>,
     /// Of the client's certificate, when it was asked for one and has its key: SHA-256.
     pub client_fingerprint: Option<[u8; 32]>,
+    /// Its names, as [`super::certificate_name`] has them, if one of `tls.client_roots` vouches.
+    pub client_names: Vec<Box<str>>,
 }
 
 impl Transport {
@@ -55,7 +57,11 @@ impl Transport {
     ) -> io::Result<()> {
         let tls =
             ServerConnection::new(server.config(asks_for_certificate)).map_err(io::Error::other)?;
-        self.secure(Connection::Server(tls), timeout).await
+        self.secure(Connection::Server(tls), timeout).await?;
+        if let Some(layer) = &mut self.layer {
+            layer.look_at_client(server);
+        }
+        Ok(())
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),

@@ -15,12 +15,13 @@ import sending
 import tokens
 import tools
 import users
+import visitors
 import wiring
 from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, mtas, users, tokens,
+    sending, postfix, mtas, users, tokens, visitors,
 )
 
 if __name__ == "__main__":
