@@ -93,7 +93,7 @@ impl Connection<'_> {
                 })
             }
             Ok(Turn::Token { user, token }) => self.check_token(&desk, user, token).await,
-            Ok(Turn::Certificate { user }) => Err(self.check_certificate(&desk, user)),
+            Ok(Turn::Certificate { user }) => Err(self.check_certificate(&desk, user).await),
             Ok(Turn::Proven { user }) => Err(match desk.users().find(&user) {
                 Some(found) => End::Right(Arc::clone(found)),
                 None => {
@@ -157,25 +157,29 @@ impl Connection<'_> {
     }
 
     /// Whose certificate the client has shown.
-    fn check_certificate(&self, desk: &Desk, user: Option<String>) -> End {
+    async fn check_certificate(&self, desk: &Desk, user: Option<String>) -> End {
+        let attempt = match attempt(desk, self.session.client_address().ip(), user.as_deref()).await
+        {
+            Ok(attempt) => attempt,
+            Err(end) => return end,
+        };
         let users = desk.users();
         let found = self.session.protection().map(|there| {
             users.find_by_certificate(there.client_fingerprint.as_ref(), &there.client_names)
         });
         let found = found.unwrap_or_default();
         let named = user.as_deref().and_then(|user| users.find(user));
-        match (found.as_slice(), &user) {
-            ([], _) => {
-                desk.failed(self.session.client_address().ip(), user.as_deref());
-                End::Refused(user, Reply::AUTH_WRONG)
-            }
-            ([only], None) => End::Right(Arc::clone(only)),
-            (_, None) => End::Refused(None, Reply::AUTH_WHICH_USER),
+        let right = match (found.as_slice(), &user) {
+            ([], _) => return End::Refused(user, Reply::AUTH_WRONG),
+            ([only], None) => only,
+            (_, None) => return End::Refused(None, Reply::AUTH_WHICH_USER),
             (some, Some(_)) => match named.filter(|named| some.contains(named)) {
-                Some(named) => End::Right(Arc::clone(named)),
-                None => End::Refused(user, Reply::AUTH_OTHER_IDENTITY),
+                Some(named) => named,
+                None => return End::Refused(user, Reply::AUTH_OTHER_IDENTITY),
             },
-        }
+        };
+        attempt.not_wrong();
+        End::Right(Arc::clone(right))
     }
 
     /// Gives the exchange the client's answer. A proof is checked there and then, and the challenge

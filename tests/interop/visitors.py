@@ -63,9 +63,9 @@ def known(relay, *users):
 
 
 @contextlib.contextmanager
-def relay_with_roots(path, text=""):
-    asking = SUBMISSION + f'client_certificates = true\n[tls]\nclient_roots = "{path}"\n' + text
-    with relay_with_users("--set", "auth.failures_per_address=1000", text=asking) as (relay, root):
+def relay_with_roots(path, failures=1000):
+    asking = SUBMISSION + f'client_certificates = true\n[tls]\nclient_roots = "{path}"\n'
+    with relay_with_users("--set", f"auth.failures_per_address={failures}", text=asking) as (relay, root):
         yield relay, root
 
 
@@ -108,6 +108,18 @@ def of_a_certificate_of_several_users_one_is_named():
             assert external(relay, root, pair, "joe")[0] == 535
 
 
+def certificates_that_do_not_fit_are_counted_like_passwords():
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Authority(folder, "ours")
+        with relay_with_roots(ours.root, 3) as (relay, root):
+            known(relay, ("ann", 'certificate_names = ["email:a@example.com"]'))
+            right = ours.issue("right", "email:a@example.com")
+            assert external(relay, root, right)[0] == 235
+            replies = [external(relay, root, right, "joe")[0] for _ in range(4)]
+            assert replies == [535, 535, 535, 454], replies
+            assert external(relay, root, right)[0] == 454, "the right one, too"
+
+
 def roots_of_clients_are_read_again():
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Authority(folder, "ours"), Authority(folder, "theirs")
@@ -140,6 +152,7 @@ def names_without_roots_are_warned_of():
 TESTS = (
     a_name_that_a_root_vouches_for_lets_a_user_in,
     of_a_certificate_of_several_users_one_is_named,
+    certificates_that_do_not_fit_are_counted_like_passwords,
     roots_of_clients_are_read_again,
     names_without_roots_are_warned_of,
 )
