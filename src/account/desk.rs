@@ -193,7 +193,7 @@ impl Desk {
         let name = user::prepared_name(name)?;
         let users = self.users();
         let known = users.find(&name).and_then(|user| user.scram.clone());
-        Some(known.unwrap_or_else(|| user::decoy_keys(&self.secret, &name)))
+        Some(known.unwrap_or_else(|| users.decoy_keys(&self.secret, &name)))
     }
 
     /// Whether `password` is that of `name`.

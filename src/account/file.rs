@@ -4,7 +4,7 @@
 
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
-use crate::sasl::{Keys, Secret};
+use crate::sasl::{Keys, Secret, decode, encode};
 use crate::tls;
 use serde::Deserialize;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -20,13 +20,14 @@ const MODE: u32 = 0o600;
 const HEAD: &str = "\
 # Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
 # By hand may be set senders, certificates, certificate_names, messages_per_hour and
-# recipients_per_hour.
+# recipients_per_hour. Of decoy_key is made what names that are not here are answered with.
 ";
 
 /// As the file has it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    decoy_key: Option<String>,
     #[serde(default)]
     user: Vec<WrittenUser>,
 }
@@ -115,6 +116,12 @@ pub fn read(path: &Path) -> Result<Users, UsersError> {
 fn understood(text: &str) -> Result<Users, String> {
     let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
     let mut users = Users::default();
+    if let Some(text) = written.decoy_key {
+        let key = decode(text.as_bytes()).and_then(|key| key.try_into().ok());
+        let fault =
+            || "decoy_key: not 32 bytes in base64; without it `ringpost user add` makes one";
+        users.decoy_key = Some(key.ok_or_else(fault)?);
+    }
     for one in written.user {
         let user = one.understood()?;
         let name = user.name.clone();
@@ -122,6 +129,7 @@ fn understood(text: &str) -> Result<Users, String> {
             return Err(format!("user {name:?} or a certificate of his is there twice"));
         }
     }
+    users.settle();
     Ok(users)
 }
 
@@ -229,6 +237,11 @@ fn change(
         fault("its users are not tables of their own: write [[user]] for each".to_owned())
     })?;
     edit(users)?;
+    if !document.contains_key("decoy_key") {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| fault(format!("no randomness: {error}")))?;
+        document.insert("decoy_key", toml_edit::value(encode(&key)));
+    }
     let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };
     understood(&text).map_err(fault)?;
     put(&target, &text).map_err(said)
@@ -332,6 +345,24 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("# ours\n") && text.contains("# from the old relay"), "{text}");
         assert_eq!(read(&path).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_gets_a_decoy_key_and_keeps_it() {
+        let (_folder, path) = folder();
+        fs::write(&path, "# ours\n[[user]]\nname = \"old\"\n").unwrap();
+        assert_eq!(read(&path).unwrap().decoy_key, None);
+        add_one(&path, "joe", "one").unwrap();
+        let users = read(&path).unwrap();
+        let key = users.decoy_key.unwrap();
+        assert!(users.warnings(true).is_empty());
+        remove(&path, "joe").unwrap();
+        assert_eq!(read(&path).unwrap().decoy_key, Some(key));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("decoy_key = \"") && text.contains("# ours\n[[user]]"), "{text}");
+        fs::write(&path, "decoy_key = \"abc\"").unwrap();
+        let told = read(&path).unwrap_err().to_string();
+        assert!(told.contains("decoy_key: not 32 bytes in base64"), "{told}");
     }
 
     #[test]

@@ -36,10 +36,6 @@ pub use work::Workers;
 use crate::tls::TlsError;
 use std::path::PathBuf;
 
-/// What to tell who has named certificates in vain.
-pub const NAMES_WITHOUT_ROOTS: &str = "users have certificate_names, and nobody vouches for such \
-    names; set tls.client_roots";
-
 /// What is wrong with a file of users or passwords.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {

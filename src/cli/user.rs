@@ -39,8 +39,8 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
 pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     let Some(path) = &config.auth.users else { return Ok(()) };
     let users = account::read(path)?;
-    if users.knows_certificate_names() && config.tls.client_roots.is_none() {
-        eprintln!("ringpost: warning: {}: {}", path.display(), account::NAMES_WITHOUT_ROOTS);
+    for warning in users.warnings(config.tls.client_roots.is_some()) {
+        eprintln!("ringpost: warning: {}: {warning}", path.display());
     }
     if account::readable_by_others(path) {
         eprintln!(

@@ -189,9 +189,10 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
     let workers = Arc::new(workers);
     let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
-    let named = desk.as_ref().is_some_and(|desk| desk.users().knows_certificate_names());
-    if named && config.tls.client_roots.is_none() {
-        tracing::warn!("{}", account::NAMES_WITHOUT_ROOTS);
+    let known = desk.as_ref().map(|desk| desk.users());
+    for warning in known.iter().flat_map(|users| users.warnings(config.tls.client_roots.is_some()))
+    {
+        tracing::warn!("users file: {warning}");
     }
     let logins = match logins.as_slice() {
         [] => None,

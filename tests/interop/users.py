@@ -212,6 +212,21 @@ def scram_plus_is_tied_to_the_connection_that_openssl_sees():
         assert try_it(lambda channel: channel[::-1]) == "535 5.7.8", "another connection"
 
 
+def names_of_nobody_are_answered_the_same_after_a_restart():
+    def challenge(relay, root, name):
+        with secured(relay, root) as client:
+            first = base64.b64encode(f"n,,n={name},r=abc".encode()).decode()
+            code, text = client.docmd("AUTH", f"SCRAM-SHA-256 {first}")
+            assert code == 334, (code, text)
+            return base64.b64decode(text).decode().split(",")[1:]
+    with relay_with_users() as (relay, root):
+        before = [challenge(relay, root, name) for name in ("joe", "nobody")]
+        assert before[0] != before[1] and before[0][1] == before[1][1] == "i=100000", before
+        assert user(relay.users, "add", "ann", password="eraser")[0] == 0
+        relay.restart()
+        assert [challenge(relay, root, name) for name in ("joe", "nobody")] == before
+
+
 def who_guesses_is_made_to_wait():
     with relay_with_users("--set", "auth.failures_per_address=3", "--set", "auth.failure_window=3s") as (relay, root):
         with secured(relay, root) as client:
@@ -505,6 +520,7 @@ TESTS = (
     smtplib_logs_in_and_the_trace_and_the_events_say_so,
     swaks_curl_and_msmtp_log_in,
     scram_plus_is_tied_to_the_connection_that_openssl_sees,
+    names_of_nobody_are_answered_the_same_after_a_restart,
     who_guesses_is_made_to_wait,
     guesses_at_once_are_not_more_than_guesses_one_by_one,
     a_refusal_comes_late,
