@@ -21,7 +21,7 @@
 
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Status, Timestamp};
-use ringpost::sasl::{Exchange, Fault, Hints, Keys, Mechanism, TokenFault, Turn, decode};
+use ringpost::sasl::{Channels, Exchange, Fault, Hints, Keys, Mechanism, TokenFault, Turn, decode};
 use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
@@ -320,7 +320,7 @@ impl<'a> Player<'a> {
     fn authenticate(&mut self, input: AuthInput) -> Step {
         let turn = match input {
             AuthInput::Begin(mechanism, initial) => {
-                let exchange = self.exchange.insert(Exchange::new(mechanism, None));
+                let exchange = self.exchange.insert(Exchange::new(mechanism, Channels::default()));
                 exchange.begin(initial.as_deref())
             }
             AuthInput::Answer(message) => self.exchange.as_mut().unwrap().receive(&message),

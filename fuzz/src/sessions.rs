@@ -4,7 +4,7 @@
 use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
-use ringpost::sasl::{Exchange, Hints, Mechanism, TokenFault, Turn};
+use ringpost::sasl::{Channels, Exchange, Hints, Mechanism, TokenFault, Turn};
 use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::rc::Rc;
@@ -87,7 +87,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                 Step::Auth(input) => {
                     let turn = match input {
                         AuthInput::Begin(mechanism, initial) => exchange
-                            .insert(Exchange::new(mechanism, None))
+                            .insert(Exchange::new(mechanism, Channels::default()))
                             .begin(initial.as_deref()),
                         AuthInput::Answer(message) => {
                             exchange.as_mut().expect("begun").receive(&message)

@@ -70,8 +70,9 @@ impl Connection<'_> {
                 if let Some(wait) = desk.wait(address, None) {
                     return Err(End::Refused(None, Reply::auth_too_often(wait)));
                 }
-                let channel = self.session.protection().and_then(|there| there.channel);
-                let exchange = self.exchange.insert(Exchange::new(mechanism, channel));
+                let there = self.session.protection();
+                let channels = there.map(|there| there.channels.clone()).unwrap_or_default();
+                let exchange = self.exchange.insert(Exchange::new(mechanism, channels));
                 exchange.begin(initial.as_deref())
             }
             AuthInput::Answer(message) => self.take_answer(&desk, &message).await?,
@@ -101,7 +102,7 @@ impl Connection<'_> {
                     End::Refused(Some(user), Reply::AUTH_WRONG)
                 }
             }),
-            Err(fault) => Err(End::Refused(said, refusal(fault))),
+            Err(fault) => Err(End::Refused(said, self.refusal(fault))),
         }
     }
 
@@ -118,7 +119,8 @@ impl Connection<'_> {
         match (self.exchange.as_mut(), nonce()) {
             (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
                 Ok(Turn::Challenge(message)) => Ok(message),
-                _ => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
+                Ok(_) => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
+                Err(fault) => Err(End::Refused(Some(user), self.refusal(fault))),
             },
             _ => Err(End::Refused(Some(user), Reply::AUTH_TROUBLE)),
         }
@@ -152,7 +154,7 @@ impl Connection<'_> {
         let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, desk.hints()));
         match told {
             Some(Ok(Turn::Challenge(message))) => Ok(message),
-            _ => Err(End::Refused(user, refusal(Fault::Token(fault)))),
+            _ => Err(End::Refused(user, self.refusal(Fault::Token(fault)))),
         }
     }
 
@@ -182,6 +184,20 @@ impl Connection<'_> {
         End::Right(Arc::clone(right))
     }
 
+    /// What a fault is answered with.
+    fn refusal(&self, fault: Fault) -> Reply {
+        match fault {
+            Fault::Proof => Reply::AUTH_WRONG,
+            Fault::Malformed => Reply::AUTH_MALFORMED,
+            Fault::OtherIdentity => Reply::AUTH_OTHER_IDENTITY,
+            Fault::ChannelBinding => {
+                let there = self.exchange.as_ref().map(|exchange| exchange.channels().names());
+                Reply::auth_binding(&there.unwrap_or_default())
+            }
+            Fault::Token(why) => Reply::auth_token(&why.to_string()),
+        }
+    }
+
     /// Gives the exchange the client's answer. A proof is checked there and then, and the challenge
     /// for it may be old: so it is asked once more whether it may be.
     async fn take_answer(
@@ -196,8 +212,8 @@ impl Connection<'_> {
         };
         let attempt = attempt(desk, address, Some(&user)).await?;
         let turn = exchange.receive(message);
-        if turn == Err(Fault::Proof) {
-            return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+        if let Err(fault @ (Fault::Proof | Fault::ChannelBinding)) = turn {
+            return Err(End::Refused(Some(user), self.refusal(fault)));
         }
         attempt.not_wrong();
         Ok(turn)
@@ -215,17 +231,6 @@ impl Connection<'_> {
             user: &user,
             ..Event::new(Kind::Rejected, self.intake.now())
         });
-    }
-}
-
-/// What a fault is answered with.
-fn refusal(fault: Fault) -> Reply {
-    match fault {
-        Fault::Proof => Reply::AUTH_WRONG,
-        Fault::Malformed => Reply::AUTH_MALFORMED,
-        Fault::OtherIdentity => Reply::AUTH_OTHER_IDENTITY,
-        Fault::ChannelBinding => Reply::AUTH_BINDING,
-        Fault::Token(why) => Reply::auth_token(&why.to_string()),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
-use crate::sasl::{Exchange, Mechanism};
+use crate::sasl::{Channels, Exchange, Mechanism};
 use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
 use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
@@ -134,7 +134,7 @@ async fn shake_hands(
     Ok(Protection {
         version: there.version,
         cipher: there.cipher,
-        channel: there.channel,
+        channels: Channels { exporter: there.exporter, end_point: there.end_point },
         client_fingerprint: there.client_fingerprint,
         client_names: there.client_names,
     })

@@ -9,7 +9,7 @@ mod scram;
 mod server;
 mod token;
 
-pub use scram::{Client, Digest, Expected, Keys, keyed};
+pub use scram::{Channels, Client, Digest, Expected, Keys, keyed};
 pub use server::{Exchange, Turn};
 pub use token::{Hints, TokenFault};
 

@@ -26,6 +26,7 @@ pub use submission::HeaderWatch;
 
 use crate::config;
 use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
+use crate::sasl::Channels;
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
     Skipped, Verb,
@@ -94,8 +95,8 @@ pub struct Protection {
     pub version: &'static str,
     /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
-    /// What an exchange of AUTH can be tied to (RFC 9266).
-    pub channel: Option<[u8; 32]>,
+    /// What an exchange of AUTH can be tied to.
+    pub channels: Channels,
     /// SHA-256 of the certificate that the client has shown.
     pub client_fingerprint: Option<[u8; 32]>,
     /// The names in it, where somebody vouches for them.

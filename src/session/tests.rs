@@ -168,7 +168,7 @@ fn protection() -> Protection {
     Protection {
         version: "TLSv1.3",
         cipher: "TLS_AES_256_GCM_SHA384".into(),
-        channel: None,
+        channels: Channels::default(),
         client_fingerprint: None,
         client_names: Vec::new(),
     }

@@ -85,9 +85,6 @@ impl Reply {
     /// AUTH EXTERNAL by a certificate of several users.
     pub const AUTH_WHICH_USER: Reply =
         with(535, Status(5, 7, 8), "This certificate is of several users; name the one you are");
-    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
-    pub const AUTH_BINDING: Reply =
-        with(535, Status(5, 7, 8), "Channel binding does not fit; is somebody in between?");
     /// AUTH in the clear.
     pub const AUTH_NEEDS_TLS: Reply =
         with(538, Status(5, 7, 11), "Encryption required; say STARTTLS first");
@@ -261,6 +258,13 @@ impl Reply {
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
     }
 
+    /// AUTH: the two ends see different TLS connections, or the client was kept from binding. `there`
+    /// is what it may bind to.
+    pub fn auth_binding(there: &str) -> Reply {
+        let text = format!("Channel binding does not fit (here: {there}); is somebody in between?");
+        Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
+    }
+
     /// AUTH with a token that is not good, and why.
     pub fn auth_token(why: &str) -> Reply {
         let text = format!("Token not accepted: {why}");
@@ -406,6 +410,7 @@ mod tests {
             Reply::AUTHENTICATED,
             Reply::AUTH_TROUBLE,
             Reply::AUTH_WRONG,
+            Reply::auth_binding("tls-exporter"),
             Reply::auth_token("it has expired"),
             Reply::auth_too_often(Duration::from_secs(61)),
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),

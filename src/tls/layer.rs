@@ -20,6 +20,7 @@ pub(super) struct Layer {
     outgoing: Vec<u8>,
     ended: bool,
     client_names: Vec<Box<str>>,
+    end_point: Option<Vec<u8>>,
 }
 
 impl Layer {
@@ -27,7 +28,14 @@ impl Layer {
         // We send what is encrypted before more is: the bound is ours.
         tls.set_buffer_limit(None);
         let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
-        Layer { tls, cipher, outgoing: Vec::new(), ended: false, client_names: Vec::new() }
+        Layer {
+            tls,
+            cipher,
+            outgoing: Vec::new(),
+            ended: false,
+            client_names: Vec::new(),
+            end_point: None,
+        }
     }
 
     /// The handshake, within `timeout` as a whole. `InvalidData` when the two do not agree; the
@@ -60,10 +68,12 @@ impl Layer {
         self.flush(stream, left()?).await
     }
 
-    /// After the handshake: who the client is, if it has shown a certificate.
-    pub(super) fn look_at_client(&mut self, server: &Server) {
-        self.client_names =
-            server.names_of_client(self.tls.peer_certificates().unwrap_or_default());
+    /// After a server's handshake: what it has shown, and who the client is, if that has shown a
+    /// certificate, too.
+    pub(super) fn look_back(&mut self, server: &Server) {
+        let Connection::Server(tls) = &self.tls else { return };
+        self.client_names = server.names_of_client(tls.peer_certificates().unwrap_or_default());
+        self.end_point = server.end_point(tls.server_name());
     }
 
     pub(super) async fn recv(
@@ -145,7 +155,7 @@ impl Layer {
             None => cipher.to_owned(),
         };
         let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        let channel = (version == "TLSv1.3")
+        let exporter = (version == "TLSv1.3")
             .then(|| {
                 let (label, nothing) = (b"EXPORTER-Channel-Binding", Some(&[][..]));
                 self.tls.export_keying_material([0; 32], label, nothing).ok()
@@ -162,7 +172,8 @@ impl Layer {
             version,
             cipher: cipher.into(),
             resumed,
-            channel,
+            exporter,
+            end_point: self.end_point.clone(),
             client_fingerprint,
             client_names: self.client_names.clone(),
         }

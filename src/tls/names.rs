@@ -1,6 +1,8 @@
 //! What a certificate says of itself, as far as the libraries under TLS do not tell: the names in
-//! its subjectAltName (RFC 5280 4.2.1.6). Whoever reads them believes them only of a certificate
-//! that somebody has vouched for.
+//! its subjectAltName (RFC 5280 4.2.1.6), and the hash that stands for it in channel bindings (RFC
+//! 5929 4.1). Whoever reads names believes them only of a certificate that somebody has vouched for.
+
+use sha2::{Digest, Sha256, Sha384, Sha512};
 
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
@@ -62,6 +64,29 @@ pub(super) fn names_of(certificate: &[u8]) -> Vec<Box<str>> {
         }
     }
     names
+}
+
+/// What stands for the certificate in tls-server-end-point: its hash by the algorithm that it was
+/// signed with, but SHA-256 for the broken ones. `None` where that is not defined (RFC 5929 4.1), or
+/// has parameters of its own.
+pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (whole, _) = expect(certificate, SEQUENCE)?;
+    let (_, rest) = expect(whole, SEQUENCE)?;
+    let (algorithm, _) = expect(rest, SEQUENCE)?;
+    let (algorithm, _) = expect(algorithm, OBJECT)?;
+    // RSA with PKCS #1 (RFC 8017 A.2.4), and ECDSA (RFC 5758 3.2, RFC 3279 2.2.3).
+    let (rsa, ecdsa) = (
+        algorithm.strip_prefix(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01]),
+        algorithm.strip_prefix(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04]),
+    );
+    match (rsa, ecdsa) {
+        (Some([4 | 5 | 11]), _) | (_, Some([1] | [3, 2])) => {
+            Some(Sha256::digest(certificate).to_vec())
+        }
+        (Some([12]), _) | (_, Some([3, 3])) => Some(Sha384::digest(certificate).to_vec()),
+        (Some([13]), _) | (_, Some([3, 4])) => Some(Sha512::digest(certificate).to_vec()),
+        _ => None,
+    }
 }
 
 /// What stands in the subjectAltName of a certificate.
@@ -148,7 +173,7 @@ mod tests {
         assert!(names_of(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, Vec::new())).is_empty());
         for cut in 0..made.len() {
             // Whatever is left: no panic, and no name that is not there.
-            assert!(names_of(&made[..cut]).len() <= 3);
+            assert!(names_of(&made[..cut]).len() <= 3 && end_point(&made[..cut]).is_none());
         }
     }
 
@@ -171,5 +196,14 @@ mod tests {
         ] {
             assert_eq!(certificate_name(text).as_deref(), read, "{text}");
         }
+    }
+
+    #[test]
+    fn rfc5929_4_1_the_hash_is_that_of_the_signature() {
+        let p256 = certificate(&rcgen::PKCS_ECDSA_P256_SHA256, Vec::new());
+        assert_eq!(end_point(&p256).unwrap(), Sha256::digest(&p256).to_vec());
+        let p384 = certificate(&rcgen::PKCS_ECDSA_P384_SHA384, Vec::new());
+        assert_eq!(end_point(&p384).unwrap(), Sha384::digest(&p384).to_vec());
+        assert_eq!(end_point(&certificate(&rcgen::PKCS_ED25519, Vec::new())), None);
     }
 }

@@ -6,13 +6,15 @@ use crate::config::{self, Certificate, Roots};
 use rustls::ServerConfig;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What all listeners of all shards share.
 #[derive(Debug)]
@@ -21,6 +23,46 @@ pub struct Server {
     /// The same, and clients are asked for a certificate of theirs.
     asking: Arc<ServerConfig>,
     shown: Arc<Shown>,
+    tickets: [Arc<Tickets>; 2],
+}
+
+/// Tickets of one key, which changes every few hours: any shard takes up what another began. With
+/// new certificates they are made anew: what a client says of the certificate with which a session
+/// began (RFC 5929 4.1) must be true of the one that is shown now.
+#[derive(Debug)]
+struct Tickets(RwLock<Arc<dyn ProducesTickets>>);
+
+impl Tickets {
+    fn new() -> Result<Arc<Tickets>, TlsError> {
+        Ok(Arc::new(Tickets(RwLock::new(Ticketer::new()?))))
+    }
+
+    fn renew(&self) -> Result<(), TlsError> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Ticketer::new()?;
+        Ok(())
+    }
+
+    fn now(&self) -> Arc<dyn ProducesTickets> {
+        Arc::clone(&*self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.now().enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.now().lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.now().encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.now().decrypt(cipher)
+    }
 }
 
 impl Server {
@@ -41,13 +83,15 @@ impl Server {
         let visitor = Arc::new(AnyVisitor::new());
         let mut config = builder()?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
         let mut asking = builder()?.with_client_cert_verifier(visitor).with_cert_resolver(resolver);
-        // Tickets of one key, which changes every few hours: any shard takes up what another began.
-        for config in [&mut config, &mut asking] {
-            config.ticketer = Ticketer::new()?;
+        let tickets = [Tickets::new()?, Tickets::new()?];
+        for (config, tickets) in [&mut config, &mut asking].into_iter().zip(&tickets) {
+            config.ticketer = Arc::<Tickets>::clone(tickets);
             config.send_tls13_tickets = 1;
+            // Of TLS 1.2 without tickets: remembered here, they would outlive a certificate.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         let (config, asking) = (Arc::new(config), Arc::new(asking));
-        Ok(Some(Server { config, asking, shown }))
+        Ok(Some(Server { config, asking, shown, tickets }))
     }
 
     /// Reads the certificates again. With an error the old ones stay.
@@ -56,11 +100,9 @@ impl Server {
     /// As [`Server::new`].
     pub fn reload(&self, tls: &config::Tls) -> Result<(), TlsError> {
         let certificates = Arc::new(read(tls)?);
-        match self.shown.certificates.write() {
-            Ok(mut shown) => *shown = certificates,
-            Err(poisoned) => *poisoned.into_inner() = certificates,
-        }
-        Ok(())
+        let shown = &self.shown.certificates;
+        *shown.write().unwrap_or_else(PoisonError::into_inner) = certificates;
+        self.tickets.iter().try_for_each(|one| one.renew())
     }
 
     /// The names of a client by the certificate that it has shown, where one of `tls.client_roots`
@@ -80,9 +122,22 @@ impl Server {
         }
     }
 
+    /// What stands for the certificate that a client is shown who asks for this name (RFC 5929 4).
+    pub(super) fn end_point(&self, name: Option<&str>) -> Option<Vec<u8>> {
+        self.shown.now()?.of_name(name).end_point.clone()
+    }
+
     pub(super) fn config(&self, asks_for_certificate: bool) -> Arc<ServerConfig> {
         Arc::clone(if asks_for_certificate { &self.asking } else { &self.config })
     }
+}
+
+/// A certificate of ours.
+#[derive(Debug)]
+struct Own {
+    key: Arc<CertifiedKey>,
+    /// What stands for it in tls-server-end-point.
+    end_point: Option<Vec<u8>>,
 }
 
 /// The certificates of this moment.
@@ -95,9 +150,9 @@ struct Shown {
 struct Certificates {
     /// For clients that name nobody, or somebody else: that is not worth a failed handshake, since
     /// most of them look at no name (RFC 6066 3 leaves it to us).
-    first: Arc<CertifiedKey>,
+    first: Arc<Own>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
-    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    by_name: HashMap<Box<str>, Arc<Own>>,
     /// Whoever vouches for clients.
     vouching: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -109,23 +164,20 @@ impl Shown {
 }
 
 impl Certificates {
-    fn of_name(&self, name: &str) -> Arc<CertifiedKey> {
+    fn of_name(&self, name: Option<&str>) -> &Own {
+        let Some(name) = name else { return &self.first };
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let found = self.by_name.get(name.as_str()).or_else(|| {
             let (_, parent) = name.split_once('.')?;
             self.by_name.get(format!("*.{parent}").as_str())
         });
-        Arc::clone(found.unwrap_or(&self.first))
+        found.unwrap_or(&self.first)
     }
 }
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let certificates = self.now()?;
-        Some(match hello.server_name() {
-            Some(name) => certificates.of_name(name),
-            None => Arc::clone(&certificates.first),
-        })
+        Some(Arc::clone(&self.now()?.of_name(hello.server_name()).key))
     }
 }
 
@@ -134,11 +186,12 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
     let mut by_name = HashMap::new();
     for certificate in &tls.certificates {
         let (key, names) = read_one(certificate)?;
-        let key = Arc::new(key);
+        let end_point = key.cert.first().and_then(|own| names::end_point(own));
+        let own = Arc::new(Own { key: Arc::new(key), end_point });
         for name in names {
-            by_name.entry(name).or_insert_with(|| Arc::clone(&key));
+            by_name.entry(name).or_insert_with(|| Arc::clone(&own));
         }
-        first.get_or_insert(key);
+        first.get_or_insert(own);
     }
     let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
     let vouching = tls.client_roots.as_ref().map(|path| {

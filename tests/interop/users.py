@@ -10,6 +10,7 @@ import os
 import pathlib
 import pty
 import smtplib
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -212,12 +213,74 @@ def scram_plus_is_tied_to_the_connection_that_openssl_sees():
         assert try_it(lambda channel: channel[::-1]) == "535 5.7.8", "another connection"
 
 
+def scram_plus_is_tied_to_the_certificate_under_tls_1_2():
+    """tls-server-end-point (RFC 5929 4): Python sees the certificate. No session is taken up again that began with
+    another."""
+    def hash_of(file):
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pathlib.Path(file).read_text())).digest()
+
+    def log_in(relay, root, seen, earlier=None, kind="tls-server-end-point", version=ssl.TLSVersion.TLSv1_2,
+               reused=False):
+        context, session = earlier or (trusting(root), None)
+        context.minimum_version = context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", relay.port), 20) as plain:
+            answers = plain.makefile("rb")
+
+            def ask(line, stream):
+                stream.write(line.encode() + b"\r\n")
+                stream.flush()
+                while (reply := stream.readline())[3:4] == b"-":
+                    offers.append(reply)
+                return reply.decode().strip()
+            offers = []
+            answers.readline()
+            out = plain.makefile("rwb")
+            ask("EHLO client.test", out)
+            assert ask("STARTTLS", out).startswith("220")
+            with context.wrap_socket(plain, server_hostname="relay.test", session=session) as secured:
+                assert secured.session_reused == reused
+                stream = secured.makefile("rwb")
+                ask("EHLO client.test", stream)
+                assert b"SCRAM-SHA-256-PLUS" in b"".join(offers), offers
+                header, bare = f"p={kind},,".encode(), "n=joe,r=fyko"
+                reply = ask(f"AUTH SCRAM-SHA-256-PLUS {base64.b64encode(header + bare.encode()).decode()}", stream)
+                if reply.startswith("334 "):
+                    challenge = base64.b64decode(reply[4:]).decode()
+                    answer, _ = scram_answer(bare, challenge, header + seen, "pencil")
+                    reply = ask(base64.b64encode(answer.encode()).decode(), stream)
+                if reply.startswith("334 "):
+                    reply = ask("", stream)
+                return reply, (context, secured.session)
+    with relay_with_users() as (relay, root), certificates("relay.test") as (made, other_root):
+        files = [relay.flags[relay.flags.index(flag) + 1] for flag in ("--tls-cert", "--tls-key")]
+        first, second = hash_of(files[0]), hash_of(made["relay.test"][0])
+        reply, earlier = log_in(relay, root, first)
+        assert reply.startswith("235"), reply
+        reply, earlier = log_in(relay, root, first, earlier, reused=True)
+        assert reply.startswith("235"), reply
+        assert log_in(relay, root, first, version=ssl.TLSVersion.TLSv1_3)[0].startswith("235")
+        refused = "535 5.7.8 Channel binding does not fit (here: tls-server-end-point); is somebody in between?"
+        assert log_in(relay, root, second)[0] == refused
+        assert log_in(relay, root, first, kind="tls-exporter")[0] == refused
+        assert log_in(relay, root, first, kind="tls-unique")[0] == refused
+        for file, other in zip(files, made["relay.test"]):
+            pathlib.Path(file).write_bytes(pathlib.Path(other).read_bytes())
+        relay.process.send_signal(1)
+        wait_until("the new certificate", lambda: b"certificates read again" in relay.log)
+        context, session = earlier
+        context.load_verify_locations(other_root)
+        assert log_in(relay, root, second, (context, session), reused=False)[0].startswith("235"), "begun anew"
+        assert log_in(relay, other_root, second)[0].startswith("235")
+        assert log_in(relay, other_root, first)[0] == refused
+
+
 def names_of_nobody_are_answered_the_same_after_a_restart():
     def challenge(relay, root, name):
         with secured(relay, root) as client:
             first = base64.b64encode(f"n,,n={name},r=abc".encode()).decode()
             code, text = client.docmd("AUTH", f"SCRAM-SHA-256 {first}")
             assert code == 334, (code, text)
+            assert client.docmd("*")[0] == 501
             return base64.b64decode(text).decode().split(",")[1:]
     with relay_with_users() as (relay, root):
         before = [challenge(relay, root, name) for name in ("joe", "nobody")]
@@ -520,6 +583,7 @@ TESTS = (
     smtplib_logs_in_and_the_trace_and_the_events_say_so,
     swaks_curl_and_msmtp_log_in,
     scram_plus_is_tied_to_the_connection_that_openssl_sees,
+    scram_plus_is_tied_to_the_certificate_under_tls_1_2,
     names_of_nobody_are_answered_the_same_after_a_restart,
     who_guesses_is_made_to_wait,
     guesses_at_once_are_not_more_than_guesses_one_by_one,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::delivery::Login;
-use crate::sasl::{Credentials, Exchange, Keys, Mechanism, Secret, Turn, decode, encode};
+use crate::sasl::{Channels, Credentials, Exchange, Keys, Mechanism, Secret, Turn, decode, encode};
 
 const EHLO_AUTH: &str = "250-mx\r\n250 AUTH LOGIN PLAIN\r\n";
 const EHLO_SCRAM: &str = "250-mx\r\n250 AUTH PLAIN SCRAM-SHA-256\r\n";
@@ -45,7 +45,7 @@ fn scram_comes_first_and_the_host_has_to_prove_itself() {
         let mut conversation = to_log_in(true, false);
         let first = said(feed(&mut conversation, EHLO_SCRAM));
         let first = first.strip_prefix("AUTH SCRAM-SHA-256 ").unwrap().trim_end();
-        let mut server = Exchange::new(Mechanism::ScramSha256, None);
+        let mut server = Exchange::new(Mechanism::ScramSha256, Channels::default());
         server.begin(Some(&decode(first.as_bytes()).unwrap())).unwrap();
         let keys = Keys::derive(password, b"salt", 4096);
         let Turn::Challenge(challenge) = server.keys(keys, "def").unwrap() else { panic!("none") };
