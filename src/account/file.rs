@@ -400,7 +400,7 @@ mod tests {
             ),
             (
                 "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:*.b.test\"]",
-                "user \"a\": certificate_names: \"dns:*.b.test\" is not a name of one; write \"email:",
+                "user \"a\": certificate_names: \"dns:*.b.test\" is not a name of one; write",
             ),
             (
                 "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:B.test\", \"DNS:b.test\"]",

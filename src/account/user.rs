@@ -196,8 +196,8 @@ impl Users {
     }
 
     /// Keys that no password fits, the same for a name each time. Those of a file without a key of
-    /// its own are made of `secret`. They look like some user's, so that rounds and salt do not tell
-    /// who is none, whatever wrote the file.
+    /// its own are made of `secret`. They look like some user's, so that rounds and salt do not
+    /// tell who is none, whatever wrote the file.
     pub(super) fn decoy_keys(&self, secret: &[u8; 32], name: &str) -> Keys {
         let secret = self.decoy_key.as_ref().unwrap_or(secret);
         let of = |what: &str| sasl::keyed(secret, format!("{what} {name}").as_bytes());

@@ -258,8 +258,8 @@ impl Reply {
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
     }
 
-    /// AUTH: the two ends see different TLS connections, or the client was kept from binding. `there`
-    /// is what it may bind to.
+    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
+    /// `there` is what it may bind to.
     pub fn auth_binding(there: &str) -> Reply {
         let text = format!("Channel binding does not fit (here: {there}); is somebody in between?");
         Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }

@@ -1,6 +1,7 @@
 //! What a certificate says of itself, as far as the libraries under TLS do not tell: the names in
 //! its subjectAltName (RFC 5280 4.2.1.6), and the hash that stands for it in channel bindings (RFC
-//! 5929 4.1). Whoever reads names believes them only of a certificate that somebody has vouched for.
+//! 5929 4.1). Whoever reads names believes them only of a certificate that somebody has vouched
+//! for.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
@@ -67,8 +68,8 @@ pub(super) fn names_of(certificate: &[u8]) -> Vec<Box<str>> {
 }
 
 /// What stands for the certificate in tls-server-end-point: its hash by the algorithm that it was
-/// signed with, but SHA-256 for the broken ones. `None` where that is not defined (RFC 5929 4.1), or
-/// has parameters of its own.
+/// signed with, but SHA-256 for the broken ones. `None` where that is not defined (RFC 5929 4.1),
+/// or has parameters of its own.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (whole, _) = expect(certificate, SEQUENCE)?;
     let (_, rest) = expect(whole, SEQUENCE)?;
