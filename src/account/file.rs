@@ -4,6 +4,7 @@
 
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
+use crate::config::look_at_private;
 use crate::sasl::{Keys, Secret, decode, encode};
 use crate::tls;
 use serde::Deserialize;
@@ -110,6 +111,8 @@ impl WrittenUser {
 /// It cannot be read, or something in it is wrong: then all of it.
 pub fn read(path: &Path) -> Result<Users, UsersError> {
     let text = text_of(path)?;
+    look_at_private(path)
+        .map_err(|error| UsersError::File { path: path.to_owned(), cause: error.to_string() })?;
     understood(&text).map_err(|cause| UsersError::File { path: path.to_owned(), cause })
 }
 
@@ -144,11 +147,6 @@ fn text_of(path: &Path) -> Result<String, UsersError> {
         return Err(fault(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
     }
     fs::read_to_string(path).map_err(|error| fault(error.to_string()))
-}
-
-/// Whether others than its owner may read the file; false when it is not there.
-pub fn readable_by_others(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
 }
 
 /// Adds a user, or, with `replace`, gives one that is there a new password (and new `senders`, when
@@ -281,6 +279,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::password_is;
     use super::*;
+    use crate::config::write_private;
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -313,15 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_its_owners_alone_and_one_that_is_not_is_seen() {
+    fn the_file_is_its_owners_alone_and_one_that_is_not_is_refused() {
         let (_folder, path) = folder();
-        assert!(!readable_by_others(&path));
         add_one(&path, "joe", "one").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        assert!(readable_by_others(&path));
+        let told = read(&path).unwrap_err().to_string();
+        assert!(told.contains("users.toml: its mode is 644, so others could read"), "{told}");
         add_one(&path, "ann", "two").unwrap();
-        assert!(!readable_by_others(&path));
+        assert_eq!(read(&path).unwrap().count(), 2, "written anew it is private");
     }
 
     #[test]
@@ -339,8 +338,10 @@ mod tests {
     #[test]
     fn what_was_written_by_hand_stays() {
         let (_folder, path) = folder();
-        fs::write(&path, "# ours\n[[user]]\nname = \"old\" # from the old relay\nsenders = []\n")
-            .unwrap();
+        write_private(
+            &path,
+            "# ours\n[[user]]\nname = \"old\" # from the old relay\nsenders = []\n",
+        );
         add_one(&path, "joe", "one").unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("# ours\n") && text.contains("# from the old relay"), "{text}");
@@ -350,7 +351,7 @@ mod tests {
     #[test]
     fn a_file_gets_a_decoy_key_and_keeps_it() {
         let (_folder, path) = folder();
-        fs::write(&path, "# ours\n[[user]]\nname = \"old\"\n").unwrap();
+        write_private(&path, "# ours\n[[user]]\nname = \"old\"\n");
         assert_eq!(read(&path).unwrap().decoy_key, None);
         add_one(&path, "joe", "one").unwrap();
         let users = read(&path).unwrap();
@@ -360,7 +361,7 @@ mod tests {
         assert_eq!(read(&path).unwrap().decoy_key, Some(key));
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("decoy_key = \"") && text.contains("# ours\n[[user]]"), "{text}");
-        fs::write(&path, "decoy_key = \"abc\"").unwrap();
+        write_private(&path, "decoy_key = \"abc\"");
         let told = read(&path).unwrap_err().to_string();
         assert!(told.contains("decoy_key: not 32 bytes in base64"), "{told}");
     }
@@ -410,7 +411,7 @@ mod tests {
             ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),
             ("[[user]]\n", "missing field `name`"),
         ] {
-            fs::write(&path, text).unwrap();
+            write_private(&path, text);
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
             assert!(add_one(&path, "joe", "one").is_err());

@@ -2,7 +2,7 @@
 //! answer in JSON. It blocks, so it is for threads beside the shards.
 
 use super::UsersError;
-use crate::config::{Roots, Tokens};
+use crate::config::{Roots, Tokens, look_at_private};
 use crate::sasl::{Secret, encode};
 use crate::tls;
 use serde_json::{Map, Value};
@@ -103,7 +103,7 @@ fn read_secret(path: &Path) -> Result<Secret, UsersError> {
     let said = |error: std::io::Error| {
         fault(format!("{error}; auth.tokens.client_secret_file names it: a line with the secret"))
     };
-    if std::fs::metadata(path).map_err(said)?.len() > SECRET_BYTES_MAX {
+    if look_at_private(path).map_err(said)?.len() > SECRET_BYTES_MAX {
         return Err(fault("larger than 4 KiB; it is one line with the secret".to_owned()));
     }
     let text = Secret::new(std::fs::read_to_string(path).map_err(said)?);
@@ -144,7 +144,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
+            crate::config::write_private(&path, text);
             read_secret(&path).map(|secret| secret.reveal().to_owned())
         };
         assert_eq!(read("s3 cret\n").unwrap(), "s3 cret");

@@ -3,7 +3,7 @@
 
 use super::UsersError;
 use super::work::Workers;
-use crate::config;
+use crate::config::{self, look_at_private};
 use crate::sasl::{Credentials, Secret};
 use serde::Deserialize;
 use std::path::Path;
@@ -82,7 +82,7 @@ fn read_one(path: &Path) -> Result<Credentials, UsersError> {
              \"PASSWORD\", a line each"
         ))
     };
-    let size = std::fs::metadata(path).map_err(missing)?.len();
+    let size = look_at_private(path).map_err(missing)?.len();
     if size > FILE_BYTES_MAX {
         return Err(fault("larger than 64 KiB; it has a user and a password".to_owned()));
     }
@@ -111,7 +111,7 @@ mod tests {
         let written = [config::Login { file: file.clone(), without_tls: true }];
         let workers = Arc::new(Workers::start(1, 1).unwrap());
         let fault = |text: &str| {
-            std::fs::write(&file, text).unwrap();
+            config::write_private(&file, text);
             Logins::open(&written, &workers).err().map(|error| error.to_string())
         };
         for wrong in ["", "joe:pencil", "user = \"joe\"", "user = \"joe\"\npassword = \"\""] {
@@ -122,10 +122,10 @@ mod tests {
         let logins = Logins::open(&written, &workers).unwrap();
         let (credentials, without_tls) = logins.get(0).unwrap();
         assert_eq!((credentials.user.as_str(), without_tls), ("joe", true));
-        std::fs::write(&file, "user = \"ann\"\npassword = \"eraser\"").unwrap();
+        config::write_private(&file, "user = \"ann\"\npassword = \"eraser\"");
         assert_eq!(logins.reload().unwrap(), 1);
         assert_eq!(logins.get(0).unwrap().0.user, "ann");
-        std::fs::write(&file, "nonsense").unwrap();
+        config::write_private(&file, "nonsense");
         assert!(logins.reload().is_err());
         assert_eq!(logins.get(0).unwrap().0.user, "ann");
         assert!(logins.get(1).is_none());

@@ -26,7 +26,7 @@ mod work;
 
 pub use attempts::NotNow;
 pub use desk::{Attempt, Desk, Verdict};
-pub use file::{add, read, readable_by_others, remove};
+pub use file::{add, read, remove};
 pub use login::{Logins, check_logins};
 pub use quota::{Counted, Quotas, Unit};
 pub use tokens::{Unvouched, check_tokens};

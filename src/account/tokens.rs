@@ -348,7 +348,7 @@ mod tests {
     fn what_is_good_is_believed_until_its_end_and_no_longer_than_configured() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
-        std::fs::write(&path, "secret").unwrap();
+        config::write_private(&path, "secret");
         let tokens = |ttl_max| {
             let demanded = demanded(Some("a"), None);
             let config = config::Tokens { ttl_max, client_secret_file: path.clone(), ..demanded };

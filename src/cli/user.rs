@@ -42,13 +42,6 @@ pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     for warning in users.warnings(config.tls.client_roots.is_some()) {
         eprintln!("ringpost: warning: {}: {warning}", path.display());
     }
-    if account::readable_by_others(path) {
-        eprintln!(
-            "ringpost: warning: {}: others than its owner may read it, and guess passwords from \
-             it; chmod 600",
-            path.display()
-        );
-    }
     Ok(())
 }
 

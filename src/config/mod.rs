@@ -7,6 +7,7 @@ mod auth;
 mod core_table;
 mod error;
 mod load;
+mod private;
 mod render;
 mod source;
 mod table;
@@ -19,6 +20,9 @@ mod written;
 
 pub use error::{ConfigError, Place, Problem};
 pub use load::Machine;
+pub use private::look_at_private;
+#[cfg(test)]
+pub use private::write_private;
 pub use source::{Override, OverrideFlag};
 
 use std::net::{IpAddr, SocketAddr};

@@ -2,7 +2,7 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::watched::Watched;
-use crate::account::{self, Desk, Logins, Quotas, UsersError};
+use crate::account::{Desk, Logins, Quotas, UsersError};
 use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
@@ -176,13 +176,6 @@ struct Accounts {
 fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let (users, logins) = (&config.auth.users, &config.route.logins);
     let tokens = &config.auth.tokens;
-    let secret = tokens.iter().map(|tokens| &tokens.client_secret_file);
-    for path in users.iter().chain(secret).chain(logins.iter().map(|login| &login.file)) {
-        if account::readable_by_others(path) {
-            let file = path.display();
-            tracing::warn!(%file, "others than its owner may read this file; chmod 600");
-        }
-    }
     if users.is_none() && tokens.is_none() && logins.is_empty() {
         return Ok(Accounts { desk: None, logins: None });
     }

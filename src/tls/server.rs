@@ -2,7 +2,7 @@
 
 use super::visitor::AnyVisitor;
 use super::{TlsError, client, names, provider, versions};
-use crate::config::{self, Certificate, Roots};
+use crate::config::{self, Certificate, Roots, look_at_private};
 use rustls::ServerConfig;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
@@ -222,6 +222,7 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
         .valid_dns_names()
         .map(|name| name.to_ascii_lowercase().into())
         .collect();
+    look_at_private(&files.key).map_err(|error| fault(&files.key, error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| fault(&files.key, said(&error)))?;
     let key = provider()

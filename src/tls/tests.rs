@@ -18,7 +18,7 @@ fn certificate(folder: &Path, names: &[&str]) -> Certificate {
     let cert = folder.join(format!("{file}.pem"));
     let key = folder.join(format!("{file}.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    config::write_private(&key, &made.signing_key.serialize_pem());
     Certificate { cert, key }
 }
 
@@ -217,6 +217,10 @@ fn files_that_are_wrong_are_named() {
     let one = certificate(folder.path(), &["one.test"]);
     let other = certificate(folder.path(), &["other.test"]);
     let fault = |cert: &Path, key: &Path| {
+        // A certificate that is named as a key is still looked at.
+        if let Ok(text) = std::fs::read_to_string(key) {
+            config::write_private(key, &text);
+        }
         let files = Certificate { cert: cert.to_owned(), key: key.to_owned() };
         Server::new(&tls(vec![files], Roots::System)).unwrap_err().to_string()
     };
@@ -227,6 +231,10 @@ fn files_that_are_wrong_are_named() {
     assert!(fault(&one.cert, &one.cert).contains("one.test.pem: nothing of the kind in it"));
     let exchanged = fault(&one.cert, &other.key);
     assert!(exchanged.contains("other.test.key: not the key of"), "{exchanged}");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&one.key, open).unwrap();
+    let told = Server::new(&tls(vec![one], Roots::System)).unwrap_err().to_string();
+    assert!(told.contains("one.test.key: its mode is 644, so others could read"), "{told}");
     assert!(Server::new(&tls(Vec::new(), Roots::System)).unwrap().is_none());
 }
 

@@ -51,6 +51,24 @@ def users_are_added_listed_verified_and_removed():
         assert code == 1 and "no password on standard input" in errors, errors
 
 
+def files_with_secrets_that_others_may_read_are_refused():
+    with relay_with_users() as (relay, _), password_file("joe", "pencil") as password:
+        key = relay.flags[relay.flags.index("--tls-key") + 1]
+        for file, words in ((str(relay.users), []), (key, []), (password, ["--set", f"route.auth={password}"])):
+            words = [*words, "--smart-host", "a.test"] if words else words
+            for mode, code in (("640", 0), ("644", 2), ("660", 2), ("600", 0)):
+                os.chmod(file, int(mode, 8))
+                said = relay.command("check", *words)
+                assert said[0] == code, (file, mode, said)
+                assert not code or f"{file}: its mode is {mode}, so others could" in said[2], said
+        os.chmod(relay.users, 0o644)
+        relay.process.send_signal(1)
+        wait_until("the refusal", lambda: b"users not read again" in relay.log)
+        assert relay.stop() == 0
+        done = subprocess.run([BINARY, "serve", *relay.flags], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1 and "its mode is 644" in done.stderr, done
+
+
 def a_terminal_is_asked_twice_and_shows_nothing():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "users.toml"
@@ -579,6 +597,7 @@ def a_certificate_of_his_lets_a_user_in():
 
 TESTS = (
     users_are_added_listed_verified_and_removed,
+    files_with_secrets_that_others_may_read_are_refused,
     a_terminal_is_asked_twice_and_shows_nothing,
     smtplib_logs_in_and_the_trace_and_the_events_say_so,
     swaks_curl_and_msmtp_log_in,
