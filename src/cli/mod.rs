@@ -13,11 +13,12 @@ use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::{Client, Server};
+use crate::tls::{Client, Ours, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// The configuration, the command line or the request was wrong.
@@ -42,7 +43,10 @@ pub fn main() -> ExitCode {
         Some(Command::Check { .. }) => {
             warn(&config);
             let shown = Server::new(&config.tls).map(|_| ());
-            let ours = || Client::new(&config.tls, &config.route.certificates).map(|_| ());
+            let ours = || {
+                let ours = Arc::new(Ours::new(&config.route.certificates)?);
+                Client::new(&config.tls, &ours).map(|_| ())
+            };
             if let Err(error) = shown.and_then(|()| ours()) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);

@@ -35,7 +35,7 @@ use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, Recovery, Register, Spool};
-use crate::tls::{Client, Server};
+use crate::tls::{Client, Ours, Server};
 use queue::Queue;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -66,6 +66,8 @@ pub struct Plan {
     pub desk: Option<Arc<Desk>>,
     /// Who we are at next hops that want to know, if any does.
     pub logins: Option<Arc<Logins>>,
+    /// The certificates of ours that next hops may be shown.
+    pub ours: Arc<Ours>,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -143,6 +145,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         server,
         desk,
         logins,
+        ours,
         quotas,
         orphans,
         peers,
@@ -187,8 +190,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client =
-        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
+    let client = Client::new(&config.tls, &ours).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);

@@ -18,7 +18,7 @@ mod tests;
 mod transport;
 mod visitor;
 
-pub use client::{Client, Trust, root_certificates};
+pub use client::{Client, Ours, Trust, root_certificates};
 pub use names::certificate_name;
 pub use server::Server;
 pub use transport::{Security, Transport};
