@@ -3,18 +3,31 @@
 use super::visitor::AnyVisitor;
 use super::{TlsError, client, names, provider, versions};
 use crate::config::{self, Certificate, Roots, look_at_private};
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+
+/// With SHA-256 before SHA-384, and so AES-128 before AES-256: a handshake is hashing for a good
+/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). AES-128 is enough for
+/// everybody (RFC 8446 9.1 demands it), and who offers AES-256 alone gets it.
+fn preferring_short_hashes() -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(&provider());
+    provider.cipher_suites.sort_by_key(|suite| match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len(),
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len(),
+    });
+    Arc::new(provider)
+}
 
 /// What all listeners of all shards share.
 #[derive(Debug)]
@@ -76,8 +89,9 @@ impl Server {
         }
         let shown = Arc::new(Shown { certificates: RwLock::new(Arc::new(read(tls)?)) });
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
+        let provider = preferring_short_hashes();
         let builder = || {
-            ServerConfig::builder_with_provider(provider())
+            ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(tls.only_1_3))
         };
         let visitor = Arc::new(AnyVisitor::new());
@@ -87,6 +101,7 @@ impl Server {
         for (config, tickets) in [&mut config, &mut asking].into_iter().zip(&tickets) {
             config.ticketer = Arc::<Tickets>::clone(tickets);
             config.send_tls13_tickets = 1;
+            config.ignore_client_order = true;
             // Of TLS 1.2 without tickets: remembered here, they would outlive a certificate.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
