@@ -4,12 +4,16 @@ import clients
 import disk
 import encryption
 import fates
+import golang
 import hostile
+import libraries
 import mishaps
 import mtas
 import names
+import node
 import postfix
 import receiving
+import require_tls
 import running
 import sending
 import tools
@@ -19,7 +23,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, mtas, users,
+    sending, postfix, mtas, users, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":
