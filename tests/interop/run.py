@@ -1,5 +1,6 @@
 """Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
 
+import ahead
 import clients
 import disk
 import encryption
@@ -23,7 +24,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, mtas, users, libraries, node, golang, require_tls,
+    sending, ahead, postfix, mtas, users, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":
