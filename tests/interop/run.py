@@ -17,13 +17,14 @@ import receiving
 import require_tls
 import running
 import sending
+import starting
 import tools
 import users
 import wiring
 from harness import main
 
 ROOMS = (
-    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    clients, fates, names, running, starting, wiring, hostile, mishaps, disk, tools, encryption, receiving,
     sending, ahead, postfix, mtas, users, libraries, node, golang, require_tls,
 )
 
