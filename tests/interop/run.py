@@ -1,17 +1,23 @@
 """Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
 
+import ahead
 import clients
 import disk
 import encryption
 import fates
+import golang
 import hostile
+import libraries
 import mishaps
 import mtas
 import names
+import node
 import postfix
 import receiving
+import require_tls
 import running
 import sending
+import starting
 import tokens
 import tools
 import users
@@ -20,8 +26,8 @@ import wiring
 from harness import main
 
 ROOMS = (
-    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, mtas, users, tokens, visitors,
+    clients, fates, names, running, starting, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    sending, ahead, postfix, mtas, users, tokens, visitors, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":
