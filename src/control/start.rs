@@ -230,7 +230,7 @@ fn watched(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Watched> {
         Watched::new("users", vec![file], Box::new(reload))
     });
     let passwords = accounts.logins.map(|logins| {
-        let files = config.route.logins.iter().map(|login| login.file.clone()).collect();
+        let files = logins.files();
         let reload = move || logins.reload().map_err(|error| error.to_string());
         Watched::new("passwords for next hops", files, Box::new(reload))
     });

@@ -1,6 +1,8 @@
 //! AUTH (RFC 4954) at a next hop that knows us: the strongest mechanism that both have. *Pure.*
 
-use crate::sasl::{self, Client, Credentials, Expected, Fault, Mechanism, write_plain};
+use crate::sasl::{
+    self, Client, Credentials, Expected, Fault, Mechanism, write_plain, write_token,
+};
 use std::sync::Arc;
 
 /// Whom a conversation is to say it is.
@@ -47,6 +49,8 @@ pub(super) enum Exchange {
     Proof(Expected),
     /// All is said.
     Said,
+    /// All is said, unless the host does not take our token: it tells why before it refuses.
+    Token,
 }
 
 /// What a challenge leads to.
@@ -67,9 +71,13 @@ impl Exchange {
         login: &Login,
         out: &mut Vec<u8>,
     ) -> Option<Exchange> {
-        let known = [Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
-        let best = known.into_iter().find(|one| offered.contains(one))?;
-        let Credentials { user, password } = &*login.credentials;
+        let Credentials { user, password, is_token } = &*login.credentials;
+        let known: &[Mechanism] = if *is_token {
+            &[Mechanism::OAuthBearer, Mechanism::XOAuth2]
+        } else {
+            &[Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login]
+        };
+        let best = *known.iter().find(|one| offered.contains(one))?;
         out.extend_from_slice(b"AUTH ");
         out.extend_from_slice(best.name().as_bytes());
         let exchange = match best {
@@ -84,11 +92,14 @@ impl Exchange {
                 out.extend_from_slice(sasl::encode(first.as_bytes()).as_bytes());
                 Exchange::Challenge(client)
             }
-            // Never chosen: it is not among those known.
-            Mechanism::External
-            | Mechanism::OAuthBearer
-            | Mechanism::XOAuth2
-            | Mechanism::Login => Exchange::Name,
+            Mechanism::OAuthBearer | Mechanism::XOAuth2 => {
+                out.push(b' ');
+                let message = write_token(best, user, password);
+                out.extend_from_slice(sasl::encode(&message).as_bytes());
+                Exchange::Token
+            }
+            // EXTERNAL is never chosen: it is not among those known.
+            Mechanism::External | Mechanism::Login => Exchange::Name,
         };
         out.extend_from_slice(b"\r\n");
         Some(exchange)
@@ -128,6 +139,11 @@ impl Exchange {
                     _ => Answer::Fault("it does not know the password either"),
                 }
             }
+            // RFC 7628 3.2.3; whoever speaks XOAUTH2 takes it as well.
+            Exchange::Token => {
+                write(b"\x01");
+                Answer::Written
+            }
             Exchange::Work | Exchange::Said => Answer::Fault("a challenge too many"),
         }
     }
@@ -144,6 +160,6 @@ impl Exchange {
     /// Whether all has been said and heard, so that the server may say yes: with SCRAM also what
     /// only a server that knows the password can say.
     pub(super) fn is_said(&self) -> bool {
-        matches!(self, Exchange::Said)
+        matches!(self, Exchange::Said | Exchange::Token)
     }
 }

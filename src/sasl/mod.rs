@@ -1,6 +1,6 @@
 //! The mechanisms of SASL (RFC 4422) that AUTH speaks: PLAIN (RFC 4616), LOGIN
 //! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
-//! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's. *Pure.*
+//! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
 //! Messages of a mechanism go in and come out as bytes; base64 is there for who puts them on lines.
 //! Nonces and salts are given by the caller. It must not know who the users are, nor SMTP.
@@ -11,7 +11,7 @@ mod token;
 
 pub use scram::{Channels, Client, Digest, Expected, Keys, keyed};
 pub use server::{Exchange, Turn};
-pub use token::{Hints, TokenFault};
+pub use token::{Hints, TokenFault, is_token, write_token};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -90,13 +90,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A name and its password.
+/// A name and what proves that it is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The name.
     pub user: String,
-    /// The password.
+    /// The password, or the token.
     pub password: Secret,
+    /// It is a token.
+    pub is_token: bool,
 }
 
 /// Why an exchange has failed.

@@ -248,8 +248,7 @@ impl Client {
     /// A client, and its first message. `nonce` is random, printable, without a comma; `channel` is
     /// the exporter of the TLS connection when the server offers to bind to it.
     pub fn begin(user: &str, nonce: &str, channel: Option<[u8; 32]>) -> (Client, String) {
-        let name = user.replace('=', "=3D").replace(',', "=2C");
-        let bare = format!("n={name},r={nonce}");
+        let bare = format!("n={},r={nonce}", write_name(user));
         let header = if channel.is_some() { format!("{EXPORTER},,") } else { "n,,".to_owned() };
         let message = format!("{header}{bare}");
         let data = channel.as_ref().map_or(&[][..], <[u8; 32]>::as_slice);
@@ -332,6 +331,11 @@ fn xor(mut bytes: Hash, other: &Hash) -> Hash {
 /// Printable ASCII but the comma.
 fn is_nonce(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| (33..=126).contains(&byte) && byte != b',')
+}
+
+/// A name, its commas and equals signs escaped (RFC 5802 5.1).
+pub(super) fn write_name(name: &str) -> String {
+    name.replace('=', "=3D").replace(',', "=2C")
 }
 
 /// A name with its commas and equals signs escaped (RFC 5802 5.1).

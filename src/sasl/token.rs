@@ -2,8 +2,9 @@
 //! token that somebody else has given it; who that is, and what the token is good for, the caller
 //! finds out.
 
-use super::scram::read_name;
+use super::scram::{read_name, write_name};
 use super::{Fault, Mechanism, Secret};
+use zeroize::Zeroizing;
 
 /// Parts the pairs of a message (RFC 7628 3.1).
 const SEPARATOR: char = '\x01';
@@ -110,6 +111,25 @@ pub(super) fn read_xoauth2(message: &[u8]) -> Result<Shown, Fault> {
     Ok(Shown { user, token })
 }
 
+/// The client's one message.
+pub fn write_token(mechanism: Mechanism, user: &str, token: &Secret) -> Zeroizing<Vec<u8>> {
+    let token = token.reveal();
+    Zeroizing::new(match mechanism {
+        Mechanism::XOAuth2 => format!("user={user}\x01auth=Bearer {token}\x01\x01").into_bytes(),
+        _ => {
+            let name = write_name(user);
+            format!("n,a={name},\x01auth=Bearer {token}\x01\x01").into_bytes()
+        }
+    })
+}
+
+/// Whether this could be a token (RFC 6750 2.1).
+pub fn is_token(text: &str) -> bool {
+    let bare = text.trim_end_matches('=');
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    !bare.is_empty() && bare.bytes().all(is_known)
+}
+
 /// Keys are letters; each pair ends with the separator, and so do all.
 fn read_pairs(text: &str) -> Result<Vec<(&str, &str)>, Fault> {
     let pairs = text.strip_suffix(SEPARATOR).ok_or(Fault::Malformed)?;
@@ -144,9 +164,7 @@ fn read_bearer(value: &str) -> Result<Option<Secret>, Fault> {
     }
     let (scheme, token) = value.split_once(' ').ok_or(Fault::Malformed)?;
     let token = token.trim_matches(' ');
-    let bare = token.trim_end_matches('=');
-    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-    if !scheme.eq_ignore_ascii_case("bearer") || bare.is_empty() || !bare.bytes().all(is_known) {
+    if !scheme.eq_ignore_ascii_case("bearer") || !is_token(token) {
         return Err(Fault::Malformed);
     }
     Ok(Some(Secret::new(token)))
@@ -171,6 +189,15 @@ mod tests {
         assert_eq!(read_oauthbearer(nobody), shown(None, Some("abc")), "the token says who");
         let escaped = b"y,a=a=2Cb=3Dc,\x01auth=Bearer x\x01\x01";
         assert_eq!(read_oauthbearer(escaped), shown(Some("a,b=c"), Some("x")));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let token = Secret::new("abc.def==");
+        let written = write_token(Mechanism::OAuthBearer, "a,b=c", &token);
+        assert_eq!(read_oauthbearer(&written), shown(Some("a,b=c"), Some("abc.def==")));
+        let written = write_token(Mechanism::XOAuth2, "joe@a.test", &token);
+        assert_eq!(read_xoauth2(&written), shown(Some("joe@a.test"), Some("abc.def==")));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// With SHA-256 before SHA-384, and so AES-128 before AES-256: a handshake is hashing for a good
-/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). AES-128 is enough for
-/// everybody (RFC 8446 9.1 demands it), and who offers AES-256 alone gets it.
+/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). AES-128 is enough
+/// for everybody (RFC 8446 9.1 demands it), and who offers AES-256 alone gets it.
 fn preferring_short_hashes() -> Arc<CryptoProvider> {
     let mut provider = CryptoProvider::clone(&provider());
     provider.cipher_suites.sort_by_key(|suite| match suite {

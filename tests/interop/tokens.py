@@ -329,6 +329,31 @@ def a_client_secret_is_read_again():
         assert code == 2 and "one line with the secret" in errors, errors
 
 
+def deliveries_show_a_token_at_the_smart_host():
+    with Sink() as sink, relay_with_tokens(sink=sink, text='ttl_max = "0s"') as (behind, _, server), \
+            tempfile.TemporaryDirectory() as folder:
+        server.known["abc"] = good()
+        token, file = pathlib.Path(folder) / "token", pathlib.Path(folder) / "smarthost.toml"
+        for path, text in ((token, "old\n"), (file, f'user = "joe"\ntoken_file = "{token}"\n')):
+            path.touch(0o600)
+            path.write_text(text)
+
+        def post(before):
+            with smtplib.SMTP("127.0.0.1", before.port, timeout=20) as client:
+                client.sendmail("a@sender.test", ["b@sink.test"], b"From: a@sender.test\r\n\r\nbody\r\n")
+        words = ["--set", f"route.auth={file}", "--set", "route.tls=must"]
+        with Relay(*words, smart_host=behind.port) as before:
+            post(before)
+            event = before.wait_event("deferred")[0]
+            assert (event["stage"], event["code"], event["status"]) == ("auth", 535, "5.7.8"), event
+            assert "Token not accepted: it is not active" in event["text"], event
+            token.write_text("abc\n")
+            before.process.send_signal(1)
+            wait_until("the new token", lambda: b"passwords for next hops read again" in before.log)
+            assert b"with ESMTPSA" in sink.wait(1)[0][2]
+            assert behind.wait_event("received")[0]["user"] == "joe"
+
+
 TESTS = (
     a_good_token_lets_a_user_in_who_is_nowhere_else,
     a_token_that_is_not_good_is_told_why,
@@ -339,6 +364,7 @@ TESTS = (
     many_tokens_at_once_wait_their_turn_and_passwords_do_not,
     the_users_file_holds_for_who_is_in_it,
     a_client_secret_is_read_again,
+    deliveries_show_a_token_at_the_smart_host,
 )
 
 if __name__ == "__main__":

@@ -557,44 +557,6 @@ def mail_waits_when_the_smart_host_does_not_know_us():
     assert seen == [b"pencil"]
 
 
-def a_certificate_of_his_lets_a_user_in():
-    need("msmtp")
-    text = SUBMISSION + "client_certificates = true\n"
-    with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
-        fingerprint = subprocess.run(["openssl", "x509", "-in", made["joe"][0], "-fingerprint", "-sha256", "-noout"],
-                                     check=True, capture_output=True, text=True).stdout.strip().split("=")[1]
-        with relay.users.open("a") as file:
-            file.write(f'certificates = ["{fingerprint}"]\n')
-        relay.process.send_signal(1)
-        wait_until("the certificate", lambda: b"users read again" in relay.log)
-
-        def reply(name, message, version=ssl.TLSVersion.TLSv1_3):
-            context = trusting(root)
-            context.minimum_version = context.maximum_version = version
-            if name:
-                context.load_cert_chain(*made[name])
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
-                client._host = "relay.test"
-                client.starttls(context=context)
-                client.ehlo("client.test")
-                assert ("EXTERNAL" in client.esmtp_features["auth"].split()) == bool(name)
-                return client.docmd("AUTH", f"EXTERNAL {message}")[0]
-        assert reply("joe", "=") == 235 and reply("joe", "=", ssl.TLSVersion.TLSv1_2) == 235
-        assert reply("joe", base64.b64encode(b"joe").decode()) == 235
-        assert reply("joe", base64.b64encode(b"ann").decode()) == 535, "another's name"
-        assert reply("ann", "=") == 535, "a certificate of nobody"
-        assert reply(None, "=") == 504, "none at all"
-        cert, key = made["joe"]
-        done = subprocess.run(
-            ["msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={relay.port}", "--tls=on", "--tls-starttls=on",
-             "--tls-certcheck=off", "--from=a@sender.test", "--auth=external", "--user=joe", f"--tls-cert-file={cert}",
-             f"--tls-key-file={key}", "b@sink.test"], input="Subject: x\n\nbody\n", capture_output=True, text=True,
-            timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        assert b"with ESMTPSA" in sink.wait(1)[0][2]
-        assert relay.wait_event("received", 1)[0]["user"] == "joe"
-
-
 TESTS = (
     users_are_added_listed_verified_and_removed,
     files_with_secrets_that_others_may_read_are_refused,
@@ -613,7 +575,6 @@ TESTS = (
     an_hour_has_so_many_messages_and_recipients,
     deliveries_log_in_at_the_smart_host,
     mail_waits_when_the_smart_host_does_not_know_us,
-    a_certificate_of_his_lets_a_user_in,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Clients that are known by names in their certificates, for which a root of our choice vouches."""
+"""Clients that are known by their certificates: as such, or by names for which a root of our choice vouches."""
 
 import base64
 import contextlib
@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import time
 
-from encryption import trusting
-from harness import main, need, wait_until
+from encryption import certificates, trusting
+from harness import Sink, main, need, wait_until
 from users import SUBMISSION, relay_with_users, user
 
 
@@ -67,6 +67,44 @@ def relay_with_roots(path, failures=1000):
     asking = SUBMISSION + f'client_certificates = true\n[tls]\nclient_roots = "{path}"\n'
     with relay_with_users("--set", f"auth.failures_per_address={failures}", text=asking) as (relay, root):
         yield relay, root
+
+
+def a_certificate_of_his_lets_a_user_in():
+    need("msmtp")
+    text = SUBMISSION + "client_certificates = true\n"
+    with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
+        fingerprint = subprocess.run(["openssl", "x509", "-in", made["joe"][0], "-fingerprint", "-sha256", "-noout"],
+                                     check=True, capture_output=True, text=True).stdout.strip().split("=")[1]
+        with relay.users.open("a") as file:
+            file.write(f'certificates = ["{fingerprint}"]\n')
+        relay.process.send_signal(1)
+        wait_until("the certificate", lambda: b"users read again" in relay.log)
+
+        def reply(name, message, version=ssl.TLSVersion.TLSv1_3):
+            context = trusting(root)
+            context.minimum_version = context.maximum_version = version
+            if name:
+                context.load_cert_chain(*made[name])
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client._host = "relay.test"
+                client.starttls(context=context)
+                client.ehlo("client.test")
+                assert ("EXTERNAL" in client.esmtp_features["auth"].split()) == bool(name)
+                return client.docmd("AUTH", f"EXTERNAL {message}")[0]
+        assert reply("joe", "=") == 235 and reply("joe", "=", ssl.TLSVersion.TLSv1_2) == 235
+        assert reply("joe", base64.b64encode(b"joe").decode()) == 235
+        assert reply("joe", base64.b64encode(b"ann").decode()) == 535, "another's name"
+        assert reply("ann", "=") == 535, "a certificate of nobody"
+        assert reply(None, "=") == 504, "none at all"
+        cert, key = made["joe"]
+        done = subprocess.run(
+            ["msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={relay.port}", "--tls=on", "--tls-starttls=on",
+             "--tls-certcheck=off", "--from=a@sender.test", "--auth=external", "--user=joe", f"--tls-cert-file={cert}",
+             f"--tls-key-file={key}", "b@sink.test"], input="Subject: x\n\nbody\n", capture_output=True, text=True,
+            timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"with ESMTPSA" in sink.wait(1)[0][2]
+        assert relay.wait_event("received", 1)[0]["user"] == "joe"
 
 
 def a_name_that_a_root_vouches_for_lets_a_user_in():
@@ -150,6 +188,7 @@ def names_without_roots_are_warned_of():
 
 
 TESTS = (
+    a_certificate_of_his_lets_a_user_in,
     a_name_that_a_root_vouches_for_lets_a_user_in,
     of_a_certificate_of_several_users_one_is_named,
     certificates_that_do_not_fit_are_counted_like_passwords,

@@ -10,7 +10,11 @@ const EHLO_LOGIN: &str = "250-mx\r\n250 AUTH=LOGIN\r\n";
 
 /// A conversation with somebody who knows joe, under TLS or not, after the greeting.
 fn to_log_in(secured: bool, without_tls: bool) -> Conversation {
-    let credentials = Credentials { user: "joe".into(), password: Secret::new("pencil") };
+    to_log_in_with(false, secured, without_tls)
+}
+
+fn to_log_in_with(is_token: bool, secured: bool, without_tls: bool) -> Conversation {
+    let credentials = Credentials { user: "joe".into(), password: Secret::new("pencil"), is_token };
     let login = Login { credentials: Arc::new(credentials), nonce: "abc".into(), without_tls };
     let mut conversation =
         Conversation::new(policy(), "mx.example".into(), manner(StartTls::Never));
@@ -37,6 +41,24 @@ fn plain_goes_in_one_line_and_login_in_three() {
     assert_eq!(said(feed(&mut login, "334 VXNlcm5hbWU6\r\n")), "am9l\r\n");
     assert_eq!(said(feed(&mut login, "334 UGFzc3dvcmQ6\r\n")), "cGVuY2ls\r\n");
     assert_eq!(feed(&mut login, "235 yes\r\n").0, Step::Ready);
+}
+
+#[test]
+fn a_token_goes_in_one_line_and_only_by_what_is_for_tokens() {
+    let mut bearer = to_log_in_with(true, true, false);
+    let ehlo = "250-mx\r\n250 AUTH PLAIN XOAUTH2 OAUTHBEARER\r\n";
+    let line = said(feed(&mut bearer, ehlo));
+    let message = decode(line.trim_end().strip_prefix("AUTH OAUTHBEARER ").unwrap().as_bytes());
+    assert_eq!(message.unwrap(), b"n,a=joe,\x01auth=Bearer pencil\x01\x01");
+    assert_eq!(feed(&mut bearer, "235 yes\r\n").0, Step::Ready);
+    let mut refused = to_log_in_with(true, true, false);
+    let line = said(feed(&mut refused, "250-mx\r\n250 AUTH XOAUTH2\r\n"));
+    assert!(line.starts_with("AUTH XOAUTH2 "), "{line}");
+    assert_eq!(said(feed(&mut refused, "334 e30=\r\n")), "AQ==\r\n", "RFC 7628 3.2.3");
+    let (step, _) = feed(&mut refused, "535 5.7.8 no\r\n");
+    assert_eq!(unusable(&step), (Stage::Auth, Status(5, 7, 8)));
+    let mut neither = to_log_in_with(true, true, false);
+    assert_eq!(unusable(&feed(&mut neither, EHLO_AUTH).0), (Stage::Auth, Status(4, 7, 4)));
 }
 
 #[test]
