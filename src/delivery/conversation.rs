@@ -8,7 +8,7 @@ use super::{
     needs_smtp_utf8,
 };
 use crate::config::EightBit;
-use crate::message::{Body, Outcome, Reason, Stage, Status};
+use crate::message::{Body, ByMode, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
 use std::time::Duration;
@@ -458,9 +458,28 @@ impl Conversation {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
                 (Status(5, 6, 7), text.to_owned())
             }
-            _ => return None,
+            _ => return self.too_late(mail),
         };
         Some(self.ours(Stage::Mail, status, &text))
+    }
+
+    /// Why `mail`, which is to come back if it is not delivered by its time, cannot be sent there
+    /// (RFC 2852 4.1.4).
+    fn too_late(&self, mail: &Mail) -> Option<Reason> {
+        let by = mail.deliver_by.filter(|by| by.mode == ByMode::Return)?;
+        let left = by.seconds_left(mail.now);
+        let text = match (self.capabilities.deliver_by, self.manner.protocol) {
+            _ if left < 1 => "the time by which it was to be delivered (BY) is over".to_owned(),
+            (None, Protocol::Smtp) => "the message is to be delivered by a time (BY), and the \
+                                       server does not offer DELIVERBY"
+                .to_owned(),
+            (Some(shortest), _) if left < i64::from(shortest) => format!(
+                "the message is to be delivered within {left} seconds (BY), and the server \
+                 promises nothing below {shortest}"
+            ),
+            _ => return None,
+        };
+        Some(self.ours(Stage::Mail, Status(5, 4, 7), &text))
     }
 
     /// Whether content is to go as a chunk (RFC 3030): see [`Step::SendContent`].

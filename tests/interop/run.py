@@ -12,6 +12,7 @@ import postfix
 import receiving
 import running
 import sending
+import timely
 import tools
 import users
 import wiring
@@ -19,7 +20,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, postfix, mtas, users,
+    sending, timely, postfix, mtas, users,
 )
 
 if __name__ == "__main__":
