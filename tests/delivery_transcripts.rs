@@ -141,13 +141,22 @@ impl Replay {
         for index in again {
             self.note(&format!("= {index} again"));
         }
+        if self.conversation.was_chunk_refused() {
+            self.note("= refused ahead");
+        }
     }
 
     fn caller_does(&mut self, action: &str) {
         let (verb, rest) = action.split_once(' ').unwrap_or((action, ""));
         let mut out = Vec::new();
         match verb {
-            "mail" => self.conversation.begin(mail(rest), &mut out),
+            "mail" => {
+                self.conversation.begin(mail(rest), &mut out);
+                if self.conversation.takes_content_ahead() {
+                    self.conversation.chunk(1000, &mut out);
+                    self.conversation.content_sent(&mut out);
+                }
+            }
             "quit" => self.conversation.quit(&mut out),
             "closed" | "timeout" => {
                 let loss =
@@ -189,6 +198,7 @@ fn mail(words: &str) -> Mail {
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,
+        ahead: false,
     };
     for word in words.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -202,6 +212,7 @@ fn mail(words: &str) -> Mail {
             ("size", text) => mail.size = text.parse().unwrap(),
             ("body", "8bitmime") => mail.body = Body::EightBitMime,
             ("body", "binarymime") => mail.body = Body::BinaryMime,
+            ("ahead", _) => mail.ahead = true,
             ("8bit", _) => mail.eight_bit = true,
             ("priority", text) => mail.priority = text.parse().unwrap(),
             ("by", text) => mail.deliver_by = Some(deliver_by(mail.now, text)),

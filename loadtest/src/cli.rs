@@ -179,6 +179,17 @@ pub struct Behaviour {
         value_parser = clap::value_parser!(u32).range(1..=256)
     )]
     pub sink_threads: u32,
+    /// Do not offer CHUNKING
+    #[arg(long)]
+    pub no_chunking: bool,
+    /// Answer as if from so far away: replies to what came together leave so much later
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=10_000)
+    )]
+    pub round_trip: u64,
     /// Answer 5xx, by default 550, at STEP=PERCENT; STEP is connect, greeting, ehlo, mail, rcpt,
     /// data, content or end
     #[arg(long, value_name = "STEP=PERCENT[:CODE]", value_parser = misbehave::parse_refuse)]

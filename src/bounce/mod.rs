@@ -10,7 +10,7 @@
 //!   says that it is over; the class tells senders that every attempt met a temporary trouble, so
 //!   that they do not strike the address from their lists as they do after 5.x.x. What the last
 //!   attempt met stands in Diagnostic-Code. But what comes back because its sender set a time (BY)
-//!   has 5.4.7, as RFC 2852 4.1.3 has it: nobody's address is at fault, and Diagnostic-Code says so.
+//!   has 5.4.7, as RFC 2852 has it: nobody's address is at fault, and Diagnostic-Code says so.
 //! - *Last-Attempt-Date* (RFC 3464 2.3.7) is given only where a host was tried and the time is
 //!   known. When a waiting recipient's time is over, that of its last attempt is not.
 //! - *The report is 7-bit*, so that it needs no extension on its way: parts that hold anything else

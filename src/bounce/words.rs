@@ -22,8 +22,8 @@ pub(super) fn opening(report: &Report<'_>) -> String {
             "{arrived}, could not be delivered to {whom}. No further attempts will be made."
         ),
         Kind::Delayed { until } => format!(
-            "{arrived}, has not been delivered yet to {whom}{by}. It will be tried again until {}. You \
-             need not send it again.",
+            "{arrived}, has not been delivered yet to {whom}{by}. It will be tried again until {}. \
+             You need not send it again.",
             date(until)
         ),
         Kind::Relayed if report.deliver_by.is_some() => format!(

@@ -382,6 +382,8 @@ pub struct Passage {
     pub tls: DeliveryTls,
     /// 8-bit content where the host does not offer 8BITMIME.
     pub eight_bit: EightBit,
+    /// Small messages go by BDAT (RFC 3030), with the envelope, to hosts that offer it.
+    pub chunking: bool,
     /// The certificate that is shown to hosts that ask for one: its place in
     /// [`Route::certificates`].
     pub certificate: Option<usize>,
@@ -389,8 +391,12 @@ pub struct Passage {
 
 impl Passage {
     /// What holds where nothing is said.
-    pub const ORDINARY: Passage =
-        Passage { tls: DeliveryTls::May, eight_bit: EightBit::Bounce, certificate: None };
+    pub const ORDINARY: Passage = Passage {
+        tls: DeliveryTls::May,
+        eight_bit: EightBit::Bounce,
+        chunking: true,
+        certificate: None,
+    };
 }
 
 /// What becomes of 8-bit content where the host does not offer 8BITMIME (RFC 6152 3).

@@ -244,6 +244,7 @@ impl Page {
     fn passage(&mut self, route: &Route, passage: &Passage) {
         self.text("tls", passage.tls.name());
         self.text("eight_bit", passage.eight_bit.name());
+        self.plain("chunking", &passage.chunking.to_string());
         if let Some(shown) = passage.certificate.and_then(|place| route.certificates.get(place)) {
             self.path("tls_cert", &shown.cert);
             self.path("tls_key", &shown.key);

@@ -318,7 +318,7 @@ fn route(mut table: Table) -> Route {
     let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
     check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
     table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
-    table.none_of("rule").know(&["auth", "auth_without_tls"]);
+    table.none_of("rule").know(&["auth", "auth_without_tls", "chunking"]);
     let place = table.place_of("rule");
     let tables = table.tables("rule").unwrap_or_default();
     if tables.len() > RULES_MAX {
@@ -348,6 +348,7 @@ fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificat
     Passage {
         tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
         eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
+        chunking: table.flag("chunking", others.chunking),
         certificate: own.or(others.certificate),
     }
 }

@@ -2,13 +2,14 @@
 
 use super::authentication::{Answer, Exchange, Login, Proved};
 use super::capabilities::Capabilities;
+use super::parameters;
 use super::transaction::{Command, Transaction, Verdict};
 use super::{
     Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
     needs_smtp_utf8,
 };
 use crate::config::EightBit;
-use crate::message::{Body, ByMode, Outcome, Reason, Stage, Status};
+use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,6 +49,10 @@ pub struct Conversation {
     secured: bool,
     /// The last transaction left an envelope with the server: RSET goes before the next MAIL.
     reset_needed: bool,
+    /// The server did not understand a chunk that went ahead: none does so again.
+    chunk_refused: bool,
+    /// That was in the last transaction.
+    chunk_refused_last: bool,
 }
 
 impl Conversation {
@@ -64,6 +69,8 @@ impl Conversation {
             login: None,
             secured: false,
             reset_needed: false,
+            chunk_refused: false,
+            chunk_refused_last: false,
         }
     }
 
@@ -353,6 +360,8 @@ impl Conversation {
             return Step::Close;
         };
         self.reset_needed = transaction.leaves_envelope();
+        self.chunk_refused_last = transaction.is_chunk_refused();
+        self.chunk_refused |= self.chunk_refused_last;
         let (outcomes, again) = transaction.into_fates(close);
         Step::Finished { outcomes, again }
     }
@@ -362,7 +371,7 @@ impl Conversation {
     fn broken(&mut self, what: &str) -> Step {
         let stage = self.stage();
         let mut text = format!("the server broke the protocol: {what}");
-        if stage == Stage::EndOfData {
+        if stage == Stage::EndOfData || self.takes_content_ahead() {
             text.push_str("; the message may have been delivered");
         }
         let outcome = Outcome::Deferred(self.ours(stage, Status(4, 5, 0), &text));
@@ -390,7 +399,8 @@ impl Conversation {
 
     /// Starts a transaction. Only after `Ready`; at any other time the mail is deferred by the
     /// next `receive`.
-    pub fn begin(&mut self, mail: Mail, out: &mut Vec<u8>) {
+    pub fn begin(&mut self, mut mail: Mail, out: &mut Vec<u8>) {
+        mail.ahead &= !self.chunk_refused;
         debug_assert!(matches!(self.state, State::Idle), "begin is for a ready connection");
         let mut transaction = if !matches!(self.state, State::Idle) {
             let reason = self.ours(Stage::Local, Status(4, 3, 0), "the connection was not ready");
@@ -458,28 +468,25 @@ impl Conversation {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
                 (Status(5, 6, 7), text.to_owned())
             }
-            _ => return self.too_late(mail),
+            _ => {
+                let late = parameters::too_late(mail, &self.capabilities, self.manner.protocol);
+                (Status(5, 4, 7), late?)
+            }
         };
         Some(self.ours(Stage::Mail, status, &text))
     }
 
-    /// Why `mail`, which is to come back if it is not delivered by its time, cannot be sent there
-    /// (RFC 2852 4.1.4).
-    fn too_late(&self, mail: &Mail) -> Option<Reason> {
-        let by = mail.deliver_by.filter(|by| by.mode == ByMode::Return)?;
-        let left = by.seconds_left(mail.now);
-        let text = match (self.capabilities.deliver_by, self.manner.protocol) {
-            _ if left < 1 => "the time by which it was to be delivered (BY) is over".to_owned(),
-            (None, Protocol::Smtp) => "the message is to be delivered by a time (BY), and the \
-                                       server does not offer DELIVERBY"
-                .to_owned(),
-            (Some(shortest), _) if left < i64::from(shortest) => format!(
-                "the message is to be delivered within {left} seconds (BY), and the server \
-                 promises nothing below {shortest}"
-            ),
-            _ => return None,
-        };
-        Some(self.ours(Stage::Mail, Status(5, 4, 7), &text))
+    /// After `begin`: whether all content is to go out at once. Then call `chunk`, add trace and
+    /// content without added dots, and call `content_sent`; there is no [`Step::SendContent`].
+    pub fn takes_content_ahead(&self) -> bool {
+        matches!(&self.state, State::Open(transaction) if transaction.is_ahead())
+    }
+
+    /// After [`Step::Finished`]: the server could not take content as it was sent, so the outcome
+    /// says nothing about the message. When the connection is ready again it may be begun anew, and
+    /// will go by DATA.
+    pub fn was_chunk_refused(&self) -> bool {
+        self.chunk_refused_last
     }
 
     /// Whether content is to go as a chunk (RFC 3030): see [`Step::SendContent`].
@@ -491,7 +498,7 @@ impl Conversation {
     /// and content.
     pub fn chunk(&mut self, length: u64, out: &mut Vec<u8>) {
         if let State::Open(transaction) = &mut self.state
-            && transaction.awaited() == Command::Content
+            && (transaction.is_ahead() || transaction.awaited() == Command::Content)
         {
             transaction.chunk(length, out);
         }
@@ -568,6 +575,8 @@ impl Conversation {
             State::Idle | State::Ended { .. } => ("between messages", false),
             State::Quit | State::Closed => ("at the end", false),
         };
+        let is_ahead = matches!(&self.state, State::Open(open) if open.is_ahead());
+        let ambiguous = ambiguous || is_ahead;
         let (stage, status, mut text) = match loss {
             Loss::Closed(words) if words.is_empty() => {
                 (stage, Status(4, 4, 2), format!("the connection was lost {step}"))

@@ -15,6 +15,7 @@
 //! | before the greeting | greeting | 4.4.2 | for the host; no recipients |
 //! | before the reply to EHLO, HELO | hello | 4.4.2 | for the host; no recipients |
 //! | between messages, in QUIT | hello | 4.4.2 | for the host; no recipients |
+//! | content ahead, before any reply | as below | 4.4.2 | all deferred, and the text says that they may have it |
 //! | before the reply to RSET, MAIL | mail | 4.4.2 | all deferred |
 //! | before the reply to RCPT | rcpt | 4.4.2 | all deferred, the accepted too |
 //! | before the reply to DATA | data | 4.4.2 | all deferred |
@@ -52,8 +53,14 @@
 //! declared to be 8-bit, and is not, goes anywhere.
 //!
 //! *BINARYMIME* may hold bare CR and LF: it goes out by BDAT (RFC 3030) to a host with BINARYMIME
-//! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere. Nothing else goes by BDAT:
-//! content is kept dot-stuffed, as DATA wants it.
+//! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere.
+//!
+//! *Content ahead.* Where PIPELINING and CHUNKING are offered and the caller has all content at
+//! hand ([`Mail::ahead`]), it goes by BDAT in the same write as the envelope: one round trip for a
+//! message in place of two. Content for recipients that are all refused goes in vain, so the caller
+//! does that with small messages only. 500 to 504 to BDAT is no word on the message: the host
+//! cannot do what it offers, and the mail is tried at once by DATA on the same connection
+//! ([`Conversation::was_chunk_refused`]). After anything but 2xx to BDAT comes RSET.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
 //! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply
@@ -185,6 +192,8 @@ pub struct Mail {
     pub envelope_id: Option<Box<str>>,
     /// What was found out where [`Conversation::wants_conversion`] was true.
     pub conversion: Converted,
+    /// Its content may go out with the envelope, where the server can take it so.
+    pub ahead: bool,
 }
 
 /// Whether 8-bit content is sent as 7-bit MIME.

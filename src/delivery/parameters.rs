@@ -1,8 +1,8 @@
 //! MAIL and RCPT with the parameters that the server offered. It knows no state.
 
 use super::capabilities::Capabilities;
-use super::{Mail, asks_for_delay, needs_smtp_utf8};
-use crate::message::{Body, DsnNotify, DsnReturn, Recipient};
+use super::{Mail, Protocol, asks_for_delay, needs_smtp_utf8};
+use crate::message::{Body, ByMode, DsnNotify, DsnReturn, Recipient};
 use crate::smtp::unitext_to_xtext;
 use std::borrow::Cow;
 use std::io::{Result, Write};
@@ -68,6 +68,26 @@ pub(super) fn rcpt(
         write!(out, " ORCPT={original}")?;
     }
     Ok(())
+}
+
+/// Why `mail`, which is to come back if it is not delivered by its time, cannot be sent there (RFC
+/// 2852 4.1.4).
+pub(super) fn too_late(mail: &Mail, offered: &Capabilities, spoken: Protocol) -> Option<String> {
+    let by = mail.deliver_by.filter(|by| by.mode == ByMode::Return)?;
+    let left = by.seconds_left(mail.now);
+    match (offered.deliver_by, spoken) {
+        _ if left < 1 => Some("the time by which it was to be delivered (BY) is over".to_owned()),
+        (None, Protocol::Smtp) => {
+            let text = "the message is to be delivered by a time (BY), and the server does not \
+                        offer DELIVERBY";
+            Some(text.to_owned())
+        }
+        (Some(shortest), _) if left < i64::from(shortest) => Some(format!(
+            "the message is to be delivered within {left} seconds (BY), and the server promises \
+             nothing below {shortest}"
+        )),
+        _ => None,
+    }
 }
 
 /// RFC 3461 4.1.

@@ -2,7 +2,7 @@
 //! the replies make of each recipient. It knows nothing of greetings and of what closes a line.
 
 use super::capabilities::Capabilities;
-use super::{Mail, Protocol, parameters};
+use super::{Converted, Mail, Protocol, parameters};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::Response;
 use std::io::Write;
@@ -93,10 +93,15 @@ pub(super) struct Transaction {
     protocol: Protocol,
     /// Content goes by BDAT.
     chunked: bool,
+    /// And goes out with the envelope, before any reply.
+    ahead: bool,
+    /// The server did not understand that.
+    chunk_refused: bool,
     mail_accepted: bool,
     mail_refused: bool,
     accepted: usize,
-    /// 354 came: the server forgets the envelope at the end of data, whatever it says then.
+    /// The server forgets the envelope: 354 came, after which it does so at the end of data
+    /// whatever it says then, or a last chunk was taken.
     data_begun: bool,
     /// The accepted recipients were deferred together: no sense in sending on at once.
     deferred: bool,
@@ -115,16 +120,25 @@ impl Transaction {
         let offered = capabilities.recipients_max.map_or(all, |max| all.min(max as usize));
         let fate = |place| if place < offered { Fate::Waiting } else { Fate::Beyond };
         let fates = (0..all).map(fate).collect();
+        let window = if capabilities.pipelining { PIPELINE_COMMANDS_MAX } else { 1 };
+        // RSET, MAIL and BDAT beside the recipients.
+        let ahead = mail.ahead
+            && mail.conversion == Converted::No
+            && protocol == Protocol::Smtp
+            && capabilities.chunking
+            && offered + 3 <= window;
         Transaction {
             offered,
             protocol,
-            chunked: mail.body == Body::BinaryMime,
+            chunked: ahead || mail.body == Body::BinaryMime,
+            ahead,
+            chunk_refused: false,
             mail,
             fates,
             next: Some(first),
             awaited: first,
             outstanding: 0,
-            window: if capabilities.pipelining { PIPELINE_COMMANDS_MAX } else { 1 },
+            window,
             mail_accepted: false,
             mail_refused: false,
             accepted: 0,
@@ -159,6 +173,16 @@ impl Transaction {
         self.chunked
     }
 
+    /// Whether content goes out at once, with the envelope.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// The server did not understand the chunk that it was sent with the envelope.
+    pub(super) fn is_chunk_refused(&self) -> bool {
+        self.chunk_refused
+    }
+
     /// Whether the server still holds an envelope that RSET must clear.
     pub(super) fn leaves_envelope(&self) -> bool {
         self.mail_accepted && !self.data_begun
@@ -174,7 +198,8 @@ impl Transaction {
             let Some(command) = self.next else { return };
             self.write(command, capabilities, out);
             self.outstanding += 1;
-            self.next = self.after(command).filter(|&next| next != Command::Content);
+            let is_content = |next| matches!(next, Command::Content | Command::EndOfData);
+            self.next = self.after(command).filter(|&next| !is_content(next));
         }
     }
 
@@ -182,6 +207,7 @@ impl Transaction {
         let recipient = |place| match (place < self.offered, self.chunked) {
             (true, _) => Command::Recipient(place),
             (false, false) => Command::Data,
+            (false, true) if self.ahead => Command::EndOfData,
             (false, true) => Command::Content,
         };
         match command {
@@ -251,7 +277,19 @@ impl Transaction {
                 return self.end_one(place, Outcome::Delivered(reason()));
             }
             (Command::EndOfDataFor(place), 4 | 5) => return self.end_one(place, judged(reason())),
-            (Command::EndOfData, 2) => return self.end(Outcome::Delivered(reason()), false),
+            // Whatever the server makes of a message for nobody.
+            (Command::EndOfData, class) if self.accepted == 0 => {
+                return Verdict::Finished { close: class == 3 };
+            }
+            (Command::EndOfData, 2) => {
+                self.data_begun = true;
+                return self.end(Outcome::Delivered(reason()), false);
+            }
+            // RFC 5321 4.2.2: not about the message. It may be tried by DATA.
+            (Command::EndOfData, 5) if self.ahead && response.code() <= 504 => {
+                self.chunk_refused = true;
+                return self.end(Outcome::Deferred(reason()), false);
+            }
             (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), false),
             (Command::Content, _) => return Verdict::Violation("a reply before the final dot"),
             (_, 3) => return Verdict::Violation("a 3xx reply to a command that asks for none"),
@@ -267,7 +305,6 @@ impl Transaction {
         if self.mail_refused || (offered && self.accepted == 0) {
             self.next = None;
         } else if self.awaited == Command::Content && self.outstanding == 0 {
-            self.data_begun = true;
             return Verdict::SendContent;
         }
         self.send(capabilities, out);
@@ -323,11 +360,14 @@ impl Transaction {
     pub(super) fn chunk(&mut self, length: u64, out: &mut Vec<u8>) {
         // Writing to a Vec cannot fail.
         let _ = write!(out, "BDAT {length} LAST\r\n");
-        self.outstanding = 1;
+        self.outstanding += 1;
     }
 
     /// The final dot goes out, unless all was in the chunk.
     pub(super) fn content_sent(&mut self, out: &mut Vec<u8>) {
+        if self.ahead {
+            return;
+        }
         if !self.chunked {
             out.extend_from_slice(b".\r\n");
         }

@@ -58,6 +58,8 @@ pub(super) struct Connection {
     pub(super) conversation: Conversation,
     security: Option<Arc<Security>>,
     lmtp: bool,
+    /// Content may go out with the envelope.
+    chunking: bool,
     /// Transactions begun on it.
     pub(super) transactions: u32,
 }
@@ -176,6 +178,7 @@ impl Connection {
             conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
             lmtp: protocol == Protocol::Lmtp,
+            chunking: way.manner.passage.chunking,
             transactions: 0,
         };
         if way.manner.scheme == Scheme::Smtps {
@@ -272,6 +275,8 @@ impl Connection {
     pub(super) async fn transact(&mut self, job: &Job) -> Transacted {
         self.transactions += 1;
         let mut mail = mail_of(job);
+        // A host that fails over it gets the next attempt by DATA.
+        mail.ahead = self.chunking && job.untried && content::is_small(&job.message);
         let mut conversion = None;
         if self.conversation.wants_conversion(&mail) {
             match content::convert(&job.message).await {
@@ -285,7 +290,7 @@ impl Connection {
                 Err(error) => return Transacted::unreadable(job, &error),
             }
         }
-        self.conversation.begin(mail, &mut self.output);
+        self.begin(mail, job);
         loop {
             let loss = match self.talk().await {
                 Ok(Step::SendContent) => match self.send_content(job, conversion.as_ref()).await {
@@ -298,6 +303,10 @@ impl Connection {
                     },
                 },
                 Ok(Step::Finished { outcomes, again }) => {
+                    if self.conversation.was_chunk_refused() && self.is_ready_again().await {
+                        self.begin(mail_of(job), job);
+                        continue;
+                    }
                     let lost = outcomes.iter().any(|(_, outcome)| outcome.reason().code == 421);
                     return Transacted { outcomes, again, lost };
                 }
@@ -313,6 +322,14 @@ impl Connection {
             };
             let (outcomes, _) = self.conversation.lost(loss);
             return Transacted { outcomes, again: Vec::new(), lost: true };
+        }
+    }
+
+    /// Says the envelope, and content with it where that may be.
+    fn begin(&mut self, mail: Mail, job: &Job) {
+        self.conversation.begin(mail, &mut self.output);
+        if self.conversation.takes_content_ahead() {
+            self.put_content(&job.message);
         }
     }
 
@@ -438,6 +455,7 @@ fn mail_of(job: &Job) -> Mail {
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
         conversion: Converted::No,
+        ahead: false,
     }
 }
 

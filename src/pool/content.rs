@@ -12,6 +12,13 @@ use std::io;
 /// second system call.
 const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 
+/// Whether all content is at hand and may leave with the envelope, before anybody knows whether a
+/// recipient is taken.
+pub(super) fn is_small(message: &Message) -> bool {
+    let size = message.trace.len() as u64 + message.content.len();
+    matches!(message.content, Content::Whole(_)) && size <= ONE_SEND_BYTES_MAX
+}
+
 /// A message that can be made 7-bit.
 pub(super) struct Convertible {
     /// As it comes out of the survey.
@@ -92,6 +99,24 @@ impl Connection {
         }
         self.conversation.content_sent(&mut self.output);
         Ok(())
+    }
+
+    /// The same of content that is at hand, to the output.
+    pub(super) fn put_content(&mut self, message: &Message) {
+        let Content::Whole(stored) = &message.content else { return };
+        let mut plain = Vec::new();
+        let content = match message.dot_stuffed {
+            true => {
+                Dots::new(Dot::Removed).piece(stored, &mut plain);
+                &plain
+            }
+            false => stored,
+        };
+        let length = message.trace.len() + content.len();
+        self.conversation.chunk(length as u64, &mut self.output);
+        self.output.extend_from_slice(&message.trace);
+        self.output.extend_from_slice(content);
+        self.conversation.content_sent(&mut self.output);
     }
 
     /// The whole message as one chunk (RFC 3030). Its length comes first, so content that is kept

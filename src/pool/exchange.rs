@@ -103,6 +103,8 @@ pub struct Job {
     pub message: Arc<spool::Message>,
     /// Indices in the envelope.
     pub recipients: Vec<u32>,
+    /// None of them was tried before.
+    pub untried: bool,
 }
 
 /// What became of a [`Job`]: each of its recipients stands in `outcomes` or in `again`.

@@ -371,7 +371,7 @@ impl Pool {
         tls: Option<Arc<Security>>,
         reports: Reports,
     ) {
-        let Job { origin, slot, site, message, recipients } = job;
+        let Job { origin, slot, site, message, recipients, .. } = job;
         if recipients.len() != outcomes.len() + again.len() {
             let told: HashSet<u32> =
                 outcomes.iter().map(|(index, _)| *index).chain(again.iter().copied()).collect();

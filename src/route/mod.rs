@@ -81,7 +81,7 @@ impl Manner {
             config::Scheme::Lmtp => "+lmtp",
         });
         let ordinary = config::Passage::ORDINARY;
-        let config::Passage { tls, eight_bit, certificate } = self.passage;
+        let config::Passage { tls, eight_bit, chunking, certificate } = self.passage;
         if tls != ordinary.tls {
             mark.push_str("+tls-");
             mark.push_str(tls.name());
@@ -89,6 +89,9 @@ impl Manner {
         if eight_bit != ordinary.eight_bit {
             mark.push_str("+8bit-");
             mark.push_str(eight_bit.name());
+        }
+        if chunking != ordinary.chunking {
+            mark.push_str("+data");
         }
         if let Some(place) = certificate {
             mark.push_str(&format!("+cert-{place}"));

@@ -261,7 +261,7 @@ impl Scheduler {
         let number = self.sites.next(site.0)?;
         let slot = self.recipients[number].message;
         let priority = self.classes.get(self.messages[slot].class).priority;
-        let mut recipients = Vec::new();
+        let (mut recipients, mut untried) = (Vec::new(), true);
         let taken = match self.messages[slot].members() {
             Members::Many(group) => self.companions(group, number, recipients_max),
             _ => vec![number],
@@ -271,11 +271,13 @@ impl Scheduler {
             self.sites.went_out(site.0);
             self.recipients[number].place = site.0;
             self.watch(number, State::Out, now);
+            untried &= self.recipients[number].attempts() == 0;
             recipients.push(self.recipients[number].index());
         }
         recipients.sort_unstable();
         let message = &self.messages[slot];
-        Some(Work { slot: Slot(slot), id: message.id(), placement: message.placement, recipients })
+        let (id, placement) = (message.id(), message.placement);
+        Some(Work { slot: Slot(slot), id, placement, recipients, untried })
     }
 
     /// A recipient that was out comes back. `None` when it was not out (already over). Without a

@@ -95,7 +95,8 @@ fn a_message_goes_from_admission_to_its_end() {
     assert_eq!(scheduler.poll(START), Some(Demand::Offer(SITE)));
     assert_eq!(scheduler.poll(START), None);
     let work = scheduler.take(SITE, START, 10).unwrap();
-    assert_eq!(work, Work { slot, id: QueueId(5), placement: [1, 2, 5], recipients: vec![0] });
+    let (id, placement, recipients) = (QueueId(5), [1, 2, 5], vec![0]);
+    assert_eq!(work, Work { slot, id, placement, recipients, untried: true });
     assert_eq!(scheduler.take(SITE, START, 10), None);
     assert!(!scheduler.finish_if_over(slot));
     let settled = scheduler.settle(slot, 0, Verdict::Over, None, START);

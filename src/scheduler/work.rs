@@ -106,6 +106,8 @@ pub struct Work {
     pub placement: [u32; 3],
     /// Indices in the envelope, rising; all for the site asked for.
     pub recipients: Vec<u32>,
+    /// None of them was tried before.
+    pub untried: bool,
 }
 
 /// What became of a recipient that came back.

@@ -429,7 +429,8 @@ impl Queue {
     async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, work: Work) {
         let mut loading =
             Loading { queue: Rc::clone(&self), home, site: Arc::clone(&site), work: Some(work) };
-        while let Some(Work { slot, id, placement: at, recipients }) = loading.work.clone() {
+        while let Some(work) = loading.work.clone() {
+            let Work { slot, id, placement: at, recipients, .. } = work;
             match self.spool.load(id, placement(at)).await {
                 Ok(message) => {
                     let Some(work) = loading.work.take() else { return };
@@ -453,6 +454,7 @@ impl Queue {
             site,
             message,
             recipients: work.recipients,
+            untried: work.untried,
         };
         self.exchange.send(home, Dispatch::Job(Box::new(job)));
     }

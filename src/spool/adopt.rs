@@ -29,8 +29,10 @@ impl Spool {
         let core = &self.handle.core;
         // Every live record is read anyway, and one that is damaged must not keep the others back.
         let read = folder::read(other, Scan::of_all_bytes())?;
+        let mut set_aside = folder::set_aside(other, &read.findings.set_aside, true);
+        set_aside.extend(folder::told_missing(other, &read.missing));
         let mut recovery = Recovery {
-            set_aside: folder::set_aside(other, &read.findings.set_aside, true),
+            set_aside,
             torn_bytes: read.findings.torn_bytes,
             segments: read.segments.len(),
             bytes_read: read.scan.bytes_read,

@@ -79,7 +79,8 @@ pub(super) struct State {
     /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
     pub(super) closing: bool,
-    /// The committer has ended.
+    /// The committer has ended, and after it the keeper.
+    pub(super) committed: bool,
     ended: bool,
 }
 
@@ -117,6 +118,7 @@ impl Core {
             moving: HashMap::new(),
             foreign: HashSet::new(),
             closing: false,
+            committed: false,
             ended: false,
         };
         Rc::new(Core {
@@ -151,7 +153,7 @@ impl Core {
         self.cleaning.set();
     }
 
-    /// Waits until all that was noted is committed and the committer has ended.
+    /// Waits until all that was noted is committed, and nothing changes on the disk any more.
     pub(super) async fn closed(&self) {
         self.close();
         let mut key = None;
@@ -476,6 +478,19 @@ impl Core {
         self.chores.set();
     }
 
+    /// The keeper ends after the committer: from here on nothing changes on the disk.
+    pub(super) fn end(&self) {
+        let mut state = self.state.borrow_mut();
+        // Without the list the next start compares nothing: no reason to fail a stop.
+        if state.failure.is_none()
+            && let Err(error) = state.log.closed().write(&self.folder)
+        {
+            tracing::debug!(folder = %self.folder.display(), %error, "no list of segments");
+        }
+        state.ended = true;
+        self.ended.wake();
+    }
+
     fn fail(&self, state: &mut State, cause: String) {
         tracing::error!(
             folder = %self.folder.display(),
@@ -585,8 +600,8 @@ async fn commit(core: Rc<Core>) {
                 core.written(write.is_batch, result);
             }
             Next::End => {
-                core.state.borrow_mut().ended = true;
-                core.ended.wake();
+                core.state.borrow_mut().committed = true;
+                core.chores.set();
                 return;
             }
         }

@@ -3,9 +3,9 @@
 //! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
 //! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
 //! {received u64, marks u16}, what the marks say is there (tenant, priority, not before, expires,
-//! deliver by), the recipients' domains, fates, deliveries begun and extents as the record has them; for what
-//! became of recipients the record's payload; for a chunk nothing. Reading never panics; of a plain
-//! message it allocates nothing.
+//! deliver by), the recipients' domains, fates, deliveries begun and extents as the record has
+//! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
+//! panics; of a plain message it allocates nothing.
 
 use super::Fate;
 use super::field::{Fields, put_count};

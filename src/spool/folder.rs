@@ -2,6 +2,7 @@
 //! and for adoption, when nothing else runs in it.
 
 use super::SpoolError;
+use super::closed::{self, Closed, Missing};
 use super::recovery::{Findings, Refusal, Scan, SetAside};
 use super::segment;
 use crate::ring::disk::{self, File};
@@ -23,6 +24,8 @@ pub(super) struct Contents {
     pub(super) findings: Findings,
     /// Segment files, in order.
     pub(super) segments: Vec<u32>,
+    /// What was there when the spool was closed, and is not.
+    pub(super) missing: Vec<Missing>,
 }
 
 /// The folders below `root` that hold segments, by number: `shard-N`, and `orphan-N` of shards that
@@ -89,7 +92,8 @@ pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError
         self::scan(&mut scan, folder, number, &mut file, size)?;
     }
     let findings = scan.finish();
-    Ok(Contents { scan, findings, segments })
+    let missing = Closed::read(folder).map_or_else(Vec::new, |closed| closed.missing(&scan));
+    Ok(Contents { scan, findings, segments, missing })
 }
 
 /// The numbers of the segment files in `folder`, in order.
@@ -144,6 +148,14 @@ pub(super) fn set_aside(folder: &Path, all: &[SetAside], keep: bool) -> Vec<Stri
     lines
 }
 
+/// The lines for the log about what is missing.
+pub(super) fn told_missing(folder: &Path, all: &[Missing]) -> Vec<String> {
+    let line = |one: &Missing| {
+        format!("{} is missing: {}", segment::path(folder, one.segment).display(), one.cause)
+    };
+    all.iter().map(line).collect()
+}
+
 /// Where a copy is kept of what did not pass at `offset` of `segment`.
 pub(super) fn copy_of(folder: &Path, segment: u32, offset: u32) -> PathBuf {
     folder.join(QUARANTINE).join(format!("{segment:08}-{offset}.bad"))
@@ -180,6 +192,7 @@ fn rewrite(path: &Path, batch: Option<(u32, u32, u32)>) -> io::Result<()> {
 /// the other, the oldest first, each durably: if a later one, which tells that mail in an earlier
 /// one has ended, went before that, the mail would come back after a crash.
 pub(super) fn remove(folder: &Path, segments: &[u32]) -> Result<(), SpoolError> {
+    closed::forget(folder).map_err(|error| failed(folder, &error))?;
     for &number in segments {
         let path = segment::path(folder, number);
         match disk::remove_file(&path) {

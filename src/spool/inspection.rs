@@ -1,6 +1,7 @@
 //! What a stopped relay's folder holds, in numbers, and where it is damaged. It reads every byte
 //! that was ever committed and checks every checksum; it changes nothing.
 
+use super::closed::{Closed, Missing};
 use super::content::Content;
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
@@ -90,6 +91,8 @@ impl Spool {
         for one in &findings.set_aside {
             damages.push(Damage::of(directory, one)?);
         }
+        let missing = Closed::read(directory).map_or_else(Vec::new, |closed| closed.missing(&scan));
+        damages.extend(missing.into_iter().map(|one| Damage::missing(directory, one)));
         let torn_at = (findings.torn_bytes > 0)
             .then(|| (segment::path(directory, findings.cut.0), findings.cut.1));
         let streamed = scan.fold.pieces().into_keys().collect();
@@ -134,6 +137,11 @@ impl Inspection {
 }
 
 impl Damage {
+    fn missing(directory: &Path, Missing { segment, cause }: Missing) -> Damage {
+        let (path, cause) = (segment::path(directory, segment), format!("missing: {cause}"));
+        Damage { path, offset: 0, length: 0, cause, records: Vec::new() }
+    }
+
     fn of(directory: &Path, one: &SetAside) -> Result<Damage, SpoolError> {
         let path = segment::path(directory, one.segment);
         let bytes = File::open(&path)

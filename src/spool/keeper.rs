@@ -83,20 +83,20 @@ impl Core {
     }
 }
 
-/// Keeps for as long as the spool is open.
+/// Keeps for as long as the spool is open, and its committer may need a segment.
 pub(super) async fn keep(core: Rc<Core>) {
     let mut retry_at = ring::now();
     loop {
-        let (chore, no_room, closing) = {
+        let (chore, no_room, over) = {
             let state = &mut *core.state.borrow_mut();
             // After a failed sync the folder stays as it is, for recovery.
             let chore = if state.failure.is_some() { None } else { state.chore() };
-            (chore, state.log.no_room(), state.closing)
+            (chore, state.log.no_room(), state.closing && state.committed)
         };
         let Some(chore) = chore else {
             let wait = retry_at.saturating_duration_since(ring::now());
-            match (closing, no_room) {
-                (true, _) => return,
+            match (over, no_room) {
+                (true, _) => return core.end(),
                 (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
                 (false, true) => {
                     core.chores.wait_for(wait).await;

@@ -16,6 +16,7 @@
 
 use super::Placement;
 use super::batch::{Batch, Sealed};
+use super::closed::Closed;
 use super::index::Growing;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
@@ -419,6 +420,16 @@ impl Log {
     /// The oldest segment holds nothing any more and waits to be used again.
     pub(super) fn has_dead(&self) -> bool {
         self.oldest_dead().is_some()
+    }
+
+    /// The list that a stop leaves. No chore may follow it.
+    pub(super) fn closed(&self) -> Closed {
+        let written = |segment: u32| self.head.is_none_or(|head| head != (segment, BLOCK));
+        let segments = self.segments.iter().filter(|&(&segment, _)| written(segment));
+        Closed {
+            next_batch: self.next_batch,
+            segments: segments.map(|(&segment, live)| (segment, live.records)).collect(),
+        }
     }
 
     /// What lives in `segment`.

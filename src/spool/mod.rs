@@ -24,12 +24,13 @@
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
 //! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
 //! second delivery. `clean` moves what stays behind in old segments, so that the disk used keeps to
-//! a factor of the mail that lives. `log` gives the order of operations when segments change hands,
+//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the order of operations when segments change hands,
 //! `recovery` the table of what is done about bytes that do not pass.
 
 mod adopt;
 mod batch;
 mod clean;
+mod closed;
 mod commit;
 mod content;
 mod draft;
@@ -339,7 +340,9 @@ impl Spool {
         folder::make(&folder).map_err(|error| folder::failed(&folder, &error))?;
         let read = folder::read(&folder, Scan::default())?;
         folder::settle_down(&folder, &read.scan)?;
-        let set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
+        let mut set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
+        set_aside.extend(folder::told_missing(&folder, &read.missing));
+        closed::forget(&folder).map_err(|error| folder::failed(&folder, &error))?;
         let resume = Resume::of(&read, settings.number);
         let highest_id = resume.highest_id;
         // Within SEGMENT_BYTES_MAX by the clamp above.
@@ -457,7 +460,8 @@ impl Spool {
     /// Reads the spool of a stopped relay without changing it.
     pub fn inspect(directory: &Path) -> Result<Recovery, SpoolError> {
         let read = folder::read(directory, Scan::default())?;
-        let set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
+        let mut set_aside = folder::set_aside(directory, &read.findings.set_aside, false);
+        set_aside.extend(folder::told_missing(directory, &read.missing));
         Ok(recovery_of(read, set_aside))
     }
 }

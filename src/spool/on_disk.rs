@@ -579,3 +579,61 @@ fn a_record_that_proves_damaged_is_copied_to_the_quarantine_once() {
         assert_eq!(kept, [bytes[from..to].to_vec()]);
     });
 }
+
+#[test]
+fn what_goes_missing_while_no_relay_runs_is_told_once() {
+    on_a_shard(|| async {
+        for gone in ["00000001.seg removed", "00000001.seg zeroed", "last removed", "last zeroed"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (spool, _) = open(folder.path()).await;
+            for _ in 0..200 {
+                store(&spool, 1, &[b'x'; 3000]).await;
+            }
+            spool.close().await;
+            let sound = Spool::examine(folder.path()).unwrap();
+            assert_eq!((sound.messages.len(), sound.damages.len()), (200, 0));
+            let newest = sound.messages.iter().map(|message| message.placement.segment).max();
+            let (which, how) = gone.split_once(' ').unwrap();
+            let name = which.replace("last", &format!("{:08}.seg", newest.unwrap()));
+            let path = folder.path().join(name);
+            match how {
+                "removed" => std::fs::remove_file(&path).unwrap(),
+                _ => std::fs::write(&path, vec![0; 256 * 1024]).unwrap(),
+            }
+
+            let seen = Spool::examine(folder.path()).unwrap();
+            assert!(seen.messages.len() < 200);
+            assert_eq!((seen.damages.len(), &seen.damages[0].path), (1, &path), "{gone}");
+            let (spool, recovery) = open(folder.path()).await;
+            assert_eq!(recovery.messages.len(), seen.messages.len());
+            assert_eq!(recovery.set_aside.len(), 1, "{gone}: {:?}", recovery.set_aside);
+            assert!(recovery.set_aside[0].contains("records of live mail"), "{gone}");
+            store(&spool, 1, b"later\r\n").await;
+            spool.close().await;
+            let (_spool, recovery) = open(folder.path()).await;
+            assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0), "{gone}");
+        }
+    });
+}
+
+#[test]
+fn a_list_of_segments_from_before_the_last_commits_says_nothing() {
+    on_a_shard(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path()).await;
+        let (id, at) = store(&spool, 1, b"first\r\n").await;
+        spool.close().await;
+        let list = folder.path().join("closed");
+        let former = std::fs::read(&list).unwrap();
+        let (spool, _) = open(folder.path()).await;
+        assert!(!list.exists(), "it is for one start");
+        store(&spool, 1, b"second\r\n").await;
+        spool.settle(id, 0, &Fate::Delivered);
+        spool.sync().await.unwrap();
+        spool.dead(id, at);
+        spool.close().await;
+        std::fs::write(&list, former).unwrap();
+        let (_spool, recovery) = open(folder.path()).await;
+        assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (1, 0));
+    });
+}

@@ -274,11 +274,16 @@ impl Scan {
         Ok(true)
     }
 
+    /// Higher than every batch's sequence.
+    pub(super) fn next_batch(&self) -> u64 {
+        self.last_sequence.unwrap_or(0) + 1
+    }
+
     /// Decides about all damage, when every segment was read.
     pub(super) fn finish(&mut self) -> Findings {
         let mut findings = Findings {
             set_aside: std::mem::take(&mut self.set_aside),
-            next_batch: self.last_sequence.unwrap_or(0) + 1,
+            next_batch: self.next_batch(),
             ..Findings::default()
         };
         // A cut that an earlier start made must be handed on, or it would be damage the next time.

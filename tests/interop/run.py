@@ -1,5 +1,6 @@
 """Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
 
+import ahead
 import clients
 import disk
 import encryption
@@ -20,7 +21,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, timely, postfix, mtas, users,
+    sending, ahead, timely, postfix, mtas, users,
 )
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ struct Shared {
     arrivals: Arc<Arrivals>,
     seed: u64,
     connections: AtomicU64,
+    chunking: bool,
+    round_trip: Duration,
     defer_all: AtomicBool,
     defer_file: Option<PathBuf>,
 }
@@ -76,6 +78,8 @@ pub fn start(
         arrivals: arrivals.clone(),
         seed: behaviour.seed,
         connections: AtomicU64::new(0),
+        chunking: !behaviour.no_chunking,
+        round_trip: Duration::from_millis(behaviour.round_trip),
         defer_all: AtomicBool::new(false),
         defer_file: behaviour.defer_until_file.clone(),
     });

@@ -1,4 +1,4 @@
-//! The server side of SMTP as a sink needs it: PIPELINING, 8BITMIME, SIZE; no more checks of the
+//! The server side of SMTP as a sink needs it: PIPELINING, CHUNKING, 8BITMIME, SIZE; no more checks of the
 //! syntax than it takes to judge. Replies to commands that came together leave together.
 
 use std::cell::RefCell;
@@ -34,6 +34,24 @@ pub struct Session {
     out: Vec<u8>,
     transaction: Option<Transaction>,
     content: Option<Checker>,
+    chunk: Option<Chunk>,
+}
+
+/// What is still to come of BDAT.
+struct Chunk {
+    bytes: usize,
+    last: bool,
+    fate: Fate,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    /// There is nobody to take it.
+    ForNobody,
+    /// Refused or deferred as planned.
+    Planned(Act),
 }
 
 /// From MAIL to the final dot.
@@ -73,6 +91,7 @@ impl Session {
             out: Vec::with_capacity(512),
             transaction: None,
             content: None,
+            chunk: None,
         }
     }
 
@@ -86,6 +105,9 @@ impl Session {
         }
         loop {
             let flow = self.lines().await?;
+            if !self.out.is_empty() && !self.shared.round_trip.is_zero() {
+                tokio::time::sleep(self.shared.round_trip).await;
+            }
             if flow == Flow::HangUp || self.flush().await.is_none() || flow == Flow::Close {
                 return Ok(());
             }
@@ -154,9 +176,17 @@ impl Session {
         let input = std::mem::take(&mut self.input);
         let mut rest = input.as_slice();
         let mut flow = Flow::On;
-        while flow == Flow::On
-            && let Some(end) = memchr::memchr(b'\n', rest)
-        {
+        while flow == Flow::On {
+            if self.chunk.is_some() {
+                let taken;
+                (flow, taken) = self.chunk(rest).await?;
+                rest = rest.get(taken..).unwrap_or_default();
+                if taken == 0 && self.chunk.is_some() {
+                    break;
+                }
+                continue;
+            }
+            let Some(end) = memchr::memchr(b'\n', rest) else { break };
             let (line, after) = rest.split_at(end + 1);
             rest = after;
             flow = match &mut self.content {
@@ -179,10 +209,16 @@ impl Session {
         let verb = line.get(..4).unwrap_or(line).to_ascii_uppercase();
         Ok(match verb.as_slice() {
             b"EHLO" | b"HELO" => {
-                let text = if verb == b"EHLO" {
-                    "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 104857600\r\n"
-                } else {
-                    "250 sink.test\r\n"
+                let text = match (verb == b"EHLO", self.shared.chunking) {
+                    (true, true) => {
+                        "250-sink.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n\
+                         250 SIZE 104857600\r\n"
+                    }
+                    (true, false) => {
+                        "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n\
+                         250 SIZE 104857600\r\n"
+                    }
+                    (false, _) => "250 sink.test\r\n",
                 };
                 match self.step(Step::Ehlo).await {
                     Act::Go => self.say(text),
@@ -192,8 +228,10 @@ impl Session {
             b"MAIL" => self.mail(line).await?,
             b"RCPT" => self.rcpt(line).await?,
             b"DATA" => self.data().await?,
+            b"BDAT" if self.shared.chunking => self.bdat(line).await?,
             b"RSET" => {
                 self.transaction = None;
+                self.content = None;
                 self.say("250 2.0.0 ok\r\n")
             }
             b"NOOP" => self.say("250 2.0.0 ok\r\n"),
@@ -276,6 +314,62 @@ impl Session {
         }
     }
 
+    /// The command: what its bytes are taken for.
+    async fn bdat(&mut self, line: &[u8]) -> Result<Flow, String> {
+        let words = std::str::from_utf8(line).unwrap_or_default();
+        let mut words = words.split_ascii_whitespace().skip(1);
+        let Some(bytes) = words.next().and_then(|word| word.parse().ok()) else {
+            // Where the chunk ends cannot be known.
+            self.out.extend_from_slice(b"501 5.5.4 how many bytes?\r\n");
+            return Ok(Flow::Close);
+        };
+        let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        let nobody = self.transaction.as_ref().is_none_or(|t| t.recipients == 0);
+        let mut fate = Fate::ForNobody;
+        if !nobody {
+            let act = match self.step(Step::Data).await {
+                Act::Go => self.step(Step::Content).await,
+                act => act,
+            };
+            fate = match act {
+                Act::Go => Fate::Taken,
+                Act::HangUp => return self.whole_transaction(act),
+                Act::Refuse(_) | Act::Defer(_) => Fate::Planned(act),
+            };
+            self.content.get_or_insert_with(Checker::new);
+        }
+        self.chunk = Some(Chunk { bytes, last, fate });
+        Ok(Flow::On)
+    }
+
+    /// Takes of a chunk what has come, line by line: how many bytes.
+    async fn chunk(&mut self, input: &[u8]) -> Result<(Flow, usize), String> {
+        let Some(Chunk { bytes, last, fate }) = self.chunk.take() else {
+            return Ok((Flow::On, 0));
+        };
+        let here = input.get(..bytes).unwrap_or(input);
+        let taken = match memchr::memchr(b'\n', here) {
+            Some(end) => end + 1,
+            None if here.len() == bytes || fate != Fate::Taken => here.len(),
+            None => 0,
+        };
+        if let Some(checker) = self.content.as_mut().filter(|_| taken > 0 && fate == Fate::Taken) {
+            checker.line(here.get(..taken).unwrap_or_default());
+        }
+        if taken < bytes {
+            self.chunk = Some(Chunk { bytes: bytes - taken, last, fate });
+            return Ok((Flow::On, taken));
+        }
+        let flow = match (fate, last) {
+            (Fate::ForNobody, _) => self.say("503 5.5.1 no valid recipients\r\n"),
+            (Fate::Planned(act), _) => self.whole_transaction(act)?,
+            (Fate::Taken, false) => self.say("250 2.0.0 more\r\n"),
+            // The lines of all chunks were lines of content: no dots were added.
+            (Fate::Taken, true) => self.end_of_data().await?,
+        };
+        Ok((flow, taken))
+    }
+
     async fn end_of_data(&mut self) -> Result<Flow, String> {
         let verdict = self.content.take().map(|checker| checker.verdict());
         match self.step(Step::End).await {
@@ -305,6 +399,7 @@ impl Session {
     /// Misbehaves for all recipients of the transaction, which ends.
     fn whole_transaction(&mut self, act: Act) -> Result<Flow, String> {
         let transaction = self.transaction.take().unwrap_or_default();
+        self.content = None;
         if let Act::Refuse(_) = act {
             self.refused(&transaction.pairs)?;
         }

@@ -1,3 +1,4 @@
+//! Records written and read back, of every version, and bytes that are none.
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::super::testing::{extreme, plain, waiting};
 use super::*;

@@ -1,6 +1,7 @@
 //! One life of a relay's spools, from start to end: clients that send and give up, deliveries that
 //! succeed and defer, readers, and the queue that the cleaner asks.
 
+use super::super::closed::Closed;
 use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
@@ -63,6 +64,8 @@ pub(super) struct Seen {
     pub(super) streamed: Cell<u64>,
     /// Segments that a start took by their index.
     pub(super) indexed: Cell<u64>,
+    /// Lists of segments that a start compared with what it found.
+    listed: Cell<u64>,
 }
 
 impl Seen {
@@ -72,7 +75,7 @@ impl Seen {
         }
     }
 
-    fn all(&self) -> [(&'static str, &Cell<u64>); 8] {
+    fn all(&self) -> [(&'static str, &Cell<u64>); 9] {
         [
             ("accepted", &self.accepted),
             ("refused", &self.refused),
@@ -82,6 +85,7 @@ impl Seen {
             ("given up", &self.given_up),
             ("streamed", &self.streamed),
             ("indexed", &self.indexed),
+            ("listed", &self.listed),
         ]
     }
 
@@ -156,6 +160,9 @@ fn compare(world: &World) {
         else {
             return;
         };
+        if Closed::read(&folder).is_some() {
+            count(&world.seen.listed);
+        }
         let (findings, other) = (by_index.findings, by_all.findings);
         assert_eq!((findings.next_batch, findings.cut), (other.next_batch, other.cut));
         let (scan, all) = (by_index.scan, by_all.scan);
