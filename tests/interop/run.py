@@ -5,14 +5,19 @@ import clients
 import disk
 import encryption
 import fates
+import golang
 import hostile
+import libraries
 import mishaps
 import mtas
 import names
+import node
 import postfix
 import receiving
+import require_tls
 import running
 import sending
+import starting
 import timely
 import tools
 import users
@@ -20,8 +25,8 @@ import wiring
 from harness import main
 
 ROOMS = (
-    clients, fates, names, running, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, ahead, timely, postfix, mtas, users,
+    clients, fates, names, running, starting, wiring, hostile, mishaps, disk, tools, encryption, receiving,
+    sending, ahead, timely, postfix, mtas, users, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":

@@ -81,14 +81,14 @@ def a_terminal_is_asked_twice_and_shows_nothing():
 
 
 @contextlib.contextmanager
-def relay_with_users(*words, sink=None, text="", **users):
-    """A relay with a certificate and these users, which relays for nobody else: (relay, root). With `text` also
-    listeners of its own: PORT is the relay's."""
-    with tempfile.TemporaryDirectory() as folder, certificates("relay.test") as (made, root):
+def relay_with_users(*words, sink=None, text="", host="relay.test", **users):
+    """A relay with a certificate for `host` and these users, which relays for nobody else: (relay, root). With
+    `text` also listeners of its own: PORT is the relay's."""
+    with tempfile.TemporaryDirectory() as folder, certificates(host) as (made, root):
         path = pathlib.Path(folder) / "users.toml"
         for name, password in (users or {"joe": "pencil"}).items():
             assert user(path, "add", name, password=password)[0] == 0
-        relay = Relay(*flags(made["relay.test"]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
+        relay = Relay(*flags(made[host]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
                       "--set", "auth.failure_delay=0s", *words, smart_host=sink and sink.port)
         relay.users = path
         if text:
