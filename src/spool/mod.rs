@@ -24,8 +24,9 @@
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
 //! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
 //! second delivery. `clean` moves what stays behind in old segments, so that the disk used keeps to
-//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the order of operations when segments change hands,
-//! `recovery` the table of what is done about bytes that do not pass.
+//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the
+//! order of operations when segments change hands, `recovery` the table of what is done about bytes
+//! that do not pass.
 
 mod adopt;
 mod batch;
