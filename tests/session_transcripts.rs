@@ -22,7 +22,7 @@
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Status, Timestamp};
 use ringpost::sasl::{Channels, Exchange, Fault, Hints, Keys, Mechanism, TokenFault, Turn, decode};
-use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
+use ringpost::session::{AuthInput, Authentication, Client, Etrn, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -283,7 +283,8 @@ impl<'a> Player<'a> {
             Step::Hasten { domain, with_below } => {
                 let below = if with_below { " and below" } else { "" };
                 self.seen.push(format!("E: hasten {domain}{below}"));
-                self.session.hastened(true, &mut self.out);
+                let found = if domain == "empty.test" { Etrn::Nothing } else { Etrn::Begun };
+                self.session.hastened(found, &mut self.out);
                 self.take_replies();
             }
             Step::Turn { address, port } => {
@@ -400,6 +401,9 @@ impl<'a> Player<'a> {
         }
         if let Some(time) = options.not_before {
             write!(event, " not_before:{time}").unwrap();
+        }
+        if let Some(by) = options.deliver_by {
+            write!(event, " by:{};{}", by.at, by.letters()).unwrap();
         }
         event.push_str(if options.smtp_utf8 { " smtp_utf8" } else { "" });
         event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });

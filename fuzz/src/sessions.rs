@@ -5,7 +5,7 @@ use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
 use ringpost::sasl::{Channels, Exchange, Hints, Mechanism, TokenFault, Turn};
-use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
+use ringpost::session::{AuthInput, Authentication, Client, Etrn, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::rc::Rc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     session.stored(QueueId(messages.len() as u64), &mut replies);
                     messages.push(whole);
                 }
-                Step::Hasten { .. } => session.hastened(true, &mut replies),
+                Step::Hasten { .. } => session.hastened(Etrn::Begun, &mut replies),
                 Step::Turn { .. } => {
                     let address = session.client_address();
                     session.turn_to(address, true, None, &mut replies);

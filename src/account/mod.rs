@@ -28,7 +28,7 @@ pub use attempts::NotNow;
 pub use desk::{Attempt, Desk, Verdict};
 pub use file::{add, read, remove};
 pub use login::{Logins, check_logins};
-pub use quota::{Counted, Quotas, Unit};
+pub use quota::{Claim, Counted, Quotas, Unit};
 pub use tokens::{Unvouched, check_tokens};
 pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, password_is};
 pub use work::Workers;

@@ -2,6 +2,7 @@
 
 use super::authentication::{Answer, Exchange, Login, Proved};
 use super::capabilities::Capabilities;
+use super::parameters;
 use super::transaction::{Command, Transaction, Verdict};
 use super::{
     Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
@@ -467,7 +468,10 @@ impl Conversation {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
                 (Status(5, 6, 7), text.to_owned())
             }
-            _ => return None,
+            _ => {
+                let late = parameters::too_late(mail, &self.capabilities, self.manner.protocol);
+                (Status(5, 4, 7), late?)
+            }
         };
         Some(self.ours(Stage::Mail, status, &text))
     }

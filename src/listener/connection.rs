@@ -234,8 +234,8 @@ impl Connection<'_> {
                 self.session.turn_to(client, may_relay, gate, &mut self.output);
             }
             Step::Hasten { domain, with_below } => {
-                let begun = (self.intake.queue.hasten)(&domain, with_below);
-                self.session.hastened(begun, &mut self.output);
+                let found = (self.intake.queue.hasten)(domain, with_below).await;
+                self.session.hastened(found, &mut self.output);
             }
             Step::ContentWanted => self.begin_content(),
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,

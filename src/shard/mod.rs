@@ -207,7 +207,10 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let into = listener::Queue {
         admit: Box::new(move |message, placement| admitting.admit(message, placement)),
         is_full: Box::new(move || filling.is_full()),
-        hasten: Box::new(move |domain, below| hastening.ask_to_hasten(domain, below)),
+        hasten: Box::new(move |domain, below| {
+            let queue = Rc::clone(&hastening);
+            Box::pin(async move { queue.ask_to_hasten(&domain, below).await })
+        }),
     };
     let intake = Intake::new(
         index,
@@ -308,7 +311,7 @@ fn spawn_exchange(
     });
 }
 
-fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: Dispatch) {
+fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispatch: Dispatch) {
     match dispatch {
         Dispatch::Offer { origin, site } => pool.offered(origin, site),
         Dispatch::Drained { origin, site } => pool.drained(origin, site),
@@ -316,10 +319,14 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: 
         Dispatch::Credit { home, site } => queue.credited(home, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
-        Dispatch::Hasten { domain, with_below } => {
-            let queue = Rc::clone(queue);
-            ring::spawn("hasten", async move { queue.hasten(domain, with_below).await });
+        Dispatch::Hasten { domain, with_below, asker, number } => {
+            let (queue, exchange) = (Rc::clone(queue), Rc::clone(exchange));
+            ring::spawn("hasten", async move {
+                let found = queue.hasten(domain, with_below).await;
+                exchange.send(asker, Dispatch::Hastened { number, found });
+            });
         }
+        Dispatch::Hastened { number, found } => queue.answered(number, found),
         Dispatch::Try(site) => pool.try_now(&site),
         Dispatch::Closed => exchange.heard_closed(),
     }

@@ -94,6 +94,9 @@ impl Reply {
     pub const OK: Reply = with(250, Status(2, 0, 0), "OK");
     /// ETRN.
     pub const HASTENED: Reply = with(250, Status(2, 0, 0), "What waits there is tried now");
+    /// ETRN for a domain for which nothing waits.
+    pub const NOTHING_WAITS: Reply =
+        with(251, Status(2, 0, 0), "Nothing waits there that may be tried");
     /// MAIL.
     pub const SENDER_OK: Reply = with(250, Status(2, 1, 0), "Sender OK");
     /// RCPT.
@@ -134,6 +137,9 @@ impl Reply {
     pub const HASTENING: Reply = with(458, Status(4, 3, 2), "Busy with another ETRN; try later");
     /// ETRN from somebody who may not.
     pub const ETRN_DENIED: Reply = with(459, Status(4, 7, 1), "ETRN is not for you");
+    /// BY with a time before that of HOLDFOR or HOLDUNTIL.
+    pub const HELD_TOO_LONG_FOR_BY: Reply =
+        with(501, Status(5, 5, 4), "BY must be later than the time that the message is held until");
     /// A verb that SMTP does not have.
     pub const UNKNOWN_COMMAND: Reply =
         with(500, Status(5, 5, 2), "Unknown command; HELP lists the known ones");

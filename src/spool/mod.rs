@@ -67,7 +67,7 @@ pub use folder::{layout, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use kept::Messages;
 
-use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
+use crate::message::{DeliverBy, Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;
 use commit::Core;
 use log::{Log, Resume};
@@ -228,6 +228,8 @@ pub struct Recovered {
     pub not_before: Option<Timestamp>,
     /// To be given up at this time, if that was asked for.
     pub expires: Option<Timestamp>,
+    /// BY (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.

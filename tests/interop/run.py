@@ -18,6 +18,7 @@ import require_tls
 import running
 import sending
 import starting
+import timely
 import tokens
 import tools
 import users
@@ -27,7 +28,7 @@ from harness import main
 
 ROOMS = (
     clients, fates, names, running, starting, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, ahead, postfix, mtas, users, tokens, visitors, libraries, node, golang, require_tls,
+    sending, ahead, timely, postfix, mtas, users, tokens, visitors, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":

@@ -471,6 +471,30 @@ def an_hour_has_so_many_messages_and_recipients():
             code, told = client.mail("a@sender.test")
             assert code == 450 and told.startswith(b"4.7.1 More than 1 messages in an hour"), told
         assert len(sink.wait(1)[0][1]) == 4
+        # Only what was taken counts; but what is open does, too.
+        with relay.users.open("a") as file:
+            file.write("recipients_per_hour = 5\n")
+        text = relay.users.read_text().replace("messages_per_hour = 1\n", "messages_per_hour = 2\n")
+        relay.users.write_text(text)
+        relay.process.send_signal(1)
+        wait_until("the newer limit", lambda: relay.log.count(b"users read again") >= 2)
+        with secured(relay, root) as client, secured(relay, root) as other:
+            for one in (client, other):
+                one.login("joe", "pencil")
+            for _ in range(5):
+                assert client.mail("a@sender.test")[0] == 250
+                assert client.rcpt("b@sink.test")[0] == 250
+                assert other.mail("a@sender.test")[0] == 450
+                client.rset()
+            assert other.mail("a@sender.test")[0] == 250
+            assert other.rcpt("b@sink.test")[0] == 250
+            assert other.rcpt("c@sink.test")[0] == 452
+            other.close()
+            wait_until("what was open to be given back", lambda: client.mail("a@sender.test")[0] == 250)
+            client.rset()
+            client.sendmail("a@sender.test", ["b@sink.test"], b"\r\nbody\r\n")
+            assert client.mail("a@sender.test")[0] == 450
+        sink.wait(2)
     limit = '[access]\nrelay_networks = ["127.0.0.1"]\n[[access.limit]]\nnetwork = "127.0.0.0/8"\nmessages_per_hour = 2\n'
     with Sink() as sink, written(Relay(smart_host=sink.port), limit) as relay:
         def send():
@@ -480,6 +504,16 @@ def an_hour_has_so_many_messages_and_recipients():
         send()
         assert refusal(send)[0] == 450
         sink.wait(2)
+
+
+def a_user_may_say_etrn():
+    with relay_with_users() as (relay, root), secured(relay, root) as client:
+        assert "etrn" not in client.esmtp_features
+        assert client.docmd("ETRN", "sink.test")[0] == 459
+        client.login("joe", "pencil")
+        client.ehlo("client.test")
+        assert "etrn" in client.esmtp_features
+        assert client.docmd("ETRN", "sink.test") == (251, b"2.0.0 Nothing waits there that may be tried")
 
 
 @contextlib.contextmanager
@@ -572,7 +606,7 @@ TESTS = (
     users_are_read_again_at_sighup,
     submission_demands_a_user_and_completes_his_mail,
     a_user_sends_only_as_himself,
-    an_hour_has_so_many_messages_and_recipients,
+    an_hour_has_so_many_messages_and_recipients, a_user_may_say_etrn,
     deliveries_log_in_at_the_smart_host,
     mail_waits_when_the_smart_host_does_not_know_us,
 )
