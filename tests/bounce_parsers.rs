@@ -26,7 +26,7 @@ fn parsed(content: &[u8]) -> Option<String> {
 /// One that was refused at once.
 fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
-    Told { recipient, reason, attempts: 1, expired: false, last_attempt }
+    Told { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
 
 fn built(failed: &[Told<'_>], header: &[u8]) -> Vec<u8> {
@@ -37,6 +37,7 @@ fn built(failed: &[Told<'_>], header: &[u8]) -> Vec<u8> {
         id: QueueId(7),
         received_at: Timestamp(1_700_000_000_000),
         envelope_id: Some("QQ314"),
+        deliver_by: None,
         smtp_utf8: false,
         kind: Kind::Failed,
         told: failed,

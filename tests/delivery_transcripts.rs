@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! > mail to=a@b,c@d [from=x@y] [size=n] [8bit] [body=8bitmime|binarymime] [utf8] [requiretls]
-//!        [priority=n] [ret=hdrs|full] [envid=x]
+//!        [priority=n] [by=seconds;letters] [ret=hdrs|full] [envid=x]
 //!        [notify=success,failure,delay] [orcpt=x]  (these two for all)
 //! > quit
 //! > closed WORDS  |  > timeout
@@ -21,7 +21,9 @@ use ringpost::config;
 use ringpost::delivery::{
     Conversation, Converted, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
 };
-use ringpost::message::{Address, Body, DsnNotify, DsnReturn, Outcome, Recipient};
+use ringpost::message::{
+    Address, Body, DeliverBy, DsnNotify, DsnReturn, Outcome, Recipient, Timestamp,
+};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -191,6 +193,8 @@ fn mail(words: &str) -> Mail {
         smtp_utf8: false,
         require_tls: false,
         priority: 0,
+        deliver_by: None,
+        now: Timestamp(1_795_459_019_123),
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,
@@ -211,6 +215,7 @@ fn mail(words: &str) -> Mail {
             ("ahead", _) => mail.ahead = true,
             ("8bit", _) => mail.eight_bit = true,
             ("priority", text) => mail.priority = text.parse().unwrap(),
+            ("by", text) => mail.deliver_by = Some(deliver_by(mail.now, text)),
             ("requiretls", _) => mail.require_tls = true,
             ("ret", "hdrs") => mail.dsn_return = Some(DsnReturn::Headers),
             ("ret", "full") => mail.dsn_return = Some(DsnReturn::Full),
@@ -232,6 +237,14 @@ fn mail(words: &str) -> Mail {
         }
     }
     mail
+}
+
+/// So many seconds from `now`, or before it.
+fn deliver_by(now: Timestamp, text: &str) -> DeliverBy {
+    let (seconds, letters) = text.split_once(';').unwrap();
+    let (mode, trace) = DeliverBy::read_letters(letters).unwrap();
+    let at = now.0.checked_add_signed(seconds.parse::<i64>().unwrap() * 1000).unwrap();
+    DeliverBy { at: Timestamp(at), mode, trace }
 }
 
 fn replay(fixture: &str, cut: Cut) -> String {

@@ -4,8 +4,8 @@
 use crate::inputs::cuts;
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Timestamp};
-use ringpost::sasl::{Exchange, Mechanism, Turn};
-use ringpost::session::{AuthInput, Authentication, Client, Policy, Session, Step};
+use ringpost::sasl::{Channels, Exchange, Hints, Mechanism, TokenFault, Turn};
+use ringpost::session::{AuthInput, Authentication, Client, Etrn, Policy, Session, Step};
 use ringpost::smtp::Reply;
 use std::rc::Rc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     session.stored(QueueId(messages.len() as u64), &mut replies);
                     messages.push(whole);
                 }
-                Step::Hasten { .. } => session.hastened(true, &mut replies),
+                Step::Hasten { .. } => session.hastened(Etrn::Begun, &mut replies),
                 Step::Turn { .. } => {
                     let address = session.client_address();
                     session.turn_to(address, true, None, &mut replies);
@@ -87,7 +87,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                 Step::Auth(input) => {
                     let turn = match input {
                         AuthInput::Begin(mechanism, initial) => exchange
-                            .insert(Exchange::new(mechanism, None))
+                            .insert(Exchange::new(mechanism, Channels::default()))
                             .begin(initial.as_deref()),
                         AuthInput::Answer(message) => {
                             exchange.as_mut().expect("begun").receive(&message)
@@ -96,6 +96,12 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     match turn {
                         Ok(Turn::Challenge(message)) => session.challenge(&message, &mut replies),
                         Ok(Turn::Check { user, .. }) => session.authenticated(&user, &mut replies),
+                        Ok(Turn::Token { .. }) => {
+                            let one = exchange.as_mut().expect("begun");
+                            let told = one.refuse_token(TokenFault::NotActive, Hints::default());
+                            let Ok(Turn::Challenge(message)) = told else { panic!("{told:?}") };
+                            session.challenge(&message, &mut replies);
+                        }
                         _ => {
                             let step = session.not_authenticated(Reply::AUTH_WRONG, &mut replies);
                             if step == Step::Close {

@@ -2,10 +2,11 @@
 //! threads that hash. One for all shards; its locks are held for look-ups only.
 
 use super::attempts::{Attempts, Limits, NotNow};
+use super::tokens::{self, Tokens, Unvouched};
 use super::work::Workers;
 use super::{User, Users, UsersError, file, user};
 use crate::config;
-use crate::sasl::{Digest, Keys, Secret, keyed};
+use crate::sasl::{Digest, Hints, Keys, Secret, TokenFault, keyed};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -51,7 +52,8 @@ impl Drop for Attempt<'_> {
 
 /// Where somebody who wants in is checked.
 pub struct Desk {
-    path: PathBuf,
+    /// The users file, if there is one.
+    path: Option<PathBuf>,
     users: RwLock<Arc<Users>>,
     attempts: Mutex<Attempts>,
     /// Of users whose password was right: a keyed hash of it, which lives as long as the process
@@ -60,16 +62,20 @@ pub struct Desk {
     /// Keys for what only this process makes and reads.
     secret: [u8; 32],
     workers: Arc<Workers>,
+    /// Where tokens are checked, if they are taken.
+    tokens: Option<Tokens>,
 }
 
 impl Desk {
-    /// Reads the users; `None` when no file is configured.
+    /// Reads the users; `None` when neither their file nor tokens are configured.
     ///
     /// # Errors
-    /// The file, or no randomness.
+    /// A file, or no randomness.
     pub fn open(auth: &config::Auth, workers: &Arc<Workers>) -> Result<Option<Desk>, UsersError> {
-        let Some(path) = &auth.users else { return Ok(None) };
-        let users = file::read(path)?;
+        if auth.users.is_none() && auth.tokens.is_none() {
+            return Ok(None);
+        }
+        let users = auth.users.as_deref().map_or(Ok(Users::default()), file::read)?;
         let mut secret = [0; 32];
         getrandom::fill(&mut secret)
             .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
@@ -78,13 +84,15 @@ impl Desk {
             per_user: auth.failures_per_user,
             window: auth.failure_window,
         };
+        let tokens = auth.tokens.as_ref().map(|tokens| Tokens::open(tokens, secret));
         Ok(Some(Desk {
-            path: path.clone(),
+            path: auth.users.clone(),
             users: RwLock::new(Arc::new(users)),
             attempts: Mutex::new(Attempts::new(limits)),
             right: Mutex::default(),
             secret,
             workers: Arc::clone(workers),
+            tokens: tokens.transpose()?,
         }))
     }
 
@@ -103,11 +111,46 @@ impl Desk {
     /// # Errors
     /// As [`Desk::open`].
     pub fn reload(&self) -> Result<usize, UsersError> {
-        let users = Arc::new(file::read(&self.path)?);
+        let users = Arc::new(self.path.as_deref().map_or(Ok(Users::default()), file::read)?);
         let count = users.count();
         *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
         lock(&self.right).clear();
         Ok(count)
+    }
+
+    /// Reads again what is needed to check tokens, and asks anew about every token. With an error
+    /// the old files stay.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn reload_tokens(&self) -> Result<usize, UsersError> {
+        self.tokens.as_ref().map_or(Ok(()), Tokens::reload)?;
+        Ok(1)
+    }
+
+    /// Whether there is a users file.
+    pub fn has_users(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether tokens are taken.
+    pub fn takes_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// What clients without a good token are told.
+    pub fn hints(&self) -> Hints<'_> {
+        self.tokens.as_ref().map(Tokens::hints).unwrap_or_default()
+    }
+
+    /// The user of this moment, as somebody who has come in by a password, or `by_token`: who then
+    /// has no entry in the users file is taken at the token's word.
+    pub fn user(&self, name: &str, by_token: bool) -> Option<Arc<User>> {
+        let found = self.users().find(name).cloned();
+        found.or_else(|| {
+            let name = user::prepared_name(name).filter(|_| by_token)?;
+            Some(Arc::new(tokens::guest(name)))
+        })
     }
 
     /// The users of this moment.
@@ -126,8 +169,8 @@ impl Desk {
     ///
     /// # Errors
     /// It must not be looked at now.
-    pub fn attempt(&self, address: IpAddr, user: &str) -> Result<Attempt<'_>, NotNow> {
-        let user = user::prepared_name(user);
+    pub fn attempt(&self, address: IpAddr, user: Option<&str>) -> Result<Attempt<'_>, NotNow> {
+        let user = user.and_then(user::prepared_name);
         lock(&self.attempts).begin(address, user.as_deref(), Instant::now())?;
         Ok(Attempt { desk: self, address, user, wrong: true })
     }
@@ -150,7 +193,7 @@ impl Desk {
         let name = user::prepared_name(name)?;
         let users = self.users();
         let known = users.find(&name).and_then(|user| user.scram.clone());
-        Some(known.unwrap_or_else(|| user::decoy_keys(&self.secret, &name)))
+        Some(known.unwrap_or_else(|| users.decoy_keys(&self.secret, &name)))
     }
 
     /// Whether `password` is that of `name`.
@@ -172,6 +215,23 @@ impl Desk {
             (None, ..) => Verdict::Busy,
             _ => Verdict::Wrong,
         }
+    }
+
+    /// Whose `token` is; he must be `named`, if somebody is.
+    ///
+    /// # Errors
+    /// It is not good, or that cannot be found out now.
+    pub async fn check_token(
+        &self,
+        named: Option<&str>,
+        token: Secret,
+    ) -> Result<Arc<User>, Unvouched> {
+        let tokens = self.tokens.as_ref().ok_or(Unvouched::NotNow)?;
+        let name = tokens.user_of(token).await?;
+        if named.is_some_and(|named| user::prepared_name(named).as_ref() != Some(&name)) {
+            return Err(Unvouched::Fault(TokenFault::OtherUser));
+        }
+        self.user(&name, true).ok_or(Unvouched::Fault(TokenFault::NoUser))
     }
 
     /// Stands for a password that was right, as long as the user's hash is the same.
@@ -199,7 +259,8 @@ mod tests {
         let users = file::read(&path).unwrap();
         let window = Duration::from_secs(60);
         Desk {
-            path,
+            path: Some(path),
+            tokens: None,
             users: RwLock::new(Arc::new(users)),
             attempts: Mutex::new(Attempts::new(Limits { per_address, per_user, window })),
             right: Mutex::default(),
@@ -228,12 +289,12 @@ mod tests {
         let desk = desk(100, 3);
         let written = ["joe", "j\u{ad}oe", "jo\u{ad}\u{ad}e"];
         for (number, name) in (0..).zip(written) {
-            drop(desk.attempt(IpAddr::from([192, 0, 2, number]), name).unwrap());
+            drop(desk.attempt(IpAddr::from([192, 0, 2, number]), Some(name)).unwrap());
         }
         let elsewhere = IpAddr::from([192, 0, 2, 99]);
         for name in written.into_iter().chain(["\u{ff4a}oe"]) {
             assert!(desk.wait(elsewhere, Some(name)).is_some(), "{name:?}");
-            assert!(matches!(desk.attempt(elsewhere, name), Err(NotNow::For(_))), "{name:?}");
+            assert!(matches!(desk.attempt(elsewhere, Some(name)), Err(NotNow::For(_))), "{name:?}");
         }
         assert_eq!(desk.wait(elsewhere, Some("ann")), None);
     }
@@ -242,11 +303,11 @@ mod tests {
     fn an_attempt_counts_unless_it_was_not_wrong() {
         let (desk, address) = (desk(2, 10), IpAddr::from([192, 0, 2, 1]));
         for _ in 0..5 {
-            desk.attempt(address, "joe").unwrap().not_wrong();
+            desk.attempt(address, Some("joe")).unwrap().not_wrong();
         }
-        let (first, second) = (desk.attempt(address, "a"), desk.attempt(address, "b"));
-        assert_eq!(desk.attempt(address, "c").err(), Some(NotNow::Crowded));
+        let (first, second) = (desk.attempt(address, Some("a")), desk.attempt(address, Some("b")));
+        assert_eq!(desk.attempt(address, Some("c")).err(), Some(NotNow::Crowded));
         drop((first, second));
-        assert!(matches!(desk.attempt(address, "c"), Err(NotNow::For(_))));
+        assert!(matches!(desk.attempt(address, Some("c")), Err(NotNow::For(_))));
     }
 }

@@ -4,7 +4,9 @@
 
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
-use crate::sasl::{Keys, Secret};
+use crate::config::look_at_private;
+use crate::sasl::{Keys, Secret, decode, encode};
+use crate::tls;
 use serde::Deserialize;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -18,13 +20,15 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 const HEAD: &str = "\
 # Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
-# By hand may be set senders, certificates, messages_per_hour and recipients_per_hour.
+# By hand may be set senders, certificates, certificate_names, messages_per_hour and
+# recipients_per_hour. Of decoy_key is made what names that are not here are answered with.
 ";
 
 /// As the file has it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    decoy_key: Option<String>,
     #[serde(default)]
     user: Vec<WrittenUser>,
 }
@@ -38,6 +42,8 @@ struct WrittenUser {
     senders: Option<Vec<String>>,
     #[serde(default)]
     certificates: Vec<String>,
+    #[serde(default)]
+    certificate_names: Vec<String>,
     messages_per_hour: Option<u32>,
     recipients_per_hour: Option<u32>,
 }
@@ -75,8 +81,20 @@ impl WrittenUser {
         };
         let certificates =
             self.certificates.iter().map(fingerprint).collect::<Result<Vec<_>, _>>()?;
+        let certificate_name = |text: &String| {
+            tls::certificate_name(text).ok_or_else(|| {
+                of(format!(
+                    "certificate_names: {text:?} is not a name of one; write \
+                     \"email:joe@example.com\", \"dns:host.example.com\" or \
+                     \"uri:spiffe://example.com/joe\", without *"
+                ))
+            })
+        };
+        let certificate_names =
+            self.certificate_names.iter().map(certificate_name).collect::<Result<Vec<_>, _>>()?;
         Ok(User {
             certificates,
+            certificate_names,
             name,
             password: self.password.map(Into::into),
             scram,
@@ -93,12 +111,20 @@ impl WrittenUser {
 /// It cannot be read, or something in it is wrong: then all of it.
 pub fn read(path: &Path) -> Result<Users, UsersError> {
     let text = text_of(path)?;
+    look_at_private(path)
+        .map_err(|error| UsersError::File { path: path.to_owned(), cause: error.to_string() })?;
     understood(&text).map_err(|cause| UsersError::File { path: path.to_owned(), cause })
 }
 
 fn understood(text: &str) -> Result<Users, String> {
     let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
     let mut users = Users::default();
+    if let Some(text) = written.decoy_key {
+        let key = decode(text.as_bytes()).and_then(|key| key.try_into().ok());
+        let fault =
+            || "decoy_key: not 32 bytes in base64; without it `ringpost user add` makes one";
+        users.decoy_key = Some(key.ok_or_else(fault)?);
+    }
     for one in written.user {
         let user = one.understood()?;
         let name = user.name.clone();
@@ -106,6 +132,7 @@ fn understood(text: &str) -> Result<Users, String> {
             return Err(format!("user {name:?} or a certificate of his is there twice"));
         }
     }
+    users.settle();
     Ok(users)
 }
 
@@ -120,11 +147,6 @@ fn text_of(path: &Path) -> Result<String, UsersError> {
         return Err(fault(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
     }
     fs::read_to_string(path).map_err(|error| fault(error.to_string()))
-}
-
-/// Whether others than its owner may read the file; false when it is not there.
-pub fn readable_by_others(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
 }
 
 /// Adds a user, or, with `replace`, gives one that is there a new password (and new `senders`, when
@@ -213,6 +235,11 @@ fn change(
         fault("its users are not tables of their own: write [[user]] for each".to_owned())
     })?;
     edit(users)?;
+    if !document.contains_key("decoy_key") {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| fault(format!("no randomness: {error}")))?;
+        document.insert("decoy_key", toml_edit::value(encode(&key)));
+    }
     let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };
     understood(&text).map_err(fault)?;
     put(&target, &text).map_err(said)
@@ -252,6 +279,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::password_is;
     use super::*;
+    use crate::config::write_private;
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -284,15 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_its_owners_alone_and_one_that_is_not_is_seen() {
+    fn the_file_is_its_owners_alone_and_one_that_is_not_is_refused() {
         let (_folder, path) = folder();
-        assert!(!readable_by_others(&path));
         add_one(&path, "joe", "one").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        assert!(readable_by_others(&path));
+        let told = read(&path).unwrap_err().to_string();
+        assert!(told.contains("users.toml: its mode is 644, so others could read"), "{told}");
         add_one(&path, "ann", "two").unwrap();
-        assert!(!readable_by_others(&path));
+        assert_eq!(read(&path).unwrap().count(), 2, "written anew it is private");
     }
 
     #[test]
@@ -310,12 +338,32 @@ mod tests {
     #[test]
     fn what_was_written_by_hand_stays() {
         let (_folder, path) = folder();
-        fs::write(&path, "# ours\n[[user]]\nname = \"old\" # from the old relay\nsenders = []\n")
-            .unwrap();
+        write_private(
+            &path,
+            "# ours\n[[user]]\nname = \"old\" # from the old relay\nsenders = []\n",
+        );
         add_one(&path, "joe", "one").unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("# ours\n") && text.contains("# from the old relay"), "{text}");
         assert_eq!(read(&path).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_gets_a_decoy_key_and_keeps_it() {
+        let (_folder, path) = folder();
+        write_private(&path, "# ours\n[[user]]\nname = \"old\"\n");
+        assert_eq!(read(&path).unwrap().decoy_key, None);
+        add_one(&path, "joe", "one").unwrap();
+        let users = read(&path).unwrap();
+        let key = users.decoy_key.unwrap();
+        assert!(users.warnings(true).is_empty());
+        remove(&path, "joe").unwrap();
+        assert_eq!(read(&path).unwrap().decoy_key, Some(key));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("decoy_key = \"") && text.contains("# ours\n[[user]]"), "{text}");
+        write_private(&path, "decoy_key = \"abc\"");
+        let told = read(&path).unwrap_err().to_string();
+        assert!(told.contains("decoy_key: not 32 bytes in base64"), "{told}");
     }
 
     #[test]
@@ -351,11 +399,19 @@ mod tests {
                 "[[user]]\nname = \"a\"\ncertificates = [\"ab\"]",
                 "user \"a\": certificates: \"ab\" is not",
             ),
+            (
+                "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:*.b.test\"]",
+                "user \"a\": certificate_names: \"dns:*.b.test\" is not a name of one; write",
+            ),
+            (
+                "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:B.test\", \"DNS:b.test\"]",
+                "user \"a\" or a certificate of his is there twice",
+            ),
             ("[[user]]\nname = \"a\\u0007\"", "cannot be a user's name"),
             ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),
             ("[[user]]\n", "missing field `name`"),
         ] {
-            fs::write(&path, text).unwrap();
+            write_private(&path, text);
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
             assert!(add_one(&path, "joe", "one").is_err());

@@ -1,9 +1,12 @@
-//! The users: who may send with a name and a password. Through it passes what the users file says,
-//! and the question whether somebody is who he says he is.
+//! The users: who may send with a name and a password, or with a token that another has given.
+//! Through it passes what the users file says, and the question whether somebody is who he says he
+//! is.
 //!
 //! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
 //! - `user`: one user, and what is kept of a password.
 //! - `desk`: where somebody who wants in is checked.
+//! - `tokens`: whose a token is, as who gives tokens says; what he said is kept for a while.
+//! - `introspection`: the question to him, over HTTP.
 //! - `attempts`: failures, by address and user.
 //! - `login`: who we are at next hops that want to know.
 //! - `quota`: messages and recipients an hour.
@@ -14,19 +17,23 @@
 mod attempts;
 mod desk;
 mod file;
+mod introspection;
 mod login;
 mod quota;
+mod tokens;
 mod user;
 mod work;
 
 pub use attempts::NotNow;
 pub use desk::{Attempt, Desk, Verdict};
-pub use file::{add, read, readable_by_others, remove};
+pub use file::{add, read, remove};
 pub use login::{Logins, check_logins};
-pub use quota::{Counted, Quotas, Unit};
+pub use quota::{Claim, Counted, Quotas, Unit};
+pub use tokens::{Unvouched, check_tokens};
 pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, password_is};
 pub use work::Workers;
 
+use crate::tls::TlsError;
 use std::path::PathBuf;
 
 /// What is wrong with a file of users or passwords.
@@ -40,6 +47,9 @@ pub enum UsersError {
         /// What is wrong.
         cause: String,
     },
+    /// The roots for a server that is asked about tokens.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A name or password that no user can have.
     #[error("{0}")]
     Unfit(String),

@@ -34,6 +34,9 @@ pub struct User {
     pub senders: Option<Vec<Sender>>,
     /// SHA-256 of certificates that are his.
     pub certificates: Vec<Fingerprint>,
+    /// Names of certificates that are his if somebody vouches for them, as
+    /// [`crate::tls::certificate_name`] has them.
+    pub certificate_names: Vec<Box<str>>,
     /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
     pub messages_per_hour: Option<u32>,
     /// The same of recipients.
@@ -143,6 +146,12 @@ impl std::fmt::Display for Sender {
 pub struct Users {
     by_name: HashMap<Box<str>, Arc<User>>,
     by_certificate: HashMap<Fingerprint, Arc<User>>,
+    by_certificate_name: HashMap<Box<str>, Arc<User>>,
+    /// What decoys are made of, so that they are the same after a restart, and at each relay that
+    /// has this file.
+    pub(super) decoy_key: Option<[u8; 32]>,
+    /// Rounds and bytes of salt of those who have SCRAM keys, in order.
+    scram_shapes: Vec<(u32, usize)>,
 }
 
 impl Users {
@@ -151,9 +160,65 @@ impl Users {
         self.by_name.get(&prepared_name(name)?)
     }
 
-    /// The user whose certificate has this fingerprint.
-    pub fn find_by_certificate(&self, fingerprint: &Fingerprint) -> Option<&Arc<User>> {
-        self.by_certificate.get(fingerprint)
+    /// The users whose certificate has this fingerprint, or one of these names: each of them once.
+    pub fn find_by_certificate(
+        &self,
+        fingerprint: Option<&Fingerprint>,
+        names: &[Box<str>],
+    ) -> Vec<&Arc<User>> {
+        let by_print = fingerprint.and_then(|print| self.by_certificate.get(print));
+        let by_name = names.iter().filter_map(|name| self.by_certificate_name.get(name));
+        let mut found: Vec<&Arc<User>> = Vec::new();
+        for user in by_print.into_iter().chain(by_name) {
+            if !found.contains(&user) {
+                found.push(user);
+            }
+        }
+        found
+    }
+
+    /// What is allowed but seldom meant, in sentences for the operator.
+    pub fn warnings(&self, has_client_roots: bool) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if !self.by_certificate_name.is_empty() && !has_client_roots {
+            warnings.push(
+                "users have certificate_names, and nobody vouches for such names; set \
+                 tls.client_roots",
+            );
+        }
+        if self.knows_scram() && self.decoy_key.is_none() {
+            warnings.push(
+                "there is no decoy_key, so who asks before and after a restart learns which users \
+                 there are; `ringpost user add` writes one",
+            );
+        }
+        warnings
+    }
+
+    /// Keys that no password fits, the same for a name each time. Those of a file without a key of
+    /// its own are made of `secret`. They look like some user's, so that rounds and salt do not
+    /// tell who is none, whatever wrote the file.
+    pub(super) fn decoy_keys(&self, secret: &[u8; 32], name: &str) -> Keys {
+        let secret = self.decoy_key.as_ref().unwrap_or(secret);
+        let of = |what: &str| sasl::keyed(secret, format!("{what} {name}").as_bytes());
+        let any = of("shape").iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
+        let at = (u128::from(any) * self.scram_shapes.len() as u128) >> 64;
+        let shape = usize::try_from(at).ok().and_then(|at| self.scram_shapes.get(at));
+        let (iterations, salt_bytes) = *shape.unwrap_or(&(SCRAM_ROUNDS, SALT_BYTES));
+        let blocks = (0..salt_bytes.div_ceil(32)).flat_map(|block| of(&format!("salt {block}")));
+        Keys {
+            iterations,
+            salt: blocks.take(salt_bytes).collect(),
+            stored_key: of("stored key"),
+            server_key: of("server key"),
+        }
+    }
+
+    /// All have been inserted.
+    pub(super) fn settle(&mut self) {
+        let shapes = self.by_name.values().filter_map(|user| user.scram.as_ref());
+        self.scram_shapes = shapes.map(|keys| (keys.iterations, keys.salt.len())).collect();
+        self.scram_shapes.sort_unstable();
     }
 
     /// How many.
@@ -179,6 +244,9 @@ impl Users {
         let mut is_new = true;
         for &fingerprint in &user.certificates {
             is_new &= self.by_certificate.insert(fingerprint, Arc::clone(&user)).is_none();
+        }
+        for name in &user.certificate_names {
+            is_new &= self.by_certificate_name.insert(name.clone(), Arc::clone(&user)).is_none();
         }
         is_new && self.by_name.insert(user.name.clone(), user).is_none()
     }
@@ -238,17 +306,6 @@ pub fn password_is(user: Option<&User>, password: &Secret) -> bool {
     }
 }
 
-/// Keys that no password fits, the same for a name each time.
-pub(super) fn decoy_keys(secret: &[u8; 32], name: &str) -> Keys {
-    let salt = sasl::keyed(secret, format!("salt {name}").as_bytes());
-    Keys {
-        iterations: SCRAM_ROUNDS,
-        salt: salt[..SALT_BYTES].to_vec(),
-        stored_key: sasl::keyed(secret, format!("stored key {name}").as_bytes()),
-        server_key: sasl::keyed(secret, format!("server key {name}").as_bytes()),
-    }
-}
-
 /// Whether his SCRAM keys are those of `password`; `None` when he has none. Some 30 ms: never on a
 /// shard.
 pub fn keys_are_of(user: &User, password: &Secret) -> Option<bool> {
@@ -286,6 +343,7 @@ mod tests {
             scram: None,
             senders: Some(senders),
             certificates: Vec::new(),
+            certificate_names: Vec::new(),
             messages_per_hour: None,
             recipients_per_hour: None,
         }
@@ -309,6 +367,32 @@ mod tests {
         assert!(!password_is(None, &Secret::new("pencil")), "nobody");
         assert!(hash_password(&Secret::new("")).is_err());
         assert!(hash_password(&Secret::new("x".repeat(1025))).is_err());
+    }
+
+    #[test]
+    fn decoys_look_like_the_keys_of_users_and_stay_when_others_come() {
+        let mut users = Users { decoy_key: Some([1; 32]), ..Users::default() };
+        let add = |users: &mut Users, name: &str, rounds, salt: &[u8]| {
+            let keys = Keys::derive("x", salt, rounds);
+            users.insert(User { name: name.into(), scram: Some(keys), ..user(&[]) });
+            users.settle();
+        };
+        add(&mut users, "a", 4096, &[0; 40]);
+        let first = users.decoy_keys(&[7; 32], "nobody");
+        assert_eq!((first.iterations, first.salt.len()), (4096, 40));
+        assert_eq!(users.decoy_keys(&[8; 32], "nobody"), first, "after a restart");
+        assert_ne!(users.decoy_keys(&[7; 32], "nobody2").salt, first.salt);
+        add(&mut users, "b", 4096, &[1; 40]);
+        assert_eq!(users.decoy_keys(&[7; 32], "nobody"), first, "one more user");
+        add(&mut users, "c", 5000, &[1; 16]);
+        let shapes: Vec<_> = (0..300)
+            .map(|number| users.decoy_keys(&[7; 32], &format!("n{number}")))
+            .map(|keys| (keys.iterations, keys.salt.len()))
+            .collect();
+        let of_a_third = shapes.iter().filter(|shape| **shape == (5000, 16)).count();
+        assert!((50..150).contains(&of_a_third), "{of_a_third}");
+        let nobody = Users::default().decoy_keys(&[7; 32], "nobody");
+        assert_eq!((nobody.iterations, nobody.salt.len()), (SCRAM_ROUNDS, SALT_BYTES));
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - *Status of a recipient given up for its age* is 4.4.7, not 5.4.7. `Action: failed` already
 //!   says that it is over; the class tells senders that every attempt met a temporary trouble, so
 //!   that they do not strike the address from their lists as they do after 5.x.x. What the last
-//!   attempt met stands in Diagnostic-Code.
+//!   attempt met stands in Diagnostic-Code. But what comes back because its sender set a time (BY)
+//!   has 5.4.7, as RFC 2852 has it: nobody's address is at fault, and Diagnostic-Code says so.
 //! - *Last-Attempt-Date* (RFC 3464 2.3.7) is given only where a host was tried and the time is
 //!   known. When a waiting recipient's time is over, that of its last attempt is not.
 //! - *The report is 7-bit*, so that it needs no extension on its way: parts that hold anything else
@@ -98,6 +99,8 @@ pub struct Report<'a> {
     pub received_at: Timestamp,
     /// ENVID as given.
     pub envelope_id: Option<&'a str>,
+    /// BY as a time of the day (RFC 2852): Deliver-By-Date.
+    pub deliver_by: Option<Timestamp>,
     /// It was sent with SMTPUTF8.
     pub smtp_utf8: bool,
     /// What became of the recipients.
@@ -128,6 +131,8 @@ pub struct Told<'a> {
     pub attempts: u16,
     /// Given up for its age, not refused.
     pub expired: bool,
+    /// It is told of because the time of BY is over.
+    pub late: bool,
     /// When a host was tried last, if that is known.
     pub last_attempt: Option<Timestamp>,
 }

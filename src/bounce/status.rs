@@ -2,7 +2,7 @@
 
 use super::encoding::date;
 use super::{Kind, Report, Told, VALUE_BYTES_MAX, field, host_of};
-use crate::message::{Reason, Status};
+use crate::message::Status;
 use crate::smtp::{ascii, from_xtext, one_line, to_unitext, to_utf8_xtext};
 
 /// The fields about the message (RFC 3464 2.2).
@@ -14,6 +14,10 @@ pub(super) fn of_message(report: &Report<'_>) -> String {
     field(&mut out, "Reporting-MTA", &format!("dns; {}", value(report.host_name)));
     field(&mut out, "X-Ringpost-Queue-ID", &report.id.to_string());
     field(&mut out, "Arrival-Date", &date(report.received_at));
+    // RFC 2852 5.
+    if let Some(at) = report.deliver_by {
+        field(&mut out, "Deliver-By-Date", &date(at));
+    }
     out
 }
 
@@ -56,7 +60,7 @@ pub(super) fn of_recipient(report: &Report<'_>, told: &Told<'_>, global: bool, o
     if !remote.is_empty() {
         field(out, "Remote-MTA", &format!("dns; {}", value(&remote)));
     }
-    diagnostic(reason, global, out);
+    diagnostic(report, told, global, out);
     if let Some(at) = told.last_attempt.filter(|_| !remote.is_empty()) {
         field(out, "Last-Attempt-Date", &date(at));
     }
@@ -65,9 +69,17 @@ pub(super) fn of_recipient(report: &Report<'_>, told: &Told<'_>, global: bool, o
     }
 }
 
-fn diagnostic(reason: &Reason, global: bool, out: &mut String) {
+fn diagnostic(report: &Report<'_>, told: &Told<'_>, global: bool, out: &mut String) {
+    let reason = told.reason;
     let words = &reason.text;
-    let text = if reason.code != 0 {
+    let text = if let (true, Some(at)) = (told.late, report.deliver_by) {
+        let code = if reason.code == 0 { String::new() } else { format!("{} ", reason.code) };
+        let by = date(at);
+        format!(
+            "X-Ringpost; not delivered by {by} (BY), and so far: {code}{} {words}",
+            reason.status
+        )
+    } else if reason.code != 0 {
         format!("smtp; {} {} {words}", reason.code, reason.status)
     } else {
         // RFC 3464 2.3.6: a type of our own for words that are no SMTP reply.
@@ -83,7 +95,9 @@ fn diagnostic(reason: &Reason, global: bool, out: &mut String) {
 /// The class says what became of the recipient, whatever class the reply had.
 fn status(kind: Kind, told: &Told<'_>) -> Status {
     let class = match kind {
+        Kind::Failed if told.late => return Status(5, 4, 7),
         Kind::Failed if told.expired => return Status(4, 4, 7),
+        Kind::Delayed { .. } if told.late => return Status(4, 4, 7),
         Kind::Failed => 5,
         Kind::Delayed { .. } => 4,
         Kind::Relayed | Kind::Delivered => 2,

@@ -19,7 +19,7 @@ fn reason(code: u16, status: Status, text: &str) -> Reason {
 /// One that was refused at once.
 fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
-    Told { recipient, reason, attempts: 1, expired: false, last_attempt }
+    Told { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
 
 fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report<'a> {
@@ -29,6 +29,7 @@ fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report
         id: QueueId(7),
         received_at: Timestamp(1_700_000_000_000),
         envelope_id: None,
+        deliver_by: None,
         smtp_utf8: false,
         kind: Kind::Failed,
         told,
@@ -113,6 +114,7 @@ fn nothing_from_outside_adds_a_line() {
         id: QueueId(7),
         received_at: Timestamp(0),
         envelope_id: None,
+        deliver_by: None,
         smtp_utf8: false,
         kind: Kind::Failed,
         told: &failed,
@@ -189,6 +191,43 @@ fn of_kind(kind: Kind, said: &Reason) -> String {
     let (to, one) = (Address::new("sender@a.example"), recipient("x@b.example"));
     let all = [told(&one, said)];
     String::from_utf8(report(&Report { kind, ..about(&to, &all, CONTENT) })).unwrap()
+}
+
+/// Of a message that was to be delivered by 14 November 2023, 22:15:00.
+fn of_late(kind: Kind, told: Told<'_>) -> String {
+    let to = Address::new("sender@a.example");
+    let deliver_by = Some(Timestamp(1_700_000_100_000));
+    let report = report(&Report { kind, deliver_by, ..about(&to, &[told], CONTENT) });
+    String::from_utf8(report).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn rfc2852_5_who_set_a_time_is_told_of_it() {
+    let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
+    let recipient = Recipient::plain(Address::new("x@b.example"));
+    let late = || Told { expired: true, late: true, attempts: 3, ..told(&recipient, &busy) };
+    let by = "Tue, 14 Nov 2023 22:15:00 +0000";
+    let failed = of_late(Kind::Failed, late());
+    for line in [
+        format!("\nDeliver-By-Date: {by}\n"),
+        "\nAction: failed\nStatus: 5.4.7\n".to_owned(),
+        format!("\nDiagnostic-Code: X-Ringpost; not delivered by {by} (BY), and so far: 450 4.2.1"),
+        "Not delivered in time: 3 attempts, the last of which".to_owned(),
+    ] {
+        assert!(failed.contains(&line), "{line}: {failed}");
+    }
+    let until = Timestamp(1_700_400_000_000);
+    let delayed = of_late(Kind::Delayed { until }, Told { expired: false, ..late() });
+    assert!(delayed.contains("\nAction: delayed\nStatus: 4.4.7\n"), "{delayed}");
+    assert!(delayed.contains("(BY), and so far: 450 4.2.1"), "{delayed}");
+    // Refused before its time: that is the reason, and not the time.
+    let refused = of_late(Kind::Failed, told(&recipient, &busy));
+    assert!(refused.contains("\nStatus: 5.0.0\n"), "{refused}");
+    assert!(refused.contains("\nDiagnostic-Code: smtp; 450 4.2.1"), "{refused}");
+    let taken = reason(250, Status(2, 1, 5), "ok");
+    let relayed = of_late(Kind::Relayed, told(&recipient, &taken));
+    assert!(relayed.contains("\nAction: relayed\nStatus: 2.1.5\n"), "{relayed}");
+    assert!(relayed.replace('\n', " ").contains("You set a time for it"), "{relayed}");
 }
 
 #[test]

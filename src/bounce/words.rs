@@ -14,14 +14,23 @@ pub(super) fn opening(report: &Report<'_>) -> String {
     let whom = if report.told.len() == 1 { "this recipient" } else { "these recipients" };
     let arrived =
         format!("The message that you sent, and that arrived here on {}", date(report.received_at));
+    let late = report.told.iter().any(|told| told.late);
+    let by = report.deliver_by.filter(|_| late);
+    let by = by.map_or_else(String::new, |at| format!(" by the time that you set, {}", date(at)));
     let words = match report.kind {
         Kind::Failed => format!(
             "{arrived}, could not be delivered to {whom}. No further attempts will be made."
         ),
         Kind::Delayed { until } => format!(
-            "{arrived}, has not been delivered yet to {whom}. It will be tried again until {}. You \
-             need not send it again.",
+            "{arrived}, has not been delivered yet to {whom}{by}. It will be tried again until {}. \
+             You need not send it again.",
             date(until)
+        ),
+        Kind::Relayed if report.deliver_by.is_some() => format!(
+            "{arrived}, was handed on to the next mail server for {whom}. You set a time for it \
+             ({}): from here on that is with the servers that follow, as far as they know of such \
+             times.",
+            report.deliver_by.map(date).unwrap_or_default()
         ),
         Kind::Relayed => format!(
             "{arrived}, was handed on to the next mail server for {whom}. That server does not \
@@ -51,7 +60,11 @@ fn advice(report: &Report<'_>, text: &mut String) {
                    refuses the message for another reason, only those who run that server can \
                    change it.";
     wrapped(text, "", refused);
-    if report.told.iter().any(|told| told.expired) {
+    if report.told.iter().any(|told| told.late) {
+        let late = "Where it was not delivered by the time that you set for it, it comes back only \
+                    for that: you can send it again, with another time or none.";
+        wrapped(text, "", late);
+    } else if report.told.iter().any(|told| told.expired) {
         let expired = "If the message waited too long, the server was out of reach or busy; you \
                        can send the message again later.";
         wrapped(text, "", expired);
@@ -73,6 +86,9 @@ pub(super) fn detail(kind: Kind, told: &Told<'_>, text: &mut String) {
     let attempts = told.attempts;
     let times = if attempts == 1 { "attempt" } else { "attempts" };
     let sentence = match (kind, remote.is_empty(), reason.code != 0) {
+        (Kind::Failed, _, _) if told.late => {
+            format!("Not delivered in time: {attempts} {times}, the last of which{at} gave: {said}")
+        }
         (Kind::Failed, _, _) if told.expired => {
             format!("Waited too long: {attempts} {times}, the last of which{at} gave: {said}")
         }

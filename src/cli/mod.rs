@@ -13,11 +13,12 @@ use crate::config::Config;
 use crate::control::{self, AskError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::{Client, Server};
+use crate::tls::{Client, Ours, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// The configuration, the command line or the request was wrong.
@@ -42,12 +43,19 @@ pub fn main() -> ExitCode {
         Some(Command::Check { .. }) => {
             warn(&config);
             let shown = Server::new(&config.tls).map(|_| ());
-            let ours = || Client::new(&config.tls, &config.route.certificates).map(|_| ());
+            let ours = || {
+                let ours = Arc::new(Ours::new(&config.route.certificates)?);
+                Client::new(&config.tls, &ours).map(|_| ())
+            };
             if let Err(error) = shown.and_then(|()| ours()) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            if let Err(error) = config.auth.users.as_deref().map_or(Ok(()), user::check) {
+            if let Err(error) = user::check(&config) {
+                eprintln!("ringpost: {error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
+            if let Err(error) = config.auth.tokens.as_ref().map_or(Ok(()), account::check_tokens) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
@@ -80,17 +88,21 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
+/// What libraries say: every handshake that fails is told by us, and what is sent is nobody's
+/// business.
+const OF_OTHERS: &str = "rustls=off,ureq=off,ureq_proto=off";
+
 /// What of the diagnostics is shown: `RINGPOST_LOG`, or from info up.
 fn filter() -> EnvFilter {
     let wished = std::env::var("RINGPOST_LOG").unwrap_or_default();
     if wished.is_empty() {
-        return EnvFilter::new("info");
+        return EnvFilter::new(format!("info,{OF_OTHERS}"));
     }
-    EnvFilter::try_new(&wished).unwrap_or_else(|error| {
+    EnvFilter::try_new(format!("{OF_OTHERS},{wished}")).unwrap_or_else(|error| {
         eprintln!(
             "ringpost: warning: RINGPOST_LOG={wished:?} is not understood, so it is info: {error}"
         );
-        EnvFilter::new("info")
+        EnvFilter::new(format!("info,{OF_OTHERS}"))
     })
 }
 

@@ -158,6 +158,9 @@ impl Screen {
             self.print(&format!("from      {from}"));
             self.print(&format!("received  {}", entry.received));
             self.print(&format!("expires   {}", entry.expires));
+            if let Some(by) = &entry.deliver_by {
+                self.print(&format!("by        {by}"));
+            }
             self.print(&format!("size      {} bytes", entry.size));
             self.print(&format!("shard     {}", entry.shard));
         }

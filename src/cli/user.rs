@@ -35,15 +35,12 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
     }
 }
 
-/// Whether the file can be used; warns when others may read it.
-pub(super) fn check(path: &Path) -> Result<(), UsersError> {
-    account::read(path).map(drop)?;
-    if account::readable_by_others(path) {
-        eprintln!(
-            "ringpost: warning: {}: others than its owner may read it, and guess passwords from \
-             it; chmod 600",
-            path.display()
-        );
+/// Whether the file can be used, if there is one; warns of what is seldom meant.
+pub(super) fn check(config: &Config) -> Result<(), UsersError> {
+    let Some(path) = &config.auth.users else { return Ok(()) };
+    let users = account::read(path)?;
+    for warning in users.warnings(config.tls.client_roots.is_some()) {
+        eprintln!("ringpost: warning: {}: {warning}", path.display());
     }
     Ok(())
 }
@@ -64,7 +61,7 @@ fn told(user: &User) -> String {
     let ways = [
         ("password", user.password.is_some()),
         ("scram", user.scram.is_some()),
-        ("certificate", !user.certificates.is_empty()),
+        ("certificate", !user.certificates.is_empty() || !user.certificate_names.is_empty()),
     ];
     let ways: Vec<&str> = ways.into_iter().filter_map(|(way, has)| has.then_some(way)).collect();
     let ways = if ways.is_empty() { "cannot log in".to_owned() } else { ways.join(",") };

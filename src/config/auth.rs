@@ -2,6 +2,7 @@
 
 use super::error::Place;
 use super::table::{Report, Table};
+use super::tokens;
 use super::unit::{self, Fault};
 use super::written::read_path;
 use super::{
@@ -24,6 +25,7 @@ pub(super) fn auth(mut table: Table) -> Auth {
         failures_per_user: table.number("failures_per_user", 50, 1..=1_000_000),
         failure_window: table.duration("failure_window", 15 * MINUTE, SECOND..=24 * 60 * MINUTE),
         hourly: hourly(&mut table),
+        tokens: tokens::tokens(table.table("tokens")),
     };
     table.end();
     auth
@@ -136,10 +138,10 @@ fn check_submission(config: &Config, listener: &Listener, report: &Report) {
         return;
     }
     let address = listener.address;
-    if config.auth.users.is_none() {
+    if config.auth.users.is_none() && config.auth.tokens.is_none() {
         let what = format!(
             "the submission listener on {address} needs users, and there are none; set auth.users \
-             (or --users)"
+             (or --users), or [auth.tokens]"
         );
         report.relation(["listener.role", "auth.users"], what);
     }

@@ -110,6 +110,14 @@ impl Config {
         if self.access.relay_networks.is_empty() {
             warnings.push("access.relay_networks is empty: no client may relay".into());
         }
+        let asks = self.listeners.iter().any(|listener| listener.client_certificates);
+        if self.tls.client_roots.is_some() && !asks {
+            warnings.push(
+                "tls.client_roots is set, and no listener asks for certificates: \
+                 client_certificates = true"
+                    .into(),
+            );
+        }
         if self.retry.expire < self.retry.first {
             warnings.push(
                 "retry.expire is shorter than retry.first: nothing is tried a second time".into(),

@@ -7,17 +7,22 @@ mod auth;
 mod core_table;
 mod error;
 mod load;
+mod private;
 mod render;
 mod source;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod unit;
 mod written;
 
 pub use error::{ConfigError, Place, Problem};
 pub use load::Machine;
+pub use private::look_at_private;
+#[cfg(test)]
+pub use private::write_private;
 pub use source::{Override, OverrideFlag};
 
 use std::net::{IpAddr, SocketAddr};
@@ -148,6 +153,8 @@ pub struct Tls {
     pub only_1_3: bool,
     /// Whom to believe about the names of servers.
     pub roots: Roots,
+    /// The file with those whom to believe about the names of clients; without it nobody.
+    pub client_roots: Option<PathBuf>,
 }
 
 /// A certificate and its key.
@@ -215,6 +222,33 @@ pub struct Auth {
     pub failure_window: Duration,
     /// What a user may send, unless the users file says otherwise.
     pub hourly: Hourly,
+    /// Who vouches for tokens; `None` when they are not taken.
+    pub tokens: Option<Tokens>,
+}
+
+/// Who is asked whose a token is (RFC 7662), and what it must be good for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tokens {
+    /// The URL that is asked: https, or http on this machine.
+    pub introspection_endpoint: Box<str>,
+    /// Who we are there.
+    pub client_id: Box<str>,
+    /// The file with our password there.
+    pub client_secret_file: PathBuf,
+    /// Whose word is good for its name.
+    pub roots: Roots,
+    /// Wait for an answer, all in all.
+    pub timeout: Duration,
+    /// The member of the answer that names the user.
+    pub user_field: Box<str>,
+    /// What the token must be good for: words, all of which are demanded.
+    pub scope: Option<Box<str>>,
+    /// Whom it must be for.
+    pub audience: Option<Box<str>>,
+    /// What clients without a good token are told to look at.
+    pub openid_configuration: Option<Box<str>>,
+    /// That a token is good is believed for so long without asking again.
+    pub ttl_max: Duration,
 }
 
 /// An address block in CIDR form.

@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Passage, Roots, Route};
+use super::{Config, EventOutput, NextHop, Passage, Roots, Route, Tokens};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -55,6 +55,9 @@ impl Config {
             Roots::System => page.text("roots", "system"),
             Roots::File(path) => page.path("roots", path),
         }
+        if let Some(path) = &tls.client_roots {
+            page.path("client_roots", path);
+        }
         for certificate in &tls.certificates {
             page.head("[[tls.certificate]]");
             page.path("cert", &certificate.cert);
@@ -82,6 +85,9 @@ impl Config {
         page.duration("failure_window", self.auth.failure_window);
         page.count("messages_per_hour", self.auth.hourly.messages.into());
         page.count("recipients_per_hour", self.auth.hourly.recipients.into());
+        if let Some(tokens) = &self.auth.tokens {
+            render_tokens(tokens, page);
+        }
     }
 
     fn render_cores(&self, page: &mut Page) {
@@ -218,6 +224,29 @@ impl Config {
         page.count("depth", self.ring.depth as u64);
         page.duration("preempt", self.ring.preempt);
     }
+}
+
+fn render_tokens(tokens: &Tokens, page: &mut Page) {
+    page.head("[auth.tokens]");
+    page.text("introspection_endpoint", &tokens.introspection_endpoint);
+    page.text("client_id", &tokens.client_id);
+    page.path("client_secret_file", &tokens.client_secret_file);
+    match &tokens.roots {
+        Roots::System => page.text("roots", "system"),
+        Roots::File(path) => page.path("roots", path),
+    }
+    page.duration("timeout", tokens.timeout);
+    page.text("user_field", &tokens.user_field);
+    for (key, value) in [
+        ("scope", &tokens.scope),
+        ("audience", &tokens.audience),
+        ("openid_configuration", &tokens.openid_configuration),
+    ] {
+        if let Some(value) = value {
+            page.text(key, value);
+        }
+    }
+    page.duration("ttl_max", tokens.ttl_max);
 }
 
 /// The text so far. A `String` takes every write.

@@ -307,6 +307,7 @@ fn the_manual_shows_every_default() {
     let machine_dependent = [
         "host_name",
         "access.limit.",
+        "auth.tokens.",
         "auth.users",
         "listener.message_bytes_max",
         "listener.recipients_max",
@@ -319,6 +320,7 @@ fn the_manual_shows_every_default() {
         "tls.cert",
         "tls.key",
         "tls.certificate.",
+        "tls.client_roots",
     ];
     let report = table::Report::default();
     let tree = source::read_file(&shown, &"manual".into()).unwrap();
@@ -358,6 +360,16 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "access.limit.messages_per_hour",
             "access.limit.network",
             "access.limit.recipients_per_hour",
+            "auth.tokens.audience",
+            "auth.tokens.client_id",
+            "auth.tokens.client_secret_file",
+            "auth.tokens.introspection_endpoint",
+            "auth.tokens.openid_configuration",
+            "auth.tokens.roots",
+            "auth.tokens.scope",
+            "auth.tokens.timeout",
+            "auth.tokens.ttl_max",
+            "auth.tokens.user_field",
             "auth.users",
             "core.connections_max",
             "core.content_bytes_max",
@@ -385,6 +397,7 @@ fn the_manuals_examples_are_right_and_complete_the_schema() {
             "tls.cert",
             "tls.certificate.cert",
             "tls.certificate.key",
+            "tls.client_roots",
             "tls.key",
         ]
     );
@@ -404,6 +417,22 @@ fn schemes_of_next_hops_have_ports_of_their_own() {
         assert!(config.render().contains(&format!("smart_host = \"{shown}\"")), "{text}");
     }
     assert!(read("", &[("route.smart_host", "lmtp://h.test:25")]).is_err(), "RFC 2033 5");
+}
+
+#[test]
+fn tokens_are_asked_about_and_a_listener_may_have_nothing_else() {
+    let text = "[auth.tokens]\nintrospection_endpoint = \"http://[::1]:81/a?b=c\"\n\
+                client_id = \"a\"\nclient_secret_file = \"f\"\naudience = \"mail\"\n\
+                [auth]\nwithout_tls = true\n[[listener]]\nrole = \"submission\"\n";
+    let config = read(text, &[]).unwrap();
+    let tokens = config.auth.tokens.clone().unwrap();
+    assert_eq!((&*tokens.user_field, tokens.scope.as_deref()), ("username", None));
+    assert_eq!(tokens.ttl_max, std::time::Duration::from_secs(60));
+    assert_eq!(read(&config.render(), &[]).unwrap(), config);
+    for wrong in ["https://a:b@c.test/", "https://", "ftp://a.test/", "https://a.test/#b", "/a"] {
+        let endpoint = [("auth.tokens.introspection_endpoint", wrong)];
+        assert!(fault(text, &endpoint).contains("write \"https://HOST/PATH\""), "{wrong}");
+    }
 }
 
 #[test]

@@ -17,10 +17,8 @@ pub(super) fn tls(mut table: Table) -> Tls {
         "1.3" => Ok(true),
         _ => Err(format!("{text:?} is not a version; write \"1.2\" or \"1.3\"")),
     });
-    let roots = table.parsed("roots", Roots::System, |text| match text {
-        "system" => Ok(Roots::System),
-        path => read_path(path).map(Roots::File),
-    });
+    let roots = table.parsed("roots", Roots::System, read_roots);
+    let client_roots = table.parsed("client_roots", None, |text| read_path(text).map(Some));
     let mut certificates: Vec<Certificate> =
         certificate(&mut table, ["cert", "key"], false).into_iter().collect();
     table.none_of("certificate").know(&["cert", "key"]);
@@ -34,7 +32,15 @@ pub(super) fn tls(mut table: Table) -> Tls {
         one.end();
     }
     table.end();
-    Tls { certificates, only_1_3, roots }
+    Tls { certificates, only_1_3, roots, client_roots }
+}
+
+/// `roots`: whom to believe.
+pub(super) fn read_roots(text: &str) -> Result<Roots, Fault> {
+    match text {
+        "system" => Ok(Roots::System),
+        path => read_path(path).map(Roots::File),
+    }
 }
 
 /// The keys `cert` and `key`, or what they are called here: they go together.

@@ -2,13 +2,13 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::watched::Watched;
-use crate::account::{self, Desk, Logins, Quotas, UsersError};
+use crate::account::{Desk, Logins, Quotas, UsersError};
 use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
-use crate::tls::{Client, Server, TlsError};
+use crate::tls::{Client, Ours, Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -106,8 +106,10 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
-    // Each shard reads them for itself: what is wrong with them is better said once, and now.
-    Client::new(&config.tls, &config.route.certificates)?;
+    let ours = Arc::new(Ours::new(&config.route.certificates)?);
+    // Each shard has its own: what is wrong with it is better said once, and now.
+    Client::new(&config.tls, &ours)?;
+    let shown = Shown { server, ours };
     let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
@@ -130,7 +132,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &server, &accounts, &events)?;
+    let (plans, requests, ready) = plans(&config, &listen, &shown, &accounts, &events)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -160,10 +162,16 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        watched: watched(&config, server, accounts),
+        watched: watched(&config, shown, accounts),
         ended,
         _lock: lock,
     })
+}
+
+/// The certificates that are shown: to clients, and to next hops.
+struct Shown {
+    server: Option<Arc<Server>>,
+    ours: Arc<Ours>,
 }
 
 /// Who may log in here, and who we are elsewhere.
@@ -175,18 +183,18 @@ struct Accounts {
 /// Reads the files of users and passwords, and starts the threads that hash.
 fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let (users, logins) = (&config.auth.users, &config.route.logins);
-    for path in users.iter().chain(logins.iter().map(|login| &login.file)) {
-        if account::readable_by_others(path) {
-            let file = path.display();
-            tracing::warn!(%file, "others than its owner may read this file; chmod 600");
-        }
-    }
-    if users.is_none() && logins.is_empty() {
+    let tokens = &config.auth.tokens;
+    if users.is_none() && tokens.is_none() && logins.is_empty() {
         return Ok(Accounts { desk: None, logins: None });
     }
     let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
     let workers = Arc::new(workers);
     let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
+    let known = desk.as_ref().map(|desk| desk.users());
+    for warning in known.iter().flat_map(|users| users.warnings(config.tls.client_roots.is_some()))
+    {
+        tracing::warn!("users file: {warning}");
+    }
     let logins = match logins.as_slice() {
         [] => None,
         some => Some(Arc::new(Logins::open(some, &workers)?)),
@@ -195,27 +203,38 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
 }
 
 /// What is read again while the relay runs.
-fn watched(config: &Config, server: Option<Arc<Server>>, accounts: Accounts) -> Vec<Watched> {
+fn watched(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Watched> {
+    let Shown { server, ours } = shown;
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
-        let files = files.collect();
+        let files = files.chain(tls.client_roots.clone()).collect();
         let reload = move || {
             server.reload(&tls).map_err(|error| error.to_string())?;
             Ok(tls.certificates.len())
         };
         Watched::new("certificates", files, Box::new(reload))
     });
+    let others = (!config.route.certificates.is_empty()).then(|| {
+        let files = &config.route.certificates;
+        let files = files.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]).collect();
+        let reload = move || ours.reload().map_err(|error| error.to_string());
+        Watched::new("certificates for next hops", files, Box::new(reload))
+    });
+    let tokens = accounts.desk.clone().zip(config.auth.tokens.as_ref()).map(|(desk, tokens)| {
+        let reload = move || desk.reload_tokens().map_err(|error| error.to_string());
+        Watched::new("the files of auth.tokens", tokens.files(), Box::new(reload))
+    });
     let users = accounts.desk.zip(config.auth.users.clone()).map(|(desk, file)| {
         let reload = move || desk.reload().map_err(|error| error.to_string());
         Watched::new("users", vec![file], Box::new(reload))
     });
     let passwords = accounts.logins.map(|logins| {
-        let files = config.route.logins.iter().map(|login| login.file.clone()).collect();
+        let files = logins.files();
         let reload = move || logins.reload().map_err(|error| error.to_string());
         Watched::new("passwords for next hops", files, Box::new(reload))
     });
-    certificates.into_iter().chain(users).chain(passwords).collect()
+    certificates.into_iter().chain(others).chain(users).chain(tokens).chain(passwords).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
@@ -271,7 +290,7 @@ type ReadyReceiver = crossbeam_channel::Receiver<Result<Ready, String>>;
 fn plans(
     config: &Arc<Config>,
     listen: &[Listener],
-    server: &Option<Arc<Server>>,
+    shown: &Shown,
     accounts: &Accounts,
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
@@ -291,7 +310,8 @@ fn plans(
             config: Arc::clone(config),
             core: core.clone(),
             listen: listen.to_vec(),
-            server: server.clone(),
+            server: shown.server.clone(),
+            ours: Arc::clone(&shown.ours),
             desk: accounts.desk.clone(),
             logins: accounts.logins.clone(),
             quotas: Arc::clone(&quotas),

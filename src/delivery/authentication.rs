@@ -1,6 +1,8 @@
 //! AUTH (RFC 4954) at a next hop that knows us: the strongest mechanism that both have. *Pure.*
 
-use crate::sasl::{self, Client, Credentials, Expected, Fault, Mechanism, write_plain};
+use crate::sasl::{
+    self, Client, Credentials, Expected, Fault, Mechanism, write_plain, write_token,
+};
 use std::sync::Arc;
 
 /// Whom a conversation is to say it is.
@@ -43,6 +45,8 @@ pub(super) enum Exchange {
     Plain,
     /// SCRAM: the first message is asked for.
     First(Client, String),
+    /// The token is asked for.
+    FirstToken(Mechanism),
     /// LOGIN: the name is asked for.
     Name,
     /// LOGIN: the password is.
@@ -57,6 +61,8 @@ pub(super) enum Exchange {
     Said,
     /// `*` was said; why.
     Cancelled(Box<str>),
+    /// All is said, unless the host does not take our token: it tells why before it refuses.
+    Token,
 }
 
 /// What a challenge leads to.
@@ -77,9 +83,13 @@ impl Exchange {
         login: &Login,
         out: &mut Vec<u8>,
     ) -> Option<Exchange> {
-        let known = [Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
-        let best = known.into_iter().find(|one| offered.contains(one))?;
-        let Credentials { user, password } = &*login.credentials;
+        let Credentials { user, password, is_token } = &*login.credentials;
+        let known: &[Mechanism] = if *is_token {
+            &[Mechanism::OAuthBearer, Mechanism::XOAuth2]
+        } else {
+            &[Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login]
+        };
+        let best = *known.iter().find(|one| offered.contains(one))?;
         out.extend_from_slice(b"AUTH ");
         out.extend_from_slice(best.name().as_bytes());
         let mut fits = |message: &[u8]| {
@@ -101,7 +111,13 @@ impl Exchange {
                     false => Exchange::First(client, first),
                 }
             }
-            // Never chosen: it is not among those known.
+            Mechanism::OAuthBearer | Mechanism::XOAuth2 => {
+                match fits(&write_token(best, user, password)) {
+                    true => Exchange::Token,
+                    false => Exchange::FirstToken(best),
+                }
+            }
+            // EXTERNAL is never chosen: it is not among those known.
             Mechanism::External | Mechanism::Login => Exchange::Name,
         };
         out.extend_from_slice(b"\r\n");
@@ -114,10 +130,15 @@ impl Exchange {
             out.extend_from_slice(sasl::encode(bytes).as_bytes());
             out.extend_from_slice(b"\r\n");
         };
+        let Credentials { user, password, .. } = &*login.credentials;
         match std::mem::replace(self, Exchange::Said) {
             Exchange::Plain => {
-                let Credentials { user, password } = &*login.credentials;
                 write(&write_plain(user, password));
+                Answer::Written
+            }
+            Exchange::FirstToken(mechanism) => {
+                write(&write_token(mechanism, user, password));
+                *self = Exchange::Token;
                 Answer::Written
             }
             Exchange::First(client, first) => {
@@ -127,12 +148,12 @@ impl Exchange {
             }
             // What LOGIN asks is the same everywhere, and its words are not.
             Exchange::Name => {
-                write(login.credentials.user.as_bytes());
+                write(user.as_bytes());
                 *self = Exchange::Password;
                 Answer::Written
             }
             Exchange::Password => {
-                write(login.credentials.password.reveal().as_bytes());
+                write(password.reveal().as_bytes());
                 Answer::Written
             }
             Exchange::Challenge(client) => match sasl::decode(text.trim_ascii()) {
@@ -152,6 +173,11 @@ impl Exchange {
                     _ => Answer::Fault("it does not know the password either"),
                 }
             }
+            // RFC 7628 3.2.3; whoever speaks XOAUTH2 takes it as well.
+            Exchange::Token => {
+                write(b"\x01");
+                Answer::Written
+            }
             Exchange::Work | Exchange::Said | Exchange::Cancelled(_) => {
                 Answer::Fault("a challenge too many")
             }
@@ -170,6 +196,6 @@ impl Exchange {
     /// Whether all has been said and heard, so that the server may say yes: with SCRAM also what
     /// only a server that knows the password can say.
     pub(super) fn is_said(&self) -> bool {
-        matches!(self, Exchange::Said)
+        matches!(self, Exchange::Said | Exchange::Token)
     }
 }

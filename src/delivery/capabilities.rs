@@ -30,6 +30,9 @@ pub struct Capabilities {
     pub dsn: bool,
     /// MT-PRIORITY (RFC 6710), whatever profile it names.
     pub mt_priority: bool,
+    /// DELIVERBY (RFC 2852): the shortest time that it takes with R, in seconds; 0 when it names
+    /// none.
+    pub deliver_by: Option<u32>,
     /// LIMITS RCPTMAX (RFC 9422): recipients in one transaction.
     pub recipients_max: Option<u32>,
     /// LIMITS MAILMAX: transactions on one connection.
@@ -64,6 +67,12 @@ impl Capabilities {
                 "AUTH" => found.auth.extend(words.filter_map(Mechanism::of)),
                 "DSN" => found.dsn = true,
                 "MT-PRIORITY" => found.mt_priority = true,
+                "DELIVERBY" => {
+                    // RFC 2852 3: extension tokens may follow behind commas.
+                    let shortest = words.next().and_then(|word| word.split(',').next());
+                    let shortest = shortest.and_then(|word| word.parse().ok());
+                    found.deliver_by = Some(shortest.unwrap_or(0));
+                }
                 "LIMITS" => found.limits(line),
                 _ => {}
             }
@@ -117,12 +126,27 @@ mod tests {
             auth: vec![Mechanism::Login, Mechanism::Plain],
             dsn: true,
             mt_priority: true,
+            deliver_by: None,
             recipients_max: Some(50),
             mails_max: Some(7),
             logged_in: false,
         };
         assert_eq!(found, expected);
         assert_eq!(of("250 PIPELINING\r\n"), Capabilities::default());
+    }
+
+    #[test]
+    fn rfc2852_3_a_shortest_time_may_be_named_and_tokens_follow_it() {
+        for (line, shortest) in [
+            ("DELIVERBY", Some(0)),
+            ("deliverby 240", Some(240)),
+            ("DELIVERBY 240,x,y", Some(240)),
+            ("DELIVERBY ,x", Some(0)),
+            ("DELIVERBY x", Some(0)),
+            ("X-DELIVERBY", None),
+        ] {
+            assert_eq!(of(&format!("250-hi\r\n250 {line}\r\n")).deliver_by, shortest, "{line}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod login;
 
 use super::authentication::{Exchange, Login};
 use super::capabilities::Capabilities;
+use super::parameters;
 use super::transaction::{Command, Transaction, Verdict};
 use super::{
     Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
@@ -391,7 +392,10 @@ impl Conversation {
                 let text = "the message needs SMTPUTF8, which the server does not offer";
                 (Status(5, 6, 7), text.to_owned())
             }
-            _ => return None,
+            _ => {
+                let late = parameters::too_late(mail, &self.capabilities, self.manner.protocol);
+                (Status(5, 4, 7), late?)
+            }
         };
         Some(self.ours(Stage::Mail, status, &text))
     }

@@ -71,6 +71,11 @@
 //!
 //! *MT-PRIORITY* (RFC 6710 4.2) goes on where it is offered, as it was granted here.
 //!
+//! *DELIVERBY* (RFC 2852 4.1.4): BY goes on where it is offered, with the time that is left. With
+//! mode R a host that does not offer it, or not for so short a time, gets nothing of the message:
+//! 5.4.7. Over LMTP it is delivered there and then, and needs no promise. With mode N a host
+//! without it that has DSN is asked for DELAY instead.
+//!
 //! *REQUIRETLS* (RFC 8689 4.2.1): a host that does not offer it, or whose name is not verified,
 //! gets nothing of such a message: 5.7.30. Reports (`<>`) go all the same (RFC 8689 5).
 //!
@@ -111,7 +116,9 @@ pub use conversation::Conversation;
 pub use conversion::{Conversion, Unconvertible};
 
 use crate::config;
-use crate::message::{Body, DsnReturn, Outcome, Recipient, ReversePath};
+use crate::message::{
+    Body, ByMode, DeliverBy, DsnReturn, Outcome, Recipient, ReversePath, Timestamp,
+};
 use std::sync::Arc;
 
 /// What the operator decided for all conversations.
@@ -176,6 +183,10 @@ pub struct Mail {
     pub require_tls: bool,
     /// MT-PRIORITY (RFC 6710): -9 to 9; 0 is ordinary.
     pub priority: i8,
+    /// BY (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+    /// The time at which it is sent.
+    pub now: Timestamp,
     /// RET as given.
     pub dsn_return: Option<DsnReturn>,
     /// ENVID as given, xtext.
@@ -249,6 +260,11 @@ pub enum Loss {
     TimedOut,
     /// The content could not be read on our side.
     Content(String),
+}
+
+/// The host is to tell of delays because it cannot tell of the by-time (RFC 2852 4.1.4.2).
+fn asks_for_delay(mail: &Mail, offered: &Capabilities) -> bool {
+    offered.deliver_by.is_none() && mail.deliver_by.is_some_and(|by| by.mode == ByMode::Notify)
 }
 
 /// SMTPUTF8 was asked for, or an address cannot be written without it.

@@ -1,8 +1,8 @@
 //! MAIL and RCPT with the parameters that the server offered. It knows no state.
 
 use super::capabilities::Capabilities;
-use super::{Mail, needs_smtp_utf8};
-use crate::message::{Body, DsnNotify, DsnReturn, Recipient};
+use super::{Mail, Protocol, asks_for_delay, needs_smtp_utf8};
+use crate::message::{Body, ByMode, DsnNotify, DsnReturn, Recipient};
 use crate::smtp::unitext_to_xtext;
 use std::borrow::Cow;
 use std::io::{Result, Write};
@@ -28,6 +28,9 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
     if offered.mt_priority && mail.priority != 0 {
         write!(out, " MT-PRIORITY={}", mail.priority)?;
     }
+    if let Some(by) = mail.deliver_by.filter(|_| offered.deliver_by.is_some()) {
+        write!(out, " BY={};{}", by.seconds_left(mail.now), by.letters())?;
+    }
     if offered.dsn {
         match mail.dsn_return {
             Some(DsnReturn::Full) => write!(out, " RET=FULL")?,
@@ -46,18 +49,49 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
 }
 
 /// `RCPT TO:<...>` without its line end.
-pub(super) fn rcpt(one: &Recipient, offered: &Capabilities, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn rcpt(
+    one: &Recipient,
+    mail: &Mail,
+    offered: &Capabilities,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     write!(out, "RCPT TO:<{}>", one.address)?;
     if !offered.dsn {
         return Ok(());
     }
-    if let Some(notify) = one.notify {
+    let notify = match one.notify {
+        given if !asks_for_delay(mail, offered) => given,
+        None => Some(DsnNotify { success: false, failure: true, delay: true }),
+        Some(given) if given.is_never() => Some(given),
+        Some(given) => Some(DsnNotify { delay: true, ..given }),
+    };
+    if let Some(notify) = notify {
         write!(out, " NOTIFY={}", wishes(notify))?;
     }
     if let Some(original) = one.original.as_deref().and_then(word) {
         write!(out, " ORCPT={original}")?;
     }
     Ok(())
+}
+
+/// Why `mail`, which is to come back if it is not delivered by its time, cannot be sent there (RFC
+/// 2852 4.1.4).
+pub(super) fn too_late(mail: &Mail, offered: &Capabilities, spoken: Protocol) -> Option<String> {
+    let by = mail.deliver_by.filter(|by| by.mode == ByMode::Return)?;
+    let left = by.seconds_left(mail.now);
+    match (offered.deliver_by, spoken) {
+        _ if left < 1 => Some("the time by which it was to be delivered (BY) is over".to_owned()),
+        (None, Protocol::Smtp) => {
+            let text = "the message is to be delivered by a time (BY), and the server does not \
+                        offer DELIVERBY";
+            Some(text.to_owned())
+        }
+        (Some(shortest), _) if left < i64::from(shortest) => Some(format!(
+            "the message is to be delivered within {left} seconds (BY), and the server promises \
+             nothing below {shortest}"
+        )),
+        _ => None,
+    }
 }
 
 /// RFC 3461 4.1.

@@ -41,6 +41,8 @@ fn mail(recipients: u32) -> Mail {
         smtp_utf8: false,
         require_tls: false,
         priority: 0,
+        deliver_by: None,
+        now: Timestamp(0),
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,

@@ -225,7 +225,7 @@ impl Transaction {
             Command::Reset | Command::ResetOnly => out.write_all(b"RSET"),
             Command::Mail => parameters::mail(&self.mail, capabilities, out),
             Command::Recipient(place) => match self.mail.recipients.get(place) {
-                Some((_, recipient)) => parameters::rcpt(recipient, capabilities, out),
+                Some((_, recipient)) => parameters::rcpt(recipient, &self.mail, capabilities, out),
                 None => Ok(()),
             },
             Command::Data => out.write_all(b"DATA"),

@@ -2,8 +2,8 @@
 //! takes any bytes, and lets only such paths through as a session would.
 
 use crate::message::{
-    Address, Body, DsnNotify, DsnReturn, Options, QueueId, Reason, Recipient, ReversePath, Stage,
-    Status, Timestamp,
+    Address, Body, DeliverBy, DsnNotify, DsnReturn, Options, QueueId, Reason, Recipient,
+    ReversePath, Stage, Status, Timestamp,
 };
 use crate::smtp;
 use crate::spool::Fate;
@@ -216,6 +216,9 @@ fn options_words(options: &Options) -> Vec<String> {
     for (name, time) in times {
         word(time.is_some(), &|| format!("{name}={}", time_text(time.unwrap_or_default())));
     }
+    if let Some(by) = options.deliver_by {
+        words.push(format!("deliver-by={};{}", time_text(by.at), by.letters()));
+    }
     if let Some(id) = &options.dsn_envelope_id {
         words.push(format!("envid={}", xtext(id)));
     }
@@ -241,6 +244,10 @@ fn read_options(value: &str) -> Option<Options> {
         None => Some(None),
     };
     let (not_before, expires) = (time("not-before")?, time("expires")?);
+    let deliver_by = match words.take("deliver-by") {
+        Some(value) => Some(read_deliver_by(&value)?),
+        None => None,
+    };
     let options = Options {
         tenant: words.take("tenant").unwrap_or_default().into(),
         campaign: words.take("campaign").unwrap_or_default().into(),
@@ -252,8 +259,15 @@ fn read_options(value: &str) -> Option<Options> {
         dsn_envelope_id: words.take("envid").map(Box::from),
         not_before,
         expires,
+        deliver_by,
     };
     words.all_known().then_some(options)
+}
+
+fn read_deliver_by(value: &str) -> Option<DeliverBy> {
+    let (at, letters) = value.split_once(';')?;
+    let (mode, trace) = DeliverBy::read_letters(letters)?;
+    Some(DeliverBy { at: read_time(at)?, mode, trace })
 }
 
 fn read_lengths(value: &str) -> Option<(u64, u64)> {
@@ -368,6 +382,7 @@ fn read_status(text: &str) -> Option<Status> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::message::ByMode;
 
     fn plain(address: &str) -> Waiting {
         let recipient = Recipient::plain(Address::new(address));
@@ -420,6 +435,11 @@ mod tests {
                 dsn_envelope_id: Some("".into()),
                 not_before: Some(Timestamp(0)),
                 expires: Some(Timestamp(1_700_000_000_001)),
+                deliver_by: Some(DeliverBy {
+                    at: Timestamp(1_700_000_000_002),
+                    mode: ByMode::Notify,
+                    trace: true,
+                }),
             },
             recipients,
             trace: 181,
@@ -469,6 +489,8 @@ mod tests {
             ("priority=-9", "priority=x", "X-Ringpost-Options: cannot"),
             ("priority=-9", "priority=-10", "priority=-10 is not one from -9 to 9"),
             ("priority=-9", "priority=10", "priority=10 is not one from -9 to 9"),
+            ("002Z;NT", "002Z;X", "X-Ringpost-Options: cannot"),
+            ("002Z;NT", "002Z", "X-Ringpost-Options: cannot"),
             ("trace=181 ", "", "X-Ringpost-Content: cannot"),
             ("X-Ringpost-Received-At: ", "X-Ringpost-When: ", "no field of a letter"),
             ("X-Ringpost-Received-At: 2023", "X-Ringpost-Id: ", "stands there twice"),

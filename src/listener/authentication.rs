@@ -1,14 +1,15 @@
 //! Who a client is: what it says in AUTH, against what the desk knows.
 
 use super::connection::Connection;
-use crate::account::{Attempt, Desk, NotNow, Verdict};
+use crate::account::{Attempt, Desk, NotNow, Unvouched, User, Verdict};
 use crate::event::{Event, Kind};
 use crate::ring;
-use crate::sasl::{self, Exchange, Fault, Turn};
+use crate::sasl::{self, Exchange, Fault, Secret, TokenFault, Turn};
 use crate::session::{AuthInput, Step};
 use crate::smtp::Reply;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a nonce.
@@ -20,7 +21,9 @@ const TURNS_MAX: usize = 100;
 /// How an exchange ends.
 enum End {
     /// It is this user.
-    Right(String),
+    Right(Arc<User>),
+    /// It is this user, as his token says.
+    RightByToken(Arc<User>),
     /// It is not; the name, if one was said.
     Refused(Option<String>, Reply),
 }
@@ -28,19 +31,13 @@ enum End {
 impl Connection<'_> {
     /// Takes a step of AUTH; what the session says to it.
     pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step> {
-        match self.answer(input).await {
+        let (user, by_token) = match self.answer(input).await {
             Ok(challenge) => {
                 self.session.challenge(&challenge, &mut self.output);
-                Ok(Step::More)
+                return Ok(Step::More);
             }
-            Err(End::Right(user)) => {
-                self.exchange = None;
-                if let Some(desk) = &self.intake.entrance.desk {
-                    desk.succeeded(self.session.client_address().ip(), &user);
-                }
-                self.session.authenticated(&user, &mut self.output);
-                Ok(Step::More)
-            }
+            Err(End::Right(user)) => (user, false),
+            Err(End::RightByToken(user)) => (user, true),
             Err(End::Refused(user, reply)) => {
                 self.exchange = None;
                 let user = user.unwrap_or_default();
@@ -48,9 +45,16 @@ impl Connection<'_> {
                 // Replies to earlier commands do not wait with this one.
                 self.flush().await?;
                 ring::sleep(self.intake.config.auth.failure_delay).await;
-                Ok(self.session.not_authenticated(reply, &mut self.output))
+                return Ok(self.session.not_authenticated(reply, &mut self.output));
             }
+        };
+        self.exchange = None;
+        if let Some(desk) = &self.intake.entrance.desk {
+            desk.succeeded(self.session.client_address().ip(), &user.name);
         }
+        self.by_token.set(by_token);
+        self.session.authenticated(&user.name, &mut self.output);
+        Ok(Step::More)
     }
 
     /// The next challenge, or the end.
@@ -59,75 +63,138 @@ impl Connection<'_> {
         let Some(desk) = self.intake.entrance.desk.clone() else {
             return Err(End::Refused(None, Reply::NOT_IMPLEMENTED));
         };
+        let user = |exchange: &Option<Exchange>| exchange.as_ref()?.user().map(str::to_owned);
+        let said = user(&self.exchange);
         let turn = match input {
             AuthInput::Begin(mechanism, initial) => {
                 if let Some(wait) = desk.wait(address, None) {
                     return Err(End::Refused(None, Reply::auth_too_often(wait)));
                 }
-                let channel = self.session.protection().and_then(|there| there.channel);
-                let exchange = self.exchange.insert(Exchange::new(mechanism, channel));
+                let there = self.session.protection();
+                let channels = there.map(|there| there.channels.clone()).unwrap_or_default();
+                let exchange = self.exchange.insert(Exchange::new(mechanism, channels));
                 exchange.begin(initial.as_deref())
             }
             AuthInput::Answer(message) => self.take_answer(&desk, &message).await?,
         };
-        let said = self.exchange.as_ref().and_then(|exchange| exchange.user().map(str::to_owned));
-        let (user, verdict) = match turn {
-            Ok(Turn::Challenge(message)) => return Ok(message),
-            Ok(Turn::Keys { user }) => {
-                if let Some(wait) = desk.wait(address, Some(&user)) {
-                    return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
-                }
-                let Some(keys) = desk.keys_of(&user) else {
-                    desk.failed(address, None);
-                    return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
-                };
-                return match (self.exchange.as_mut(), nonce()) {
-                    (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
-                        Ok(Turn::Challenge(message)) => Ok(message),
-                        _ => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
-                    },
-                    _ => Err(End::Refused(Some(user), Reply::AUTH_TROUBLE)),
-                };
-            }
+        let said = user(&self.exchange).or(said);
+        match turn {
+            Ok(Turn::Challenge(message)) => Ok(message),
+            Ok(Turn::Keys { user }) => self.give_keys(&desk, user),
             Ok(Turn::Check { user, password }) => {
-                let attempt = attempt(&desk, address, &user).await?;
+                let attempt = attempt(&desk, address, Some(&user)).await?;
                 let verdict = desk.check(&user, password).await;
-                match verdict {
-                    Verdict::Wrong => return Err(End::Refused(Some(user), Reply::AUTH_WRONG)),
-                    Verdict::Right(_) | Verdict::Busy => attempt.not_wrong(),
+                if verdict != Verdict::Wrong {
+                    attempt.not_wrong();
                 }
-                (Some(user), verdict)
+                Err(match verdict {
+                    Verdict::Right(found) => End::Right(found),
+                    Verdict::Wrong => End::Refused(Some(user), Reply::AUTH_WRONG),
+                    Verdict::Busy => End::Refused(Some(user), Reply::AUTH_TROUBLE),
+                })
             }
-            Ok(Turn::Certificate { user }) => {
-                let shown = self.session.protection().and_then(|there| there.client_fingerprint);
-                let users = desk.users();
-                let found = shown.and_then(|shown| users.find_by_certificate(&shown).cloned());
-                match (found, user) {
-                    (Some(found), Some(user)) if users.find(&user) != Some(&found) => {
-                        return Err(End::Refused(Some(user), Reply::AUTH_OTHER_IDENTITY));
-                    }
-                    (Some(found), _) => (None, Verdict::Right(found)),
-                    (None, user) => (user, Verdict::Wrong),
+            Ok(Turn::Token { user, token }) => self.check_token(&desk, user, token).await,
+            Ok(Turn::Certificate { user }) => Err(self.check_certificate(&desk, user).await),
+            Ok(Turn::Proven { user }) => Err(match desk.users().find(&user) {
+                Some(found) => End::Right(Arc::clone(found)),
+                None => {
+                    desk.failed(address, Some(&user));
+                    End::Refused(Some(user), Reply::AUTH_WRONG)
                 }
-            }
-            Ok(Turn::Proven { user }) => {
-                let found = desk.users().find(&user).cloned();
-                (Some(user), found.map_or(Verdict::Wrong, Verdict::Right))
-            }
-            Err(Fault::Proof) => return Err(End::Refused(said, Reply::AUTH_WRONG)),
-            Err(Fault::Malformed) => return Err(End::Refused(said, Reply::AUTH_MALFORMED)),
-            Err(Fault::OtherIdentity) => {
-                return Err(End::Refused(said, Reply::AUTH_OTHER_IDENTITY));
-            }
-            Err(Fault::ChannelBinding) => return Err(End::Refused(said, Reply::AUTH_BINDING)),
+            }),
+            Err(fault) => Err(End::Refused(said, self.refusal(fault))),
+        }
+    }
+
+    /// The challenge of SCRAM.
+    fn give_keys(&mut self, desk: &Desk, user: String) -> Result<Vec<u8>, End> {
+        let address = self.session.client_address().ip();
+        if let Some(wait) = desk.wait(address, Some(&user)) {
+            return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
+        }
+        let Some(keys) = desk.keys_of(&user) else {
+            desk.failed(address, None);
+            return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
         };
-        match verdict {
-            Verdict::Right(user) => Err(End::Right(user.name.to_string())),
-            Verdict::Busy => Err(End::Refused(user, Reply::AUTH_TROUBLE)),
-            Verdict::Wrong => {
-                desk.failed(address, user.as_deref());
-                Err(End::Refused(user, Reply::AUTH_WRONG))
+        match (self.exchange.as_mut(), nonce()) {
+            (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
+                Ok(Turn::Challenge(message)) => Ok(message),
+                Ok(_) => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
+                Err(fault) => Err(End::Refused(Some(user), self.refusal(fault))),
+            },
+            _ => Err(End::Refused(Some(user), Reply::AUTH_TROUBLE)),
+        }
+    }
+
+    /// What a token comes to: who shows one that is not good is told why before it is refused.
+    async fn check_token(
+        &mut self,
+        desk: &Desk,
+        user: Option<String>,
+        token: Option<Secret>,
+    ) -> Result<Vec<u8>, End> {
+        let address = self.session.client_address().ip();
+        let fault = match token {
+            Some(token) => {
+                let attempt = attempt(desk, address, user.as_deref()).await?;
+                let found = desk.check_token(user.as_deref(), token).await;
+                if !matches!(found, Err(Unvouched::Fault(_))) {
+                    attempt.not_wrong();
+                }
+                match found {
+                    Ok(found) => return Err(End::RightByToken(found)),
+                    Err(Unvouched::NotNow) => {
+                        return Err(End::Refused(user, Reply::AUTH_TROUBLE));
+                    }
+                    Err(Unvouched::Fault(fault)) => fault,
+                }
             }
+            None => TokenFault::None,
+        };
+        let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, desk.hints()));
+        match told {
+            Some(Ok(Turn::Challenge(message))) => Ok(message),
+            _ => Err(End::Refused(user, self.refusal(Fault::Token(fault)))),
+        }
+    }
+
+    /// Whose certificate the client has shown.
+    async fn check_certificate(&self, desk: &Desk, user: Option<String>) -> End {
+        let attempt = match attempt(desk, self.session.client_address().ip(), user.as_deref()).await
+        {
+            Ok(attempt) => attempt,
+            Err(end) => return end,
+        };
+        let users = desk.users();
+        let found = self.session.protection().map(|there| {
+            users.find_by_certificate(there.client_fingerprint.as_ref(), &there.client_names)
+        });
+        let found = found.unwrap_or_default();
+        let named = user.as_deref().and_then(|user| users.find(user));
+        let right = match (found.as_slice(), &user) {
+            ([], _) => return End::Refused(user, Reply::AUTH_WRONG),
+            ([only], None) => only,
+            (_, None) => return End::Refused(None, Reply::AUTH_WHICH_USER),
+            (some, Some(_)) => match named.filter(|named| some.contains(named)) {
+                Some(named) => named,
+                None => return End::Refused(user, Reply::AUTH_OTHER_IDENTITY),
+            },
+        };
+        attempt.not_wrong();
+        End::Right(Arc::clone(right))
+    }
+
+    /// What a fault is answered with.
+    fn refusal(&self, fault: Fault) -> Reply {
+        match fault {
+            Fault::Proof => Reply::AUTH_WRONG,
+            Fault::Malformed => Reply::AUTH_MALFORMED,
+            Fault::OtherIdentity => Reply::AUTH_OTHER_IDENTITY,
+            Fault::ChannelBinding => {
+                let there = self.exchange.as_ref().map(|exchange| exchange.channels().names());
+                Reply::auth_binding(&there.unwrap_or_default())
+            }
+            Fault::Token(why) => Reply::auth_token(&why.to_string()),
         }
     }
 
@@ -143,10 +210,10 @@ impl Connection<'_> {
         let Some(user) = exchange.prover().map(str::to_owned) else {
             return Ok(exchange.receive(message));
         };
-        let attempt = attempt(desk, address, &user).await?;
+        let attempt = attempt(desk, address, Some(&user)).await?;
         let turn = exchange.receive(message);
-        if turn == Err(Fault::Proof) {
-            return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+        if let Err(fault @ (Fault::Proof | Fault::ChannelBinding)) = turn {
+            return Err(End::Refused(Some(user), self.refusal(fault)));
         }
         attempt.not_wrong();
         Ok(turn)
@@ -167,9 +234,14 @@ impl Connection<'_> {
     }
 }
 
-/// The right to have a password or proof checked; it may have to wait for others' checks to end.
-async fn attempt<'a>(desk: &'a Desk, address: IpAddr, user: &str) -> Result<Attempt<'a>, End> {
-    let refused = |reply| Err(End::Refused(Some(user.to_owned()), reply));
+/// The right to have a password, a proof or a token checked; it may have to wait for others' checks
+/// to end.
+async fn attempt<'a>(
+    desk: &'a Desk,
+    address: IpAddr,
+    user: Option<&str>,
+) -> Result<Attempt<'a>, End> {
+    let refused = |reply| Err(End::Refused(user.map(str::to_owned), reply));
     for _ in 0..TURNS_MAX {
         match desk.attempt(address, user) {
             Ok(attempt) => return Ok(attempt),

@@ -1,11 +1,12 @@
 //! One inbound connection, from greeting to close.
 
-use super::{Door, Intake, OpenGuard, gate, proxy};
+use super::gate::{self, ByToken};
+use super::{Door, Intake, OpenGuard, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
 use crate::ring::{RecvBuf, Stream};
-use crate::sasl::{Exchange, Mechanism};
+use crate::sasl::{Channels, Exchange, Mechanism};
 use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
 use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
@@ -70,6 +71,7 @@ pub(super) async fn serve(
             }
         }
     }
+    let by_token = ByToken::default();
     let client = Client {
         address,
         may_relay: access.may_relay(address.ip()),
@@ -79,7 +81,7 @@ pub(super) async fn serve(
         xclient: access.may_xclient(address.ip()),
         protection,
         authentication: authentication(intake, role),
-        gate: gate::gate(intake, address.ip()),
+        gate: gate::gate(intake, address.ip(), &by_token),
     };
     let session = Session::new(Rc::clone(&door.policy), client);
     let mut connection = Connection {
@@ -93,6 +95,7 @@ pub(super) async fn serve(
         role,
         asks,
         exchange: None,
+        by_token,
     };
     match connection.run().await {
         Ok(()) => {}
@@ -104,9 +107,13 @@ pub(super) async fn serve(
 /// How clients may say who they are.
 fn authentication(intake: &Intake, role: Role) -> Authentication {
     let Some(desk) = &intake.entrance.desk else { return Authentication::default() };
+    let (users, tokens) = (desk.has_users(), desk.takes_tokens());
     let scram = desk.users().knows_scram();
-    let is_scram = |one| matches!(one, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus);
-    let mechanisms = Mechanism::ALL.into_iter().filter(|one| scram || !is_scram(*one));
+    let mechanisms = Mechanism::ALL.into_iter().filter(|one| match one {
+        Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => scram,
+        Mechanism::OAuthBearer | Mechanism::XOAuth2 => tokens,
+        Mechanism::External | Mechanism::Plain | Mechanism::Login => users,
+    });
     Authentication {
         mechanisms: mechanisms.collect(),
         without_tls: intake.config.auth.without_tls,
@@ -127,8 +134,9 @@ async fn shake_hands(
     Ok(Protection {
         version: there.version,
         cipher: there.cipher,
-        channel: there.channel,
+        channels: Channels { exporter: there.exporter, end_point: there.end_point },
         client_fingerprint: there.client_fingerprint,
+        client_names: there.client_names,
     })
 }
 
@@ -157,6 +165,8 @@ pub(super) struct Connection<'a> {
     asks: bool,
     /// An AUTH under way.
     pub(super) exchange: Option<Exchange>,
+    /// How the user has come in, if there is one.
+    pub(super) by_token: ByToken,
 }
 
 impl Connection<'_> {
@@ -219,13 +229,13 @@ impl Connection<'_> {
                     return Ok(true);
                 }
                 let may_relay = self.intake.config.access.may_relay(client.ip());
-                let gate = gate::gate(self.intake, client.ip());
+                let gate = gate::gate(self.intake, client.ip(), &self.by_token);
                 self.exchange = None;
                 self.session.turn_to(client, may_relay, gate, &mut self.output);
             }
             Step::Hasten { domain, with_below } => {
-                let begun = (self.intake.queue.hasten)(&domain, with_below);
-                self.session.hastened(begun, &mut self.output);
+                let found = (self.intake.queue.hasten)(domain, with_below).await;
+                self.session.hastened(found, &mut self.output);
             }
             Step::ContentWanted => {
                 let replies = self.output.len();
@@ -347,7 +357,7 @@ impl Connection<'_> {
         let (Some(desk), Some(name)) = (&self.intake.entrance.desk, self.session.user()) else {
             return Err(Reply::AUTH_FIRST);
         };
-        let user = gate::user_of(desk, name)?;
+        let user = gate::user_of(desk, name, self.by_token.get())?;
         if user.senders.is_none() {
             return Ok(());
         }

@@ -2,15 +2,22 @@
 //! from there, and whether it is too much.
 
 use super::Intake;
-use crate::account::{Counted, Desk, Quotas, Unit, User};
+use crate::account::{self, Counted, Desk, Quotas, Unit, User};
 use crate::config::Hourly;
-use crate::session::{Asked, Gate};
+use crate::message::Address;
+use crate::session::{Claim, Gate};
 use crate::smtp::Reply;
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+/// Whether the user of a connection has come in by a token, which stands in for an entry in the
+/// users file.
+pub(super) type ByToken = Rc<Cell<bool>>;
+
 /// The gate for one client; `None` where everything may pass.
-pub(super) fn gate(intake: &Intake, address: IpAddr) -> Option<Gate> {
+pub(super) fn gate(intake: &Intake, address: IpAddr, by_token: &ByToken) -> Option<Box<dyn Gate>> {
     let limits = &intake.config.access.limits;
     let network = limits.iter().position(|limit| limit.network.contains(address));
     let network = network.and_then(|at| Some((at, limits.get(at)?.hourly)));
@@ -19,43 +26,86 @@ pub(super) fn gate(intake: &Intake, address: IpAddr) -> Option<Gate> {
         return None;
     }
     let quotas = Arc::clone(&intake.entrance.quotas);
-    let by_default = intake.config.auth.hourly;
-    Some(Box::new(move |user, asked| match (user, &desk) {
-        (Some(name), Some(desk)) => {
-            let user = user_of(desk, name)?;
-            if let Asked::Sender(Some(address)) = asked
-                && !user.may_send_from(address.as_str())
-            {
-                return Err(Reply::SENDER_NOT_ALLOWED);
-            }
-            let hourly = Hourly {
-                messages: user.messages_per_hour.unwrap_or(by_default.messages),
-                recipients: user.recipients_per_hour.unwrap_or(by_default.recipients),
-            };
-            count(&quotas, Counted::User(user.name.clone()), hourly, &asked)
-        }
-        _ => match network {
-            Some((at, hourly)) => count(&quotas, Counted::Network(at), hourly, &asked),
-            None => Ok(()),
-        },
+    Some(Box::new(ClientGate {
+        desk,
+        by_token: Rc::clone(by_token),
+        network,
+        quotas,
+        by_default: intake.config.auth.hourly,
     }))
 }
 
-/// A user who has been removed since he logged in is one no more.
-pub(super) fn user_of(desk: &Desk, name: &str) -> Result<Arc<User>, Reply> {
-    desk.users().find(name).cloned().ok_or(Reply::USER_GONE)
+struct ClientGate {
+    desk: Option<Arc<Desk>>,
+    by_token: ByToken,
+    /// That of the client, by its place in the configuration.
+    network: Option<(usize, Hourly)>,
+    quotas: Arc<Quotas>,
+    by_default: Hourly,
 }
 
-fn count(quotas: &Quotas, whose: Counted, hourly: Hourly, asked: &Asked<'_>) -> Result<(), Reply> {
-    let (unit, limit) = match asked {
-        Asked::Sender(_) => (Unit::Messages, hourly.messages),
-        Asked::Recipient => (Unit::Recipients, hourly.recipients),
-    };
-    if limit == 0 {
-        return Ok(());
+impl Gate for ClientGate {
+    fn pass(&self, user: Option<&str>, sender: Option<&Address>) -> Result<Box<dyn Claim>, Reply> {
+        let (user, counted) = match (user, &self.desk) {
+            (Some(name), Some(desk)) => {
+                let user = user_of(desk, name, self.by_token.get())?;
+                if let Some(address) = sender
+                    && !user.may_send_from(address.as_str())
+                {
+                    return Err(Reply::SENDER_NOT_ALLOWED);
+                }
+                let default = self.by_default;
+                let hourly = Hourly {
+                    messages: user.messages_per_hour.unwrap_or(default.messages),
+                    recipients: user.recipients_per_hour.unwrap_or(default.recipients),
+                };
+                let known = (Arc::clone(desk), user.name.clone(), self.by_token.get());
+                (Some(known), Some((Counted::User(user.name.clone()), hourly)))
+            }
+            _ => (None, self.network.map(|(at, hourly)| (Counted::Network(at), hourly))),
+        };
+        let mut mail = Mail { user, counted: None };
+        if let Some((whose, hourly)) = counted {
+            let mut claim = account::Claim::new(Arc::clone(&self.quotas), whose);
+            if hourly.messages > 0 {
+                let taken = claim.take(Unit::Messages, hourly.messages);
+                taken.map_err(|wait| Reply::too_many_messages(hourly.messages, wait))?;
+            }
+            mail.counted = Some((claim, hourly.recipients));
+        }
+        Ok(Box::new(mail))
     }
-    quotas.take(whose, unit, limit).map_err(|wait| match unit {
-        Unit::Messages => Reply::too_many_messages(limit, wait),
-        Unit::Recipients => Reply::too_many_recipients(limit, wait),
-    })
+}
+
+/// One transaction.
+struct Mail {
+    /// Whose it is, if he is a user, where he is known, and whether by a token.
+    user: Option<(Arc<Desk>, Box<str>, bool)>,
+    /// What it has taken, and the recipients that there may be in an hour; 0 is all.
+    counted: Option<(account::Claim, u32)>,
+}
+
+impl Claim for Mail {
+    fn one_more(&mut self) -> Result<(), Reply> {
+        if let Some((desk, name, by_token)) = &self.user {
+            user_of(desk, name, *by_token)?;
+        }
+        match &mut self.counted {
+            Some((claim, limit @ 1..)) => claim
+                .take(Unit::Recipients, *limit)
+                .map_err(|wait| Reply::too_many_recipients(*limit, wait)),
+            _ => Ok(()),
+        }
+    }
+
+    fn keep(self: Box<Self>) {
+        if let Some((claim, _)) = self.counted {
+            claim.keep();
+        }
+    }
+}
+
+/// A user who has been removed since he logged in is one no more.
+pub(super) fn user_of(desk: &Desk, name: &str, by_token: bool) -> Result<Arc<User>, Reply> {
+    desk.user(name, by_token).ok_or(Reply::USER_GONE)
 }

@@ -15,7 +15,7 @@ use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
 use crate::ring::{self, Interrupter, Listener, Signal, Stream};
-use crate::session::Policy;
+use crate::session::{Etrn, Policy};
 use crate::smtp::Reply;
 use crate::spool::{Message, Placement, Spool};
 use crate::tls::Server;
@@ -23,6 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +40,8 @@ pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
 /// Whether the queue takes no more for now.
 pub type IsFull = Box<dyn Fn() -> bool>;
 
-/// Has what waits for a domain tried now; false when that cannot be done yet.
-pub type Hasten = Box<dyn Fn(&str, bool) -> bool>;
+/// Has what waits for a domain tried now.
+pub type Hasten = Box<dyn Fn(String, bool) -> Pin<Box<dyn Future<Output = Etrn>>>>;
 
 /// The queue, as far as listeners know it.
 pub struct Queue {

@@ -98,6 +98,13 @@ pub struct DsnNotify {
     pub delay: bool,
 }
 
+impl DsnNotify {
+    /// NOTIFY=NEVER.
+    pub fn is_never(self) -> bool {
+        self == DsnNotify::default()
+    }
+}
+
 /// How much of the message a report carries (RFC 3461 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DsnReturn {
@@ -143,6 +150,81 @@ pub struct Options {
     pub not_before: Option<Timestamp>,
     /// To be given up at this time; the relay's own limit holds when `None`.
     pub expires: Option<Timestamp>,
+    /// BY (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+}
+
+impl Options {
+    /// When the sender wants it given up, for either reason.
+    pub fn wished_end(&self) -> Option<Timestamp> {
+        wished_end(self.expires, self.deliver_by)
+    }
+}
+
+/// By when a message is to be delivered (RFC 2852 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliverBy {
+    /// The by-time, as a time of the day.
+    pub at: Timestamp,
+    /// What happens then to recipients that still wait.
+    pub mode: ByMode,
+    /// Its sender is told of every host that it is handed to.
+    pub trace: bool,
+}
+
+/// The by-mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByMode {
+    /// `N`: the sender is told, and it is tried on.
+    Notify,
+    /// `R`: it comes back.
+    Return,
+}
+
+impl DeliverBy {
+    /// Behind the by-time: `R`, `N`, `RT` or `NT`.
+    pub fn letters(self) -> &'static str {
+        match (self.mode, self.trace) {
+            (ByMode::Notify, false) => "N",
+            (ByMode::Notify, true) => "NT",
+            (ByMode::Return, false) => "R",
+            (ByMode::Return, true) => "RT",
+        }
+    }
+
+    /// What [`DeliverBy::letters`] or a client wrote.
+    pub fn read_letters(text: &str) -> Option<(ByMode, bool)> {
+        match text.to_ascii_uppercase().as_str() {
+            "N" => Some((ByMode::Notify, false)),
+            "NT" => Some((ByMode::Notify, true)),
+            "R" => Some((ByMode::Return, false)),
+            "RT" => Some((ByMode::Return, true)),
+            _ => None,
+        }
+    }
+
+    /// What is left of its time, in whole seconds as BY can say them; below 0 when it is over.
+    pub fn seconds_left(self, now: Timestamp) -> i64 {
+        const MOST: i64 = 999_999_999;
+        let whole = |left: Duration| i64::try_from(left.as_secs()).unwrap_or(MOST).min(MOST);
+        if self.at >= now { whole(self.at.since(now)) } else { -whole(now.since(self.at)) }
+    }
+
+    /// When the message comes back for it, if it does.
+    pub fn returns_at(self) -> Option<Timestamp> {
+        (self.mode == ByMode::Return).then_some(self.at)
+    }
+
+    /// When its sender is told that it still waits, if he is.
+    pub fn notifies_at(self) -> Option<Timestamp> {
+        (self.mode == ByMode::Notify).then_some(self.at)
+    }
+}
+
+/// When a sender wants a message given up: at the time that it names, or when it comes back.
+pub fn wished_end(expires: Option<Timestamp>, by: Option<DeliverBy>) -> Option<Timestamp> {
+    let times = [expires, by.and_then(DeliverBy::returns_at)];
+    times.into_iter().flatten().min()
 }
 
 /// When a message is given up that came in at `received_at`: `ours` after it, or after the time

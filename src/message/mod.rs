@@ -8,8 +8,8 @@ mod fate;
 mod id;
 
 pub use envelope::{
-    Address, Body, DsnNotify, DsnReturn, Envelope, Options, Recipient, ReversePath, domain_key,
-    domain_of, expiry,
+    Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, Recipient,
+    ReversePath, domain_key, domain_of, expiry, wished_end,
 };
 pub use fate::{Outcome, Reason, Stage, Status};
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
 use super::content;
-use super::exchange::{Job, Reports};
+use super::exchange::{Job, Reporter, Reports};
 use crate::account::Logins;
 use crate::config::{Config, DeliveryTls, Scheme};
 use crate::delivery::{
     Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
 };
-use crate::message::{Outcome, Reason, Stage, Status};
+use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{self, Candidate};
 use crate::sasl::encode;
@@ -250,11 +250,13 @@ impl Connection {
 
     /// Who reports on what it takes.
     pub(super) fn reports(&self) -> Reports {
-        match (self.conversation.capabilities().dsn, self.lmtp) {
-            (true, _) => Reports::NextHop,
-            (false, false) => Reports::Relayed,
-            (false, true) => Reports::Delivered,
-        }
+        let offered = self.conversation.capabilities();
+        let on_success = match (offered.dsn, self.lmtp) {
+            (true, _) => Reporter::NextHop,
+            (false, false) => Reporter::Relayed,
+            (false, true) => Reporter::Delivered,
+        };
+        Reports { on_success, to_mailboxes: self.lmtp, keeps_time: offered.deliver_by.is_some() }
     }
 
     /// Transactions that it may have in all, as far as the host says (RFC 9422).
@@ -279,6 +281,7 @@ impl Connection {
                 Ok(Ok(converted)) => {
                     mail.size = converted.size;
                     mail.conversion = Converted::Done;
+                    mail.now = Timestamp::now();
                     conversion = Some(converted.conversion);
                 }
                 Ok(Err(why)) => mail.conversion = Converted::Impossible(why),
@@ -445,6 +448,8 @@ fn mail_of(job: &Job) -> Mail {
         smtp_utf8: message.options.smtp_utf8,
         require_tls: message.options.require_tls,
         priority: message.options.priority,
+        deliver_by: message.options.deliver_by,
+        now: Timestamp::now(),
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
         conversion: Converted::No,

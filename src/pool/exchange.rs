@@ -72,6 +72,17 @@ pub enum Dispatch {
         domain: Arc<str>,
         /// And what waits for domains below it.
         with_below: bool,
+        /// The shard that wants to know if there is any.
+        asker: usize,
+        /// Its question.
+        number: u64,
+    },
+    /// Answer to a Hasten, when all has been looked at.
+    Hastened {
+        /// Of the question.
+        number: u64,
+        /// Something waits there.
+        found: bool,
     },
     /// Origin to home: the site is to be tried now, even if it backs off.
     Try(Arc<Site>),
@@ -117,9 +128,20 @@ pub struct Done {
     pub reports: Reports,
 }
 
+/// What the sender is still to be told of a recipient that was delivered, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// If it asked for NOTIFY=SUCCESS.
+    pub on_success: Reporter,
+    /// It was handed to its mailbox, not to another relay.
+    pub to_mailboxes: bool,
+    /// The host offers DELIVERBY (RFC 2852): it knows by when.
+    pub keeps_time: bool,
+}
+
 /// Who tells the sender, if it asked (NOTIFY=SUCCESS), of a recipient that was delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reports {
+pub enum Reporter {
     /// The next hop: it has DSN (RFC 3461 5.2.1).
     NextHop,
     /// This relay: it was handed to a host without DSN (RFC 3461 5.2.2).

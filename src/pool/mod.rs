@@ -18,5 +18,5 @@ mod home;
 mod state;
 mod worker;
 
-pub use exchange::{Dispatch, Done, Exchange, Job, Reports, homes_of};
+pub use exchange::{Dispatch, Done, Exchange, Job, Reporter, Reports, homes_of};
 pub use home::{HomeView, Pool};

@@ -20,7 +20,7 @@
 //! | locked memory is short with several shards | `probe`: a warning before, an error with figures after |
 //! | pinning reads the CPU topology and fails without words | `start` pins its own threads; `probe` checks the mask |
 //! | a busy shard polls its rings every 100 ms | `start`: `Settings::preempt` |
-//! | a preempt timer that fires before the first task is run puts the shard to sleep over a full queue | `deadline`: a heartbeat; `watch` when that is not enough |
+//! | a preempt timer that fires before the first task is run puts the shard to sleep over a full queue | `deadline`: a heartbeat; `watch` when that is not enough, by a signal at the start |
 //! | `yield_now` polls no ring; a stream that is always ready never yields | `timer::yield_now`; `timer::give_way` in each receive and send |
 //! | a timer for each receive costs 10 % | `deadline`: one table and one ticker for each shard |
 //! | `accept` fails at once, again and again, without descriptors | `listener`: a growing pause before the error |

@@ -246,6 +246,7 @@ impl Shard {
             return Ok(());
         }
         let index = self.index;
+        self.heart.begin();
         let life = live(self, Contained::new(async move { body(index).await }));
         match catch_unwind(AssertUnwindSafe(|| executor.run(life))) {
             Ok((outcome, true)) => outcome,

@@ -5,9 +5,12 @@
 //! whose CPUs are full, shards were seen asleep over runnable tasks for minutes. So a shard whose
 //! heart has not beaten between two looks is woken from outside. One that is merely busy takes no
 //! notice.
+//!
+//! At its start a shard can be slept over before anything of it has been polled once: then there is
+//! no waker yet, and its thread is sent a signal, which ends its wait in the kernel.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -22,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Heart {
     beats: AtomicU64,
     waker: AtomicWaker,
+    /// The thread that is to be interrupted, as long as there is no waker; else 0.
+    thread: AtomicI32,
 }
 
 impl Heart {
@@ -30,9 +35,50 @@ impl Heart {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// From here on the calling thread is interrupted when the beats stay out, until the first
+    /// [`Heart::listen`].
+    pub(super) fn begin(&self) {
+        // SAFETY: it takes nothing and cannot fail.
+        let thread = unsafe { libc::gettid() };
+        self.thread.store(thread, Ordering::Release);
+    }
+
     /// Whom to wake when the beats stay out.
     pub(super) fn listen(&self, waker: &Waker) {
         self.waker.register(waker);
+        self.thread.store(0, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        match self.thread.load(Ordering::Acquire) {
+            0 => self.waker.wake(),
+            thread => interrupt(thread),
+        }
+    }
+}
+
+/// The signal that interrupts a shard. Ignored where nobody handles it, so that one that comes late
+/// or from elsewhere does no harm.
+const INTERRUPT: libc::c_int = libc::SIGURG;
+
+/// It need do nothing: that it is there ends a wait with EINTR.
+extern "C" fn interrupted(_: libc::c_int) {}
+
+/// Interrupts `thread` of this process; one that is gone takes no notice.
+fn interrupt(thread: i32) {
+    // SAFETY: no memory is passed, and the process handles the signal, or ignores it.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, INTERRUPT) };
+}
+
+/// Has [`INTERRUPT`] end waits.
+fn handle_interrupts() -> io::Result<()> {
+    // SAFETY: zeros are a valid value: no flags, among them SA_RESTART, and no signals blocked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = interrupted as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler does nothing, so it may run at any place.
+    match unsafe { libc::sigaction(INTERRUPT, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -41,6 +87,7 @@ impl Heart {
 /// # Errors
 /// The operating system gives no thread.
 pub(super) fn watch(hearts: &[Arc<Heart>]) -> io::Result<()> {
+    handle_interrupts()?;
     let mut watched: Vec<(Weak<Heart>, u64)> =
         hearts.iter().map(|heart| (Arc::downgrade(heart), u64::MAX)).collect();
     std::thread::Builder::new().name("heart watch".to_owned()).spawn(move || {
@@ -57,7 +104,7 @@ fn look(heart: &Weak<Heart>, seen: &mut u64) -> bool {
     let Some(heart) = heart.upgrade() else { return false };
     let beats = heart.beats.load(Ordering::Relaxed);
     if beats == *seen {
-        heart.waker.wake();
+        heart.wake();
     }
     *seen = beats;
     true
@@ -65,8 +112,34 @@ fn look(heart: &Weak<Heart>, seen: &mut u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::task::Wake;
+
+    #[test]
+    fn a_thread_that_cannot_be_woken_yet_is_interrupted() {
+        handle_interrupts().unwrap();
+        let heart = Arc::new(Heart::default());
+        let sleeper = std::thread::spawn({
+            let heart = Arc::clone(&heart);
+            move || {
+                heart.begin();
+                // SAFETY: no descriptors are passed; it waits for the time alone.
+                let done = unsafe { libc::poll(std::ptr::null_mut(), 0, 10_000) };
+                (done, io::Error::last_os_error().kind())
+            }
+        });
+        let (weak, mut seen) = (Arc::downgrade(&heart), 0);
+        while !sleeper.is_finished() {
+            assert!(look(&weak, &mut seen));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(sleeper.join().unwrap(), (-1, io::ErrorKind::Interrupted));
+        let woken = Arc::new(Woken::default());
+        heart.listen(&Waker::from(Arc::clone(&woken)));
+        assert!(look(&weak, &mut seen));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it has a waker now");
+    }
 
     #[derive(Default)]
     struct Woken(AtomicU64);

@@ -1,14 +1,17 @@
 //! The mechanisms of SASL (RFC 4422) that AUTH speaks: PLAIN (RFC 4616), LOGIN
-//! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends. *Pure.*
+//! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
+//! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
 //! Messages of a mechanism go in and come out as bytes; base64 is there for who puts them on lines.
 //! Nonces and salts are given by the caller. It must not know who the users are, nor SMTP.
 
 mod scram;
 mod server;
+mod token;
 
-pub use scram::{Client, Digest, Expected, Keys, keyed};
+pub use scram::{Channels, Client, Digest, Expected, Keys, keyed};
 pub use server::{Exchange, Turn};
+pub use token::{Hints, TokenFault, is_token, write_token};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +27,10 @@ pub enum Mechanism {
     ScramSha256Plus,
     /// Proves the password without showing it, and has the server prove that it knows it.
     ScramSha256,
+    /// Shows a token that somebody else has given.
+    OAuthBearer,
+    /// The same in Google's older form.
+    XOAuth2,
     /// Shows the password.
     Plain,
     /// Shows the password, in two steps.
@@ -32,10 +39,12 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All, in the order in which they are offered and preferred.
-    pub const ALL: [Mechanism; 5] = [
+    pub const ALL: [Mechanism; 7] = [
         Mechanism::External,
         Mechanism::ScramSha256Plus,
         Mechanism::ScramSha256,
+        Mechanism::OAuthBearer,
+        Mechanism::XOAuth2,
         Mechanism::Plain,
         Mechanism::Login,
     ];
@@ -46,6 +55,8 @@ impl Mechanism {
             Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Mechanism::ScramSha256 => "SCRAM-SHA-256",
             Mechanism::External => "EXTERNAL",
+            Mechanism::OAuthBearer => "OAUTHBEARER",
+            Mechanism::XOAuth2 => "XOAUTH2",
             Mechanism::Plain => "PLAIN",
             Mechanism::Login => "LOGIN",
         }
@@ -79,13 +90,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A name and its password.
+/// A name and what proves that it is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The name.
     pub user: String,
-    /// The password.
+    /// The password, or the token.
     pub password: Secret,
+    /// It is a token.
+    pub is_token: bool,
 }
 
 /// Why an exchange has failed.
@@ -104,6 +117,9 @@ pub enum Fault {
     /// The other end does not know the password.
     #[error("the proof is wrong")]
     Proof,
+    /// The token is not good here.
+    #[error("token not accepted: {0}")]
+    Token(TokenFault),
 }
 
 /// Bytes as they stand on a line.

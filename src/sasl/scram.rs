@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 (RFC 5802 with the hash of RFC 7677), server and client. The channel binding of
-//! its -PLUS form is the exporter of TLS 1.3 (RFC 9266).
+//! SCRAM-SHA-256 (RFC 5802 with the hash of RFC 7677), server and client. Its -PLUS form binds to
+//! the exporter of TLS 1.3 (RFC 9266) or, of the server alone, to its certificate (RFC 5929 4).
 
 use super::{Fault, Secret, decode, encode, prepare};
 use hmac::{Hmac, KeyInit, Mac};
@@ -22,6 +22,42 @@ pub type Digest = Hash;
 
 /// How the header of a bound exchange begins.
 const EXPORTER: &str = "p=tls-exporter";
+const END_POINT: &str = "p=tls-server-end-point";
+
+/// What an exchange can be tied to: bytes that both ends of the TLS connection see alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Channels {
+    /// tls-exporter (RFC 9266): of TLS 1.3.
+    pub exporter: Option<[u8; 32]>,
+    /// tls-server-end-point (RFC 5929 4): the hash of the server's certificate.
+    pub end_point: Option<Vec<u8>>,
+}
+
+impl Channels {
+    /// Whether there is one.
+    pub fn is_some(&self) -> bool {
+        self.exporter.is_some() || self.end_point.is_some()
+    }
+
+    /// Their names, to be told to somebody.
+    pub fn names(&self) -> String {
+        let names = [
+            self.exporter.as_ref().map(|_| "tls-exporter"),
+            self.end_point.as_ref().map(|_| "tls-server-end-point"),
+        ];
+        let names: Vec<&str> = names.into_iter().flatten().collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(" and ") }
+    }
+
+    /// What the client must have bound to; `None` when that is not to be had.
+    pub(super) fn data(&self, binding: Binding) -> Option<&[u8]> {
+        match binding {
+            Binding::None | Binding::NotOffered => Some(&[]),
+            Binding::Exporter => self.exporter.as_ref().map(<[u8; 32]>::as_slice),
+            Binding::EndPoint => self.end_point.as_deref(),
+        }
+    }
+}
 
 /// What a server keeps of a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,6 +136,8 @@ pub enum Binding {
     NotOffered,
     /// It binds to the TLS exporter.
     Exporter,
+    /// It binds to the certificate of the server.
+    EndPoint,
 }
 
 impl ClientFirst {
@@ -119,6 +157,7 @@ impl ClientFirst {
             "n" => Binding::None,
             "y" => Binding::NotOffered,
             EXPORTER => Binding::Exporter,
+            END_POINT => Binding::EndPoint,
             _ if binding.starts_with("p=") => return Err(Fault::ChannelBinding),
             _ => return Err(Fault::Malformed),
         };
@@ -185,8 +224,12 @@ impl Challenge {
         let client_key = xor(proof, &signature);
         let stored_key: Hash = Sha256::digest(client_key).into();
         let proven = bool::from(stored_key.ct_eq(&self.keys.stored_key));
-        if !proven || header != Some(&self.header) || nonce != Some(&self.nonce) {
+        if !proven || nonce != Some(&self.nonce) {
             return Err(Fault::Proof);
+        }
+        // He has the password, and sees another connection than we do.
+        if header != Some(&self.header) {
+            return Err(Fault::ChannelBinding);
         }
         Ok(format!("v={}", encode(&keyed(&self.keys.server_key, said.as_bytes()))))
     }
@@ -205,13 +248,19 @@ impl Client {
     /// A client, and its first message. `nonce` is random, printable, without a comma; `channel` is
     /// the exporter of the TLS connection when the server offers to bind to it.
     pub fn begin(user: &str, nonce: &str, channel: Option<[u8; 32]>) -> (Client, String) {
-        let name = user.replace('=', "=3D").replace(',', "=2C");
-        let bare = format!("n={name},r={nonce}");
+        let bare = format!("n={},r={nonce}", write_name(user));
         let header = if channel.is_some() { format!("{EXPORTER},,") } else { "n,,".to_owned() };
         let message = format!("{header}{bare}");
         let data = channel.as_ref().map_or(&[][..], <[u8; 32]>::as_slice);
         let header = encode(&[header.as_bytes(), data].concat());
         (Client { nonce: nonce.to_owned(), bare, header }, message)
+    }
+
+    /// A client with this header and the data behind it, whatever they are.
+    #[cfg(test)]
+    pub(super) fn bound(user: &str, nonce: &str, header: &[u8]) -> Client {
+        let bare = format!("n={user},r={nonce}");
+        Client { nonce: nonce.to_owned(), bare, header: encode(header) }
     }
 
     /// Answers the server's first message with the final one. Costs as many rounds as the server
@@ -284,8 +333,13 @@ fn is_nonce(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| (33..=126).contains(&byte) && byte != b',')
 }
 
+/// A name, its commas and equals signs escaped (RFC 5802 5.1).
+pub(super) fn write_name(name: &str) -> String {
+    name.replace('=', "=3D").replace(',', "=2C")
+}
+
 /// A name with its commas and equals signs escaped (RFC 5802 5.1).
-fn read_name(text: &str) -> Option<String> {
+pub(super) fn read_name(text: &str) -> Option<String> {
     let mut name = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {
@@ -363,7 +417,8 @@ mod tests {
         let again = challenge(CLIENT_FIRST, "another");
         assert_eq!(again.verify(CLIENT_FINAL.as_bytes()), Err(Fault::Proof));
         let downgraded = challenge(&CLIENT_FIRST.replace("n,,", "y,,"), SERVER_NONCE);
-        assert_eq!(downgraded.verify(CLIENT_FINAL.as_bytes()), Err(Fault::Proof));
+        let other_header = downgraded.verify(CLIENT_FINAL.as_bytes());
+        assert_eq!(other_header, Err(Fault::ChannelBinding));
         for wrong in ["", "c=biws", "c=biws,r=x", "c=biws,r=x,p=!", "c=biws,r=x,p=dHzb", "x,y,p="] {
             assert_eq!(right.verify(wrong.as_bytes()), Err(Fault::Malformed), "{wrong}");
         }
@@ -377,6 +432,7 @@ mod tests {
         assert_eq!(read("n,a=admin,n=user,r=x"), Err(Fault::OtherIdentity));
         assert_eq!(read("p=tls-unique,,n=user,r=x"), Err(Fault::ChannelBinding));
         assert_eq!(read("p=tls-exporter,,n=user,r=x").unwrap(), "user");
+        assert_eq!(read("p=tls-server-end-point,,n=user,r=x").unwrap(), "user");
         for wrong in
             ["", "n,,", "n,,n=,r=x", "n,,n=a,r=", "n,,m=1,n=a,r=x", "x,,n=a,r=x", "n,,n=a=2X,r=x"]
         {

@@ -1,7 +1,8 @@
 //! The server's side of an exchange, whatever the mechanism: messages in, turns out.
 
-use super::scram::{Binding, Challenge, ClientFirst};
-use super::{Fault, Keys, Mechanism, Secret, read_plain};
+use super::scram::{Binding, Challenge, Channels, ClientFirst};
+use super::token::{Shown, read_oauthbearer, read_xoauth2};
+use super::{Fault, Hints, Keys, Mechanism, Secret, TokenFault, read_plain};
 
 /// LOGIN's questions.
 const USERNAME: &[u8] = b"Username:";
@@ -29,6 +30,13 @@ pub enum Turn {
         /// Who he says he is.
         user: Option<String>,
     },
+    /// Find out whose token this is; that ends the exchange, or `refuse_token` goes on with it.
+    Token {
+        /// Who he says he is.
+        user: Option<String>,
+        /// What he has shown; nothing when he only asks what he would need.
+        token: Option<Secret>,
+    },
     /// This user has proved that he knows his password.
     Proven {
         /// Who he is.
@@ -40,8 +48,8 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Exchange {
     state: State,
-    /// What ties the exchange to its TLS connection (RFC 9266), where that is offered.
-    channel: Option<[u8; 32]>,
+    /// What can tie the exchange to its TLS connection, where that is offered.
+    channels: Channels,
 }
 
 #[derive(Debug)]
@@ -56,21 +64,27 @@ enum State {
     ScramProof(Box<Challenge>),
     /// The client was told that the server knows the password, too; its answer is empty.
     ScramEnd(String),
+    /// OAUTHBEARER or XOAUTH2.
+    Token(Mechanism),
+    /// The caller finds out about the token of this user.
+    TokenShown(Mechanism, Option<String>),
+    /// The client was told what is wrong with it; what it answers means nothing.
+    TokenRefused(TokenFault, Option<String>),
     Over,
 }
 
 impl Exchange {
-    /// Begins. `channel` is the exporter of the TLS connection where SCRAM-SHA-256-PLUS was offered
-    /// beside the others.
-    pub fn new(mechanism: Mechanism, channel: Option<[u8; 32]>) -> Exchange {
+    /// Begins. There are `channels` where SCRAM-SHA-256-PLUS was offered beside the others.
+    pub fn new(mechanism: Mechanism, channels: Channels) -> Exchange {
         let state = match mechanism {
             Mechanism::ScramSha256Plus => State::ScramFirst(true),
             Mechanism::ScramSha256 => State::ScramFirst(false),
             Mechanism::External => State::External,
+            Mechanism::OAuthBearer | Mechanism::XOAuth2 => State::Token(mechanism),
             Mechanism::Plain => State::Plain,
             Mechanism::Login => State::LoginUser,
         };
-        Exchange { state, channel }
+        Exchange { state, channels }
     }
 
     /// The first turn: with the client's initial response, if it gave one.
@@ -108,9 +122,9 @@ impl Exchange {
             State::ScramFirst(plus) => {
                 let first = ClientFirst::read(message)?;
                 match (first.binding(), plus) {
-                    (Binding::Exporter, true) | (Binding::None, false) => {}
+                    (Binding::Exporter | Binding::EndPoint, true) | (Binding::None, false) => {}
                     // RFC 5802 6: the client was kept from seeing that we offer it.
-                    (Binding::NotOffered, false) if self.channel.is_some() => {
+                    (Binding::NotOffered, false) if self.channels.is_some() => {
                         return Err(Fault::ChannelBinding);
                     }
                     (Binding::NotOffered, false) => {}
@@ -126,8 +140,33 @@ impl Exchange {
                 Ok(Turn::Challenge(message.into_bytes()))
             }
             State::ScramEnd(user) if message.is_empty() => Ok(Turn::Proven { user }),
-            State::ScramEnd(_) | State::ScramKeys(_) | State::Over => Err(Fault::Malformed),
+            State::Token(mechanism) => {
+                let Shown { user, token } = match mechanism {
+                    Mechanism::XOAuth2 => read_xoauth2(message)?,
+                    _ => read_oauthbearer(message)?,
+                };
+                self.state = State::TokenShown(mechanism, user.clone());
+                Ok(Turn::Token { user, token })
+            }
+            State::TokenRefused(fault, _) => Err(Fault::Token(fault)),
+            State::ScramEnd(_) | State::ScramKeys(_) | State::TokenShown(..) | State::Over => {
+                Err(Fault::Malformed)
+            }
         }
+    }
+
+    /// After [`Turn::Token`]: the token is not good. The client is told why, and answers; then that
+    /// is the end (RFC 7628 3.2.3).
+    ///
+    /// # Errors
+    /// Nobody has shown one.
+    pub fn refuse_token(&mut self, fault: TokenFault, hints: Hints<'_>) -> Result<Turn, Fault> {
+        let State::TokenShown(mechanism, user) = std::mem::replace(&mut self.state, State::Over)
+        else {
+            return Err(Fault::Malformed);
+        };
+        self.state = State::TokenRefused(fault, user);
+        Ok(Turn::Challenge(fault.challenge(mechanism, hints)))
     }
 
     /// After [`Turn::Keys`]: the keys, and random printable characters without a comma.
@@ -138,14 +177,15 @@ impl Exchange {
         let State::ScramKeys(first) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(Fault::Malformed);
         };
-        let data = match (first.binding(), &self.channel) {
-            (Binding::Exporter, Some(channel)) => channel.as_slice(),
-            (Binding::Exporter, None) => return Err(Fault::ChannelBinding),
-            _ => &[],
-        };
+        let data = self.channels.data(first.binding()).ok_or(Fault::ChannelBinding)?;
         let (challenge, message) = first.challenge(keys, nonce, data);
         self.state = State::ScramProof(Box::new(challenge));
         Ok(Turn::Challenge(message.into_bytes()))
+    }
+
+    /// What the client may bind to.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// Who is to be proved by the message that comes next: it is checked as soon as it is received.
@@ -162,10 +202,12 @@ impl Exchange {
             State::LoginPassword(user) | State::ScramEnd(user) => Some(user),
             State::ScramKeys(first) => Some(&first.user),
             State::ScramProof(challenge) => Some(&challenge.user),
+            State::TokenShown(_, user) | State::TokenRefused(_, user) => user.as_deref(),
             State::External
             | State::Plain
             | State::LoginUser
             | State::ScramFirst(_)
+            | State::Token(_)
             | State::Over => None,
         }
     }
@@ -195,38 +237,65 @@ mod tests {
 
     #[test]
     fn plain_and_login_show_the_password() {
-        let mut plain = Exchange::new(Mechanism::Plain, None);
+        let mut plain = Exchange::new(Mechanism::Plain, Channels::default());
         assert_eq!(plain.begin(None), Ok(Turn::Challenge(Vec::new())));
         assert_eq!(plain.receive(b"\0tim\0secret"), Ok(check("tim", "secret")));
         assert_eq!(plain.receive(b"\0tim\0secret"), Err(Fault::Malformed), "it is over");
-        let mut login = Exchange::new(Mechanism::Login, None);
+        let mut login = Exchange::new(Mechanism::Login, Channels::default());
         assert_eq!(login.begin(None), Ok(Turn::Challenge(b"Username:".into())));
         assert_eq!(login.receive(b"tim"), Ok(Turn::Challenge(b"Password:".into())));
         assert_eq!(login.user(), Some("tim"));
         assert_eq!(login.receive(b"secret"), Ok(check("tim", "secret")));
-        let mut at_once = Exchange::new(Mechanism::Login, None);
+        let mut at_once = Exchange::new(Mechanism::Login, Channels::default());
         assert_eq!(at_once.begin(Some(b"tim")), Ok(Turn::Challenge(b"Password:".into())));
         for wrong in [&b""[..], b"\xff", b"a\0b"] {
-            let mut login = Exchange::new(Mechanism::Login, None);
+            let mut login = Exchange::new(Mechanism::Login, Channels::default());
             assert_eq!(login.begin(Some(wrong)), Err(Fault::Malformed));
         }
     }
 
     #[test]
     fn external_names_somebody_or_nobody() {
-        let external =
-            |message: &[u8]| Exchange::new(Mechanism::External, None).begin(Some(message));
+        let external = |message: &[u8]| {
+            Exchange::new(Mechanism::External, Channels::default()).begin(Some(message))
+        };
         assert_eq!(external(b""), Ok(Turn::Certificate { user: None }));
         assert_eq!(external(b"joe"), Ok(Turn::Certificate { user: Some("joe".into()) }));
         assert_eq!(external(b"\xff"), Err(Fault::Malformed));
-        let mut asked = Exchange::new(Mechanism::External, None);
+        let mut asked = Exchange::new(Mechanism::External, Channels::default());
         assert_eq!(asked.begin(None), Ok(Turn::Challenge(Vec::new())));
         assert_eq!(asked.receive(b""), Ok(Turn::Certificate { user: None }));
     }
 
+    #[test]
+    fn rfc7628_3_2_3_a_token_that_is_not_good_is_answered_and_then_refused() {
+        for (mechanism, message) in [
+            (Mechanism::OAuthBearer, "n,a=joe,\x01auth=Bearer abc\x01\x01"),
+            (Mechanism::XOAuth2, "user=joe\x01auth=Bearer abc\x01\x01"),
+        ] {
+            let shown = Turn::Token { user: Some("joe".into()), token: Some(Secret::new("abc")) };
+            let mut exchange = Exchange::new(mechanism, Channels::default());
+            assert_eq!(exchange.begin(None), Ok(Turn::Challenge(Vec::new())));
+            assert_eq!(exchange.receive(message.as_bytes()), Ok(shown));
+            assert_eq!(exchange.user(), Some("joe"));
+            for answer in ["\x01", "", "anything"] {
+                let mut exchange = Exchange::new(mechanism, Channels::default());
+                assert!(exchange.begin(Some(message.as_bytes())).is_ok());
+                let told = exchange.refuse_token(TokenFault::Expired, Hints::default());
+                assert!(matches!(told, Ok(Turn::Challenge(json)) if json.starts_with(b"{\"s")));
+                assert_eq!(exchange.user(), Some("joe"));
+                let end = exchange.receive(answer.as_bytes());
+                assert_eq!(end, Err(Fault::Token(TokenFault::Expired)));
+                assert_eq!(exchange.receive(b""), Err(Fault::Malformed), "it is over");
+            }
+            assert_eq!(exchange.receive(b"\x01"), Err(Fault::Malformed), "nobody asked");
+        }
+    }
+
     /// Plays SCRAM with this client and server; what the server came to.
     fn scram(mechanism: Mechanism, client: Option<[u8; 32]>, server: Option<[u8; 32]>) -> bool {
-        let mut exchange = Exchange::new(mechanism, server);
+        let channels = Channels { exporter: server, end_point: None };
+        let mut exchange = Exchange::new(mechanism, channels);
         let (client, first) = Client::begin("user", "abc", client);
         let turn = exchange.begin(Some(first.as_bytes()));
         let Ok(Turn::Keys { user }) = turn else { return false };
@@ -254,16 +323,42 @@ mod tests {
     }
 
     #[test]
+    fn rfc5929_4_binding_to_the_certificate_is_another_than_to_the_connection() {
+        let channels = Channels { exporter: Some([1; 32]), end_point: Some(vec![2; 48]) };
+        assert_eq!(channels.names(), "tls-exporter and tls-server-end-point");
+        for (kind, data, expected) in [
+            ("tls-server-end-point", vec![2; 48], Ok(())),
+            ("tls-exporter", vec![1; 32], Ok(())),
+            ("tls-server-end-point", vec![1; 32], Err(Fault::ChannelBinding)),
+            ("tls-exporter", vec![2; 48], Err(Fault::ChannelBinding)),
+        ] {
+            let mut exchange = Exchange::new(Mechanism::ScramSha256Plus, channels.clone());
+            let first = format!("p={kind},,n=user,r=abc");
+            assert!(matches!(exchange.begin(Some(first.as_bytes())), Ok(Turn::Keys { .. })));
+            let Turn::Challenge(message) = exchange.keys(keys(), "def").unwrap() else { panic!() };
+            let header = [format!("p={kind},,").as_bytes(), &data].concat();
+            let (_, last) = Client::bound("user", "abc", &header)
+                .prove(&message, &Secret::new("pencil"))
+                .unwrap();
+            assert_eq!(exchange.receive(last.as_bytes()).map(drop), expected, "{kind}");
+        }
+        let mut exchange = Exchange::new(Mechanism::ScramSha256Plus, Channels::default());
+        assert!(exchange.begin(Some(b"p=tls-server-end-point,,n=user,r=abc")).is_ok());
+        assert_eq!(exchange.keys(keys(), "def"), Err(Fault::ChannelBinding), "there is none");
+    }
+
+    #[test]
     fn a_client_that_was_kept_from_binding_is_refused() {
-        for (channel, expected) in [(None, true), (Some([1; 32]), false)] {
-            let mut exchange = Exchange::new(Mechanism::ScramSha256, channel);
+        for (channel, expected) in [(None, true), (Some(vec![1; 32]), false)] {
+            let channels = Channels { exporter: None, end_point: channel };
+            let mut exchange = Exchange::new(Mechanism::ScramSha256, channels);
             assert_eq!(exchange.begin(Some(b"y,,n=user,r=abc")).is_ok(), expected);
         }
     }
 
     #[test]
     fn turns_out_of_order_end_it() {
-        let mut exchange = Exchange::new(Mechanism::ScramSha256, None);
+        let mut exchange = Exchange::new(Mechanism::ScramSha256, Channels::default());
         assert_eq!(exchange.keys(keys(), "x"), Err(Fault::Malformed));
         assert_eq!(exchange.begin(None), Err(Fault::Malformed).or(Ok(Turn::Challenge(vec![]))));
         assert_eq!(exchange.receive(b"n,,n=user,r=abc"), Err(Fault::Malformed), "over");

@@ -7,6 +7,7 @@
 use super::slab::{Linked, Links, NIL};
 use super::wheel::{Timed, tick_from};
 use crate::message::{QueueId, Timestamp};
+use std::time::Duration;
 
 const _: () = assert!(size_of::<Message>() == 48);
 const _: () = assert!(size_of::<Recipient>() == 36);
@@ -31,6 +32,18 @@ fn steps_before(expires: Timestamp, notice: Timestamp) -> u16 {
         Ok(seconds) if seconds < LONG_STEPS => seconds,
         _ => (before / LONG_STEP_MS).min(u64::from(!LONG_STEPS)) as u16 | LONG_STEPS,
     }
+}
+
+/// The last time not after `expires` beside which `notice` is kept exactly, if there is one: an
+/// expiry less than two minutes earlier is nobody's loss.
+pub fn aligned(expires: Timestamp, notice: Timestamp) -> Timestamp {
+    let before = kept(expires).since(notice).as_millis() as u64;
+    let step = if before < u64::from(LONG_STEPS) * 1000 { 1000 } else { LONG_STEP_MS };
+    let steps = before / step;
+    if steps == 0 || steps > u64::from(!LONG_STEPS) {
+        return expires;
+    }
+    notice.plus(Duration::from_millis(steps * step))
 }
 
 /// Where the recipients of a message that have not ended are.

@@ -12,6 +12,8 @@ const PLACES_MAX: u32 = 8192;
 pub struct Hastened {
     /// Where to go on; `None` at the end.
     pub next: Option<u32>,
+    /// There was something, though it may be on its way already.
+    pub found: bool,
     /// The sites of what was found, as far as they are known: those that back off should be tried.
     pub sites: Vec<SiteId>,
 }
@@ -28,13 +30,14 @@ impl Scheduler {
     ) -> Hastened {
         self.turn_to(now);
         let end = self.recipients.places().min(cursor.saturating_add(PLACES_MAX));
-        let mut sites = Vec::new();
+        let (mut sites, mut found) = (Vec::new(), false);
         for number in cursor..end {
             let Some(entry) = self.recipients.get(number) else { continue };
             let (state, domain, attempts) = (entry.state(), entry.domain, entry.attempts());
             if !wanted(self.domains.name(domain)) {
                 continue;
             }
+            found |= state != State::Waiting || attempts > 0;
             match state {
                 State::Waiting if attempts > 0 => {
                     self.detach(number);
@@ -51,6 +54,6 @@ impl Scheduler {
                 sites.push(site);
             }
         }
-        Hastened { next: (end < self.recipients.places()).then_some(end), sites }
+        Hastened { next: (end < self.recipients.places()).then_some(end), found, sites }
     }
 }

@@ -45,6 +45,7 @@ mod tests;
 mod wheel;
 mod work;
 
+pub use entry::aligned;
 pub use hasten::Hastened;
 pub use inspect::{MessageView, RecipientView, SiteView};
 pub use ready::Parked;

@@ -329,7 +329,7 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
         START,
     );
     let hastened = scheduler.hasten(0, |domain| domain == "a.test", START);
-    assert_eq!(hastened, Hastened { next: None, sites: vec![SITE] });
+    assert_eq!(hastened, Hastened { next: None, found: true, sites: vec![SITE] });
     let states = [tried, other, held].map(|slot| state(&scheduler, slot));
     assert_eq!(states, ["ready", "waiting", "waiting"]);
     assert_eq!(taken_ids(&mut scheduler, START), [1]);
@@ -594,4 +594,20 @@ fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
     assert!(told.is_some(), "within two minutes");
     assert_eq!(demands(&mut scheduler, at(49_000)), [], "once");
     assert_eq!(expired(&demands(&mut scheduler, at(86_400))), [(slot, vec![0])]);
+}
+
+#[test]
+fn beside_an_expiry_that_is_aligned_a_notice_comes_exactly() {
+    let at = |milliseconds: u64| START.plus(Duration::from_millis(milliseconds));
+    for (expires, notice) in
+        [(3_000, 2_500), (86_400_000, 2_345), (86_400_000, 86_399_999), (400 * 86_400_000, 1)]
+    {
+        let aligned = aligned(at(expires), at(notice));
+        assert!(aligned <= at(expires) && at(expires).since(aligned) < Duration::from_secs(120));
+        assert!(aligned > at(notice));
+        let kept = Message::new(QueueId(1), [0; 3], aligned, Some(at(notice)), 0).notice();
+        let fits = at(expires).since(at(notice)) > Duration::from_secs(1)
+            && at(expires).since(at(notice)) < Duration::from_secs(45 * 86_400);
+        assert!(!fits || kept == Some(at(notice)), "{expires} {notice}: {kept:?}");
+    }
 }

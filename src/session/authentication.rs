@@ -44,7 +44,7 @@ impl Session {
         let protection = self.client.protection.as_ref();
         let authentication = &self.client.authentication;
         let open = protection.is_some() || authentication.without_tls;
-        let binds = protection.is_some_and(|protection| protection.channel.is_some());
+        let binds = protection.is_some_and(|protection| protection.channels.is_some());
         let shown = protection.is_some_and(|there| there.client_fingerprint.is_some());
         let mechanisms = authentication.mechanisms.iter().copied();
         mechanisms.filter(move |one| match one {

@@ -2,10 +2,12 @@
 //!
 //! Whole command lines come in; replies go out, and refusals worth an event become steps.
 
-use super::{Asked, Hello, Open, Rejection, Session, State, Step};
+use super::{Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Address, Body, Envelope, Options, Recipient, domain_key};
-use crate::smtp::{self, CommandFault, Hold, Reply, Verb};
+use crate::message::{
+    Address, Body, DeliverBy, Envelope, Options, Recipient, Timestamp, domain_key,
+};
+use crate::smtp::{self, CommandFault, Hold, MailParameters, Reply, Verb};
 use std::time::Duration;
 
 impl Session {
@@ -121,7 +123,7 @@ impl Session {
         self.refuse("starttls", refusal, out)
     }
 
-    /// RFC 1985 5. The caller has it done, and need not wait for it.
+    /// RFC 1985 5. The caller has it done.
     fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         let refusal = if !self.offers_etrn() {
             Reply::ETRN_DENIED
@@ -187,19 +189,22 @@ impl Session {
             let from = text_of(reverse_path.as_ref());
             return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
         }
-        let not_before = told.hold.map(|hold| match hold {
-            Hold::For(seconds) => self.now.plus(Duration::from_secs(seconds.into())),
-            Hold::Until(time) => time,
-        });
-        let hold_max = self.policy.limits.hold_max;
-        if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
-            let from = text_of(reverse_path.as_ref());
-            return self.reject("mail", Some(from), None, Reply::hold_too_long(hold_max), out);
-        }
-        if let Err(reply) = self.ask(Asked::Sender(reverse_path.as_ref())) {
-            let from = text_of(reverse_path.as_ref());
-            return self.reject("mail", Some(from), None, reply, out);
-        }
+        let (not_before, deliver_by) = match self.times(&told) {
+            Ok(times) => times,
+            Err(reply) => {
+                let from = text_of(reverse_path.as_ref());
+                return self.reject("mail", Some(from), None, reply, out);
+            }
+        };
+        let gate = self.client.gate.as_ref();
+        let passed = gate.map(|gate| gate.pass(self.user(), reverse_path.as_ref())).transpose();
+        let claim = match passed {
+            Ok(claim) => claim,
+            Err(reply) => {
+                let from = text_of(reverse_path.as_ref());
+                return self.reject("mail", Some(from), None, reply, out);
+            }
+        };
         self.mails += 1;
         self.transaction = Some(Open {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
@@ -211,12 +216,40 @@ impl Session {
                 require_tls: told.require_tls,
                 priority: told.priority.unwrap_or_default(),
                 not_before,
+                deliver_by,
                 ..Options::default()
             },
+            claim,
             chunks: None,
         });
         Reply::SENDER_OK.write(out);
         Step::More
+    }
+
+    /// Until when a message is held, and by when it is to be delivered.
+    fn times(
+        &self,
+        told: &MailParameters<'_>,
+    ) -> Result<(Option<Timestamp>, Option<DeliverBy>), Reply> {
+        let not_before = told.hold.map(|hold| match hold {
+            Hold::For(seconds) => self.now.plus(Duration::from_secs(seconds.into())),
+            Hold::Until(time) => time,
+        });
+        let hold_max = self.policy.limits.hold_max;
+        if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
+            return Err(Reply::hold_too_long(hold_max));
+        }
+        let deliver_by = told.by.map(|by| DeliverBy {
+            at: Timestamp(self.now.0.saturating_add_signed(i64::from(by.seconds) * 1000)),
+            mode: by.mode,
+            trace: by.trace,
+        });
+        // A time that passes while it is held nobody could meet. RFC 4865 and RFC 2852 say nothing
+        // of each other.
+        match (not_before, deliver_by) {
+            (Some(held), Some(by)) if by.at <= held => Err(Reply::HELD_TOO_LONG_FOR_BY),
+            times => Ok(times),
+        }
     }
 
     fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
@@ -249,7 +282,7 @@ impl Session {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
-        if let Err(reply) = self.ask(Asked::Recipient) {
+        if let Some(Err(reply)) = open.claim.as_mut().map(|claim| claim.one_more()) {
             // Not a refused command, either: see above.
             reply.write(out);
             let from = self.open_sender();
@@ -264,10 +297,6 @@ impl Session {
             Reply::RECIPIENT_OK.write(out);
         }
         Step::More
-    }
-
-    fn ask(&self, asked: Asked<'_>) -> Result<(), Reply> {
-        self.client.gate.as_ref().map_or(Ok(()), |gate| gate(self.user(), asked))
     }
 
     fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {

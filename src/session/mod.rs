@@ -21,11 +21,12 @@ mod submission;
 mod trace;
 
 pub use authentication::{AuthInput, Authentication};
-pub use step::{Progress, Rejection, Step, Transaction};
+pub use step::{Etrn, Progress, Rejection, Step, Transaction};
 pub use submission::HeaderWatch;
 
 use crate::config;
 use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
+use crate::sasl::Channels;
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
     Skipped, Verb,
@@ -72,19 +73,29 @@ pub struct Client {
     /// How it may say who it is.
     pub authentication: Authentication,
     /// Asked before MAIL and RCPT are answered, if there is something to ask.
-    pub gate: Option<Gate>,
+    pub gate: Option<Box<dyn Gate>>,
 }
 
-/// Answers what a session asks: with the user, if the client is one.
-pub type Gate = Box<dyn Fn(Option<&str>, Asked<'_>) -> Result<(), Reply>>;
+/// Who may send, and how much.
+pub trait Gate {
+    /// Before MAIL is answered: may `sender` be the reverse-path of one more message, of this user,
+    /// if the client is one?
+    ///
+    /// # Errors
+    /// The refusal.
+    fn pass(&self, user: Option<&str>, sender: Option<&Address>) -> Result<Box<dyn Claim>, Reply>;
+}
 
-/// What a session asks.
-#[derive(Clone, Copy, Debug)]
-pub enum Asked<'a> {
-    /// May this be the reverse-path of one more message?
-    Sender(Option<&'a Address>),
-    /// May it have one more recipient?
-    Recipient,
+/// What a transaction has been allowed. Dropped, it counts for nothing.
+pub trait Claim {
+    /// Before RCPT is answered: may there be one more recipient?
+    ///
+    /// # Errors
+    /// The refusal.
+    fn one_more(&mut self) -> Result<(), Reply>;
+
+    /// The message was taken.
+    fn keep(self: Box<Self>);
 }
 
 /// What TLS is like on a connection.
@@ -94,10 +105,12 @@ pub struct Protection {
     pub version: &'static str,
     /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
-    /// What an exchange of AUTH can be tied to (RFC 9266).
-    pub channel: Option<[u8; 32]>,
+    /// What an exchange of AUTH can be tied to.
+    pub channels: Channels,
     /// SHA-256 of the certificate that the client has shown.
     pub client_fingerprint: Option<[u8; 32]>,
+    /// The names in it, where somebody vouches for them.
+    pub client_names: Vec<Box<str>>,
 }
 
 /// One client's session, from the greeting to the close.
@@ -116,6 +129,8 @@ pub struct Session {
     taken_as_utf8: bool,
     /// And its priority.
     taken_priority: i8,
+    /// And what it was allowed.
+    taken_claim: Option<Box<dyn Claim>>,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
     /// Transactions begun.
@@ -138,6 +153,8 @@ struct Open {
     envelope: Envelope,
     /// What MAIL asked for.
     options: Options,
+    /// What the gate says it may be.
+    claim: Option<Box<dyn Claim>>,
     /// Between BDAT commands: of the content so far.
     chunks: Option<ContentScanner>,
 }
@@ -182,6 +199,7 @@ impl Session {
             taken_for: None,
             taken_as_utf8: false,
             taken_priority: 0,
+            taken_claim: None,
             refused: 0,
             mails: 0,
             now: Timestamp::default(),
@@ -220,7 +238,7 @@ impl Session {
         &mut self,
         address: SocketAddr,
         may_relay: bool,
-        gate: Option<Gate>,
+        gate: Option<Box<dyn Gate>>,
         out: &mut Vec<u8>,
     ) {
         self.client.gate = gate;
@@ -428,9 +446,13 @@ impl Session {
         })
     }
 
-    /// Answers Hasten; `begun` is false when it cannot be done now.
-    pub fn hastened(&self, begun: bool, out: &mut Vec<u8>) {
-        let reply = if begun { Reply::HASTENED } else { Reply::HASTENING };
+    /// Answers Hasten (RFC 1985 5.3).
+    pub fn hastened(&self, found: Etrn, out: &mut Vec<u8>) {
+        let reply = match found {
+            Etrn::Begun => Reply::HASTENED,
+            Etrn::Nothing => Reply::NOTHING_WAITS,
+            Etrn::Busy => Reply::HASTENING,
+        };
         reply.write(out);
     }
 
@@ -472,7 +494,10 @@ impl Session {
     pub fn take_transaction(&mut self) -> Transaction {
         debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());
         let (envelope, mut options) = match self.transaction.take() {
-            Some(open) => (open.envelope, open.options),
+            Some(open) => {
+                self.taken_claim = open.claim;
+                (open.envelope, open.options)
+            }
             None => (Envelope { reverse_path: None, recipients: Vec::new() }, Options::default()),
         };
         self.taken_for = sole_recipient(&envelope).cloned();
@@ -494,6 +519,9 @@ impl Session {
 
     /// The message is durable: 250 with its id.
     pub fn stored(&mut self, id: QueueId, out: &mut Vec<u8>) {
+        if let Some(claim) = self.taken_claim.take() {
+            claim.keep();
+        }
         self.finish_transaction();
         // The limit is there for clients that try and try; one whose mail is taken may have a bad
         // address in every mailing, for as long as it stays connected.
@@ -526,6 +554,7 @@ impl Session {
         self.taken_for = None;
         self.taken_as_utf8 = false;
         self.taken_priority = 0;
+        self.taken_claim = None;
         self.state = State::Commands;
     }
 

@@ -4,6 +4,9 @@ use super::Session;
 use crate::smtp::Offered;
 use std::io::Write;
 
+/// The shortest time that is taken with mode R (RFC 2852 3): none is too short to be kept here.
+const DELIVER_BY_SECONDS_MIN: u32 = 1;
+
 impl Session {
     /// The extensions that change what MAIL and RCPT may say.
     pub(super) fn offered(&self) -> Offered {
@@ -18,7 +21,7 @@ impl Session {
     /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6); not where mail
     /// is submitted (RFC 6409 7).
     pub(super) fn offers_etrn(&self) -> bool {
-        self.client.may_relay && !self.client.authentication.demanded
+        (self.client.may_relay || self.user.is_some()) && !self.client.authentication.demanded
     }
 
     pub(super) fn write_offer(&self, out: &mut Vec<u8>) {
@@ -62,6 +65,7 @@ impl Session {
             let until = self.now.plus(longest);
             // RFC 4865 4: in seconds, and as a date.
             line(format_args!("FUTURERELEASE {} {until}", longest.as_secs()));
+            line(format_args!("DELIVERBY {DELIVER_BY_SECONDS_MIN}"));
         }
         if self.client.xclient {
             line(format_args!("XCLIENT NAME ADDR PORT PROTO HELO"));

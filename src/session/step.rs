@@ -6,6 +6,17 @@ use crate::smtp::Reply;
 use std::net::IpAddr;
 use std::ops::Range;
 
+/// What came of ETRN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Etrn {
+    /// Something waits there, and is tried now.
+    Begun,
+    /// Nothing waits there that may be tried.
+    Nothing,
+    /// Another one is being done.
+    Busy,
+}
+
 /// What the caller must do next. `receive` is called again after it, with the rest of the input.
 #[derive(Debug, PartialEq)]
 pub enum Step {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use super::*;
 use crate::sasl::Mechanism;
+use std::cell::Cell;
 
 fn session() -> Session {
     let limits = config::Session {
@@ -168,8 +169,9 @@ fn protection() -> Protection {
     Protection {
         version: "TLSv1.3",
         cipher: "TLS_AES_256_GCM_SHA384".into(),
-        channel: None,
+        channels: Channels::default(),
         client_fingerprint: None,
+        client_names: Vec::new(),
     }
 }
 
@@ -332,4 +334,76 @@ fn rfc6409_7_etrn_is_not_for_submission() {
     session.client.authentication.demanded = true;
     assert!(!offered(&mut session).contains(&"ETRN".to_owned()));
     assert!(said(&mut session, "ETRN example.com\r\n").1.starts_with("459 4.7.1 "));
+}
+
+/// Open claims, messages that were kept, and recipients of either.
+#[derive(Clone, Default)]
+struct Counts(Rc<Cell<(u32, u32, u32)>>);
+
+impl Counts {
+    fn add(&self, open: i32, kept: u32, recipients: u32) {
+        let (were_open, were_kept, had) = self.0.get();
+        let open = were_open.checked_add_signed(open).unwrap();
+        self.0.set((open, were_kept + kept, had + recipients));
+    }
+}
+
+impl Gate for Counts {
+    fn pass(&self, _: Option<&str>, _: Option<&Address>) -> Result<Box<dyn Claim>, Reply> {
+        self.add(1, 0, 0);
+        Ok(Box::new(Counted(self.clone())))
+    }
+}
+
+struct Counted(Counts);
+
+impl Claim for Counted {
+    fn one_more(&mut self) -> Result<(), Reply> {
+        self.0.add(0, 0, 1);
+        Ok(())
+    }
+    fn keep(self: Box<Self>) {
+        self.0.add(0, 1, 0);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.add(-1, 0, 0);
+    }
+}
+
+#[test]
+fn what_the_gate_allowed_is_given_up_with_the_transaction_and_kept_with_the_message() {
+    let counts = Counts::default();
+    let mut session = session();
+    session.client.gate = Some(Box::new(counts.clone()));
+    let mut out = Vec::new();
+    session.greet(b"", &mut out);
+    let say = |session: &mut Session, input: &str| said(session, input).0.step;
+    for ending in ["RSET\r\n", "EHLO bar.example\r\n"] {
+        let before = counts.0.get();
+        say(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        assert_eq!(counts.0.get(), (1, 0, before.2 + 1));
+        say(&mut session, ending);
+        assert_eq!(counts.0.get().0, 0, "{ending}");
+    }
+    for (reply, kept) in [(Some(Reply::STORAGE_FULL), 0), (None, 1)] {
+        say(&mut session, UP_TO_DATA);
+        session.begin_content(&mut Vec::new());
+        assert!(matches!(say(&mut session, "x\r\n"), Step::Content(_)));
+        assert_eq!(say(&mut session, ".\r\n"), Step::Complete);
+        session.take_transaction();
+        assert_eq!(counts.0.get().0, 1, "until it is known what became of it");
+        match reply {
+            Some(reply) => session.decline(reply, &mut Vec::new()),
+            None => session.stored(QueueId(1), &mut Vec::new()),
+        }
+        let (open, messages, _) = counts.0.get();
+        assert_eq!((open, messages), (0, kept));
+    }
+    say(&mut session, "MAIL FROM:<a@b>\r\n");
+    assert_eq!(counts.0.get().0, 1);
+    drop(session);
+    assert_eq!(counts.0.get().0, 0, "a lost connection leaves nothing");
 }

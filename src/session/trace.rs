@@ -149,6 +149,7 @@ pub(super) fn date(now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sasl::Channels;
 
     fn written<'a>(change: impl FnOnce(&mut Trace<'a>)) -> String {
         let mut trace = Trace {
@@ -196,8 +197,9 @@ mod tests {
         let there = Protection {
             version: "TLSv1.2",
             cipher: "TLS_ECDHE_X".into(),
-            channel: None,
+            channels: Channels::default(),
             client_fingerprint: None,
+            client_names: Vec::new(),
         };
         assert_eq!(
             written(|trace| {

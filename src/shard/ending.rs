@@ -6,7 +6,7 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use super::report::{Account, Reporting, is_wanted};
+use super::report::{Account, Reporting, hears_of_delivery, is_wanted};
 use crate::bounce;
 use crate::event::{Event, Kind};
 use crate::message::{Outcome, QueueId, Reason, Stage, Timestamp};
@@ -73,7 +73,7 @@ impl Queue {
                     self.spool.settle(message.id, recipient, &Fate::Delivered);
                     let attempt = Attempt { reason: &reason, number: attempts, due: None, via };
                     self.tell(Kind::Delivered, message, recipient, &attempt);
-                    if is_wanted(bounce::Kind::Relayed, message, recipient) {
+                    if hears_of_delivery(message, recipient, via.reports) {
                         successes.push(Account::of_attempt(recipient, reason, attempts, now));
                     }
                 }

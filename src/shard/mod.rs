@@ -35,7 +35,7 @@ use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, Recovery, Register, Spool};
-use crate::tls::{Client, Server};
+use crate::tls::{Client, Ours, Server};
 use queue::Queue;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -66,6 +66,8 @@ pub struct Plan {
     pub desk: Option<Arc<Desk>>,
     /// Who we are at next hops that want to know, if any does.
     pub logins: Option<Arc<Logins>>,
+    /// The certificates of ours that next hops may be shown.
+    pub ours: Arc<Ours>,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -143,6 +145,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         server,
         desk,
         logins,
+        ours,
         quotas,
         orphans,
         peers,
@@ -187,8 +190,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client =
-        Client::new(&config.tls, &config.route.certificates).map_err(|error| error.to_string())?;
+    let client = Client::new(&config.tls, &ours).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
@@ -205,7 +207,10 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let into = listener::Queue {
         admit: Box::new(move |message, placement| admitting.admit(message, placement)),
         is_full: Box::new(move || filling.is_full()),
-        hasten: Box::new(move |domain, below| hastening.ask_to_hasten(domain, below)),
+        hasten: Box::new(move |domain, below| {
+            let queue = Rc::clone(&hastening);
+            Box::pin(async move { queue.ask_to_hasten(&domain, below).await })
+        }),
     };
     let intake = Intake::new(
         index,
@@ -306,7 +311,7 @@ fn spawn_exchange(
     });
 }
 
-fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: Dispatch) {
+fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispatch: Dispatch) {
     match dispatch {
         Dispatch::Offer { origin, site } => pool.offered(origin, site),
         Dispatch::Drained { origin, site } => pool.drained(origin, site),
@@ -314,10 +319,14 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Exchange, dispatch: 
         Dispatch::Credit { home, site } => queue.credited(home, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
-        Dispatch::Hasten { domain, with_below } => {
-            let queue = Rc::clone(queue);
-            ring::spawn("hasten", async move { queue.hasten(domain, with_below).await });
+        Dispatch::Hasten { domain, with_below, asker, number } => {
+            let (queue, exchange) = (Rc::clone(queue), Rc::clone(exchange));
+            ring::spawn("hasten", async move {
+                let found = queue.hasten(domain, with_below).await;
+                exchange.send(asker, Dispatch::Hastened { number, found });
+            });
         }
+        Dispatch::Hastened { number, found } => queue.answered(number, found),
         Dispatch::Try(site) => pool.try_now(&site),
         Dispatch::Closed => exchange.heard_closed(),
     }

@@ -6,10 +6,11 @@
 use super::ending::Via;
 use super::hot::Hot;
 use super::now;
+use super::report::Asked;
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp, expiry};
+use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Job, homes_of};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
@@ -17,6 +18,7 @@ use crate::scheduler::{
     Admission, AdmittedRecipient, Demand, DomainId, Hastened, Lapsed, Scheduler, Settled, Slot,
     Verdict, Work,
 };
+use crate::session::Etrn;
 use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -31,6 +33,9 @@ const ROUTES_AT_ONCE: usize = 256;
 pub(super) const UNREADABLE: &str = "the message cannot be read from the spool";
 /// Demands handled in a row before the rings are looked at.
 const DEMANDS_IN_A_ROW: usize = 64;
+
+/// A shard that is so busy that it does not say what it has found leaves ETRN with half an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Due times are those of the wall clock, which may be set forward while the shard sleeps: it is
 /// looked at this often.
@@ -60,6 +65,9 @@ pub(super) struct Queue {
     routing: Cell<usize>,
     /// Domains that are being hastened.
     hastening: Cell<usize>,
+    /// What this shard has asked all of them, and how often it has.
+    question: RefCell<Option<Question>>,
+    questions: Cell<u64>,
     to_route: RefCell<VecDeque<DomainId>>,
 }
 
@@ -92,6 +100,8 @@ impl Queue {
             stopping: Cell::new(false),
             routing: Cell::new(0),
             hastening: Cell::new(0),
+            question: RefCell::default(),
+            questions: Cell::new(0),
             to_route: RefCell::default(),
         })
     }
@@ -116,20 +126,21 @@ impl Queue {
                 reason: None,
             })
             .collect();
+        let options = &message.options;
+        let (expires, notice) = self.times(&Asked {
+            received_at: message.received_at,
+            not_before: options.not_before,
+            expires: options.expires,
+            deliver_by: options.deliver_by,
+            delay_wanted: wants_delay(&message),
+            is_report: message.envelope.reverse_path.is_none(),
+        });
         let slot = self.scheduler.borrow_mut().admit(
             &Admission {
                 id: message.id,
                 placement: [placement.segment, placement.offset, placement.length],
-                expires: expiry(
-                    message.received_at,
-                    message.options.not_before,
-                    message.options.expires,
-                    self.config.retry.expire,
-                ),
-                notice: self.notice(
-                    message.options.not_before.unwrap_or_default().max(message.received_at),
-                    wants_delay(&message),
-                ),
+                expires,
+                notice,
                 priority: message.options.priority,
                 tenant: &message.options.tenant,
                 recipients: &recipients,
@@ -161,20 +172,20 @@ impl Queue {
             }
         };
         let at = message.placement;
+        let (expires, notice) = self.times(&Asked {
+            received_at: message.received_at,
+            not_before: message.not_before,
+            expires: message.expires,
+            deliver_by: message.deliver_by,
+            delay_wanted: message.delay_wanted,
+            is_report: message.null_reverse_path,
+        });
         self.scheduler.borrow_mut().admit(
             &Admission {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
-                expires: expiry(
-                    message.received_at,
-                    message.not_before,
-                    message.expires,
-                    self.config.retry.expire,
-                ),
-                notice: self.notice(
-                    message.not_before.unwrap_or_default().max(message.received_at),
-                    message.delay_wanted && !message.null_reverse_path,
-                ),
+                expires,
+                notice,
                 priority: message.priority,
                 tenant: &message.tenant,
                 recipients,
@@ -218,21 +229,49 @@ impl Queue {
         }
     }
 
-    /// Has what waits for a domain tried now, on every shard; false while another is being done.
-    pub(super) fn ask_to_hasten(&self, domain: &str, with_below: bool) -> bool {
-        if self.hastening.get() > 0 {
-            return false;
+    /// Has what waits for a domain tried now, on every shard, and says if there is any: as soon as
+    /// one shard has found something, or all have looked.
+    pub(super) async fn ask_to_hasten(&self, domain: &str, with_below: bool) -> Etrn {
+        if self.hastening.get() > 0 || self.question.borrow().is_some() {
+            return Etrn::Busy;
         }
         let domain: Arc<str> = domain.into();
-        for shard in 0..self.exchange.shards() {
+        let (asker, number) = (self.shard, self.questions.get() + 1);
+        self.questions.set(number);
+        let open = self.exchange.shards();
+        let (found, changed) = (false, Signal::new());
+        let asked = Question { number, open, found, changed: changed.clone() };
+        *self.question.borrow_mut() = Some(asked);
+        let _asking = Asking(self);
+        for shard in 0..open {
             let domain = Arc::clone(&domain);
-            self.exchange.send(shard, Dispatch::Hasten { domain, with_below });
+            self.exchange.send(shard, Dispatch::Hasten { domain, with_below, asker, number });
         }
-        true
+        while changed.wait_for(ANSWER_WAIT).await {
+            match self.question.borrow().as_ref() {
+                Some(Question { found: true, .. }) => break,
+                Some(Question { open: 0, .. }) => return Etrn::Nothing,
+                _ => {}
+            }
+        }
+        Etrn::Begun
     }
 
-    /// Tries what waits here for a domain, step by step, and has its sites tried that back off.
-    pub(super) async fn hasten(self: Rc<Self>, domain: Arc<str>, with_below: bool) {
+    /// A shard has looked what waits there.
+    pub(super) fn answered(&self, number: u64, found: bool) {
+        if let Some(question) = self.question.borrow_mut().as_mut()
+            && question.number == number
+        {
+            question.open = question.open.saturating_sub(1);
+            question.found |= found;
+            question.changed.set();
+        }
+    }
+
+    /// Tries what waits here for a domain, step by step, and has its sites tried that back off;
+    /// whether there was any.
+    pub(super) async fn hasten(&self, domain: Arc<str>, with_below: bool) -> bool {
+        let mut any = false;
         self.hastening.set(self.hastening.get() + 1);
         let wanted = |name: &str| match name.strip_suffix(&*domain) {
             Some(before) => before.is_empty() || with_below && before.ends_with('.'),
@@ -240,7 +279,9 @@ impl Queue {
         };
         let mut cursor = Some(0);
         while let Some(from) = cursor {
-            let Hastened { next, sites } = self.scheduler.borrow_mut().hasten(from, wanted, now());
+            let Hastened { next, found, sites } =
+                self.scheduler.borrow_mut().hasten(from, wanted, now());
+            any |= found;
             for number in sites {
                 let Some(site) = self.sites.borrow().site(number).cloned() else { continue };
                 let home = self.home_of(&site);
@@ -251,6 +292,7 @@ impl Queue {
             cursor = next;
         }
         self.hastening.set(self.hastening.get() - 1);
+        any
     }
 
     /// No more mail is to be taken until deliveries have made room in memory.
@@ -476,6 +518,24 @@ impl Queue {
     }
 }
 
+/// Whether anything waits for a domain, asked of all shards.
+struct Question {
+    number: u64,
+    /// Shards that have not answered.
+    open: usize,
+    found: bool,
+    changed: Signal,
+}
+
+/// Who asked waits for the answers, or has gone.
+struct Asking<'a>(&'a Queue);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.question.borrow_mut().take();
+    }
+}
+
 /// One of the route tasks; counted out however it ends.
 struct RoutingPlace {
     queue: Rc<Queue>,
@@ -523,8 +583,7 @@ impl Drop for Loading {
 /// Whether somebody is to be told when it waits long.
 fn wants_delay(message: &Message) -> bool {
     let mut recipients = message.envelope.recipients.iter();
-    message.envelope.reverse_path.is_some()
-        && recipients.any(|one| one.notify.is_some_and(|notify| notify.delay))
+    recipients.any(|one| one.notify.is_some_and(|notify| notify.delay))
 }
 
 /// The spool's words for where a message is, from the scheduler's.

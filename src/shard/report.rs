@@ -5,15 +5,28 @@ use super::queue::Queue;
 use crate::bounce::{self, Kind, Report, Told};
 use crate::event::{self, Event};
 use crate::message::{
-    Body, DsnReturn, Envelope, Options, QueueId, Reason, Recipient, Stage, Status, Timestamp,
+    Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
+    Stage, Status, Timestamp, expiry, wished_end,
 };
-use crate::pool::Reports;
+use crate::pool::{Reporter, Reports};
 use crate::ring;
-use crate::scheduler::{Lapsed, Slot};
+use crate::scheduler::{Lapsed, Slot, aligned};
 use crate::spool::{Accepted, Content, Message, SpoolError};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// What decides when a message is given up, and its sender told.
+pub(super) struct Asked {
+    pub(super) received_at: Timestamp,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) expires: Option<Timestamp>,
+    pub(super) deliver_by: Option<DeliverBy>,
+    /// NOTIFY=DELAY was given for some recipient.
+    pub(super) delay_wanted: bool,
+    /// Nobody can be told.
+    pub(super) is_report: bool,
+}
 
 /// What there is to tell of a recipient.
 pub(super) struct Account {
@@ -55,20 +68,56 @@ pub(super) fn is_wanted(kind: Kind, message: &Message, recipient: u32) -> bool {
     let Some(recipient) = message.envelope.recipients.get(recipient as usize) else { return false };
     match kind {
         Kind::Failed => recipient.notify.is_none_or(|notify| notify.failure),
+        // RFC 2852 4.1.2: who sets a time need not ask for DELAY, but may say that he wants none.
+        Kind::Delayed { .. } if notifies(message) => {
+            recipient.notify.is_none_or(|notify| notify.delay)
+        }
         Kind::Delayed { .. } => recipient.notify.is_some_and(|notify| notify.delay),
-        Kind::Relayed | Kind::Delivered => recipient.notify.is_some_and(|notify| notify.success),
+        // Chosen before: see `hears_of_delivery`.
+        Kind::Relayed | Kind::Delivered => true,
     }
 }
 
+fn notifies(message: &Message) -> bool {
+    message.options.deliver_by.is_some_and(|by| by.mode == ByMode::Notify)
+}
+
+/// Whether the sender is to hear from this relay that `recipient` was delivered.
+pub(super) fn hears_of_delivery(message: &Message, recipient: u32, reports: Reports) -> bool {
+    let Some(recipient) = message.envelope.recipients.get(recipient as usize) else { return false };
+    let notify = recipient.notify;
+    if reports.on_success != Reporter::NextHop && notify.is_some_and(|notify| notify.success) {
+        return true;
+    }
+    // RFC 2852 4.1.4: of every hop with T, and of one that cannot tell of the time (4.1.4.2).
+    let Some(by) = message.options.deliver_by.filter(|_| !reports.to_mailboxes) else {
+        return false;
+    };
+    let is_last = by.mode == ByMode::Notify && !reports.keeps_time;
+    (by.trace || is_last) && !notify.is_some_and(DsnNotify::is_never)
+}
+
 impl Queue {
-    /// When the sender of a message that has waited since `begin` is to be told so; `None` when it
-    /// did not ask, or that time is past: then it was told, as far as the relay was up.
-    pub(super) fn notice(&self, begin: Timestamp, wanted: bool) -> Option<Timestamp> {
-        let wait = self.config.retry.delay_report.filter(|_| wanted)?;
-        Some(begin.plus(wait)).filter(|&at| at > now())
+    /// When a message is given up, and when its sender is to be told that it still waits: at the
+    /// time of BY, or after the wait that the operator has set. `None` when it did not ask, or that
+    /// time is past: then it was told, as far as the relay was up, or by the hop before (a by-time
+    /// that is not greater than 0, RFC 2852 4.1.2).
+    pub(super) fn times(&self, asked: &Asked) -> (Timestamp, Option<Timestamp>) {
+        let retry = &self.config.retry;
+        let wished = wished_end(asked.expires, asked.deliver_by);
+        let expires = expiry(asked.received_at, asked.not_before, wished, retry.expire);
+        let by = asked.deliver_by.and_then(DeliverBy::notifies_at);
+        let begin = asked.not_before.unwrap_or_default().max(asked.received_at);
+        let ordinary = || Some(begin.plus(retry.delay_report.filter(|_| asked.delay_wanted)?));
+        let notice = by.or_else(ordinary).filter(|&at| !asked.is_report && at > now());
+        match (by, notice) {
+            (Some(_), Some(at)) if at < expires => (aligned(expires, at), notice),
+            (Some(_), _) => (expires, None),
+            (None, _) => (expires, notice),
+        }
     }
 
-    /// These recipients were delivered: tells the sender where nobody else does. Their ending is
+    /// These recipients were delivered, and the sender is to hear of it from here. Their ending is
     /// noted already. A report that cannot be stored is lost: it is worth no second delivery.
     pub(super) fn tell_success(
         self: &Rc<Self>,
@@ -77,13 +126,8 @@ impl Queue {
         delivered: Vec<Account>,
         reports: Reports,
     ) {
-        let kind = match reports {
-            Reports::NextHop => return,
-            Reports::Relayed => Kind::Relayed,
-            Reports::Delivered => Kind::Delivered,
-        };
-        let is_wanted = |account: &Account| is_wanted(kind, message, account.recipient);
-        if message.envelope.reverse_path.is_none() || !delivered.iter().any(is_wanted) {
+        let kind = if reports.to_mailboxes { Kind::Delivered } else { Kind::Relayed };
+        if message.envelope.reverse_path.is_none() || delivered.is_empty() {
             return;
         }
         let reporting = Reporting::begin(self, slot, message.id);
@@ -132,6 +176,7 @@ impl Queue {
     ) -> Result<(), SpoolError> {
         let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
         let wanted = all.iter().filter(|account| is_wanted(kind, message, account.recipient));
+        let now = now();
         let told: Vec<Told<'_>> = wanted
             .filter_map(|account| {
                 Some(Told {
@@ -139,6 +184,7 @@ impl Queue {
                     reason: &account.reason,
                     attempts: account.attempts,
                     expired: account.expired,
+                    late: is_late(kind, message, account, now),
                     last_attempt: account.last_attempt,
                 })
             })
@@ -152,7 +198,6 @@ impl Queue {
             && matches!(kind, Kind::Failed)
             && !options.require_tls
             && message.content.len() <= bounce::FULL_BYTES_MAX as u64;
-        let now = now();
         let id = self.spool.next_id(now);
         let report = bounce::report(&Report {
             host_name: &self.config.host_name,
@@ -160,6 +205,7 @@ impl Queue {
             id: message.id,
             received_at: message.received_at,
             envelope_id: options.dsn_envelope_id.as_deref(),
+            deliver_by: options.deliver_by.map(|by| by.at),
             smtp_utf8: options.smtp_utf8,
             kind,
             told: &told,
@@ -200,6 +246,16 @@ impl Queue {
         });
         self.admit(stored, placement);
         Ok(())
+    }
+}
+
+/// Whether it is told of because the time of BY is over.
+fn is_late(kind: Kind, message: &Message, account: &Account, now: Timestamp) -> bool {
+    let Some(by) = message.options.deliver_by.filter(|by| by.at <= now) else { return false };
+    match kind {
+        Kind::Failed => by.mode == ByMode::Return && account.expired,
+        Kind::Delayed { .. } => by.mode == ByMode::Notify,
+        Kind::Relayed | Kind::Delivered => false,
     }
 }
 

@@ -2,17 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::queue::Queue;
+use super::report::{Asked, hears_of_delivery};
 use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::message::{
-    Address, Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
+    Address, DeliverBy, DsnNotify, Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage,
+    Status, Timestamp,
 };
-use crate::pool::{Done, Exchange};
+use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
 use crate::route::{Manner, Router, Site};
 use crate::scheduler::{Demand, SiteId, Work};
-use crate::spool::{Accepted, Message, Settings, Spool};
+use crate::spool::{Accepted, Content, Message, Settings, Spool};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -196,4 +198,87 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
             assert_eq!(std::fs::read_dir(path.join("quarantine")).unwrap().count(), 1);
         }
     });
+}
+
+#[test]
+fn rfc2852_4_1_2_a_time_with_r_ends_a_message_and_one_with_n_has_it_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let begin = Timestamp::now();
+            let at = |seconds: u64| begin.plus(Duration::from_secs(seconds));
+            let expire = queue.config.retry.expire.as_secs();
+            let times = |by: Option<(Timestamp, &str)>, is_report| {
+                let deliver_by = by.map(|(at, letters)| {
+                    let (mode, trace) = DeliverBy::read_letters(letters).unwrap();
+                    DeliverBy { at, mode, trace }
+                });
+                queue.times(&Asked {
+                    received_at: begin,
+                    not_before: None,
+                    expires: None,
+                    deliver_by,
+                    delay_wanted: false,
+                    is_report,
+                })
+            };
+            assert_eq!(times(None, false), (at(expire), None));
+            assert_eq!(times(Some((at(90), "RT")), false), (at(90), None));
+            assert_eq!(times(Some((at(expire + 1), "R")), false), (at(expire), None));
+            let (expires, notice) = times(Some((at(90), "N")), false);
+            assert_eq!(notice, Some(at(90)), "to the second");
+            assert!(expires <= at(expire) && expires > at(expire - 120));
+            for (by, is_report) in [(begin, false), (at(expire + 1), false), (at(90), true)] {
+                assert_eq!(times(Some((by, "N")), is_report), (at(expire), None));
+            }
+        }
+    });
+}
+
+#[test]
+fn rfc2852_4_1_4_who_hears_of_a_message_that_is_handed_on() {
+    let success = DsnNotify { success: true, ..DsnNotify::default() };
+    let failure = DsnNotify { failure: true, ..DsnNotify::default() };
+    let wishes = [None, Some(success), Some(failure), Some(DsnNotify::default())];
+    let recipients =
+        wishes.map(|notify| Recipient { notify, ..Recipient::plain(Address::new("x@b.test")) });
+    let message = |letters: &str| {
+        let deliver_by = DeliverBy::read_letters(letters).map(|(mode, trace)| DeliverBy {
+            at: Timestamp(9),
+            mode,
+            trace,
+        });
+        Message {
+            id: QueueId(1),
+            received_at: Timestamp(1),
+            envelope: Envelope { reverse_path: None, recipients: recipients.to_vec() },
+            options: Options { deliver_by, ..Options::default() },
+            dot_stuffed: false,
+            eight_bit: false,
+            trace: Vec::new(),
+            content: Content::Whole(Vec::new()),
+        }
+    };
+    let to =
+        |on_success, keeps_time, to_mailboxes| Reports { on_success, to_mailboxes, keeps_time };
+    for (letters, reports, heard) in [
+        ("", to(Reporter::NextHop, false, false), [false, false, false, false]),
+        ("", to(Reporter::Relayed, false, false), [false, true, false, false]),
+        // A host that knows of the time tells of it itself.
+        ("N", to(Reporter::NextHop, true, false), [false, false, false, false]),
+        ("R", to(Reporter::NextHop, true, false), [false, false, false, false]),
+        ("NT", to(Reporter::NextHop, true, false), [true, true, true, false]),
+        ("RT", to(Reporter::NextHop, true, false), [true, true, true, false]),
+        ("N", to(Reporter::NextHop, false, false), [true, true, true, false]),
+        ("N", to(Reporter::Relayed, false, false), [true, true, true, false]),
+        // A mailbox is the end of the way.
+        ("NT", to(Reporter::Delivered, false, true), [false, true, false, false]),
+    ] {
+        let message = message(letters);
+        let of_each = [0, 1, 2, 3].map(|one| hears_of_delivery(&message, one, reports));
+        assert_eq!(of_each, heard, "{letters} {reports:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use crate::message::{Envelope, QueueId, Reason, Timestamp, expiry};
+use crate::message::{Envelope, Options, QueueId, Reason, Timestamp, expiry, wished_end};
 use crate::pool::HomeView;
 use crate::scheduler::MessageView;
 use crate::spool::{Message, Placement, Recovery, Spool};
@@ -36,6 +36,9 @@ pub struct RecipientEntry {
     pub due: Option<String>,
     /// When it is given up (RFC 3339).
     pub expires: String,
+    /// By when it is to be delivered, and the letters of BY: R, N, RT or NT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deliver_by: Option<String>,
     /// The last attempt's reply or trouble.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -171,6 +174,7 @@ impl Queue {
                 attempts: recipient.attempts,
                 due: recipient.due.filter(|due| *due > now).map(|due| due.to_string()),
                 expires: view.expires.to_string(),
+                deliver_by: None,
                 reason: recipient.reason.map(|reason| reason.to_string()),
                 site: key,
                 site_backs_off: parked
@@ -201,6 +205,7 @@ impl Queue {
                 let recipient = message.envelope.recipients.get(index as usize);
                 entry.from = from_of(&message.envelope);
                 entry.size = message.content.len();
+                entry.deliver_by = deliver_by_of(&message.options);
                 if let Some(recipient) = recipient {
                     entry.to = recipient.address.to_string();
                 }
@@ -219,6 +224,10 @@ struct Found {
     entries: Vec<(u32, RecipientEntry)>,
 }
 
+fn deliver_by_of(options: &Options) -> Option<String> {
+    options.deliver_by.map(|by| format!("{} {}", by.at, by.letters()))
+}
+
 fn from_of(envelope: &Envelope) -> String {
     envelope.reverse_path.as_ref().map_or_else(String::new, ToString::to_string)
 }
@@ -234,7 +243,8 @@ pub fn entries_of_recovery(
     for message in recovery.messages {
         let stored = Spool::read(folder, message.id, message.placement).ok();
         let envelope = stored.as_ref().map(|stored| &stored.envelope);
-        let (held, wished) = (message.not_before, message.expires);
+        let held = message.not_before;
+        let wished = wished_end(message.expires, message.deliver_by);
         let expires = expiry(message.received_at, held, wished, expire);
         let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
         for (index, recipient) in open {
@@ -252,6 +262,7 @@ pub fn entries_of_recovery(
                 attempts: recipient.attempts,
                 due: recipient.due.as_ref().map(Timestamp::to_string),
                 expires: expires.to_string(),
+                deliver_by: stored.as_ref().and_then(|stored| deliver_by_of(&stored.options)),
                 reason: recipient.reason.as_deref().map(Reason::to_string),
                 site: None,
                 site_backs_off: None,

@@ -11,7 +11,8 @@ const TOPICS: [(&str, &str); 15] = [
         "MAIL",
         "MAIL FROM:<sender@domain>, or MAIL FROM:<> for reports\n\
          SIZE=bytes BODY=7BIT|8BITMIME|BINARYMIME SMTPUTF8 RET=FULL|HDRS ENVID=id\n\
-         and those that EHLO lists beside these",
+         and where EHLO lists them: REQUIRETLS MT-PRIORITY=-9..9 HOLDFOR=seconds\n\
+         HOLDUNTIL=date BY=seconds;R or ;N, perhaps with T (DELIVERBY)",
     ),
     (
         "RCPT",

@@ -26,7 +26,7 @@ pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Sc
 pub use dots::{Dot, Dots, LineEnds};
 pub use help::help;
 pub use mailbox::read_addresses;
-pub use parameters::{Hold, MailParameters, Offered, RcptParameters};
+pub use parameters::{By, Hold, MailParameters, Offered, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use quoted::quote_line;
 pub use reply::Reply;

@@ -4,7 +4,7 @@
 //! Which parameters are known on a connection is told; what they do is not known here.
 
 use super::command::CommandFault;
-use crate::message::{Body, DsnNotify, DsnReturn, Timestamp};
+use crate::message::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Timestamp};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -18,7 +18,7 @@ const ORIGINAL_BYTES_MAX: usize = 500;
 pub struct Offered {
     /// Anything at all: the session began with EHLO (RFC 5321 2.2.1).
     pub extended: bool,
-    /// When a message is to be sent: MT-PRIORITY, HOLDFOR, HOLDUNTIL.
+    /// When a message is to be sent: MT-PRIORITY, HOLDFOR, HOLDUNTIL, BY.
     pub scheduling: bool,
     /// REQUIRETLS: the session is under TLS.
     pub require_tls: bool,
@@ -33,6 +33,17 @@ pub enum Hold {
     For(u32),
     /// HOLDUNTIL=.
     Until(Timestamp),
+}
+
+/// In how many seconds it is to be delivered, and what happens otherwise (RFC 2852 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// Greater than 0 with [`ByMode::Return`].
+    pub seconds: i32,
+    /// What happens then.
+    pub mode: ByMode,
+    /// `T`.
+    pub trace: bool,
 }
 
 /// What MAIL says behind the path.
@@ -54,6 +65,8 @@ pub struct MailParameters<'a> {
     pub priority: Option<i8>,
     /// HOLDFOR= or HOLDUNTIL=.
     pub hold: Option<Hold>,
+    /// BY=.
+    pub by: Option<By>,
     /// AUTH= was given (RFC 4954 5): who first submitted it, for those who believe it. Here nobody
     /// is believed, which the RFC allows.
     pub auth: bool,
@@ -106,6 +119,9 @@ pub(super) fn read_mail_parameters(
             () if !offered.scheduling => return Err(CommandFault::ParameterUnknown),
             () if keyword.eq_ignore_ascii_case("MT-PRIORITY") => {
                 set_once(&mut known.priority, read_priority(value)?)?;
+            }
+            () if keyword.eq_ignore_ascii_case("BY") => {
+                set_once(&mut known.by, read_by(value)?)?;
             }
             // One of them, once (RFC 4865 5).
             () if keyword.eq_ignore_ascii_case("HOLDFOR") => {
@@ -215,6 +231,22 @@ fn read_priority(value: Option<&str>) -> Result<i8, CommandFault> {
         [b'0'..=b'9'] => text.parse().map_err(|_| FAULT),
         _ => Err(FAULT),
     }
+}
+
+/// by-time, semicolon, by-mode and perhaps `T` (RFC 2852 4): `120;R`, `-5;NT`.
+fn read_by(value: Option<&str>) -> Result<By, CommandFault> {
+    const FAULT: CommandFault = CommandFault::Value(
+        "BY must be seconds of at most 9 digits, a semicolon, and R or N, perhaps with T: 120;R",
+    );
+    let (time, letters) = value.and_then(|value| value.split_once(';')).ok_or(FAULT)?;
+    let (mode, trace) = DeliverBy::read_letters(letters).ok_or(FAULT)?;
+    let digits = time.strip_prefix(['+', '-']).unwrap_or(time);
+    let is_number = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let seconds: i32 = time.parse().ok().filter(|_| is_number).ok_or(FAULT)?;
+    if mode == ByMode::Return && seconds <= 0 {
+        return Err(CommandFault::Value("BY with R takes a time greater than 0"));
+    }
+    Ok(By { seconds, mode, trace })
 }
 
 fn read_hold_for(value: Option<&str>) -> Result<Hold, CommandFault> {

@@ -82,9 +82,9 @@ impl Reply {
     /// AUTH: one user for another.
     pub const AUTH_OTHER_IDENTITY: Reply =
         with(535, Status(5, 7, 8), "One user cannot act for another here");
-    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
-    pub const AUTH_BINDING: Reply =
-        with(535, Status(5, 7, 8), "Channel binding does not fit; is somebody in between?");
+    /// AUTH EXTERNAL by a certificate of several users.
+    pub const AUTH_WHICH_USER: Reply =
+        with(535, Status(5, 7, 8), "This certificate is of several users; name the one you are");
     /// AUTH in the clear.
     pub const AUTH_NEEDS_TLS: Reply =
         with(538, Status(5, 7, 11), "Encryption required; say STARTTLS first");
@@ -94,6 +94,9 @@ impl Reply {
     pub const OK: Reply = with(250, Status(2, 0, 0), "OK");
     /// ETRN.
     pub const HASTENED: Reply = with(250, Status(2, 0, 0), "What waits there is tried now");
+    /// ETRN for a domain for which nothing waits.
+    pub const NOTHING_WAITS: Reply =
+        with(251, Status(2, 0, 0), "Nothing waits there that may be tried");
     /// MAIL.
     pub const SENDER_OK: Reply = with(250, Status(2, 1, 0), "Sender OK");
     /// RCPT.
@@ -134,6 +137,9 @@ impl Reply {
     pub const HASTENING: Reply = with(458, Status(4, 3, 2), "Busy with another ETRN; try later");
     /// ETRN from somebody who may not.
     pub const ETRN_DENIED: Reply = with(459, Status(4, 7, 1), "ETRN is not for you");
+    /// BY with a time before that of HOLDFOR or HOLDUNTIL.
+    pub const HELD_TOO_LONG_FOR_BY: Reply =
+        with(501, Status(5, 5, 4), "BY must be later than the time that the message is held until");
     /// A verb that SMTP does not have.
     pub const UNKNOWN_COMMAND: Reply =
         with(500, Status(5, 5, 2), "Unknown command; HELP lists the known ones");
@@ -260,6 +266,19 @@ impl Reply {
     pub fn auth_too_often(wait: Duration) -> Reply {
         let text = format!("Too many failed attempts; {}", again_in(wait));
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
+    }
+
+    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
+    /// `there` is what it may bind to.
+    pub fn auth_binding(there: &str) -> Reply {
+        let text = format!("Channel binding does not fit (here: {there}); is somebody in between?");
+        Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
+    }
+
+    /// AUTH with a token that is not good, and why.
+    pub fn auth_token(why: &str) -> Reply {
+        let text = format!("Token not accepted: {why}");
+        Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
     }
 
     /// MAIL beyond so many messages an hour.
@@ -401,6 +420,8 @@ mod tests {
             Reply::AUTHENTICATED,
             Reply::AUTH_TROUBLE,
             Reply::AUTH_WRONG,
+            Reply::auth_binding("tls-exporter"),
+            Reply::auth_token("it has expired"),
             Reply::auth_too_often(Duration::from_secs(61)),
             Reply::relay_denied(IpAddr::from([192, 0, 2, 1])),
             Reply::too_large(1),

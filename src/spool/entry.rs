@@ -2,18 +2,18 @@
 //!
 //! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
 //! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
-//! {received u64, marks u16}, what the marks say is there (tenant, priority, not before, expires),
-//! the recipients' domains, fates, deliveries begun and extents as the record has them; for what
-//! became of recipients the record's payload; for a chunk nothing. Reading never panics; of a plain
-//! message it allocates nothing.
+//! {received u64, marks u16}, what the marks say is there (tenant, priority, not before, expires,
+//! deliver by), the recipients' domains, fates, deliveries begun and extents as the record has
+//! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
+//! panics; of a plain message it allocates nothing.
 
 use super::Fate;
 use super::field::{Fields, put_count};
 use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
-    WITH_BEGUN, WITH_FATES,
+    WITH_BEGUN, WITH_DELIVER_BY, WITH_FATES,
 };
-use crate::message::{QueueId, Timestamp};
+use crate::message::{DeliverBy, QueueId, Timestamp};
 
 /// Bytes of an entry that every one has.
 const HEAD: usize = 14;
@@ -27,6 +27,7 @@ const FATES: u16 = 32;
 const UNDER_WAY: u16 = 64;
 const EXTENTS: u16 = 128;
 const DELAY_WANTED: u16 = 256;
+const DELIVER_BY: u16 = 512;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -57,6 +58,7 @@ pub(super) struct Brief<'a> {
     pub(super) priority: i8,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires: Option<Timestamp>,
+    pub(super) deliver_by: Option<DeliverBy>,
     pub(super) domains: Domains<'a>,
     /// As they are written.
     fates: &'a [u8],
@@ -159,6 +161,8 @@ impl<'a> Brief<'a> {
             record::optional(&mut fields)?;
         }
         let record::Asked { tenant, priority, not_before, expires } = record::asked(&mut fields)?;
+        let by = |fields: &mut Fields<'_>| record::deliver_by(fields).map(Some);
+        let deliver_by = if flags & WITH_DELIVER_BY != 0 { by(&mut fields)? } else { None };
         let _trace = fields.bytes()?;
         let mut brief = Brief {
             received_at,
@@ -168,6 +172,7 @@ impl<'a> Brief<'a> {
             priority,
             not_before,
             expires,
+            deliver_by,
             domains,
             fates: &[],
             under_way: &[],
@@ -197,6 +202,7 @@ impl<'a> Brief<'a> {
             if marked(mark) { fields.u64().map(|at| Some(Timestamp(at))) } else { Some(None) }
         };
         let (not_before, expires) = (time(NOT_BEFORE)?, time(EXPIRES)?);
+        let deliver_by = if marked(DELIVER_BY) { Some(record::deliver_by(fields)?) } else { None };
         let count = fields.u32()?;
         let domains = Domains { left: count, fields: *fields, of_envelope: false };
         for _ in 0..count {
@@ -211,6 +217,7 @@ impl<'a> Brief<'a> {
             priority,
             not_before,
             expires,
+            deliver_by,
             domains,
             fates: if marked(FATES) { fates(fields, count)? } else { &[] },
             under_way: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
@@ -232,6 +239,7 @@ impl<'a> Brief<'a> {
             (!self.under_way.is_empty(), UNDER_WAY),
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
+            (self.deliver_by.is_some(), DELIVER_BY),
         ];
         let set = marks.iter().filter(|(set, _)| *set);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
@@ -245,6 +253,9 @@ impl<'a> Brief<'a> {
         }
         for time in [self.not_before, self.expires].into_iter().flatten() {
             out.extend_from_slice(&time.0.to_le_bytes());
+        }
+        if let Some(by) = self.deliver_by {
+            record::put_deliver_by(out, by);
         }
         put_count(out, self.domains.left as usize);
         for domain in self.domains {
@@ -289,7 +300,7 @@ impl PartialEq for Brief<'_> {
         let said = |brief: &Self| {
             (
                 (brief.received_at, brief.null_reverse_path, brief.priority),
-                (brief.not_before, brief.expires, brief.delay_wanted),
+                (brief.not_before, brief.expires, brief.deliver_by, brief.delay_wanted),
             )
         };
         said(self) == said(other)

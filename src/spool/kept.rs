@@ -4,7 +4,7 @@
 use super::entry::Brief;
 use super::record::Extent;
 use super::{Fate, Placement, Recovered, RecoveredRecipient};
-use crate::message::{QueueId, Reason, Timestamp, domain_key};
+use crate::message::{DeliverBy, QueueId, Reason, Timestamp, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -38,6 +38,7 @@ struct Rare {
     priority: i8,
     not_before: Option<Timestamp>,
     expires: Option<Timestamp>,
+    deliver_by: Option<DeliverBy>,
 }
 
 #[derive(Debug)]
@@ -80,11 +81,13 @@ impl Kept {
             _ => Some(Recipients::Many(recipients.collect())),
         };
         let Brief { received_at, null_reverse_path, delay_wanted, tenant, .. } = *brief;
-        let Brief { priority, not_before, expires, .. } = *brief;
+        let Brief { priority, not_before, expires, deliver_by, .. } = *brief;
+        let is_timed = not_before.is_some() || expires.is_some() || deliver_by.is_some();
         let mut rare = None;
-        if !tenant.is_empty() || priority != 0 || not_before.is_some() || expires.is_some() {
+        if !tenant.is_empty() || priority != 0 || is_timed {
             let tenant = names.number_as_it_is(tenant);
-            let asked = Rare { extents: Vec::new(), tenant, priority, not_before, expires };
+            let extents = Vec::new();
+            let asked = Rare { extents, tenant, priority, not_before, expires, deliver_by };
             rare = Some(Box::new(asked));
         }
         Kept {
@@ -153,6 +156,7 @@ impl Kept {
             priority: rare.priority,
             not_before: rare.not_before,
             expires: rare.expires,
+            deliver_by: rare.deliver_by,
             recipients,
             null_reverse_path: self.null_reverse_path,
             delay_wanted: self.delay_wanted,

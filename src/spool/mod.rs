@@ -24,8 +24,9 @@
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
 //! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
 //! second delivery. `clean` moves what stays behind in old segments, so that the disk used keeps to
-//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the order of operations when segments change hands,
-//! `recovery` the table of what is done about bytes that do not pass.
+//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the
+//! order of operations when segments change hands, `recovery` the table of what is done about bytes
+//! that do not pass.
 
 mod adopt;
 mod batch;
@@ -66,7 +67,7 @@ pub use folder::{layout, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use kept::Messages;
 
-use crate::message::{Envelope, Options, QueueId, Reason, Timestamp};
+use crate::message::{DeliverBy, Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;
 use commit::Core;
 use log::{Log, Resume};
@@ -227,6 +228,8 @@ pub struct Recovered {
     pub not_before: Option<Timestamp>,
     /// To be given up at this time, if that was asked for.
     pub expires: Option<Timestamp>,
+    /// BY (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.

@@ -111,6 +111,11 @@ fn what_was_stored_is_there_after_a_restart_with_its_fates() {
         assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0));
         let small = &recovery.messages[0];
         assert_eq!((small.id, small.placement), (small_id, small_at));
+        assert_eq!(small.deliver_by, None);
+        let full = recovery.messages.iter().find(|one| one.id == accepted.id).unwrap();
+        let options = &accepted.options;
+        let times = (options.not_before, options.expires, options.deliver_by);
+        assert_eq!((full.not_before, full.expires, full.deliver_by), times);
         let [first, second, third] = &small.recipients[..] else { panic!() };
         assert!(first.ended && !first.in_doubt);
         assert_eq!((second.attempts, second.due), (4, Some(Timestamp(77))));

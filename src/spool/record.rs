@@ -9,14 +9,16 @@ use super::field::{Fields, put_bytes, put_count};
 use super::segment::checksum;
 use super::{Accepted, Fate};
 use crate::message::{
-    Address, Body, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient, Stage,
-    Status, Timestamp,
+    Address, Body, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
+    Stage, Status, Timestamp,
 };
 
 /// Bytes of a record header.
 pub(super) const HEADER: usize = 20;
-/// The record version that is written, and the newest that is read.
-pub(super) const VERSION: u8 = 1;
+/// The newest record version that is read. It is written only where a record says what the first
+/// one could not: an older relay reads all others.
+pub(super) const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 /// Bytes of a chunk record before its content.
 pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
 
@@ -36,6 +38,8 @@ pub(super) const STREAMED: u16 = 4;
 /// other.
 pub(super) const WITH_FATES: u16 = 8;
 pub(super) const WITH_BEGUN: u16 = 16;
+/// BY (RFC 2852) was given. From version 2 on.
+pub(super) const WITH_DELIVER_BY: u16 = 32;
 
 /// A record as read; long fields are borrowed.
 #[derive(Debug, PartialEq)]
@@ -127,6 +131,7 @@ pub(super) fn put_message(
         (matches!(content, StoredContent::Chunks(..)), STREAMED),
         (!fates.is_empty(), WITH_FATES),
         (!under_way.is_empty(), WITH_BEGUN),
+        (accepted.options.deliver_by.is_some(), WITH_DELIVER_BY),
     ] {
         if set {
             flags |= flag;
@@ -136,6 +141,9 @@ pub(super) fn put_message(
         out.extend_from_slice(&accepted.received_at.0.to_le_bytes());
         put_envelope(out, &accepted.envelope);
         put_options(out, &accepted.options);
+        if let Some(by) = accepted.options.deliver_by {
+            put_deliver_by(out, by);
+        }
         put_bytes(out, &accepted.trace);
         if !fates.is_empty() {
             put_count(out, fates.len());
@@ -270,7 +278,8 @@ fn put(
 ) -> u32 {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&[kind, VERSION]);
+    let version = if flags & WITH_DELIVER_BY != 0 { VERSION } else { FIRST_VERSION };
+    out.extend_from_slice(&[kind, version]);
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&id.0.to_le_bytes());
@@ -365,7 +374,24 @@ fn options(fields: &mut Fields<'_>) -> Option<Options> {
         dsn_envelope_id,
         not_before: has_not_before.then_some(not_before),
         expires: has_expires.then_some(expires),
+        deliver_by: None,
     })
+}
+
+/// {the letters in two bytes, the time u64}.
+pub(super) fn put_deliver_by(out: &mut Vec<u8>, by: DeliverBy) {
+    let mut letters = [0; 2];
+    for (place, letter) in letters.iter_mut().zip(by.letters().bytes()) {
+        *place = letter;
+    }
+    out.extend_from_slice(&letters);
+    out.extend_from_slice(&by.at.0.to_le_bytes());
+}
+
+pub(super) fn deliver_by(fields: &mut Fields<'_>) -> Option<DeliverBy> {
+    let letters = std::str::from_utf8(fields.take(2)?).ok()?;
+    let (mode, trace) = DeliverBy::read_letters(letters.trim_end_matches('\0'))?;
+    Some(DeliverBy { at: Timestamp(fields.u64()?), mode, trace })
 }
 
 /// What the queue needs of the options.
@@ -392,7 +418,10 @@ pub(super) fn asked<'a>(fields: &mut Fields<'a>) -> Option<Asked<'a>> {
 fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     let received_at = Timestamp(fields.u64()?);
     let envelope = envelope(fields)?;
-    let options = options(fields)?;
+    let mut options = options(fields)?;
+    if flags & WITH_DELIVER_BY != 0 {
+        options.deliver_by = Some(deliver_by(fields)?);
+    }
     let trace = fields.bytes()?;
     let mut so_far = SoFar::default();
     if flags & WITH_FATES != 0 {
@@ -521,110 +550,4 @@ fn unbits(byte: u8) -> [bool; 8] {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::super::testing::{extreme, plain, waiting};
-    use super::*;
-
-    fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
-        assert_eq!(bytes.len(), length as usize);
-        seal(&mut bytes, 3, 4136);
-        let (header, _) = check(&bytes, 3, 4136).unwrap();
-        assert_eq!(check(&bytes, 3, 4137), None, "elsewhere it does not pass");
-        assert_eq!(check(&bytes, 4, 4136), None, "in another segment it does not pass");
-        (bytes, header)
-    }
-
-    fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
-        let mut bytes = Vec::new();
-        let length = put_message(&mut bytes, accepted, &content, so_far);
-        let (bytes, header) = round_trip(bytes, length);
-        assert_eq!(header.id, accepted.id);
-        let Ok(Record::Message(stored)) = decode(&header, &bytes[HEADER..]) else { panic!() };
-        let expected = Stored {
-            received_at: accepted.received_at,
-            envelope: accepted.envelope.clone(),
-            options: accepted.options.clone(),
-            dot_stuffed: accepted.dot_stuffed,
-            eight_bit: accepted.eight_bit,
-            trace: &accepted.trace,
-            content,
-            so_far: so_far.clone(),
-        };
-        assert_eq!(*stored, expected);
-    }
-
-    #[test]
-    fn a_message_reads_back_as_it_was_written() {
-        reads_back(
-            &plain(1, 1),
-            StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"),
-            &SoFar::default(),
-        );
-        reads_back(&plain(2, 0), StoredContent::Inline(b""), &SoFar::default());
-        let extents = vec![
-            Extent { segment: 1, offset: 4136, length: 9 },
-            Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
-        ];
-        let fates = vec![(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
-        let so_far = SoFar { fates, under_way: vec![1, 2] };
-        reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &so_far);
-    }
-
-    #[test]
-    fn outcomes_read_back_as_they_were_written() {
-        let fates = [
-            Fate::Delivered,
-            Fate::Bounced,
-            Fate::Expired,
-            Fate::Removed,
-            Fate::Over,
-            waiting(7, 8),
-        ];
-        for fate in fates {
-            let mut bytes = Vec::new();
-            let length = put_settled(&mut bytes, QueueId(5), 9, &fate);
-            let (bytes, header) = round_trip(bytes, length);
-            assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Settled(9, fate)));
-        }
-        let mut bytes = Vec::new();
-        let length = put_begun(&mut bytes, QueueId(5), &[0, 7, u32::MAX]);
-        let (bytes, header) = round_trip(bytes, length);
-        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Begun(vec![0, 7, u32::MAX])));
-        let mut bytes = Vec::new();
-        let length = put_chunk(&mut bytes, QueueId(5), 3, b"abc");
-        let (bytes, header) = round_trip(bytes, length);
-        let chunk = Record::Chunk { index: 3, content: b"abc" };
-        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(chunk));
-    }
-
-    #[test]
-    fn newer_unknown_and_malformed_records_are_told_apart() {
-        let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
-        assert_eq!(decode(&header(MESSAGE, 2), b""), Err(Unusable::Newer(2)));
-        assert_eq!(decode(&header(99, 1), b""), Err(Unusable::UnknownKind(99)));
-        for kind in [MESSAGE, CHUNK, BEGUN, SETTLED] {
-            assert_eq!(decode(&header(kind, 1), b"\x01"), Err(Unusable::Malformed));
-        }
-    }
-
-    #[test]
-    fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
-        let mut bytes = Vec::new();
-        let so_far = SoFar { fates: vec![(0, waiting(1, 2))], under_way: vec![1] };
-        put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &so_far);
-        let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
-        let payload = &bytes[HEADER..];
-        let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 1, flags };
-        for cut in 0..payload.len() {
-            assert_eq!(decode(&header, &payload[..cut]), Err(Unusable::Malformed));
-        }
-        for at in 0..payload.len().min(2000) {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut changed = payload.to_vec();
-                changed[at] = value;
-                let _ = decode(&header, &changed);
-            }
-        }
-    }
-}
+mod tests;

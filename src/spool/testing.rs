@@ -2,8 +2,8 @@
 
 use super::{Accepted, Fate};
 use crate::message::{
-    Address, Body, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient, Stage,
-    Status, Timestamp,
+    Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason,
+    Recipient, Stage, Status, Timestamp,
 };
 
 /// A message with nothing special.
@@ -49,6 +49,7 @@ pub(super) fn extreme() -> Accepted {
             dsn_envelope_id: Some("".into()),
             not_before: Some(Timestamp(0)),
             expires: Some(Timestamp::NEVER),
+            deliver_by: Some(DeliverBy { at: Timestamp::NEVER, mode: ByMode::Return, trace: true }),
         },
         trace: vec![0, 255, 13, 10],
         dot_stuffed: true,

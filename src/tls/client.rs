@@ -4,9 +4,9 @@ use super::server::read_one;
 use super::{TlsError, provider, versions};
 use crate::config::{self, Certificate, Roots};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WantsClientCert};
+use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
@@ -14,7 +14,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Servers whose sessions are remembered, so that the next handshake is short.
 const SESSIONS_MAX: usize = 4096;
@@ -28,6 +28,58 @@ pub enum Trust {
     Verified,
 }
 
+/// The certificates of ours that hosts may be shown, for all shards: read again while the relay
+/// runs.
+#[derive(Debug)]
+pub struct Ours {
+    files: Vec<Certificate>,
+    shown: RwLock<Vec<Arc<CertifiedKey>>>,
+}
+
+impl Ours {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A file cannot be read, holds no certificate or key, or the two do not belong together.
+    pub fn new(files: &[Certificate]) -> Result<Ours, TlsError> {
+        let shown = RwLock::new(read_all(files)?);
+        Ok(Ours { files: files.to_vec(), shown })
+    }
+
+    /// Reads them again; how many there are. With an error the old ones stay. A session that is
+    /// taken up again goes by the one with which it began.
+    ///
+    /// # Errors
+    /// As [`Ours::new`].
+    pub fn reload(&self) -> Result<usize, TlsError> {
+        let shown = read_all(&self.files)?;
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(self.files.len())
+    }
+}
+
+fn read_all(files: &[Certificate]) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    files.iter().map(|one| read_one(one).map(|(key, _)| Arc::new(key))).collect()
+}
+
+/// One of them, by its place.
+#[derive(Debug)]
+struct OneOfOurs {
+    ours: Arc<Ours>,
+    place: usize,
+}
+
+impl ResolvesClientCert for OneOfOurs {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let shown = self.ours.shown.read().unwrap_or_else(PoisonError::into_inner);
+        shown.get(self.place).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// One shard's side of all its TLS connections to servers.
 pub struct Client {
     /// For one that shows no certificate, then for each that is shown.
@@ -38,7 +90,7 @@ pub struct Client {
 /// With one certificate of ours, or none. Sessions are remembered by itself: they belong to who
 /// began them.
 struct Way {
-    shown: Option<Arc<CertifiedKey>>,
+    shown: Option<Arc<OneOfOurs>>,
     anyone: Arc<ClientConfig>,
     /// Made when first needed: reading the roots takes milliseconds.
     verified: OnceCell<Result<Arc<ClientConfig>, String>>,
@@ -48,11 +100,11 @@ impl Client {
     /// Prepares for deliveries; hosts that ask for a certificate may be shown one of `ours`.
     ///
     /// # Errors
-    /// A file of `ours` cannot be used, or rustls cannot be set up.
-    pub fn new(tls: &config::Tls, ours: &[Certificate]) -> Result<Client, TlsError> {
+    /// rustls cannot be set up.
+    pub fn new(tls: &config::Tls, ours: &Arc<Ours>) -> Result<Client, TlsError> {
         let mut ways = vec![Way::new(tls, None)?];
-        for certificate in ours {
-            let (shown, _) = read_one(certificate)?;
+        for place in 0..ours.files.len() {
+            let shown = OneOfOurs { ours: Arc::clone(ours), place };
             ways.push(Way::new(tls, Some(Arc::new(shown)))?);
         }
         Ok(Client { ways, tls: tls.clone() })
@@ -84,7 +136,7 @@ impl Client {
 }
 
 impl Way {
-    fn new(tls: &config::Tls, shown: Option<Arc<CertifiedKey>>) -> Result<Way, TlsError> {
+    fn new(tls: &config::Tls, shown: Option<Arc<OneOfOurs>>) -> Result<Way, TlsError> {
         let verifier = Arc::new(Unverified { provider: provider() });
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(tls.only_1_3))?
@@ -108,14 +160,11 @@ impl Way {
 
 fn showing(
     config: ConfigBuilder<ClientConfig, WantsClientCert>,
-    shown: Option<&Arc<CertifiedKey>>,
+    shown: Option<&Arc<OneOfOurs>>,
 ) -> ClientConfig {
     match shown {
         None => config.with_no_client_auth(),
-        Some(shown) => {
-            let always = SingleCertAndKey::from(Arc::clone(shown));
-            config.with_client_cert_resolver(Arc::new(always))
-        }
+        Some(shown) => config.with_client_cert_resolver(Arc::<OneOfOurs>::clone(shown)),
     }
 }
 
@@ -124,11 +173,25 @@ fn showing(
 /// # Errors
 /// None can be had.
 pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
+    believed(from).map(|(store, _)| store)
+}
+
+/// The same, as they stand in the file: for what sets up TLS by itself.
+///
+/// # Errors
+/// None can be had.
+pub fn root_certificates(from: &Roots) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    believed(from).map(|(_, certificates)| certificates)
+}
+
+type Believed = (RootCertStore, Vec<CertificateDer<'static>>);
+
+fn believed(from: &Roots) -> Result<Believed, TlsError> {
     let mut store = RootCertStore::empty();
-    match from {
+    let certificates = match from {
         Roots::System => {
             let found = rustls_native_certs::load_native_certs();
-            store.add_parsable_certificates(found.certs);
+            store.add_parsable_certificates(found.certs.iter().cloned());
             if store.is_empty() {
                 let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
                 let words = format!(
@@ -137,19 +200,22 @@ pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
                 );
                 return Err(TlsError::Other(words));
             }
+            found.certs
         }
         Roots::File(path) => {
             let fault = |cause: String| TlsError::File { path: path.clone(), cause };
             let read: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            store.add_parsable_certificates(read.map_err(|error| fault(error.to_string()))?);
+            let read = read.map_err(|error| fault(error.to_string()))?;
+            store.add_parsable_certificates(read.iter().cloned());
             if store.is_empty() {
                 let cause = "no certificate in it; roots are in PEM form, one after the other";
                 return Err(fault(cause.to_owned()));
             }
+            read
         }
-    }
-    Ok(store)
+    };
+    Ok((store, certificates))
 }
 
 /// Takes any certificate, but only from whoever has its key.

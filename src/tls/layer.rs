@@ -1,5 +1,6 @@
 //! rustls between a stream and its user: records in and out, never a socket of its own.
 
+use super::server::Server;
 use super::transport::Security;
 use crate::ring::{RecvBuf, Stream};
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
@@ -18,6 +19,8 @@ pub(super) struct Layer {
     cipher: RecvBuf,
     outgoing: Vec<u8>,
     ended: bool,
+    client_names: Vec<Box<str>>,
+    end_point: Option<Vec<u8>>,
 }
 
 impl Layer {
@@ -25,7 +28,14 @@ impl Layer {
         // We send what is encrypted before more is: the bound is ours.
         tls.set_buffer_limit(None);
         let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
-        Layer { tls, cipher, outgoing: Vec::new(), ended: false }
+        Layer {
+            tls,
+            cipher,
+            outgoing: Vec::new(),
+            ended: false,
+            client_names: Vec::new(),
+            end_point: None,
+        }
     }
 
     /// The handshake, within `timeout` as a whole. `InvalidData` when the two do not agree; the
@@ -56,6 +66,14 @@ impl Layer {
             }
         }
         self.flush(stream, left()?).await
+    }
+
+    /// After a server's handshake: what it has shown, and who the client is, if that has shown a
+    /// certificate, too.
+    pub(super) fn look_back(&mut self, server: &Server) {
+        let Connection::Server(tls) = &self.tls else { return };
+        self.client_names = server.names_of_client(tls.peer_certificates().unwrap_or_default());
+        self.end_point = server.end_point(tls.server_name());
     }
 
     pub(super) async fn recv(
@@ -137,7 +155,7 @@ impl Layer {
             None => cipher.to_owned(),
         };
         let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        let channel = (version == "TLSv1.3")
+        let exporter = (version == "TLSv1.3")
             .then(|| {
                 let (label, nothing) = (b"EXPORTER-Channel-Binding", Some(&[][..]));
                 self.tls.export_keying_material([0; 32], label, nothing).ok()
@@ -150,7 +168,15 @@ impl Layer {
                 .map(|certificate| Sha256::digest(certificate).into()),
             Connection::Client(_) => None,
         };
-        Security { version, cipher: cipher.into(), resumed, channel, client_fingerprint }
+        Security {
+            version,
+            cipher: cipher.into(),
+            resumed,
+            exporter,
+            end_point: self.end_point.clone(),
+            client_fingerprint,
+            client_names: self.client_names.clone(),
+        }
     }
 
     /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that

@@ -11,13 +11,15 @@
 
 mod client;
 mod layer;
+mod names;
 mod server;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod visitor;
 
-pub use client::{Client, Trust};
+pub use client::{Client, Ours, Trust, root_certificates};
+pub use names::certificate_name;
 pub use server::Server;
 pub use transport::{Security, Transport};
 
@@ -47,7 +49,8 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The one implementation of cryptography for all TLS.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

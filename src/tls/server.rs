@@ -1,17 +1,33 @@
 //! The certificates that the relay shows, by the name that a client asks for.
 
 use super::visitor::AnyVisitor;
-use super::{TlsError, provider, versions};
-use crate::config::{self, Certificate};
-use rustls::ServerConfig;
+use super::{TlsError, client, names, provider, versions};
+use crate::config::{self, Certificate, Roots, look_at_private};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// With SHA-256 before SHA-384, and so AES-128 before AES-256: a handshake is hashing for a good
+/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). AES-128 is enough
+/// for everybody (RFC 8446 9.1 demands it), and who offers AES-256 alone gets it.
+fn preferring_short_hashes() -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(&provider());
+    provider.cipher_suites.sort_by_key(|suite| match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len(),
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len(),
+    });
+    Arc::new(provider)
+}
 
 /// What all listeners of all shards share.
 #[derive(Debug)]
@@ -20,6 +36,46 @@ pub struct Server {
     /// The same, and clients are asked for a certificate of theirs.
     asking: Arc<ServerConfig>,
     shown: Arc<Shown>,
+    tickets: [Arc<Tickets>; 2],
+}
+
+/// Tickets of one key, which changes every few hours: any shard takes up what another began. With
+/// new certificates they are made anew: what a client says of the certificate with which a session
+/// began (RFC 5929 4.1) must be true of the one that is shown now.
+#[derive(Debug)]
+struct Tickets(RwLock<Arc<dyn ProducesTickets>>);
+
+impl Tickets {
+    fn new() -> Result<Arc<Tickets>, TlsError> {
+        Ok(Arc::new(Tickets(RwLock::new(Ticketer::new()?))))
+    }
+
+    fn renew(&self) -> Result<(), TlsError> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Ticketer::new()?;
+        Ok(())
+    }
+
+    fn now(&self) -> Arc<dyn ProducesTickets> {
+        Arc::clone(&*self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.now().enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.now().lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.now().encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.now().decrypt(cipher)
+    }
 }
 
 impl Server {
@@ -33,20 +89,24 @@ impl Server {
         }
         let shown = Arc::new(Shown { certificates: RwLock::new(Arc::new(read(tls)?)) });
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
+        let provider = preferring_short_hashes();
         let builder = || {
-            ServerConfig::builder_with_provider(provider())
+            ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(tls.only_1_3))
         };
         let visitor = Arc::new(AnyVisitor::new());
         let mut config = builder()?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
         let mut asking = builder()?.with_client_cert_verifier(visitor).with_cert_resolver(resolver);
-        // Tickets of one key, which changes every few hours: any shard takes up what another began.
-        for config in [&mut config, &mut asking] {
-            config.ticketer = Ticketer::new()?;
+        let tickets = [Tickets::new()?, Tickets::new()?];
+        for (config, tickets) in [&mut config, &mut asking].into_iter().zip(&tickets) {
+            config.ticketer = Arc::<Tickets>::clone(tickets);
             config.send_tls13_tickets = 1;
+            config.ignore_client_order = true;
+            // Of TLS 1.2 without tickets: remembered here, they would outlive a certificate.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         let (config, asking) = (Arc::new(config), Arc::new(asking));
-        Ok(Some(Server { config, asking, shown }))
+        Ok(Some(Server { config, asking, shown, tickets }))
     }
 
     /// Reads the certificates again. With an error the old ones stay.
@@ -55,16 +115,44 @@ impl Server {
     /// As [`Server::new`].
     pub fn reload(&self, tls: &config::Tls) -> Result<(), TlsError> {
         let certificates = Arc::new(read(tls)?);
-        match self.shown.certificates.write() {
-            Ok(mut shown) => *shown = certificates,
-            Err(poisoned) => *poisoned.into_inner() = certificates,
+        let shown = &self.shown.certificates;
+        *shown.write().unwrap_or_else(PoisonError::into_inner) = certificates;
+        self.tickets.iter().try_for_each(|one| one.renew())
+    }
+
+    /// The names of a client by the certificate that it has shown, where one of `tls.client_roots`
+    /// vouches for it, now, and for clients. Also of a session taken up again: what was true when
+    /// that began need not be.
+    pub(super) fn names_of_client(&self, shown: &[CertificateDer<'_>]) -> Vec<Box<str>> {
+        let Some((own, others)) = shown.split_first() else { return Vec::new() };
+        let Some(vouching) = self.shown.now().and_then(|now| now.vouching.clone()) else {
+            return Vec::new();
+        };
+        match vouching.verify_client_cert(own, others, UnixTime::now()) {
+            Ok(_) => names::names_of(own),
+            Err(error) => {
+                tracing::debug!(%error, "nobody vouches for the certificate of a client");
+                Vec::new()
+            }
         }
-        Ok(())
+    }
+
+    /// What stands for the certificate that a client is shown who asks for this name (RFC 5929 4).
+    pub(super) fn end_point(&self, name: Option<&str>) -> Option<Vec<u8>> {
+        self.shown.now()?.of_name(name).end_point.clone()
     }
 
     pub(super) fn config(&self, asks_for_certificate: bool) -> Arc<ServerConfig> {
         Arc::clone(if asks_for_certificate { &self.asking } else { &self.config })
     }
+}
+
+/// A certificate of ours.
+#[derive(Debug)]
+struct Own {
+    key: Arc<CertifiedKey>,
+    /// What stands for it in tls-server-end-point.
+    end_point: Option<Vec<u8>>,
 }
 
 /// The certificates of this moment.
@@ -77,29 +165,34 @@ struct Shown {
 struct Certificates {
     /// For clients that name nobody, or somebody else: that is not worth a failed handshake, since
     /// most of them look at no name (RFC 6066 3 leaves it to us).
-    first: Arc<CertifiedKey>,
+    first: Arc<Own>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
-    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    by_name: HashMap<Box<str>, Arc<Own>>,
+    /// Whoever vouches for clients.
+    vouching: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Shown {
+    fn now(&self) -> Option<Arc<Certificates>> {
+        Some(Arc::clone(&*self.certificates.read().ok()?))
+    }
 }
 
 impl Certificates {
-    fn of_name(&self, name: &str) -> Arc<CertifiedKey> {
+    fn of_name(&self, name: Option<&str>) -> &Own {
+        let Some(name) = name else { return &self.first };
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let found = self.by_name.get(name.as_str()).or_else(|| {
             let (_, parent) = name.split_once('.')?;
             self.by_name.get(format!("*.{parent}").as_str())
         });
-        Arc::clone(found.unwrap_or(&self.first))
+        found.unwrap_or(&self.first)
     }
 }
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let certificates = Arc::clone(&*self.certificates.read().ok()?);
-        Some(match hello.server_name() {
-            Some(name) => certificates.of_name(name),
-            None => Arc::clone(&certificates.first),
-        })
+        Some(Arc::clone(&self.now()?.of_name(hello.server_name()).key))
     }
 }
 
@@ -108,14 +201,21 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
     let mut by_name = HashMap::new();
     for certificate in &tls.certificates {
         let (key, names) = read_one(certificate)?;
-        let key = Arc::new(key);
+        let end_point = key.cert.first().and_then(|own| names::end_point(own));
+        let own = Arc::new(Own { key: Arc::new(key), end_point });
         for name in names {
-            by_name.entry(name).or_insert_with(|| Arc::clone(&key));
+            by_name.entry(name).or_insert_with(|| Arc::clone(&own));
         }
-        first.get_or_insert(key);
+        first.get_or_insert(own);
     }
     let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
-    Ok(Certificates { first, by_name })
+    let vouching = tls.client_roots.as_ref().map(|path| {
+        let roots = Arc::new(client::roots(&Roots::File(path.clone()))?);
+        WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| TlsError::File { path: path.clone(), cause: error.to_string() })
+    });
+    Ok(Certificates { first, by_name, vouching: vouching.transpose()? })
 }
 
 /// A certificate with its key, and the names it is for.
@@ -137,6 +237,7 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
         .valid_dns_names()
         .map(|name| name.to_ascii_lowercase().into())
         .collect();
+    look_at_private(&files.key).map_err(|error| fault(&files.key, error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| fault(&files.key, said(&error)))?;
     let key = provider()

@@ -18,12 +18,16 @@ fn certificate(folder: &Path, names: &[&str]) -> Certificate {
     let cert = folder.join(format!("{file}.pem"));
     let key = folder.join(format!("{file}.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    config::write_private(&key, &made.signing_key.serialize_pem());
     Certificate { cert, key }
 }
 
 fn tls(certificates: Vec<Certificate>, roots: Roots) -> config::Tls {
-    config::Tls { certificates, only_1_3: false, roots }
+    config::Tls { certificates, only_1_3: false, roots, client_roots: None }
+}
+
+fn nothing() -> Arc<Ours> {
+    Arc::new(Ours::new(&[]).unwrap())
 }
 
 fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
@@ -35,6 +39,17 @@ fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clon
 type Met = (io::Result<Transport>, io::Result<Transport>);
 
 async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) -> Met {
+    meet_showing(server, client, trust, None, name).await
+}
+
+/// The same, and the client shows one of its own certificates if it has one there.
+async fn meet_showing(
+    server: Arc<Server>,
+    client: &Client,
+    trust: Trust,
+    ours: Option<usize>,
+    name: &str,
+) -> Met {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let near = Stream::connect(listener.address(), None, LONG).await.unwrap();
     let far = listener.accept().await.unwrap();
@@ -43,12 +58,12 @@ async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) ->
     let ended = done.clone();
     ring::spawn("server", async move {
         let mut far = Transport::new(far);
-        let result = far.accept(&server, false, LONG).await;
+        let result = far.accept(&server, ours.is_some(), LONG).await;
         *there.borrow_mut() = Some(result.map(|()| far));
         ended.set();
     });
     let mut near = Transport::new(near);
-    let connected = near.connect(client, trust, None, name, LONG).await.map(|()| near);
+    let connected = near.connect(client, trust, ours, name, LONG).await.map(|()| near);
     done.wait().await;
     let accepted = accepted.borrow_mut().take().unwrap();
     (connected, accepted)
@@ -62,13 +77,18 @@ fn bytes_pass_whole_in_both_directions_whatever_their_number() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &[]).unwrap();
+            let client = Client::new(&tls, &nothing()).unwrap();
             let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let security = near.security().unwrap();
             assert_eq!((security.version, security.resumed), ("TLSv1.3", false));
-            assert!(security.cipher.starts_with("TLS_AES_"), "{}", security.cipher);
-            assert_eq!(far.security(), Some(security));
+            assert_eq!(
+                &*security.cipher, "TLS_AES_128_GCM_SHA256",
+                "whatever the client has first"
+            );
+            let there = far.security().unwrap();
+            assert!(there.end_point.is_some(), "the server knows what it has shown");
+            assert_eq!(Security { end_point: None, ..there }, security);
 
             let sent: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
             let expected = sent.clone();
@@ -95,7 +115,7 @@ fn a_receive_that_times_out_leaves_the_connection_usable() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &[]).unwrap();
+            let client = Client::new(&tls, &nothing()).unwrap();
             let (near, far) = meet(server, &client, Trust::Anyone, "127.0.0.1").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let mut buffer = RecvBuf::with_capacity(64);
@@ -121,7 +141,7 @@ fn a_second_connection_takes_up_the_session_of_the_first() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &[]).unwrap();
+            let client = Client::new(&tls, &nothing()).unwrap();
             for resumed in [false, true] {
                 let server = Arc::clone(&server);
                 let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
@@ -155,7 +175,7 @@ fn the_certificate_shown_is_that_of_the_name_asked_for() {
                 ("third.test", 0, false),
             ] {
                 let roots = Roots::File(certificates[root].cert.clone());
-                let client = Client::new(&tls(Vec::new(), roots), &[]).unwrap();
+                let client = Client::new(&tls(Vec::new(), roots), &nothing()).unwrap();
                 let server = Arc::clone(&server);
                 let (near, _) = meet(Arc::clone(&server), &client, Trust::Verified, name).await;
                 match near {
@@ -185,7 +205,7 @@ fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
             let shown = tls(vec![files.clone()], Roots::System);
             let server = Arc::new(Server::new(&shown).unwrap().unwrap());
             let client = |root: &Path| {
-                Client::new(&tls(Vec::new(), Roots::File(root.to_owned())), &[]).unwrap()
+                Client::new(&tls(Vec::new(), Roots::File(root.to_owned())), &nothing()).unwrap()
             };
             let old = client(&old_root);
             let meet_old = meet(Arc::clone(&server), &old, Trust::Verified, "relay.test").await;
@@ -210,11 +230,47 @@ fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
 }
 
 #[test]
+fn what_a_host_is_shown_is_read_again_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = certificate(folder.path(), &["host.test"]);
+    let files = certificate(folder.path(), &["relay.test"]);
+    on_shard(move || {
+        let (host, files) = (host.clone(), files.clone());
+        async move {
+            let tls = tls(vec![host.clone()], Roots::System);
+            let server = Arc::new(Server::new(&tls).unwrap().unwrap());
+            let ours = Arc::new(Ours::new(std::slice::from_ref(&files)).unwrap());
+            let client = Client::new(&tls, &ours).unwrap();
+            let seen = async |name: &str| {
+                let server = Arc::clone(&server);
+                let met = meet_showing(server, &client, Trust::Anyone, Some(0), name).await;
+                met.0.unwrap();
+                met.1.unwrap().security().unwrap().client_fingerprint.unwrap()
+            };
+            let first = seen("a.test").await;
+            let folder = files.cert.parent().unwrap();
+            assert_eq!(certificate(folder, &["relay.test"]), files, "in the same files");
+            assert_eq!(seen("b.test").await, first, "nobody has read them");
+            assert_eq!(ours.reload().unwrap(), 1);
+            let second = seen("c.test").await;
+            assert_ne!(second, first);
+            std::fs::write(&files.cert, b"nonsense").unwrap();
+            assert!(ours.reload().is_err());
+            assert_eq!(seen("d.test").await, second);
+        }
+    });
+}
+
+#[test]
 fn files_that_are_wrong_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), &["one.test"]);
     let other = certificate(folder.path(), &["other.test"]);
     let fault = |cert: &Path, key: &Path| {
+        // A certificate that is named as a key is still looked at.
+        if let Ok(text) = std::fs::read_to_string(key) {
+            config::write_private(key, &text);
+        }
         let files = Certificate { cert: cert.to_owned(), key: key.to_owned() };
         Server::new(&tls(vec![files], Roots::System)).unwrap_err().to_string()
     };
@@ -225,6 +281,10 @@ fn files_that_are_wrong_are_named() {
     assert!(fault(&one.cert, &one.cert).contains("one.test.pem: nothing of the kind in it"));
     let exchanged = fault(&one.cert, &other.key);
     assert!(exchanged.contains("other.test.key: not the key of"), "{exchanged}");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&one.key, open).unwrap();
+    let told = Server::new(&tls(vec![one], Roots::System)).unwrap_err().to_string();
+    assert!(told.contains("one.test.key: its mode is 644, so others could read"), "{told}");
     assert!(Server::new(&tls(Vec::new(), Roots::System)).unwrap().is_none());
 }
 

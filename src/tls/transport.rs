@@ -30,9 +30,14 @@ pub struct Security {
     pub resumed: bool,
     /// The exporter that SASL ties an exchange to (RFC 9266); of TLS 1.3 only, because of 1.2 it
     /// cannot be seen here whether it is safe.
-    pub channel: Option<[u8; 32]>,
+    pub exporter: Option<[u8; 32]>,
+    /// At the server's end, the hash of the certificate that it has shown (RFC 5929 4), where there
+    /// is one.
+    pub end_point: Option<Vec<u8>>,
     /// Of the client's certificate, when it was asked for one and has its key: SHA-256.
     pub client_fingerprint: Option<[u8; 32]>,
+    /// Its names, as [`super::certificate_name`] has them, if one of `tls.client_roots` vouches.
+    pub client_names: Vec<Box<str>>,
 }
 
 impl Transport {
@@ -55,7 +60,11 @@ impl Transport {
     ) -> io::Result<()> {
         let tls =
             ServerConnection::new(server.config(asks_for_certificate)).map_err(io::Error::other)?;
-        self.secure(Connection::Server(tls), timeout).await
+        self.secure(Connection::Server(tls), timeout).await?;
+        if let Some(layer) = &mut self.layer {
+            layer.look_back(server);
+        }
+        Ok(())
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),

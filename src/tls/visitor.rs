@@ -1,6 +1,7 @@
 //! Certificates of clients: asked for where a listener wants them, and taken from whoever has the
-//! key. Whose they are is not the business of TLS: users are known by the fingerprint of theirs, so
-//! nobody has to vouch for it.
+//! key. Whose they are is not the business of TLS: users known by the fingerprint of theirs need
+//! nobody to vouch for it. Whether somebody does, for those known by a name, is looked at after the
+//! handshake.
 
 use super::provider;
 use rustls::client::danger::HandshakeSignatureValid;

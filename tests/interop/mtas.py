@@ -261,22 +261,12 @@ def letters_and_reports(sink):
 
 
 @contextlib.contextmanager
-def relay_before(host, root, *words):
-    """A relay that has the name of `host` proved, and logs in there."""
-    with password_file("joe", "pencil") as file:
-        settings = ["route.tls=must-verify", f"tls.roots={root}", f"route.auth={file}"]
-        words = [word for setting in settings for word in ("--set", setting)] + list(words)
-        with Relay(*words, smart_host=host.port) as relay:
-            yield relay
-
-
-@contextlib.contextmanager
-def relay_before(host, root):
+def relay_before(host, root, scheme=""):
     """A relay that has the name of `host` proved, and logs in there."""
     with password_file("joe", "pencil") as file:
         settings = ["route.tls=must-verify", f"tls.roots={root}", f"route.auth={file}"]
         words = [word for setting in settings for word in ("--set", setting)]
-        with Relay(*words, smart_host=host.port) as relay:
+        with Relay("--smart-host", f"{scheme}127.0.0.1:{host.port}", *words) as relay:
             yield relay
 
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pty
 import smtplib
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -50,6 +51,24 @@ def users_are_added_listed_verified_and_removed():
         assert code == 1 and "no password on standard input" in errors, errors
 
 
+def files_with_secrets_that_others_may_read_are_refused():
+    with relay_with_users() as (relay, _), password_file("joe", "pencil") as password:
+        key = relay.flags[relay.flags.index("--tls-key") + 1]
+        for file, words in ((str(relay.users), []), (key, []), (password, ["--set", f"route.auth={password}"])):
+            words = [*words, "--smart-host", "a.test"] if words else words
+            for mode, code in (("640", 0), ("644", 2), ("660", 2), ("600", 0)):
+                os.chmod(file, int(mode, 8))
+                said = relay.command("check", *words)
+                assert said[0] == code, (file, mode, said)
+                assert not code or f"{file}: its mode is {mode}, so others could" in said[2], said
+        os.chmod(relay.users, 0o644)
+        relay.process.send_signal(1)
+        wait_until("the refusal", lambda: b"users not read again" in relay.log)
+        assert relay.stop() == 0
+        done = subprocess.run([BINARY, "serve", *relay.flags], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1 and "its mode is 644" in done.stderr, done
+
+
 def a_terminal_is_asked_twice_and_shows_nothing():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "users.toml"
@@ -81,14 +100,14 @@ def a_terminal_is_asked_twice_and_shows_nothing():
 
 
 @contextlib.contextmanager
-def relay_with_users(*words, sink=None, text="", **users):
-    """A relay with a certificate and these users, which relays for nobody else: (relay, root). With `text` also
-    listeners of its own: PORT is the relay's."""
-    with tempfile.TemporaryDirectory() as folder, certificates("relay.test") as (made, root):
+def relay_with_users(*words, sink=None, text="", host="relay.test", **users):
+    """A relay with a certificate for `host` and these users, which relays for nobody else: (relay, root). With
+    `text` also listeners of its own: PORT is the relay's."""
+    with tempfile.TemporaryDirectory() as folder, certificates(host) as (made, root):
         path = pathlib.Path(folder) / "users.toml"
         for name, password in (users or {"joe": "pencil"}).items():
             assert user(path, "add", name, password=password)[0] == 0
-        relay = Relay(*flags(made["relay.test"]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
+        relay = Relay(*flags(made[host]), "--users", str(path), "--set", "access.relay_networks=192.0.2.0/24",
                       "--set", "auth.failure_delay=0s", *words, smart_host=sink and sink.port)
         relay.users = path
         if text:
@@ -210,6 +229,83 @@ def scram_plus_is_tied_to_the_connection_that_openssl_sees():
         assert try_it(lambda channel: channel) == "235 2.7.0"
         assert try_it(lambda channel: channel, "Pencil") == "535 5.7.8"
         assert try_it(lambda channel: channel[::-1]) == "535 5.7.8", "another connection"
+
+
+def scram_plus_is_tied_to_the_certificate_under_tls_1_2():
+    """tls-server-end-point (RFC 5929 4): Python sees the certificate. No session is taken up again that began with
+    another."""
+    def hash_of(file):
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pathlib.Path(file).read_text())).digest()
+
+    def log_in(relay, root, seen, earlier=None, kind="tls-server-end-point", version=ssl.TLSVersion.TLSv1_2,
+               reused=False):
+        context, session = earlier or (trusting(root), None)
+        context.minimum_version = context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", relay.port), 20) as plain:
+            answers = plain.makefile("rb")
+
+            def ask(line, stream):
+                stream.write(line.encode() + b"\r\n")
+                stream.flush()
+                while (reply := stream.readline())[3:4] == b"-":
+                    offers.append(reply)
+                return reply.decode().strip()
+            offers = []
+            answers.readline()
+            out = plain.makefile("rwb")
+            ask("EHLO client.test", out)
+            assert ask("STARTTLS", out).startswith("220")
+            with context.wrap_socket(plain, server_hostname="relay.test", session=session) as secured:
+                assert secured.session_reused == reused
+                stream = secured.makefile("rwb")
+                ask("EHLO client.test", stream)
+                assert b"SCRAM-SHA-256-PLUS" in b"".join(offers), offers
+                header, bare = f"p={kind},,".encode(), "n=joe,r=fyko"
+                reply = ask(f"AUTH SCRAM-SHA-256-PLUS {base64.b64encode(header + bare.encode()).decode()}", stream)
+                if reply.startswith("334 "):
+                    challenge = base64.b64decode(reply[4:]).decode()
+                    answer, _ = scram_answer(bare, challenge, header + seen, "pencil")
+                    reply = ask(base64.b64encode(answer.encode()).decode(), stream)
+                if reply.startswith("334 "):
+                    reply = ask("", stream)
+                return reply, (context, secured.session)
+    with relay_with_users() as (relay, root), certificates("relay.test") as (made, other_root):
+        files = [relay.flags[relay.flags.index(flag) + 1] for flag in ("--tls-cert", "--tls-key")]
+        first, second = hash_of(files[0]), hash_of(made["relay.test"][0])
+        reply, earlier = log_in(relay, root, first)
+        assert reply.startswith("235"), reply
+        reply, earlier = log_in(relay, root, first, earlier, reused=True)
+        assert reply.startswith("235"), reply
+        assert log_in(relay, root, first, version=ssl.TLSVersion.TLSv1_3)[0].startswith("235")
+        refused = "535 5.7.8 Channel binding does not fit (here: tls-server-end-point); is somebody in between?"
+        assert log_in(relay, root, second)[0] == refused
+        assert log_in(relay, root, first, kind="tls-exporter")[0] == refused
+        assert log_in(relay, root, first, kind="tls-unique")[0] == refused
+        for file, other in zip(files, made["relay.test"]):
+            pathlib.Path(file).write_bytes(pathlib.Path(other).read_bytes())
+        relay.process.send_signal(1)
+        wait_until("the new certificate", lambda: b"certificates read again" in relay.log)
+        context, session = earlier
+        context.load_verify_locations(other_root)
+        assert log_in(relay, root, second, (context, session), reused=False)[0].startswith("235"), "begun anew"
+        assert log_in(relay, other_root, second)[0].startswith("235")
+        assert log_in(relay, other_root, first)[0] == refused
+
+
+def names_of_nobody_are_answered_the_same_after_a_restart():
+    def challenge(relay, root, name):
+        with secured(relay, root) as client:
+            first = base64.b64encode(f"n,,n={name},r=abc".encode()).decode()
+            code, text = client.docmd("AUTH", f"SCRAM-SHA-256 {first}")
+            assert code == 334, (code, text)
+            assert client.docmd("*")[0] == 501
+            return base64.b64decode(text).decode().split(",")[1:]
+    with relay_with_users() as (relay, root):
+        before = [challenge(relay, root, name) for name in ("joe", "nobody")]
+        assert before[0] != before[1] and before[0][1] == before[1][1] == "i=100000", before
+        assert user(relay.users, "add", "ann", password="eraser")[0] == 0
+        relay.restart()
+        assert [challenge(relay, root, name) for name in ("joe", "nobody")] == before
 
 
 def who_guesses_is_made_to_wait():
@@ -375,6 +471,30 @@ def an_hour_has_so_many_messages_and_recipients():
             code, told = client.mail("a@sender.test")
             assert code == 450 and told.startswith(b"4.7.1 More than 1 messages in an hour"), told
         assert len(sink.wait(1)[0][1]) == 4
+        # Only what was taken counts; but what is open does, too.
+        with relay.users.open("a") as file:
+            file.write("recipients_per_hour = 5\n")
+        text = relay.users.read_text().replace("messages_per_hour = 1\n", "messages_per_hour = 2\n")
+        relay.users.write_text(text)
+        relay.process.send_signal(1)
+        wait_until("the newer limit", lambda: relay.log.count(b"users read again") >= 2)
+        with secured(relay, root) as client, secured(relay, root) as other:
+            for one in (client, other):
+                one.login("joe", "pencil")
+            for _ in range(5):
+                assert client.mail("a@sender.test")[0] == 250
+                assert client.rcpt("b@sink.test")[0] == 250
+                assert other.mail("a@sender.test")[0] == 450
+                client.rset()
+            assert other.mail("a@sender.test")[0] == 250
+            assert other.rcpt("b@sink.test")[0] == 250
+            assert other.rcpt("c@sink.test")[0] == 452
+            other.close()
+            wait_until("what was open to be given back", lambda: client.mail("a@sender.test")[0] == 250)
+            client.rset()
+            client.sendmail("a@sender.test", ["b@sink.test"], b"\r\nbody\r\n")
+            assert client.mail("a@sender.test")[0] == 450
+        sink.wait(2)
     limit = '[access]\nrelay_networks = ["127.0.0.1"]\n[[access.limit]]\nnetwork = "127.0.0.0/8"\nmessages_per_hour = 2\n'
     with Sink() as sink, written(Relay(smart_host=sink.port), limit) as relay:
         def send():
@@ -384,6 +504,16 @@ def an_hour_has_so_many_messages_and_recipients():
         send()
         assert refusal(send)[0] == 450
         sink.wait(2)
+
+
+def a_user_may_say_etrn():
+    with relay_with_users() as (relay, root), secured(relay, root) as client:
+        assert "etrn" not in client.esmtp_features
+        assert client.docmd("ETRN", "sink.test")[0] == 459
+        client.login("joe", "pencil")
+        client.ehlo("client.test")
+        assert "etrn" in client.esmtp_features
+        assert client.docmd("ETRN", "sink.test") == (251, b"2.0.0 Nothing waits there that may be tried")
 
 
 @contextlib.contextmanager
@@ -461,60 +591,24 @@ def mail_waits_when_the_smart_host_does_not_know_us():
     assert seen == [b"pencil"]
 
 
-def a_certificate_of_his_lets_a_user_in():
-    need("msmtp")
-    text = SUBMISSION + "client_certificates = true\n"
-    with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
-        fingerprint = subprocess.run(["openssl", "x509", "-in", made["joe"][0], "-fingerprint", "-sha256", "-noout"],
-                                     check=True, capture_output=True, text=True).stdout.strip().split("=")[1]
-        with relay.users.open("a") as file:
-            file.write(f'certificates = ["{fingerprint}"]\n')
-        relay.process.send_signal(1)
-        wait_until("the certificate", lambda: b"users read again" in relay.log)
-
-        def reply(name, message, version=ssl.TLSVersion.TLSv1_3):
-            context = trusting(root)
-            context.minimum_version = context.maximum_version = version
-            if name:
-                context.load_cert_chain(*made[name])
-            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
-                client._host = "relay.test"
-                client.starttls(context=context)
-                client.ehlo("client.test")
-                assert ("EXTERNAL" in client.esmtp_features["auth"].split()) == bool(name)
-                return client.docmd("AUTH", f"EXTERNAL {message}")[0]
-        assert reply("joe", "=") == 235 and reply("joe", "=", ssl.TLSVersion.TLSv1_2) == 235
-        assert reply("joe", base64.b64encode(b"joe").decode()) == 235
-        assert reply("joe", base64.b64encode(b"ann").decode()) == 535, "another's name"
-        assert reply("ann", "=") == 535, "a certificate of nobody"
-        assert reply(None, "=") == 504, "none at all"
-        cert, key = made["joe"]
-        done = subprocess.run(
-            ["msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={relay.port}", "--tls=on", "--tls-starttls=on",
-             "--tls-certcheck=off", "--from=a@sender.test", "--auth=external", "--user=joe", f"--tls-cert-file={cert}",
-             f"--tls-key-file={key}", "b@sink.test"], input="Subject: x\n\nbody\n", capture_output=True, text=True,
-            timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        assert b"with ESMTPSA" in sink.wait(1)[0][2]
-        assert relay.wait_event("received", 1)[0]["user"] == "joe"
-
-
 TESTS = (
     users_are_added_listed_verified_and_removed,
+    files_with_secrets_that_others_may_read_are_refused,
     a_terminal_is_asked_twice_and_shows_nothing,
     smtplib_logs_in_and_the_trace_and_the_events_say_so,
     swaks_curl_and_msmtp_log_in,
     scram_plus_is_tied_to_the_connection_that_openssl_sees,
+    scram_plus_is_tied_to_the_certificate_under_tls_1_2,
+    names_of_nobody_are_answered_the_same_after_a_restart,
     who_guesses_is_made_to_wait,
     guesses_at_once_are_not_more_than_guesses_one_by_one,
     a_refusal_comes_late,
     users_are_read_again_at_sighup,
     submission_demands_a_user_and_completes_his_mail,
     a_user_sends_only_as_himself,
-    an_hour_has_so_many_messages_and_recipients,
+    an_hour_has_so_many_messages_and_recipients, a_user_may_say_etrn,
     deliveries_log_in_at_the_smart_host,
     mail_waits_when_the_smart_host_does_not_know_us,
-    a_certificate_of_his_lets_a_user_in,
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-//! The server side of SMTP as a sink needs it: PIPELINING, CHUNKING, 8BITMIME, SIZE; no more checks of the
-//! syntax than it takes to judge. Replies to commands that came together leave together.
+//! The server side of SMTP as a sink needs it: PIPELINING, CHUNKING, 8BITMIME, SIZE; no more checks
+//! of the syntax than it takes to judge. Replies to commands that came together leave together.
 
 use std::cell::RefCell;
 use std::io::Write as _;

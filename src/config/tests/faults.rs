@@ -54,13 +54,35 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[auth]\nwithout_tls = true\n[[listener]]\nrole = \"submission\"",
         "r.toml:4: the submission listener on 127.0.0.1:2525 needs users, and there are none; set \
-         auth.users (or --users)",
+         auth.users (or --users), or [auth.tokens]",
     ),
     (
         "[auth]\nusers = \"u\"\n[[listener]]\nrole = \"submission\"",
         "r.toml:4: nobody could log in at the submission listener on 127.0.0.1:2525: it has no \
          TLS; set tls.cert and tls.key, and its tls = \"require\" or \"implicit\" (or \
          auth.without_tls = true)",
+    ),
+    (
+        "[auth.tokens]\ntimeout = \"2s\"",
+        "r.toml:1: auth.tokens.introspection_endpoint: missing; write introspection_endpoint = \
+         \"https://...\"\nr.toml:1: auth.tokens.client_id: missing; write client_id = \
+         \"ringpost\"\nr.toml:1: auth.tokens.client_secret_file: missing; write \
+         client_secret_file = \"FILE\"\nr.toml:1: auth.tokens.scope: without scope and audience \
+         any token of that server would do, also one for another service; write scope = \"...\" \
+         or audience = \"...\"",
+    ),
+    (
+        "[auth.tokens]\nintrospection_endpoint = \"http://a.test/x\"\nclient_id = \"a\"\n\
+         client_secret_file = \"f\"\nscope = \"mail\"",
+        "r.toml:2: auth.tokens.introspection_endpoint: \"http://a.test/x\" would show tokens to \
+         who listens; http is for 127.0.0.1 and [::1]; write \"https://HOST/PATH\"",
+    ),
+    (
+        "[auth.tokens]\nintrospection_endpoint = \"a.test\"\nclient_id = \"\"\n\
+         client_secret_file = \"f\"\nscope = \"mail\"",
+        "r.toml:2: auth.tokens.introspection_endpoint: \"a.test\" is not a URL that can be asked; \
+         write \"https://HOST/PATH\"\nr.toml:3: auth.tokens.client_id: \"\" is not a text; write \
+         printable characters",
     ),
     (
         "[[listener]]\nrole = \"msa\"",

@@ -71,7 +71,8 @@ impl Conversation {
         }
     }
 
-    /// After [`Step::Prove`]: what came of it; `None` when it could not be done now.
+    /// After [`Step::Prove`]: what came of it; `None` when it could not be done now. The host has
+    /// something to answer either way.
     pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) {
         let State::Auth(exchange) = &mut self.state else { return };
         let text = match proved.map(|proved| exchange.proved(proved, out)) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::delivery::Login;
-use crate::sasl::{Credentials, Exchange, Keys, Mechanism, Secret, Turn, decode, encode};
+use crate::sasl::{Channels, Credentials, Exchange, Keys, Mechanism, Secret, Turn, decode, encode};
 
 const EHLO_AUTH: &str = "250-mx\r\n250 AUTH LOGIN PLAIN\r\n";
 const EHLO_SCRAM: &str = "250-mx\r\n250 AUTH PLAIN SCRAM-SHA-256\r\n";
@@ -10,7 +10,11 @@ const EHLO_LOGIN: &str = "250-mx\r\n250 AUTH=LOGIN\r\n";
 
 /// A conversation with somebody who knows joe, under TLS or not, after the greeting.
 fn to_log_in(secured: bool, without_tls: bool) -> Conversation {
-    let credentials = Credentials { user: "joe".into(), password: Secret::new("pencil") };
+    to_log_in_with(false, secured, without_tls)
+}
+
+fn to_log_in_with(is_token: bool, secured: bool, without_tls: bool) -> Conversation {
+    let credentials = Credentials { user: "joe".into(), password: Secret::new("pencil"), is_token };
     let login = Login { credentials: Arc::new(credentials), nonce: "abc".into(), without_tls };
     let mut conversation =
         Conversation::new(policy(), "mx.example".into(), manner(StartTls::Never));
@@ -40,12 +44,30 @@ fn plain_goes_in_one_line_and_login_in_three() {
 }
 
 #[test]
+fn a_token_goes_in_one_line_and_only_by_what_is_for_tokens() {
+    let mut bearer = to_log_in_with(true, true, false);
+    let ehlo = "250-mx\r\n250 AUTH PLAIN XOAUTH2 OAUTHBEARER\r\n";
+    let line = said(feed(&mut bearer, ehlo));
+    let message = decode(line.trim_end().strip_prefix("AUTH OAUTHBEARER ").unwrap().as_bytes());
+    assert_eq!(message.unwrap(), b"n,a=joe,\x01auth=Bearer pencil\x01\x01");
+    assert_eq!(feed(&mut bearer, "235 yes\r\n").0, Step::Ready);
+    let mut refused = to_log_in_with(true, true, false);
+    let line = said(feed(&mut refused, "250-mx\r\n250 AUTH XOAUTH2\r\n"));
+    assert!(line.starts_with("AUTH XOAUTH2 "), "{line}");
+    assert_eq!(said(feed(&mut refused, "334 e30=\r\n")), "AQ==\r\n", "RFC 7628 3.2.3");
+    let (step, _) = feed(&mut refused, "535 5.7.8 no\r\n");
+    assert_eq!(unusable(&step), (Stage::Auth, Status(5, 7, 8)));
+    let mut neither = to_log_in_with(true, true, false);
+    assert_eq!(unusable(&feed(&mut neither, EHLO_AUTH).0), (Stage::Auth, Status(4, 7, 4)));
+}
+
+#[test]
 fn scram_comes_first_and_the_host_has_to_prove_itself() {
     for (password, honest) in [("pencil", true), ("eraser", false)] {
         let mut conversation = to_log_in(true, false);
         let first = said(feed(&mut conversation, EHLO_SCRAM));
         let first = first.strip_prefix("AUTH SCRAM-SHA-256 ").unwrap().trim_end();
-        let mut server = Exchange::new(Mechanism::ScramSha256, None);
+        let mut server = Exchange::new(Mechanism::ScramSha256, Channels::default());
         server.begin(Some(&decode(first.as_bytes()).unwrap())).unwrap();
         let keys = Keys::derive(password, b"salt", 4096);
         let Turn::Challenge(challenge) = server.keys(keys, "def").unwrap() else { panic!("none") };
@@ -135,7 +157,8 @@ fn rfc4954_4_what_is_no_base64_is_answered_with_an_asterisk() {
 fn rfc4954_4_a_first_message_that_is_too_long_for_the_line_waits() {
     for (length, at_once) in [(367, true), (368, false)] {
         let password = "x".repeat(length);
-        let credentials = Credentials { user: "joe".into(), password: Secret::new(password) };
+        let password = Secret::new(password);
+        let credentials = Credentials { user: "joe".into(), password, is_token: false };
         let mut conversation = to_log_in(true, false);
         conversation.log_in_as(Login {
             credentials: Arc::new(credentials),
@@ -166,4 +189,26 @@ fn rfc4954_5_mail_names_nobody_where_we_have_logged_in() {
     let mut unknown = ready();
     unknown.begin(mail(1), &mut out);
     assert!(!String::from_utf8(out).unwrap().contains("AUTH="), "not elsewhere");
+}
+
+#[test]
+fn rfc4954_4_a_token_that_is_too_long_for_the_line_waits_too() {
+    let password = Secret::new("t".repeat(1000));
+    let credentials = Credentials { user: "joe".into(), password, is_token: true };
+    for name in ["OAUTHBEARER", "XOAUTH2"] {
+        let mut conversation = to_log_in(true, false);
+        conversation.log_in_as(Login {
+            credentials: Arc::new(credentials.clone()),
+            nonce: "abc".into(),
+            without_tls: false,
+        });
+        let ehlo = format!("250-mx\r\n250 AUTH {name}\r\n");
+        assert_eq!(said(feed(&mut conversation, &ehlo)), format!("AUTH {name}\r\n"));
+        let message = said(feed(&mut conversation, "334 \r\n"));
+        assert!(decode(message.trim_end().as_bytes()).unwrap().len() > 1000);
+        // It says what is wrong with the token, and waits for a word before it refuses.
+        assert_eq!(said(feed(&mut conversation, "334 e30=\r\n")), "AQ==\r\n");
+        let (step, _) = feed(&mut conversation, "535 5.7.8 no\r\n");
+        assert_eq!(unusable(&step), (Stage::Auth, Status(5, 7, 8)));
+    }
 }

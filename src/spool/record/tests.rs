@@ -1,0 +1,134 @@
+//! Records written and read back, of every version, and bytes that are none.
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::super::testing::{extreme, plain, waiting};
+use super::*;
+
+fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
+    assert_eq!(bytes.len(), length as usize);
+    seal(&mut bytes, 3, 4136);
+    let (header, _) = check(&bytes, 3, 4136).unwrap();
+    assert_eq!(check(&bytes, 3, 4137), None, "elsewhere it does not pass");
+    assert_eq!(check(&bytes, 4, 4136), None, "in another segment it does not pass");
+    (bytes, header)
+}
+
+fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
+    let mut bytes = Vec::new();
+    let length = put_message(&mut bytes, accepted, &content, so_far);
+    let (bytes, header) = round_trip(bytes, length);
+    assert_eq!(header.id, accepted.id);
+    let Ok(Record::Message(stored)) = decode(&header, &bytes[HEADER..]) else { panic!() };
+    let expected = Stored {
+        received_at: accepted.received_at,
+        envelope: accepted.envelope.clone(),
+        options: accepted.options.clone(),
+        dot_stuffed: accepted.dot_stuffed,
+        eight_bit: accepted.eight_bit,
+        trace: &accepted.trace,
+        content,
+        so_far: so_far.clone(),
+    };
+    assert_eq!(*stored, expected);
+}
+
+#[test]
+fn a_message_reads_back_as_it_was_written() {
+    reads_back(&plain(1, 1), StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"), &SoFar::default());
+    reads_back(&plain(2, 0), StoredContent::Inline(b""), &SoFar::default());
+    let extents = vec![
+        Extent { segment: 1, offset: 4136, length: 9 },
+        Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
+    ];
+    let fates = vec![(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
+    let so_far = SoFar { fates, under_way: vec![1, 2] };
+    reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &so_far);
+}
+
+#[test]
+fn outcomes_read_back_as_they_were_written() {
+    let fates =
+        [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Removed, Fate::Over, waiting(7, 8)];
+    for fate in fates {
+        let mut bytes = Vec::new();
+        let length = put_settled(&mut bytes, QueueId(5), 9, &fate);
+        let (bytes, header) = round_trip(bytes, length);
+        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Settled(9, fate)));
+    }
+    let mut bytes = Vec::new();
+    let length = put_begun(&mut bytes, QueueId(5), &[0, 7, u32::MAX]);
+    let (bytes, header) = round_trip(bytes, length);
+    assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Begun(vec![0, 7, u32::MAX])));
+    let mut bytes = Vec::new();
+    let length = put_chunk(&mut bytes, QueueId(5), 3, b"abc");
+    let (bytes, header) = round_trip(bytes, length);
+    let chunk = Record::Chunk { index: 3, content: b"abc" };
+    assert_eq!(decode(&header, &bytes[HEADER..]), Ok(chunk));
+}
+
+#[test]
+fn newer_unknown_and_malformed_records_are_told_apart() {
+    let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
+    assert_eq!(decode(&header(MESSAGE, 3), b""), Err(Unusable::Newer(3)));
+    assert_eq!(decode(&header(99, 1), b""), Err(Unusable::UnknownKind(99)));
+    for kind in [MESSAGE, CHUNK, BEGUN, SETTLED] {
+        assert_eq!(decode(&header(kind, 1), b"\x01"), Err(Unusable::Malformed));
+    }
+}
+
+/// A record as the first version wrote it, byte by byte but for the checksum.
+const OF_VERSION_1: &[u8] = b"\x69\0\0\0\x01\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\
+    \x15\xcd\x5b\x07\0\0\0\0\x01\x03\0\0\0a@b\x01\0\0\0\x03\x03\0\0\0c@d\0\
+    \x01\0\0\0t\0\0\0\0\x05\0\x30\0\x09\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\
+    \x02\0\0\0R\n\x03\0\0\0x\r\n";
+
+#[test]
+fn an_older_record_is_read_and_a_plain_one_is_still_written_so() {
+    let mut bytes = OF_VERSION_1.to_vec();
+    bytes[0] = u8::try_from(bytes.len()).unwrap();
+    let (header, payload) = split(&bytes).unwrap();
+    assert_eq!(header.version, 1);
+    let Ok(Record::Message(stored)) = decode(&header, payload) else { panic!() };
+    let options = &stored.options;
+    assert_eq!((&*options.tenant, options.priority), ("t", 5));
+    let times = (options.not_before, options.expires, options.deliver_by);
+    assert_eq!(times, (Some(Timestamp(9)), Some(Timestamp(10)), None));
+    assert_eq!(stored.content, StoredContent::Inline(b"x\r\n"));
+    let mut accepted = Accepted {
+        id: header.id,
+        received_at: stored.received_at,
+        envelope: stored.envelope.clone(),
+        options: stored.options.clone(),
+        trace: stored.trace.to_vec(),
+        dot_stuffed: stored.dot_stuffed,
+        eight_bit: stored.eight_bit,
+    };
+    let mut again = Vec::new();
+    put_message(&mut again, &accepted, &stored.content, &SoFar::default());
+    assert_eq!(again, bytes, "an older relay can go on with it");
+    let (mode, trace) = DeliverBy::read_letters("rt").unwrap();
+    accepted.options.deliver_by = Some(DeliverBy { at: Timestamp(11), mode, trace });
+    again.clear();
+    put_message(&mut again, &accepted, &stored.content, &SoFar::default());
+    assert_eq!(again.get(5), Some(&2), "and what it does not know, it refuses");
+    reads_back(&accepted, StoredContent::Inline(b"x"), &SoFar::default());
+}
+
+#[test]
+fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
+    let mut bytes = Vec::new();
+    let so_far = SoFar { fates: vec![(0, waiting(1, 2))], under_way: vec![1] };
+    put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &so_far);
+    let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
+    let payload = &bytes[HEADER..];
+    let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 2, flags };
+    for cut in 0..payload.len() {
+        assert_eq!(decode(&header, &payload[..cut]), Err(Unusable::Malformed));
+    }
+    for at in 0..payload.len().min(2000) {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut changed = payload.to_vec();
+            changed[at] = value;
+            let _ = decode(&header, &changed);
+        }
+    }
+}
