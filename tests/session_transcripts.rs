@@ -62,6 +62,67 @@ fn every_transcript_holds_however_its_input_is_cut() {
     }
 }
 
+/// What each command may be answered with: RFC 5321 4.3.2, and what its extension adds.
+const CODES: [(&str, &str); 15] = [
+    ("EHLO HELO", "250 501 502 504 550"),
+    ("MAIL", "250 450 451 452 455 501 503 530 550 552 553 555"),
+    ("RCPT", "250 251 450 451 452 455 501 503 550 551 552 553 555"),
+    ("DATA", "354 450 451 452 501 503 550 552 554"),
+    (".", "250 450 451 452 550 552 554"),
+    ("BDAT", "250 450 451 452 501 502 503 550 552 554"),
+    ("RSET", "250 501"),
+    ("VRFY", "250 251 252 501 502 504 550 551 553"),
+    ("EXPN", "250 252 500 502 504 550"),
+    ("HELP", "211 214 502 504"),
+    ("NOOP", "250 501"),
+    ("QUIT", "221 501"),
+    ("STARTTLS", "220 454 501 502 503"),
+    ("AUTH", "235 334 432 454 501 502 503 504 530 534 535 538"),
+    ("ETRN", "250 251 252 253 458 459 501 502 503"),
+];
+
+/// And any command.
+const CODES_OF_ALL: &str = "421 500";
+
+#[test]
+fn rfc5321_4_3_2_each_command_has_replies_of_its_own() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/session");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut said = "";
+        let (mut in_content, mut challenged) = (false, false);
+        for line in text.lines() {
+            match line.split_once(": ") {
+                Some(("C", line)) if in_content && line != "." => {}
+                Some(("C", line)) => {
+                    let verb = line.split(' ').next().unwrap();
+                    said = if std::mem::take(&mut challenged) { "AUTH" } else { verb };
+                }
+                // What stands in pieces has its own checks.
+                Some(("c", _)) => said = "",
+                Some(("S", reply)) if !said.is_empty() => {
+                    let (code, _) = reply.split_at(3);
+                    in_content = code == "354";
+                    challenged = code == "334";
+                    let is_own =
+                        |verbs: &str| verbs.split(' ').any(|verb| verb.eq_ignore_ascii_case(said));
+                    let own = CODES.iter().find(|(verbs, _)| is_own(verbs));
+                    // Of others that it is none, or none here.
+                    let codes = own.map_or("502", |(_, codes)| codes);
+                    let is_one = codes.contains(code) || CODES_OF_ALL.contains(code);
+                    let is_local = said.starts_with(['X', 'x']);
+                    assert!(is_one || is_local, "{}: {said}: {reply}", path.display());
+                    checked += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(checked > 500, "{checked} replies");
+}
+
 enum Line {
     /// From the client.
     Input(Vec<u8>),
@@ -427,6 +488,7 @@ impl<'a> Player<'a> {
         assert!(replies.is_empty() || replies.ends_with("\r\n"));
         for line in replies.split_terminator("\r\n") {
             assert!(line.len() <= 510, "RFC 5321 4.5.3.1.5");
+            assert!(line.is_ascii(), "RFC 6531 3.7.4.2");
             self.seen.push(format!("S: {line}"));
         }
     }

@@ -305,3 +305,89 @@ fn rfc6533_international_addresses_and_headers_are_given_as_they_are_to_who_take
     assert!(text.is_ascii() && text.contains("message/delivery-status\r\n"), "{text}");
     assert!(text.contains("Final-Recipient: utf-8; gr\\x{FC}n\\x{2B}x@b.example\r\n"), "{text}");
 }
+
+/// The fields of a group of the status part: name and value.
+fn fields(group: &str) -> Vec<(&str, &str)> {
+    let parted = group.split_terminator("\r\n").map(|line| line.split_once(": ").expect(line));
+    parted.collect()
+}
+
+#[test]
+fn rfc3464_2_2_and_2_3_each_group_has_what_it_must_have_once() {
+    let (to, mut one) = (Address::new("sender@a.example"), recipient("x@b.example"));
+    one.original = Some("rfc822;X+2Bnews@b.example".into());
+    let two = recipient("y@b.example");
+    let said = reason(450, Status(4, 2, 1), "Mailbox busy");
+    let until = Timestamp(1_700_400_000_000);
+    for (kind, action) in [
+        (Kind::Failed, "failed"),
+        (Kind::Delayed { until }, "delayed"),
+        (Kind::Relayed, "relayed"),
+        (Kind::Delivered, "delivered"),
+    ] {
+        for envelope_id in [None, Some("QQ+2B314")] {
+            let told = [told(&one, &said), told(&two, &said)];
+            let report = report(&Report { kind, envelope_id, ..about(&to, &told, CONTENT) });
+            let text = String::from_utf8(report).unwrap();
+            let (_, status) = text.split_once("message/delivery-status\r\n").unwrap();
+            let (head, status) = status.split_once("\r\n\r\n").unwrap();
+            assert_eq!(head, "Content-Transfer-Encoding: 7bit", "RFC 6522 3");
+            let (status, _) = status.split_once("\r\n--=_").unwrap();
+            let groups: Vec<_> = status.split("\r\n\r\n").map(fields).collect();
+            let [message, first, second] = groups.as_slice() else { panic!("{status}") };
+            for group in &groups {
+                let mut names: Vec<_> = group.iter().map(|(name, _)| name).collect();
+                names.sort();
+                names.dedup();
+                assert_eq!(names.len(), group.len(), "each once: {group:?}");
+            }
+            let value = |group: &[(&str, &str)], name: &str| {
+                let found = group.iter().find(|(one, _)| *one == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(value(message, "Reporting-MTA").unwrap(), "dns; relay.example");
+            let id = value(message, "Original-Envelope-Id");
+            assert_eq!(id.as_deref(), envelope_id.map(|_| "QQ+314"), "RFC 3461 6.3");
+            for (group, address, original) in [
+                (first, "rfc822; x@b.example", Some("rfc822;X+news@b.example")),
+                (second, "rfc822; y@b.example", None),
+            ] {
+                assert_eq!(value(group, "Final-Recipient").as_deref(), Some(address));
+                assert_eq!(value(group, "Original-Recipient").as_deref(), original, "RFC 3461 6.3");
+                assert_eq!(value(group, "Action").as_deref(), Some(action));
+                let status = value(group, "Status").unwrap();
+                let digits = status.split('.').all(|part| part.parse::<u16>().is_ok());
+                assert!(digits && status.split('.').count() == 3, "RFC 3463 2: {status}");
+                let until = value(group, "Will-Retry-Until");
+                assert_eq!(until.is_some(), matches!(kind, Kind::Delayed { .. }), "2.3.9");
+            }
+        }
+    }
+}
+
+#[test]
+fn rfc6522_3_a_report_is_multipart_report_of_its_type() {
+    let one = recipient("x@b.example");
+    let said = reason(550, Status(5, 1, 1), "no");
+    let text = built(&[told(&one, &said)], CONTENT, None);
+    let (top, parts) = text.split_once("\r\n\r\n").unwrap();
+    let top = top.replace("\r\n\t", " ");
+    let top: Vec<_> = fields(&top).into_iter().map(|(name, value)| (name, value.trim())).collect();
+    let value = |name: &str| {
+        let mut found = top.iter().filter(|(one, _)| *one == name).map(|(_, value)| *value);
+        (found.next().unwrap_or_default(), found.next())
+    };
+    assert_eq!(value("To"), ("sender@a.example", None), "RFC 3464 2: to the return path alone");
+    assert_eq!(value("MIME-Version"), ("1.0", None));
+    for name in ["From", "Date", "Message-ID", "Subject"] {
+        let (value, again) = value(name);
+        assert!(!value.is_empty() && again.is_none(), "{name}");
+    }
+    assert!(value("Content-Type").0.starts_with("multipart/report; report-type=delivery-status;"));
+    let kinds: Vec<_> = parts
+        .lines()
+        .filter_map(|line| line.strip_prefix("Content-Type: "))
+        .map(|kind| kind.split(';').next().unwrap_or_default())
+        .collect();
+    assert_eq!(kinds, ["text/plain", "message/delivery-status", "text/rfc822-headers"]);
+}

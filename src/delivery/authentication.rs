@@ -34,9 +34,17 @@ impl Proof {
     }
 }
 
+/// Longest line of AUTH with its CRLF, in bytes (RFC 4954 4, RFC 5321 4.5.3.1.4). A first message
+/// that does not fit waits until it is asked for.
+const AUTH_LINE_MAX: usize = 512;
+
 /// An exchange under way.
 #[derive(Debug)]
 pub(super) enum Exchange {
+    /// PLAIN: its message is asked for.
+    Plain,
+    /// SCRAM: the first message is asked for.
+    First(Client, String),
     /// LOGIN: the name is asked for.
     Name,
     /// LOGIN: the password is.
@@ -51,6 +59,8 @@ pub(super) enum Exchange {
     Said,
     /// All is said, unless the host does not take our token: it tells why before it refuses.
     Token,
+    /// `*` was said; why.
+    Cancelled(Box<str>),
 }
 
 /// What a challenge leads to.
@@ -80,17 +90,24 @@ impl Exchange {
         let best = *known.iter().find(|one| offered.contains(one))?;
         out.extend_from_slice(b"AUTH ");
         out.extend_from_slice(best.name().as_bytes());
-        let exchange = match best {
-            Mechanism::Plain => {
+        let mut fits = |message: &[u8]| {
+            let message = sasl::encode(message);
+            let fits = "AUTH  \r\n".len() + best.name().len() + message.len() <= AUTH_LINE_MAX;
+            if fits {
                 out.push(b' ');
-                out.extend_from_slice(sasl::encode(&write_plain(user, password)).as_bytes());
-                Exchange::Said
+                out.extend_from_slice(message.as_bytes());
             }
+            fits
+        };
+        let exchange = match best {
+            Mechanism::Plain if fits(&write_plain(user, password)) => Exchange::Said,
+            Mechanism::Plain => Exchange::Plain,
             Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => {
                 let (client, first) = Client::begin(user, &login.nonce, None);
-                out.push(b' ');
-                out.extend_from_slice(sasl::encode(first.as_bytes()).as_bytes());
-                Exchange::Challenge(client)
+                match fits(first.as_bytes()) {
+                    true => Exchange::Challenge(client),
+                    false => Exchange::First(client, first),
+                }
             }
             Mechanism::OAuthBearer | Mechanism::XOAuth2 => {
                 out.push(b' ');
@@ -112,6 +129,16 @@ impl Exchange {
             out.extend_from_slice(b"\r\n");
         };
         match std::mem::replace(self, Exchange::Said) {
+            Exchange::Plain => {
+                let Credentials { user, password, .. } = &*login.credentials;
+                write(&write_plain(user, password));
+                Answer::Written
+            }
+            Exchange::First(client, first) => {
+                write(first.as_bytes());
+                *self = Exchange::Challenge(client);
+                Answer::Written
+            }
             // What LOGIN asks is the same everywhere, and its words are not.
             Exchange::Name => {
                 write(login.credentials.user.as_bytes());
@@ -144,7 +171,9 @@ impl Exchange {
                 write(b"\x01");
                 Answer::Written
             }
-            Exchange::Work | Exchange::Said => Answer::Fault("a challenge too many"),
+            Exchange::Work | Exchange::Said | Exchange::Cancelled(_) => {
+                Answer::Fault("a challenge too many")
+            }
         }
     }
 

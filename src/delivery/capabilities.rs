@@ -37,6 +37,8 @@ pub struct Capabilities {
     pub recipients_max: Option<u32>,
     /// LIMITS MAILMAX: transactions on one connection.
     pub mails_max: Option<u32>,
+    /// Not of the reply: we have logged in there since.
+    pub logged_in: bool,
 }
 
 impl Capabilities {
@@ -107,8 +109,8 @@ mod tests {
     #[test]
     fn keywords_are_read_in_either_case_and_the_greeting_line_is_none() {
         let found = of("250-PIPELINING\r\n250-pipelining\r\n250-Size 1000\r\n250-8bitMIME\r\n\
-             250-SMTPUTF8\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n250-AUTH LOGIN X plain\r\n\
-             250-X-ELSE y\r\n\
+             250-SMTPUTF8 ignored\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-DSN\r\n\
+             250-AUTH LOGIN X plain\r\n250-X-ELSE y\r\n\
              250-BINARYMIME\r\n250-REQUIRETLS\r\n250-MT-PRIORITY MIXER\r\n\
              250-LIMITS RCPTMAX=50 MAILMAX=7 RCPTDOMAINMAX=1 X\r\n250 ENHANCEDSTATUSCODES\r\n");
         let expected = Capabilities {
@@ -127,6 +129,7 @@ mod tests {
             deliver_by: None,
             recipients_max: Some(50),
             mails_max: Some(7),
+            logged_in: false,
         };
         assert_eq!(found, expected);
         assert_eq!(of("250 PIPELINING\r\n"), Capabilities::default());

@@ -1,6 +1,8 @@
 //! The connection as a state machine: greeting, EHLO, transactions one after the other, QUIT.
 
-use super::authentication::{Answer, Exchange, Login, Proved};
+mod login;
+
+use super::authentication::{Exchange, Login};
 use super::capabilities::Capabilities;
 use super::parameters;
 use super::transaction::{Command, Transaction, Verdict};
@@ -231,84 +233,6 @@ impl Conversation {
             // RFC 3207 4: the client decides, and what may be in the clear may be so here.
             _ => self.log_in(out),
         }
-    }
-
-    /// Says who we are, where that is wanted.
-    fn log_in(&mut self, out: &mut Vec<u8>) -> Step {
-        let Some(login) = &self.login else {
-            self.state = State::Idle;
-            return Step::Ready;
-        };
-        if !self.secured && !login.without_tls {
-            let text = "there is no TLS, and our password must not go in the clear";
-            return self.not_logged_in(Status(4, 7, 4), text, out);
-        }
-        match Exchange::begin(&self.capabilities.auth, login, out) {
-            Some(exchange) => {
-                self.state = State::Auth(exchange);
-                Step::More
-            }
-            None => {
-                let text = "we are to log in, and the host offers no AUTH that we know";
-                self.not_logged_in(Status(4, 7, 4), text, out)
-            }
-        }
-    }
-
-    /// A reply to AUTH, or to what followed it.
-    fn auth(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
-        let (State::Auth(exchange), Some(login)) = (&mut self.state, &self.login) else {
-            return self.broken("a reply to AUTH that was not said");
-        };
-        match response.class() {
-            2 if exchange.is_said() => {
-                self.state = State::Idle;
-                Step::Ready
-            }
-            2 => {
-                let text = "the host said yes without knowing our password";
-                self.not_logged_in(Status(4, 7, 0), text, out)
-            }
-            3 => {
-                let text = response.lines().next().unwrap_or_default();
-                match exchange.answer(text, login, out) {
-                    Answer::Written => Step::More,
-                    Answer::Work(proof) => Step::Prove(proof),
-                    Answer::Fault(what) => {
-                        let text = format!("AUTH failed at the host: {what}");
-                        self.not_logged_in(Status(4, 7, 0), &text, out)
-                    }
-                }
-            }
-            _ => {
-                let mut reason = response.reason(Stage::Auth, &self.remote);
-                let text = format!("the host did not take our login: {}", reason.text);
-                reason.text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX).into();
-                if response.code() != 421 {
-                    out.extend_from_slice(b"QUIT\r\n");
-                }
-                self.state = State::Closed;
-                Step::Unusable(Outcome::Deferred(reason))
-            }
-        }
-    }
-
-    /// After [`Step::Prove`]: what came of it; `None` when it could not be done now.
-    pub fn proved(&mut self, proved: Option<Proved>, out: &mut Vec<u8>) -> Option<Step> {
-        let State::Auth(exchange) = &mut self.state else { return None };
-        let text = match proved.map(|proved| exchange.proved(proved, out)) {
-            Some(Ok(())) => return None,
-            Some(Err(fault)) => format!("AUTH failed at the host: {fault}"),
-            None => "too much waits to be hashed; AUTH is said later".to_owned(),
-        };
-        Some(self.not_logged_in(Status(4, 7, 0), &text, out))
-    }
-
-    fn not_logged_in(&mut self, status: Status, text: &str, out: &mut Vec<u8>) -> Step {
-        let reason = self.ours(Stage::Auth, status, text);
-        out.extend_from_slice(b"QUIT\r\n");
-        self.state = State::Closed;
-        Step::Unusable(Outcome::Deferred(reason))
     }
 
     /// After [`Step::StartTls`]: the handshake is done.

@@ -93,7 +93,8 @@
 //! *AUTH* (RFC 4954) is said at hosts that know us, after EHLO under TLS: SCRAM-SHA-256, else
 //! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
 //! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
-//! must prove that it knows the password, too.
+//! must prove that it knows the password, too. An exchange that leads nowhere is cancelled with `*`
+//! before QUIT. MAIL has AUTH=<> then (RFC 4954 5).
 //!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection

@@ -41,6 +41,10 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
             write!(out, " ENVID={id}")?;
         }
     }
+    // RFC 4954 5: nobody is believed here to say who has submitted it.
+    if offered.logged_in {
+        write!(out, " AUTH=<>")?;
+    }
     Ok(())
 }
 

@@ -187,8 +187,8 @@ impl Connection<'_> {
                 keep(&mut self.incoming, bytes).await;
             }
             self.input.consume(progress.consumed);
-            let needs_input = progress.step == Step::More
-                && (progress.consumed == 0 || self.input.filled().is_empty());
+            let goes_on = progress.step == Step::More;
+            let needs_input = goes_on && (progress.consumed == 0 || self.input.filled().is_empty());
             let step = match progress.step {
                 Step::Auth(input) => self.authenticate(input).await?,
                 step => step,
@@ -199,7 +199,7 @@ impl Connection<'_> {
             if needs_input && !self.receive().await? {
                 return Ok(());
             }
-            if self.output.len() > REPLIES_BYTES_MAX {
+            if goes_on || self.output.len() > REPLIES_BYTES_MAX {
                 self.flush().await?;
             }
         }
@@ -237,7 +237,14 @@ impl Connection<'_> {
                 let found = (self.intake.queue.hasten)(domain, with_below).await;
                 self.session.hastened(found, &mut self.output);
             }
-            Step::ContentWanted => self.begin_content(),
+            Step::ContentWanted => {
+                let replies = self.output.len();
+                self.begin_content();
+                // RFC 2920 3.2: the reply to DATA waits for nothing.
+                if self.output.len() > replies {
+                    self.flush().await?;
+                }
+            }
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
             Step::ContentVoid => self.incoming = None,
             Step::Complete => self.store().await,

@@ -208,10 +208,8 @@ impl Connection {
                 Some(logins) => logins.work(move || proof.work()).await,
                 None => None,
             };
-            talked = match connection.conversation.proved(proved, &mut connection.output) {
-                Some(step) => Some(Ok(step)),
-                None => within(limits.hello_timeout.min(left), connection.talk()).await,
-            };
+            connection.conversation.proved(proved, &mut connection.output);
+            talked = within(limits.hello_timeout.min(left), connection.talk()).await;
         }
         match talked.unwrap_or(Err(Loss::TimedOut)) {
             Ok(Step::Ready) => Ok(connection),

@@ -205,3 +205,24 @@ fn silence_defers() {
         );
     });
 }
+
+#[test]
+fn rfc5321_5_1_a_name_is_asked_for_as_it_stands() {
+    let server = with_zone(Zone::new(), |router, _| async move {
+        for domain in ["inside", "squeaky.sales"] {
+            let refused = site(&router, domain).await;
+            assert!(refused.starts_with("Refused 5.1.2 "), "{refused}");
+        }
+    });
+    assert_eq!(server.asked(), ["Udp MX inside.", "Udp MX squeaky.sales."]);
+}
+
+#[test]
+fn rfc5321_5_1_a_domain_with_mx_records_is_not_its_own_host() {
+    let zone =
+        Zone::new().with("only.test", mx(10, "missing.test")).with("only.test", a("127.0.0.2"));
+    with_zone(zone, |router, _| async move {
+        let ending = tried(&router, "only.test").await;
+        assert!(ending.starts_with("Refused 5.4.4 no host of mx:missing.test:25"), "{ending}");
+    });
+}

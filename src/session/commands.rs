@@ -126,7 +126,7 @@ impl Session {
     /// RFC 1985 5. The caller has it done.
     fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         let refusal = if !self.offers_etrn() {
-            self.auth_demand().unwrap_or(Reply::ETRN_DENIED)
+            Reply::ETRN_DENIED
         } else if !self.is_extended() {
             Reply::HELLO_FIRST
         } else if self.transaction.is_some() {

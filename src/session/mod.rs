@@ -275,6 +275,8 @@ impl Session {
                 Some(step) => return Progress { consumed, step },
             }
             let rest = input.get(consumed..).unwrap_or_default();
+            // RFC 2920 3.2: its reply may not wait for those to the commands behind it.
+            let alone = matches!(self.state, State::Commands) && !smtp::may_be_grouped(rest);
             let (used, step) = match self.state {
                 State::Greeting | State::Commands | State::Challenged if self.stop => {
                     (0, self.close_with(&Reply::STOPPING, out))
@@ -295,7 +297,7 @@ impl Session {
                 step => step,
             };
             consumed += used;
-            if used == 0 || step != Step::More || out.len() > out_full {
+            if used == 0 || alone || step != Step::More || out.len() > out_full {
                 return Progress { consumed, step };
             }
         }

@@ -18,9 +18,11 @@ impl Session {
         }
     }
 
-    /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6).
+    /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6); not where mail
+    /// is submitted (RFC 6409 7).
     pub(super) fn offers_etrn(&self) -> bool {
-        self.client.may_relay || self.user.is_some()
+        let known = self.client.may_relay || self.user.is_some();
+        known && !self.client.authentication.demanded
     }
 
     pub(super) fn write_offer(&self, out: &mut Vec<u8>) {
@@ -31,6 +33,8 @@ impl Session {
         };
         line(format_args!("{}", self.policy.host_name));
         line(format_args!("PIPELINING"));
+        // RFC 5321 4.1.1.1: each command that not all servers have.
+        line(format_args!("HELP"));
         line(format_args!("SIZE {}", limits.message_bytes_max));
         if self.offers_starttls() {
             line(format_args!("STARTTLS"));

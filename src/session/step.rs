@@ -22,7 +22,8 @@ pub enum Etrn {
 pub enum Step {
     /// Send what is in `out`, then go on. With [`Progress::consumed`] above zero and input left:
     /// call `receive` again with that rest; `receive` may have stopped only so that `out` does not
-    /// grow beyond measure, so it must really be sent before. With zero, or no input left: receive
+    /// grow beyond measure, or because a reply may not wait for others (RFC 2920 3.2), so it must
+    /// really be sent before. With zero, or no input left: receive
     /// more first. What is left is the start of something and must come again with more behind
     /// it; it is shorter than the configured `command_line_max`, or than 12 KiB in AUTH.
     More,

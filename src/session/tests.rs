@@ -1,6 +1,7 @@
 //! What no transcript can show: time, the stop, the trace field, the bound on replies.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use super::*;
+use crate::sasl::Mechanism;
 use std::cell::Cell;
 
 fn session() -> Session {
@@ -41,9 +42,8 @@ fn session() -> Session {
 /// A session that has taken `input`, and the step that it came to.
 fn after(input: &str) -> (Session, Step) {
     let mut session = session();
-    let mut out = Vec::new();
-    assert_eq!(session.greet(b"", &mut out), Step::More);
-    let progress = session.receive(input.as_bytes(), &mut out);
+    assert_eq!(session.greet(b"", &mut Vec::new()), Step::More);
+    let (progress, _) = said(&mut session, input);
     assert_eq!(progress.consumed, input.len());
     (session, progress.step)
 }
@@ -120,7 +120,7 @@ fn nothing_is_consumed_while_the_caller_is_to_act() {
 #[test]
 fn replies_are_held_back_before_they_become_many() {
     let (mut session, _) = after("");
-    let input = "HELP\r\n".repeat(10_000);
+    let input = "RSET\r\n".repeat(10_000);
     let mut rest = input.as_bytes();
     let mut replies = 0;
     while !rest.is_empty() {
@@ -128,7 +128,7 @@ fn replies_are_held_back_before_they_become_many() {
         let progress = session.receive(rest, &mut out);
         assert_eq!(progress.step, Step::More);
         assert!(progress.consumed > 0 && out.len() < OUT_BYTES_MAX + 1000);
-        replies += String::from_utf8(out).unwrap().matches("\r\n214 ").count();
+        replies += String::from_utf8(out).unwrap().matches("250 2.0.0 OK\r\n").count();
         rest = &rest[progress.consumed..];
     }
     assert_eq!(replies, 10_000);
@@ -175,10 +175,17 @@ fn protection() -> Protection {
     }
 }
 
+/// Gives all of `input`, as a caller does who sends replies wherever the session stops for that.
 fn said(session: &mut Session, input: &str) -> (Progress, String) {
     let mut out = Vec::new();
-    let progress = session.receive(input.as_bytes(), &mut out);
-    (progress, String::from_utf8(out).unwrap())
+    let mut consumed = 0;
+    loop {
+        let progress = session.receive(&input.as_bytes()[consumed..], &mut out);
+        consumed += progress.consumed;
+        if progress.step != Step::More || progress.consumed == 0 || consumed == input.len() {
+            return (Progress { consumed, ..progress }, String::from_utf8(out).unwrap());
+        }
+    }
 }
 
 #[test]
@@ -223,6 +230,110 @@ fn starttls_that_is_not_offered_is_not_there() {
     let (mut session, _) = after("EHLO bar.example\r\n");
     let (_, replies) = said(&mut session, "STARTTLS\r\nSTARTTLS x\r\n");
     assert!(replies.starts_with("502 5.5.1 ") && replies.contains("\r\n501 5.5.4 "), "{replies}");
+}
+
+#[test]
+fn rfc2920_3_2_only_some_replies_wait_for_others() {
+    let (mut session, _) = after("EHLO bar.example\r\n");
+    let mut out = Vec::new();
+    let group = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nNOOP\r\n";
+    let input = format!("{group}VRFY x\r\nNONSENSE\r\nMAIL FROM:<a@b>\r\n");
+    let mut rest = input.as_bytes();
+    for (used, replies) in [(group.len(), 4), (8, 1), (10, 1), (17, 1)] {
+        out.clear();
+        let progress = session.receive(rest, &mut out);
+        assert_eq!(progress, Progress { consumed: used, step: Step::More });
+        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), replies);
+        rest = &rest[used..];
+    }
+    assert_eq!(rest, b"");
+}
+
+/// A session that offers all that can be offered.
+fn with_everything() -> Session {
+    let mut session = with_tls(false);
+    session.client.scheduling = true;
+    session.client.authentication =
+        Authentication { mechanisms: Mechanism::ALL.to_vec(), ..Authentication::default() };
+    session
+}
+
+/// The keywords of the reply to EHLO.
+fn offered(session: &mut Session) -> Vec<String> {
+    let (_, reply) = said(session, "EHLO bar.example\r\n");
+    let keyword = |line: &str| line[4..].split(' ').next().unwrap().to_owned();
+    reply.lines().skip(1).map(keyword).collect()
+}
+
+#[test]
+fn rfc5321_4_2_4_what_is_offered_is_there_and_what_is_there_is_offered() {
+    for protected in [false, true] {
+        let mut session = with_everything();
+        if protected {
+            session.secured(protection());
+        }
+        let keywords = offered(&mut session);
+        for (keyword, line) in [
+            ("HELP", "HELP"),
+            ("STARTTLS", "STARTTLS"),
+            ("AUTH", "AUTH PLAIN AHgAeA=="),
+            ("ETRN", "ETRN example.com"),
+            ("CHUNKING", "BDAT 0"),
+            ("EXPN", "EXPN list"),
+            ("XCLIENT", "XCLIENT ADDR=127.0.0.1"),
+            ("TURN", "TURN"),
+        ] {
+            let mut session = with_everything();
+            if protected {
+                session.secured(protection());
+            }
+            said(&mut session, "EHLO bar.example\r\n");
+            let (_, reply) = said(&mut session, &format!("{line}\r\n"));
+            // 503: TLS is on already; 538: AUTH waits for it.
+            let is_there = match keyword {
+                "STARTTLS" | "AUTH" => !reply.starts_with("503") && !reply.starts_with("538"),
+                _ => !reply.starts_with("50") || reply.starts_with("503"),
+            };
+            assert_eq!(keywords.iter().any(|one| one == keyword), is_there, "{line}: {reply}");
+        }
+        for (keyword, parameter) in [
+            ("SIZE", "SIZE=1"),
+            ("8BITMIME", "BODY=8BITMIME"),
+            ("BINARYMIME", "BODY=BINARYMIME"),
+            ("DSN", "RET=HDRS ENVID=x"),
+            ("SMTPUTF8", "SMTPUTF8"),
+            ("REQUIRETLS", "REQUIRETLS"),
+            ("MT-PRIORITY", "MT-PRIORITY=1"),
+            ("FUTURERELEASE", "HOLDFOR=1"),
+        ] {
+            let line = format!("RSET\r\nMAIL FROM:<a@b> {parameter}\r\n");
+            let (_, replies) = said(&mut session, &line);
+            let is_there = replies.ends_with("250 2.1.0 Sender OK\r\n");
+            assert_eq!(keywords.iter().any(|one| one == keyword), is_there, "{line}: {replies}");
+        }
+        assert!(keywords.iter().any(|one| one == "8BITMIME"), "RFC 6531 3.1: beside SMTPUTF8");
+    }
+}
+
+#[test]
+fn rfc8689_2_requiretls_is_offered_under_tls_alone() {
+    let mut session = with_everything();
+    assert!(!offered(&mut session).contains(&"REQUIRETLS".to_owned()));
+    session.secured(protection());
+    assert!(offered(&mut session).contains(&"REQUIRETLS".to_owned()));
+    said(&mut session, "MAIL FROM:<a@b> REQUIRETLS\r\nRCPT TO:<c@d>\r\nDATA\r\n");
+    session.begin_content(&mut Vec::new());
+    said(&mut session, "TLS-Required: No\r\n\r\n");
+    assert_eq!(said(&mut session, ".\r\n").0.step, Step::Complete);
+    assert!(session.take_transaction().options.require_tls, "the field does not count then");
+}
+
+#[test]
+fn rfc6409_7_etrn_is_not_for_submission() {
+    let mut session = with_everything();
+    session.client.authentication.demanded = true;
+    assert!(!offered(&mut session).contains(&"ETRN".to_owned()));
+    assert!(said(&mut session, "ETRN example.com\r\n").1.starts_with("459 4.7.1 "));
 }
 
 /// Open claims, messages that were kept, and recipients of either.

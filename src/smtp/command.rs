@@ -131,7 +131,7 @@ pub enum CommandFault {
     /// Bytes above 127 outside of addresses.
     NotAscii,
     /// Bytes above 127 in an address.
-    AddressNotAscii,
+    AddressNotAscii(Side),
     /// EHLO or HELO without a usable name.
     HelloName,
     /// An argument where none belongs.
@@ -158,14 +158,16 @@ pub enum CommandFault {
 /// trailing white space is tolerated) and is printable ASCII and tabs. Where addresses may stand it
 /// may have other UTF-8, too (RFC 6531); whether it is wanted there is for those who read it.
 pub fn read_command(line: &[u8]) -> Result<(Verb, &str), CommandFault> {
-    if line.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
-        return Err(CommandFault::ControlCharacter);
-    }
     let verb = Verb::of(line);
+    if line.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
+        let fault = CommandFault::ControlCharacter;
+        return Err(if verb.is_some() { fault } else { CommandFault::Unknown });
+    }
     let takes_address = matches!(verb, Some(Verb::Mail | Verb::Rcpt | Verb::Vrfy | Verb::Expn));
     let text = match std::str::from_utf8(line) {
         Ok(text) if takes_address || text.is_ascii() => text,
-        _ if takes_address => return Err(CommandFault::AddressNotAscii),
+        _ if verb == Some(Verb::Mail) => return Err(CommandFault::AddressNotAscii(Side::Sender)),
+        _ if takes_address => return Err(CommandFault::AddressNotAscii(Side::Recipient)),
         _ => {
             return Err(match verb {
                 Some(Verb::Ehlo | Verb::Helo) => CommandFault::HelloName,
@@ -182,6 +184,15 @@ pub fn read_command(line: &[u8]) -> Result<(Verb, &str), CommandFault> {
         }
         None => Err(CommandFault::Unknown),
     }
+}
+
+/// Whether the reply to the command at the start of `input` may wait for those to the commands
+/// behind it. Of RFC 2920 3.2 the others may not: EHLO, DATA, NOOP, QUIT and what is no command.
+pub fn may_be_grouped(input: &[u8]) -> bool {
+    const VERBS: [&[u8]; 4] = [b"MAIL", b"RCPT", b"RSET", b"BDAT"];
+    let word = input.get(..4).unwrap_or_default();
+    VERBS.iter().any(|verb| word.eq_ignore_ascii_case(verb))
+        && input.get(4).is_none_or(|&byte| is_space(byte) || byte == b'\r')
 }
 
 /// Whether bytes are the start of an HTTP request. Only the method is looked at, so that a request
@@ -225,7 +236,7 @@ pub fn read_question(argument: &str) -> Result<(), CommandFault> {
     if argument.is_empty() {
         Err(CommandFault::ArgumentMissing)
     } else {
-        check_ascii(argument, true)
+        check_ascii(argument, true, Side::Recipient)
     }
 }
 
@@ -262,24 +273,24 @@ pub struct Mail<'a> {
 /// Reads the argument of MAIL.
 pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFault> {
     let side = Side::Sender;
-    check_ascii(argument, offered.extended)?;
+    check_ascii(argument, offered.extended, side)?;
     let (path, rest) = read_address(argument, "FROM:", side)?;
     if let Path::Postmaster(_) = path {
         return Err(CommandFault::Path(side, PathFault::NoDomain));
     }
     let parameters = read_mail_parameters(rest, offered)?;
     if !argument.is_ascii() && !parameters.smtp_utf8 {
-        return Err(CommandFault::AddressNotAscii);
+        return Err(CommandFault::AddressNotAscii(side));
     }
     Ok(Mail { path, parameters })
 }
 
 /// Without SMTPUTF8 there are no bytes above 127 (RFC 6531 3.1).
-fn check_ascii(argument: &str, extended: bool) -> Result<(), CommandFault> {
+fn check_ascii(argument: &str, extended: bool, side: Side) -> Result<(), CommandFault> {
     if argument.is_ascii() || extended && names_smtp_utf8(argument) {
         Ok(())
     } else {
-        Err(CommandFault::AddressNotAscii)
+        Err(CommandFault::AddressNotAscii(side))
     }
 }
 
@@ -300,7 +311,7 @@ pub fn read_rcpt(
 ) -> Result<Rcpt<'_>, CommandFault> {
     let side = Side::Recipient;
     if !argument.is_ascii() && !smtp_utf8 {
-        return Err(CommandFault::AddressNotAscii);
+        return Err(CommandFault::AddressNotAscii(side));
     }
     let (path, rest) = read_address(argument, "TO:", side)?;
     if path == Path::Null {
@@ -336,7 +347,8 @@ impl CommandFault {
             CommandFault::NotImplemented => Reply::NOT_IMPLEMENTED,
             CommandFault::ControlCharacter => Reply::CONTROL_CHARACTER,
             CommandFault::NotAscii => Reply::ASCII_ONLY,
-            CommandFault::AddressNotAscii => Reply::ADDRESS_ASCII_ONLY,
+            CommandFault::AddressNotAscii(Side::Sender) => Reply::SENDER_ASCII_ONLY,
+            CommandFault::AddressNotAscii(Side::Recipient) => Reply::ADDRESS_ASCII_ONLY,
             CommandFault::HelloName => Reply::HELLO_NAME,
             CommandFault::ArgumentNotAllowed => Reply::NO_ARGUMENT_ALLOWED,
             CommandFault::ArgumentMissing => Reply::ARGUMENT_MISSING,
@@ -405,12 +417,24 @@ mod tests {
             (b"ATRN", CommandFault::NotImplemented),
             (b"NOOP \0", CommandFault::ControlCharacter),
             (b"NOOP \x7f", CommandFault::ControlCharacter),
-            (b"RCPT TO:<\xff@b>", CommandFault::AddressNotAscii),
+            (b"\x1b[A", CommandFault::Unknown),
+            (b"MAIL FROM:<\xff@b>", CommandFault::AddressNotAscii(Side::Sender)),
+            (b"RCPT TO:<\xff@b>", CommandFault::AddressNotAscii(Side::Recipient)),
             (b"EHLO b\xc3\xbccher", CommandFault::HelloName),
             (b"NOOP \xff", CommandFault::NotAscii),
             (b"\xc3\xbc", CommandFault::NotAscii),
         ] {
             assert_eq!(read_command(line), Err(fault), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn rfc2920_3_2_replies_to_these_alone_may_wait_for_others() {
+        for line in ["MAIL FROM:<>\r\n", "rcpt\tTO:<a@b>\r\n", "RSET\r\nNOOP\r\n", "BDAT 5"] {
+            assert!(may_be_grouped(line.as_bytes()), "{line}");
+        }
+        for line in ["EHLO a\r\n", "DATA\r\n", "NOOP\r\n", "QUIT\r\n", "RSETS\r\n", "\r\n", ""] {
+            assert!(!may_be_grouped(line.as_bytes()), "{line}");
         }
     }
 
@@ -493,15 +517,18 @@ mod tests {
         for text in
             ["FROM:<\u{fc}@b>", "FROM:<\u{fc}@b> BODY=8BITMIME", "FROM:<\" SMTPUTF8 \u{fc}\"@b>"]
         {
-            assert_eq!(mail(text), Err(CommandFault::AddressNotAscii), "{text}");
+            assert_eq!(mail(text), Err(CommandFault::AddressNotAscii(Side::Sender)), "{text}");
         }
         let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", Offered::default());
-        assert_eq!(after_helo, Err(CommandFault::AddressNotAscii));
+        assert_eq!(after_helo, Err(CommandFault::AddressNotAscii(Side::Sender)));
         let rcpt = |text, utf8| read_rcpt(text, true, utf8).map(|rcpt| rcpt.path);
         assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Path::Mailbox("\u{fc}@b")));
-        assert_eq!(rcpt("TO:<\u{fc}@b>", false), Err(CommandFault::AddressNotAscii));
+        let refused = CommandFault::AddressNotAscii(Side::Recipient);
+        assert_eq!(rcpt("TO:<\u{fc}@b>", false), Err(refused));
         assert_eq!(read_question("\u{fc} SMTPUTF8"), Ok(()));
-        assert_eq!(read_question("\u{fc}"), Err(CommandFault::AddressNotAscii));
+        assert_eq!(read_question("\u{fc}"), Err(refused));
+        assert_eq!(CommandFault::AddressNotAscii(Side::Sender).reply().code, 550, "RFC 6531 3.5");
+        assert_eq!(refused.reply().code, 553);
     }
 
     #[test]

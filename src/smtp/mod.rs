@@ -18,8 +18,9 @@ mod xclient;
 mod xtext;
 
 pub use command::{
-    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, read_chunk, read_command,
-    read_etrn, read_hello, read_mail, read_nothing, read_question, read_rcpt,
+    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, may_be_grouped,
+    read_chunk, read_command, read_etrn, read_hello, read_mail, read_nothing, read_question,
+    read_rcpt,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 pub use dots::{Dot, Dots, LineEnds};

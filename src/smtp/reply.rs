@@ -151,23 +151,20 @@ impl Reply {
     /// An LF without CR in a command line.
     pub const BARE_LF: Reply =
         with(500, Status(5, 5, 2), "LF without CR; lines must end with CR LF");
-    /// NUL and the like in a command line.
-    pub const CONTROL_CHARACTER: Reply =
-        with(500, Status(5, 5, 2), "Control characters are not allowed in commands");
     /// A command line beyond the limit.
     pub const LINE_TOO_LONG: Reply = with(500, Status(5, 5, 6), "Command line too long");
     /// EHLO or HELO without a usable name.
     pub const HELLO_NAME: Reply =
         bare(501, "Say EHLO or HELO with your host name or [address], at most 255 characters");
+    /// NUL and the like in a command (RFC 5321 4.1.2).
+    pub const CONTROL_CHARACTER: Reply =
+        with(501, Status(5, 5, 2), "Control characters are not allowed in commands");
     /// An argument where none belongs.
     pub const NO_ARGUMENT_ALLOWED: Reply =
         with(501, Status(5, 5, 4), "This command takes no argument");
     /// BDAT without a size, or with more than LAST behind it: where its chunk ends is not known.
     pub const CHUNK_SYNTAX: Reply =
         with(501, Status(5, 5, 4), "Write BDAT size or BDAT size LAST; closing");
-    /// DATA for what only BDAT can carry (RFC 3030 3).
-    pub const BINARY_NEEDS_CHUNKS: Reply =
-        with(501, Status(5, 5, 1), "BODY=BINARYMIME goes with BDAT, not with DATA");
     /// VRFY without an argument.
     pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "An argument is missing");
     /// A parameter that is not KEYWORD or KEYWORD=value.
@@ -190,9 +187,16 @@ impl Reply {
     /// DATA or RCPT after BDAT (RFC 3030 2).
     pub const CHUNKS_BEGUN: Reply =
         with(503, Status(5, 5, 1), "BDAT has begun; finish with BDAT size LAST or send RSET");
+    /// DATA for what only BDAT can carry (RFC 3030 3).
+    pub const BINARY_NEEDS_CHUNKS: Reply =
+        with(503, Status(5, 5, 1), "BODY=BINARYMIME goes with BDAT, not with DATA");
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
         with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
+    /// MAIL from an address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531
+    /// 3.5, as that of RCPT).
+    pub const SENDER_ASCII_ONLY: Reply =
+        with(550, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
     /// MAIL from an address that the user may not send from (RFC 6409 6.1).
     pub const SENDER_NOT_ALLOWED: Reply =
         with(550, Status(5, 7, 1), "This user may not send from that address");
@@ -203,7 +207,7 @@ impl Reply {
     pub const NO_FROM: Reply = with(550, Status(5, 6, 0), "The message has no From (RFC 5322 3.6)");
     /// MAIL from a user who has been removed.
     pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
-    /// An address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531 3.5).
+    /// RCPT or VRFY with such an address.
     pub const ADDRESS_ASCII_ONLY: Reply =
         with(553, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
     /// Something came before our greeting.

@@ -156,6 +156,12 @@ class WideSMTP(SMTP):
 
     line_length_limit = 16 * 1024 * 1024
 
+    def _getparams(self, params):
+        """Takes AUTH=<> of who has logged in (RFC 4954 5), which aiosmtpd does not know."""
+        found = super()._getparams([param for param in params if param != "AUTH=<>"])
+        assert "AUTH=<>" not in params or self.session.authenticated
+        return found
+
 
 class WideController(Controller):
     def factory(self):

@@ -103,7 +103,7 @@ def binary_mail_is_kept_as_it_is():
             client.ehlo()
             client.mail("a@sender.test", ["BODY=BINARYMIME"])
             client.rcpt("b@sink.test")
-            assert client.docmd("DATA")[0] == 501
+            assert client.docmd("DATA")[0] == 503
             assert bdat(client, text, last=True)[0] == 250
         relay.wait_event("deferred")
         letter, = letters_of(relay)

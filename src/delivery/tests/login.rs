@@ -74,7 +74,7 @@ fn scram_comes_first_and_the_host_has_to_prove_itself() {
         let (step, _) = feed(&mut conversation, &format!("334 {}\r\n", encode(&challenge)));
         let Step::Prove(proof) = step else { panic!("{step:?}") };
         let mut out = Vec::new();
-        assert_eq!(conversation.proved(Some(proof.work()), &mut out), None);
+        conversation.proved(Some(proof.work()), &mut out);
         let last = decode(out.strip_suffix(b"\r\n").unwrap()).unwrap();
         match server.receive(&last) {
             Ok(Turn::Challenge(message)) => {
@@ -111,8 +111,8 @@ fn a_host_that_does_not_let_us_in_gets_nothing_and_mail_waits() {
         (&["250-mx\r\n250 AUTH GSSAPI CRAM-MD5\r\n"], Status(4, 7, 4)),
         (&[EHLO_AUTH, "535 5.7.8 wrong\r\n"], Status(5, 7, 8)),
         (&[EHLO_AUTH, "454 4.7.0 later\r\n"], Status(4, 7, 0)),
-        (&[EHLO_AUTH, "334 more\r\n"], Status(4, 7, 0)),
-        (&[EHLO_SCRAM, "334 *\r\n"], Status(4, 7, 0)),
+        (&[EHLO_AUTH, "334 more\r\n", "501 5.7.0 cancelled\r\n"], Status(4, 7, 0)),
+        (&[EHLO_SCRAM, "334 *\r\n", "235 yes\r\n"], Status(4, 7, 0)),
         (&[EHLO_SCRAM, "235 yes\r\n"], Status(4, 7, 0)),
     ] {
         let mut conversation = to_log_in(true, false);
@@ -132,6 +132,61 @@ fn a_challenge_that_asks_for_too_much_ends_it() {
     let challenge = encode(b"r=abcdef,s=c2FsdA==,i=99999999");
     let (step, _) = feed(&mut conversation, &format!("334 {challenge}\r\n"));
     let Step::Prove(proof) = step else { panic!("{step:?}") };
-    let step = conversation.proved(Some(proof.work()), &mut Vec::new()).unwrap();
+    let mut out = Vec::new();
+    conversation.proved(Some(proof.work()), &mut out);
+    assert_eq!(out, b"*\r\n");
+    let (step, out) = feed(&mut conversation, "501 5.7.0 cancelled\r\n");
     assert_eq!(unusable(&step), (Stage::Auth, Status(4, 7, 0)));
+    assert_eq!(out, "QUIT\r\n");
+}
+
+#[test]
+fn rfc4954_4_what_is_no_base64_is_answered_with_an_asterisk() {
+    for challenge in ["*", "=AAA", "AAA=BBB", "not base64"] {
+        let mut conversation = to_log_in(true, false);
+        feed(&mut conversation, EHLO_SCRAM);
+        assert_eq!(said(feed(&mut conversation, &format!("334 {challenge}\r\n"))), "*\r\n");
+        let (step, out) = feed(&mut conversation, "501 5.7.0 cancelled\r\n");
+        let Step::Unusable(Outcome::Deferred(reason)) = step else { panic!("{step:?}") };
+        assert_eq!(&*reason.text, "AUTH failed at the host: its challenge is not base64");
+        assert_eq!(out, "QUIT\r\n");
+    }
+}
+
+#[test]
+fn rfc4954_4_a_first_message_that_is_too_long_for_the_line_waits() {
+    for (length, at_once) in [(367, true), (368, false)] {
+        let password = "x".repeat(length);
+        let password = Secret::new(password);
+        let credentials = Credentials { user: "joe".into(), password, is_token: false };
+        let mut conversation = to_log_in(true, false);
+        conversation.log_in_as(Login {
+            credentials: Arc::new(credentials),
+            nonce: "abc".into(),
+            without_tls: false,
+        });
+        let first = said(feed(&mut conversation, EHLO_AUTH));
+        assert!(first.len() <= 512 && (first.len() > 500) == at_once, "{}", first.len());
+        if !at_once {
+            assert_eq!(first, "AUTH PLAIN\r\n");
+            let message = said(feed(&mut conversation, "334 \r\n"));
+            let message = decode(message.trim_end().as_bytes()).unwrap();
+            assert!(message.starts_with(b"\0joe\0xxx") && message.len() == length + 5);
+        }
+        assert_eq!(feed(&mut conversation, "235 yes\r\n").0, Step::Ready);
+    }
+}
+
+#[test]
+fn rfc4954_5_mail_names_nobody_where_we_have_logged_in() {
+    let mut conversation = to_log_in(true, false);
+    feed(&mut conversation, EHLO_AUTH);
+    assert_eq!(feed(&mut conversation, "235 yes\r\n").0, Step::Ready);
+    let mut out = Vec::new();
+    conversation.begin(mail(1), &mut out);
+    assert_eq!(out, b"MAIL FROM:<from@a.example> AUTH=<>\r\n");
+    let mut out = Vec::new();
+    let mut unknown = ready();
+    unknown.begin(mail(1), &mut out);
+    assert!(!String::from_utf8(out).unwrap().contains("AUTH="), "not elsewhere");
 }
