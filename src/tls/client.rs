@@ -48,8 +48,12 @@ impl Client {
     /// Prepares for deliveries; hosts that ask for a certificate may be shown one of `ours`.
     ///
     /// # Errors
-    /// A file of `ours` cannot be used, or rustls cannot be set up.
+    /// A file of `ours` or that of the roots cannot be used, or rustls cannot be set up.
     pub fn new(tls: &config::Tls, ours: &[Certificate]) -> Result<Client, TlsError> {
+        // A file that is no good is to be told of now, not with the first mail.
+        if let Roots::File(_) = &tls.roots {
+            roots(&tls.roots)?;
+        }
         let mut ways = vec![Way::new(tls, None)?];
         for certificate in ours {
             let (shown, _) = read_one(certificate)?;
@@ -142,7 +146,8 @@ pub(super) fn roots(from: &Roots) -> Result<RootCertStore, TlsError> {
             let fault = |cause: String| TlsError::File { path: path.clone(), cause };
             let read: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            store.add_parsable_certificates(read.map_err(|error| fault(error.to_string()))?);
+            let read = read.map_err(|error| fault(format!("{error}; it is named as tls.roots")));
+            store.add_parsable_certificates(read?);
             if store.is_empty() {
                 let cause = "no certificate in it; roots are in PEM form, one after the other";
                 return Err(fault(cause.to_owned()));
