@@ -141,7 +141,7 @@ impl Replay {
         for index in again {
             self.note(&format!("= {index} again"));
         }
-        if self.conversation.was_chunk_refused() {
+        if self.conversation.was_misunderstood() {
             self.note("= refused ahead");
         }
     }

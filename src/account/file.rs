@@ -117,7 +117,12 @@ pub fn read(path: &Path) -> Result<Users, UsersError> {
 }
 
 fn understood(text: &str) -> Result<Users, String> {
-    let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+    // The library's own form repeats the line, which may hold what is nobody's business.
+    let in_line = |error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+    };
+    let written: Written = toml::from_str(text).map_err(in_line)?;
     let mut users = Users::default();
     if let Some(text) = written.decoy_key {
         let key = decode(text.as_bytes()).and_then(|key| key.try_into().ok());
@@ -229,7 +234,7 @@ fn change(
     // What cannot be read is not written over.
     understood(&text).map_err(fault)?;
     let mut document: DocumentMut =
-        text.parse().map_err(|error: toml_edit::TomlError| fault(error.to_string()))?;
+        text.parse().map_err(|error: toml_edit::TomlError| fault(error.message().to_owned()))?;
     let users = document.entry("user").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
     let users = users.as_array_of_tables_mut().ok_or_else(|| {
         fault("its users are not tables of their own: write [[user]] for each".to_owned())
@@ -289,6 +294,21 @@ mod tests {
 
     fn add_one(path: &Path, name: &str, password: &str) -> Result<(), UsersError> {
         add(path, name, &Secret::new(password), &[], false)
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_its_line_and_never_by_its_words() {
+        let (_folder, path) = folder();
+        for (text, expected) in [
+            ("[[user]]\nname = \"joe\"\npasswrd = \"pencil\"\n", "line 3: unknown field `passwrd`"),
+            ("[[user]]\nname = \"joe\"\npassword = pencil\n", "line 3: "),
+            ("joe:pencil\n", "line 1: "),
+        ] {
+            fs::write(&path, text).unwrap();
+            let told = read(&path).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{}: {expected}", path.display())), "{told}");
+            assert!(!told.contains("pencil") && told.lines().count() == 1, "{told}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! before; flags that may be repeated add up.
 
 use crate::config::{Override, OverrideFlag};
+use crate::message::QueueId;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -144,10 +145,10 @@ pub enum SpoolCommand {
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
         /// Only the message with this queue id
-        #[arg(long, value_name = "ID")]
-        id: Option<String>,
+        #[arg(long, value_name = "ID", value_parser = queue_id)]
+        id: Option<QueueId>,
         /// Only messages with a waiting recipient in this domain
-        #[arg(long, value_name = "DOMAIN")]
+        #[arg(long, value_name = "DOMAIN", value_parser = domain)]
         domain: Option<String>,
         /// The flags behind the command.
         #[command(flatten)]
@@ -179,10 +180,10 @@ pub enum QueueCommand {
     /// List waiting messages, one shard after the other
     List {
         /// Show at most this many messages; 0 shows all
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
         limit: usize,
         /// Show only messages with a waiting recipient in this domain
-        #[arg(long, value_name = "DOMAIN")]
+        #[arg(long, value_name = "DOMAIN", value_parser = domain)]
         domain: Option<String>,
         /// Print JSON, one waiting recipient a line
         #[arg(long)]
@@ -194,8 +195,8 @@ pub enum QueueCommand {
     /// Show one message: each recipient that waits, why, since when and until when
     Show {
         /// The queue id, as in the 250 reply and in every event
-        #[arg(value_name = "ID")]
-        id: String,
+        #[arg(value_name = "ID", value_parser = queue_id)]
+        id: QueueId,
         /// Print JSON, one waiting recipient a line
         #[arg(long)]
         json: bool,
@@ -227,7 +228,8 @@ pub struct Settings {
     /// Keep the spool in DIR [key: spool.directory]
     #[arg(long, value_name = "DIR")]
     spool: Option<String>,
-    /// Run N shards, or one on each CPU of LIST, such as 0,2 or 0-3 [key: cores]
+    /// Run N shards, each on a CPU of its own (or anywhere with --set pin=false), or one on each
+    /// CPU of LIST, such as 0,2 or 0-3 [key: cores]
     #[arg(long, value_name = "N|LIST")]
     cores: Option<String>,
     /// Send everything that no rule names to this host [key: route.smart_host]
@@ -242,8 +244,9 @@ pub struct Settings {
     /// Let the users of this file in [key: auth.users]
     #[arg(long, value_name = "FILE")]
     users: Option<String>,
-    /// Set any key outside repeated tables, such as retry.first=2s; beats file and other flags;
-    /// may be repeated
+    /// Set any key, such as retry.first=2s, or all of a [[table]] at once, such as
+    /// 'access.limit=[{network = "192.0.2.0/24", messages_per_hour = 1000}]'; beats file and other
+    /// flags; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
@@ -254,6 +257,22 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
             Ok((key.trim().to_string(), value.trim().to_string()))
         }
         _ => Err("write KEY=VALUE, such as retry.first=2s".into()),
+    }
+}
+
+fn queue_id(text: &str) -> Result<QueueId, String> {
+    QueueId::parse(text).ok_or_else(|| "a queue id has 13 letters and digits".into())
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "write a number, or 0 for all".into())
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    match text.rsplit_once('@') {
+        Some((_, domain)) => Err(format!("write the domain alone, {domain}")),
+        None if text.is_empty() => Err("write a domain, such as example.com".into()),
+        None => Ok(text.to_owned()),
     }
 }
 
@@ -421,13 +440,13 @@ mod tests {
             panic!("not queue list")
         };
         assert_eq!((limit, domain.as_deref(), json), (5, Some("example.com"), true));
-        let show = parse("ringpost queue show 06EXAMPLE0000");
+        let show = parse("ringpost queue show 06j8pa3qz4s0w");
         let Some(Command::Queue { command: QueueCommand::Show { id, json, .. }, .. }) =
             show.command
         else {
             panic!("not queue show")
         };
-        assert_eq!((id.as_str(), json), ("06EXAMPLE0000", false));
+        assert_eq!((id.to_string().as_str(), json), ("06J8PA3QZ4S0W", false));
     }
 
     #[test]
@@ -472,6 +491,10 @@ mod tests {
         for line in [
             "ringpost queue",
             "ringpost queue show",
+            "ringpost queue show 06J8",
+            "ringpost queue list --domain a@b.test",
+            "ringpost queue list --limit all",
+            "ringpost spool export --to x --id 06EXAMPLE0000",
             "ringpost spool",
             "ringpost user",
             "ringpost user add",

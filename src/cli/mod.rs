@@ -120,7 +120,7 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
             let limit = if *limit == 0 { 0 } else { limit.saturating_add(1) };
             (format!("/queue?limit={limit}{}", domain.unwrap_or_default()), *json)
         }
-        QueueCommand::Show { id, json, .. } => (format!("/queue/{}", escape(id)), *json),
+        QueueCommand::Show { id, json, .. } => (format!("/queue/{id}"), *json),
         QueueCommand::Sites { json, .. } => ("/sites".to_owned(), *json),
     };
     let mut screen = show::Screen::new(command, json);
@@ -161,7 +161,7 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         return ExitCode::FAILURE;
     }
     eprintln!("ringpost: {}: no relay runs here: this is what its spool holds", root.display());
-    let folders = match spool::folders(config) {
+    let folders = match shard::folders(config) {
         Ok(folders) => folders,
         Err(error) => {
             eprintln!("ringpost: {error}");
@@ -186,11 +186,20 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         }
     }
     let found = screen.select(entries, command);
+    if let (false, QueueCommand::Show { id, .. }) = (found, command) {
+        eprintln!("ringpost: {}", shard::absence(config, *id));
+    }
     // A spool that could not be read is not empty.
     if found && !failed {
         screen.end();
     }
     if failed || !found { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// `1 message`, `2 messages`.
+fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Percent-encodes what may not stand in a URL's path or query.

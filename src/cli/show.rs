@@ -89,13 +89,11 @@ impl Screen {
                 true
             }
             QueueCommand::Show { id, .. } => {
+                let id = id.to_string();
                 let mut found = false;
-                for entry in entries.iter().filter(|entry| entry.id.eq_ignore_ascii_case(id)) {
+                for entry in entries.iter().filter(|entry| entry.id == id) {
                     self.stored(entry);
                     found = true;
-                }
-                if !found {
-                    eprintln!("ringpost: {id} is not in the spool");
                 }
                 found
             }
@@ -144,10 +142,11 @@ impl Screen {
         let tries = entry.attempts.to_string();
         let line = row(&entry.id, &entry.state, &tries, &next, &format!("{from} -> {}", entry.to));
         self.print(&line);
-        match (&entry.site_backs_off, &entry.reason) {
-            (Some(why), _) => self.print(&format!("{:14}its site backs off {why}", "")),
-            (None, Some(why)) => self.print(&format!("{:14}{why}", "")),
-            (None, None) => {}
+        match (&entry.trouble, &entry.site_backs_off, &entry.reason) {
+            (Some(why), ..) => self.print(&format!("{:14}{why}", "")),
+            (None, Some(why), _) => self.print(&format!("{:14}its site backs off {why}", "")),
+            (None, None, Some(why)) => self.print(&format!("{:14}{why}", "")),
+            (None, None, None) => {}
         }
     }
 
@@ -168,6 +167,9 @@ impl Screen {
         self.print("");
         self.print(&format!("to        {}", entry.to));
         self.print(&format!("state     {}", explain(&entry.state)));
+        if let Some(why) = &entry.trouble {
+            self.print(&format!("          {why}"));
+        }
         self.print(&format!("attempts  {}", entry.attempts));
         self.print(&format!("next try  {}", next_try(entry).unwrap_or("now")));
         if let Some(site) = &entry.site {
@@ -230,6 +232,7 @@ fn explain(state: &str) -> &str {
         "ready" => "waiting for a connection to its site",
         "out" => "being delivered now",
         "stored" => "in the spool of a stopped relay",
+        "damaged" => "damaged on the disk; when its turn comes it is set aside in the quarantine",
         other => other,
     }
 }

@@ -1,12 +1,13 @@
 //! `ringpost spool`: what is done with the spool of a relay that does not run, and what is printed
 //! about it.
 
-use super::EXIT_USAGE;
 use super::arguments::SpoolCommand;
+use super::{EXIT_USAGE, counted};
 use crate::config::Config;
 use crate::letter::{self, Export, Import, Report};
-use crate::message::Timestamp;
+use crate::message::{Envelope, QueueId, Recipient, Timestamp};
 use crate::ring;
+use crate::shard;
 use crate::smtp::ContentLimits;
 use crate::spool::{self, Inspection, Settings, Spool, SpoolError, lock};
 use serde::Serialize;
@@ -29,10 +30,11 @@ pub(super) fn run(config: &Config, command: SpoolCommand) -> ExitCode {
         SpoolCommand::Verify { directory, .. } => verify(config, directory.as_deref()),
         SpoolCommand::Stat { directory, json, .. } => stat(config, directory.as_deref(), json),
         SpoolCommand::Export { directory, to, id, domain, .. } => {
-            export(config, directory.as_deref(), &to, id.as_deref(), domain.as_deref())
+            export(config, directory.as_deref(), &to, id, domain.as_deref())
         }
         SpoolCommand::Import { from_files, from, to, new_ids, .. } => {
-            import(config, &from_files, from.map(|from| (from, to)), new_ids)
+            let envelope = from.map(|from| envelope(&from, &to)).transpose();
+            envelope.and_then(|envelope| import(config, &from_files, envelope, new_ids))
         }
     };
     match done {
@@ -42,16 +44,6 @@ pub(super) fn run(config: &Config, command: SpoolCommand) -> ExitCode {
             ExitCode::from(EXIT_UNREADABLE)
         }
     }
-}
-
-/// All folders of the configured spool: shards that are, and shards that were.
-pub(super) fn folders(config: &Config) -> Result<Vec<PathBuf>, SpoolError> {
-    let layout = spool::layout(&config.spool.directory)?;
-    let mut folders: Vec<PathBuf> = layout.into_iter().map(|(_, folder)| folder).collect();
-    folders.extend(config.cores.iter().map(|core| core.spool.clone()).filter(|path| path.is_dir()));
-    folders.sort();
-    folders.dedup();
-    Ok(folders)
 }
 
 /// The folders of `directory`, or of the configured spool; kept from relays while the lock is held.
@@ -73,7 +65,7 @@ fn folders_to_read(
         locks.extend(lock::acquire_for_reading(locked).map_err(|error| error.to_string())?);
     }
     let folders = match directory {
-        None => folders(config),
+        None => shard::folders(config),
         Some(root) => spool::layout(root).map(|layout| match layout.is_empty() {
             true => vec![root.to_owned()],
             false => layout.into_iter().map(|(_, folder)| folder).collect(),
@@ -113,23 +105,28 @@ fn verify(config: &Config, directory: Option<&Path>) -> Result<u8, String> {
         return Err(format!("{unreadable} of {} folders cannot be read", folders.len()));
     }
     if damages > 0 {
-        screen.line(&format!("DAMAGED in {damages} places; {messages} live messages are intact"));
+        let (places, messages) = (counted(damages, "place", "places"), live(messages));
+        screen.line(&format!("DAMAGED in {places}; intact: {messages}"));
         return Ok(EXIT_DAMAGED);
     }
-    screen.line(&format!("clean: {messages} live messages, all intact"));
+    screen.line(&format!("clean: {}, all intact", live(messages)));
     Ok(0)
+}
+
+fn live(messages: usize) -> String {
+    counted(messages, "live message", "live messages")
 }
 
 fn verified(screen: &mut Screen, found: &Inspection) {
     screen.line(&format!(
-        "{}: {} segments, {} batches, {} records, {} live messages, {} torn bytes, {} damages",
+        "{}: {}, {}, {}, {}, {}, {}",
         found.folder.display(),
-        found.segments,
-        found.batches,
-        found.records,
-        found.messages.len(),
-        found.torn_bytes,
-        found.damages.len()
+        counted(found.segments, "segment", "segments"),
+        counted(found.batches, "batch", "batches"),
+        counted(found.records, "record", "records"),
+        live(found.messages.len()),
+        counted(found.torn_bytes, "torn byte", "torn bytes"),
+        counted(found.damages.len(), "damaged place", "damaged places"),
     ));
     if let Some((path, offset)) = &found.torn_at {
         screen.line(&format!(
@@ -146,10 +143,10 @@ fn verified(screen: &mut Screen, found: &Inspection) {
     }
     for damage in &found.damages {
         screen.line(&format!(
-            "  damaged: {} byte {}, {} bytes: {}",
+            "  damaged: {} byte {}, {}: {}",
             damage.path.display(),
             damage.offset,
-            damage.length,
+            counted(damage.length, "byte", "bytes"),
             damage.cause
         ));
         for (offset, id) in &damage.records {
@@ -229,7 +226,8 @@ fn stat(config: &Config, directory: Option<&Path>, json: bool) -> Result<u8, Str
         statistics.print(&mut screen);
     }
     if damages > 0 {
-        eprintln!("ringpost: damaged in {damages} places: see `ringpost spool verify`");
+        let places = counted(damages, "place", "places");
+        eprintln!("ringpost: damaged in {places}: see `ringpost spool verify`");
     }
     Ok(0)
 }
@@ -281,7 +279,8 @@ impl Counts {
 
     fn bytes_line(&self) -> String {
         let Counts { live_bytes, dead_bytes, disk_bytes, segments, .. } = self;
-        format!("{live_bytes} live, {dead_bytes} dead, {disk_bytes} on disk in {segments} segments")
+        let segments = counted(*segments, "segment", "segments");
+        format!("{live_bytes} live, {dead_bytes} dead, {disk_bytes} on disk in {segments}")
     }
 }
 
@@ -303,10 +302,10 @@ impl Statistics {
         }
         for counts in &self.folders {
             screen.line(&format!(
-                "{}: {} messages, {} recipients; bytes {}",
+                "{}: {}, {}; bytes {}",
                 counts.folder.as_deref().unwrap_or_default(),
-                counts.messages,
-                counts.recipients,
+                counted(counts.messages, "message", "messages"),
+                counted(counts.recipients, "recipient", "recipients"),
                 counts.bytes_line()
             ));
         }
@@ -317,7 +316,7 @@ fn export(
     config: &Config,
     directory: Option<&Path>,
     to: &Path,
-    id: Option<&str>,
+    id: Option<QueueId>,
     domain: Option<&str>,
 ) -> Result<u8, String> {
     let (folders, _locks) = folders_to_read(config, directory)?;
@@ -331,7 +330,7 @@ fn export(
         }
         damages += found.damages.len();
         for message in &found.messages {
-            let named = id.is_none_or(|id| message.id.to_string().eq_ignore_ascii_case(id));
+            let named = id.is_none_or(|id| message.id == id);
             let mut open = message.recipients.iter().filter(|recipient| !recipient.ended);
             let goes_there =
                 domain.is_none_or(|domain| open.any(|one| one.domain.eq_ignore_ascii_case(domain)));
@@ -347,9 +346,13 @@ fn export(
     }
     let exported = export.finish().map_err(|error| error.to_string())?;
     if let Some(id) = id.filter(|_| chosen == 0) {
-        return Err(format!("{id} is not in the spool"));
+        return Err(match directory {
+            Some(_) => format!("{id} does not wait in this spool"),
+            None => shard::absence(config, id),
+        });
     }
-    Screen::default().line(&format!("exported {exported} messages to {}", to.display()));
+    let messages = counted(exported, "message", "messages");
+    Screen::default().line(&format!("exported {messages} to {}", to.display()));
     if damages > 0 {
         eprintln!(
             "ringpost: mail may be missing: the spool is damaged (see: ringpost spool verify)"
@@ -361,14 +364,20 @@ fn export(
 fn import(
     config: &Config,
     files: &[PathBuf],
-    envelope: Option<(String, Vec<String>)>,
+    envelope: Option<Envelope>,
     new_ids: bool,
 ) -> Result<u8, String> {
-    let _lock = lock::acquire(&config.spool.directory).map_err(|error| {
-        format!("{error}: mail for a running relay goes in by SMTP, or stop it first")
+    let root = &config.spool.directory;
+    let _lock = lock::acquire(root).map_err(|error| match lock::holder(root) {
+        Some(_) => format!("{error}: mail for a running relay goes in by SMTP, or stop it first"),
+        None => error.to_string(),
     })?;
     let (mut live, mut ended) = (HashSet::new(), HashSet::new());
-    for folder in folders(config).map_err(|error| error.to_string())? {
+    let files = letters(files)?;
+    if files.is_empty() {
+        return Err("nothing to import: no .eml files there".to_owned());
+    }
+    for folder in shard::folders(config).map_err(|error| error.to_string())? {
         let found = Spool::examine(&folder).map_err(|error| error.to_string())?;
         live.extend(found.messages.iter().map(|message| message.id));
         ended.extend(found.ended);
@@ -376,9 +385,8 @@ fn import(
     let what = Import {
         spools: spools(config),
         ring: ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt },
-        files: letters(files)?,
-        envelope: envelope
-            .map(|(from, to)| (in_brackets(&from), to.iter().map(|to| in_brackets(to)).collect())),
+        files,
+        envelope,
         limits: ContentLimits {
             bytes_max: config.session.message_bytes_max,
             line_max: config.session.text_line_max,
@@ -406,7 +414,8 @@ fn import(
         }
     });
     screen.line(&format!(
-        "of {given} files {imported} imported, {known} there already, {refused} refused"
+        "of {} {imported} imported, {known} there already, {refused} refused",
+        counted(given, "file", "files")
     ));
     done?;
     Ok(if refused > 0 { EXIT_DAMAGED } else { 0 })
@@ -449,8 +458,22 @@ fn letters(named: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn in_brackets(address: &str) -> String {
-    if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
+/// What `--from` and `--to` say.
+fn envelope(from: &str, to: &[String]) -> Result<Envelope, String> {
+    let read = |text: &str| match text.starts_with('<') {
+        true => letter::read_reverse_path(text),
+        false => letter::read_reverse_path(&format!("<{text}>")),
+    };
+    let reverse_path = read(from).ok_or_else(|| {
+        format!("--from {from:?}: not an address; write name@example.com, or <> for none")
+    })?;
+    let recipient = |text: &String| {
+        let address = read(text).flatten();
+        address.map(Recipient::plain).ok_or_else(|| {
+            format!("--to {text:?}: not an address to deliver to; write name@example.com")
+        })
+    };
+    Ok(Envelope { reverse_path, recipients: to.iter().map(recipient).collect::<Result<_, _>>()? })
 }
 
 /// Standard output, which may be gone (`| head`): the rest is then not printed.

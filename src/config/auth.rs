@@ -50,12 +50,19 @@ pub(super) fn limits(access: &mut Table) -> Vec<NetworkLimit> {
     if tables.len() > LIMITS_MAX {
         access.fault(&place, "limit", format!("at most {LIMITS_MAX} networks"));
     }
-    let mut limits = Vec::new();
+    let mut limits: Vec<NetworkLimit> = Vec::new();
     for mut table in tables {
         let mut network = Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 32 };
         match table.text("network") {
             Some((text, place)) => match unit::read_any_network(&text) {
-                Ok(read) => network = read,
+                Ok(read) => {
+                    network = read;
+                    if let Some(above) = first_around(network, &limits) {
+                        let above = unit::show_network(&above);
+                        let what = format!("never reached: the limit of {above} above holds first");
+                        table.fault(&place, "network", what);
+                    }
+                }
                 Err(what) => table.fault(&place, "network", what),
             },
             None => {
@@ -67,6 +74,12 @@ pub(super) fn limits(access: &mut Table) -> Vec<NetworkLimit> {
         table.end();
     }
     limits
+}
+
+/// The first network of `limits` that all of `network` lies in.
+fn first_around(network: Network, limits: &[NetworkLimit]) -> Option<Network> {
+    let mut above = limits.iter().map(|limit| limit.network);
+    above.find(|above| above.prefix <= network.prefix && above.contains(network.address))
 }
 
 /// `auth` of a route or a rule: who we are at its next hop. Rules do not have that of the route: a

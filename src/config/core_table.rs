@@ -47,10 +47,10 @@ pub(super) fn read(
     let pin = file.flag("pin", true);
     let chosen = chosen(file, pin, usable);
     let mut cores: Vec<Core> = chosen
-        .iter()
+        .into_iter()
         .enumerate()
         .map(|(number, cpu)| Core {
-            cpu: pin.then_some(*cpu),
+            cpu,
             spool: defaults.directory.join(format!("shard-{number}")),
             connections_max: defaults.connections_max,
             hot_bytes_max: defaults.hot_bytes_max,
@@ -81,17 +81,23 @@ pub(super) fn read(
     cores
 }
 
-/// The CPUs to run on, in shard order; on a fault, all that there are.
-fn chosen(file: &mut Table, pin: bool, usable: &[usize]) -> Vec<usize> {
-    let all = || usable.iter().copied().take(SHARDS_MAX).collect::<Vec<_>>();
+/// The CPU of each shard, in shard order; on a fault, one shard for each that there is.
+fn chosen(file: &mut Table, pin: bool, usable: &[usize]) -> Vec<Option<usize>> {
+    let on = |cpus: &[usize]| cpus.iter().map(|cpu| pin.then_some(*cpu)).collect::<Vec<_>>();
+    let all = || on(usable.get(..SHARDS_MAX).unwrap_or(usable));
     let Some(node) = file.take("cores") else { return all() };
     let found = wish(&node).and_then(|wish| match wish {
         Wish::All => Ok(all()),
-        Wish::Count(count) => first_cpus(count, usable),
+        Wish::Count(0) => Err("at least one shard is needed".into()),
+        Wish::Count(count) if pin => first_cpus(count, usable).map(on),
+        Wish::Count(count) if count > SHARDS_MAX => {
+            Err(format!("{count} shards are too many: at most {SHARDS_MAX}"))
+        }
+        Wish::Count(count) => Ok(vec![None; count]),
         Wish::Cpus(_) if !pin => {
             Err("names CPUs, but pin = false pins to none; give a number of shards".into())
         }
-        Wish::Cpus(cpus) => check_cpus(cpus, usable),
+        Wish::Cpus(cpus) => check_cpus(cpus, usable).map(|cpus| on(&cpus)),
     });
     found.unwrap_or_else(|what| {
         file.fault(&node.place, "cores", what);
@@ -110,13 +116,21 @@ fn wish(node: &Node) -> Result<Wish, unit::Fault> {
         Value::Text(text) if text == "all" => Ok(Wish::All),
         Value::Text(text) => match text.trim().parse() {
             Ok(count) => Ok(Wish::Count(count)),
-            Err(_) => unit::read_cpu_list(text).map(Wish::Cpus).map_err(|_| fault()),
+            Err(_) => unit::read_cpu_list(text)
+                .map(Wish::Cpus)
+                .map_err(|what| if text.contains(['-', ',']) { what } else { fault() }),
         },
         Value::Integer(count) => usize::try_from(*count).map(Wish::Count).map_err(|_| fault()),
         Value::List(items) => {
             let cpu = |item: &Node| match item.value {
-                Value::Integer(cpu) => usize::try_from(cpu).map_err(|_| fault()),
-                _ => Err(fault()),
+                Value::Integer(cpu) if cpu >= 0 => usize::try_from(cpu).ok(),
+                _ => None,
+            };
+            let cpu = |item: &Node| {
+                cpu(item).ok_or_else(|| {
+                    let item = item.value.shown();
+                    format!("a list of CPU numbers, such as [0, 1], cannot hold {item}")
+                })
             };
             items.iter().map(cpu).collect::<Result<_, _>>().map(Wish::Cpus)
         }
@@ -124,15 +138,14 @@ fn wish(node: &Node) -> Result<Wish, unit::Fault> {
     }
 }
 
-fn first_cpus(count: usize, usable: &[usize]) -> Result<Vec<usize>, unit::Fault> {
-    if count == 0 {
-        return Err("at least one shard is needed".into());
-    }
+fn first_cpus(count: usize, usable: &[usize]) -> Result<&[usize], unit::Fault> {
     let most = usable.len().min(SHARDS_MAX);
-    match usable.get(..count) {
-        Some(cpus) if count <= SHARDS_MAX => Ok(cpus.to_vec()),
-        _ => Err(format!("{count} shards are too many: at most {most} here, one for each CPU")),
-    }
+    usable.get(..count).filter(|_| count <= SHARDS_MAX).ok_or_else(|| {
+        format!(
+            "{count} shards are too many: at most {most} here, one for each CPU (or as many as \
+             you like with pin = false)"
+        )
+    })
 }
 
 fn check_cpus(cpus: Vec<usize>, usable: &[usize]) -> Result<Vec<usize>, unit::Fault> {

@@ -3,7 +3,6 @@
 //! These texts are an interface: they are what an operator sees. Tests hold them word for word.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ pub enum ConfigError {
         /// The file that was named.
         path: PathBuf,
         /// What the system said.
-        error: io::Error,
+        error: String,
     },
     /// All that is wrong, one line each, file first.
     #[error("{}", Lines(.0))]

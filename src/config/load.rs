@@ -64,7 +64,13 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or something in it or in the overrides is wrong: then all of it.
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Config, ConfigError> {
-        let unreadable = |path: &Path, error| ConfigError::Unreadable { path: path.into(), error };
+        let unreadable = |path: &Path, error: std::io::Error| {
+            let error = match error.kind() {
+                std::io::ErrorKind::InvalidData => "it is no text in UTF-8".to_owned(),
+                _ => error.to_string(),
+            };
+            ConfigError::Unreadable { path: path.into(), error }
+        };
         let (name, text) = match file {
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
@@ -121,6 +127,13 @@ impl Config {
         if self.retry.expire < self.retry.first {
             warnings.push(
                 "retry.expire is shorter than retry.first: nothing is tried a second time".into(),
+            );
+        }
+        if self.retry.delay_report.is_some_and(|wait| wait >= self.retry.expire) {
+            warnings.push(
+                "retry.delay_report is not shorter than retry.expire: no delay is ever reported; \
+                 write \"off\" if that is meant"
+                    .into(),
             );
         }
         warnings

@@ -120,20 +120,33 @@ pub(super) fn lay_over(tree: &mut Tree, over: &Override) -> Result<(), Problem> 
         new = Node { value: Value::Table(table), place: place.clone(), typed: None };
     }
     let first = steps.first().copied().unwrap_or_default();
-    merge(tree, first, new).map_err(|()| {
-        fault("cannot reach into a list of tables; give the whole list, or write it in the file")
-    })
+    merge(tree, first, new).map_err(|list| fault(&whole_list(&list)))
 }
 
-/// Tables are laid over each other key by key; anything else replaces what was there.
-fn merge(tree: &mut Tree, key: &str, new: Node) -> Result<(), ()> {
+/// What to do about a `--set` that does not give the list of tables `path` as one.
+pub(super) fn whole_list(path: &str) -> String {
+    let how = match path {
+        "listener" => "write --listen ADDR:PORT, or give",
+        _ => "give",
+    };
+    format!(
+        "[[{path}]] is a list of tables; {how} all of them at once as TOML, \
+         '{path}=[{{KEY = VALUE, ...}}]', or write them in the file"
+    )
+}
+
+/// Tables are laid over each other key by key; anything else replaces what was there. `Err`: the
+/// list of tables that the new one would reach into.
+fn merge(tree: &mut Tree, key: &str, new: Node) -> Result<(), String> {
     let old = tree.get_mut(key);
     match (old.map(|node| &mut node.value), new.value) {
         (Some(Value::Table(old)), Value::Table(new)) => {
-            new.into_iter().try_for_each(|(key, node)| merge(old, &key, node))
+            new.into_iter().try_for_each(|(at, node)| {
+                merge(old, &at, node).map_err(|below| format!("{key}.{below}"))
+            })
         }
         // Only a path makes a table here that was not written as one.
-        (Some(Value::List(_)), Value::Table(_)) if new.typed.is_none() => Err(()),
+        (Some(Value::List(_)), Value::Table(_)) if new.typed.is_none() => Err(key.to_string()),
         (_, value) => {
             tree.insert(key.to_string(), Node { value, ..new });
             Ok(())

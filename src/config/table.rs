@@ -4,7 +4,7 @@
 //! is reported and its default goes on, so that one run shows every mistake.
 
 use super::error::{Place, Problem};
-use super::source::{Node, Tree, Value};
+use super::source::{Node, Tree, Value, whole_list};
 use super::unit::{self, Fault};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,6 +21,9 @@ pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     /// Every key that was asked for, with its tables, and where it was written, if it was.
     asked: RefCell<BTreeMap<String, Option<Place>>>,
+    /// The range of every number, size and duration that was written, as it is shown.
+    #[cfg(test)]
+    ranges: RefCell<BTreeMap<String, (String, String)>>,
 }
 
 impl Report {
@@ -47,11 +50,24 @@ impl Report {
         self.add(&place.unwrap_or(Place::Default), key, what);
     }
 
+    /// The keys asked for so far that are called `name` in their table.
+    fn keys_named(&self, name: &str) -> Vec<String> {
+        let asked = self.asked.borrow();
+        let named = asked.keys().filter(|key| key.rsplit('.').next() == Some(name));
+        named.map(|key| format!("`{key}`")).collect()
+    }
+
     /// All that is wrong, in the order in which it was written.
     pub fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         problems
+    }
+
+    /// The range of every number, size and duration that was written.
+    #[cfg(test)]
+    pub fn ranges(&self) -> BTreeMap<String, (String, String)> {
+        self.ranges.borrow().clone()
     }
 
     /// Every key of the schema, and whether it was written.
@@ -124,15 +140,14 @@ impl<'a> Table<'a> {
         self.known.push(key);
         let path = self.path_of(key);
         let node = self.entries.remove(key)?;
+        // `core = 2`.
+        let meant = self
+            .nearest(key)
+            .map_or_else(String::new, |other| format!("; did you mean `{}`?", self.path_of(other)));
         let fault = |place: &Place, value: &Value| {
             let what = match place {
-                Place::Set(_) if path == "listener" => {
-                    "[[listener]] is a list of tables; write --listen ADDR:PORT instead".to_owned()
-                }
-                Place::Set(_) => {
-                    format!("[[{path}]] is a list of tables, which only the file can hold")
-                }
-                _ => format!("must be tables: [[{path}]], not {}", value.shown()),
+                Place::Set(_) => whole_list(&path),
+                _ => format!("must be tables: [[{path}]], not {}{}", value.shown(), meant),
             };
             self.report.add(place, &path, what);
         };
@@ -347,6 +362,11 @@ impl<'a> Table<'a> {
         read: Result<T, Fault>,
         show: impl Fn(&T) -> String,
     ) -> T {
+        #[cfg(test)]
+        self.report
+            .ranges
+            .borrow_mut()
+            .insert(self.path_of(key), (show(allowed.start()), show(allowed.end())));
         let what = match read {
             Ok(value) if allowed.contains(&value) => return value,
             Ok(_) => outside(&node.value.shown(), allowed, show),
@@ -360,22 +380,28 @@ impl<'a> Table<'a> {
     pub fn end(self) {
         for (key, node) in &self.entries {
             let path = self.path_of(key);
-            let nearest = self
-                .known
-                .iter()
-                .map(|known| (strsim::jaro_winkler(key, known), *known))
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            let what = match nearest {
-                Some((likeness, known)) if likeness >= LIKENESS_MIN => {
+            let what = match self.nearest(key) {
+                Some(known) => {
                     format!("unknown key; did you mean `{}`?", self.offer(&path, known, node))
                 }
-                _ if self.path.is_empty() => {
-                    format!("unknown key; there are {}", self.known.join(", "))
-                }
+                _ if self.path.is_empty() => match self.report.keys_named(key) {
+                    keys if keys.is_empty() => {
+                        format!("unknown key; there are {}", self.known.join(", "))
+                    }
+                    keys => format!("unknown key; did you mean {}?", keys.join(" or ")),
+                },
                 _ => format!("unknown key; [{}] has {}", self.path, self.known.join(", ")),
             };
             self.report.add(&node.place, &path, what);
         }
+    }
+
+    /// The known key that is most like `key` and another one, if it is like it at all.
+    fn nearest(&self, key: &str) -> Option<&'static str> {
+        let others = self.known.iter().filter(|known| **known != key);
+        let like = others.map(|known| (strsim::jaro_winkler(key, known), *known));
+        let (likeness, known) = like.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        (likeness >= LIKENESS_MIN).then_some(known)
     }
 
     /// The right key in full: for `--set retyr.first`, with what stood behind the wrong part.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod faults;
+mod manual;
 
 use super::*;
 use std::path::Path;
@@ -201,6 +202,29 @@ fn a_core_may_have_its_own_disk_and_limits() {
 }
 
 #[test]
+fn shards_that_are_not_pinned_may_be_more_than_there_are_cpus() {
+    let shards = |text, line: &[_]| read(text, line).unwrap().cores.len();
+    assert_eq!(shards("pin = false\ncores = 7\n", &[]), 7);
+    assert_eq!(shards("", &[("pin", "false"), ("--cores", "1024")]), 1024);
+    assert_eq!(shards("pin = false\n", &[]), machine().cpus.len());
+}
+
+#[test]
+fn a_list_of_tables_may_be_set_as_a_whole_or_emptied() {
+    let text = "[[access.limit]]\nnetwork = \"192.0.2.0/24\"\n";
+    let limits = |line: &[_]| {
+        let limits = read(text, line).unwrap().access.limits;
+        limits.iter().map(|limit| unit::show_network(&limit.network)).collect::<Vec<_>>()
+    };
+    assert_eq!(limits(&[]), ["192.0.2.0/24"]);
+    assert_eq!(limits(&[("access.limit", "[]")]), [""; 0]);
+    let two = "[{network = \"10.0.0.0/8\", messages_per_hour = 9}, {network = \"::1\"}]";
+    assert_eq!(limits(&[("access.limit", two)]), ["10.0.0.0/8", "::1/128"]);
+    let cores = read("", &[("core", "[{cpu = 1, spool = \"/x\"}]")]).unwrap().cores;
+    assert_eq!(cores[1].spool, Path::new("/x"));
+}
+
+#[test]
 fn what_is_seldom_meant_is_warned_of() {
     let text = "host_name = \"relay\"\n[access]\nrelay_networks = []\n\
                 [event]\noutput = \"off\"\n[retry]\nexpire = \"1s\"\n";
@@ -213,6 +237,8 @@ fn what_is_seldom_meant_is_warned_of() {
             "event.output is \"off\": what becomes of mail is recorded nowhere",
             "access.relay_networks is empty: no client may relay",
             "retry.expire is shorter than retry.first: nothing is tried a second time",
+            "retry.delay_report is not shorter than retry.expire: no delay is ever reported; write \
+             \"off\" if that is meant",
         ]
     );
 }
@@ -234,6 +260,10 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/r.toml")), &[]).unwrap_err();
     let expected = "/nowhere/r.toml: cannot be read: No such file or directory (os error 2)";
     assert_eq!(error.to_string(), expected);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, b"host_name = \"\xff\"").unwrap();
+    let error = Config::load(Some(file.path()), &[]).unwrap_err().to_string();
+    assert!(error.ends_with(": cannot be read: it is no text in UTF-8"), "{error}");
 }
 
 #[test]

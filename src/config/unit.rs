@@ -132,6 +132,12 @@ pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault
                      \"lmtp://\" before a host where that is meant";
         format!("{text:?} is not a next hop: {why}; {forms}")
     };
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(fault(&format!("{scheme}:// is not known here")));
+    }
+    if text.contains(',') {
+        return Err(fault("it is one host and no list"));
+    }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
             let number = port.parse().ok().filter(|&number: &u16| number != 0);
@@ -202,8 +208,9 @@ const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
 ];
 
-/// A block in CIDR form, or one address. Blocks that no one operator can own are refused.
-pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
+/// A block in CIDR form, or one address. Blocks that no one operator can own are refused: `what`
+/// says why.
+pub(super) fn read_network(text: &str, what: &str) -> Result<Network, Fault> {
     let network = read_any_network(text)?;
     let first = network.address;
     let too_wide = match first {
@@ -218,8 +225,7 @@ pub(super) fn read_network(text: &str) -> Result<Network, Fault> {
     };
     if too_wide {
         return Err(format!(
-            "{text:?} would relay for strangers; name only the networks of your own clients \
-             (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
+            "{text:?} {what} (at least /{IPV4_PREFIX_MIN} for IPv4, /{IPV6_PREFIX_MIN} for IPv6)"
         ));
     }
     Ok(network)
@@ -325,7 +331,10 @@ pub(super) fn read_cpu_list(text: &str) -> Result<Vec<usize>, Fault> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let first = usize::from_str(first).map_err(|_| fault())?;
         let last = usize::from_str(last).map_err(|_| fault())?;
-        if first > last || last >= CPUS_MAX || cpus.len() + (last - first) >= CPUS_MAX {
+        if first > last {
+            return Err(format!("{text:?}: {part} counts down; write {last}-{first}"));
+        }
+        if last >= CPUS_MAX || cpus.len() + (last - first) >= CPUS_MAX {
             return Err(fault());
         }
         cpus.extend(first..=last);

@@ -111,8 +111,11 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
         Some(tables) => tables,
     };
     let mut listeners: Vec<Listener> = Vec::new();
+    let mut places: Vec<(SocketAddr, Place)> = Vec::new();
     for mut table in tables {
-        let is_written = table.place_of("address") != Place::Default;
+        let place = Some(table.place_of("address")).filter(|place| *place != Place::Default);
+        let is_written = place.is_some();
+        let place = place.unwrap_or_else(|| table.place.clone());
         let read = |text: &str| unit::read_listen_address(text).map(Some);
         let tls = table.parsed("tls", ListenerTls::Offer, tls::read_listener_tls);
         let address = match table.parsed("address", None, read) {
@@ -138,10 +141,16 @@ fn listeners(file: &mut Table) -> Vec<Listener> {
             recipients_max: (recipients_max > 0).then_some(recipients_max),
         };
         // Port 0 is a new port each time.
-        if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
-            let what = format!("\"{address}\" is listened on twice");
-            table.fault(&table.place, "address", what);
+        let other = places.iter().find(|(other, _)| *other == address && address.port() != 0);
+        if let Some((_, other)) = other {
+            let before = match other {
+                Place::File { line, .. } => format!(": line {line} has it too"),
+                _ => String::new(),
+            };
+            let what = format!("\"{address}\" is listened on twice{before}");
+            table.fault(&place, "address", what);
         }
+        places.push((address, place));
         listeners.push(listener);
         table.end();
     }
@@ -155,14 +164,16 @@ fn access(mut table: Table) -> Access {
             super::Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
         ]
     };
-    let mut networks = |key| {
-        let read = table.list(key, unit::read_network)?;
+    let mut networks = |key, what| {
+        let read = table.list(key, |text| unit::read_network(text, what))?;
         Some(read.into_iter().map(|(network, _)| network).collect())
     };
+    let relay = "would relay for strangers; name only the networks of your own clients";
+    let proxy = "would let strangers say who they are; name only your own proxies";
     let access = Access {
-        relay_networks: networks("relay_networks").unwrap_or_else(loopback),
-        proxy_networks: networks("proxy_networks").unwrap_or_default(),
-        xclient_networks: networks("xclient_networks").unwrap_or_default(),
+        relay_networks: networks("relay_networks", relay).unwrap_or_else(loopback),
+        proxy_networks: networks("proxy_networks", proxy).unwrap_or_default(),
+        xclient_networks: networks("xclient_networks", proxy).unwrap_or_default(),
         limits: auth::limits(&mut table),
     };
     table.end();
@@ -577,12 +588,21 @@ fn check_relations(config: &Config, report: &Report) {
         );
         report.relation(["session.recipients_max", "spool.segment_bytes"], what);
     }
-    if !spool.segment_bytes.is_multiple_of(4 * KIB) {
-        let what = format!("{} is not a multiple of 4 KiB", size(spool.segment_bytes));
+    let bytes = spool.segment_bytes;
+    if !bytes.is_multiple_of(4 * KIB) {
+        let below = bytes / (4 * KIB) * (4 * KIB);
+        let what = format!(
+            "{bytes} bytes are not a multiple of 4 KiB; the nearest that are: \"{}\" and \"{}\"",
+            size(below),
+            size(below + 4 * KIB)
+        );
         report.unfit("spool.segment_bytes", what);
     }
-    if !config.ring.depth.is_power_of_two() {
-        let what = format!("{} is not a power of two", config.ring.depth);
+    let depth = config.ring.depth;
+    if !depth.is_power_of_two() {
+        let above = depth.next_power_of_two();
+        let what =
+            format!("{depth} is not a power of two; the nearest are {} and {above}", above / 2);
         report.unfit("ring.depth", what);
     }
 }

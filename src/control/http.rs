@@ -6,9 +6,10 @@
 //! GET /sites                                sites, one line per shard that knows them
 //! ```
 
+use crate::config::Config;
 use crate::message::QueueId;
 use crate::ring::Sender;
-use crate::shard::{Page, Request};
+use crate::shard::{self, Page, Request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -28,14 +29,21 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 type Shards = Arc<Vec<Sender<Request>>>;
 
+/// Who can be asked, and what was configured.
+#[derive(Clone)]
+struct Relay {
+    shards: Shards,
+    config: Arc<Config>,
+}
+
 /// The routes, over the shards' request mailboxes.
-pub(super) fn router(requests: Vec<Sender<Request>>) -> Router {
+pub(super) fn router(requests: Vec<Sender<Request>>, config: Arc<Config>) -> Router {
     Router::new()
         .route("/queue", get(list))
         .route("/queue/{id}", get(show))
         .route("/sites", get(sites))
         .fallback(nothing)
-        .with_state(Arc::new(requests))
+        .with_state(Relay { shards: Arc::new(requests), config })
 }
 
 #[derive(Deserialize)]
@@ -55,10 +63,10 @@ struct Listing {
     domain: Option<String>,
 }
 
-async fn list(State(shards): State<Shards>, Query(query): Query<ListQuery>) -> Response {
+async fn list(State(relay): State<Relay>, Query(query): Query<ListQuery>) -> Response {
     let left = if query.limit == 0 { usize::MAX } else { query.limit };
     let domain = query.domain.map(|domain| domain.to_ascii_lowercase());
-    let listing = Listing { shards, shard: 0, cursor: 0, left, domain };
+    let listing = Listing { shards: relay.shards, shard: 0, cursor: 0, left, domain };
     // Page by page, so that a listing of millions takes no more memory than one page.
     let pages = futures_lite::stream::unfold(listing, |mut listing| async {
         let page = listing.next().await?;
@@ -100,12 +108,12 @@ impl Listing {
     }
 }
 
-async fn show(State(shards): State<Shards>, Path(text): Path<String>) -> Response {
+async fn show(State(relay): State<Relay>, Path(text): Path<String>) -> Response {
     let Some(id) = QueueId::parse(&text) else {
-        let cause = format!("'{text}' is not a queue id: 13 letters and digits\n");
+        let cause = format!("{text:?} is not a queue id: 13 letters and digits\n");
         return (StatusCode::BAD_REQUEST, cause).into_response();
     };
-    for shard in shards.iter() {
+    for shard in relay.shards.iter() {
         let entries = ask_shard(shard, |reply| Request::Show { id, reply }).await;
         match entries {
             Some(entries) if entries.is_empty() => {}
@@ -113,9 +121,9 @@ async fn show(State(shards): State<Shards>, Path(text): Path<String>) -> Respons
             None => return (StatusCode::GATEWAY_TIMEOUT, "no answer\n").into_response(),
         }
     }
-    let cause =
-        format!("{id} is not in the queue: it has ended (see the event log) or never was\n");
-    (StatusCode::NOT_FOUND, cause).into_response()
+    let looked = tokio::task::spawn_blocking(move || shard::absence(&relay.config, id));
+    let cause = looked.await.unwrap_or_else(|_| format!("{id} is not in the queue"));
+    (StatusCode::NOT_FOUND, format!("{cause}\n")).into_response()
 }
 
 async fn nothing() -> Response {
@@ -123,9 +131,9 @@ async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, paths).into_response()
 }
 
-async fn sites(State(shards): State<Shards>) -> Response {
+async fn sites(State(relay): State<Relay>) -> Response {
     let mut all = Vec::new();
-    for shard in shards.iter() {
+    for shard in relay.shards.iter() {
         all.extend(ask_shard(shard, |reply| Request::Sites { reply }).await.unwrap_or_default());
     }
     json_lines(Body::from(lines(&all)))

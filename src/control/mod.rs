@@ -68,7 +68,7 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     let (mut terminate, mut interrupt, mut hang_up) = signals;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let router = http::router(running.requests.clone());
+    let router = http::router(running.requests.clone(), running.config);
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(socket, router).await {
             tracing::error!(%error, "the operator's socket is closed");

@@ -94,6 +94,7 @@ pub(super) struct Running {
     pub(super) socket: UnixListener,
     pub(super) socket_path: PathBuf,
     pub(super) events: EventWriter,
+    pub(super) config: Arc<Config>,
     pub(super) stop_within: Duration,
     pub(super) watched: Vec<Watched>,
     /// All shards have ended; `Err` names those that panicked.
@@ -125,7 +126,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         .collect();
     let socket = bind_socket(&config.control.socket)?;
     if let EventOutput::File(path) = &config.event.output
-        && let Some(folder) = path.parent()
+        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
     {
         create_folder(folder)?;
     }
@@ -163,6 +164,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         events,
         stop_within: config.control.stop_within,
         watched: watched(&config, shown, accounts),
+        config,
         ended,
         _lock: lock,
     })
@@ -360,12 +362,22 @@ fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<()
     Ok(())
 }
 
+/// Makes the folder when it is missing, but nothing above it: see [`spool::missing_above`].
 fn create_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |what: &str, error: std::io::Error| ServeError::Path {
         path: path.to_owned(),
         cause: format!("{what}: {error}{}", whose(path, &error)),
     };
-    std::fs::create_dir_all(path).map_err(|error| failed("cannot create the folder", error))?;
+    match std::fs::create_dir(path) {
+        Ok(()) => {}
+        Err(_) if path.is_dir() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let above = path.parent().unwrap_or(path);
+            let (path, cause) = (path.to_owned(), spool::missing_above(above));
+            return Err(ServeError::Path { path, cause });
+        }
+        Err(error) => return Err(failed("cannot create the folder", error)),
+    }
     let probe = path.join(".writable");
     std::fs::write(&probe, b"").map_err(|error| failed("the folder is not writable", error))?;
     std::fs::remove_file(&probe).map_err(|error| failed("the folder is not writable", error))

@@ -59,10 +59,10 @@ pub(super) enum Exchange {
     Proof(Expected),
     /// All is said.
     Said,
-    /// `*` was said; why.
-    Cancelled(Box<str>),
     /// All is said, unless the host does not take our token: it tells why before it refuses.
     Token,
+    /// `*` was said; why.
+    Cancelled(Box<str>),
 }
 
 /// What a challenge leads to.

@@ -37,7 +37,7 @@ pub struct Capabilities {
     pub recipients_max: Option<u32>,
     /// LIMITS MAILMAX: transactions on one connection.
     pub mails_max: Option<u32>,
-    /// Not of the reply: we have logged in there since.
+    /// Not of the reply: we have logged in there since, and it has not refused AUTH= of MAIL.
     pub logged_in: bool,
 }
 

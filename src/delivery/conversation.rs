@@ -53,8 +53,8 @@ pub struct Conversation {
     reset_needed: bool,
     /// The server did not understand a chunk that went ahead: none does so again.
     chunk_refused: bool,
-    /// That was in the last transaction.
-    chunk_refused_last: bool,
+    /// That, or that it did not understand AUTH=, was in the last transaction.
+    misunderstood: bool,
 }
 
 impl Conversation {
@@ -72,7 +72,7 @@ impl Conversation {
             secured: false,
             reset_needed: false,
             chunk_refused: false,
-            chunk_refused_last: false,
+            misunderstood: false,
         }
     }
 
@@ -284,8 +284,9 @@ impl Conversation {
             return Step::Close;
         };
         self.reset_needed = transaction.leaves_envelope();
-        self.chunk_refused_last = transaction.is_chunk_refused();
-        self.chunk_refused |= self.chunk_refused_last;
+        self.chunk_refused |= transaction.is_chunk_refused();
+        self.capabilities.logged_in &= !transaction.is_submitter_refused();
+        self.misunderstood = transaction.is_chunk_refused() || transaction.is_submitter_refused();
         let (outcomes, again) = transaction.into_fates(close);
         Step::Finished { outcomes, again }
     }
@@ -406,11 +407,11 @@ impl Conversation {
         matches!(&self.state, State::Open(transaction) if transaction.is_ahead())
     }
 
-    /// After [`Step::Finished`]: the server could not take content as it was sent, so the outcome
-    /// says nothing about the message. When the connection is ready again it may be begun anew, and
-    /// will go by DATA.
-    pub fn was_chunk_refused(&self) -> bool {
-        self.chunk_refused_last
+    /// After [`Step::Finished`]: the server could not take what it was sent in the way that it was
+    /// sent, so the outcome says nothing about the message. When the connection is ready again it
+    /// may be begun anew, and will go by DATA, or without AUTH=.
+    pub fn was_misunderstood(&self) -> bool {
+        self.misunderstood
     }
 
     /// Whether content is to go as a chunk (RFC 3030): see [`Step::SendContent`].

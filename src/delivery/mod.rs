@@ -60,7 +60,7 @@
 //! message in place of two. Content for recipients that are all refused goes in vain, so the caller
 //! does that with small messages only. 500 to 504 to BDAT is no word on the message: the host
 //! cannot do what it offers, and the mail is tried at once by DATA on the same connection
-//! ([`Conversation::was_chunk_refused`]). After anything but 2xx to BDAT comes RSET.
+//! ([`Conversation::was_misunderstood`]). After anything but 2xx to BDAT comes RSET.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
 //! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply
@@ -94,7 +94,8 @@
 //! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
 //! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
 //! must prove that it knows the password, too. An exchange that leads nowhere is cancelled with `*`
-//! before QUIT. MAIL has AUTH=<> then (RFC 4954 5).
+//! before QUIT. MAIL has AUTH=<> then (RFC 4954 5); where a host answers that with 500, 501, 504 or
+//! 555, the mail is tried at once without, on the same connection.
 //!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection

@@ -97,6 +97,8 @@ pub(super) struct Transaction {
     ahead: bool,
     /// The server did not understand that.
     chunk_refused: bool,
+    /// The server did not understand AUTH= of MAIL.
+    submitter_refused: bool,
     mail_accepted: bool,
     mail_refused: bool,
     accepted: usize,
@@ -133,6 +135,7 @@ impl Transaction {
             chunked: ahead || mail.body == Body::BinaryMime,
             ahead,
             chunk_refused: false,
+            submitter_refused: false,
             mail,
             fates,
             next: Some(first),
@@ -181,6 +184,11 @@ impl Transaction {
     /// The server did not understand the chunk that it was sent with the envelope.
     pub(super) fn is_chunk_refused(&self) -> bool {
         self.chunk_refused
+    }
+
+    /// The server did not understand AUTH= of MAIL.
+    pub(super) fn is_submitter_refused(&self) -> bool {
+        self.submitter_refused
     }
 
     /// Whether the server still holds an envelope that RSET must clear.
@@ -262,6 +270,14 @@ impl Transaction {
                 return Verdict::Finished { close: true };
             }
             (Command::Mail, 2) => self.mail_accepted = true,
+            // Some let us log in and do not know AUTH= all the same.
+            (Command::Mail, 5)
+                if capabilities.logged_in && matches!(response.code(), 500 | 501 | 504 | 555) =>
+            {
+                self.mail_refused = true;
+                self.submitter_refused = true;
+                self.settle(Outcome::Deferred(reason()));
+            }
             (Command::Mail, 4 | 5) => {
                 self.mail_refused = true;
                 self.settle(judged(reason()));

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -347,11 +348,18 @@ struct RotatedFile {
     keep: usize,
 }
 
+/// Who writes to whom is for the relay's user and its group: they may collect the log.
+const MODE: u32 = 0o640;
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)
+}
+
 impl RotatedFile {
     fn open(path: &Path, rotate_bytes: u64, keep: usize) -> io::Result<RotatedFile> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(
-            |error| io::Error::new(error.kind(), format!("event file {}: {error}", path.display())),
-        )?;
+        let mut file = open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("event file {}: {error}", path.display()))
+        })?;
         let mut size = file.seek(SeekFrom::End(0))?;
         let mut last = [b'\n'];
         if size > 0 {
@@ -395,7 +403,7 @@ impl RotatedFile {
         } else {
             fs::remove_file(&self.path)?;
         }
-        OpenOptions::new().read(true).append(true).create(true).open(&self.path)
+        open(&self.path)
     }
 
     fn numbered(&self, number: usize) -> PathBuf {

@@ -224,3 +224,22 @@ fn a_file_that_cannot_be_opened_is_named() {
     let error = EventWriter::start(&config::Event { output, rotate_bytes: 1, keep: 1 }, 1);
     assert!(error.unwrap_err().to_string().contains("/nonexistent/events"));
 }
+
+#[test]
+fn who_writes_to_whom_is_not_for_everybody() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events");
+    let writer = to_file(&path, 1, 1);
+    let log = writer.log(0);
+    for number in 0..2 {
+        log.emit(&event(number));
+        log.flush();
+    }
+    drop(log);
+    assert!(writer.shutdown(LONG));
+    for path in [&path, &folder.path().join("events.1")] {
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "{}: {mode:o}", path.display());
+    }
+}

@@ -3,7 +3,7 @@
 use super::head::{Head, Waiting};
 use crate::message::{Envelope, Reason};
 use crate::smtp::{Dot, Dots};
-use crate::spool::{Content, Fate, Message, Recovered, RecoveredRecipient, Spool};
+use crate::spool::{Content, Fate, Message, Recovered, RecoveredRecipient, Spool, missing_above};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,9 +22,16 @@ pub struct Export {
 }
 
 impl Export {
-    /// Into the folder `to`, which is made when it is missing.
+    /// Into the folder `to`, which is made when it is missing, but nothing above it.
     pub fn new(to: &Path) -> io::Result<Export> {
-        fs::create_dir_all(to).map_err(|error| about(to, &error))?;
+        match fs::create_dir(to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let missing = missing_above(to.parent().unwrap_or(to));
+                return Err(about(to, &io::Error::new(error.kind(), missing)));
+            }
+            Err(error) if !to.is_dir() => return Err(about(to, &error)),
+            _ => {}
+        }
         Ok(Export { to: to.to_owned(), unsynced: Vec::new(), exported: 0 })
     }
 

@@ -169,7 +169,7 @@ impl Waiting {
 }
 
 /// Reads a path as it is given with MAIL: `<a@b>`, or `<>`.
-pub(super) fn read_reverse_path(value: &str) -> Option<ReversePath> {
+pub fn read_reverse_path(value: &str) -> Option<ReversePath> {
     match smtp::read_path(value) {
         Ok((path, "")) => Some(path.to_address()),
         _ => None,

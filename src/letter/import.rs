@@ -1,7 +1,7 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
-use super::head::{FIRST, Head, LAST, Waiting, read_reverse_path, time_text};
-use crate::message::{Body, Envelope, Options, QueueId, Recipient, ReversePath, Timestamp};
+use super::head::{FIRST, Head, LAST, Waiting, time_text};
+use crate::message::{Body, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::ring::{self, Signal};
 use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 use crate::smtp::{Dot, Dots, LineEnds};
@@ -34,8 +34,8 @@ pub struct Import {
     pub ring: ring::Settings,
     /// Letters, or plain messages when an envelope is given for them.
     pub files: Vec<PathBuf>,
-    /// For files without an envelope of their own: reverse-path and forward-paths, in brackets.
-    pub envelope: Option<(String, Vec<String>)>,
+    /// For files without an envelope of their own.
+    pub envelope: Option<Envelope>,
     /// What a plain message may have; a letter was measured when it was received.
     pub limits: ContentLimits,
     /// Give every message a new id: also what is or was in the spool is taken once more.
@@ -256,18 +256,9 @@ impl Desk {
         spool: &Spool,
         source: &mut BufReader<File>,
     ) -> Result<(Accepted, Draft), String> {
-        let Some((from, to)) = &self.what.envelope else {
+        let Some(envelope) = self.what.envelope.clone() else {
             return Err(format!("does not begin with {FIRST} and needs --from and --to"));
         };
-        let path = |text: &str| -> Result<ReversePath, String> {
-            read_reverse_path(text).ok_or_else(|| format!("no address: {text}"))
-        };
-        let mut recipients = Vec::new();
-        for text in to {
-            let address = path(text)?.ok_or_else(|| "<> receives nothing".to_owned())?;
-            recipients.push(Recipient::plain(address));
-        }
-        let reverse_path = path(from)?;
         let mut intake = Intake::new(spool, self.what.limits, Framing::Dots);
         let mut ends = LineEnds::default();
         let mut last = None;
@@ -285,7 +276,7 @@ impl Desk {
         let accepted = Accepted {
             id: spool.next_id(now),
             received_at: now,
-            envelope: Envelope { reverse_path, recipients },
+            envelope,
             options: Options::default(),
             trace: Vec::new(),
             dot_stuffed: checked.dot_stuffed,

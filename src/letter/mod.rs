@@ -27,4 +27,5 @@ mod head;
 mod import;
 
 pub use export::Export;
+pub use head::read_reverse_path;
 pub use import::{Import, Report, import};

@@ -1,5 +1,6 @@
 //! One inbound connection, from greeting to close.
 
+use super::complaint::Complaint;
 use super::gate::{self, ByToken};
 use super::{Door, Intake, OpenGuard, proxy};
 use crate::config::{ListenerTls, Role};
@@ -54,8 +55,14 @@ pub(super) async fn serve(
                 address = client;
             }
             Ok(None) => {}
-            Err(error) => {
-                tracing::info!(proxy = %address, %error, "connection refused");
+            Err(fault) => {
+                match fault {
+                    proxy::Fault::Wrong(complaint) => complaint.tell(address),
+                    proxy::Fault::Silent => {}
+                    proxy::Fault::Lost(error) => {
+                        tracing::debug!(proxy = %address, %error, "connection lost");
+                    }
+                }
                 return stream.close().await;
             }
         }
@@ -175,10 +182,14 @@ impl Connection<'_> {
         if self.stream.try_recv(&mut self.input)? == Some(0) {
             return Ok(());
         }
+        if self.is_of_a_proxy() {
+            return self.turn_away().await;
+        }
         let step = self.session.greet(self.input.filled(), &mut self.output);
         if self.is_over_after(step).await? {
             return Ok(());
         }
+        let mut is_first = true;
         loop {
             self.session.told_time(self.intake.now());
             let progress = self.session.receive(self.input.filled(), &mut self.output);
@@ -196,13 +207,32 @@ impl Connection<'_> {
             if self.is_over_after(step).await? {
                 return Ok(());
             }
-            if needs_input && !self.receive().await? {
-                return Ok(());
+            if needs_input {
+                if !self.receive().await? {
+                    return Ok(());
+                }
+                // The header and our greeting may have met on the way.
+                if std::mem::take(&mut is_first) && self.is_of_a_proxy() {
+                    return self.turn_away().await;
+                }
             }
             if goes_on || self.output.len() > REPLIES_BYTES_MAX {
                 self.flush().await?;
             }
         }
+    }
+
+    /// Whether the first that came is a PROXY header, which only proxies may send, and before all
+    /// else.
+    fn is_of_a_proxy(&self) -> bool {
+        proxy::is_header(self.input.filled())
+    }
+
+    /// Without its header a proxy's clients would all be the proxy.
+    async fn turn_away(&mut self) -> io::Result<()> {
+        Complaint::NoProxy.tell(self.session.client_address());
+        Reply::NO_PROXY.write(&mut self.output);
+        self.flush().await
     }
 
     /// Does what `step` asks for; true when the connection is to be closed.
@@ -248,7 +278,12 @@ impl Connection<'_> {
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
             Step::ContentVoid => self.incoming = None,
             Step::Complete => self.store().await,
-            Step::Rejected(rejection) => self.tell_rejected(&rejection),
+            Step::Rejected(rejection) => {
+                if rejection.at == "xclient" {
+                    Complaint::NoXclient.tell(self.session.client_address());
+                }
+                self.tell_rejected(&rejection);
+            }
             Step::Close => {
                 self.flush().await?;
                 return Ok(true);

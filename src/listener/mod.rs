@@ -6,6 +6,7 @@
 //! must not know where messages go.
 
 mod authentication;
+mod complaint;
 mod connection;
 mod gate;
 pub mod proxy;

@@ -3,6 +3,7 @@
 //!
 //! What follows the header is the client's, and may be TLS: so no byte behind it is read here.
 
+use super::complaint::Complaint;
 use crate::ring::{RecvBuf, Stream};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,31 +31,50 @@ pub enum Header {
     Malformed,
 }
 
+/// Why there is no header.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Something else came, or not all of it in time, or the end.
+    Wrong(Complaint),
+    /// Nothing came but the end: that is how load balancers look whether somebody listens.
+    Silent,
+    /// The connection broke.
+    Lost(io::Error),
+}
+
 /// Reads the header of a connection that has just come.
-pub(super) async fn receive(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
+pub(super) async fn receive(stream: &mut Stream) -> Result<Option<SocketAddr>, Fault> {
     receive_until(stream, Instant::now() + HEADER_WAIT).await
 }
 
-async fn receive_until(stream: &mut Stream, until: Instant) -> io::Result<Option<SocketAddr>> {
+async fn receive_until(stream: &mut Stream, until: Instant) -> Result<Option<SocketAddr>, Fault> {
     let mut bytes = Vec::new();
     loop {
         let missing = match read(&bytes) {
             Header::Whole(client) => return Ok(client),
             Header::Short(missing) => missing,
-            Header::Malformed => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "no PROXY header"));
-            }
+            Header::Malformed => return Err(Fault::Wrong(Complaint::Malformed)),
         };
         let mut buffer = RecvBuf::with_capacity(missing);
         let left = until.saturating_duration_since(Instant::now());
+        let late = Fault::Wrong(Complaint::Late(HEADER_WAIT));
         if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(late);
         }
-        if stream.recv(&mut buffer, left).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match stream.recv(&mut buffer, left).await {
+            Ok(0) if bytes.is_empty() => return Err(Fault::Silent),
+            Ok(0) => return Err(Fault::Wrong(Complaint::CutShort)),
+            Ok(_) => bytes.extend_from_slice(buffer.filled()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late),
+            Err(error) => return Err(Fault::Lost(error)),
         }
-        bytes.extend_from_slice(buffer.filled());
     }
+}
+
+/// Whether `bytes`, the first of a connection, begin a header.
+pub(super) fn is_header(bytes: &[u8]) -> bool {
+    let words: [&[u8]; 3] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN"];
+    bytes.starts_with(SIGNATURE) || words.iter().any(|word| bytes.starts_with(word))
 }
 
 /// Looks at the bytes that came so far.
@@ -168,7 +188,7 @@ mod tests {
             });
             let begun = Instant::now();
             let met = receive_until(&mut here, begun + Duration::from_millis(500)).await;
-            assert_eq!(met.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(matches!(met, Err(Fault::Wrong(Complaint::Late(_)))), "{met:?}");
             assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         };
         ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
@@ -204,6 +224,7 @@ mod tests {
         ] {
             let client = client.map(|text| text.parse().unwrap());
             let more = format!("{line}EHLO x\r\n");
+            assert!(is_header(more.as_bytes()), "{line}");
             assert_eq!(whole(more.as_bytes()), Header::Whole(client), "{line}");
         }
     }
@@ -223,6 +244,7 @@ mod tests {
         ] {
             let client = client.map(|text| text.parse().unwrap());
             assert_eq!(whole(&[&bytes[..], b"EHLO"].concat()), Header::Whole(client));
+            assert!(is_header(&bytes));
         }
     }
 

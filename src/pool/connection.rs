@@ -288,6 +288,7 @@ impl Connection {
                 Err(error) => return Transacted::unreadable(job, &error),
             }
         }
+        let (size, converted, now) = (mail.size, mail.conversion, mail.now);
         self.begin(mail, job);
         loop {
             let loss = match self.talk().await {
@@ -301,8 +302,9 @@ impl Connection {
                     },
                 },
                 Ok(Step::Finished { outcomes, again }) => {
-                    if self.conversation.was_chunk_refused() && self.is_ready_again().await {
-                        self.begin(mail_of(job), job);
+                    if self.conversation.was_misunderstood() && self.is_ready_again().await {
+                        let mail = Mail { size, conversion: converted, now, ..mail_of(job) };
+                        self.begin(mail, job);
                         continue;
                     }
                     let lost = outcomes.iter().any(|(_, outcome)| outcome.reason().code == 421);

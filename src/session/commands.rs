@@ -146,11 +146,12 @@ impl Session {
     /// Postfix's XCLIENT_README: only for those who are configured to.
     fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
         let refusal = if !self.client.xclient {
-            Reply::NOT_IMPLEMENTED
+            return self.reject("xclient", None, None, Reply::XCLIENT_DENIED, out);
         } else if self.transaction.is_some() {
             Reply::NESTED_MAIL
         } else {
             match smtp::read_xclient(argument) {
+                Ok(told) if told.login => Reply::XCLIENT_LOGIN,
                 Ok(told) => return Step::Turn { address: told.address, port: told.port },
                 Err(fault) => fault.reply(),
             }

@@ -21,7 +21,8 @@ impl Session {
     /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6); not where mail
     /// is submitted (RFC 6409 7).
     pub(super) fn offers_etrn(&self) -> bool {
-        (self.client.may_relay || self.user.is_some()) && !self.client.authentication.demanded
+        let known = self.client.may_relay || self.user.is_some();
+        known && !self.client.authentication.demanded
     }
 
     pub(super) fn write_offer(&self, out: &mut Vec<u8>) {

@@ -280,7 +280,6 @@ fn rfc5321_4_2_4_what_is_offered_is_there_and_what_is_there_is_offered() {
             ("ETRN", "ETRN example.com"),
             ("CHUNKING", "BDAT 0"),
             ("EXPN", "EXPN list"),
-            ("XCLIENT", "XCLIENT ADDR=127.0.0.1"),
             ("TURN", "TURN"),
         ] {
             let mut session = with_everything();

@@ -8,10 +8,9 @@ use crate::message::{QueueId, Reason, Stage, Status};
 use crate::ring;
 use crate::scheduler::{Settled, Slot, Verdict};
 use crate::spool::{Content, Fate, Message, SpoolError};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-
-const DAMAGED: &str = "the message is damaged on the disk: what is left of it is in the quarantine";
 
 impl Queue {
     /// These recipients of a message are out, and it could not be loaded because of `error`.
@@ -24,29 +23,33 @@ impl Queue {
         let whereabouts = self.scheduler.borrow().whereabouts(slot);
         let Some((id, _)) = whereabouts else { return };
         tracing::error!(%id, %error, "a queued message cannot be read");
-        if self.is_damaged(id, slot, error).await {
-            self.end_damaged(id, slot, recipients);
-        } else {
-            self.put_off(slot, recipients, UNREADABLE);
+        match self.set_aside(id, slot, error).await {
+            Some(copy) => self.end_damaged(id, slot, recipients, &copy),
+            None => self.put_off(slot, recipients, UNREADABLE),
         }
     }
 
-    /// Whether the message's record is beyond reading, and kept in the quarantine.
-    pub(super) async fn is_damaged(&self, id: QueueId, slot: Slot, error: &SpoolError) -> bool {
+    /// If the message's record is beyond reading: where in the quarantine what is left of it is.
+    pub(super) async fn set_aside(
+        &self,
+        id: QueueId,
+        slot: Slot,
+        error: &SpoolError,
+    ) -> Option<PathBuf> {
         let whereabouts = self.scheduler.borrow().whereabouts(slot);
         let (SpoolError::Damaged { .. }, Some((known, at))) = (error, whereabouts) else {
-            return false;
+            return None;
         };
         let set_aside = match known == id {
             true => self.spool.set_aside(id, placement(at)).await,
-            false => Ok(false),
+            false => Ok(None),
         };
         let still = self.scheduler.borrow().whereabouts(slot) == Some((id, at));
         match set_aside {
-            Ok(damaged) => damaged && still,
+            Ok(copy) => copy.filter(|_| still),
             Err(error) => {
                 tracing::error!(%id, %error, "a damaged record cannot be copied to the quarantine");
-                false
+                None
             }
         }
     }
@@ -58,13 +61,13 @@ impl Queue {
             let Content::Streamed(pieces) = &message.content else { return };
             let id = message.id;
             match queue.spool.set_aside_pieces(id, pieces).await {
-                Ok(true) => {
+                Ok(Some(copy)) => {
                     let whereabouts = queue.scheduler.borrow().whereabouts(slot);
                     if whereabouts.is_some_and(|(known, _)| known == id) {
-                        queue.end_damaged(id, slot, &[]);
+                        queue.end_damaged(id, slot, &[], &copy);
                     }
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(error) => tracing::error!(%id, %error, "the content cannot be read"),
             }
         });
@@ -72,7 +75,7 @@ impl Queue {
 
     /// Ends these recipients, which are out, and all others that are not. Those out elsewhere have
     /// the message in memory.
-    fn end_damaged(self: &Rc<Self>, id: QueueId, slot: Slot, recipients: &[u32]) {
+    fn end_damaged(self: &Rc<Self>, id: QueueId, slot: Slot, recipients: &[u32], copy: &Path) {
         let mut ended: Vec<(u32, String, u16)> = Vec::new();
         {
             let mut scheduler = self.scheduler.borrow_mut();
@@ -92,7 +95,11 @@ impl Queue {
                 }
             }
         }
-        let reason = Reason::ours(Stage::Local, Status(5, 3, 0), DAMAGED);
+        let words = format!(
+            "the message is damaged on the disk: what is left of it is in {}",
+            copy.display()
+        );
+        let reason = Reason::ours(Stage::Local, Status(5, 3, 0), words);
         for (index, to, attempts) in &ended {
             self.spool.settle(id, *index, &Fate::Removed);
             let event = Event::new(Kind::SetAside, now()).of(id, None).because(&reason);

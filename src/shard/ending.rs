@@ -140,7 +140,7 @@ impl Queue {
                 }
                 Err(error) => {
                     queue.tell_unreadable(id, &failures, &error);
-                    if queue.is_damaged(id, slot, &error).await {
+                    if queue.set_aside(id, slot, &error).await.is_some() {
                         for failure in &failures {
                             queue.spool.settle(id, failure.recipient, &Fate::Expired);
                             queue.has_failed(slot, failure.recipient);

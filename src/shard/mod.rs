@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-pub use view::{Page, RecipientEntry, SiteEntry, entries_of_recovery};
+pub use view::{Page, RecipientEntry, SiteEntry, absence, entries_of_recovery, folders};
 
 /// Events are handed to the log at least this often.
 const EVENT_INTERVAL: Duration = Duration::from_millis(50);

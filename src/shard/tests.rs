@@ -181,6 +181,14 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
             let mut bytes = std::fs::read(&file).unwrap();
             bytes[first.placement[1] as usize + 40] ^= 1;
             std::fs::write(&file, bytes).unwrap();
+            let shown = queue.show(damaged.id).await;
+            let found = shown.iter().map(|one| (&*one.from, &*one.to, &*one.state));
+            let expected = ["?@a.test", "?@b.test"].map(|to| ("?", to, "damaged"));
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+            let trouble = shown[0].trouble.clone().unwrap();
+            assert!(trouble.contains("00000001.seg byte ") && trouble.contains("not intact"));
+            let intact = queue.show(whole.id).await;
+            assert_eq!((&*intact[0].from, &intact[0].trouble), ("s@sender.test", &None));
 
             let error = queue.message(first.slot).await.unwrap_err();
             queue.unreadable(first.slot, &first.recipients, &error).await;

@@ -2,13 +2,14 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use crate::message::{Envelope, Options, QueueId, Reason, Timestamp, expiry, wished_end};
+use crate::config::{Config, EventOutput};
+use crate::message::{Options, QueueId, Reason, Timestamp, expiry, wished_end};
 use crate::pool::HomeView;
 use crate::scheduler::MessageView;
-use crate::spool::{Message, Placement, Recovery, Spool};
+use crate::spool::{self, Message, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,13 @@ use std::time::Duration;
 pub struct RecipientEntry {
     /// Queue id.
     pub id: String,
-    /// Reverse-path; empty for reports.
+    /// Reverse-path; empty for reports, `?` where the message cannot be read.
     pub from: String,
-    /// Forward-path.
+    /// Forward-path; `?@` and its domain where the message cannot be read.
     pub to: String,
     /// `waiting` for its time, `routing` (its site is looked for), `ready` (waits for a
-    /// connection), `out` (being delivered); `stored` in a stopped relay's spool.
+    /// connection), `out` (being delivered); `stored` in a stopped relay's spool; `damaged` when
+    /// its record on the disk does not pass.
     pub state: String,
     /// When the message was received (RFC 3339).
     pub received: String,
@@ -42,6 +44,9 @@ pub struct RecipientEntry {
     /// The last attempt's reply or trouble.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why the message cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// The site it is to be delivered to, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
@@ -176,6 +181,7 @@ impl Queue {
                 expires: view.expires.to_string(),
                 deliver_by: None,
                 reason: recipient.reason.map(|reason| reason.to_string()),
+                trouble: None,
                 site: key,
                 site_backs_off: parked
                     .map(|parked| format!("until {}: {}", parked.until, parked.reason)),
@@ -191,25 +197,17 @@ impl Queue {
         }
     }
 
-    /// Adds what only the message itself says. A message that cannot be read is listed without.
+    /// Adds what only the message itself says.
     async fn complete(&self, found: Found, entries: &mut Vec<RecipientEntry>) {
         if found.entries.is_empty() {
             return;
         }
         let message = match found.hot {
-            Some(message) => Some(message),
-            None => self.spool.load(found.id, found.placement).await.ok(),
+            Some(message) => Ok(message),
+            None => self.spool.load(found.id, found.placement).await,
         };
         for (index, mut entry) in found.entries {
-            if let Some(message) = &message {
-                let recipient = message.envelope.recipients.get(index as usize);
-                entry.from = from_of(&message.envelope);
-                entry.size = message.content.len();
-                entry.deliver_by = deliver_by_of(&message.options);
-                if let Some(recipient) = recipient {
-                    entry.to = recipient.address.to_string();
-                }
-            }
+            entry.complete(index as usize, &message);
             entries.push(entry);
         }
     }
@@ -228,8 +226,58 @@ fn deliver_by_of(options: &Options) -> Option<String> {
     options.deliver_by.map(|by| format!("{} {}", by.at, by.letters()))
 }
 
-fn from_of(envelope: &Envelope) -> String {
-    envelope.reverse_path.as_ref().map_or_else(String::new, ToString::to_string)
+impl RecipientEntry {
+    /// Adds what the message says of the recipient at `index`, or why it does not.
+    fn complete(&mut self, index: usize, message: &Result<Arc<Message>, SpoolError>) {
+        match message {
+            Ok(message) => {
+                let from = message.envelope.reverse_path.as_ref();
+                self.from = from.map_or_else(String::new, ToString::to_string);
+                self.size = message.content.len();
+                self.deliver_by = deliver_by_of(&message.options);
+                if let Some(recipient) = message.envelope.recipients.get(index) {
+                    self.to = recipient.address.to_string();
+                }
+            }
+            Err(error) => {
+                self.from = "?".to_owned();
+                self.trouble = Some(error.to_string());
+                if let SpoolError::Damaged { .. } = error {
+                    self.state = "damaged".to_owned();
+                }
+            }
+        }
+    }
+}
+
+/// All folders of the configured spool: shards that are, and shards that were.
+///
+/// # Errors
+/// The spool's folder cannot be read.
+pub fn folders(config: &Config) -> Result<Vec<PathBuf>, SpoolError> {
+    let layout = spool::layout(&config.spool.directory)?;
+    let mut folders: Vec<PathBuf> = layout.into_iter().map(|(_, folder)| folder).collect();
+    folders.extend(config.cores.iter().map(|core| core.spool.clone()).filter(|path| path.is_dir()));
+    folders.sort();
+    folders.dedup();
+    Ok(folders)
+}
+
+/// Why `id` is not in the queue, as far as the disk tells. Reads files, and blocks.
+pub fn absence(config: &Config, id: QueueId) -> String {
+    let copy = folders(config).ok().and_then(|folders| spool::quarantined(&folders, id));
+    if let Some(copy) = copy {
+        return format!(
+            "{id} proved damaged on the disk and was set aside: what is left of it is in {} (bytes \
+             for a forensic look, no letter)",
+            copy.display()
+        );
+    }
+    let log = match &config.event.output {
+        EventOutput::File(path) => format!("the event log, {}, says", path.display()),
+        EventOutput::Stdout | EventOutput::Off => "the event log says".to_owned(),
+    };
+    format!("{id} is not in the queue: it has ended ({log} how), or it never was")
 }
 
 /// The same view of a stopped relay's spool: what `recovery` found in `folder`.
@@ -241,33 +289,26 @@ pub fn entries_of_recovery(
 ) -> Vec<RecipientEntry> {
     let mut entries = Vec::new();
     for message in recovery.messages {
-        let stored = Spool::read(folder, message.id, message.placement).ok();
-        let envelope = stored.as_ref().map(|stored| &stored.envelope);
+        let stored = Spool::read(folder, message.id, message.placement);
         let held = message.not_before;
         let wished = wished_end(message.expires, message.deliver_by);
         let expires = expiry(message.received_at, held, wished, expire);
         let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
         for (index, recipient) in open {
-            let known = envelope.and_then(|envelope| envelope.recipients.get(index));
-            entries.push(RecipientEntry {
+            let mut entry = RecipientEntry {
                 id: message.id.to_string(),
-                from: envelope.map_or_else(String::new, from_of),
-                to: known.map_or_else(
-                    || format!("?@{}", recipient.domain),
-                    |known| known.address.to_string(),
-                ),
+                to: format!("?@{}", recipient.domain),
                 state: "stored".to_owned(),
                 received: message.received_at.to_string(),
-                size: stored.as_ref().map_or(0, |stored| stored.content.len()),
                 attempts: recipient.attempts,
                 due: recipient.due.as_ref().map(Timestamp::to_string),
                 expires: expires.to_string(),
-                deliver_by: stored.as_ref().and_then(|stored| deliver_by_of(&stored.options)),
                 reason: recipient.reason.as_deref().map(Reason::to_string),
-                site: None,
-                site_backs_off: None,
                 shard,
-            });
+                ..RecipientEntry::default()
+            };
+            entry.complete(index, &stored);
+            entries.push(entry);
         }
     }
     entries

@@ -197,6 +197,12 @@ impl Reply {
     /// 3.5, as that of RCPT).
     pub const SENDER_ASCII_ONLY: Reply =
         with(550, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
+    /// XCLIENT from somebody who may not (as Postfix's XCLIENT_README has it, like the next).
+    pub const XCLIENT_DENIED: Reply =
+        with(550, Status(5, 7, 0), "Insufficient authorization: XCLIENT is not for you");
+    /// XCLIENT with LOGIN: the relay believes in no login that it has not seen.
+    pub const XCLIENT_LOGIN: Reply =
+        with(550, Status(5, 7, 0), "Insufficient authorization: LOGIN is not taken from a proxy");
     /// MAIL from an address that the user may not send from (RFC 6409 6.1).
     pub const SENDER_NOT_ALLOWED: Reply =
         with(550, Status(5, 7, 1), "This user may not send from that address");
@@ -226,6 +232,9 @@ impl Reply {
     /// DATA when every RCPT was refused or none came (RFC 5321 3.3).
     pub const NO_RECIPIENTS: Reply =
         with(554, Status(5, 5, 1), "No valid recipients; send RCPT first");
+    /// A PROXY header from somebody who is no proxy.
+    pub const NO_PROXY: Reply =
+        with(554, Status(5, 7, 1), "A PROXY header is not taken from your address");
     /// A TLS ClientHello instead of a command.
     pub const TLS: Reply =
         with(554, Status(5, 5, 1), "This port speaks plain SMTP, not TLS; closing");
@@ -337,8 +346,13 @@ impl Reply {
     }
 }
 
+/// Whoever comes back then must not be told the same again, so a part counts as a whole.
 fn again_in(wait: Duration) -> String {
-    format!("try again in {} min", wait.as_secs().div_ceil(60))
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    match seconds {
+        ..=120 => format!("try again in {seconds} s"),
+        _ => format!("try again in {} min", seconds.div_ceil(60)),
+    }
 }
 
 /// In decimal. Replies are written once a command; the formatting machinery would cost more than
@@ -406,6 +420,23 @@ mod tests {
             let mut out = Vec::new();
             push_number(number, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), number.to_string());
+        }
+    }
+
+    #[test]
+    fn the_time_to_wait_is_never_told_too_short() {
+        for (ms, expected) in [
+            (0, "1 s"),
+            (400, "1 s"),
+            (2001, "3 s"),
+            (60_000, "60 s"),
+            (120_000, "120 s"),
+            (120_001, "3 min"),
+            (900_000, "15 min"),
+        ] {
+            let told = Reply::auth_too_often(Duration::from_millis(ms)).text;
+            let expected = format!("Too many failed attempts; try again in {expected}");
+            assert_eq!(told, expected, "{ms} ms");
         }
     }
 

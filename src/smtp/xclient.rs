@@ -10,31 +10,40 @@ pub struct Xclient {
     pub address: Option<IpAddr>,
     /// PORT=.
     pub port: Option<u16>,
+    /// LOGIN=, and of somebody.
+    pub login: bool,
 }
 
-/// Attributes that are taken and mean nothing: the relay asks for no name, and believes in no login
-/// that it has not seen.
-const PASSED_OVER: [&str; 6] = ["NAME", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT"];
+/// Attributes that are taken and mean nothing: the relay asks for no name.
+const PASSED_OVER: [&str; 5] = ["NAME", "PROTO", "HELO", "DESTADDR", "DESTPORT"];
 
 /// What stands for a value that the proxy does not know.
 const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
 
 /// Reads the argument of XCLIENT.
 pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
-    const FAULT: CommandFault =
-        CommandFault::Value("Write XCLIENT ADDR=address PORT=number; an IPv6 address as IPV6:...");
+    const FORM: CommandFault =
+        CommandFault::Value("Write XCLIENT NAME=value ..., such as ADDR=192.0.2.1 PORT=4321");
+    const ADDRESS: CommandFault =
+        CommandFault::Value("ADDR must be an IPv4 address, IPV6:address or [UNAVAILABLE]");
+    const PORT: CommandFault =
+        CommandFault::Value("PORT must be a number up to 65535, or [UNAVAILABLE]");
+    const UNKNOWN_NAME: CommandFault = CommandFault::Value(
+        "No such XCLIENT attribute; there are NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
+    );
     let mut told = Xclient::default();
     let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty()).peekable();
     words.peek().ok_or(CommandFault::ArgumentMissing)?;
     for word in words {
-        let (name, value) = word.split_once('=').ok_or(FAULT)?;
+        let (name, value) = word.split_once('=').ok_or(FORM)?;
         let is_unknown = UNKNOWN.iter().any(|unknown| unknown.eq_ignore_ascii_case(value));
         match name.to_ascii_uppercase().as_str() {
-            "ADDR" if !is_unknown => told.address = Some(read_address(value).ok_or(FAULT)?),
-            "PORT" if !is_unknown => told.port = Some(value.parse().map_err(|_| FAULT)?),
-            "ADDR" | "PORT" => {}
+            "ADDR" if !is_unknown => told.address = Some(read_address(value).ok_or(ADDRESS)?),
+            "PORT" if !is_unknown => told.port = Some(value.parse().map_err(|_| PORT)?),
+            "LOGIN" if !is_unknown && !value.is_empty() => told.login = true,
+            "ADDR" | "PORT" | "LOGIN" => {}
             name if PASSED_OVER.contains(&name) => {}
-            _ => return Err(FAULT),
+            _ => return Err(UNKNOWN_NAME),
         }
     }
     Ok(told)
@@ -56,12 +65,15 @@ mod tests {
 
     #[test]
     fn a_proxy_says_who_its_client_is() {
-        let told = |address: &str, port| Xclient { address: address.parse().ok(), port };
+        let told =
+            |address: &str, port| Xclient { address: address.parse().ok(), port, login: false };
         for (argument, expected) in [
             ("ADDR=192.0.2.1 PORT=4321", told("192.0.2.1", Some(4321))),
             ("addr=ipv6:2001:db8::1", told("2001:db8::1", None)),
             ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", told("192.0.2.1", None)),
             ("ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", Xclient::default()),
+            ("LOGIN=[UNAVAILABLE]", Xclient::default()),
+            ("LOGIN=joe", Xclient { login: true, ..Xclient::default() }),
         ] {
             assert_eq!(read_xclient(argument), Ok(expected), "{argument}");
         }

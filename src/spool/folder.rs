@@ -161,6 +161,18 @@ pub(super) fn copy_of(folder: &Path, segment: u32, offset: u32) -> PathBuf {
     folder.join(QUARANTINE).join(format!("{segment:08}-{offset}.bad"))
 }
 
+/// The copies that are kept in `folder`, each with the segment and offset that it is of.
+pub(super) fn copies(folder: &Path) -> Vec<(PathBuf, u32, u32)> {
+    let place = |copy: PathBuf| {
+        let (segment, offset) =
+            copy.file_name()?.to_str()?.strip_suffix(".bad")?.split_once('-')?;
+        let (segment, offset) = (segment.parse().ok()?, offset.parse().ok()?);
+        Some((copy, segment, offset))
+    };
+    let found = disk::entries(&folder.join(QUARANTINE)).unwrap_or_default();
+    found.into_iter().filter_map(place).collect()
+}
+
 /// Makes durable what was read and perhaps is only in the page cache, before anything is built on
 /// it. A sync is enough after a kill, but not after a commit that failed: the kernel then takes
 /// pages for clean that never reached the disk. The last batch is therefore written once more, as
@@ -212,23 +224,20 @@ pub(super) fn failed(path: &Path, error: &io::Error) -> SpoolError {
     SpoolError::Open { path: path.to_owned(), cause: error.to_string() }
 }
 
-/// Makes `folder`, and what is missing above it, each durable in the folder above: else a power
-/// failure could take it away with all that was synced in it.
+/// Makes `folder`, durable in the folder above: else a power failure could take it away with all
+/// that was synced in it. What is missing above it is not made: the path may be a slip, or that of
+/// a disk that is not mounted.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
     let above = match folder.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
     };
-    let made = match disk::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(above)?;
-            disk::create_dir(folder)
-        }
-        made => made,
-    };
     let synced = || File::open(above).and_then(|above| above.sync_all());
-    match made {
+    match disk::create_dir(folder) {
         Ok(()) => synced(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(io::Error::new(error.kind(), missing_above(above)))
+        }
         // An earlier start may have made it and been killed then. If it was not us who made it,
         // the folder above may be one that we cannot open.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -237,6 +246,11 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Why no folder is made in `above`.
+pub fn missing_above(above: &Path) -> String {
+    format!("the folder above it, {}, is not there; make it, or mend the path", above.display())
 }
 
 fn sync(folder: &Path) -> Result<(), SpoolError> {

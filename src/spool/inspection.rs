@@ -154,7 +154,7 @@ impl Damage {
 }
 
 /// The records that do not pass in a batch whose header does, and which begins `bytes`.
-fn damaged_records(bytes: &[u8], segment: u32, offset: u32) -> Vec<(u32, QueueId)> {
+pub(super) fn damaged_records(bytes: &[u8], segment: u32, offset: u32) -> Vec<(u32, QueueId)> {
     let mut damaged = Vec::new();
     let Some(header) = BatchHeader::read(bytes, segment, offset) else { return damaged };
     let end = BATCH_HEADER + header.length as usize;

@@ -12,12 +12,12 @@ pub struct Lock {
     _file: File,
 }
 
-/// Locks `root` (made when missing) by its file `lock`, which holds the process id. An error names
+/// Locks `root` (made when missing, but not what is above it) by its file `lock`, which holds the process id. An error names
 /// the process that has it.
 pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     let path = root.join("lock");
     let open = |cause: String| SpoolError::Open { path: path.clone(), cause };
-    folder::make(root).map_err(|error| open(error.to_string()))?;
+    folder::make(root).map_err(|error| folder::failed(root, &error))?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -90,6 +90,18 @@ fn named_holder(file: &File) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_root_is_made_but_nothing_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let slip = root.path().join("splool/one");
+        let refused = acquire(&slip).unwrap_err().to_string();
+        let above = root.path().join("splool");
+        let expected = format!("{}: the folder above it, {}, ", slip.display(), above.display());
+        assert!(refused.starts_with(&expected), "{refused}");
+        assert!(!above.exists());
+        acquire(&above).unwrap();
+    }
 
     #[test]
     fn a_second_relay_is_told_which_process_has_the_spool() {

@@ -63,9 +63,10 @@ mod tests;
 
 pub use content::{Content, Piece};
 pub use draft::Draft;
-pub use folder::{layout, orphans};
+pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use kept::Messages;
+pub use quarantine::quarantined;
 
 use crate::message::{DeliverBy, Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;

@@ -300,6 +300,9 @@ fn a_torn_tail_is_cut_once_and_damage_is_copied_once() {
         assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (1, 4096));
         assert_eq!(recovery.messages.len(), 1);
         assert_eq!(std::fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        let folders = [folder.path().to_owned()];
+        assert!(super::quarantined(&folders, placements[1].0).is_some(), "in a batch");
+        assert_eq!(super::quarantined(&folders, placements[0].0), None);
         store(&spool, 1, b"later\r\n").await;
         drop(spool);
         ring::sleep(Duration::from_millis(50)).await;
@@ -568,9 +571,16 @@ fn a_record_that_proves_damaged_is_copied_to_the_quarantine_once() {
         let (spool, recovery) = open(folder.path()).await;
         assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (2, 0), "not read yet");
         assert!(matches!(spool.load(id, at).await, Err(SpoolError::Damaged { .. })));
-        assert!(spool.set_aside(id, at).await.unwrap());
-        assert!(spool.set_aside(id, at).await.unwrap());
-        assert!(!spool.set_aside(whole, whole_at).await.unwrap());
+        let folders = [folder.path().to_owned()];
+        assert_eq!(super::quarantined(&folders, id), None);
+        let copy = spool.set_aside(id, at).await.unwrap();
+        assert!(copy.is_some());
+        assert_eq!(spool.set_aside(id, at).await.unwrap(), copy);
+        assert_eq!(spool.set_aside(whole, whole_at).await.unwrap(), None);
+        assert_eq!(
+            (super::quarantined(&folders, id), super::quarantined(&folders, whole)),
+            (copy, None)
+        );
         let kept: Vec<_> = std::fs::read_dir(folder.path().join("quarantine"))
             .unwrap()
             .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())

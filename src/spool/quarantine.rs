@@ -1,20 +1,50 @@
 //! A record that proves damaged when it is needed: a copy of what is left goes to the quarantine.
 //! At a start it is `folder` that does so, for all that its scan finds.
 
-use super::{Piece, Placement, Spool, SpoolError, decode, folder, segment};
+use super::{Piece, Placement, Spool, SpoolError, decode, folder, inspection, record, segment};
 use crate::message::QueueId;
 use crate::ring::{self, disk};
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Most copies that are looked through for one message, and most bytes of all of them.
+const COPIES_SEARCHED_MAX: usize = 1000;
+const BYTES_SEARCHED_MAX: u64 = 256 << 20;
+
+/// The copy in the quarantines of `folders` that says it is the message `id`. What is left of a
+/// record may not say so any more, and pieces of streamed content never do. Blocks.
+pub fn quarantined(folders: &[PathBuf], id: QueueId) -> Option<PathBuf> {
+    let mut left = BYTES_SEARCHED_MAX;
+    let copies = folders.iter().flat_map(|folder| folder::copies(folder));
+    for (copy, segment, offset) in copies.take(COPIES_SEARCHED_MAX) {
+        let mut bytes = Vec::new();
+        let Ok(file) = File::open(&copy) else { continue };
+        // Of one that cannot be read whole the part that can is looked at.
+        let _ = file.take(left).read_to_end(&mut bytes);
+        left = left.saturating_sub(bytes.len() as u64);
+        let is_at = |at: usize| record::claims_message(bytes.get(at..).unwrap_or_default(), id);
+        // A record, or a batch with some that do not pass.
+        let mut damaged = inspection::damaged_records(&bytes, segment, offset).into_iter();
+        if is_at(0) || damaged.any(|(place, _)| is_at(place.saturating_sub(offset) as usize)) {
+            return Some(copy);
+        }
+    }
+    None
+}
 
 impl Spool {
     /// For a message that [`Spool::load`] said is damaged: reads its record once more, and if it
-    /// still does not pass, keeps a copy of it in the quarantine. Whether that is so. It is said in
-    /// the log once, however often it is found.
+    /// still does not pass, keeps a copy of it in the quarantine: where. It is said in the log
+    /// once, however often it is found.
     ///
     /// After an error (no room for the copy, or the disk does not give the bytes) nothing is known
     /// and nothing has changed.
-    pub async fn set_aside(&self, id: QueueId, at: Placement) -> Result<bool, SpoolError> {
+    pub async fn set_aside(
+        &self,
+        id: QueueId,
+        at: Placement,
+    ) -> Result<Option<PathBuf>, SpoolError> {
         let core = &self.handle.core;
         let path = segment::path(&core.folder, at.segment);
         let unreadable = |error: io::Error| folder::failed(&path, &error);
@@ -23,18 +53,18 @@ impl Spool {
         file.close().await;
         let bytes = read.map_err(unreadable)?;
         if decode(|segment| core.path(segment), &core.folder, id, at, &bytes).is_ok() {
-            return Ok(false);
+            return Ok(None);
         }
-        self.keep(id, &path, at, bytes).await?;
-        Ok(true)
+        self.keep(id, &path, at, bytes).await.map(Some)
     }
 
-    /// The same for streamed content that could not be read: whether one of `pieces` does not pass.
+    /// The same for streamed content that could not be read: the first of `pieces` that does not
+    /// pass.
     pub async fn set_aside_pieces(
         &self,
         id: QueueId,
         pieces: &[Piece],
-    ) -> Result<bool, SpoolError> {
+    ) -> Result<Option<PathBuf>, SpoolError> {
         for piece in pieces {
             let Some(segment) = segment::number(&piece.path) else { continue };
             let unreadable = |error: io::Error| folder::failed(&piece.path, &error);
@@ -45,30 +75,29 @@ impl Spool {
                     let offset = u32::try_from(piece.offset).unwrap_or(u32::MAX);
                     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     let at = Placement { segment, offset, length };
-                    self.keep(id, &piece.path, at, bytes).await?;
-                    return Ok(true);
+                    return self.keep(id, &piece.path, at, bytes).await.map(Some);
                 }
                 Err(error) => return Err(unreadable(error)),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    /// Copies `bytes`, which are at `at`, unless a copy is there.
+    /// Copies `bytes`, which are at `at`, unless a copy is there: where.
     async fn keep(
         &self,
         id: QueueId,
         path: &Path,
         at: Placement,
         bytes: Vec<u8>,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<PathBuf, SpoolError> {
         let copy = folder::copy_of(&self.handle.core.folder, at.segment, at.offset);
         if !disk::exists(&copy) {
             keep(&copy, bytes).await.map_err(|error| folder::failed(&copy, &error))?;
-            let (what, copy) = (path.display(), copy.display());
-            tracing::error!(%id, %what, offset = at.offset, %copy, "corrupt record set aside");
+            let (what, kept) = (path.display(), copy.display());
+            tracing::error!(%id, %what, offset = at.offset, copy = %kept, "corrupt record set aside");
         }
-        Ok(())
+        Ok(copy)
     }
 }
 

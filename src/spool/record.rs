@@ -26,6 +26,7 @@ pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
 const REASON_FIELD_BYTES_MAX: usize = 1024;
 
 const CRC_AT: usize = 8;
+const KIND_AT: usize = 4;
 pub(super) const MESSAGE: u8 = 1;
 pub(super) const CHUNK: u8 = 2;
 pub(super) const BEGUN: u8 = 3;
@@ -223,6 +224,12 @@ pub(super) fn length_at(records: &[u8], at: usize) -> Option<u32> {
 /// The id that the record at the start of `bytes` claims, whether it passes or not.
 pub(super) fn claimed_id(bytes: &[u8]) -> Option<QueueId> {
     Fields::new(bytes.get(CRC_AT + 4..)?).u64().map(QueueId)
+}
+
+/// Whether the record at the start of `bytes` claims to be the message `id`, whether it passes or
+/// not.
+pub(super) fn claims_message(bytes: &[u8], id: QueueId) -> bool {
+    bytes.get(KIND_AT) == Some(&MESSAGE) && claimed_id(bytes) == Some(id)
 }
 
 /// Checks the record that begins `bytes` (which may go on behind it) and lies at `offset` of

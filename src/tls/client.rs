@@ -100,8 +100,12 @@ impl Client {
     /// Prepares for deliveries; hosts that ask for a certificate may be shown one of `ours`.
     ///
     /// # Errors
-    /// rustls cannot be set up.
+    /// The file of the roots cannot be used, or rustls cannot be set up.
     pub fn new(tls: &config::Tls, ours: &Arc<Ours>) -> Result<Client, TlsError> {
+        // A file that is no good is to be told of now, not with the first mail.
+        if let Roots::File(_) = &tls.roots {
+            roots(&tls.roots)?;
+        }
         let mut ways = vec![Way::new(tls, None)?];
         for place in 0..ours.files.len() {
             let shown = OneOfOurs { ours: Arc::clone(ours), place };
@@ -206,7 +210,7 @@ fn believed(from: &Roots) -> Result<Believed, TlsError> {
             let fault = |cause: String| TlsError::File { path: path.clone(), cause };
             let read: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            let read = read.map_err(|error| fault(error.to_string()))?;
+            let read = read.map_err(|error| fault(format!("{error}; it is named as tls.roots")))?;
             store.add_parsable_certificates(read.iter().cloned());
             if store.is_empty() {
                 let cause = "no certificate in it; roots are in PEM form, one after the other";

@@ -211,6 +211,52 @@ def damage_in_a_large_message_ends_it_and_harms_no_other():
             wait_until("an event says so", lambda: relay.events("set-aside"))
 
 
+def what_is_damaged_is_called_so_and_shown_where_it_went():
+    port = free_port()
+    with Relay(smart_host=port, cores="1", retry_first="100s") as relay:
+        with Sink(lambda step, _: "450 4.2.1 busy" if step == "rcpt" else None, port=port):
+            for number in range(3):
+                send(relay.port, text(number, 2000), source=f"a{number}@sender.test")
+            relay.wait_event("deferred", 3)
+        id_, = [entry["id"] for entry in relay.queue() if entry["from"] == "a1@sender.test"]
+        assert relay.stop() == 0
+        (path,) = [path for path in segments(relay) if b"Subject: 1\r\n" in path.read_bytes()]
+        with open(path, "r+b") as file:
+            file.seek(path.read_bytes().index(b"Subject: 1\r\n"))
+            file.write(b"\xff" * 4)
+
+        def listed():
+            entries = {entry["id"]: entry for entry in relay.queue()}
+            assert len(entries) == 3 and entries[id_]["state"] == "damaged", entries
+            assert entries[id_]["from"] == "?" and f"message {id_} is not intact" in entries[id_]["trouble"]
+            _, output, _ = relay.command("queue", "list")
+            line = next(line for line in output.splitlines() if line.startswith(id_))
+            assert "damaged" in line and "? -> ?@sink.test" in line and "4.2.1" not in line, line
+            _, output, _ = relay.command("queue", "show", id_)
+            assert "damaged on the disk" in output and "<>" not in output, output
+
+        listed()
+        relay.start()
+        listed()
+        with Sink(port=port), smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+            client.ehlo()
+            assert client.docmd("ETRN", "sink.test")[0] // 100 == 2
+            relay.wait_empty()
+        (copy,) = relay.spool.glob("shard-0/quarantine/*.bad")
+        event, = relay.wait_event("set-aside")
+        assert event["id"] == id_ and str(copy) in event["text"], event
+
+        def gone():
+            code, output, errors = relay.command("queue", "show", id_)
+            assert code == 1 and not output and f"what is left of it is in {copy} " in errors, errors
+            code, _, errors = relay.command("queue", "show", "0" * 13)
+            assert code == 1 and f"{relay.spool}/events.jsonl" in errors, errors
+
+        gone()
+        assert relay.stop() == 0
+        gone()
+
+
 def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out():
     def truncate(files):
         os.truncate(files[0], 1_000_000)
@@ -326,6 +372,7 @@ TESTS = [
     a_disk_that_fails_stops_the_intake_and_loses_nothing,
     corrupt_bytes_cost_one_message_and_are_set_aside,
     damage_in_a_large_message_ends_it_and_harms_no_other,
+    what_is_damaged_is_called_so_and_shown_where_it_went,
     a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out,
     two_restarts_a_moved_spool_and_other_cores_lose_nothing,
     a_killed_relay_starts_anew_at_once, a_stopped_process_goes_on_where_it_was,

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-from harness import Relay, Sink, free_port, main, need, without_trace
+from harness import Relay, Sink, dialogue, free_port, main, need, wait_until, without_trace
 
 
 def offered(relay):
@@ -211,7 +211,21 @@ def proxies_say_who_the_client_is():
         assert b"550 5.7.1 Relaying denied: 192.0.2.7 " in through(header)
         assert b"550 5.7.1 Relaying denied: 192.0.2.8 " in through(block)
         assert b"250 2.1.5" in through(b"PROXY TCP4 127.0.0.1 127.0.0.1 4321 25\r\n")
-        assert through(b"EHLO x\r\n") == b"", "no header, no session"
+        for _ in range(3):
+            assert through(b"EHLO x\r\n") == b"", "no header, no session"
+        # It is said once a minute, with the address and what was expected; a look is no fault.
+        socket.create_connection(("127.0.0.1", relay.port), 5, source_address=("127.0.0.2", 0)).close()
+        wait_until("the log says why", lambda: b"a proxy sent no PROXY header" in relay.log)
+        lines = [line for line in relay.log.splitlines() if b"PROXY" in line]
+        assert len(lines) == 1 and b"address=127.0.0.2:" in lines[0], lines
+        assert b"access.proxy_networks" in lines[0] and b'"PROXY TCP4 ..."' in lines[0], lines
+        # Who is no proxy may not send one.
+        for first in (header, block):
+            assert b"554 5.7.1 A PROXY header is not taken" in dialogue(relay.port, first, early=True)
+        assert dialogue(relay.port, header).endswith(b"from your address\r\n<closed>")
+        wait_until("the log says so", lambda: b"a PROXY header came from" in relay.log)
+        lines = [line for line in relay.log.splitlines() if b"a PROXY header came from" in line]
+        assert len(lines) == 1 and b"127.0.0.1:" in lines[0], lines
         assert {event["client"] for event in relay.events("rejected")} == {"192.0.2.7:4321", "192.0.2.8:99"}
 
 
@@ -230,6 +244,10 @@ def a_client_tells_of_another_with_xclient_where_it_may():
         assert "250 2.1.5" in swaks(relay)
     with Relay() as relay:
         assert "Relaying denied" not in swaks(relay, "--xclient-addr", "192.0.2.9")
+        said = dialogue(relay.port, b"XCLIENT ADDR=192.0.2.9\r\n", b"QUIT\r\n")
+        assert b"\r\n550 5.7.0 Insufficient authorization" in said, said
+        wait_until("the log says so", lambda: b"XCLIENT came from" in relay.log)
+        assert relay.events("rejected")[0]["status"] == "5.7.0"
 
 
 TESTS = (

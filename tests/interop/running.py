@@ -62,6 +62,38 @@ def a_spool_that_cannot_be_written_is_named():
         )
 
 
+def a_slip_in_the_path_of_the_spool_makes_no_folders():
+    with tempfile.TemporaryDirectory() as folder:
+        above = f"{folder}/splool"
+        wrong = ["--spool", f"{above}/ringpost", "--listen", "127.0.0.1:0", "--cores", "1"]
+        start_fails(*wrong, says=[f"{above}/ringpost", f"the folder above it, {above}, is not there"])
+        right = ["--spool", f"{folder}/spool", "--listen", "127.0.0.1:0", "--cores", "1"]
+        for key in ("control.socket", "event.file"):
+            start_fails(*right, "--set", f"{key}={above}/a/b", says=[f"the folder above it, {above},"])
+        letter = pathlib.Path(folder, "a.eml")
+        letter.write_text("Subject: x\n\nx\n")
+        plain = ["import", str(letter), "--from", "a@b.test", "--to", "c@d.test"]
+        for words in ([*plain, *wrong], ["verify", *wrong], ["export", "--to", f"{above}/out", *right]):
+            done = subprocess.run(
+                [BINARY, "spool", *words], capture_output=True, text=True, timeout=20, check=False,
+            )
+            assert done.returncode == 2 and above in done.stderr and "SMTP" not in done.stderr, done
+        assert not pathlib.Path(above).exists()
+
+
+def shards_that_are_not_pinned_may_be_more_than_the_cpus():
+    shards = len(os.sched_getaffinity(0)) + 2
+    few = ["--set", "core_default.connections_max=200", "--set", "pool.connections_max=200"]
+    free = ["--set", "pin=false", *few]
+    with Sink() as sink, Relay(*free, cores=str(shards), smart_host=sink.port) as relay:
+        for _ in range(10):
+            send(relay.port)
+        sink.wait(10)
+        relay.wait_empty()
+        assert len(list(relay.spool.glob("shard-*"))) == shards
+    start_fails("--cores", str(shards), says=["too many", f"at most {shards - 2} here", "pin = false"])
+
+
 def bad_configuration_is_told_with_line_and_remedy():
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write("[retry]\nfirst = '5m'\nfrist = '2s'\n")
@@ -244,12 +276,14 @@ def a_queue_that_cannot_be_seen_is_not_called_empty():
         assert "no relay runs" not in errors, errors
         relay.stop()
         code, output, errors = relay.command("queue", "show", "0000000000000")
-        assert code == 1 and "empty" not in output and "not in the spool" in errors, output
+        assert code == 1 and "empty" not in output and "not in the queue" in errors, output
 
 
 TESTS = [
     a_taken_port_is_named, another_instance_on_the_spool_is_named,
     a_spool_that_cannot_be_written_is_named, bad_configuration_is_told_with_line_and_remedy,
+    a_slip_in_the_path_of_the_spool_makes_no_folders,
+    shards_that_are_not_pinned_may_be_more_than_the_cpus,
     the_annotated_example_is_a_right_configuration, io_uring_forbidden_is_said,
     too_little_locked_memory_is_said, too_few_open_files_is_said, sigterm_lets_a_transaction_finish,
     an_idle_session_is_told_when_the_relay_stops, a_second_sigterm_stops_at_once,

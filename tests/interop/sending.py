@@ -106,6 +106,9 @@ def lmtp_answers_for_each_recipient():
             # The report of the refused one goes to its sender over the same route.
             wait_until("four are kept", lambda: len(boxes.kept) == 4)
             assert sorted(boxes.kept) == ["a@sender.test", "a@sink.test", "b@sink.test", full]
+            # LMTP has the replies of SMTP (RFC 2033 4), and RFC 3464 2.3.6 no type of its own for it.
+            report = boxes.contents[boxes.kept.index("a@sender.test")]
+            assert b"\r\nDiagnostic-Code: smtp; 550 5.2.1 mailbox disabled\r\n" in report, report
 
 
 def lmtp_of_postfix_takes_what_is_sent():

@@ -89,7 +89,8 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
             assert trace + length == len(content)
         one = next(iter(out))
         assert "exported 1 " in tool(relay, "export", "--to", f"{folder}/one", "--id", one.lower())
-        assert "not in the spool" in tool(relay, "export", "--to", f"{folder}/none", "--id", "0" * 13, code=2)
+        assert "13 letters and digits" in tool(relay, "export", "--to", f"{folder}/none", "--id", "xx", code=2)
+        assert "not in the queue" in tool(relay, "export", "--to", f"{folder}/none", "--id", "0" * 13, code=2)
         assert "exported 10 " in tool(relay, "export", "--to", f"{folder}/d1", "--domain", "D1.test")
 
         # The same spool again: nothing is doubled.
@@ -166,7 +167,7 @@ def a_changed_byte_is_found_and_the_rest_is_kept():
         shutil.copytree(relay.spool, copy)
         (copy / "shard-0" / segment.name).write_bytes(data)
         said = tool(relay, "verify", str(copy), code=1)
-        assert "DAMAGED in 1 places; 11 live messages are intact" in said, said
+        assert "1 damaged place\n" in said and "DAMAGED in 1 place; intact: 11 live messages" in said, said
         line = next(line for line in said.splitlines() if "damaged:" in line)
         assert f"{copy}/shard-0/{segment.name} byte " in line, line
         words = line.split(" byte ", 1)[1].replace(",", "").split()
@@ -192,7 +193,7 @@ def a_running_relay_is_left_alone():
         relay.stop()
         shutil.copytree(relay.spool, copy)
         relay.start()
-        assert "1 live messages" in tool(relay, "verify", copy)
+        assert "clean: 1 live message, all intact" in tool(relay, "verify", copy)
 
 
 def kills_leave_a_clean_spool():
@@ -225,8 +226,15 @@ def plain_files_are_imported_with_an_envelope():
         wire = pathlib.Path(folder, "wire.eml")
         wire.write_bytes(b"Subject: wire\r\n\r\n" + LONG)
         assert "needs --from and --to" in tool(relay, "import", str(unix), code=1)
-        said = tool(relay, "import", str(unix), "--from", "a@s.test", "--to", "b c@d.test", code=1)
-        assert "no address: <b c@d.test>" in said, said
+        for wrong in (["a@s.test", "b c@d.test"], ["a@s.test", "<>"], ["a b@s.test", "b@d.test"]):
+            source, to = wrong
+            said = tool(relay, "import", str(unix), "--from", source, "--to", to, code=2)
+            culprit = f'--from "{source}"' if " " in source else f'--to "{to}"'
+            assert f"{culprit}: not an address" in said and "unix.eml" not in said, said
+        (empty := pathlib.Path(folder, "empty")).mkdir()
+        assert "nothing to import" in tool(relay, "import", str(empty), code=2)
+        assert "1 imported" in tool(relay, "import", str(empty), str(unix), "--from", "", "--to", "b@d.test")
+        shutil.rmtree(relay.spool)
         bad = pathlib.Path(folder, "bad.eml")
         bad.write_bytes(b"Subject: bad\r\n\r\nx\ry\r\n")
         said = tool(relay, "import", folder, "--from", "<>", "--to", "b@d.test", "--to", "<c@d.test>", code=1)

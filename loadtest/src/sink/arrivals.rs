@@ -88,7 +88,7 @@ impl Arrivals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let foreign = match read(&self.foreign) {
             0 => String::new(),
-            foreign => format!(", foreign {foreign}"),
+            foreign => format!(", other {foreign}"),
         };
         format!(
             "arrived {}, refused {}, doubled {}, corrupted {}{foreign}",
@@ -231,9 +231,14 @@ impl Report {
             0 | 1 => String::new(),
             _ => format!(", {:.0}/s over {:.2} s", self.messages_per_second, self.seconds),
         };
+        let other = match self.foreign {
+            0 => "",
+            _ => " (no source made them, so they are counted in the first line alone)",
+        };
+        let connections = if self.connections == 1 { "connection" } else { "connections" };
         let mut text = format!(
-            "messages  {} in {} connections{rate}\narrived   {}\nrefused   {}\n\
-             doubled   {}\ncorrupted {}\nforeign   {}\nend-to-end {}\n",
+            "messages  {} in {} {connections}{rate}\narrived   {}\nrefused   {}\n\
+             doubled   {}\ncorrupted {}\nother     {}{other}\nend-to-end {}\n",
             self.messages,
             self.connections,
             self.arrived,

@@ -270,6 +270,8 @@ impl Source {
 /// Some points of a histogram, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Latency {
+    /// So many were measured.
+    pub count: u64,
     /// Half are at most this.
     pub p50_ms: f64,
     /// 99 % are at most this.
@@ -285,6 +287,7 @@ impl Latency {
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         Self {
+            count: histogram.len(),
             p50_ms: at(0.5),
             p99_ms: at(0.99),
             p999_ms: at(0.999),
@@ -294,6 +297,9 @@ impl Latency {
 
     /// For people.
     pub fn text(&self) -> String {
+        if self.count == 0 {
+            return "nothing was measured".to_owned();
+        }
         format!(
             "p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
             self.p50_ms, self.p99_ms, self.p999_ms, self.max_ms

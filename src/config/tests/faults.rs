@@ -96,6 +96,10 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "[[access.limit]]\nmessages_per_hour = 1",
         "r.toml:1: access.limit.network: missing; write network = \"192.0.2.0/24\"",
     ),
+    (
+        "[[access.limit]]\nnetwork = \"0.0.0.0/0\"\n[[access.limit]]\nnetwork = \"10.0.0.0/8\"",
+        "r.toml:4: access.limit.network: never reached: the limit of 0.0.0.0/0 above holds first",
+    ),
     // Keys and tables.
     (
         "[retry]\nfrist = \"1s\"",
@@ -117,6 +121,15 @@ const IN_THE_FILE: &[(&str, &str)] = &[
          control, ring",
     ),
     (
+        "smart_host = \"a.test\"",
+        "r.toml:1: smart_host: unknown key; did you mean `route.smart_host`?",
+    ),
+    (
+        "recipients_max = 200",
+        "r.toml:1: recipients_max: unknown key; did you mean `delivery.recipients_max` or \
+         `listener.recipients_max` or `session.recipients_max`?",
+    ),
+    (
         "[[route.rule]]\ndomain = \"x\"\nnext_hop = \"mx\"\nnexthop = \"y\"",
         "r.toml:4: route.rule.nexthop: unknown key; did you mean `route.rule.next_hop`?",
     ),
@@ -127,6 +140,10 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[listener]\naddress = \"127.0.0.1:25\"",
         "r.toml:1: listener: must be tables: [[listener]], not a table",
+    ),
+    (
+        "core = 2",
+        "r.toml:1: core: must be tables: [[core]], not 2; did you mean `cores`?",
     ),
     (
         "listener = [\"127.0.0.1:25\"]",
@@ -249,7 +266,13 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[spool]\nsegment_bytes = 70000001",
-        "r.toml:2: spool.segment_bytes: 70000001 is not a multiple of 4 KiB",
+        "r.toml:2: spool.segment_bytes: 70000001 bytes are not a multiple of 4 KiB; the nearest \
+         that are: \"68356 KiB\" and \"68360 KiB\"",
+    ),
+    (
+        "[spool]\nsegment_bytes = \"70 MB\"",
+        "r.toml:2: spool.segment_bytes: 70000000 bytes are not a multiple of 4 KiB; the nearest \
+         that are: \"68356 KiB\" and \"68360 KiB\"",
     ),
     (
         "[spool]\nstream_threshold = \"32 MiB\"",
@@ -348,7 +371,11 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:25\"\n[[listener]]\naddress = \"127.0.0.1:25\"",
-        "r.toml:3: listener.address: \"127.0.0.1:25\" is listened on twice",
+        "r.toml:4: listener.address: \"127.0.0.1:25\" is listened on twice: line 2 has it too",
+    ),
+    (
+        "[[listener]]\n[[listener]]\ntls = \"off\"\naddress = \"127.0.0.1:2525\"",
+        "r.toml:4: listener.address: \"127.0.0.1:2525\" is listened on twice: line 1 has it too",
     ),
     (
         "[access]\nrelay_networks = [\"0.0.0.0/0\"]",
@@ -364,6 +391,11 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "[access]\nrelay_networks = [\"::ffff:0.0.0.0/96\"]",
         "r.toml:2: access.relay_networks: \"::ffff:0.0.0.0/96\" would relay for strangers; \
          name only the networks of your own clients (at least /8 for IPv4, /16 for IPv6)",
+    ),
+    (
+        "[access]\nproxy_networks = [\"0.0.0.0/0\"]",
+        "r.toml:2: access.proxy_networks: \"0.0.0.0/0\" would let strangers say who they are; name \
+         only your own proxies (at least /8 for IPv4, /16 for IPv6)",
     ),
     (
         "[access]\nrelay_networks = [\"10.1.2.3/8\"]",
@@ -434,6 +466,18 @@ const IN_THE_FILE: &[(&str, &str)] = &[
          host where that is meant",
     ),
     (
+        "[route]\nsmart_host = \"smtp://a.test\"",
+        "r.toml:2: route.smart_host: \"smtp://a.test\" is not a next hop: smtp:// is not known \
+         here; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a \
+         host where that is meant",
+    ),
+    (
+        "[route]\nsmart_host = \"a:25, b:25\"",
+        "r.toml:2: route.smart_host: \"a:25, b:25\" is not a next hop: it is one host and no list; \
+         write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a host where \
+         that is meant",
+    ),
+    (
         "[route]\nsmart_host = \"relay example.com\"",
         "r.toml:2: route.smart_host: \"relay example.com\" is not a next hop: ' ' may not \
          stand in a domain name; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
@@ -476,7 +520,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[ring]\ndepth = 100",
-        "r.toml:2: ring.depth: 100 is not a power of two",
+        "r.toml:2: ring.depth: 100 is not a power of two; the nearest are 64 and 128",
     ),
     // Shards.
     (
@@ -485,7 +529,20 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "cores = 5",
-        "r.toml:1: cores: 5 shards are too many: at most 4 here, one for each CPU",
+        "r.toml:1: cores: 5 shards are too many: at most 4 here, one for each CPU (or as many as \
+         you like with pin = false)",
+    ),
+    (
+        "pin = false\ncores = 1025",
+        "r.toml:2: cores: 1025 shards are too many: at most 1024",
+    ),
+    (
+        "cores = \"3-1\"",
+        "r.toml:1: cores: \"3-1\": 3-1 counts down; write 1-3",
+    ),
+    (
+        "cores = \"0,x\"",
+        "r.toml:1: cores: \"0,x\" is not a list of CPU numbers, such as \"0-3,8\"",
     ),
     (
         "cores = -1",
@@ -511,8 +568,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "cores = [0, \"1\"]",
-        "r.toml:1: cores: must be \"all\", a number of shards, or a list of CPU numbers such \
-         as [0, 1], not a list",
+        "r.toml:1: cores: a list of CPU numbers, such as [0, 1], cannot hold \"1\"",
     ),
     (
         "pin = \"no\"",
@@ -592,8 +648,19 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     ),
     (
         "listener.address", "127.0.0.1:1",
-        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT \
-         instead",
+        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT, or \
+         give all of them at once as TOML, 'listener=[{KEY = VALUE, ...}]', or write them in the \
+         file",
+    ),
+    (
+        "access.limit", "5",
+        "--set access.limit: [[access.limit]] is a list of tables; give all of them at once as \
+         TOML, 'access.limit=[{KEY = VALUE, ...}]', or write them in the file",
+    ),
+    (
+        "core", "2",
+        "--set core: [[core]] is a list of tables; give all of them at once as TOML, \
+         'core=[{KEY = VALUE, ...}]', or write them in the file",
     ),
     (
         "access.relay_networks", "10.0.0.0/8,0.0.0.0/0",
@@ -626,7 +693,12 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     ),
     (
         "--cores", "9",
-        "--cores: 9 shards are too many: at most 4 here, one for each CPU",
+        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or as many as you like \
+         with pin = false)",
+    ),
+    (
+        "--cores", "3-1",
+        "--cores: \"3-1\": 3-1 counts down; write 1-3",
     ),
     (
         "--cores", "0,9",
@@ -688,9 +760,11 @@ fn all_mistakes_are_told_at_once_the_file_first() {
          \"30s\", \"5m\", \"1h 30m\" or \"5d\"",
         "r.toml:3: retry.max: \"9d\" is out of range; allowed: 1s to 7d",
         "r.toml:6: pool.idel: unknown key; did you mean `pool.idle`?",
-        "--cores: 9 shards are too many: at most 4 here, one for each CPU",
-        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT \
-         instead",
+        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or as many as you like \
+         with pin = false)",
+        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT, or \
+         give all of them at once as TOML, 'listener=[{KEY = VALUE, ...}]', or write them in the \
+         file",
         "--set retry.frist: unknown key; did you mean `retry.first`?",
     ];
     assert_eq!(fault(text, &line), expected.join("\n"));
@@ -701,7 +775,14 @@ fn a_path_cannot_reach_into_tables_of_a_list() {
     let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n";
     assert_eq!(
         fault(text, &[("listener.address", "127.0.0.1:2")]),
-        "--set listener.address: cannot reach into a list of tables; give the whole list, or \
-         write it in the file"
+        "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT, or \
+         give all of them at once as TOML, 'listener=[{KEY = VALUE, ...}]', or write them in the \
+         file"
+    );
+    let text = "[[access.limit]]\nnetwork = \"192.0.2.0/24\"\n";
+    assert_eq!(
+        fault(text, &[("access.limit.messages_per_hour", "1")]),
+        "--set access.limit.messages_per_hour: [[access.limit]] is a list of tables; give all of \
+         them at once as TOML, 'access.limit=[{KEY = VALUE, ...}]', or write them in the file"
     );
 }

@@ -212,3 +212,25 @@ fn rfc4954_4_a_token_that_is_too_long_for_the_line_waits_too() {
         assert_eq!(unusable(&step), (Stage::Auth, Status(5, 7, 8)));
     }
 }
+
+#[test]
+fn a_host_that_does_not_know_the_submitter_gets_the_mail_without() {
+    for code in [500, 501, 504, 555] {
+        let mut conversation = to_log_in(true, false);
+        feed(&mut conversation, EHLO_AUTH);
+        assert_eq!(feed(&mut conversation, "235 yes\r\n").0, Step::Ready);
+        conversation.begin(mail(1), &mut Vec::new());
+        let (step, _) = feed(&mut conversation, &format!("{code} 5.5.4 what\r\n"));
+        let Step::Finished { outcomes, again } = step else { panic!("{step:?}") };
+        assert!(matches!(outcomes[0].1, Outcome::Deferred(_)) && again.is_empty());
+        assert!(conversation.was_misunderstood());
+        assert_eq!(feed(&mut conversation, "").0, Step::Ready);
+        let mut out = Vec::new();
+        conversation.begin(mail(1), &mut out);
+        assert_eq!(out, b"MAIL FROM:<from@a.example>\r\n");
+        // What it says then it says of the mail.
+        let (step, _) = feed(&mut conversation, &format!("{code} 5.1.7 bad sender\r\n"));
+        let Step::Finished { outcomes, .. } = step else { panic!("{step:?}") };
+        assert!(matches!(outcomes[0].1, Outcome::Refused(_)) && !conversation.was_misunderstood());
+    }
+}
