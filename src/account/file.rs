@@ -305,6 +305,7 @@ mod tests {
             ("joe:pencil\n", "line 1: "),
         ] {
             fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             let told = read(&path).unwrap_err().to_string();
             assert!(told.starts_with(&format!("{}: {expected}", path.display())), "{told}");
             assert!(!told.contains("pencil") && told.lines().count() == 1, "{told}");

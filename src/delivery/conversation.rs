@@ -86,6 +86,20 @@ impl Conversation {
         self.secured = true;
     }
 
+    /// The status of a host that does not offer the STARTTLS that must be: security features are
+    /// not supported (RFC 3463 3.8).
+    pub const NOT_PROTECTED: Status = Status(4, 7, 4);
+
+    /// Whether mail that demands REQUIRETLS may go to this server (RFC 8689 4.2.1).
+    pub fn meets_require_tls(&self) -> bool {
+        self.manner.verified && self.capabilities.require_tls
+    }
+
+    /// The host, as reasons name it.
+    pub fn remote(&self) -> &str {
+        &self.remote
+    }
+
     /// What the server offered; all unset before the reply to EHLO and after HELO.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -251,7 +265,7 @@ impl Conversation {
     /// RFC 3463 3.8: X.7.4, security features not supported.
     fn not_protected(&mut self, out: &mut Vec<u8>) -> Step {
         let text = "the host does not offer STARTTLS, and mail to it must not go in the clear";
-        let reason = self.ours(Stage::Hello, Status(4, 7, 4), text);
+        let reason = self.ours(Stage::Hello, Conversation::NOT_PROTECTED, text);
         out.extend_from_slice(b"QUIT\r\n");
         self.state = State::Closed;
         Step::Unusable(Outcome::Deferred(reason))
@@ -333,6 +347,8 @@ impl Conversation {
         } else if let Some(reason) = self.impossible(&mail) {
             Transaction::refused(mail, Outcome::Refused(reason), out)
         } else {
+            // Reports go all the same, but say it only to who has proved his name (RFC 8689 2).
+            mail.require_tls &= self.manner.verified;
             Transaction::new(mail, self.manner.protocol, self.reset_needed, &self.capabilities)
         };
         transaction.send(&self.capabilities, out);
@@ -381,10 +397,7 @@ impl Conversation {
             }
             // RFC 8689 4.2.1.
             // Reports go all the same (RFC 8689 5): a lost one helps nobody.
-            _ if mail.require_tls
-                && mail.reverse_path.is_some()
-                && !(self.manner.verified && self.capabilities.require_tls) =>
-            {
+            _ if mail.require_tls && mail.reverse_path.is_some() && !self.meets_require_tls() => {
                 let text = "the message demands REQUIRETLS, and the server does not offer it or is \
                             not verified";
                 (Status(5, 7, 30), text.to_owned())

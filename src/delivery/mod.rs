@@ -77,7 +77,8 @@
 //! without it that has DSN is asked for DELAY instead.
 //!
 //! *REQUIRETLS* (RFC 8689 4.2.1): a host that does not offer it, or whose name is not verified,
-//! gets nothing of such a message: 5.7.30. Reports (`<>`) go all the same (RFC 8689 5).
+//! gets nothing of such a message: 5.7.30. The caller looks for a host that will do. Reports (`<>`)
+//! go all the same (RFC 8689 5).
 //!
 //! *LIMITS* (RFC 9422): recipients beyond RCPTMAX are not offered and stand in `again`. MAILMAX is
 //! for the caller to keep.

@@ -70,8 +70,8 @@ impl Complaint {
 
     /// What came and what was expected.
     fn words(self) -> String {
-        const EXPECTED: &str = "its address is in access.proxy_networks, so a connection must begin \
-                                with \"PROXY TCP4 ...\" (version 1) or the signature of version 2";
+        const EXPECTED: &str = "its address is in access.proxy_networks, so a connection must \
+             begin with \"PROXY TCP4 ...\" (version 1) or the signature of version 2";
         match self {
             Complaint::Malformed => format!("closed: a proxy sent no PROXY header; {EXPECTED}"),
             Complaint::Late(wait) => {

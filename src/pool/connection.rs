@@ -35,8 +35,8 @@ pub(super) struct Way<'a> {
 
 /// Why there is no connection.
 enum Failure {
-    /// The handshake failed.
-    Tls(Reason),
+    /// The handshake failed; whether by what the host showed or said, and not on its way.
+    Tls(Reason, bool),
     /// Anything else: what it means for a recipient.
     Other(Outcome),
 }
@@ -44,10 +44,18 @@ enum Failure {
 impl Failure {
     fn into_outcome(self) -> Outcome {
         match self {
-            Failure::Tls(reason) => Outcome::Deferred(reason),
+            Failure::Tls(reason, _) => Outcome::Deferred(reason),
             Failure::Other(outcome) => outcome,
         }
     }
+}
+
+/// Why there is no connection for mail that demands REQUIRETLS.
+pub(super) enum Shortfall {
+    /// The host has no TLS, or does not prove its name.
+    NoTls(Reason),
+    /// Something that says nothing about that.
+    Other(Outcome),
 }
 
 /// A connection that has passed greeting and EHLO.
@@ -135,14 +143,49 @@ impl Connection {
             Ok(connection) => Ok(connection),
             Err(Failure::Other(outcome)) => Err(outcome),
             // What may go in the clear does so, over a new connection: this one is of no use.
-            Err(Failure::Tls(reason)) if starttls == StartTls::IfOffered => {
+            Err(Failure::Tls(reason, _)) if starttls == StartTls::IfOffered => {
                 tracing::debug!(%reason, "no TLS: in the clear");
                 let left = left.saturating_sub(began.elapsed());
                 let again = Connection::open_with(candidate, way, StartTls::Never, left).await;
                 again.map_err(Failure::into_outcome)
             }
-            Err(Failure::Tls(reason)) => Err(Outcome::Deferred(reason)),
+            Err(Failure::Tls(reason, _)) => Err(Outcome::Deferred(reason)),
         }
+    }
+
+    /// The same, under TLS with a host that proves its name; `way` must demand that.
+    ///
+    /// # Errors
+    /// What keeps this host from it.
+    pub(super) async fn open_verified(
+        candidate: &Candidate,
+        way: &Way<'_>,
+        left: Duration,
+    ) -> Result<Connection, Shortfall> {
+        let starttls = match way.manner.scheme {
+            Scheme::Smtps => StartTls::Never,
+            Scheme::Smtp | Scheme::Lmtp => StartTls::Always,
+        };
+        match Connection::open_with(candidate, way, starttls, left).await {
+            Ok(connection) => Ok(connection),
+            Err(Failure::Tls(reason, true)) => Err(Shortfall::NoTls(reason)),
+            Err(Failure::Other(Outcome::Deferred(reason)))
+                if reason.stage == Stage::Hello && reason.status == Conversation::NOT_PROTECTED =>
+            {
+                Err(Shortfall::NoTls(reason))
+            }
+            Err(failure) => Err(Shortfall::Other(failure.into_outcome())),
+        }
+    }
+
+    /// Whether mail that demands REQUIRETLS may go there (RFC 8689 4.2.1).
+    pub(super) fn meets_require_tls(&self) -> bool {
+        self.conversation.meets_require_tls()
+    }
+
+    /// The host, as reasons name it.
+    pub(super) fn remote(&self) -> &str {
+        self.conversation.remote()
     }
 
     async fn open_with(
@@ -243,7 +286,10 @@ impl Connection {
         let ours = way.manner.passage.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
         let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
-        shaken.map_err(|error| Failure::Tls(tls_failed(&error, remote_name(candidate))))?;
+        shaken.map_err(|error| {
+            let is_final = error.kind() == io::ErrorKind::InvalidData;
+            Failure::Tls(tls_failed(&error, remote_name(candidate)), is_final)
+        })?;
         self.security = self.stream.security().map(Arc::new);
         Ok(())
     }

@@ -4,6 +4,7 @@
 use super::connection::{Connection, Transacted, Way, within};
 use super::exchange::{Job, Reports};
 use super::home::{Home, Pool, fault};
+use super::require_tls;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::Signal;
 use crate::scheduler::Scheduler;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 /// A transaction that a slow host drags out beyond this is given up.
 const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
 /// So is the search for a host of the site that takes mail, DNS aside.
-const OPENING_MAX: Duration = Duration::from_secs(20 * 60);
+pub(super) const OPENING_MAX: Duration = Duration::from_secs(20 * 60);
 /// An attempt (a transaction on a connection found closed, the search, a transaction) is shorter
 /// than the time after which the origin asks what became of it, so that no recipient is out twice.
 const _: () =
@@ -24,15 +25,15 @@ const _: () =
 const TURN: Duration = Duration::from_secs(5);
 
 /// A connection that counts as standing for its home as long as it lives.
-struct Standing {
-    connection: Connection,
+pub(super) struct Standing {
+    pub(super) connection: Connection,
     _count: ConnectedCount,
 }
 
 struct ConnectedCount(Rc<Home>);
 
 impl Standing {
-    fn new(connection: Connection, home: &Rc<Home>) -> Standing {
+    pub(super) fn new(connection: Connection, home: &Rc<Home>) -> Standing {
         home.state.borrow_mut().connected += 1;
         Standing { connection, _count: ConnectedCount(Rc::clone(home)) }
     }
@@ -158,6 +159,9 @@ impl Pool {
         standing: &mut Option<Standing>,
         job: &Job,
     ) -> Transacted {
+        if require_tls::is_demanded(job) {
+            return self.deliver_with_tls(home, standing, job).await;
+        }
         if let Some(live) = standing.as_mut() {
             let reused = live.connection.transactions > 0;
             let transacted = transact(&mut live.connection, job).await;
@@ -166,7 +170,7 @@ impl Pool {
             }
             *standing = None;
         }
-        match self.open_unless_stopping(home).await {
+        match self.unless_stopping(self.open_connection(home)).await {
             Some(Ok(connection)) => {
                 let live = standing.insert(Standing::new(connection, home));
                 home.state.borrow_mut().failures = 0;
@@ -191,14 +195,17 @@ impl Pool {
         Transacted { outcomes, again: Vec::new(), lost: true }
     }
 
-    /// Opens a connection; `None` when the pool stops meanwhile.
-    async fn open_unless_stopping(&self, home: &Home) -> Option<Result<Connection, Outcome>> {
+    /// What `opening` gives; `None` when the pool stops meanwhile.
+    pub(super) async fn unless_stopping(
+        &self,
+        opening: impl Future<Output = Result<Connection, Outcome>>,
+    ) -> Option<Result<Connection, Outcome>> {
         if self.stopping.get() {
             return None;
         }
         let stop = Signal::new();
         self.opening.borrow_mut().push(stop.clone());
-        let opened = async { Some(self.open_connection(home).await) };
+        let opened = async { Some(opening.await) };
         let stopped = async {
             stop.wait().await;
             None
@@ -255,7 +262,7 @@ impl Pool {
 }
 
 /// One transaction, within [`TRANSACTION_MAX`].
-async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
+pub(super) async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
     if let Some(transacted) = within(TRANSACTION_MAX, connection.transact(job)).await {
         return transacted;
     }

@@ -258,6 +258,11 @@ impl Inner {
 }
 
 impl Site {
+    /// Its hosts were named by MX records, or are the recipient's domain in want of them.
+    pub fn is_by_mx(&self) -> bool {
+        self.key.starts_with(mx::PREFIX)
+    }
+
     fn of_address(address: IpAddr, port: u16, manner: Manner) -> Site {
         let host = config::HostName::Address(address);
         let hosts = vec![SiteHost { preference: 0, host, port }];

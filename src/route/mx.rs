@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 /// Begins the key of a site that MX records give.
-const MX_PREFIX: &str = "mx:";
+pub(super) const PREFIX: &str = "mx:";
 /// Begins the key of a site that the operator named.
 pub(super) const NEXT_HOP_PREFIX: &str = "host:";
 
@@ -86,7 +86,7 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
 
 /// The key of a site with these hosts, which all have `port`.
 pub(super) fn key(hosts: &[SiteHost], port: u16, manner: Manner) -> Arc<str> {
-    let mut text = MX_PREFIX.to_owned();
+    let mut text = PREFIX.to_owned();
     let mut before: Option<&SiteHost> = None;
     for host in hosts {
         if let Some(before) = before {

@@ -280,6 +280,7 @@ fn rfc5321_4_2_4_what_is_offered_is_there_and_what_is_there_is_offered() {
             ("ETRN", "ETRN example.com"),
             ("CHUNKING", "BDAT 0"),
             ("EXPN", "EXPN list"),
+            ("XCLIENT", "XCLIENT ADDR=127.0.0.1"),
             ("TURN", "TURN"),
         ] {
             let mut session = with_everything();
@@ -291,6 +292,8 @@ fn rfc5321_4_2_4_what_is_offered_is_there_and_what_is_there_is_offered() {
             // 503: TLS is on already; 538: AUTH waits for it.
             let is_there = match keyword {
                 "STARTTLS" | "AUTH" => !reply.starts_with("503") && !reply.starts_with("538"),
+                // It is for proxies alone.
+                "XCLIENT" => !reply.starts_with("550"),
                 _ => !reply.starts_with("50") || reply.starts_with("503"),
             };
             assert_eq!(keywords.iter().any(|one| one == keyword), is_there, "{line}: {reply}");

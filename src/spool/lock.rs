@@ -12,8 +12,8 @@ pub struct Lock {
     _file: File,
 }
 
-/// Locks `root` (made when missing, but not what is above it) by its file `lock`, which holds the process id. An error names
-/// the process that has it.
+/// Locks `root` (made when missing, but not what is above it) by its file `lock`, which holds the
+/// process id. An error names the process that has it.
 pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
     let path = root.join("lock");
     let open = |cause: String| SpoolError::Open { path: path.clone(), cause };

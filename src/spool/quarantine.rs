@@ -95,7 +95,8 @@ impl Spool {
         if !disk::exists(&copy) {
             keep(&copy, bytes).await.map_err(|error| folder::failed(&copy, &error))?;
             let (what, kept) = (path.display(), copy.display());
-            tracing::error!(%id, %what, offset = at.offset, copy = %kept, "corrupt record set aside");
+            let offset = at.offset;
+            tracing::error!(%id, %what, offset, copy = %kept, "corrupt record set aside");
         }
         Ok(copy)
     }

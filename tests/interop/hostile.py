@@ -172,7 +172,7 @@ def strange_commands_are_answered_and_nothing_is_smuggled():
         for line, code in (
             (b"STARTTLS\r\n", b"50"), (b"AUTH PLAIN AGEAYg==\r\n", b"50"), (b"BDAT 0 LAST\r\n", b"50"),
             (b"MAIL FROM:<\xff@b.test>\r\n", b"5"), (b"NO\0OP\r\n", b"50"), (b"\r\n", b"50"),
-            (b"XCLIENT ADDR=1.2.3.4\r\n", b"50"), (b"TURN\r\n", b"50"), (b"EHLO\r\n", b"501"),
+            (b"XCLIENT ADDR=1.2.3.4\r\n", b"550"), (b"TURN\r\n", b"50"), (b"EHLO\r\n", b"501"),
             (b"HELO a b c\r\n", b"2"), (b"HELO a\x0bb\r\n", b"50"),
             (b"EHLO x)\x01(Received: y\r\n", b"50"), (b"MAIL FROM: <a@b.test>\r\n", b""),
         ):

@@ -1,12 +1,14 @@
 """REQUIRETLS and TLS-Required (RFC 8689) from end to end: nodemailer and go-smtp before the relay,
 smtp-server and go-smtp behind it."""
 
+import contextlib
 import os
 
 from encryption import certificates, flags
 from golang import go, letter
 from harness import Relay, dialogue, free_port, main, without_trace
 from mtas import LARGE, SMALL, has_lines
+from names import NameServers
 from node import kept, secured
 from peers import GoSmtp, SmtpServer, missing_for_go, missing_for_node, nodemailer, raw
 
@@ -156,6 +158,96 @@ def tls_required_no_goes_on_as_it_is():
                 assert one["require_tls"] and without_trace(one["content"]) == OPTIONAL, one
 
 
+def a_demand_is_met_where_the_route_does_not_demand_it():
+    """RFC 8689 4.2.1, steps 3 to 5: for such a letter the certificate is looked at whatever the
+    route says, and this host's is good."""
+    with certificates("relay.test", "127.0.0.1") as (made, root):
+        for policy in ("may", "must"):
+            words = ["--set", f"route.tls={policy}"]
+            with hop(made["127.0.0.1"]) as server:
+                with before(server, made, root, *words) as relay:
+                    kept(nodemailer(secured(relay, root), [demanding(SMALL)]))
+                    one, = server.wait(1, 5)
+                    assert one["from"] and one["require_tls"], one["content"].decode()
+
+
+def a_host_without_tls_is_5_7_10():
+    """RFC 8689 4.2.1: where TLS cannot be had a report MUST be sent at once, with 5.7.10 (SHOULD)."""
+    with certificates("relay.test") as (made, root):
+        for policy in ("may", "must", "must-verify"):
+            words = ["--set", f"route.tls={policy}"]
+            with hop(None, options={"hideSTARTTLS": True}) as server:
+                with before(server, made, root, *words) as relay:
+                    kept(nodemailer(secured(relay, root), [demanding(SMALL)]))
+                    event = relay.wait_event("bounced", 1, 3)[0]
+                    assert event["status"] == "5.7.10", event
+
+
+def a_certificate_that_is_not_good_is_5_7_10():
+    """The same where the certificate has another name."""
+    with certificates("relay.test", "other.test") as (made, root):
+        with hop(made["other.test"]) as server:
+            with before(server, made, root, *VERIFIED) as relay:
+                kept(nodemailer(secured(relay, root), [demanding(SMALL)]))
+                event = relay.wait_event("bounced", 1, 3)[0]
+                assert event["status"] == "5.7.10", event
+
+
+def the_next_host_is_asked():
+    """RFC 8689 4.2.1: the steps are repeated with each host. Their order is drawn, so three times."""
+    for _ in range(3):
+        with NameServers() as names, certificates("relay.test", "twin.names.test") as (made, root):
+            port = free_port()
+            with contextlib.ExitStack() as stack:
+                pair = made["twin.names.test"]
+                silent = stack.enter_context(hop(pair, False, host="127.0.0.2", port=port))
+                second = stack.enter_context(hop(pair, True, host="127.0.0.3", port=port))
+                words = ["--smart-host", f"twin.names.test:{port}"]
+                words += ["--set", f"dns.servers={names.unbound}"]
+                relay = stack.enter_context(before(None, made, root, *words))
+                kept(nodemailer(secured(relay, root), [demanding(SMALL)]))
+                one, = second.wait(1, 10)
+                assert one["require_tls"] and without_trace(one["content"]) == SMALL, one
+                assert not silent.came()
+
+
+@contextlib.contextmanager
+def mx_hosts(names, made, root, offers):
+    """mx2 and mx3 of names.test, and a relay that asks these name servers."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        hops = [stack.enter_context(hop(made[name], offered, host=address, port=port))
+                for (name, address), offered in zip(MX, offers)]
+        words = ["--set", f"route.port={port}", "--set", f"dns.servers={names.unbound}"]
+        relay = before(None, made, root, *VERIFIED, *words)
+        yield *hops, stack.enter_context(relay)
+
+
+BY_MX = "b@preferred.names.test"
+MX = (("mx2.names.test", "127.0.0.2"), ("mx3.names.test", "127.0.0.3"))
+
+
+def an_mx_record_that_nobody_signed_is_not_believed():
+    """RFC 8689 2 and 4.2.1 step 2: the name of an MX host must be vouched for, by DNSSEC or by
+    MTA-STS; this zone has neither."""
+    with NameServers() as names, certificates("relay.test", *dict(MX)) as (made, root):
+        with mx_hosts(names, made, root, (True, True)) as (first, second, relay):
+            kept(nodemailer(secured(relay, root), [demanding(SMALL, to=[BY_MX])]))
+            assert relay.wait_event("bounced", 1, 5)[0]["status"].startswith("5.7."), relay.events()
+            assert not first.came() and not second.came()
+
+
+def a_report_demands_nothing_of_a_host_that_proved_nothing():
+    """RFC 8689 2: the option "MUST only be specified" where the certificate has been verified."""
+    with certificates("relay.test", "other.test") as (made, root):
+        with hop(made["other.test"]) as server:
+            with before(server, made, root) as relay:
+                kept(nodemailer(secured(relay, root), [demanding(SMALL)]))
+                report, = server.wait(1, 5)
+                has_lines(report["content"].decode(), "Action: failed")
+                assert not report["require_tls"], report["parameters"]
+
+
 TESTS = [
     the_demand_goes_on_to_a_host_that_meets_it,
     over_lmtp_too,
@@ -164,6 +256,12 @@ TESTS = [
     reports_demand_it_as_the_letter_did,
     demands_outlive_a_restart,
     tls_required_no_goes_on_as_it_is,
+    a_demand_is_met_where_the_route_does_not_demand_it,
+    a_host_without_tls_is_5_7_10,
+    a_certificate_that_is_not_good_is_5_7_10,
+    the_next_host_is_asked,
+    an_mx_record_that_nobody_signed_is_not_believed,
+    a_report_demands_nothing_of_a_host_that_proved_nothing,
 ]
 
 if os.environ.get("RINGPOST_CI_NO_INSTALL") == "1" and (missing_for_node() or missing_for_go()):

@@ -474,8 +474,8 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[route]\nsmart_host = \"a:25, b:25\"",
         "r.toml:2: route.smart_host: \"a:25, b:25\" is not a next hop: it is one host and no list; \
-         write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a host where \
-         that is meant",
+         write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a host \
+         where that is meant",
     ),
     (
         "[route]\nsmart_host = \"relay example.com\"",
