@@ -244,7 +244,7 @@ pub struct Settings {
     /// Let the users of this file in [key: auth.users]
     #[arg(long, value_name = "FILE")]
     users: Option<String>,
-    /// Set any key, such as retry.first=2s, or all of a [[table]] at once, such as
+    /// Set any key, such as retry.first=2s, or all of a `[[table]]` at once, such as
     /// 'access.limit=[{network = "192.0.2.0/24", messages_per_hour = 1000}]'; beats file and other
     /// flags; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]

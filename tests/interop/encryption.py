@@ -267,6 +267,27 @@ def relay_to_relay_over_implicit_tls():
             assert before.wait_event("delivered", 20)[0]["tls"] == "TLSv1.3"
 
 
+def what_demands_requiretls_goes_nowhere_without_it_and_comes_back_by_its_header():
+    """RFC 8689 4.2.1 and 5: RET=FULL does not count, and the report goes all the same."""
+    with certificates("relay.test") as (made, root), Sink() as sink:
+        with Relay(*flags(made["relay.test"]), smart_host=sink.port) as relay:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
+                client._host = "relay.test"
+                client.ehlo("client.test")
+                assert not client.has_extn("requiretls")
+                client.starttls(context=trusting(root))
+                client.ehlo("client.test")
+                assert client.has_extn("requiretls")
+                client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nthe body\r\n",
+                                ["REQUIRETLS", "RET=FULL"])
+            (source, recipients, report), = sink.wait(1)
+            assert source == "" and recipients == ["a@sender.test"]
+            assert b"Status: 5.7.10" in report and b"Content-Type: text/rfc822-headers" in report, report
+            assert b"Subject: x\r\n" in report and b"the body" not in report
+            relay.wait_empty()
+            assert len(sink.messages) == 1
+
+
 def what_is_wrong_with_certificates_is_said_at_start():
     with certificates("one.test", "two.test") as (made, _):
         cert, key = made["one.test"]
@@ -293,6 +314,7 @@ TESTS = (
     a_handshake_that_fails_means_what_the_route_says,
     only_who_proves_its_name_is_believed,
     relay_to_relay_over_implicit_tls,
+    what_demands_requiretls_goes_nowhere_without_it_and_comes_back_by_its_header,
     what_is_wrong_with_certificates_is_said_at_start,
 )
 
