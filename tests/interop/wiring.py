@@ -176,8 +176,12 @@ def a_site_that_says_421_at_mail_backs_off_as_a_whole():
                 send(relay.port, letter(number))
             relay.wait_event("deferred")
             wait_until("the site backs off", lambda: relay.sites()[0].get("backs_off_until"))
+            # On a slow machine some connect before the first is told; then nobody does.
             time.sleep(0.5)
-            assert server.connects <= 3, server.connects
+            connects = server.connects
+            assert connects < 10, connects
+            time.sleep(0.5)
+            assert server.connects == connects, (connects, server.connects)
 
 
 def at_the_limit_of_connections_sites_take_turns():
