@@ -32,9 +32,9 @@ use ringpost::message::{
 };
 use ringpost::ring;
 use ringpost::scheduler::{
-    Admission, AdmittedRecipient, Demand, Scheduler, Settled, SiteId, Slot, Verdict,
+    Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId, Slot,
 };
-use ringpost::spool::{Accepted, Fate, Placement, Settings, Spool};
+use ringpost::spool::{Accepted, Placement, RecipientStatus, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -131,7 +131,7 @@ impl Shard {
                 recipients: domains.iter().map(address).collect(),
             },
             options: Options::default(),
-            trace: vec![b't'; 120],
+            prepended_headers: vec![b't'; 120],
             dot_stuffed: false,
             eight_bit: false,
         };
@@ -174,7 +174,7 @@ impl Shard {
             now,
         );
         while let Some(demand) = scheduler.poll(now) {
-            if let Demand::Route(domain) = demand {
+            if let Action::Route(domain) = demand {
                 scheduler.routed(domain, SITE, now.plus(200 * HOUR));
             }
         }
@@ -201,9 +201,9 @@ impl Shard {
         });
         let why = Some(Rc::clone(&reason));
         let (id, _) = scheduler.whereabouts(slot).unwrap();
-        let settled = scheduler.settle(slot, recipient, Verdict::Later, why, now);
-        let Some(Settled::Retry { attempts, due }) = settled else { panic!("{settled:?}") };
-        let fate = Fate::Waiting { attempts, due, reason: (*reason).clone() };
+        let settled = scheduler.settle(slot, recipient, AttemptResult::Later, why, now);
+        let Some(Disposition::Retry { attempts, due }) = settled else { panic!("{settled:?}") };
+        let fate = RecipientStatus::Waiting { attempts, due, reason: (*reason).clone() };
         self.spool.settle(id, recipient, &fate);
     }
 

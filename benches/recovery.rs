@@ -65,7 +65,7 @@ fn accepted(spool: &Spool, number: u64) -> Accepted {
             recipients: vec![Recipient::plain(Address::new(to))],
         },
         options: Options::default(),
-        trace: vec![b't'; 120],
+        prepended_headers: vec![b't'; 120],
         dot_stuffed: false,
         eight_bit: false,
     }

@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config;
 use ringpost::message::{QueueId, Timestamp};
 use ringpost::scheduler::{
-    Admission, AdmittedRecipient, Demand, Scheduler, Settled, SiteId, Verdict,
+    Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId,
 };
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn admit(scheduler: &mut Scheduler, id: u64, domain: &str, due: Timestamp) {
 
 fn route(scheduler: &mut Scheduler) {
     while let Some(demand) = scheduler.poll(START) {
-        if let Demand::Route(domain) = demand {
+        if let Action::Route(domain) = demand {
             scheduler.routed(domain, SiteId(1), START.plus(HOUR));
         }
     }
@@ -63,8 +63,8 @@ fn one_message(criterion: &mut Criterion) {
                 admit(&mut scheduler, id, "example.net", START);
                 route(&mut scheduler);
                 let work = scheduler.take(SiteId(1), START, 100).expect("one is ready");
-                let settled = scheduler.settle(work.slot, 0, Verdict::Over, None, START);
-                assert_eq!(settled, Some(Settled::Ended { attempts: 1 }));
+                let settled = scheduler.settle(work.slot, 0, AttemptResult::Over, None, START);
+                assert_eq!(settled, Some(Disposition::Ended { attempts: 1 }));
                 assert!(scheduler.finish_if_over(work.slot));
             });
         });
@@ -74,7 +74,7 @@ fn one_message(criterion: &mut Criterion) {
                 admit(&mut scheduler, id, "example.net", START);
                 route(&mut scheduler);
                 let work = scheduler.take(SiteId(1), START, 100).expect("one is ready");
-                scheduler.settle(work.slot, 0, Verdict::Later, None, START).expect("was out");
+                scheduler.settle(work.slot, 0, AttemptResult::Later, None, START).expect("was out");
                 scheduler.remove(work.slot, &[0]);
                 assert!(scheduler.finish_if_over(work.slot));
             });

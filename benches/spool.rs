@@ -6,7 +6,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::message::{Address, Envelope, Options, Recipient, Timestamp};
 use ringpost::ring;
-use ringpost::spool::{Accepted, Fate, Settings, Spool};
+use ringpost::spool::{Accepted, RecipientStatus, Settings, Spool};
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ fn accepted(spool: &Spool) -> Accepted {
             recipients: vec![recipient],
         },
         options: Options::default(),
-        trace: vec![b't'; 120],
+        prepended_headers: vec![b't'; 120],
         dot_stuffed: false,
         eight_bit: false,
     }
@@ -60,7 +60,7 @@ async fn run(spool: &Spool, writers: u64, count: u64) -> Duration {
                 let id = accepted.id;
                 let (placement, _) = spool.store(draft, accepted).await.unwrap();
                 spool.begun(id, &[0]);
-                spool.settle(id, 0, &Fate::Delivered);
+                spool.settle(id, 0, &RecipientStatus::Delivered);
                 spool.dead(id, placement);
             }
             running.set(running.get() - 1);

@@ -24,7 +24,7 @@ pub mod route;
 pub mod dns;
 
 pub mod bounce;
-pub mod letter;
+pub mod eml;
 pub mod scheduler;
 
 pub mod spool;
@@ -37,7 +37,7 @@ pub mod smtp;
 
 pub mod message;
 
-pub mod account;
+pub mod auth;
 pub mod sasl;
 
 pub mod tls;

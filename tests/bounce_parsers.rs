@@ -2,7 +2,7 @@
 //! it is installed, flufl.bounce, which is what Mailman knows of bounces by.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ringpost::bounce::{Kind, Report, Told, report};
+use ringpost::bounce::{Kind, Report, ReportedRecipient, report};
 use ringpost::message::{Address, QueueId, Reason, Recipient, Stage, Status, Timestamp};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -24,12 +24,12 @@ fn parsed(content: &[u8]) -> Option<String> {
 }
 
 /// One that was refused at once.
-fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
+fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
-    Told { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
+    ReportedRecipient { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
 
-fn built(failed: &[Told<'_>], header: &[u8]) -> Vec<u8> {
+fn built(failed: &[ReportedRecipient<'_>], header: &[u8]) -> Vec<u8> {
     let to = Address::new("sender@a.example");
     report(&Report {
         host_name: "relay.example",
@@ -42,7 +42,7 @@ fn built(failed: &[Told<'_>], header: &[u8]) -> Vec<u8> {
         kind: Kind::Failed,
         told: failed,
         whole: false,
-        trace: b"Received: by relay.example; now\r\n",
+        prepended_headers: b"Received: by relay.example; now\r\n",
         content: header,
         dot_stuffed: true,
         report_id: QueueId(9),
@@ -72,7 +72,10 @@ fn an_ordinary_report_is_read_whole() {
     let (one, two) = (plain("x@b.example"), plain("y@b.example"));
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
-    let failed = [told(&one, &unknown), Told { attempts: 31, expired: true, ..told(&two, &busy) }];
+    let failed = [
+        told(&one, &unknown),
+        ReportedRecipient { attempts: 31, expired: true, ..told(&two, &busy) },
+    ];
     let expected = [
         "type multipart/report delivery-status",
         "date 2023-11-14T22:15:00+00:00",

@@ -141,7 +141,7 @@ impl Replay {
         for index in again {
             self.note(&format!("= {index} again"));
         }
-        if self.conversation.was_misunderstood() {
+        if self.conversation.retry_without_extension() {
             self.note("= refused ahead");
         }
     }
@@ -198,7 +198,7 @@ fn mail(words: &str) -> Mail {
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,
-        ahead: false,
+        pipelined_content: false,
     };
     for word in words.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -212,7 +212,7 @@ fn mail(words: &str) -> Mail {
             ("size", text) => mail.size = text.parse().unwrap(),
             ("body", "8bitmime") => mail.body = Body::EightBitMime,
             ("body", "binarymime") => mail.body = Body::BinaryMime,
-            ("ahead", _) => mail.ahead = true,
+            ("ahead", _) => mail.pipelined_content = true,
             ("8bit", _) => mail.eight_bit = true,
             ("priority", text) => mail.priority = text.parse().unwrap(),
             ("by", text) => mail.deliver_by = Some(deliver_by(mail.now, text)),

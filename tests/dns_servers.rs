@@ -2,7 +2,7 @@
 //! knows the zones in `tests/interop/dns`, and unbound, which resolves and validates through it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ringpost::config::{Dns, Passage, Route};
+use ringpost::config::{Dns, Route, TransportPolicy};
 use ringpost::dns::{Failure, Resolver};
 use ringpost::message::{Outcome, Timestamp};
 use ringpost::ring;
@@ -96,12 +96,12 @@ async fn site(router: &Router, domain: &str) -> String {
 }
 
 fn router(resolver: Resolver) -> Router {
-    let passage = Passage::ORDINARY;
+    let policy = TransportPolicy::ORDINARY;
     let route = Route {
         smart_host: None,
         rules: Vec::new(),
         port: 25,
-        passage,
+        policy,
         logins: Vec::new(),
         certificates: Vec::new(),
     };

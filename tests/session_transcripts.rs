@@ -295,7 +295,7 @@ impl<'a> Player<'a> {
             closed: false,
             exchange: None,
         };
-        player.session.told_time(Timestamp(1_795_459_019_123));
+        player.session.set_now(Timestamp(1_795_459_019_123));
         let step = player.session.greet(&script.early, &mut player.out);
         player.take(step, &[]);
         player
@@ -341,19 +341,24 @@ impl<'a> Player<'a> {
             Step::ContentLineEnd => {
                 self.content.as_mut().expect("content that is not void").extend(b"\r\n");
             }
-            Step::Hasten { domain, with_below } => {
+            Step::Flush { domain, with_below } => {
                 let below = if with_below { " and below" } else { "" };
                 self.seen.push(format!("E: hasten {domain}{below}"));
                 let found = if domain == "empty.test" { Etrn::Nothing } else { Etrn::Begun };
                 self.session.hastened(found, &mut self.out);
                 self.take_replies();
             }
-            Step::Turn { address, port } => {
+            Step::ClientOverride { address, port } => {
                 let mut client = self.session.client_address();
                 client.set_ip(address.unwrap_or(client.ip()));
                 client.set_port(port.unwrap_or(client.port()));
                 self.seen.push(format!("E: client {client}"));
-                self.session.turn_to(client, client.ip().is_loopback(), None, &mut self.out);
+                self.session.override_client(
+                    client,
+                    client.ip().is_loopback(),
+                    None,
+                    &mut self.out,
+                );
                 self.take_replies();
             }
             Step::StartTls => panic!("not offered"),

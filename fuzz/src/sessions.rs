@@ -44,7 +44,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
         gate: None,
     };
     let mut session = Session::new(Rc::new(policy), client);
-    session.told_time(Timestamp(1_795_459_019_123));
+    session.set_now(Timestamp(1_795_459_019_123));
     let mut replies = Vec::new();
     let mut messages = Vec::new();
     let mut content: Option<Vec<u8>> = None;
@@ -79,10 +79,10 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     session.stored(QueueId(messages.len() as u64), &mut replies);
                     messages.push(whole);
                 }
-                Step::Hasten { .. } => session.hastened(Etrn::Begun, &mut replies),
-                Step::Turn { .. } => {
+                Step::Flush { .. } => session.hastened(Etrn::Begun, &mut replies),
+                Step::ClientOverride { .. } => {
                     let address = session.client_address();
-                    session.turn_to(address, true, None, &mut replies);
+                    session.override_client(address, true, None, &mut replies);
                 }
                 Step::Auth(input) => {
                     let turn = match input {

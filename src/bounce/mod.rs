@@ -30,7 +30,7 @@ mod original;
 mod status;
 #[cfg(test)]
 mod tests;
-mod words;
+mod text;
 
 use crate::message::{Address, QueueId, Reason, Recipient, Timestamp};
 use crate::smtp::{ascii, one_line};
@@ -106,9 +106,9 @@ pub struct Report<'a> {
     /// What became of the recipients.
     pub kind: Kind,
     /// Whom it is about; at least one.
-    pub told: &'a [Told<'a>],
+    pub told: &'a [ReportedRecipient<'a>],
     /// The trace that goes on top of the content. Its header and that of `content` are returned.
-    pub trace: &'a [u8],
+    pub prepended_headers: &'a [u8],
     /// The original content in wire form, or its start.
     pub content: &'a [u8],
     /// `content` is all of it, and is to be given back (RET=FULL).
@@ -122,7 +122,7 @@ pub struct Report<'a> {
 }
 
 /// One recipient that is reported on.
-pub struct Told<'a> {
+pub struct ReportedRecipient<'a> {
     /// As in the envelope.
     pub recipient: &'a Recipient,
     /// What the last attempt ended with.
@@ -144,13 +144,13 @@ pub fn report(report: &Report<'_>) -> Vec<u8> {
     let boundary = format!("=_{}", report.report_id);
     let original = original(report, &boundary);
     let (details, status) = details_and_status(report);
-    let mut text = words::opening(report);
+    let mut text = text::opening(report);
     text.push_str(&details);
     let returned = match original.kind {
         "message/rfc822" | "message/global" => "your message",
         _ => "the header of your message",
     };
-    text.push_str(&words::closing(report, returned));
+    text.push_str(&text::closing(report, returned));
 
     let host = ascii(&one_line(report.host_name.as_bytes(), VALUE_BYTES_MAX));
     let global = status::is_global(report);
@@ -234,14 +234,14 @@ fn details_and_status(report: &Report<'_>) -> (String, String) {
         if details.len() > DETAILS_BYTES_MAX || status.len() > STATUS_BYTES_MAX {
             break;
         }
-        words::detail(report.kind, told, &mut details);
+        text::detail(report.kind, told, &mut details);
         status::of_recipient(report, told, global, &mut status);
         detailed += 1;
     }
     let rest = report.told.len().saturating_sub(detailed);
     if rest > 0 {
         let words = format!("... and {rest} more, which this report has no room for.");
-        words::wrapped(&mut details, "", &words);
+        text::wrapped(&mut details, "", &words);
         details.push_str("\r\n");
     }
     (details, status)

@@ -38,10 +38,10 @@ pub(super) fn original(report: &Report<'_>, boundary: &str) -> Original {
 /// Trace and content without stuffing; `None` when all of it is not wanted, or could not stand in a
 /// part unencoded, which a message/rfc822 must (RFC 2046 5.2.1).
 fn whole(report: &Report<'_>, boundary: &str) -> Option<Vec<u8>> {
-    if !report.whole || report.trace.len() + report.content.len() > FULL_BYTES_MAX {
+    if !report.whole || report.prepended_headers.len() + report.content.len() > FULL_BYTES_MAX {
         return None;
     }
-    let mut all = Vec::with_capacity(report.trace.len() + report.content.len());
+    let mut all = Vec::with_capacity(report.prepended_headers.len() + report.content.len());
     for line in all_lines(report) {
         all.extend_from_slice(line);
         all.extend_from_slice(b"\r\n");
@@ -58,7 +58,7 @@ fn all_lines<'a>(report: &Report<'a>) -> impl Iterator<Item = &'a [u8]> {
         Some(rest) if dot_stuffed => rest,
         _ => line,
     });
-    lines(report.trace).chain(content)
+    lines(report.prepended_headers).chain(content)
 }
 
 /// The header of trace and content, each line with CRLF and without stuffing, at most

@@ -1,7 +1,7 @@
 //! The part of a report for programs (RFC 3464, RFC 6533).
 
 use super::encoding::date;
-use super::{Kind, Report, Told, VALUE_BYTES_MAX, field, host_of};
+use super::{Kind, Report, ReportedRecipient, VALUE_BYTES_MAX, field, host_of};
 use crate::message::Status;
 use crate::smtp::{ascii, from_xtext, one_line, to_unitext, to_utf8_xtext};
 
@@ -28,7 +28,12 @@ pub(super) fn is_global(report: &Report<'_>) -> bool {
 }
 
 /// The fields about one recipient (RFC 3464 2.3), with the empty line before them.
-pub(super) fn of_recipient(report: &Report<'_>, told: &Told<'_>, global: bool, out: &mut String) {
+pub(super) fn of_recipient(
+    report: &Report<'_>,
+    told: &ReportedRecipient<'_>,
+    global: bool,
+    out: &mut String,
+) {
     out.push_str("\r\n");
     if let Some(original) = &told.recipient.original
         && let Some((kind, address)) = original.split_once(';')
@@ -69,7 +74,7 @@ pub(super) fn of_recipient(report: &Report<'_>, told: &Told<'_>, global: bool, o
     }
 }
 
-fn diagnostic(report: &Report<'_>, told: &Told<'_>, global: bool, out: &mut String) {
+fn diagnostic(report: &Report<'_>, told: &ReportedRecipient<'_>, global: bool, out: &mut String) {
     let reason = told.reason;
     let words = &reason.text;
     let text = if let (true, Some(at)) = (told.late, report.deliver_by) {
@@ -93,7 +98,7 @@ fn diagnostic(report: &Report<'_>, told: &Told<'_>, global: bool, out: &mut Stri
 }
 
 /// The class says what became of the recipient, whatever class the reply had.
-fn status(kind: Kind, told: &Told<'_>) -> Status {
+fn status(kind: Kind, told: &ReportedRecipient<'_>) -> Status {
     let class = match kind {
         Kind::Failed if told.late => return Status(5, 4, 7),
         Kind::Failed if told.expired => return Status(4, 4, 7),

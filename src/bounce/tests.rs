@@ -17,12 +17,12 @@ fn reason(code: u16, status: Status, text: &str) -> Reason {
 }
 
 /// One that was refused at once.
-fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> Told<'a> {
+fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
-    Told { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
+    ReportedRecipient { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
 
-fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report<'a> {
+fn about<'a>(to: &'a Address, told: &'a [ReportedRecipient<'a>], content: &'a [u8]) -> Report<'a> {
     Report {
         host_name: "relay.example",
         to,
@@ -34,7 +34,7 @@ fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report
         kind: Kind::Failed,
         told,
         whole: false,
-        trace: TRACE,
+        prepended_headers: TRACE,
         content,
         dot_stuffed: true,
         report_id: QueueId(9),
@@ -42,7 +42,7 @@ fn about<'a>(to: &'a Address, told: &'a [Told<'a>], content: &'a [u8]) -> Report
     }
 }
 
-fn built(failed: &[Told<'_>], content: &[u8], envelope_id: Option<&str>) -> String {
+fn built(failed: &[ReportedRecipient<'_>], content: &[u8], envelope_id: Option<&str>) -> String {
     let to = Address::new("sender@a.example");
     let bytes = report(&Report { envelope_id, ..about(&to, failed, content) });
     assert!(bytes.len() <= CONTENT_BYTES_MAX);
@@ -66,7 +66,7 @@ fn a_report_reads_as_a_whole() {
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let failed = [
         told(&one, &unknown),
-        Told { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) },
+        ReportedRecipient { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) },
     ];
     let text = built(&failed, CONTENT, Some("QQ+2B314"));
     let expected = include_str!("../../tests/fixtures/bounce/report.eml").replace('\n', "\r\n");
@@ -119,7 +119,7 @@ fn nothing_from_outside_adds_a_line() {
         kind: Kind::Failed,
         told: &failed,
         whole: false,
-        trace: b"",
+        prepended_headers: b"",
         content: b"",
         dot_stuffed: false,
         report_id: QueueId(9),
@@ -150,8 +150,8 @@ fn only_the_header_is_returned_without_its_stuffing_and_within_its_bound() {
         let text = built(&failed, content, None);
         let (_, part) = text.split_once("text/rfc822-headers\r\n").unwrap();
         let (_, part) = part.split_once("\r\n\r\n").unwrap();
-        let trace = std::str::from_utf8(TRACE).unwrap();
-        let rest = part.strip_prefix(trace).expect("the trace is on top");
+        let prepended_headers = std::str::from_utf8(TRACE).unwrap();
+        let rest = part.strip_prefix(prepended_headers).expect("the trace is on top");
         rest.split_once("\r\n--=_").unwrap().0.to_owned()
     };
     assert_eq!(returned(b""), "");
@@ -194,7 +194,7 @@ fn of_kind(kind: Kind, said: &Reason) -> String {
 }
 
 /// Of a message that was to be delivered by 14 November 2023, 22:15:00.
-fn of_late(kind: Kind, told: Told<'_>) -> String {
+fn of_late(kind: Kind, told: ReportedRecipient<'_>) -> String {
     let to = Address::new("sender@a.example");
     let deliver_by = Some(Timestamp(1_700_000_100_000));
     let report = report(&Report { kind, deliver_by, ..about(&to, &[told], CONTENT) });
@@ -205,7 +205,8 @@ fn of_late(kind: Kind, told: Told<'_>) -> String {
 fn rfc2852_5_who_set_a_time_is_told_of_it() {
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let recipient = Recipient::plain(Address::new("x@b.example"));
-    let late = || Told { expired: true, late: true, attempts: 3, ..told(&recipient, &busy) };
+    let late =
+        || ReportedRecipient { expired: true, late: true, attempts: 3, ..told(&recipient, &busy) };
     let by = "Tue, 14 Nov 2023 22:15:00 +0000";
     let failed = of_late(Kind::Failed, late());
     for line in [
@@ -217,7 +218,7 @@ fn rfc2852_5_who_set_a_time_is_told_of_it() {
         assert!(failed.contains(&line), "{line}: {failed}");
     }
     let until = Timestamp(1_700_400_000_000);
-    let delayed = of_late(Kind::Delayed { until }, Told { expired: false, ..late() });
+    let delayed = of_late(Kind::Delayed { until }, ReportedRecipient { expired: false, ..late() });
     assert!(delayed.contains("\nAction: delayed\nStatus: 4.4.7\n"), "{delayed}");
     assert!(delayed.contains("(BY), and so far: 450 4.2.1"), "{delayed}");
     // Refused before its time: that is the reason, and not the time.

@@ -8,12 +8,12 @@ mod show;
 mod spool;
 mod user;
 
-use crate::account;
+use crate::auth;
 use crate::config::Config;
-use crate::control::{self, AskError};
+use crate::control::{self, RequestError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::{Client, Ours, Server};
+use crate::tls::{Client, ClientCertificates, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
             warn(&config);
             let shown = Server::new(&config.tls).map(|_| ());
             let ours = || {
-                let ours = Arc::new(Ours::new(&config.route.certificates)?);
+                let ours = Arc::new(ClientCertificates::new(&config.route.certificates)?);
                 Client::new(&config.tls, &ours).map(|_| ())
             };
             if let Err(error) = shown.and_then(|()| ours()) {
@@ -55,11 +55,11 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            if let Err(error) = config.auth.tokens.as_ref().map_or(Ok(()), account::check_tokens) {
+            if let Err(error) = config.auth.tokens.as_ref().map_or(Ok(()), auth::check_tokens) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            if let Err(error) = account::check_logins(&config.route.logins) {
+            if let Err(error) = auth::check_logins(&config.route.logins) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
@@ -124,13 +124,13 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
         QueueCommand::Sites { json, .. } => ("/sites".to_owned(), *json),
     };
     let mut screen = show::Screen::new(command, json);
-    let asked = control::ask(&config.control.socket, &target, |line| screen.line(line));
+    let asked = control::request(&config.control.socket, &target, |line| screen.line(line));
     match asked {
         Ok(()) => {
             screen.end();
             ExitCode::SUCCESS
         }
-        Err(AskError::NotRunning { path, cause }) => {
+        Err(RequestError::NotRunning { path, cause }) => {
             if let Some(process) = lock::holder(&config.spool.directory) {
                 eprintln!(
                     "ringpost: process {process} runs a relay on {}, but does not answer at {} \

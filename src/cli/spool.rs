@@ -4,7 +4,7 @@
 use super::arguments::SpoolCommand;
 use super::{EXIT_USAGE, counted};
 use crate::config::Config;
-use crate::letter::{self, Export, Import, Report};
+use crate::eml::{self, Export, Import, Report};
 use crate::message::{Envelope, QueueId, Recipient, Timestamp};
 use crate::ring;
 use crate::shard;
@@ -399,7 +399,7 @@ fn import(
     let given = what.files.len();
     let mut screen = Screen::default();
     let (mut imported, mut known, mut refused) = (0, 0, 0);
-    let done = letter::import(what, |report| match report {
+    let done = eml::import(what, |report| match report {
         Report::Imported(path, id) => {
             imported += 1;
             screen.line(&format!("imported {id} {}", path.display()));
@@ -461,8 +461,8 @@ fn letters(named: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
 /// What `--from` and `--to` say.
 fn envelope(from: &str, to: &[String]) -> Result<Envelope, String> {
     let read = |text: &str| match text.starts_with('<') {
-        true => letter::read_reverse_path(text),
-        false => letter::read_reverse_path(&format!("<{text}>")),
+        true => eml::read_reverse_path(text),
+        false => eml::read_reverse_path(&format!("<{text}>")),
     };
     let reverse_path = read(from).ok_or_else(|| {
         format!("--from {from:?}: not an address; write name@example.com, or <> for none")

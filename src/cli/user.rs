@@ -2,7 +2,7 @@
 //! that is a terminal, are asked for without showing them.
 
 use super::arguments::UserCommand;
-use crate::account::{self, Sender, User, UsersError};
+use crate::auth::{self, Sender, User, UsersError};
 use crate::config::Config;
 use crate::sasl::Secret;
 use std::io::{self, BufRead, IsTerminal, Read};
@@ -19,11 +19,10 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
         return ExitCode::from(super::EXIT_USAGE);
     };
     let done = match command {
-        UserCommand::Add { name, sender, replace, .. } => password(true).and_then(|password| {
-            account::add(path, &name, &password, &sender, replace).map_err(said)
-        }),
+        UserCommand::Add { name, sender, replace, .. } => password(true)
+            .and_then(|password| auth::add(path, &name, &password, &sender, replace).map_err(said)),
         UserCommand::List { .. } => list(path).map_err(said),
-        UserCommand::Remove { name, .. } => account::remove(path, &name).map_err(said),
+        UserCommand::Remove { name, .. } => auth::remove(path, &name).map_err(said),
         UserCommand::Verify { name, .. } => verify(path, &name),
     };
     match done {
@@ -38,7 +37,7 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
 /// Whether the file can be used, if there is one; warns of what is seldom meant.
 pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     let Some(path) = &config.auth.users else { return Ok(()) };
-    let users = account::read(path)?;
+    let users = auth::read(path)?;
     for warning in users.warnings(config.tls.client_roots.is_some()) {
         eprintln!("ringpost: warning: {}: {warning}", path.display());
     }
@@ -50,7 +49,7 @@ fn said(error: UsersError) -> String {
 }
 
 fn list(path: &Path) -> Result<(), UsersError> {
-    for user in account::read(path)?.sorted() {
+    for user in auth::read(path)?.sorted() {
         println!("{}", told(&user));
     }
     Ok(())
@@ -74,11 +73,11 @@ fn told(user: &User) -> String {
 }
 
 fn verify(path: &Path, name: &str) -> Result<(), String> {
-    let users = account::read(path).map_err(said)?;
+    let users = auth::read(path).map_err(said)?;
     let user = users.find(name).ok_or_else(|| format!("there is no user {name:?}"))?;
     let password = password(false)?;
-    let by_hash = account::password_is(Some(user), &password);
-    let by_keys = account::keys_are_of(user, &password);
+    let by_hash = auth::password_is(Some(user), &password);
+    let by_keys = auth::keys_are_of(user, &password);
     match (by_hash || user.password.is_none(), by_keys.unwrap_or(true)) {
         (true, true) if by_hash || by_keys.is_some() => {
             println!("the password of {:?} is right", &*user.name);

@@ -369,7 +369,7 @@ pub struct Route {
     /// The port for MX hosts and for next hops that name none.
     pub port: u16,
     /// What holds on the way to destinations that no rule names.
-    pub passage: Passage,
+    pub policy: TransportPolicy,
     /// Those that are shown to hosts.
     pub certificates: Vec<Certificate>,
     /// Who we are at next hops that want to know, by place.
@@ -406,12 +406,12 @@ pub struct RouteRule {
     /// Where its mail goes; `None` is delivery by MX in spite of a smart host.
     pub next_hop: Option<NextHop>,
     /// What holds on the way there.
-    pub passage: Passage,
+    pub policy: TransportPolicy,
 }
 
 /// What holds on the way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Passage {
+pub struct TransportPolicy {
     /// TLS.
     pub tls: DeliveryTls,
     /// 8-bit content where the host does not offer 8BITMIME.
@@ -423,9 +423,9 @@ pub struct Passage {
     pub certificate: Option<usize>,
 }
 
-impl Passage {
+impl TransportPolicy {
     /// What holds where nothing is said.
-    pub const ORDINARY: Passage = Passage {
+    pub const ORDINARY: TransportPolicy = TransportPolicy {
         tls: DeliveryTls::May,
         eight_bit: EightBit::Bounce,
         chunking: true,

@@ -4,7 +4,7 @@
 
 use super::tls::show_listener_tls;
 use super::unit::{show_duration, show_network, show_next_hop, show_size};
-use super::{Config, EventOutput, NextHop, Passage, Roots, Route, Tokens};
+use super::{Config, EventOutput, NextHop, Roots, Route, Tokens, TransportPolicy};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -172,13 +172,13 @@ impl Config {
         page.text("smart_host", &hop(&self.route.smart_host));
         self.render_login(page, &self.route.smart_host);
         page.count("port", self.route.port.into());
-        page.passage(&self.route, &self.route.passage);
+        page.policy(&self.route, &self.route.policy);
         for rule in &self.route.rules {
             page.head("[[route.rule]]");
             page.text("domain", &rule.domain);
             page.text("next_hop", &hop(&rule.next_hop));
             self.render_login(page, &rule.next_hop);
-            page.passage(&self.route, &rule.passage);
+            page.policy(&self.route, &rule.policy);
         }
 
         let pool = &self.pool;
@@ -270,11 +270,11 @@ impl Page {
         self.plain(key, &toml::Value::from(list).to_string());
     }
 
-    fn passage(&mut self, route: &Route, passage: &Passage) {
-        self.text("tls", passage.tls.name());
-        self.text("eight_bit", passage.eight_bit.name());
-        self.plain("chunking", &passage.chunking.to_string());
-        if let Some(shown) = passage.certificate.and_then(|place| route.certificates.get(place)) {
+    fn policy(&mut self, route: &Route, policy: &TransportPolicy) {
+        self.text("tls", policy.tls.name());
+        self.text("eight_bit", policy.eight_bit.name());
+        self.plain("chunking", &policy.chunking.to_string());
+        if let Some(shown) = policy.certificate.and_then(|place| route.certificates.get(place)) {
             self.path("tls_cert", &shown.cert);
             self.path("tls_key", &shown.key);
         }

@@ -93,7 +93,7 @@ fn an_empty_file_is_a_safe_relay_on_loopback() {
             smart_host: None,
             rules: vec![],
             port: 25,
-            passage: Passage::ORDINARY,
+            policy: TransportPolicy::ORDINARY,
             certificates: vec![],
             logins: vec![]
         }

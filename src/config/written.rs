@@ -13,8 +13,8 @@ use super::tls;
 use super::unit;
 use super::{
     Access, Certificate, Config, Control, Delivery, DeliveryTls, Dns, EightBit, Event, EventOutput,
-    Listener, ListenerTls, Passage, Pool, Retry, Ring, Role, Route, RouteRule, Scheme, Session,
-    Spool,
+    Listener, ListenerTls, Pool, Retry, Ring, Role, Route, RouteRule, Scheme, Session, Spool,
+    TransportPolicy,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -326,8 +326,8 @@ fn route(mut table: Table) -> Route {
     let mut smart_host = table.parsed("smart_host", None, |text| read_hop(text, port));
     let (mut certificates, mut logins) = (Vec::new(), Vec::new());
     auth::login(&mut table, &mut smart_host, &mut logins);
-    let passage = passage(&mut table, Passage::ORDINARY, &mut certificates);
-    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, passage.tls);
+    let policy = policy(&mut table, TransportPolicy::ORDINARY, &mut certificates);
+    check_implicit(&table, &smart_host_place, "smart_host", &smart_host, policy.tls);
     table.none_of("rule").know(&["domain", "next_hop", "tls", "eight_bit", "tls_cert", "tls_key"]);
     table.none_of("rule").know(&["auth", "auth_without_tls", "chunking"]);
     let place = table.place_of("rule");
@@ -338,17 +338,21 @@ fn route(mut table: Table) -> Route {
     let mut earlier = BTreeSet::new();
     let mut rules = Vec::new();
     for mut table in tables {
-        let mut rule = route_rule(&mut table, &mut earlier, port, passage, &mut certificates);
+        let mut rule = route_rule(&mut table, &mut earlier, port, policy, &mut certificates);
         auth::login(&mut table, &mut rule.next_hop, &mut logins);
         table.end();
         rules.push(rule);
     }
     table.end();
-    Route { smart_host, rules, port, passage, logins, certificates }
+    Route { smart_host, rules, port, policy, logins, certificates }
 }
 
 /// The keys that routes and rules share; those of a rule stand in for those of the route.
-fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificate>) -> Passage {
+fn policy(
+    table: &mut Table,
+    others: TransportPolicy,
+    certificates: &mut Vec<Certificate>,
+) -> TransportPolicy {
     let own = tls::certificate(table, ["tls_cert", "tls_key"], false).map(|certificate| {
         let known = certificates.iter().position(|known| *known == certificate);
         known.unwrap_or_else(|| {
@@ -356,7 +360,7 @@ fn passage(table: &mut Table, others: Passage, certificates: &mut Vec<Certificat
             certificates.len() - 1
         })
     });
-    Passage {
+    TransportPolicy {
         tls: table.parsed("tls", others.tls, tls::read_delivery_tls),
         eight_bit: table.parsed("eight_bit", others.eight_bit, read_eight_bit),
         chunking: table.flag("chunking", others.chunking),
@@ -377,7 +381,7 @@ fn route_rule(
     rule: &mut Table,
     earlier: &mut BTreeSet<String>,
     port: u16,
-    others: Passage,
+    others: TransportPolicy,
     certificates: &mut Vec<Certificate>,
 ) -> RouteRule {
     let mut domain = String::new();
@@ -393,7 +397,7 @@ fn route_rule(
             rule.fault(&rule.place, "domain", what);
         }
     }
-    let passage = passage(rule, others, certificates);
+    let policy = policy(rule, others, certificates);
     let mut next_hop = None;
     let hop_place = rule.place_of("next_hop");
     match rule.text("next_hop") {
@@ -406,9 +410,9 @@ fn route_rule(
             rule.fault(&rule.place, "next_hop", what);
         }
     }
-    check_implicit(rule, &hop_place, "next_hop", &next_hop, passage.tls);
+    check_implicit(rule, &hop_place, "next_hop", &next_hop, policy.tls);
     earlier.insert(domain.clone());
-    RouteRule { domain: domain.into(), next_hop, passage }
+    RouteRule { domain: domain.into(), next_hop, policy }
 }
 
 /// TLS from the first byte and no TLS at all do not go together.

@@ -6,23 +6,23 @@
 //! - `start`: from a checked configuration to running shards.
 //! - `http`: what is asked over the operator's Unix socket.
 //! - `ask`: the asking side, for the command line.
-//! - `watched`: files that are read again while it runs.
+//! - `reloaders`: files that are read again while it runs.
 
-mod ask;
+mod client;
 mod http;
+mod reload;
 mod start;
-mod watched;
 
-pub use ask::{AskError, ask};
+pub use client::{RequestError, request};
 use start::ServeError;
 
 use crate::config::Config;
 use crate::ring::Sender;
 use crate::shard::Request;
+use reload::Reloader;
 use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use watched::Watched;
 
 /// A shard whose mailbox is full is asked to stop again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -76,20 +76,20 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     });
 
     let mut ended = running.ended;
-    let mut watched = running.watched;
-    let mut looks = tokio::time::interval(watched::LOOK);
+    let mut reloaders = running.reloaders;
+    let mut looks = tokio::time::interval(reload::LOOK);
     let mut result = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             result = &mut ended => break Some(result),
             _ = hang_up.recv() => {
-                if watched.is_empty() {
+                if reloaders.is_empty() {
                     tracing::info!("SIGHUP: there is nothing to read again");
                 }
-                watched.iter_mut().for_each(Watched::reload);
+                reloaders.iter_mut().for_each(Reloader::reload);
             },
-            _ = looks.tick() => watched.iter_mut().for_each(Watched::look),
+            _ = looks.tick() => reloaders.iter_mut().for_each(Reloader::look),
         }
     };
     if result.is_none() {

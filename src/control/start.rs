@@ -1,14 +1,14 @@
 //! From a checked configuration to running shards. Everything that can be wrong with the machine is
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
-use super::watched::Watched;
-use crate::account::{Desk, Logins, Quotas, UsersError};
+use super::reload::Reloader;
+use crate::auth::{Authenticator, OutboundCredentials, Quotas, UsersError};
 use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
-use crate::tls::{Client, Ours, Server, TlsError};
+use crate::tls::{Client, ClientCertificates, Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -96,7 +96,7 @@ pub(super) struct Running {
     pub(super) events: EventWriter,
     pub(super) config: Arc<Config>,
     pub(super) stop_within: Duration,
-    pub(super) watched: Vec<Watched>,
+    pub(super) reloaders: Vec<Reloader>,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
     /// Held as long as the relay runs.
@@ -107,10 +107,10 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
-    let ours = Arc::new(Ours::new(&config.route.certificates)?);
+    let client_certificates = Arc::new(ClientCertificates::new(&config.route.certificates)?);
     // Each shard has its own: what is wrong with it is better said once, and now.
-    Client::new(&config.tls, &ours)?;
-    let shown = Shown { server, ours };
+    Client::new(&config.tls, &client_certificates)?;
+    let shown = Shown { server, client_certificates };
     let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
@@ -163,7 +163,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        watched: watched(&config, shown, accounts),
+        reloaders: reloaders(&config, shown, accounts),
         config,
         ended,
         _lock: lock,
@@ -173,13 +173,13 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
 /// The certificates that are shown: to clients, and to next hops.
 struct Shown {
     server: Option<Arc<Server>>,
-    ours: Arc<Ours>,
+    client_certificates: Arc<ClientCertificates>,
 }
 
 /// Who may log in here, and who we are elsewhere.
 struct Accounts {
-    desk: Option<Arc<Desk>>,
-    logins: Option<Arc<Logins>>,
+    authenticator: Option<Arc<Authenticator>>,
+    logins: Option<Arc<OutboundCredentials>>,
 }
 
 /// Reads the files of users and passwords, and starts the threads that hash.
@@ -187,26 +187,27 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     let (users, logins) = (&config.auth.users, &config.route.logins);
     let tokens = &config.auth.tokens;
     if users.is_none() && tokens.is_none() && logins.is_empty() {
-        return Ok(Accounts { desk: None, logins: None });
+        return Ok(Accounts { authenticator: None, logins: None });
     }
-    let workers = Desk::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
+    let workers =
+        Authenticator::workers().map_err(|error| ServeError::Runtime(error.to_string()))?;
     let workers = Arc::new(workers);
-    let desk = Desk::open(&config.auth, &workers)?.map(Arc::new);
-    let known = desk.as_ref().map(|desk| desk.users());
+    let authenticator = Authenticator::open(&config.auth, &workers)?.map(Arc::new);
+    let known = authenticator.as_ref().map(|authenticator| authenticator.users());
     for warning in known.iter().flat_map(|users| users.warnings(config.tls.client_roots.is_some()))
     {
         tracing::warn!("users file: {warning}");
     }
     let logins = match logins.as_slice() {
         [] => None,
-        some => Some(Arc::new(Logins::open(some, &workers)?)),
+        some => Some(Arc::new(OutboundCredentials::open(some, &workers)?)),
     };
-    Ok(Accounts { desk, logins })
+    Ok(Accounts { authenticator, logins })
 }
 
 /// What is read again while the relay runs.
-fn watched(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Watched> {
-    let Shown { server, ours } = shown;
+fn reloaders(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Reloader> {
+    let Shown { server, client_certificates } = shown;
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
@@ -215,26 +216,29 @@ fn watched(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Watched> {
             server.reload(&tls).map_err(|error| error.to_string())?;
             Ok(tls.certificates.len())
         };
-        Watched::new("certificates", files, Box::new(reload))
+        Reloader::new("certificates", files, Box::new(reload))
     });
     let others = (!config.route.certificates.is_empty()).then(|| {
         let files = &config.route.certificates;
         let files = files.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]).collect();
-        let reload = move || ours.reload().map_err(|error| error.to_string());
-        Watched::new("certificates for next hops", files, Box::new(reload))
+        let reload = move || client_certificates.reload().map_err(|error| error.to_string());
+        Reloader::new("certificates for next hops", files, Box::new(reload))
     });
-    let tokens = accounts.desk.clone().zip(config.auth.tokens.as_ref()).map(|(desk, tokens)| {
-        let reload = move || desk.reload_tokens().map_err(|error| error.to_string());
-        Watched::new("the files of auth.tokens", tokens.files(), Box::new(reload))
-    });
-    let users = accounts.desk.zip(config.auth.users.clone()).map(|(desk, file)| {
-        let reload = move || desk.reload().map_err(|error| error.to_string());
-        Watched::new("users", vec![file], Box::new(reload))
-    });
+    let tokens = accounts.authenticator.clone().zip(config.auth.tokens.as_ref()).map(
+        |(authenticator, tokens)| {
+            let reload = move || authenticator.reload_tokens().map_err(|error| error.to_string());
+            Reloader::new("the files of auth.tokens", tokens.files(), Box::new(reload))
+        },
+    );
+    let users =
+        accounts.authenticator.zip(config.auth.users.clone()).map(|(authenticator, file)| {
+            let reload = move || authenticator.reload().map_err(|error| error.to_string());
+            Reloader::new("users", vec![file], Box::new(reload))
+        });
     let passwords = accounts.logins.map(|logins| {
         let files = logins.files();
         let reload = move || logins.reload().map_err(|error| error.to_string());
-        Watched::new("passwords for next hops", files, Box::new(reload))
+        Reloader::new("passwords for next hops", files, Box::new(reload))
     });
     certificates.into_iter().chain(others).chain(users).chain(tokens).chain(passwords).collect()
 }
@@ -313,8 +317,8 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: shown.server.clone(),
-            ours: Arc::clone(&shown.ours),
-            desk: accounts.desk.clone(),
+            client_certificates: Arc::clone(&shown.client_certificates),
+            authenticator: accounts.authenticator.clone(),
             logins: accounts.logins.clone(),
             quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans),

@@ -5,7 +5,7 @@ mod login;
 use super::authentication::{Exchange, Login};
 use super::capabilities::Capabilities;
 use super::parameters;
-use super::transaction::{Command, Transaction, Verdict};
+use super::transaction::{Command, Progression, Transaction};
 use super::{
     Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
     needs_smtp_utf8,
@@ -179,12 +179,12 @@ impl Conversation {
             State::StartTls => self.starttls(response, out),
             State::Auth(_) => self.auth(response, out),
             State::Open(transaction) => {
-                let verdict = transaction.answer(response, &self.remote, &self.capabilities, out);
-                match verdict {
-                    Verdict::Continue => Step::More,
-                    Verdict::SendContent => Step::SendContent,
-                    Verdict::Finished { close } => self.finish(close),
-                    Verdict::Violation(what) => self.broken(what),
+                let result = transaction.answer(response, &self.remote, &self.capabilities, out);
+                match result {
+                    Progression::Continue => Step::More,
+                    Progression::SendContent => Step::SendContent,
+                    Progression::Finished { close } => self.finish(close),
+                    Progression::Violation(what) => self.broken(what),
                 }
             }
             State::Handshake | State::Idle | State::Ended { .. } | State::Quit | State::Closed => {
@@ -339,7 +339,7 @@ impl Conversation {
     /// Starts a transaction. Only after `Ready`; at any other time the mail is deferred by the
     /// next `receive`.
     pub fn begin(&mut self, mut mail: Mail, out: &mut Vec<u8>) {
-        mail.ahead &= !self.chunk_refused;
+        mail.pipelined_content &= !self.chunk_refused;
         debug_assert!(matches!(self.state, State::Idle), "begin is for a ready connection");
         let mut transaction = if !matches!(self.state, State::Idle) {
             let reason = self.ours(Stage::Local, Status(4, 3, 0), "the connection was not ready");
@@ -423,7 +423,7 @@ impl Conversation {
     /// After [`Step::Finished`]: the server could not take what it was sent in the way that it was
     /// sent, so the outcome says nothing about the message. When the connection is ready again it
     /// may be begun anew, and will go by DATA, or without AUTH=.
-    pub fn was_misunderstood(&self) -> bool {
+    pub fn retry_without_extension(&self) -> bool {
         self.misunderstood
     }
 

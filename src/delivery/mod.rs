@@ -196,7 +196,7 @@ pub struct Mail {
     /// What was found out where [`Conversation::wants_conversion`] was true.
     pub conversion: Converted,
     /// Its content may go out with the envelope, where the server can take it so.
-    pub ahead: bool,
+    pub pipelined_content: bool,
 }
 
 /// Whether 8-bit content is sent as 7-bit MIME.

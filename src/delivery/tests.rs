@@ -46,7 +46,7 @@ fn mail(recipients: u32) -> Mail {
         dsn_return: None,
         envelope_id: None,
         conversion: Converted::No,
-        ahead: false,
+        pipelined_content: false,
     }
 }
 

@@ -49,7 +49,7 @@ impl Command {
 
 /// What is known of one recipient.
 #[derive(Debug)]
-enum Fate {
+enum RecipientState {
     /// No reply that concerns it has come.
     Waiting,
     /// 2xx to its RCPT.
@@ -63,7 +63,7 @@ enum Fate {
 
 /// What a reply means for the transaction.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Progression {
     /// More replies are awaited.
     Continue,
     /// The server waits for content for at least one recipient.
@@ -80,7 +80,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Transaction {
     mail: Mail,
-    fates: Vec<Fate>,
+    statuses: Vec<RecipientState>,
     /// The next command to send; `None` when DATA is out or further commands are pointless.
     next: Option<Command>,
     /// What the next reply answers.
@@ -94,7 +94,7 @@ pub(super) struct Transaction {
     /// Content goes by BDAT.
     chunked: bool,
     /// And goes out with the envelope, before any reply.
-    ahead: bool,
+    pipelined_content: bool,
     /// The server did not understand that.
     chunk_refused: bool,
     /// The server did not understand AUTH= of MAIL.
@@ -120,11 +120,12 @@ impl Transaction {
         let first = if reset { Command::Reset } else { Command::Mail };
         let all = mail.recipients.len();
         let offered = capabilities.recipients_max.map_or(all, |max| all.min(max as usize));
-        let fate = |place| if place < offered { Fate::Waiting } else { Fate::Beyond };
-        let fates = (0..all).map(fate).collect();
+        let state =
+            |place| if place < offered { RecipientState::Waiting } else { RecipientState::Beyond };
+        let statuses = (0..all).map(state).collect();
         let window = if capabilities.pipelining { PIPELINE_COMMANDS_MAX } else { 1 };
         // RSET, MAIL and BDAT beside the recipients.
-        let ahead = mail.ahead
+        let pipelined_content = mail.pipelined_content
             && mail.conversion == Converted::No
             && protocol == Protocol::Smtp
             && capabilities.chunking
@@ -132,12 +133,12 @@ impl Transaction {
         Transaction {
             offered,
             protocol,
-            chunked: ahead || mail.body == Body::BinaryMime,
-            ahead,
+            chunked: pipelined_content || mail.body == Body::BinaryMime,
+            pipelined_content,
             chunk_refused: false,
             submitter_refused: false,
             mail,
-            fates,
+            statuses,
             next: Some(first),
             awaited: first,
             outstanding: 0,
@@ -178,7 +179,7 @@ impl Transaction {
 
     /// Whether content goes out at once, with the envelope.
     pub(super) fn is_ahead(&self) -> bool {
-        self.ahead
+        self.pipelined_content
     }
 
     /// The server did not understand the chunk that it was sent with the envelope.
@@ -215,7 +216,7 @@ impl Transaction {
         let recipient = |place| match (place < self.offered, self.chunked) {
             (true, _) => Command::Recipient(place),
             (false, false) => Command::Data,
-            (false, true) if self.ahead => Command::EndOfData,
+            (false, true) if self.pipelined_content => Command::EndOfData,
             (false, true) => Command::Content,
         };
         match command {
@@ -252,22 +253,22 @@ impl Transaction {
         remote: &str,
         capabilities: &Capabilities,
         out: &mut Vec<u8>,
-    ) -> Verdict {
+    ) -> Progression {
         let answered = self.awaited;
         self.outstanding = self.outstanding.saturating_sub(1);
         let reason = || response.reason(answered.stage(), remote);
         if response.code() == 421 {
             // RFC 5321 3.8: the host is closing, whatever the command was.
             self.settle(Outcome::Deferred(reason()));
-            return Verdict::Finished { close: true };
+            return Progression::Finished { close: true };
         }
         match (answered, response.class()) {
-            (Command::ResetOnly, class) => return Verdict::Finished { close: class != 2 },
-            (Command::EmptyEnd, class) => return Verdict::Finished { close: class == 3 },
+            (Command::ResetOnly, class) => return Progression::Finished { close: class != 2 },
+            (Command::EmptyEnd, class) => return Progression::Finished { close: class == 3 },
             (Command::Reset, 2) => {}
             (Command::Reset, _) => {
                 self.settle(Outcome::Deferred(reason()));
-                return Verdict::Finished { close: true };
+                return Progression::Finished { close: true };
             }
             (Command::Mail, 2) => self.mail_accepted = true,
             // Some let us log in and do not know AUTH= all the same.
@@ -295,47 +296,51 @@ impl Transaction {
             (Command::EndOfDataFor(place), 4 | 5) => return self.end_one(place, judged(reason())),
             // Whatever the server makes of a message for nobody.
             (Command::EndOfData, class) if self.accepted == 0 => {
-                return Verdict::Finished { close: class == 3 };
+                return Progression::Finished { close: class == 3 };
             }
             (Command::EndOfData, 2) => {
                 self.data_begun = true;
                 return self.end(Outcome::Delivered(reason()), false);
             }
             // RFC 5321 4.2.2: not about the message. It may be tried by DATA.
-            (Command::EndOfData, 5) if self.ahead && response.code() <= 504 => {
+            (Command::EndOfData, 5) if self.pipelined_content && response.code() <= 504 => {
                 self.chunk_refused = true;
                 return self.end(Outcome::Deferred(reason()), false);
             }
             (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), false),
-            (Command::Content, _) => return Verdict::Violation("a reply before the final dot"),
-            (_, 3) => return Verdict::Violation("a 3xx reply to a command that asks for none"),
-            (_, _) => return Verdict::Violation("a 2xx reply to DATA"),
+            (Command::Content, _) => return Progression::Violation("a reply before the final dot"),
+            (_, 3) => return Progression::Violation("a 3xx reply to a command that asks for none"),
+            (_, _) => return Progression::Violation("a 2xx reply to DATA"),
         }
         self.awaited = self.after(answered).unwrap_or(Command::Content);
         self.go_on(capabilities, out)
     }
 
     /// Sends what may now be sent, or ends a transaction in which nothing is left to say.
-    fn go_on(&mut self, capabilities: &Capabilities, out: &mut Vec<u8>) -> Verdict {
+    fn go_on(&mut self, capabilities: &Capabilities, out: &mut Vec<u8>) -> Progression {
         let offered = matches!(self.awaited, Command::Data | Command::Content);
         if self.mail_refused || (offered && self.accepted == 0) {
             self.next = None;
         } else if self.awaited == Command::Content && self.outstanding == 0 {
-            return Verdict::SendContent;
+            return Progression::SendContent;
         }
         self.send(capabilities, out);
-        if self.outstanding == 0 { Verdict::Finished { close: false } } else { Verdict::Continue }
+        if self.outstanding == 0 {
+            Progression::Finished { close: false }
+        } else {
+            Progression::Continue
+        }
     }
 
     fn recipient_accepted(&mut self, place: usize) {
-        if let Some(fate @ Fate::Waiting) = self.fates.get_mut(place) {
-            *fate = Fate::Accepted;
+        if let Some(state @ RecipientState::Waiting) = self.statuses.get_mut(place) {
+            *state = RecipientState::Accepted;
             self.accepted += 1;
         }
     }
 
     fn recipient_refused(&mut self, place: usize, response: Response<'_>, mut reason: Reason) {
-        let Some(fate @ Fate::Waiting) = self.fates.get_mut(place) else {
+        let Some(state @ RecipientState::Waiting) = self.statuses.get_mut(place) else {
             return; // MAIL was refused: what the server says now is about its order of commands.
         };
         let code = response.code();
@@ -347,29 +352,29 @@ impl Transaction {
             // The code is the server's, the status is what it means (RFC 5321 4.5.3.1.10).
             reason.status = Status(4, 5, 3);
         }
-        *fate = match too_many {
-            true if self.accepted > 0 => Fate::Again(reason),
-            true => Fate::Ended(Outcome::Deferred(reason)),
-            false => Fate::Ended(judged(reason)),
+        *state = match too_many {
+            true if self.accepted > 0 => RecipientState::Again(reason),
+            true => RecipientState::Ended(Outcome::Deferred(reason)),
+            false => RecipientState::Ended(judged(reason)),
         };
     }
 
-    fn data(&mut self, out: &mut Vec<u8>) -> Verdict {
+    fn data(&mut self, out: &mut Vec<u8>) -> Progression {
         self.data_begun = true;
         if self.accepted > 0 {
             self.awaited = Command::Content;
-            return Verdict::SendContent;
+            return Progression::SendContent;
         }
         if self.protocol == Protocol::Lmtp {
             // RFC 2033 4.2 demands 503 here; there would be no reply to a dot.
-            return Verdict::Violation("354 though no recipient was accepted");
+            return Progression::Violation("354 though no recipient was accepted");
         }
         // RFC 2920 3.1: the server wants a message although no recipient is left. It gets an empty
         // one, and what it says to that concerns nobody.
         out.extend_from_slice(b".\r\n");
         self.awaited = Command::EmptyEnd;
         self.outstanding = 1;
-        Verdict::Continue
+        Progression::Continue
     }
 
     /// Content goes out as one chunk of `length` bytes (RFC 3030 2).
@@ -381,7 +386,7 @@ impl Transaction {
 
     /// The final dot goes out, unless all was in the chunk.
     pub(super) fn content_sent(&mut self, out: &mut Vec<u8>) {
-        if self.ahead {
+        if self.pipelined_content {
             return;
         }
         if !self.chunked {
@@ -395,44 +400,47 @@ impl Transaction {
 
     /// The place of the first accepted recipient from `place` on.
     fn next_accepted(&self, place: usize) -> Option<usize> {
-        let rest = self.fates.get(place..)?;
-        let next = rest.iter().position(|fate| matches!(fate, Fate::Accepted))?;
+        let rest = self.statuses.get(place..)?;
+        let next = rest.iter().position(|state| matches!(state, RecipientState::Accepted))?;
         Some(place + next)
     }
 
     /// One of the replies to the final dot (RFC 2033 4.2).
-    fn end_one(&mut self, place: usize, outcome: Outcome) -> Verdict {
-        if let Some(fate) = self.fates.get_mut(place) {
-            *fate = Fate::Ended(outcome);
+    fn end_one(&mut self, place: usize, outcome: Outcome) -> Progression {
+        if let Some(state) = self.statuses.get_mut(place) {
+            *state = RecipientState::Ended(outcome);
         }
         match self.next_accepted(place + 1) {
             Some(next) => {
                 self.awaited = Command::EndOfDataFor(next);
-                Verdict::Continue
+                Progression::Continue
             }
-            None => Verdict::Finished { close: false },
+            None => Progression::Finished { close: false },
         }
     }
 
     /// `outcome` for all that were accepted. Recipients refused by RCPT keep their replies: the
     /// "no valid recipients" that then answers DATA says less.
-    fn end(&mut self, outcome: Outcome, close: bool) -> Verdict {
+    fn end(&mut self, outcome: Outcome, close: bool) -> Progression {
         self.deferred = matches!(outcome, Outcome::Deferred(_));
         // Those that were not offered yet have the next transaction, unless there is to be none.
-        let concerned = if self.deferred { self.fates.len() } else { self.offered };
+        let concerned = if self.deferred { self.statuses.len() } else { self.offered };
         self.settle_first(concerned, &outcome);
-        Verdict::Finished { close }
+        Progression::Finished { close }
     }
 
     /// Gives `outcome` to all whose fate is open.
     pub(super) fn settle(&mut self, outcome: Outcome) {
-        self.settle_first(self.fates.len(), &outcome);
+        self.settle_first(self.statuses.len(), &outcome);
     }
 
     fn settle_first(&mut self, count: usize, outcome: &Outcome) {
-        for fate in self.fates.iter_mut().take(count) {
-            if matches!(fate, Fate::Waiting | Fate::Accepted | Fate::Beyond) {
-                *fate = Fate::Ended(outcome.clone());
+        for state in self.statuses.iter_mut().take(count) {
+            if matches!(
+                state,
+                RecipientState::Waiting | RecipientState::Accepted | RecipientState::Beyond
+            ) {
+                *state = RecipientState::Ended(outcome.clone());
             }
         }
     }
@@ -442,16 +450,16 @@ impl Transaction {
     /// been are deferred by their own reply.
     pub(super) fn into_fates(self, close: bool) -> (Vec<(u32, Outcome)>, Vec<u32>) {
         let at_once = !close && !self.deferred;
-        let mut outcomes = Vec::with_capacity(self.fates.len());
+        let mut outcomes = Vec::with_capacity(self.statuses.len());
         let mut again = Vec::new();
-        for ((index, _), fate) in self.mail.recipients.into_iter().zip(self.fates) {
-            match fate {
-                Fate::Ended(outcome) => outcomes.push((index, outcome)),
-                Fate::Again(_) | Fate::Beyond if at_once => again.push(index),
-                Fate::Again(reason) => outcomes.push((index, Outcome::Deferred(reason))),
+        for ((index, _), state) in self.mail.recipients.into_iter().zip(self.statuses) {
+            match state {
+                RecipientState::Ended(outcome) => outcomes.push((index, outcome)),
+                RecipientState::Again(_) | RecipientState::Beyond if at_once => again.push(index),
+                RecipientState::Again(reason) => outcomes.push((index, Outcome::Deferred(reason))),
                 // Only those not offered come here, when the connection ends after the others; and
                 // if there were another path, the recipient must not be lost.
-                Fate::Waiting | Fate::Accepted | Fate::Beyond => {
+                RecipientState::Waiting | RecipientState::Accepted | RecipientState::Beyond => {
                     let text = "the transaction ended without a reply for this recipient";
                     let reason = Reason::ours(Stage::Local, Status(4, 3, 0), text);
                     outcomes.push((index, Outcome::Deferred(reason)));

@@ -411,14 +411,14 @@ mod tests {
         message.add_authority(record("test", 60, soa(60)));
         message.set_edns(Edns::new());
         let sound = message.to_vec().unwrap();
-        let mut dice = fastrand::Rng::with_seed(1);
+        let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..50_000 {
             let mut bytes = sound.clone();
-            for _ in 0..dice.usize(1..6) {
-                let at = dice.usize(2..bytes.len());
-                bytes[at] = dice.u8(..);
+            for _ in 0..rng.usize(1..6) {
+                let at = rng.usize(2..bytes.len());
+                bytes[at] = rng.u8(..);
             }
-            bytes.truncate(dice.usize(..=bytes.len()));
+            bytes.truncate(rng.usize(..=bytes.len()));
             let _ = hear(&question, ID, &bytes);
         }
     }

@@ -1,7 +1,7 @@
 //! Who a client is: what it says in AUTH, against what the desk knows.
 
 use super::connection::Connection;
-use crate::account::{Attempt, Desk, NotNow, Unvouched, User, Verdict};
+use crate::auth::{Attempt, Authenticator, LoginResult, NotNow, TokenRejection, User};
 use crate::event::{Event, Kind};
 use crate::ring;
 use crate::sasl::{self, Exchange, Fault, Secret, TokenFault, Turn};
@@ -44,13 +44,13 @@ impl Connection<'_> {
                 self.tell_not_authenticated(&user, &reply);
                 // Replies to earlier commands do not wait with this one.
                 self.flush().await?;
-                ring::sleep(self.intake.config.auth.failure_delay).await;
+                ring::sleep(self.receiver.config.auth.failure_delay).await;
                 return Ok(self.session.not_authenticated(reply, &mut self.output));
             }
         };
         self.exchange = None;
-        if let Some(desk) = &self.intake.entrance.desk {
-            desk.succeeded(self.session.client_address().ip(), &user.name);
+        if let Some(authenticator) = &self.receiver.auth_context.authenticator {
+            authenticator.succeeded(self.session.client_address().ip(), &user.name);
         }
         self.by_token.set(by_token);
         self.session.authenticated(&user.name, &mut self.output);
@@ -60,14 +60,14 @@ impl Connection<'_> {
     /// The next challenge, or the end.
     async fn answer(&mut self, input: AuthInput) -> Result<Vec<u8>, End> {
         let address = self.session.client_address().ip();
-        let Some(desk) = self.intake.entrance.desk.clone() else {
+        let Some(authenticator) = self.receiver.auth_context.authenticator.clone() else {
             return Err(End::Refused(None, Reply::NOT_IMPLEMENTED));
         };
         let user = |exchange: &Option<Exchange>| exchange.as_ref()?.user().map(str::to_owned);
         let said = user(&self.exchange);
         let turn = match input {
             AuthInput::Begin(mechanism, initial) => {
-                if let Some(wait) = desk.wait(address, None) {
+                if let Some(wait) = authenticator.wait(address, None) {
                     return Err(End::Refused(None, Reply::auth_too_often(wait)));
                 }
                 let there = self.session.protection();
@@ -75,30 +75,32 @@ impl Connection<'_> {
                 let exchange = self.exchange.insert(Exchange::new(mechanism, channels));
                 exchange.begin(initial.as_deref())
             }
-            AuthInput::Answer(message) => self.take_answer(&desk, &message).await?,
+            AuthInput::Answer(message) => self.take_answer(&authenticator, &message).await?,
         };
         let said = user(&self.exchange).or(said);
         match turn {
             Ok(Turn::Challenge(message)) => Ok(message),
-            Ok(Turn::Keys { user }) => self.give_keys(&desk, user),
+            Ok(Turn::Keys { user }) => self.give_keys(&authenticator, user),
             Ok(Turn::Check { user, password }) => {
-                let attempt = attempt(&desk, address, Some(&user)).await?;
-                let verdict = desk.check(&user, password).await;
-                if verdict != Verdict::Wrong {
+                let attempt = attempt(&authenticator, address, Some(&user)).await?;
+                let login_result = authenticator.check(&user, password).await;
+                if login_result != LoginResult::Wrong {
                     attempt.not_wrong();
                 }
-                Err(match verdict {
-                    Verdict::Right(found) => End::Right(found),
-                    Verdict::Wrong => End::Refused(Some(user), Reply::AUTH_WRONG),
-                    Verdict::Busy => End::Refused(Some(user), Reply::AUTH_TROUBLE),
+                Err(match login_result {
+                    LoginResult::Right(found) => End::Right(found),
+                    LoginResult::Wrong => End::Refused(Some(user), Reply::AUTH_WRONG),
+                    LoginResult::Busy => End::Refused(Some(user), Reply::AUTH_TROUBLE),
                 })
             }
-            Ok(Turn::Token { user, token }) => self.check_token(&desk, user, token).await,
-            Ok(Turn::Certificate { user }) => Err(self.check_certificate(&desk, user).await),
-            Ok(Turn::Proven { user }) => Err(match desk.users().find(&user) {
+            Ok(Turn::Token { user, token }) => self.check_token(&authenticator, user, token).await,
+            Ok(Turn::Certificate { user }) => {
+                Err(self.check_certificate(&authenticator, user).await)
+            }
+            Ok(Turn::Proven { user }) => Err(match authenticator.users().find(&user) {
                 Some(found) => End::Right(Arc::clone(found)),
                 None => {
-                    desk.failed(address, Some(&user));
+                    authenticator.failed(address, Some(&user));
                     End::Refused(Some(user), Reply::AUTH_WRONG)
                 }
             }),
@@ -107,13 +109,13 @@ impl Connection<'_> {
     }
 
     /// The challenge of SCRAM.
-    fn give_keys(&mut self, desk: &Desk, user: String) -> Result<Vec<u8>, End> {
+    fn give_keys(&mut self, authenticator: &Authenticator, user: String) -> Result<Vec<u8>, End> {
         let address = self.session.client_address().ip();
-        if let Some(wait) = desk.wait(address, Some(&user)) {
+        if let Some(wait) = authenticator.wait(address, Some(&user)) {
             return Err(End::Refused(Some(user), Reply::auth_too_often(wait)));
         }
-        let Some(keys) = desk.keys_of(&user) else {
-            desk.failed(address, None);
+        let Some(keys) = authenticator.keys_of(&user) else {
+            authenticator.failed(address, None);
             return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
         };
         match (self.exchange.as_mut(), nonce()) {
@@ -129,29 +131,29 @@ impl Connection<'_> {
     /// What a token comes to: who shows one that is not good is told why before it is refused.
     async fn check_token(
         &mut self,
-        desk: &Desk,
+        authenticator: &Authenticator,
         user: Option<String>,
         token: Option<Secret>,
     ) -> Result<Vec<u8>, End> {
         let address = self.session.client_address().ip();
         let fault = match token {
             Some(token) => {
-                let attempt = attempt(desk, address, user.as_deref()).await?;
-                let found = desk.check_token(user.as_deref(), token).await;
-                if !matches!(found, Err(Unvouched::Fault(_))) {
+                let attempt = attempt(authenticator, address, user.as_deref()).await?;
+                let found = authenticator.check_token(user.as_deref(), token).await;
+                if !matches!(found, Err(TokenRejection::Fault(_))) {
                     attempt.not_wrong();
                 }
                 match found {
                     Ok(found) => return Err(End::RightByToken(found)),
-                    Err(Unvouched::NotNow) => {
+                    Err(TokenRejection::NotNow) => {
                         return Err(End::Refused(user, Reply::AUTH_TROUBLE));
                     }
-                    Err(Unvouched::Fault(fault)) => fault,
+                    Err(TokenRejection::Fault(fault)) => fault,
                 }
             }
             None => TokenFault::None,
         };
-        let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, desk.hints()));
+        let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, authenticator.hints()));
         match told {
             Some(Ok(Turn::Challenge(message))) => Ok(message),
             _ => Err(End::Refused(user, self.refusal(Fault::Token(fault)))),
@@ -159,13 +161,14 @@ impl Connection<'_> {
     }
 
     /// Whose certificate the client has shown.
-    async fn check_certificate(&self, desk: &Desk, user: Option<String>) -> End {
-        let attempt = match attempt(desk, self.session.client_address().ip(), user.as_deref()).await
-        {
-            Ok(attempt) => attempt,
-            Err(end) => return end,
-        };
-        let users = desk.users();
+    async fn check_certificate(&self, authenticator: &Authenticator, user: Option<String>) -> End {
+        let attempt =
+            match attempt(authenticator, self.session.client_address().ip(), user.as_deref()).await
+            {
+                Ok(attempt) => attempt,
+                Err(end) => return end,
+            };
+        let users = authenticator.users();
         let found = self.session.protection().map(|there| {
             users.find_by_certificate(there.client_fingerprint.as_ref(), &there.client_names)
         });
@@ -202,7 +205,7 @@ impl Connection<'_> {
     /// for it may be old: so it is asked once more whether it may be.
     async fn take_answer(
         &mut self,
-        desk: &Desk,
+        authenticator: &Authenticator,
         message: &[u8],
     ) -> Result<Result<Turn, Fault>, End> {
         let address = self.session.client_address().ip();
@@ -210,7 +213,7 @@ impl Connection<'_> {
         let Some(user) = exchange.prover().map(str::to_owned) else {
             return Ok(exchange.receive(message));
         };
-        let attempt = attempt(desk, address, Some(&user)).await?;
+        let attempt = attempt(authenticator, address, Some(&user)).await?;
         let turn = exchange.receive(message);
         if let Err(fault @ (Fault::Proof | Fault::ChannelBinding)) = turn {
             return Err(End::Refused(Some(user), self.refusal(fault)));
@@ -221,7 +224,7 @@ impl Connection<'_> {
 
     fn tell_not_authenticated(&self, user: &str, reply: &Reply) {
         let user = printable(user);
-        self.intake.events.emit(&Event {
+        self.receiver.events.emit(&Event {
             stage: "auth",
             code: reply.code,
             status: reply.status,
@@ -229,7 +232,7 @@ impl Connection<'_> {
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),
             user: &user,
-            ..Event::new(Kind::Rejected, self.intake.now())
+            ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }
 }
@@ -237,13 +240,13 @@ impl Connection<'_> {
 /// The right to have a password, a proof or a token checked; it may have to wait for others' checks
 /// to end.
 async fn attempt<'a>(
-    desk: &'a Desk,
+    authenticator: &'a Authenticator,
     address: IpAddr,
     user: Option<&str>,
 ) -> Result<Attempt<'a>, End> {
     let refused = |reply| Err(End::Refused(user.map(str::to_owned), reply));
     for _ in 0..TURNS_MAX {
-        match desk.attempt(address, user) {
+        match authenticator.attempt(address, user) {
             Ok(attempt) => return Ok(attempt),
             Err(NotNow::For(wait)) => return refused(Reply::auth_too_often(wait)),
             Err(NotNow::Crowded) => ring::sleep(TURN).await,

@@ -1,8 +1,8 @@
 //! One inbound connection, from greeting to close.
 
-use super::complaint::Complaint;
-use super::gate::{self, ByToken};
-use super::{Door, Intake, OpenGuard, proxy};
+use super::access::{self, ByToken};
+use super::log_throttle::Warning;
+use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::QueueId;
@@ -12,7 +12,7 @@ use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection}
 use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
 use crate::spool::{Accepted, Draft, Message, SpoolError};
-use crate::tls::Transport;
+use crate::tls::MaybeTlsStream;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const SEND_WAIT: Duration = Duration::from_secs(60);
 /// A message under way: between 354 or the first BDAT and the reply to its final dot or chunk.
 struct Incoming {
     id: QueueId,
-    trace: Vec<u8>,
+    prepended_headers: Vec<u8>,
     draft: Draft,
     /// On submission listeners: what is looked at and added.
     header: Option<HeaderWatch>,
@@ -36,19 +36,19 @@ struct Incoming {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(
-    intake: &Rc<Intake>,
+    receiver: &Rc<Receiver>,
     mut stream: Stream,
     guard: &mut OpenGuard,
-    door: &Door,
+    listener_policy: &ListenerPolicy,
 ) {
-    let place = &door.listener;
+    let place = &listener_policy.listener;
     let (tls, role, asks) = (place.tls, place.role, place.client_certificates);
     let mut address = stream.peer_address();
-    let access = &intake.config.access;
+    let access = &receiver.config.access;
     if access.is_proxy(address.ip()) {
         match proxy::receive(&mut stream).await {
             Ok(Some(client)) => {
-                if let Err(reply) = guard.turn_to(client.ip()) {
+                if let Err(reply) = guard.override_client(client.ip()) {
                     tracing::info!(%client, reply = %reply.text, "connection refused");
                     return stream.close().await;
                 }
@@ -67,10 +67,10 @@ pub(super) async fn serve(
             }
         }
     }
-    let mut stream = Transport::new(stream);
+    let mut stream = MaybeTlsStream::new(stream);
     let mut protection = None;
     if tls == ListenerTls::Implicit {
-        match shake_hands(intake, &mut stream, asks).await {
+        match shake_hands(receiver, &mut stream, asks).await {
             Ok(there) => protection = Some(there),
             Err(error) => {
                 tracing::debug!(client = %address, %error, "no TLS");
@@ -82,17 +82,17 @@ pub(super) async fn serve(
     let client = Client {
         address,
         may_relay: access.may_relay(address.ip()),
-        starttls: tls != ListenerTls::Off && intake.entrance.server.is_some(),
+        starttls: tls != ListenerTls::Off && receiver.auth_context.server.is_some(),
         tls_demanded: tls == ListenerTls::Require,
         scheduling: place.scheduling,
         xclient: access.may_xclient(address.ip()),
         protection,
-        authentication: authentication(intake, role),
-        gate: gate::gate(intake, address.ip(), &by_token),
+        authentication: authentication(receiver, role),
+        gate: access::gate(receiver, address.ip(), &by_token),
     };
-    let session = Session::new(Rc::clone(&door.policy), client);
+    let session = Session::new(Rc::clone(&listener_policy.policy), client);
     let mut connection = Connection {
-        intake,
+        receiver,
         guard,
         stream,
         input: RecvBuf::with_capacity(RECEIVE_BYTES),
@@ -112,10 +112,12 @@ pub(super) async fn serve(
 }
 
 /// How clients may say who they are.
-fn authentication(intake: &Intake, role: Role) -> Authentication {
-    let Some(desk) = &intake.entrance.desk else { return Authentication::default() };
-    let (users, tokens) = (desk.has_users(), desk.takes_tokens());
-    let scram = desk.users().knows_scram();
+fn authentication(receiver: &Receiver, role: Role) -> Authentication {
+    let Some(authenticator) = &receiver.auth_context.authenticator else {
+        return Authentication::default();
+    };
+    let (users, tokens) = (authenticator.has_users(), authenticator.takes_tokens());
+    let scram = authenticator.users().knows_scram();
     let mechanisms = Mechanism::ALL.into_iter().filter(|one| match one {
         Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => scram,
         Mechanism::OAuthBearer | Mechanism::XOAuth2 => tokens,
@@ -123,20 +125,20 @@ fn authentication(intake: &Intake, role: Role) -> Authentication {
     });
     Authentication {
         mechanisms: mechanisms.collect(),
-        without_tls: intake.config.auth.without_tls,
+        without_tls: receiver.config.auth.without_tls,
         demanded: role == Role::Submission,
     }
 }
 
 /// Puts TLS around the stream.
 async fn shake_hands(
-    intake: &Intake,
-    stream: &mut Transport,
+    receiver: &Receiver,
+    stream: &mut MaybeTlsStream,
     asks: bool,
 ) -> io::Result<Protection> {
     let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no certificate");
-    let server = intake.entrance.server.as_ref().ok_or_else(none)?;
-    stream.accept(server, asks, intake.config.session.tls_timeout).await?;
+    let server = receiver.auth_context.server.as_ref().ok_or_else(none)?;
+    stream.accept(server, asks, receiver.config.session.tls_timeout).await?;
     let there = stream.security().ok_or_else(none)?;
     Ok(Protection {
         version: there.version,
@@ -160,9 +162,9 @@ async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
 }
 
 pub(super) struct Connection<'a> {
-    pub(super) intake: &'a Rc<Intake>,
+    pub(super) receiver: &'a Rc<Receiver>,
     guard: &'a mut OpenGuard,
-    pub(super) stream: Transport,
+    pub(super) stream: MaybeTlsStream,
     input: RecvBuf,
     pub(super) output: Vec<u8>,
     pub(super) session: Session,
@@ -191,7 +193,7 @@ impl Connection<'_> {
         }
         let mut is_first = true;
         loop {
-            self.session.told_time(self.intake.now());
+            self.session.set_now(self.receiver.now());
             let progress = self.session.receive(self.input.filled(), &mut self.output);
             if let Step::Content(range) = &progress.step {
                 let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
@@ -230,7 +232,7 @@ impl Connection<'_> {
 
     /// Without its header a proxy's clients would all be the proxy.
     async fn turn_away(&mut self) -> io::Result<()> {
-        Complaint::NoProxy.tell(self.session.client_address());
+        Warning::NoProxy.tell(self.session.client_address());
         Reply::NO_PROXY.write(&mut self.output);
         self.flush().await
     }
@@ -245,26 +247,26 @@ impl Connection<'_> {
                 // Whatever came behind STARTTLS in the clear may be somebody else's
                 // (CVE-2011-0411).
                 self.input.consume(usize::MAX);
-                let protection = shake_hands(self.intake, &mut self.stream, self.asks).await?;
+                let protection = shake_hands(self.receiver, &mut self.stream, self.asks).await?;
                 self.session.secured(protection);
                 self.incoming = None;
             }
-            Step::Turn { address, port } => {
+            Step::ClientOverride { address, port } => {
                 let mut client = self.session.client_address();
                 client.set_ip(address.unwrap_or(client.ip()));
                 client.set_port(port.unwrap_or(client.port()));
-                if let Err(reply) = self.guard.turn_to(client.ip()) {
+                if let Err(reply) = self.guard.override_client(client.ip()) {
                     reply.write(&mut self.output);
                     self.flush().await?;
                     return Ok(true);
                 }
-                let may_relay = self.intake.config.access.may_relay(client.ip());
-                let gate = gate::gate(self.intake, client.ip(), &self.by_token);
+                let may_relay = self.receiver.config.access.may_relay(client.ip());
+                let gate = access::gate(self.receiver, client.ip(), &self.by_token);
                 self.exchange = None;
-                self.session.turn_to(client, may_relay, gate, &mut self.output);
+                self.session.override_client(client, may_relay, gate, &mut self.output);
             }
-            Step::Hasten { domain, with_below } => {
-                let found = (self.intake.queue.hasten)(domain, with_below).await;
+            Step::Flush { domain, with_below } => {
+                let found = (self.receiver.queue.flush)(domain, with_below).await;
                 self.session.hastened(found, &mut self.output);
             }
             Step::ContentWanted => {
@@ -280,7 +282,7 @@ impl Connection<'_> {
             Step::Complete => self.store().await,
             Step::Rejected(rejection) => {
                 if rejection.at == "xclient" {
-                    Complaint::NoXclient.tell(self.session.client_address());
+                    Warning::NoXclient.tell(self.session.client_address());
                 }
                 self.tell_rejected(&rejection);
             }
@@ -295,7 +297,7 @@ impl Connection<'_> {
     /// Sends the replies and waits for more input; false when the connection is to be closed.
     async fn receive(&mut self) -> io::Result<bool> {
         self.flush().await?;
-        if self.intake.stopping.get() && self.session.stopping(&mut self.output) {
+        if self.receiver.stopping.get() && self.session.stopping(&mut self.output) {
             self.flush().await?;
             return Ok(false);
         }
@@ -326,52 +328,52 @@ impl Connection<'_> {
     }
 
     fn begin_content(&mut self) {
-        if let Some(reply) = self.intake.unready() {
+        if let Some(reply) = self.receiver.unready() {
             self.session.decline(reply, &mut self.output);
             return;
         }
-        let now = self.intake.now();
-        let id = self.intake.spool.next_id(now);
-        let trace = self.session.trace(id, now);
+        let now = self.receiver.now();
+        let id = self.receiver.spool.next_id(now);
+        let prepended_headers = self.session.received_field(id, now);
         let header = (self.role == Role::Submission).then(HeaderWatch::default);
-        let draft = self.intake.spool.draft();
-        self.incoming = Some(Incoming { id, trace, draft, header });
+        let draft = self.receiver.spool.draft();
+        self.incoming = Some(Incoming { id, prepended_headers, draft, header });
         self.session.begin_content(&mut self.output);
     }
 
     async fn store(&mut self) {
         let transaction = self.session.take_transaction();
         let Some(incoming) = self.incoming.take() else {
-            let reply = self.intake.unready().unwrap_or(Reply::STORAGE_FULL);
+            let reply = self.receiver.unready().unwrap_or(Reply::STORAGE_FULL);
             self.decline(&transaction, reply);
             return;
         };
-        let received_at = self.intake.now();
+        let received_at = self.receiver.now();
         let id = incoming.id;
-        let mut trace = incoming.trace;
+        let mut prepended_headers = incoming.prepended_headers;
         if let Some(header) = &incoming.header {
             if let Err(reply) = self.check_header(header) {
                 self.decline(&transaction, reply);
                 return;
             }
-            let host_name = &self.intake.config.host_name;
-            trace.extend_from_slice(&header.missing(id, host_name, received_at));
+            let host_name = &self.receiver.config.host_name;
+            prepended_headers.extend_from_slice(&header.missing(id, host_name, received_at));
         }
         let accepted = Accepted {
             id,
             received_at,
             envelope: transaction.envelope,
             options: transaction.options,
-            trace,
+            prepended_headers,
             dot_stuffed: transaction.dot_stuffed,
             eight_bit: transaction.eight_bit,
         };
         // Replies to earlier commands of a pipelining client need not wait for the disk, but the
         // client waits for this one anyway: one send for all.
-        match self.intake.spool.store(incoming.draft, accepted).await {
+        match self.receiver.spool.store(incoming.draft, accepted).await {
             Ok((placement, message)) => {
                 self.tell_received(&message);
-                (self.intake.queue.admit)(message, placement);
+                (self.receiver.queue.admit)(message, placement);
                 self.session.stored(id, &mut self.output);
             }
             Err(error) => {
@@ -389,10 +391,12 @@ impl Connection<'_> {
 
     /// Whether the user may be who the header says.
     fn check_header(&self, header: &HeaderWatch) -> Result<(), Reply> {
-        let (Some(desk), Some(name)) = (&self.intake.entrance.desk, self.session.user()) else {
+        let (Some(authenticator), Some(name)) =
+            (&self.receiver.auth_context.authenticator, self.session.user())
+        else {
             return Err(Reply::AUTH_FIRST);
         };
-        let user = gate::user_of(desk, name, self.by_token.get())?;
+        let user = access::user_of(authenticator, name, self.by_token.get())?;
         if user.senders.is_none() {
             return Ok(());
         }
@@ -410,7 +414,7 @@ impl Connection<'_> {
         let event = Event::new(Kind::Received, message.received_at)
             .of(message.id, envelope.reverse_path.as_ref())
             .to_all(&envelope.recipients);
-        self.intake.events.emit(&Event {
+        self.receiver.events.emit(&Event {
             tenant: &message.options.tenant,
             campaign: &message.options.campaign,
             size: Some(message.content.len()),
@@ -427,7 +431,7 @@ impl Connection<'_> {
 
     fn tell_rejected(&self, rejection: &Rejection) {
         let Rejection { at, from, to, reply } = rejection;
-        self.intake.events.emit(&Event {
+        self.receiver.events.emit(&Event {
             from: from.as_deref(),
             to: to.as_deref(),
             stage: at,
@@ -437,7 +441,7 @@ impl Connection<'_> {
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),
             user: self.session.user().unwrap_or_default(),
-            ..Event::new(Kind::Rejected, self.intake.now())
+            ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }
 }

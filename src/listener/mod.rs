@@ -5,13 +5,13 @@
 //! many connections there are, who the client is, whether the relay takes mail at this moment. It
 //! must not know where messages go.
 
+mod access;
 mod authentication;
-mod complaint;
 mod connection;
-mod gate;
+mod log_throttle;
 pub mod proxy;
 
-use crate::account::{Desk, Quotas};
+use crate::auth::{Authenticator, Quotas};
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::Timestamp;
@@ -42,7 +42,7 @@ pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
 pub type IsFull = Box<dyn Fn() -> bool>;
 
 /// Has what waits for a domain tried now.
-pub type Hasten = Box<dyn Fn(String, bool) -> Pin<Box<dyn Future<Output = Etrn>>>>;
+pub type Flush = Box<dyn Fn(String, bool) -> Pin<Box<dyn Future<Output = Etrn>>>>;
 
 /// The queue, as far as listeners know it.
 pub struct Queue {
@@ -51,32 +51,32 @@ pub struct Queue {
     /// No more is taken while this says so.
     pub is_full: IsFull,
     /// Has what waits for a domain, and perhaps for those below it, tried now.
-    pub hasten: Hasten,
+    pub flush: Flush,
 }
 
 /// What a client may meet on its way in.
-pub struct Entrance {
+pub struct AuthContext {
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
     /// Where users are checked, if there are any.
-    pub desk: Option<Arc<Desk>>,
+    pub authenticator: Option<Arc<Authenticator>>,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
 }
 
 /// One listener's rules.
-struct Door {
+struct ListenerPolicy {
     listener: config::Listener,
     policy: Rc<Policy>,
 }
 
 /// What all listeners of one shard share.
-pub struct Intake {
+pub struct Receiver {
     /// This shard's number, for events.
     pub shard: usize,
     config: Arc<Config>,
     core: config::Core,
-    entrance: Entrance,
+    auth_context: AuthContext,
     spool: Spool,
     events: Rc<EventLog>,
     queue: Queue,
@@ -116,22 +116,22 @@ impl Open {
     }
 }
 
-impl Intake {
+impl Receiver {
     /// The intake of one shard.
     pub fn new(
         shard: usize,
         config: Arc<Config>,
         core: config::Core,
-        entrance: Entrance,
+        auth_context: AuthContext,
         spool: Spool,
         events: Rc<EventLog>,
         queue: Queue,
-    ) -> Rc<Intake> {
-        Rc::new(Intake {
+    ) -> Rc<Receiver> {
+        Rc::new(Receiver {
             shard,
             config,
             core,
-            entrance,
+            auth_context,
             spool,
             events,
             queue,
@@ -152,13 +152,13 @@ impl Intake {
         limits.message_bytes_max = listener.message_bytes_max.unwrap_or(limits.message_bytes_max);
         limits.recipients_max = listener.recipients_max.unwrap_or(limits.recipients_max);
         let policy = Policy { host_name: Arc::clone(&self.config.host_name), limits };
-        let door = Rc::new(Door { listener, policy: Rc::new(policy) });
+        let listener_policy = Rc::new(ListenerPolicy { listener, policy: Rc::new(policy) });
         let listener = Listener::bind(address)?;
-        let intake = Rc::clone(self);
+        let receiver = Rc::clone(self);
         ring::spawn_vital("listener", async move {
-            while !intake.stopping.get() {
+            while !receiver.stopping.get() {
                 match listener.accept().await {
-                    Ok(stream) => intake.take(stream, &door),
+                    Ok(stream) => receiver.take(stream, &listener_policy),
                     Err(error) => tracing::warn!(%address, %error, "cannot accept a connection"),
                 }
             }
@@ -183,7 +183,7 @@ impl Intake {
         }
     }
 
-    fn take(self: &Rc<Self>, mut stream: Stream, door: &Rc<Door>) {
+    fn take(self: &Rc<Self>, mut stream: Stream, listener_policy: &Rc<ListenerPolicy>) {
         let address = stream.peer_address();
         // How many a proxy's clients may have is known when it has said who they are.
         let most = match self.config.access.is_proxy(address.ip()) {
@@ -192,14 +192,14 @@ impl Intake {
         };
         match self.admit_connection(address.ip(), most, &stream) {
             Ok(mut guard) => {
-                let (intake, door) = (Rc::clone(self), Rc::clone(door));
+                let (receiver, listener_policy) = (Rc::clone(self), Rc::clone(listener_policy));
                 ring::spawn("session", async move {
-                    connection::serve(&intake, stream, &mut guard, &door).await;
+                    connection::serve(&receiver, stream, &mut guard, &listener_policy).await;
                     drop(guard);
                 });
             }
             // Words in the clear would be no TLS to a client that waits for it.
-            Err(_) if door.listener.tls == ListenerTls::Implicit => {}
+            Err(_) if listener_policy.listener.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 if self.refusing.get() >= REFUSALS_MAX {
@@ -244,7 +244,7 @@ impl Intake {
         open.last += 1;
         let number = open.last;
         open.interrupters.insert(number, stream.interrupter());
-        Ok(OpenGuard { intake: Rc::clone(self), client, number })
+        Ok(OpenGuard { receiver: Rc::clone(self), client, number })
     }
 
     /// Why no message can be taken at this moment, if so.
@@ -270,16 +270,16 @@ impl Intake {
 
 /// Counts a connection out when its session ends, however it ends.
 struct OpenGuard {
-    intake: Rc<Intake>,
+    receiver: Rc<Receiver>,
     client: IpAddr,
     number: u64,
 }
 
 impl OpenGuard {
     /// The client is another one, as a proxy says.
-    fn turn_to(&mut self, client: IpAddr) -> Result<(), Reply> {
-        let most = self.intake.connections_of(client);
-        let mut open = self.intake.open.borrow_mut();
+    fn override_client(&mut self, client: IpAddr) -> Result<(), Reply> {
+        let most = self.receiver.connections_of(client);
+        let mut open = self.receiver.open.borrow_mut();
         open.count_out(self.client);
         match open.count_in(client, most) {
             Ok(client) => self.client = client,
@@ -296,21 +296,21 @@ impl OpenGuard {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         {
-            let mut open = self.intake.open.borrow_mut();
+            let mut open = self.receiver.open.borrow_mut();
             open.interrupters.remove(&self.number);
             open.count_out(self.client);
         }
-        self.intake.ended.set();
+        self.receiver.ended.set();
     }
 }
 
 /// Counts a refusal while it is told.
-struct Refusal(Rc<Intake>);
+struct Refusal(Rc<Receiver>);
 
 impl Refusal {
-    fn begin(intake: &Rc<Intake>) -> Refusal {
-        intake.refusing.set(intake.refusing.get() + 1);
-        Refusal(Rc::clone(intake))
+    fn begin(receiver: &Rc<Receiver>) -> Refusal {
+        receiver.refusing.set(receiver.refusing.get() + 1);
+        Refusal(Rc::clone(receiver))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! What follows the header is the client's, and may be TLS: so no byte behind it is read here.
 
-use super::complaint::Complaint;
+use super::log_throttle::Warning;
 use crate::ring::{RecvBuf, Stream};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,7 +35,7 @@ pub enum Header {
 #[derive(Debug)]
 pub(super) enum Fault {
     /// Something else came, or not all of it in time, or the end.
-    Wrong(Complaint),
+    Wrong(Warning),
     /// Nothing came but the end: that is how load balancers look whether somebody listens.
     Silent,
     /// The connection broke.
@@ -53,17 +53,17 @@ async fn receive_until(stream: &mut Stream, until: Instant) -> Result<Option<Soc
         let missing = match read(&bytes) {
             Header::Whole(client) => return Ok(client),
             Header::Short(missing) => missing,
-            Header::Malformed => return Err(Fault::Wrong(Complaint::Malformed)),
+            Header::Malformed => return Err(Fault::Wrong(Warning::Malformed)),
         };
         let mut buffer = RecvBuf::with_capacity(missing);
         let left = until.saturating_duration_since(Instant::now());
-        let late = Fault::Wrong(Complaint::Late(HEADER_WAIT));
+        let late = Fault::Wrong(Warning::Late(HEADER_WAIT));
         if left.is_zero() {
             return Err(late);
         }
         match stream.recv(&mut buffer, left).await {
             Ok(0) if bytes.is_empty() => return Err(Fault::Silent),
-            Ok(0) => return Err(Fault::Wrong(Complaint::CutShort)),
+            Ok(0) => return Err(Fault::Wrong(Warning::CutShort)),
             Ok(_) => bytes.extend_from_slice(buffer.filled()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late),
             Err(error) => return Err(Fault::Lost(error)),
@@ -188,7 +188,7 @@ mod tests {
             });
             let begun = Instant::now();
             let met = receive_until(&mut here, begun + Duration::from_millis(500)).await;
-            assert!(matches!(met, Err(Fault::Wrong(Complaint::Late(_)))), "{met:?}");
+            assert!(matches!(met, Err(Fault::Wrong(Warning::Late(_)))), "{met:?}");
             assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         };
         ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();

@@ -4,14 +4,14 @@
 //! layout, no clock.
 
 mod envelope;
-mod fate;
 mod id;
+mod outcome;
 
 pub use envelope::{
     Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, Recipient,
     ReversePath, domain_key, domain_of, expiry, wished_end,
 };
-pub use fate::{Outcome, Reason, Stage, Status};
 #[cfg(test)]
 pub(crate) use id::SET_CLOCK;
 pub use id::{QueueId, QueueIdSource, Timestamp};
+pub use outcome::{Outcome, Reason, Stage, Status};

@@ -2,7 +2,7 @@
 
 use super::content;
 use super::exchange::{Job, Reporter, Reports};
-use crate::account::Logins;
+use crate::auth::OutboundCredentials;
 use crate::config::{Config, DeliveryTls, Scheme};
 use crate::delivery::{
     Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
@@ -12,7 +12,7 @@ use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{self, Candidate};
 use crate::sasl::encode;
 use crate::smtp::one_line;
-use crate::tls::{Client, Security, Transport, Trust};
+use crate::tls::{Client, MaybeTlsStream, Security, Trust};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ const RECEIVE_BYTES: usize = 8 * 1024;
 const QUIT_WAIT: Duration = Duration::from_secs(5);
 
 /// What holds for all connections to a site.
-pub(super) struct Way<'a> {
+pub(super) struct TlsProfile<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
-    pub(super) manner: route::Manner,
+    pub(super) transport: route::Transport,
     /// Who we are at hosts that want to know.
-    pub(super) logins: Option<&'a Logins>,
+    pub(super) logins: Option<&'a OutboundCredentials>,
 }
 
 /// Why there is no connection.
@@ -60,7 +60,7 @@ pub(super) enum Shortfall {
 
 /// A connection that has passed greeting and EHLO.
 pub(super) struct Connection {
-    pub(super) stream: Transport,
+    pub(super) stream: MaybeTlsStream,
     input: RecvBuf,
     pub(super) output: Vec<u8>,
     pub(super) conversation: Conversation,
@@ -129,12 +129,12 @@ impl Connection {
     /// The outcome that this host alone would mean for a recipient.
     pub(super) async fn open(
         candidate: &Candidate,
-        way: &Way<'_>,
+        way: &TlsProfile<'_>,
         left: Duration,
     ) -> Result<Connection, Outcome> {
         let began = Instant::now();
-        let starttls = match way.manner.passage.tls {
-            _ if way.manner.scheme == Scheme::Smtps => StartTls::Never,
+        let starttls = match way.transport.policy.tls {
+            _ if way.transport.scheme == Scheme::Smtps => StartTls::Never,
             DeliveryTls::Off => StartTls::Never,
             DeliveryTls::May => StartTls::IfOffered,
             DeliveryTls::Must | DeliveryTls::Verify => StartTls::Always,
@@ -159,10 +159,10 @@ impl Connection {
     /// What keeps this host from it.
     pub(super) async fn open_verified(
         candidate: &Candidate,
-        way: &Way<'_>,
+        way: &TlsProfile<'_>,
         left: Duration,
     ) -> Result<Connection, Shortfall> {
-        let starttls = match way.manner.scheme {
+        let starttls = match way.transport.scheme {
             Scheme::Smtps => StartTls::Never,
             Scheme::Smtp | Scheme::Lmtp => StartTls::Always,
         };
@@ -190,7 +190,7 @@ impl Connection {
 
     async fn open_with(
         candidate: &Candidate,
-        way: &Way<'_>,
+        way: &TlsProfile<'_>,
         starttls: StartTls,
         left: Duration,
     ) -> Result<Connection, Failure> {
@@ -207,28 +207,28 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
         };
-        let protocol = match way.manner.scheme {
+        let protocol = match way.transport.scheme {
             Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
             Scheme::Lmtp => Protocol::Lmtp,
         };
-        let verified = way.manner.passage.tls == DeliveryTls::Verify;
-        let eight_bit = way.manner.passage.eight_bit;
+        let verified = way.transport.policy.tls == DeliveryTls::Verify;
+        let eight_bit = way.transport.policy.eight_bit;
         let manner = Manner { protocol, starttls, verified, eight_bit };
         let mut connection = Connection {
-            stream: Transport::new(stream),
+            stream: MaybeTlsStream::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
             output: Vec::new(),
             conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
             lmtp: protocol == Protocol::Lmtp,
-            chunking: way.manner.passage.chunking,
+            chunking: way.transport.policy.chunking,
             transactions: 0,
         };
-        if way.manner.scheme == Scheme::Smtps {
+        if way.transport.scheme == Scheme::Smtps {
             connection.shake_hands(candidate, way, left).await?;
             connection.conversation.secured_from_the_start();
         }
-        if let Some(place) = way.manner.login {
+        if let Some(place) = way.transport.login {
             let login = login(way.logins, place).ok_or_else(|| {
                 let text = "our login for this host is not there";
                 Failure::Other(Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 5), text)))
@@ -276,14 +276,14 @@ impl Connection {
     async fn shake_hands(
         &mut self,
         candidate: &Candidate,
-        way: &Way<'_>,
+        way: &TlsProfile<'_>,
         left: Duration,
     ) -> Result<(), Failure> {
-        let trust = match way.manner.passage.tls {
+        let trust = match way.transport.policy.tls {
             DeliveryTls::Verify => Trust::Verified,
             DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
         };
-        let ours = way.manner.passage.certificate;
+        let ours = way.transport.policy.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
         let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| {
@@ -320,7 +320,7 @@ impl Connection {
         self.transactions += 1;
         let mut mail = mail_of(job);
         // A host that fails over it gets the next attempt by DATA.
-        mail.ahead = self.chunking && job.untried && content::is_small(&job.message);
+        mail.pipelined_content = self.chunking && job.untried && content::is_small(&job.message);
         let mut conversion = None;
         if self.conversation.wants_conversion(&mail) {
             match content::convert(&job.message).await {
@@ -348,7 +348,7 @@ impl Connection {
                     },
                 },
                 Ok(Step::Finished { outcomes, again }) => {
-                    if self.conversation.was_misunderstood() && self.is_ready_again().await {
+                    if self.conversation.retry_without_extension() && self.is_ready_again().await {
                         let mail = Mail { size, conversion: converted, now, ..mail_of(job) };
                         self.begin(mail, job);
                         continue;
@@ -460,7 +460,7 @@ impl Connection {
 const NONCE_BYTES: usize = 18;
 
 /// Who we are at a host that wants to know.
-fn login(logins: Option<&Logins>, place: u16) -> Option<Login> {
+fn login(logins: Option<&OutboundCredentials>, place: u16) -> Option<Login> {
     let (credentials, without_tls) = logins?.get(place)?;
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).ok()?;
@@ -490,7 +490,7 @@ fn mail_of(job: &Job) -> Mail {
     Mail {
         reverse_path: message.envelope.reverse_path.clone(),
         recipients,
-        size: message.trace.len() as u64 + message.content.len(),
+        size: message.prepended_headers.len() as u64 + message.content.len(),
         body: message.options.body,
         eight_bit: message.eight_bit,
         smtp_utf8: message.options.smtp_utf8,
@@ -501,7 +501,7 @@ fn mail_of(job: &Job) -> Mail {
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
         conversion: Converted::No,
-        ahead: false,
+        pipelined_content: false,
     }
 }
 

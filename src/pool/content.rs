@@ -15,7 +15,7 @@ const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 /// Whether all content is at hand and may leave with the envelope, before anybody knows whether a
 /// recipient is taken.
 pub(super) fn is_small(message: &Message) -> bool {
-    let size = message.trace.len() as u64 + message.content.len();
+    let size = message.prepended_headers.len() as u64 + message.content.len();
     matches!(message.content, Content::Whole(_)) && size <= ONE_SEND_BYTES_MAX
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn convert(message: &Message) -> io::Result<Result<Convertible,
     if let Err(why) = through(&mut conversion, message, &mut out, |_| {}).await? {
         return Ok(Err(why));
     }
-    let mut size = message.trace.len() as u64;
+    let mut size = message.prepended_headers.len() as u64;
     let mut writer = conversion.written();
     let written = through(&mut writer, message, &mut out, |out| size += out.len() as u64).await?;
     Ok(written.map(|()| Convertible { conversion, size }))
@@ -82,15 +82,15 @@ impl Connection {
         }
         match &message.content {
             Content::Whole(content) if message.content.len() <= ONE_SEND_BYTES_MAX => {
-                self.output.extend_from_slice(&message.trace);
+                self.output.extend_from_slice(&message.prepended_headers);
                 self.output.extend_from_slice(content);
             }
             Content::Whole(content) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
+                self.stream.send_all(&message.prepended_headers, wait).await.map_err(loss_of)?;
                 self.stream.send_all(content, wait).await.map_err(loss_of)?;
             }
             Content::Streamed(pieces) => {
-                self.stream.send_all(&message.trace, wait).await.map_err(loss_of)?;
+                self.stream.send_all(&message.prepended_headers, wait).await.map_err(loss_of)?;
                 for piece in pieces {
                     let bytes = piece.read().await.map_err(|error| unreadable(&error))?;
                     self.stream.send_all(&bytes, wait).await.map_err(loss_of)?;
@@ -112,9 +112,9 @@ impl Connection {
             }
             false => stored,
         };
-        let length = message.trace.len() + content.len();
+        let length = message.prepended_headers.len() + content.len();
         self.conversation.chunk(length as u64, &mut self.output);
-        self.output.extend_from_slice(&message.trace);
+        self.output.extend_from_slice(&message.prepended_headers);
         self.output.extend_from_slice(content);
         self.conversation.content_sent(&mut self.output);
     }
@@ -123,13 +123,13 @@ impl Connection {
     /// with added dots is gone through twice; such mail is rare.
     async fn send_chunk(&mut self, message: &Message) -> Result<(), Loss> {
         let wait = self.conversation.timeout();
-        let mut length = message.trace.len() as u64;
+        let mut length = message.prepended_headers.len() as u64;
         let mut pieces = Unstuffed::of(message);
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
             length += piece.len() as u64;
         }
         self.conversation.chunk(length, &mut self.output);
-        self.output.extend_from_slice(&message.trace);
+        self.output.extend_from_slice(&message.prepended_headers);
         let mut pieces = Unstuffed::of(message);
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
             self.stream.send_all(&self.output, wait).await.map_err(loss_of)?;
@@ -148,7 +148,7 @@ impl Connection {
     ) -> Result<(), Loss> {
         let wait = self.conversation.timeout();
         let changed = |_| Loss::Content("it is no longer what was surveyed".to_owned());
-        self.output.extend_from_slice(&message.trace);
+        self.output.extend_from_slice(&message.prepended_headers);
         let mut pieces = Pieces::of(message);
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
             writer.piece(&piece, &mut self.output).map_err(changed)?;

@@ -44,7 +44,7 @@ pub enum Dispatch {
     /// Home to origin: a connection is free; answer with one Job or Drained.
     Credit {
         /// The shard to answer.
-        home: usize,
+        owner: usize,
         /// For which site.
         site: Arc<Site>,
     },
@@ -67,7 +67,7 @@ pub enum Dispatch {
         backing_off: Option<(Timestamp, Reason)>,
     },
     /// To every shard: what waits for this domain, and perhaps below it, is to be tried now.
-    Hasten {
+    Flush {
         /// As `message::domain_key` writes it.
         domain: Arc<str>,
         /// And what waits for domains below it.
@@ -78,7 +78,7 @@ pub enum Dispatch {
         number: u64,
     },
     /// Answer to a Hasten, when all has been looked at.
-    Hastened {
+    Flushed {
         /// Of the question.
         number: u64,
         /// Something waits there.
@@ -290,9 +290,9 @@ impl Exchange {
 
 /// The home of a site for an origin, and the connections that this home may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HomeShare {
+pub struct OwnerShare {
     /// The home shard.
-    pub home: usize,
+    pub owner: usize,
     /// Its share of the site's connections; at least 1.
     pub connections: usize,
 }
@@ -302,19 +302,19 @@ pub struct HomeShare {
 /// A site whose limit gives each of several shards at least `stripe_min` connections is striped:
 /// it has as many homes as that allows, each with an equal share, and a shard that is a home itself
 /// keeps its own mail. Every shard computes the same, so nobody needs to be asked.
-pub fn homes_of(
+pub fn owner_share(
     site_key: &str,
     shards: usize,
     origin: usize,
     connections: usize,
     stripe_min: usize,
-) -> HomeShare {
+) -> OwnerShare {
     let stripes = (connections / stripe_min.max(1)).clamp(1, shards.max(1));
     let first = usize::try_from(hash(site_key) % shards.max(1) as u64).unwrap_or(0);
     let position = (origin + shards - first) % shards.max(1);
     let stripe = if position < stripes { position } else { origin % stripes };
     let share = connections / stripes + usize::from(stripe < connections % stripes);
-    HomeShare { home: (first + stripe) % shards.max(1), connections: share.max(1) }
+    OwnerShare { owner: (first + stripe) % shards.max(1), connections: share.max(1) }
 }
 
 /// FNV-1a: the same on every shard and in every run; not for tables an attacker can fill.
@@ -328,13 +328,13 @@ fn hash(text: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn homes(connections: usize, shards: usize) -> Vec<HomeShare> {
-        (0..shards).map(|origin| homes_of("mx:a.test", shards, origin, connections, 4)).collect()
+    fn owners(connections: usize, shards: usize) -> Vec<OwnerShare> {
+        (0..shards).map(|origin| owner_share("mx:a.test", shards, origin, connections, 4)).collect()
     }
 
     #[test]
     fn a_small_site_has_one_home_for_all() {
-        let all = homes(3, 8);
+        let all = owners(3, 8);
         assert!(all.iter().all(|share| *share == all[0]), "{all:?}");
         assert_eq!(all[0].connections, 3);
     }
@@ -342,9 +342,9 @@ mod tests {
     #[test]
     fn a_large_site_is_home_everywhere_and_the_shares_sum_to_the_limit() {
         for (connections, shards) in [(20, 2), (21, 4), (64, 8), (17, 3)] {
-            let all = homes(connections, shards);
+            let all = owners(connections, shards);
             for (origin, share) in all.iter().enumerate() {
-                assert_eq!(share.home, origin, "each keeps its own mail");
+                assert_eq!(share.owner, origin, "each keeps its own mail");
             }
             assert_eq!(all.iter().map(|share| share.connections).sum::<usize>(), connections);
         }
@@ -352,15 +352,15 @@ mod tests {
 
     #[test]
     fn a_middling_site_has_some_homes_and_others_agree_with_them_on_the_share() {
-        let all = homes(10, 8);
+        let all = owners(10, 8);
         let mut by_home = std::collections::BTreeMap::new();
         for share in &all {
-            assert_eq!(*by_home.entry(share.home).or_insert(share.connections), share.connections);
+            assert_eq!(*by_home.entry(share.owner).or_insert(share.connections), share.connections);
         }
         assert_eq!(by_home.len(), 2);
         assert_eq!(by_home.values().sum::<usize>(), 10);
-        for home in by_home.keys() {
-            assert_eq!(all[*home].home, *home, "a home keeps its own mail");
+        for owner in by_home.keys() {
+            assert_eq!(all[*owner].owner, *owner, "a home keeps its own mail");
         }
     }
 }

@@ -15,10 +15,10 @@
 mod connection;
 mod content;
 mod exchange;
-mod home;
+mod owner;
 mod require_tls;
 mod state;
 mod worker;
 
-pub use exchange::{Dispatch, Done, Exchange, Job, Reporter, Reports, homes_of};
-pub use home::{HomeView, Pool};
+pub use exchange::{Dispatch, Done, Exchange, Job, Reporter, Reports, owner_share};
+pub use owner::{Pool, SiteOwnerView};

@@ -6,10 +6,10 @@
 //! domain is the sender's, but whoever speaks for the DNS may name any MX host. Without DNSSEC and
 //! MTA-STS, which would vouch for MX records, mail to such hosts comes back.
 
-use super::connection::{Connection, Shortfall, Transacted, Way};
+use super::connection::{Connection, Shortfall, TlsProfile, Transacted};
 use super::exchange::Job;
-use super::home::{Home, Pool};
-use super::worker::{OPENING_MAX, Standing, transact};
+use super::owner::{Pool, SiteOwner};
+use super::worker::{OPENING_MAX, PooledConnection, transact};
 use crate::config::DeliveryTls;
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::route::Candidate;
@@ -27,13 +27,13 @@ impl Pool {
     /// is good enough for other mail, too.
     pub(super) async fn deliver_with_tls(
         self: &Rc<Self>,
-        home: &Rc<Home>,
-        standing: &mut Option<Standing>,
+        owner: &Rc<SiteOwner>,
+        standing: &mut Option<PooledConnection>,
         job: &Job,
     ) -> Transacted {
         if let Some(live) = standing.as_mut()
             && live.connection.meets_require_tls()
-            && !home.site.is_by_mx()
+            && !owner.site.is_by_mx()
         {
             let reused = live.connection.transactions > 0;
             let transacted = transact(&mut live.connection, job).await;
@@ -45,9 +45,9 @@ impl Pool {
         if let Some(standing) = standing.take() {
             standing.connection.quit().await;
         }
-        match self.unless_stopping(self.open_with_tls(home, job)).await {
+        match self.unless_stopping(self.open_with_tls(owner, job)).await {
             Some(Ok(connection)) => {
-                let live = standing.insert(Standing::new(connection, home));
+                let live = standing.insert(PooledConnection::new(connection, owner));
                 transact(&mut live.connection, job).await
             }
             Some(Err(outcome)) => {
@@ -60,22 +60,22 @@ impl Pool {
     }
 
     /// A connection to the first host that is good enough.
-    async fn open_with_tls(&self, home: &Home, job: &Job) -> Result<Connection, Outcome> {
-        let candidates = self.router.candidates(&home.site).await?;
-        let worth_proving = |one: &&Candidate| !home.site.is_by_mx() || is_for(job, &one.host);
+    async fn open_with_tls(&self, owner: &SiteOwner, job: &Job) -> Result<Connection, Outcome> {
+        let candidates = self.router.candidates(&owner.site).await?;
+        let worth_proving = |one: &&Candidate| !owner.site.is_by_mx() || is_for(job, &one.host);
         let candidates: Vec<&Candidate> = candidates.iter().filter(worth_proving).collect();
         if candidates.is_empty() {
             let text = "the message demands REQUIRETLS, and nothing vouches for the MX records \
                         that name these hosts";
             return Err(Outcome::Refused(ours(Status(5, 7, 30), text)));
         }
-        let mut manner = home.site.manner;
-        manner.passage.tls = DeliveryTls::Verify;
-        let way = Way {
+        let mut transport = owner.site.transport;
+        transport.policy.tls = DeliveryTls::Verify;
+        let way = TlsProfile {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
-            manner,
+            transport,
             logins: self.logins.as_deref(),
         };
         let (mut later, mut never) = (None, None);

@@ -1,9 +1,9 @@
 //! A connection task: it waits for a job, connects only when it has one, and goes when it has been
 //! idle, when the site wants fewer connections, or when others must have the room.
 
-use super::connection::{Connection, Transacted, Way, within};
+use super::connection::{Connection, TlsProfile, Transacted, within};
 use super::exchange::{Job, Reports};
-use super::home::{Home, Pool, fault};
+use super::owner::{Pool, SiteOwner, fault};
 use super::require_tls;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::Signal;
@@ -25,17 +25,17 @@ const _: () =
 const TURN: Duration = Duration::from_secs(5);
 
 /// A connection that counts as standing for its home as long as it lives.
-pub(super) struct Standing {
+pub(super) struct PooledConnection {
     pub(super) connection: Connection,
     _count: ConnectedCount,
 }
 
-struct ConnectedCount(Rc<Home>);
+struct ConnectedCount(Rc<SiteOwner>);
 
-impl Standing {
-    pub(super) fn new(connection: Connection, home: &Rc<Home>) -> Standing {
-        home.state.borrow_mut().connected += 1;
-        Standing { connection, _count: ConnectedCount(Rc::clone(home)) }
+impl PooledConnection {
+    pub(super) fn new(connection: Connection, owner: &Rc<SiteOwner>) -> PooledConnection {
+        owner.state.borrow_mut().connected += 1;
+        PooledConnection { connection, _count: ConnectedCount(Rc::clone(owner)) }
     }
 }
 
@@ -64,15 +64,15 @@ impl Drop for Held {
 
 impl Pool {
     /// One connection task, from its first job to its end.
-    pub(super) async fn connection(self: &Rc<Self>, home: &Rc<Home>) {
+    pub(super) async fn connection(self: &Rc<Self>, owner: &Rc<SiteOwner>) {
         let began = Instant::now();
-        let mut standing: Option<Standing> = None;
-        while let Some(job) = self.next_job(home, &mut standing, began).await {
+        let mut standing: Option<PooledConnection> = None;
+        while let Some(job) = self.next_job(owner, &mut standing, began).await {
             // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
             // ends the attempt.
             let mut held = Held { pool: Rc::clone(self), job: Some(job) };
             let Some(job) = held.job.as_deref() else { continue };
-            let transacted = self.deliver(home, &mut standing, job).await;
+            let transacted = self.deliver(owner, &mut standing, job).await;
             let lost = transacted.lost;
             let refusal = transacted.refusal_of_all().cloned();
             if let Some(job) = held.job.take() {
@@ -89,7 +89,7 @@ impl Pool {
             if lost {
                 standing = None;
                 if let Some(reason) = refusal {
-                    self.refused(home, &reason);
+                    self.refused(owner, &reason);
                 }
             } else if let Some(live) = standing.as_mut()
                 && !live.connection.is_ready_again().await
@@ -107,36 +107,36 @@ impl Pool {
     /// Waits for a job; `None` when this task should end.
     async fn next_job(
         self: &Rc<Self>,
-        home: &Rc<Home>,
-        standing: &mut Option<Standing>,
+        owner: &Rc<SiteOwner>,
+        standing: &mut Option<PooledConnection>,
         began: Instant,
     ) -> Option<Box<Job>> {
         loop {
-            if standing.is_none() && home.state.borrow().is_above_ceiling(Timestamp::now()) {
+            if standing.is_none() && owner.state.borrow().is_above_ceiling(Timestamp::now()) {
                 // With the next job it would only knock again, at once, and keep mail from those
                 // whose connection stands.
-                let job = home.state.borrow_mut().jobs.pop_front();
+                let job = owner.state.borrow_mut().jobs.pop_front();
                 job.into_iter().for_each(|job| self.give_back(*job));
                 return None;
             }
-            if let Some(job) = home.state.borrow_mut().jobs.pop_front() {
+            if let Some(job) = owner.state.borrow_mut().jobs.pop_front() {
                 return Some(job);
             }
-            if self.must_end(home, began) {
+            if self.must_end(owner, began) {
                 return None;
             }
             let signal = Signal::new();
-            home.state.borrow_mut().idle.push(signal.clone());
-            self.pump(home);
-            let is_spare = home.state.borrow().spare() > 0;
-            if is_spare && self.others_starve(home) && home.state.borrow_mut().withdraw(&signal) {
+            owner.state.borrow_mut().idle.push(signal.clone());
+            self.pump(owner);
+            let is_spare = owner.state.borrow().spare() > 0;
+            if is_spare && self.others_starve(owner) && owner.state.borrow_mut().withdraw(&signal) {
                 return None;
             }
             if is_spare && let Some(standing) = standing.as_mut() {
                 standing.connection.rest();
             }
             if !signal.wait_for(self.config.pool.idle).await
-                && home.state.borrow_mut().withdraw(&signal)
+                && owner.state.borrow_mut().withdraw(&signal)
             {
                 return None;
             }
@@ -145,22 +145,22 @@ impl Pool {
 
     /// Whether a task without a job should not ask for one: stopping, backing off, or its turn is
     /// over while others wait for room.
-    fn must_end(&self, home: &Rc<Home>, began: Instant) -> bool {
-        let state = home.state.borrow();
+    fn must_end(&self, owner: &Rc<SiteOwner>, began: Instant) -> bool {
+        let state = owner.state.borrow();
         self.stopping.get()
             || state.backing_off.is_some()
-            || (began.elapsed() >= TURN && self.others_starve(home))
+            || (began.elapsed() >= TURN && self.others_starve(owner))
     }
 
     /// Delivers one job over the standing connection or a new one.
     async fn deliver(
         self: &Rc<Self>,
-        home: &Rc<Home>,
-        standing: &mut Option<Standing>,
+        owner: &Rc<SiteOwner>,
+        standing: &mut Option<PooledConnection>,
         job: &Job,
     ) -> Transacted {
         if require_tls::is_demanded(job) {
-            return self.deliver_with_tls(home, standing, job).await;
+            return self.deliver_with_tls(owner, standing, job).await;
         }
         if let Some(live) = standing.as_mut() {
             let reused = live.connection.transactions > 0;
@@ -170,24 +170,29 @@ impl Pool {
             }
             *standing = None;
         }
-        match self.unless_stopping(self.open_connection(home)).await {
+        match self.unless_stopping(self.open_connection(owner)).await {
             Some(Ok(connection)) => {
-                let live = standing.insert(Standing::new(connection, home));
-                home.state.borrow_mut().failures = 0;
-                self.pump(home);
+                let live = standing.insert(PooledConnection::new(connection, owner));
+                owner.state.borrow_mut().failures = 0;
+                self.pump(owner);
                 transact(&mut live.connection, job).await
             }
-            Some(Err(outcome)) => self.not_reached(home, job, &outcome),
+            Some(Err(outcome)) => self.not_reached(owner, job, &outcome),
             None => Transacted::untried(job),
         }
     }
 
     /// No host of the site could be used. Where other connections stand, that says nothing of the
     /// job: they take it.
-    fn not_reached(self: &Rc<Self>, home: &Rc<Home>, job: &Job, outcome: &Outcome) -> Transacted {
-        let connected = home.state.borrow().connected;
+    fn not_reached(
+        self: &Rc<Self>,
+        owner: &Rc<SiteOwner>,
+        job: &Job,
+        outcome: &Outcome,
+    ) -> Transacted {
+        let connected = owner.state.borrow().connected;
         if (connected > 0 || matches!(outcome, Outcome::Deferred(_)))
-            && self.refused(home, outcome.reason())
+            && self.refused(owner, outcome.reason())
         {
             return Transacted::untried(job);
         }
@@ -215,16 +220,16 @@ impl Pool {
         result
     }
 
-    async fn open_connection(&self, home: &Home) -> Result<Connection, Outcome> {
-        let candidates = self.router.candidates(&home.site).await?;
-        let ordered = home.state.borrow().living_first(candidates, Timestamp::now());
+    async fn open_connection(&self, owner: &SiteOwner) -> Result<Connection, Outcome> {
+        let candidates = self.router.candidates(&owner.site).await?;
+        let ordered = owner.state.borrow().living_first(candidates, Timestamp::now());
         let mut last = None;
         let began = Instant::now();
-        let way = Way {
+        let way = TlsProfile {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
-            manner: home.site.manner,
+            transport: owner.site.transport,
             logins: self.logins.as_deref(),
         };
         for candidate in &ordered {
@@ -232,14 +237,14 @@ impl Pool {
             if left.is_zero() {
                 break;
             }
-            home.state.borrow_mut().trying(candidate.address, Timestamp::now());
+            owner.state.borrow_mut().trying(candidate.address, Timestamp::now());
             match Connection::open(candidate, &way, left).await {
                 Ok(connection) => {
-                    home.state.borrow_mut().lives(candidate.address);
+                    owner.state.borrow_mut().lives(candidate.address);
                     return Ok(connection);
                 }
                 Err(outcome) => {
-                    home.state.borrow_mut().tried(candidate.address, &outcome, Timestamp::now());
+                    owner.state.borrow_mut().tried(candidate.address, &outcome, Timestamp::now());
                     // A host that says "not now" outweighs one that says "never": another try may
                     // succeed there (RFC 5321 5.1).
                     if !matches!(

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use glommio::timer::Timer;
 
 use super::task::keep_waker;
-use super::watch::Heart;
+use super::watchdog::Watchdog;
 
 /// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
 const BEAT: Duration = Duration::from_millis(25);
@@ -122,19 +122,19 @@ pub(super) fn wake(place: usize) {
 
 /// The ticker of a shard.
 pub(super) struct Ticker {
-    heart: Arc<Heart>,
+    watchdog: Arc<Watchdog>,
     beats: VecDeque<Timer>,
     slow_beats: VecDeque<Timer>,
 }
 
 impl Ticker {
-    pub(super) fn new(heart: Arc<Heart>) -> Ticker {
-        Ticker { heart, beats: VecDeque::new(), slow_beats: VecDeque::new() }
+    pub(super) fn new(watchdog: Arc<Watchdog>) -> Ticker {
+        Ticker { watchdog, beats: VecDeque::new(), slow_beats: VecDeque::new() }
     }
 
     /// Sets what is missing, for the task of `context`; whether a beat is over.
     pub(super) fn look(&mut self, context: &mut Context<'_>) -> bool {
-        self.heart.listen(context.waker());
+        self.watchdog.listen(context.waker());
         look(&mut self.beats, BEATS_AHEAD, BEAT, context)
             | look(&mut self.slow_beats, SLOW_BEATS_AHEAD, SLOW_BEAT, context)
     }
@@ -147,7 +147,7 @@ impl Ticker {
                 false => Poll::Pending,
             })
             .await;
-            self.heart.beat();
+            self.watchdog.heartbeat();
             fire(Instant::now()).into_iter().for_each(Waker::wake);
         }
     }
@@ -157,14 +157,14 @@ impl Ticker {
 fn look(
     beats: &mut VecDeque<Timer>,
     ahead: usize,
-    beat: Duration,
+    heartbeat: Duration,
     context: &mut Context<'_>,
 ) -> bool {
-    beats.retain_mut(|beat| Pin::new(beat).poll(context).is_pending());
+    beats.retain_mut(|heartbeat| Pin::new(heartbeat).poll(context).is_pending());
     let is_over = beats.len() < ahead;
     while beats.len() < ahead {
         let later = u32::try_from(beats.len()).unwrap_or_default() + 1;
-        let mut timer = Timer::new(beat * later);
+        let mut timer = Timer::new(heartbeat * later);
         if Pin::new(&mut timer).poll(context).is_ready() {
             break;
         }

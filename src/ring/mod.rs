@@ -55,7 +55,7 @@ mod task;
 mod tests;
 mod timer;
 mod udp;
-mod watch;
+mod watchdog;
 
 pub use file::File;
 #[cfg(test)]

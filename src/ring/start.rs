@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use super::task::{Contained, panic_message};
-use super::watch::Heart;
-use super::{deadline, probe, task, watch};
+use super::watchdog::Watchdog;
+use super::{deadline, probe, task, watchdog};
 
 /// Registered buffers of one shard: the least the driver takes. It uses them for direct I/O only,
 /// which the relay has none of, and they count three times against locked memory.
@@ -141,8 +141,8 @@ where
     let (reports, reported) = crossbeam_channel::unbounded();
     let (release, released) = crossbeam_channel::bounded(cpus.len());
     let mut threads = Vec::with_capacity(cpus.len());
-    let hearts: Vec<Arc<Heart>> = cpus.iter().map(|_| Arc::default()).collect();
-    for (index, (&cpu, heart)) in cpus.iter().zip(&hearts).enumerate() {
+    let hearts: Vec<Arc<Watchdog>> = cpus.iter().map(|_| Arc::default()).collect();
+    for (index, (&cpu, watchdog)) in cpus.iter().zip(&hearts).enumerate() {
         let shard = Shard {
             index,
             cpu,
@@ -151,7 +151,7 @@ where
             settings: settings.clone(),
             reports: reports.clone(),
             released: released.clone(),
-            heart: Arc::clone(heart),
+            watchdog: Arc::clone(watchdog),
         };
         let body = body.clone();
         let thread = std::thread::Builder::new()
@@ -162,7 +162,7 @@ where
         threads.push(thread);
     }
     drop((reports, released));
-    watch::watch(&hearts).map_err(|error| StartError::Thread { shard: 0, error })?;
+    watchdog::watch(&hearts).map_err(|error| StartError::Thread { shard: 0, error })?;
     drop(hearts);
     // First all rings, then all bodies.
     collect(&reported, threads.len())?;
@@ -224,7 +224,7 @@ struct Shard {
     settings: Settings,
     reports: Sender<Result<(), StartError>>,
     released: Receiver<()>,
-    heart: Arc<Heart>,
+    watchdog: Arc<Watchdog>,
 }
 
 impl Shard {
@@ -246,7 +246,7 @@ impl Shard {
             return Ok(());
         }
         let index = self.index;
-        self.heart.begin();
+        self.watchdog.begin();
         let life = live(self, Contained::new(async move { body(index).await }));
         match catch_unwind(AssertUnwindSafe(|| executor.run(life))) {
             Ok((outcome, true)) => outcome,
@@ -297,7 +297,7 @@ impl Shard {
 /// the body, and whether the executor may be dropped.
 async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
     // Its beats are set before anything else is there that could be slept over.
-    let mut ticker = deadline::Ticker::new(Arc::clone(&shard.heart));
+    let mut ticker = deadline::Ticker::new(Arc::clone(&shard.watchdog));
     poll_fn(|context| Poll::Ready(ticker.look(context))).await;
     task::spawn("deadline ticker", ticker.run());
     let mut first = true;

@@ -21,12 +21,12 @@ const FINISH_LOOK: Duration = Duration::from_millis(1);
 const END_TURNS_MAX: usize = 1000;
 
 thread_local! {
-    static CENSUS: RefCell<Census> = RefCell::default();
+    static CENSUS: RefCell<TaskRegistry> = RefCell::default();
 }
 
 /// The tasks of this shard.
 #[derive(Default)]
-struct Census {
+struct TaskRegistry {
     /// One for each task that was polled and has not ended: what wakes it when the shard ends.
     wakers: Vec<Option<Waker>>,
     /// Free places in `wakers`.
@@ -284,7 +284,7 @@ fn enter(waker: &Waker) -> usize {
 }
 
 /// The census may be gone when a thread ends: then there is nothing to keep.
-fn with_census<T: Default>(act: impl FnOnce(&mut Census) -> T) -> T {
+fn with_census<T: Default>(act: impl FnOnce(&mut TaskRegistry) -> T) -> T {
     CENSUS.try_with(|census| act(&mut census.borrow_mut())).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! From a site to addresses in the order to try.
 
-use super::{Candidate, Site, SiteHost, mx, reasons};
+use super::{Candidate, Site, SiteHost, failures, mx};
 use crate::config::HostName;
 use crate::dns::{Answer, Failure, Resolver};
 use crate::limits;
@@ -67,16 +67,16 @@ async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 pub(super) fn order(
     looked_up: &[LookedUp<'_>],
     reaches: impl Fn(Ipv6Addr) -> bool,
-    dice: &mut fastrand::Rng,
+    rng: &mut fastrand::Rng,
 ) -> Vec<Candidate> {
     let mut reachable = Vec::new();
     let mut unreachable = Vec::new();
     for equal in looked_up.chunk_by(|one, next| one.host.preference == next.host.preference) {
         let mut shuffled: Vec<&LookedUp<'_>> = equal.iter().collect();
-        dice.shuffle(&mut shuffled);
+        rng.shuffle(&mut shuffled);
         for looked_up in shuffled {
             let Ok(addresses) = &looked_up.addresses else { continue };
-            for address in interleaved(addresses, dice) {
+            for address in interleaved(addresses, rng) {
                 let list = match address {
                     IpAddr::V6(six) if !reaches(six) => &mut unreachable,
                     _ => &mut reachable,
@@ -91,11 +91,11 @@ pub(super) fn order(
     candidates
 }
 
-fn interleaved(addresses: &[IpAddr], dice: &mut fastrand::Rng) -> Vec<IpAddr> {
+fn interleaved(addresses: &[IpAddr], rng: &mut fastrand::Rng) -> Vec<IpAddr> {
     let sendable = addresses.iter().copied().filter(is_sendable);
     let (mut four, mut six): (Vec<IpAddr>, Vec<IpAddr>) = sendable.partition(IpAddr::is_ipv4);
-    dice.shuffle(&mut four);
-    dice.shuffle(&mut six);
+    rng.shuffle(&mut four);
+    rng.shuffle(&mut six);
     let length = four.len().max(six.len());
     let both = (0..length).flat_map(|at| [four.get(at), six.get(at)]);
     both.flatten().copied().take(limits::ROUTE_ADDRESSES_PER_HOST_MAX).collect()
@@ -132,36 +132,36 @@ pub(super) fn why_none(site: &Site, looked_up: &[LookedUp<'_>]) -> Outcome {
         _ => None,
     });
     if let Some((host, failure)) = unknown {
-        return reasons::host_failed(&name(host), failure);
+        return failures::host_failed(&name(host), failure);
     }
     let (host, failure) = match looked_up.first() {
         Some(first) => (name(first.host), first.addresses.as_ref().err()),
         None => (String::new(), Some(&Failure::NoData)),
     };
     if site.key.starts_with(mx::NEXT_HOP_PREFIX) {
-        reasons::no_next_hop(&site.key, &host, failure)
+        failures::no_next_hop(&site.key, &host, failure)
     } else {
-        reasons::no_address(&site.key, &host, failure)
+        failures::no_address(&site.key, &host, failure)
     }
 }
 
 /// What becomes of recipients when the best host of `site` is this relay, at `own`.
 pub(super) fn leads_back(site: &Site, own: SocketAddr) -> Outcome {
     if site.key.starts_with(mx::NEXT_HOP_PREFIX) {
-        reasons::next_hop_leads_back(&site.key, own)
+        failures::next_hop_leads_back(&site.key, own)
     } else {
-        reasons::leads_back(&site.key, own)
+        failures::leads_back(&site.key, own)
     }
 }
 
 /// Whether this machine has a way to the IPv6 internet.
 #[derive(Default)]
-pub(super) struct Reach {
+pub(super) struct AddressFamilyReachability {
     /// The last look, and until when it holds.
     known: Cell<Option<(bool, Timestamp)>>,
 }
 
-impl Reach {
+impl AddressFamilyReachability {
     /// Loopback, private and link-local addresses are always worth a try. For global ones a
     /// connected UDP socket tells whether there is a route; no packet is sent.
     pub(super) fn reaches(&self, address: Ipv6Addr, now: Timestamp) -> bool {
@@ -198,7 +198,7 @@ mod tests {
         candidates.iter().map(|c| format!("{} {}", c.host, c.address)).collect()
     }
 
-    fn dice() -> fastrand::Rng {
+    fn rng() -> fastrand::Rng {
         fastrand::Rng::with_seed(7)
     }
 
@@ -209,7 +209,7 @@ mod tests {
             found(&one, &["2001:db8::1", "192.0.2.1", "2001:db8::2"]),
             found(&two, &["192.0.2.2"]),
         ];
-        let candidates = order(&looked_up, |_| true, &mut dice());
+        let candidates = order(&looked_up, |_| true, &mut rng());
         let families: Vec<bool> = candidates.iter().map(|c| c.address.is_ipv4()).collect();
         assert_eq!(families, [true, false, false, true]);
         assert_eq!(&*candidates[3].host, "two.test");
@@ -219,9 +219,9 @@ mod tests {
     fn equal_hosts_take_the_lead_in_turn() {
         let hosts = [host(0, "a.test"), host(0, "b.test"), host(0, "c.test")];
         let looked_up: Vec<_> = hosts.iter().map(|host| found(host, &["192.0.2.1"])).collect();
-        let mut dice = dice();
+        let mut rng = rng();
         let mut leads: Vec<Box<str>> =
-            (0..60).map(|_| order(&looked_up, |_| true, &mut dice)[0].host.clone()).collect();
+            (0..60).map(|_| order(&looked_up, |_| true, &mut rng)[0].host.clone()).collect();
         leads.sort();
         leads.dedup();
         assert_eq!(leads.len(), 3);
@@ -231,9 +231,9 @@ mod tests {
     fn unreachable_ipv6_is_left_out_unless_nothing_else_is_left() {
         let (both, six) = (host(0, "both.test"), host(1, "six.test"));
         let all = [found(&both, &["192.0.2.1", "2001:db8::1"]), found(&six, &["2001:db8::2"])];
-        let candidates = order(&all, |_| false, &mut dice());
+        let candidates = order(&all, |_| false, &mut rng());
         assert_eq!(shown(&candidates), ["both.test 192.0.2.1:25"]);
-        let candidates = order(&all[1..], |_| false, &mut dice());
+        let candidates = order(&all[1..], |_| false, &mut rng());
         assert_eq!(shown(&candidates), ["six.test [2001:db8::2]:25"]);
     }
 
@@ -241,8 +241,8 @@ mod tests {
     fn addresses_that_are_nobodys_are_not_used() {
         let host = host(0, "odd.test");
         let odd = ["0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1", "::", "ff02::1"];
-        assert!(order(&[found(&host, &odd)], |_| true, &mut dice()).is_empty());
-        let mapped = order(&[found(&host, &["::ffff:192.0.2.1"])], |_| false, &mut dice());
+        assert!(order(&[found(&host, &odd)], |_| true, &mut rng()).is_empty());
+        let mapped = order(&[found(&host, &["::ffff:192.0.2.1"])], |_| false, &mut rng());
         assert!(mapped.len() <= 1);
     }
 
@@ -252,14 +252,14 @@ mod tests {
         let many: Vec<String> = (1..=30).map(|n| format!("192.0.2.{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let looked_up: Vec<_> = hosts.iter().map(|host| found(host, &many)).collect();
-        let candidates = order(&looked_up, |_| true, &mut dice());
+        let candidates = order(&looked_up, |_| true, &mut rng());
         assert_eq!(candidates.len(), limits::ROUTE_CANDIDATES_MAX);
         assert!(candidates.iter().any(|candidate| &*candidate.host == "h2.test"));
     }
 
     #[test]
     fn a_loopback_address_is_always_worth_a_try() {
-        let reach = Reach::default();
+        let reach = AddressFamilyReachability::default();
         assert!(reach.reaches(Ipv6Addr::LOCALHOST, Timestamp(0)));
         assert!(reach.reaches("fd00::1".parse().unwrap(), Timestamp(0)));
     }

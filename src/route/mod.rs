@@ -20,9 +20,9 @@
 //! A next hop that the operator configured never bounces mail by a wrong name: Deferred 4.4.4.
 
 mod candidates;
+mod failures;
+mod loop_detection;
 mod mx;
-mod own;
-mod reasons;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -32,8 +32,8 @@ use crate::dns::cache::Cache;
 use crate::dns::{Failure, Resolver};
 use crate::limits;
 use crate::message::{Outcome, Timestamp};
-use candidates::Reach;
-use own::Own;
+use candidates::AddressFamilyReachability;
+use loop_detection::LoopDetection;
 use rules::Destination;
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -52,24 +52,24 @@ pub struct Site {
     /// In order of preference; never empty.
     pub hosts: Vec<SiteHost>,
     /// How to speak to it. Mail with other demands is another site.
-    pub manner: Manner,
+    pub transport: Transport,
 }
 
 /// How to speak to a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Manner {
+pub struct Transport {
     /// What must hold on the way there.
-    pub passage: config::Passage,
+    pub policy: config::TransportPolicy,
     /// What is spoken, and whether TLS comes first.
     pub scheme: config::Scheme,
     /// Who we are there: a place in [`config::Route::logins`].
     pub login: Option<u16>,
 }
 
-impl Manner {
+impl Transport {
     /// SMTP.
-    pub const fn smtp(passage: config::Passage) -> Manner {
-        Manner { passage, scheme: config::Scheme::Smtp, login: None }
+    pub const fn smtp(policy: config::TransportPolicy) -> Transport {
+        Transport { policy, scheme: config::Scheme::Smtp, login: None }
     }
 
     /// What a site's key says of it: nothing, when it is what everybody has.
@@ -80,8 +80,8 @@ impl Manner {
             config::Scheme::Smtps => "+smtps",
             config::Scheme::Lmtp => "+lmtp",
         });
-        let ordinary = config::Passage::ORDINARY;
-        let config::Passage { tls, eight_bit, chunking, certificate } = self.passage;
+        let ordinary = config::TransportPolicy::ORDINARY;
+        let config::TransportPolicy { tls, eight_bit, chunking, certificate } = self.policy;
         if tls != ordinary.tls {
             mark.push_str("+tls-");
             mark.push_str(tls.name());
@@ -132,13 +132,13 @@ pub struct Router {
 
 struct Inner {
     host_name: Arc<str>,
-    own: Own,
+    own: LoopDetection,
     route: config::Route,
     resolver: Resolver,
     /// Sites of domains, so that the next message to a domain costs one look.
     sites: RefCell<Cache<Box<str>, Arc<Site>>>,
-    dice: RefCell<fastrand::Rng>,
-    reach: Reach,
+    rng: RefCell<fastrand::Rng>,
+    reach: AddressFamilyReachability,
 }
 
 impl Router {
@@ -153,12 +153,12 @@ impl Router {
     ) -> Router {
         let inner = Inner {
             host_name,
-            own: Own::new(listeners),
+            own: LoopDetection::new(listeners),
             route,
             resolver,
             sites: RefCell::new(Cache::new(limits::ROUTE_SITES_MAX)),
-            dice: RefCell::new(fastrand::Rng::with_seed(seed)),
-            reach: Reach::default(),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            reach: AddressFamilyReachability::default(),
         };
         Router { inner: Rc::new(inner) }
     }
@@ -171,27 +171,27 @@ impl Router {
         {
             return Ok((Arc::clone(site), valid_until));
         }
-        let (destination, passage) = rules::destination(&self.inner.route, domain)?;
+        let (destination, policy) = rules::destination(&self.inner.route, domain)?;
         let (site, valid_until) = match destination {
             Destination::Address(address) => {
                 let there = SocketAddr::new(address, self.inner.route.port);
                 if self.inner.own.is(there) {
-                    return Err(reasons::leads_back(domain, there));
+                    return Err(failures::leads_back(domain, there));
                 }
-                let manner = Manner::smtp(passage);
-                (Site::of_address(address, self.inner.route.port, manner), Timestamp::NEVER)
+                let transport = Transport::smtp(policy);
+                (Site::of_address(address, self.inner.route.port, transport), Timestamp::NEVER)
             }
             Destination::NextHop(next_hop) => {
-                let site = Site::of_next_hop(&next_hop, passage);
+                let site = Site::of_next_hop(&next_hop, policy);
                 if let config::HostName::Address(address) = next_hop.host
                     && let there = SocketAddr::new(address, next_hop.port)
                     && self.inner.own.is(there)
                 {
-                    return Err(reasons::next_hop_leads_back(&site.key, there));
+                    return Err(failures::next_hop_leads_back(&site.key, there));
                 }
                 (site, Timestamp::NEVER)
             }
-            Destination::Mx => self.inner.by_mx(domain, Manner::smtp(passage)).await?,
+            Destination::Mx => self.inner.by_mx(domain, Transport::smtp(policy)).await?,
         };
         let site = Arc::new(site);
         let mut sites = self.inner.sites.borrow_mut();
@@ -211,26 +211,30 @@ impl Router {
         }
         let now = Timestamp::now();
         let reaches = |address| inner.reach.reaches(address, now);
-        let ordered = candidates::order(&looked_up, reaches, &mut inner.dice.borrow_mut());
+        let ordered = candidates::order(&looked_up, reaches, &mut inner.rng.borrow_mut());
         if ordered.is_empty() { Err(candidates::why_none(site, &looked_up)) } else { Ok(ordered) }
     }
 }
 
 impl Inner {
-    async fn by_mx(&self, domain: &str, manner: Manner) -> Result<(Site, Timestamp), Outcome> {
+    async fn by_mx(
+        &self,
+        domain: &str,
+        transport: Transport,
+    ) -> Result<(Site, Timestamp), Outcome> {
         if !mx::is_host_name(domain) {
-            return Err(reasons::bad_domain(domain));
+            return Err(failures::bad_domain(domain));
         }
         let port = self.route.port;
         match self.resolver.mx(domain).await {
             Ok(answer) => {
                 let hosts = mx::choose(&self.host_name, &answer.records, port)
-                    .map_err(|unusable| reasons::unusable_mx(domain, unusable))?;
-                let key = mx::key(&hosts, port, manner);
-                Ok((Site { key, hosts, manner }, answer.valid_until))
+                    .map_err(|unusable| failures::unusable_mx(domain, unusable))?;
+                let key = mx::key(&hosts, port, transport);
+                Ok((Site { key, hosts, transport }, answer.valid_until))
             }
-            Err(Failure::NoData) => self.by_implicit_mx(domain, manner).await,
-            Err(failure) => Err(reasons::mx_failed(domain, failure)),
+            Err(Failure::NoData) => self.by_implicit_mx(domain, transport).await,
+            Err(failure) => Err(failures::mx_failed(domain, failure)),
         }
     }
 
@@ -238,21 +242,21 @@ impl Inner {
     async fn by_implicit_mx(
         &self,
         domain: &str,
-        manner: Manner,
+        transport: Transport,
     ) -> Result<(Site, Timestamp), Outcome> {
         if mx::is_same_host(&self.host_name, domain) {
-            return Err(reasons::unusable_mx(domain, mx::Unusable::Loops));
+            return Err(failures::unusable_mx(domain, mx::Unusable::Loops));
         }
         match self.resolver.addresses(domain).await {
             Ok(answer) => {
                 let port = self.route.port;
                 let host = config::HostName::Name(domain.into());
                 let hosts = vec![SiteHost { preference: 0, host, port }];
-                let key = mx::key(&hosts, port, manner);
-                Ok((Site { key, hosts, manner }, answer.valid_until))
+                let key = mx::key(&hosts, port, transport);
+                Ok((Site { key, hosts, transport }, answer.valid_until))
             }
-            Err(Failure::NoData | Failure::NoSuchDomain) => Err(reasons::no_mx_no_address(domain)),
-            Err(failure) => Err(reasons::host_failed(domain, &failure)),
+            Err(Failure::NoData | Failure::NoSuchDomain) => Err(failures::no_mx_no_address(domain)),
+            Err(failure) => Err(failures::host_failed(domain, &failure)),
         }
     }
 }
@@ -263,21 +267,23 @@ impl Site {
         self.key.starts_with(mx::PREFIX)
     }
 
-    fn of_address(address: IpAddr, port: u16, manner: Manner) -> Site {
+    fn of_address(address: IpAddr, port: u16, transport: Transport) -> Site {
         let host = config::HostName::Address(address);
         let hosts = vec![SiteHost { preference: 0, host, port }];
-        Site { key: format!("[{address}]:{port}{}", manner.mark()).into(), hosts, manner }
+        Site { key: format!("[{address}]:{port}{}", transport.mark()).into(), hosts, transport }
     }
 
-    fn of_next_hop(next_hop: &config::NextHop, passage: config::Passage) -> Site {
-        let manner = Manner { passage, scheme: next_hop.scheme, login: next_hop.login };
+    fn of_next_hop(next_hop: &config::NextHop, policy: config::TransportPolicy) -> Site {
+        let transport = Transport { policy, scheme: next_hop.scheme, login: next_hop.login };
         match &next_hop.host {
-            config::HostName::Address(address) => Site::of_address(*address, next_hop.port, manner),
+            config::HostName::Address(address) => {
+                Site::of_address(*address, next_hop.port, transport)
+            }
             config::HostName::Name(name) => {
                 let host = next_hop.host.clone();
                 let hosts = vec![SiteHost { preference: 0, host, port: next_hop.port }];
                 let key = format!("{}{name}", mx::NEXT_HOP_PREFIX);
-                Site { key: mx::bounded(&key, next_hop.port, manner), hosts, manner }
+                Site { key: mx::bounded(&key, next_hop.port, transport), hosts, transport }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! From MX records to the hosts of a site and its key. *Pure.*
 
-use super::{Manner, SiteHost};
+use super::{SiteHost, Transport};
 use crate::config::HostName;
 use crate::dns::Mx;
 use crate::limits;
@@ -85,7 +85,7 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
 }
 
 /// The key of a site with these hosts, which all have `port`.
-pub(super) fn key(hosts: &[SiteHost], port: u16, manner: Manner) -> Arc<str> {
+pub(super) fn key(hosts: &[SiteHost], port: u16, transport: Transport) -> Arc<str> {
     let mut text = PREFIX.to_owned();
     let mut before: Option<&SiteHost> = None;
     for host in hosts {
@@ -98,16 +98,16 @@ pub(super) fn key(hosts: &[SiteHost], port: u16, manner: Manner) -> Arc<str> {
         }
         before = Some(host);
     }
-    bounded(&text, port, manner)
+    bounded(&text, port, transport)
 }
 
 /// `text` with the port and the manner. A long one is cut and ends in a hash of the whole.
 ///
 /// The hash has a secret key, the same on all shards of the process: whoever could make two sets
 /// of hosts with one hash would get the mail of the other's domains.
-pub(super) fn bounded(text: &str, port: u16, manner: Manner) -> Arc<str> {
+pub(super) fn bounded(text: &str, port: u16, transport: Transport) -> Arc<str> {
     static SECRET: OnceLock<RandomState> = OnceLock::new();
-    let tail = format!(":{port}{}", manner.mark());
+    let tail = format!(":{port}{}", transport.mark());
     let whole = format!("{text}{tail}");
     if whole.len() <= limits::ROUTE_KEY_BYTES_MAX {
         return whole.into();
@@ -126,9 +126,9 @@ pub(super) fn bounded(text: &str, port: u16, manner: Manner) -> Arc<str> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::config::Passage;
+    use crate::config::TransportPolicy;
 
-    const MAY: Manner = Manner::smtp(Passage::ORDINARY);
+    const MAY: Transport = Transport::smtp(TransportPolicy::ORDINARY);
 
     fn records(set: &[(u16, &str)]) -> Vec<Mx> {
         set.iter()

@@ -1,7 +1,7 @@
 //! Which way a domain goes: literal, rule, smart host or MX. *Pure.*
 
-use super::reasons;
-use crate::config::{NextHop, Passage, Route};
+use super::failures;
+use crate::config::{NextHop, Route, TransportPolicy};
 use crate::message::Outcome;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,21 +18,24 @@ pub(super) enum Destination {
 
 /// The destination of `domain`, and what holds on the way there; Err is what becomes of
 /// recipients there.
-pub(super) fn destination(route: &Route, domain: &str) -> Result<(Destination, Passage), Outcome> {
+pub(super) fn destination(
+    route: &Route,
+    domain: &str,
+) -> Result<(Destination, TransportPolicy), Outcome> {
     if domain.starts_with('[') {
-        let address = literal(domain).ok_or_else(|| reasons::bad_literal(domain))?;
-        return Ok((Destination::Address(address), route.passage));
+        let address = literal(domain).ok_or_else(|| failures::bad_literal(domain))?;
+        return Ok((Destination::Address(address), route.policy));
     }
     let rule = route.rules.iter().find(|rule| matches(&rule.domain, domain));
-    let (next_hop, passage) = match rule {
-        Some(rule) => (&rule.next_hop, rule.passage),
-        None => (&route.smart_host, route.passage),
+    let (next_hop, policy) = match rule {
+        Some(rule) => (&rule.next_hop, rule.policy),
+        None => (&route.smart_host, route.policy),
     };
     match next_hop {
-        Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), passage)),
+        Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), policy)),
         // The domainless postmaster (RFC 5321 4.1.1.3) is a mailbox of this host, which has none.
-        None if domain.is_empty() => Err(reasons::no_domain()),
-        None => Ok((Destination::Mx, passage)),
+        None if domain.is_empty() => Err(failures::no_domain()),
+        None => Ok((Destination::Mx, policy)),
     }
 }
 
@@ -67,7 +70,8 @@ mod tests {
     use super::*;
     use crate::config::{DeliveryTls, HostName, RouteRule, Scheme};
 
-    const MUST: Passage = Passage { tls: DeliveryTls::Must, ..Passage::ORDINARY };
+    const MUST: TransportPolicy =
+        TransportPolicy { tls: DeliveryTls::Must, ..TransportPolicy::ORDINARY };
 
     fn hop(name: &str) -> NextHop {
         NextHop { host: HostName::Name(name.into()), port: 25, scheme: Scheme::Smtp, login: None }
@@ -77,13 +81,13 @@ mod tests {
         let rule = |(domain, to): &(&str, Option<&str>)| RouteRule {
             domain: (*domain).into(),
             next_hop: to.map(hop),
-            passage: MUST,
+            policy: MUST,
         };
         Route {
             smart_host: smart_host.map(hop),
             rules: rules.iter().map(rule).collect(),
             port: 25,
-            passage: Passage::ORDINARY,
+            policy: TransportPolicy::ORDINARY,
             logins: Vec::new(),
             certificates: Vec::new(),
         }
@@ -131,7 +135,7 @@ mod tests {
         let rules = [("direct.test", None), ("inside.test", Some("inside")), (".test", Some("t"))];
         let route_with = route(&rules, Some("smart"));
         let of = |domain: &str| destination(&route_with, domain).unwrap();
-        let (by_rule, otherwise) = (MUST, Passage::ORDINARY);
+        let (by_rule, otherwise) = (MUST, TransportPolicy::ORDINARY);
         let address = Destination::Address("192.0.2.1".parse().unwrap());
         assert_eq!(of("[192.0.2.1]"), (address, otherwise));
         assert_eq!(of("direct.test"), (Destination::Mx, by_rule), "in spite of the smart host");

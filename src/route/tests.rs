@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::config::{HostName, NextHop, Passage, Route, RouteRule, Scheme};
+use crate::config::{HostName, NextHop, Route, RouteRule, Scheme, TransportPolicy};
 use crate::dns::fake::{FakeServer, Zone, a, aaaa, cname, mx, on_shard, settings};
 use hickory_proto::op::ResponseCode;
 use std::future::Future;
@@ -16,7 +16,7 @@ fn route() -> Route {
     let rule = |domain: &str, next_hop: NextHop| RouteRule {
         domain: domain.into(),
         next_hop: Some(next_hop),
-        passage: Passage::ORDINARY,
+        policy: TransportPolicy::ORDINARY,
     };
     Route {
         smart_host: None,
@@ -26,7 +26,7 @@ fn route() -> Route {
             rule("fixed.example", fixed),
         ],
         port: 25,
-        passage: Passage::ORDINARY,
+        policy: TransportPolicy::ORDINARY,
         logins: Vec::new(),
         certificates: Vec::new(),
     }

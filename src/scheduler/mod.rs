@@ -32,25 +32,26 @@
 //! there is no last attempt at that moment.
 
 mod entry;
-mod hasten;
+mod expiry;
+mod flush;
 mod index;
 mod inspect;
 mod names;
-mod over;
 mod ready;
 mod retry;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod types;
 mod wheel;
-mod work;
 
 pub use entry::aligned;
-pub use hasten::Hastened;
+pub use flush::Flushed;
 pub use inspect::{MessageView, RecipientView, SiteView};
 pub use ready::Parked;
-pub use work::{
-    Admission, AdmittedRecipient, Demand, DomainId, Lapsed, Settled, SiteId, Slot, Verdict, Work,
+pub use types::{
+    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition, DomainId,
+    ExpiredRecipient, SiteId, Slot,
 };
 
 use crate::config;
@@ -121,7 +122,7 @@ impl Scheduler {
 
     /// Takes a message in. Recipients that are due already go on at once, in the order of calls.
     pub fn admit(&mut self, message: &Admission<'_>, now: Timestamp) -> Slot {
-        self.turn_to(now);
+        self.override_client(now);
         let priority = message.priority.clamp(PRIORITIES.0, PRIORITIES.1);
         let class = self.classes.refer(priority, message.tenant);
         let entry =
@@ -175,8 +176,8 @@ impl Scheduler {
     /// The next thing to do, if any, at `now`. Call until `None`, then again at `wake_at` or after
     /// any other call that changed something. After very much at once `None` may come with
     /// `wake_at` in the past: let others have a turn, then go on.
-    pub fn poll(&mut self, now: Timestamp) -> Option<Demand> {
-        self.turn_to(now);
+    pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
+        self.override_client(now);
         let tick = tick_at(now.0);
         let mut budget = POLL_STEPS_MAX;
         loop {
@@ -188,10 +189,10 @@ impl Scheduler {
                 }
             }
             if let Some(site) = self.sites.next_offer() {
-                return Some(Demand::Offer(site));
+                return Some(Action::Offer(site));
             }
             if let Some(domain) = self.domains.next_to_ask() {
-                return Some(Demand::Route(DomainId(domain)));
+                return Some(Action::Route(DomainId(domain)));
             }
             let number = self.due.next(&mut self.recipients, tick, &mut budget)?;
             match self.recipients[number].state() {
@@ -256,8 +257,13 @@ impl Scheduler {
     /// Work for `site`: the next message by fairness and priority, with at most `recipients_max`
     /// (at least 1) of its recipients that are ready for that site; they are out until settled.
     /// `None`: there is no more; an Offer will come when there is.
-    pub fn take(&mut self, site: SiteId, now: Timestamp, recipients_max: usize) -> Option<Work> {
-        self.turn_to(now);
+    pub fn take(
+        &mut self,
+        site: SiteId,
+        now: Timestamp,
+        recipients_max: usize,
+    ) -> Option<DeliveryUnit> {
+        self.override_client(now);
         let number = self.sites.next(site.0)?;
         let slot = self.recipients[number].message;
         let priority = self.classes.get(self.messages[slot].class).priority;
@@ -277,7 +283,7 @@ impl Scheduler {
         recipients.sort_unstable();
         let message = &self.messages[slot];
         let (id, placement) = (message.id(), message.placement);
-        Some(Work { slot: Slot(slot), id, placement, recipients, untried })
+        Some(DeliveryUnit { slot: Slot(slot), id, placement, recipients, untried })
     }
 
     /// A recipient that was out comes back. `None` when it was not out (already over). Without a
@@ -286,29 +292,29 @@ impl Scheduler {
         &mut self,
         slot: Slot,
         recipient: u32,
-        verdict: Verdict,
+        result: AttemptResult,
         reason: Option<Rc<Reason>>,
         now: Timestamp,
-    ) -> Option<Settled> {
+    ) -> Option<Disposition> {
         let number = self.member(slot, recipient)?;
         if !self.recipients[number].is_out() {
             return None;
         }
-        self.turn_to(now);
+        self.override_client(now);
         self.detach(number);
         let entry = &mut self.recipients[number];
-        if verdict != Verdict::Again {
+        if result != AttemptResult::Again {
             entry.set_attempts(entry.attempts().saturating_add(1));
         }
         let attempts = entry.attempts();
-        if verdict == Verdict::Over {
+        if result == AttemptResult::Over {
             self.end(number);
-            return Some(Settled::Ended { attempts });
+            return Some(Disposition::Ended { attempts });
         }
         let expires = self.messages[slot.0].expires();
         if expires <= now {
             self.end(number);
-            return Some(Settled::Expired { attempts });
+            return Some(Disposition::Expired { attempts });
         }
         if let Some(reason) = reason {
             let old = std::mem::replace(&mut entry.reason, self.reasons.refer(&reason));
@@ -320,22 +326,22 @@ impl Scheduler {
         if !self.messages.is_linked(slot.0) {
             self.expiry.insert(&mut self.messages, slot.0);
         }
-        if verdict == Verdict::Again {
+        if result == AttemptResult::Again {
             self.recipients[number].set_due(now);
             self.make_due(number, now);
-            return Some(Settled::Retry { attempts, due: now });
+            return Some(Disposition::Retry { attempts, due: now });
         }
         let due = kept(now.plus(self.curve.wait(attempts))).min(expires);
         let entry = &mut self.recipients[number];
         entry.set_due(due);
         entry.set_state(State::Waiting);
         self.due.insert(&mut self.recipients, number);
-        Some(Settled::Retry { attempts, due })
+        Some(Disposition::Retry { attempts, due })
     }
 
     /// Ends recipients by an operator's act. Those out for delivery cannot be called back and are
     /// left alone. Gives those that ended, with [`Settled::Ended`]; then call `finish_if_over`.
-    pub fn remove(&mut self, slot: Slot, recipients: &[u32]) -> Vec<(u32, Settled)> {
+    pub fn remove(&mut self, slot: Slot, recipients: &[u32]) -> Vec<(u32, Disposition)> {
         let mut ended = Vec::new();
         for &index in recipients {
             if let Some(number) = self.member(slot, index)
@@ -343,7 +349,7 @@ impl Scheduler {
             {
                 self.detach(number);
                 let attempts = self.end(number);
-                ended.push((index, Settled::Ended { attempts }));
+                ended.push((index, Disposition::Ended { attempts }));
             }
         }
         ended
@@ -426,11 +432,11 @@ impl Scheduler {
         self.messages.bytes() + self.recipients.bytes() + self.groups.bytes() + self.index.bytes()
     }
 
-    fn turn_to(&mut self, now: Timestamp) {
+    fn override_client(&mut self, now: Timestamp) {
         self.told = now;
         let tick = tick_at(now.0);
-        self.due.turn_to(&mut self.recipients, tick);
-        self.expiry.turn_to(&mut self.messages, tick);
+        self.due.override_client(&mut self.recipients, tick);
+        self.expiry.override_client(&mut self.messages, tick);
     }
 
     /// The number of a recipient that has not ended.
@@ -516,7 +522,7 @@ impl Scheduler {
     }
 
     /// Demands back all recipients of the message whose time out is over.
-    fn overdue(&mut self, number: u32, now: Timestamp) -> Demand {
+    fn overdue(&mut self, number: u32, now: Timestamp) -> Action {
         let slot = self.recipients[number].message;
         let mut recipients = Vec::new();
         self.each_member(slot, |this, other| {
@@ -530,7 +536,7 @@ impl Scheduler {
                 this.watch(other, State::OutLate, now);
             }
         });
-        Demand::Overdue { slot: Slot(slot), recipients }
+        Action::Overdue { slot: Slot(slot), recipients }
     }
 
     /// Takes a recipient out of the list or wheel it is in.

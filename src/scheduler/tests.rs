@@ -53,10 +53,10 @@ fn admit(scheduler: &mut Scheduler, id: u64, to: &[&str]) -> Slot {
 }
 
 /// All that is demanded now; lookups are answered with the one site.
-fn demands(scheduler: &mut Scheduler, now: Timestamp) -> Vec<Demand> {
+fn demands(scheduler: &mut Scheduler, now: Timestamp) -> Vec<Action> {
     let mut all = Vec::new();
     while let Some(demand) = scheduler.poll(now) {
-        if let Demand::Route(domain) = demand {
+        if let Action::Route(domain) = demand {
             scheduler.routed(domain, SITE, now.plus(HOUR));
         }
         all.push(demand);
@@ -73,9 +73,9 @@ fn state(scheduler: &Scheduler, slot: Slot) -> &'static str {
 }
 
 /// Of each expiry demanded: the message, and the indices of its recipients.
-fn expired(demands: &[Demand]) -> Vec<(Slot, Vec<u32>)> {
-    let one = |demand: &Demand| match demand {
-        Demand::Expired { slot, recipients } => {
+fn expired(demands: &[Action]) -> Vec<(Slot, Vec<u32>)> {
+    let one = |demand: &Action| match demand {
+        Action::Expired { slot, recipients } => {
             Some((*slot, recipients.iter().map(|lapsed| lapsed.index).collect()))
         }
         _ => None,
@@ -88,20 +88,20 @@ fn a_message_goes_from_admission_to_its_end() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 5, &["example.net"]);
     assert_eq!(state(&scheduler, slot), "routing");
-    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!("a lookup is wanted") };
+    let Some(Action::Route(domain)) = scheduler.poll(START) else { panic!("a lookup is wanted") };
     assert_eq!(scheduler.domain(domain), "example.net");
     assert_eq!(scheduler.poll(START), None, "once");
     scheduler.routed(domain, SITE, START.plus(HOUR));
-    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SITE)));
+    assert_eq!(scheduler.poll(START), Some(Action::Offer(SITE)));
     assert_eq!(scheduler.poll(START), None);
     let work = scheduler.take(SITE, START, 10).unwrap();
     let (id, placement, recipients) = (QueueId(5), [1, 2, 5], vec![0]);
-    assert_eq!(work, Work { slot, id, placement, recipients, untried: true });
+    assert_eq!(work, DeliveryUnit { slot, id, placement, recipients, untried: true });
     assert_eq!(scheduler.take(SITE, START, 10), None);
     assert!(!scheduler.finish_if_over(slot));
-    let settled = scheduler.settle(slot, 0, Verdict::Over, None, START);
-    assert_eq!(settled, Some(Settled::Ended { attempts: 1 }));
-    assert_eq!(scheduler.settle(slot, 0, Verdict::Over, None, START), None, "over already");
+    let settled = scheduler.settle(slot, 0, AttemptResult::Over, None, START);
+    assert_eq!(settled, Some(Disposition::Ended { attempts: 1 }));
+    assert_eq!(scheduler.settle(slot, 0, AttemptResult::Over, None, START), None, "over already");
     assert_eq!(scheduler.find(QueueId(5)), Some(slot));
     assert!(scheduler.finish_if_over(slot));
     assert!(!scheduler.finish_if_over(slot));
@@ -118,9 +118,9 @@ fn a_deferred_recipient_is_due_exactly_when_told_and_not_before() {
     for attempt in 1..=6 {
         demands(&mut scheduler, now);
         scheduler.take(SITE, now, 1).unwrap();
-        let settled = scheduler.settle(slot, 0, Verdict::Later, reason("busy"), now);
+        let settled = scheduler.settle(slot, 0, AttemptResult::Later, reason("busy"), now);
         let due = now.plus(Duration::from_secs(60 << (attempt - 1)));
-        assert_eq!(settled, Some(Settled::Retry { attempts: attempt, due }));
+        assert_eq!(settled, Some(Disposition::Retry { attempts: attempt, due }));
         assert!(scheduler.wake_at().unwrap() <= due.plus(Duration::from_millis(10)));
         assert_eq!(demands(&mut scheduler, Timestamp(due.0 - 1)), []);
         assert_eq!(state(&scheduler, slot), "waiting");
@@ -136,9 +136,9 @@ fn again_counts_as_no_attempt_and_goes_back_at_once() {
     demands(&mut scheduler, START);
     scheduler.take(SITE, START, 1).unwrap();
     assert_eq!(scheduler.take(SITE, START, 1), None);
-    let settled = scheduler.settle(slot, 0, Verdict::Again, None, START);
-    assert_eq!(settled, Some(Settled::Retry { attempts: 0, due: START }));
-    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SITE)));
+    let settled = scheduler.settle(slot, 0, AttemptResult::Again, None, START);
+    assert_eq!(settled, Some(Disposition::Retry { attempts: 0, due: START }));
+    assert_eq!(scheduler.poll(START), Some(Action::Offer(SITE)));
 }
 
 #[test]
@@ -147,26 +147,26 @@ fn a_known_site_is_not_asked_for_again_until_its_answer_is_old() {
     admit(&mut scheduler, 1, &["example.net"]);
     demands(&mut scheduler, START);
     assert_eq!(taken_ids(&mut scheduler, START), [1]);
-    scheduler.settle(Slot(0), 0, Verdict::Over, None, START);
+    scheduler.settle(Slot(0), 0, AttemptResult::Over, None, START);
     scheduler.finish_if_over(Slot(0));
     admit(&mut scheduler, 2, &["example.net"]);
-    assert_eq!(demands(&mut scheduler, START), [Demand::Offer(SITE)], "still known");
+    assert_eq!(demands(&mut scheduler, START), [Action::Offer(SITE)], "still known");
     assert_eq!(taken_ids(&mut scheduler, START), [2]);
     let later = START.plus(HOUR);
-    scheduler.settle(Slot(0), 0, Verdict::Later, None, START);
+    scheduler.settle(Slot(0), 0, AttemptResult::Later, None, START);
     let all = demands(&mut scheduler, later);
-    assert!(matches!(all[..], [Demand::Route(_), Demand::Offer(SITE)]), "{all:?}");
+    assert!(matches!(all[..], [Action::Route(_), Action::Offer(SITE)]), "{all:?}");
 }
 
 #[test]
 fn expiry_ends_what_is_not_out_and_the_rest_when_it_comes_back() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 1, &["a.example", "a.example", "b.example", "a.example"]);
-    let Some(Demand::Route(first)) = scheduler.poll(START) else { panic!() };
+    let Some(Action::Route(first)) = scheduler.poll(START) else { panic!() };
     scheduler.routed(first, SITE, START.plus(HOUR));
     // b.example stays without an answer; 0 is out; 1 waits; 3 is ready.
     assert_eq!(scheduler.take(SITE, START, 2).unwrap().recipients, [0, 1]);
-    scheduler.settle(slot, 1, Verdict::Later, None, START.plus(23 * HOUR)).unwrap();
+    scheduler.settle(slot, 1, AttemptResult::Later, None, START.plus(23 * HOUR)).unwrap();
     let end = START.plus(24 * HOUR);
     let mut all = Vec::new();
     while let Some(demand) = scheduler.poll(end) {
@@ -174,8 +174,8 @@ fn expiry_ends_what_is_not_out_and_the_rest_when_it_comes_back() {
     }
     assert_eq!(expired(&all), [(slot, vec![1, 2, 3])]);
     assert!(!scheduler.finish_if_over(slot));
-    let settled = scheduler.settle(slot, 0, Verdict::Later, None, end);
-    assert_eq!(settled, Some(Settled::Expired { attempts: 1 }));
+    let settled = scheduler.settle(slot, 0, AttemptResult::Later, None, end);
+    assert_eq!(settled, Some(Disposition::Expired { attempts: 1 }));
     assert!(scheduler.finish_if_over(slot));
     scheduler.routed(DomainId(1), SITE, end);
     assert_eq!(scheduler.poll(end), None, "a late answer finds nobody");
@@ -189,8 +189,8 @@ fn a_due_time_is_capped_to_expiry_and_then_it_is_over() {
     scheduler.take(SITE, START, 1).unwrap();
     let expires = START.plus(24 * HOUR);
     let almost = Timestamp(expires.0 - 5);
-    let settled = scheduler.settle(slot, 0, Verdict::Later, None, almost);
-    assert_eq!(settled, Some(Settled::Retry { attempts: 1, due: expires }));
+    let settled = scheduler.settle(slot, 0, AttemptResult::Later, None, almost);
+    assert_eq!(settled, Some(Disposition::Retry { attempts: 1, due: expires }));
     let late = expires.plus(Duration::from_millis(10));
     assert_eq!(expired(&demands(&mut scheduler, late)), [(slot, vec![0])]);
 }
@@ -204,13 +204,13 @@ fn what_never_comes_back_is_demanded_back_and_a_clock_set_forward_alone_does_not
     let jumped = START.plus(20 * HOUR);
     assert_eq!(demands(&mut scheduler, jumped), []);
     let late = jumped.plus(HOUR + Duration::from_secs(1));
-    let overdue = || vec![Demand::Overdue { slot, recipients: vec![0, 1] }];
+    let overdue = || vec![Action::Overdue { slot, recipients: vec![0, 1] }];
     assert_eq!(demands(&mut scheduler, late), overdue());
     assert_eq!(demands(&mut scheduler, late), []);
     assert_eq!(demands(&mut scheduler, late.plus(HOUR + HOUR / 2)), overdue(), "again");
     for index in 0..2 {
-        let settled = scheduler.settle(slot, index, Verdict::Later, None, late).unwrap();
-        assert!(matches!(settled, Settled::Retry { attempts: 1, .. }));
+        let settled = scheduler.settle(slot, index, AttemptResult::Later, None, late).unwrap();
+        assert!(matches!(settled, Disposition::Retry { attempts: 1, .. }));
     }
 }
 
@@ -247,7 +247,7 @@ fn one_transaction_takes_the_recipients_of_a_site_over_all_its_domains() {
     let to = ["a.example", "b.example", "a.example", "other.example", "b.example"];
     let slot = admit(&mut scheduler, 1, &to);
     while let Some(demand) = scheduler.poll(START) {
-        if let Demand::Route(domain) = demand {
+        if let Action::Route(domain) = demand {
             let other = scheduler.domain(domain) == "other.example";
             let site = if other { SiteId(9) } else { SITE };
             scheduler.routed(domain, site, START.plus(HOUR));
@@ -273,11 +273,11 @@ fn an_offer_comes_exactly_when_there_is_work_that_was_not_told() {
     assert_eq!(taken_ids(&mut scheduler, START), [1, 2]);
     // Offered and gone before it was told: nothing to tell.
     let slot = admit(&mut scheduler, 3, &["example.net"]);
-    assert_eq!(scheduler.remove(slot, &[0, 9]), [(0, Settled::Ended { attempts: 0 })]);
+    assert_eq!(scheduler.remove(slot, &[0, 9]), [(0, Disposition::Ended { attempts: 0 })]);
     assert!(scheduler.finish_if_over(slot));
     assert_eq!(demands(&mut scheduler, START), []);
     admit(&mut scheduler, 4, &["example.net"]);
-    assert_eq!(demands(&mut scheduler, START), [Demand::Offer(SITE)]);
+    assert_eq!(demands(&mut scheduler, START), [Action::Offer(SITE)]);
 }
 
 #[test]
@@ -285,19 +285,19 @@ fn a_domain_without_a_site_gives_its_recipients_out_once_for_each_message() {
     let mut scheduler = scheduler();
     let first = admit(&mut scheduler, 1, &["a.example", "b.example", "a.example"]);
     let second = admit(&mut scheduler, 2, &["a.example"]);
-    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!() };
+    let Some(Action::Route(domain)) = scheduler.poll(START) else { panic!() };
     let all = scheduler.unroutable(domain);
     assert_eq!(all, [(first, vec![0, 2]), (second, vec![0])]);
     assert_eq!(scheduler.unroutable(domain), []);
     for index in [0, 2] {
         let settled =
-            scheduler.settle(first, index, Verdict::Over, reason("no such domain"), START);
-        assert_eq!(settled, Some(Settled::Ended { attempts: 1 }));
+            scheduler.settle(first, index, AttemptResult::Over, reason("no such domain"), START);
+        assert_eq!(settled, Some(Disposition::Ended { attempts: 1 }));
     }
     assert!(!scheduler.finish_if_over(first));
     assert!(matches!(
-        scheduler.settle(second, 0, Verdict::Later, None, START),
-        Some(Settled::Retry { attempts: 1, .. })
+        scheduler.settle(second, 0, AttemptResult::Later, None, START),
+        Some(Disposition::Retry { attempts: 1, .. })
     ));
 }
 
@@ -308,12 +308,12 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
     let other = admit(&mut scheduler, 2, &["b.test"]);
     for slot in [tried, other] {
         for demand in demands(&mut scheduler, START) {
-            if let Demand::Route(domain) = demand {
+            if let Action::Route(domain) = demand {
                 scheduler.routed(domain, SITE, START.plus(HOUR));
             }
         }
         scheduler.take(SITE, START, 1).unwrap();
-        scheduler.settle(slot, 0, Verdict::Later, reason("busy"), START);
+        scheduler.settle(slot, 0, AttemptResult::Later, reason("busy"), START);
     }
     let held = [at("a.test", START.plus(HOUR))];
     let held = scheduler.admit(
@@ -328,8 +328,8 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
         },
         START,
     );
-    let hastened = scheduler.hasten(0, |domain| domain == "a.test", START);
-    assert_eq!(hastened, Hastened { next: None, found: true, sites: vec![SITE] });
+    let hastened = scheduler.flush(0, |domain| domain == "a.test", START);
+    assert_eq!(hastened, Flushed { next: None, found: true, sites: vec![SITE] });
     let states = [tried, other, held].map(|slot| state(&scheduler, slot));
     assert_eq!(states, ["ready", "waiting", "waiting"]);
     assert_eq!(taken_ids(&mut scheduler, START), [1]);
@@ -343,9 +343,9 @@ fn a_site_whose_hosts_are_gone_is_looked_up_anew() {
     scheduler.reroute(SITE);
     assert_eq!(state(&scheduler, slot), "routing");
     assert_eq!(scheduler.take(SITE, START, 1), None);
-    let Some(Demand::Route(domain)) = scheduler.poll(START) else { panic!() };
+    let Some(Action::Route(domain)) = scheduler.poll(START) else { panic!() };
     scheduler.routed(domain, SiteId(8), START.plus(HOUR));
-    assert_eq!(scheduler.poll(START), Some(Demand::Offer(SiteId(8))));
+    assert_eq!(scheduler.poll(START), Some(Action::Offer(SiteId(8))));
     assert_eq!(scheduler.take(SiteId(8), START, 1).unwrap().slot, slot);
 }
 
@@ -385,9 +385,9 @@ fn a_recovered_message_goes_on_where_it_was() {
     assert_eq!(scheduler.message(slot).unwrap().placement, [4, 5, 6]);
     demands(&mut scheduler, due);
     scheduler.take(SITE, due, 1).unwrap();
-    let settled = scheduler.settle(slot, 1, Verdict::Later, None, due);
+    let settled = scheduler.settle(slot, 1, AttemptResult::Later, None, due);
     let next = due.plus(Duration::from_secs(480));
-    assert_eq!(settled, Some(Settled::Retry { attempts: 4, due: next }));
+    assert_eq!(settled, Some(Disposition::Retry { attempts: 4, due: next }));
     assert_eq!(scheduler.message(slot).unwrap().recipients[0].reason, why.as_ref());
     let over = AdmittedRecipient { ended: true, ..at("x.example", START) };
     let slot = scheduler.admit(&Admission { recipients: &[over], ..message }, START);
@@ -401,7 +401,7 @@ fn a_clock_set_back_makes_nothing_due_early() {
     demands(&mut scheduler, START);
     scheduler.take(SITE, START, 1).unwrap();
     let back = Timestamp(START.0 - 86_400_000);
-    scheduler.settle(slot, 0, Verdict::Later, None, back).unwrap();
+    scheduler.settle(slot, 0, AttemptResult::Later, None, back).unwrap();
     assert_eq!(demands(&mut scheduler, back.plus(Duration::from_secs(59))), []);
     assert_eq!(state(&scheduler, slot), "waiting");
     demands(&mut scheduler, back.plus(Duration::from_secs(61)));
@@ -456,8 +456,8 @@ fn nonsense_from_outside_finds_nothing() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 1, &["example.net", "example.net"]);
     for index in [0, 5, u32::MAX] {
-        assert_eq!(scheduler.settle(slot, index, Verdict::Over, None, START), None);
-        assert_eq!(scheduler.settle(Slot(index), index, Verdict::Over, None, START), None);
+        assert_eq!(scheduler.settle(slot, index, AttemptResult::Over, None, START), None);
+        assert_eq!(scheduler.settle(Slot(index), index, AttemptResult::Over, None, START), None);
     }
     scheduler.routed(DomainId(99), SITE, START);
     assert_eq!(scheduler.unroutable(DomainId(u32::MAX)), []);
@@ -487,7 +487,7 @@ fn domains_and_tenants_are_forgotten_when_nothing_refers_to_them() {
         let slot = admit_for(&mut scheduler, id, &format!("t{id}"), 0, &[&domain]);
         demands(&mut scheduler, START);
         assert_eq!(taken_ids(&mut scheduler, START), [id]);
-        scheduler.settle(slot, 0, Verdict::Over, None, START);
+        scheduler.settle(slot, 0, AttemptResult::Over, None, START);
         assert!(scheduler.finish_if_over(slot));
     }
     assert_eq!(scheduler.domains(), 4096);
@@ -524,14 +524,14 @@ fn a_waiting_message_costs_at_most_87_bytes_at_any_number_of_them() {
     while scheduler.wake_at().is_some_and(|wake| wake <= end) {
         while let Some(demand) = scheduler.poll(end) {
             demanded += 1;
-            if let Demand::Route(domain) = demand {
+            if let Action::Route(domain) = demand {
                 scheduler.routed(domain, SITE, end.plus(HOUR));
             }
         }
     }
     let mut taken = 0;
     while let Some(work) = scheduler.take(SITE, end, 10) {
-        scheduler.settle(work.slot, 0, Verdict::Later, None, end).unwrap();
+        scheduler.settle(work.slot, 0, AttemptResult::Later, None, end).unwrap();
         taken += 1;
     }
     assert_eq!((taken, demanded), (COUNT, 1001));
@@ -549,7 +549,7 @@ fn a_server_that_says_something_else_every_time_does_not_fill_the_memory() {
         let work = scheduler.take(SITE, START, 1).unwrap();
         let code = if id % 2 == 0 { 450 } else { 451 };
         let why = Reason { code, ..(*reason(&format!("reply {id}")).unwrap()).clone() };
-        scheduler.settle(work.slot, 0, Verdict::Later, Some(Rc::new(why)), START).unwrap();
+        scheduler.settle(work.slot, 0, AttemptResult::Later, Some(Rc::new(why)), START).unwrap();
         slots.push(slot);
     }
     let why = |scheduler: &Scheduler, slot: Slot| {
@@ -568,7 +568,7 @@ fn a_server_that_says_something_else_every_time_does_not_fill_the_memory() {
     let slot = admit(&mut scheduler, all, &["example.net"]);
     demands(&mut scheduler, START);
     scheduler.take(SITE, START, 1).unwrap();
-    scheduler.settle(slot, 0, Verdict::Later, reason("there is room again"), START).unwrap();
+    scheduler.settle(slot, 0, AttemptResult::Later, reason("there is room again"), START).unwrap();
     assert_eq!(&*why(&scheduler, slot).text, "there is room again");
 }
 
@@ -588,8 +588,8 @@ fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
     };
     let slot = scheduler.admit(&message, START);
     assert_eq!(demands(&mut scheduler, at(599)), []);
-    let recipients = vec![Lapsed { index: 0, attempts: 0, reason: None }];
-    let delayed = Demand::Delayed { slot, until: at(86_400), recipients };
+    let recipients = vec![ExpiredRecipient { index: 0, attempts: 0, reason: None }];
+    let delayed = Action::Delayed { slot, until: at(86_400), recipients };
     let told = (600..=720).find(|&time| demands(&mut scheduler, at(time)) == [delayed.clone()]);
     assert!(told.is_some(), "within two minutes");
     assert_eq!(demands(&mut scheduler, at(49_000)), [], "once");

@@ -135,7 +135,7 @@ impl Session {
             match smtp::read_etrn(argument) {
                 Ok((domain, with_below)) => {
                     let domain = domain_key(domain).into_owned();
-                    return Step::Hasten { domain, with_below };
+                    return Step::Flush { domain, with_below };
                 }
                 Err(fault) => fault.reply(),
             }
@@ -152,7 +152,7 @@ impl Session {
         } else {
             match smtp::read_xclient(argument) {
                 Ok(told) if told.login => Reply::XCLIENT_LOGIN,
-                Ok(told) => return Step::Turn { address: told.address, port: told.port },
+                Ok(told) => return Step::ClientOverride { address: told.address, port: told.port },
                 Err(fault) => fault.reply(),
             }
         };

@@ -16,9 +16,9 @@ mod authentication;
 mod chunks;
 mod commands;
 mod offer;
+mod received;
 mod step;
 mod submission;
-mod trace;
 
 pub use authentication::{AuthInput, Authentication};
 pub use step::{Etrn, Progress, Rejection, Step, Transaction};
@@ -234,7 +234,7 @@ impl Session {
     }
 
     /// Answers Turn: from now on the client is another, and begins from the greeting.
-    pub fn turn_to(
+    pub fn override_client(
         &mut self,
         address: SocketAddr,
         may_relay: bool,
@@ -256,7 +256,7 @@ impl Session {
     }
 
     /// What time it is: to be told before input is given.
-    pub fn told_time(&mut self, now: Timestamp) {
+    pub fn set_now(&mut self, now: Timestamp) {
         self.now = now;
     }
 
@@ -427,13 +427,13 @@ impl Session {
 
     /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
     /// ContentWanted on, until `stored` or `decline`.
-    pub fn trace(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
+    pub fn received_field(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
         let taken_for = self.taken_for.as_ref();
         let (recipient, priority) = match &self.transaction {
             Some(open) => (sole_recipient(&open.envelope), open.options.priority),
             None => (taken_for, self.taken_priority),
         };
-        trace::field(&trace::Trace {
+        received::field(&received::ReceivedField {
             hello: self.hello.as_ref().map_or("", |hello| &hello.name),
             protocol: self.protocol(),
             client: self.client.address.ip(),
@@ -470,7 +470,7 @@ impl Session {
         };
         let has_tls = self.client.protection.is_some();
         let has_user = self.user.is_some();
-        trace::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
+        received::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
     }
 
     /// What protects the connection.

@@ -33,14 +33,14 @@ pub enum Step {
     /// A message of AUTH (RFC 4954): call `challenge`, `authenticated` or `not_authenticated`.
     Auth(AuthInput),
     /// ETRN (RFC 1985): what waits for `domain` is to be tried now; then call `hastened`.
-    Hasten {
+    Flush {
         /// As `message::domain_key` writes it.
         domain: String,
         /// And what waits for domains below it.
         with_below: bool,
     },
     /// XCLIENT: a proxy that may say so says who the client is. Call `turn_to`, or close.
-    Turn {
+    ClientOverride {
         /// Its address; `None` leaves it as it is.
         address: Option<IpAddr>,
         /// Its port.

@@ -3,7 +3,7 @@
 //! Who may be only himself may also write only a header that all read alike: one From, at most one
 //! Sender, and nothing but fields (RFC 5322 3.6). Where readers differ, some would show another.
 
-use super::trace::date;
+use super::received::date;
 use crate::message::{QueueId, Timestamp};
 use crate::smtp::{Reply, read_addresses};
 

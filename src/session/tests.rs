@@ -137,7 +137,8 @@ fn replies_are_held_back_before_they_become_many() {
 #[test]
 fn the_trace_field_names_a_recipient_only_when_it_is_the_only_one() {
     let now = Timestamp(1_795_459_019_123);
-    let trace = |session: &Session| String::from_utf8(session.trace(QueueId(1), now)).unwrap();
+    let trace =
+        |session: &Session| String::from_utf8(session.received_field(QueueId(1), now)).unwrap();
     let (mut session, _) = after(UP_TO_DATA);
     let before = trace(&session);
     assert_eq!(
@@ -209,7 +210,7 @@ fn starttls_forgets_all_that_was_said_before_it() {
     assert!(!replies.contains("250-STARTTLS"), "not offered twice: {replies}");
     assert!(replies.ends_with("503 5.5.1 TLS is on already\r\n"), "{replies}");
     assert_eq!(session.protocol(), "ESMTPS");
-    let trace = session.trace(QueueId(1), Timestamp(0));
+    let trace = session.received_field(QueueId(1), Timestamp(0));
     let trace = String::from_utf8(trace).unwrap();
     assert!(trace.contains("with ESMTPS (TLSv1.3) id "), "{trace}");
     assert!(trace.contains("tls TLS_AES_256_GCM_SHA384; Thu, 01 Jan 1970"), "{trace}");

@@ -6,8 +6,8 @@ use super::queue::{Queue, UNREADABLE, placement};
 use crate::event::{Event, Kind};
 use crate::message::{QueueId, Reason, Stage, Status};
 use crate::ring;
-use crate::scheduler::{Settled, Slot, Verdict};
-use crate::spool::{Content, Fate, Message, SpoolError};
+use crate::scheduler::{AttemptResult, Disposition, Slot};
+use crate::spool::{Content, Message, RecipientStatus, SpoolError};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,10 +87,10 @@ impl Queue {
                 .collect();
             for (index, to) in all {
                 let settled = match recipients.contains(&index) {
-                    true => scheduler.settle(slot, index, Verdict::Over, None, now()),
+                    true => scheduler.settle(slot, index, AttemptResult::Over, None, now()),
                     false => scheduler.remove(slot, &[index]).pop().map(|(_, settled)| settled),
                 };
-                if let Some(Settled::Ended { attempts }) = settled {
+                if let Some(Disposition::Ended { attempts }) = settled {
                     ended.push((index, to, attempts));
                 }
             }
@@ -101,7 +101,7 @@ impl Queue {
         );
         let reason = Reason::ours(Stage::Local, Status(5, 3, 0), words);
         for (index, to, attempts) in &ended {
-            self.spool.settle(id, *index, &Fate::Removed);
+            self.spool.settle(id, *index, &RecipientStatus::Removed);
             let event = Event::new(Kind::SetAside, now()).of(id, None).because(&reason);
             self.events.emit(&Event { from: None, to: Some(to), attempt: *attempts, ..event });
         }

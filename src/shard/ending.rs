@@ -6,14 +6,14 @@
 
 use super::now;
 use super::queue::{Queue, placement};
-use super::report::{Account, Reporting, hears_of_delivery, is_wanted};
+use super::report::{FailedRecipient, Reporting, hears_of_delivery, is_wanted};
 use crate::bounce;
 use crate::event::{Event, Kind};
 use crate::message::{Outcome, QueueId, Reason, Stage, Timestamp};
 use crate::pool::{Done, Reports};
 use crate::ring;
-use crate::scheduler::{Lapsed, Settled, Slot, Verdict};
-use crate::spool::{Fate, Message, SpoolError};
+use crate::scheduler::{AttemptResult, Disposition, ExpiredRecipient, Slot};
+use crate::spool::{Message, RecipientStatus, SpoolError};
 use crate::tls::Security;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,18 +32,18 @@ impl Queue {
             tracing::error!(%id, "a delivery came back after its message had ended");
             return;
         }
-        let mut lapsed = Vec::new();
+        let mut expired = Vec::new();
         for index in again {
             let settled =
-                self.scheduler.borrow_mut().settle(slot, index, Verdict::Again, None, now());
-            if let Some(Settled::Expired { attempts }) = settled {
-                lapsed.push(Lapsed { index, attempts, reason: None });
+                self.scheduler.borrow_mut().settle(slot, index, AttemptResult::Again, None, now());
+            if let Some(Disposition::Expired { attempts }) = settled {
+                expired.push(ExpiredRecipient { index, attempts, reason: None });
             }
         }
-        if !lapsed.is_empty() {
-            self.lapsed(slot, lapsed);
+        if !expired.is_empty() {
+            self.expired(slot, expired);
         }
-        let via = Via { site: Some(&site.key), tls: tls.as_deref(), reports };
+        let via = DeliveryPath { site: Some(&site.key), tls: tls.as_deref(), reports };
         self.settle(slot, &message, outcomes, via);
         self.changed();
     }
@@ -54,7 +54,7 @@ impl Queue {
         slot: Slot,
         message: &Arc<Message>,
         outcomes: Vec<(u32, Outcome)>,
-        via: Via<'_>,
+        via: DeliveryPath<'_>,
     ) {
         if outcomes.is_empty() {
             return;
@@ -70,16 +70,17 @@ impl Queue {
                     // Given up as lost and waiting for another attempt: there must be none.
                     let settled = settled.or_else(|| self.over_after_all(slot, recipient));
                     let Some(attempts) = settled else { continue };
-                    self.spool.settle(message.id, recipient, &Fate::Delivered);
+                    self.spool.settle(message.id, recipient, &RecipientStatus::Delivered);
                     let attempt = Attempt { reason: &reason, number: attempts, due: None, via };
                     self.tell(Kind::Delivered, message, recipient, &attempt);
                     if hears_of_delivery(message, recipient, via.reports) {
-                        successes.push(Account::of_attempt(recipient, reason, attempts, now));
+                        successes
+                            .push(FailedRecipient::of_attempt(recipient, reason, attempts, now));
                     }
                 }
                 Outcome::Refused(reason) => {
                     let Some(attempts) = self.over(slot, recipient, now) else { continue };
-                    failures.push(Account::of_attempt(recipient, reason, attempts, now));
+                    failures.push(FailedRecipient::of_attempt(recipient, reason, attempts, now));
                 }
                 Outcome::Deferred(reason) => {
                     unread |= reason.stage == Stage::Local;
@@ -87,24 +88,29 @@ impl Queue {
                     let settled = self.scheduler.borrow_mut().settle(
                         slot,
                         recipient,
-                        Verdict::Later,
+                        AttemptResult::Later,
                         Some(Rc::clone(&shared)),
                         now,
                     );
                     match settled {
-                        Some(Settled::Retry { attempts, due }) => {
-                            let fate = Fate::Waiting { attempts, due, reason: (*shared).clone() };
-                            self.spool.settle(message.id, recipient, &fate);
+                        Some(Disposition::Retry { attempts, due }) => {
+                            let status = RecipientStatus::Waiting {
+                                attempts,
+                                due,
+                                reason: (*shared).clone(),
+                            };
+                            self.spool.settle(message.id, recipient, &status);
                             let (number, due) = (attempts, Some(due));
                             let attempt = Attempt { reason: &shared, number, due, via };
                             self.tell(Kind::Deferred, message, recipient, &attempt);
                         }
-                        Some(Settled::Expired { attempts }) => {
+                        Some(Disposition::Expired { attempts }) => {
                             let reason = (*shared).clone();
-                            let tried = Account::of_attempt(recipient, reason, attempts, now);
-                            failures.push(Account { expired: true, ..tried });
+                            let tried =
+                                FailedRecipient::of_attempt(recipient, reason, attempts, now);
+                            failures.push(FailedRecipient { expired: true, ..tried });
                         }
-                        Some(Settled::Ended { .. }) | None => {}
+                        Some(Disposition::Ended { .. }) | None => {}
                     }
                 }
             }
@@ -122,11 +128,14 @@ impl Queue {
     }
 
     /// These recipients waited too long; the scheduler has ended them.
-    pub(super) fn lapsed(self: &Rc<Self>, slot: Slot, recipients: Vec<Lapsed>) {
-        self.begin_to_fail(slot, recipients.iter().map(|lapsed| lapsed.index));
-        let failures: Vec<Account> = recipients
+    pub(super) fn expired(self: &Rc<Self>, slot: Slot, recipients: Vec<ExpiredRecipient>) {
+        self.begin_to_fail(slot, recipients.iter().map(|expired| expired.index));
+        let failures: Vec<FailedRecipient> = recipients
             .into_iter()
-            .map(|lapsed| Account { expired: true, ..Account::of_waiting(lapsed) })
+            .map(|expired| FailedRecipient {
+                expired: true,
+                ..FailedRecipient::of_waiting(expired)
+            })
             .collect();
         let Some((id, _)) = self.scheduler.borrow().whereabouts(slot) else { return };
         let reporting = Reporting::begin(self, slot, id);
@@ -139,10 +148,10 @@ impl Queue {
                     reporting.end();
                 }
                 Err(error) => {
-                    queue.tell_unreadable(id, &failures, &error);
+                    queue.log_unreadable(id, &failures, &error);
                     if queue.set_aside(id, slot, &error).await.is_some() {
                         for failure in &failures {
-                            queue.spool.settle(id, failure.recipient, &Fate::Expired);
+                            queue.spool.settle(id, failure.recipient, &RecipientStatus::Expired);
                             queue.has_failed(slot, failure.recipient);
                         }
                         reporting.end();
@@ -162,7 +171,7 @@ impl Queue {
     /// The time of these recipients is over, and the spool cannot give their message: nobody can be
     /// told but the log. Unless it is damaged for good the record stays, and after a restart all
     /// this comes again.
-    fn tell_unreadable(&self, id: QueueId, failures: &[Account], error: &SpoolError) {
+    fn log_unreadable(&self, id: QueueId, failures: &[FailedRecipient], error: &SpoolError) {
         tracing::error!(%id, %error, "an expired message cannot be read: no report is sent");
         for failure in failures {
             let event = Event::new(Kind::Expired, now()).of(id, None).because(&failure.reason);
@@ -175,7 +184,7 @@ impl Queue {
         self: &Rc<Self>,
         slot: Slot,
         message: Arc<Message>,
-        failures: Vec<Account>,
+        failures: Vec<FailedRecipient>,
         site: Option<&str>,
     ) {
         let wants_report = message.envelope.reverse_path.is_some()
@@ -202,7 +211,7 @@ impl Queue {
         self: &Rc<Self>,
         slot: Slot,
         mut message: Arc<Message>,
-        failures: &[Account],
+        failures: &[FailedRecipient],
         site: Option<&str>,
     ) -> bool {
         let id = message.id;
@@ -232,20 +241,20 @@ impl Queue {
         &self,
         slot: Slot,
         message: &Message,
-        failures: &[Account],
+        failures: &[FailedRecipient],
         site: Option<&str>,
     ) {
         let is_report = message.envelope.reverse_path.is_none();
         for failure in failures {
-            let (kind, fate) = match (failure.expired, is_report) {
-                (true, _) => (Kind::Expired, Fate::Expired),
-                (false, true) => (Kind::Dropped, Fate::Bounced),
-                (false, false) => (Kind::Bounced, Fate::Bounced),
+            let (kind, status) = match (failure.expired, is_report) {
+                (true, _) => (Kind::Expired, RecipientStatus::Expired),
+                (false, true) => (Kind::Dropped, RecipientStatus::Bounced),
+                (false, false) => (Kind::Bounced, RecipientStatus::Bounced),
             };
-            self.spool.settle(message.id, failure.recipient, &fate);
+            self.spool.settle(message.id, failure.recipient, &status);
             self.has_failed(slot, failure.recipient);
-            let Account { recipient, reason, attempts, .. } = failure;
-            let via = Via { site, ..Via::default() };
+            let FailedRecipient { recipient, reason, attempts, .. } = failure;
+            let via = DeliveryPath { site, ..DeliveryPath::default() };
             let attempt = Attempt { reason, number: *attempts, due: None, via };
             self.tell(kind, message, *recipient, &attempt);
         }
@@ -254,17 +263,17 @@ impl Queue {
 
     /// Ends a recipient in the scheduler: the number of its attempts, or `None` when it was over.
     fn over(&self, slot: Slot, recipient: u32, now: Timestamp) -> Option<u16> {
-        match self.scheduler.borrow_mut().settle(slot, recipient, Verdict::Over, None, now)? {
-            Settled::Ended { attempts }
-            | Settled::Expired { attempts }
-            | Settled::Retry { attempts, .. } => Some(attempts),
+        match self.scheduler.borrow_mut().settle(slot, recipient, AttemptResult::Over, None, now)? {
+            Disposition::Ended { attempts }
+            | Disposition::Expired { attempts }
+            | Disposition::Retry { attempts, .. } => Some(attempts),
         }
     }
 
     /// Ends a recipient that is not out, but has been delivered.
     fn over_after_all(&self, slot: Slot, recipient: u32) -> Option<u16> {
         match self.scheduler.borrow_mut().remove(slot, &[recipient]).first()? {
-            (_, Settled::Ended { attempts }) => Some(*attempts),
+            (_, Disposition::Ended { attempts }) => Some(*attempts),
             _ => None,
         }
     }
@@ -310,12 +319,12 @@ struct Attempt<'a> {
     reason: &'a Reason,
     number: u16,
     due: Option<Timestamp>,
-    via: Via<'a>,
+    via: DeliveryPath<'a>,
 }
 
 /// Which way an attempt went.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Via<'a> {
+pub(super) struct DeliveryPath<'a> {
     /// The site's key; none when no attempt was made.
     site: Option<&'a str>,
     /// What protected the connection.

@@ -48,5 +48,8 @@ fn size_of(message: &Message) -> usize {
         Content::Whole(bytes) => bytes.len(),
         Content::Streamed(_) => 0,
     };
-    OVERHEAD_BYTES + message.trace.len() + content + message.envelope.recipients.len() * 64
+    OVERHEAD_BYTES
+        + message.prepended_headers.len()
+        + content
+        + message.envelope.recipients.len() * 64
 }

@@ -17,7 +17,7 @@ mod damage;
 mod ending;
 mod hot;
 mod queue;
-mod register;
+mod queue_index;
 mod report;
 mod sites;
 mod stop;
@@ -25,17 +25,17 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::account::{Desk, Logins, Quotas};
+use crate::auth::{Authenticator, OutboundCredentials, Quotas};
 use crate::config::{Config, Core, Listener};
 use crate::dns::Resolver;
 use crate::event::{Event, EventLog, Kind};
-use crate::listener::{self, Intake};
+use crate::listener::{self, Receiver};
 use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
-use crate::spool::{self, Recovery, Register, Spool};
-use crate::tls::{Client, Ours, Server};
+use crate::spool::{self, QueueIndex, Recovery, Spool};
+use crate::tls::{Client, ClientCertificates, Server};
 use queue::Queue;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -63,11 +63,11 @@ pub struct Plan {
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
     /// Where users are checked, if there are any.
-    pub desk: Option<Arc<Desk>>,
+    pub authenticator: Option<Arc<Authenticator>>,
     /// Who we are at next hops that want to know, if any does.
-    pub logins: Option<Arc<Logins>>,
+    pub logins: Option<Arc<OutboundCredentials>>,
     /// The certificates of ours that next hops may be shown.
-    pub ours: Arc<Ours>,
+    pub client_certificates: Arc<ClientCertificates>,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -143,9 +143,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
         core,
         listen,
         server,
-        desk,
+        authenticator,
         logins,
-        ours,
+        client_certificates,
         quotas,
         orphans,
         peers,
@@ -186,11 +186,12 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     }
 
-    let register: Rc<dyn Register> = Rc::<Queue>::clone(&queue);
+    let register: Rc<dyn QueueIndex> = Rc::<Queue>::clone(&queue);
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client = Client::new(&config.tls, &ours).map_err(|error| error.to_string())?;
+    let client =
+        Client::new(&config.tls, &client_certificates).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);
@@ -203,34 +204,36 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     });
 
-    let (admitting, filling, hastening) = (Rc::clone(&queue), Rc::clone(&queue), Rc::clone(&queue));
+    let (admitting, filling, flushing) = (Rc::clone(&queue), Rc::clone(&queue), Rc::clone(&queue));
     let into = listener::Queue {
         admit: Box::new(move |message, placement| admitting.admit(message, placement)),
         is_full: Box::new(move || filling.is_full()),
-        hasten: Box::new(move |domain, below| {
-            let queue = Rc::clone(&hastening);
-            Box::pin(async move { queue.ask_to_hasten(&domain, below).await })
+        flush: Box::new(move |domain, below| {
+            let queue = Rc::clone(&flushing);
+            Box::pin(async move { queue.request_flush(&domain, below).await })
         }),
     };
-    let intake = Intake::new(
+    let receiver = Receiver::new(
         index,
         Arc::clone(&config),
         core,
-        listener::Entrance { server, desk, quotas },
+        listener::AuthContext { server, authenticator, quotas },
         spool.clone(),
         Rc::clone(&events),
         into,
     );
     for listener in listen {
         let address = listener.address;
-        intake.listen(listener).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        receiver
+            .listen(listener)
+            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
     }
     let stop = Signal::new();
     answer_requests(&queue, &pool, requests, stop.clone());
     let _ = ready.send(Ok(report));
 
     stop.wait().await;
-    let stations = stop::Stations { index, intake, queue, pool, exchange, spool, events };
+    let stations = stop::Stations { index, receiver, queue, pool, exchange, spool, events };
     stop::stop(&stations, config.control.stop_within).await;
     Ok(())
 }
@@ -316,17 +319,17 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispat
         Dispatch::Offer { origin, site } => pool.offered(origin, site),
         Dispatch::Drained { origin, site } => pool.drained(origin, site),
         Dispatch::Job(job) => pool.accept(job),
-        Dispatch::Credit { home, site } => queue.credited(home, site),
+        Dispatch::Credit { owner, site } => queue.credited(owner, site),
         Dispatch::Done(done) => queue.done(*done),
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
-        Dispatch::Hasten { domain, with_below, asker, number } => {
+        Dispatch::Flush { domain, with_below, asker, number } => {
             let (queue, exchange) = (Rc::clone(queue), Rc::clone(exchange));
             ring::spawn("hasten", async move {
-                let found = queue.hasten(domain, with_below).await;
-                exchange.send(asker, Dispatch::Hastened { number, found });
+                let found = queue.flush(domain, with_below).await;
+                exchange.send(asker, Dispatch::Flushed { number, found });
             });
         }
-        Dispatch::Hastened { number, found } => queue.answered(number, found),
+        Dispatch::Flushed { number, found } => queue.answered(number, found),
         Dispatch::Try(site) => pool.try_now(&site),
         Dispatch::Closed => exchange.heard_closed(),
     }

@@ -3,7 +3,7 @@
 //! It asks the scheduler what to do next and has it done: find the site of a domain, offer work to
 //! the site's home, answer credits with jobs. Outcomes come back to `ending`.
 
-use super::ending::Via;
+use super::ending::DeliveryPath;
 use super::hot::Hot;
 use super::now;
 use super::report::Asked;
@@ -11,12 +11,12 @@ use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
-use crate::pool::{Dispatch, Exchange, Job, homes_of};
+use crate::pool::{Dispatch, Exchange, Job, owner_share};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
 use crate::scheduler::{
-    Admission, AdmittedRecipient, Demand, DomainId, Hastened, Lapsed, Scheduler, Settled, Slot,
-    Verdict, Work,
+    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition, DomainId,
+    ExpiredRecipient, Flushed, Scheduler, Slot,
 };
 use crate::session::Etrn;
 use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
@@ -64,7 +64,7 @@ pub(super) struct Queue {
     stopping: Cell<bool>,
     routing: Cell<usize>,
     /// Domains that are being hastened.
-    hastening: Cell<usize>,
+    flushing: Cell<usize>,
     /// What this shard has asked all of them, and how often it has.
     question: RefCell<Option<Question>>,
     questions: Cell<u64>,
@@ -99,7 +99,7 @@ impl Queue {
             wake: Signal::new(),
             stopping: Cell::new(false),
             routing: Cell::new(0),
-            hastening: Cell::new(0),
+            flushing: Cell::new(0),
             question: RefCell::default(),
             questions: Cell::new(0),
             to_route: RefCell::default(),
@@ -231,8 +231,8 @@ impl Queue {
 
     /// Has what waits for a domain tried now, on every shard, and says if there is any: as soon as
     /// one shard has found something, or all have looked.
-    pub(super) async fn ask_to_hasten(&self, domain: &str, with_below: bool) -> Etrn {
-        if self.hastening.get() > 0 || self.question.borrow().is_some() {
+    pub(super) async fn request_flush(&self, domain: &str, with_below: bool) -> Etrn {
+        if self.flushing.get() > 0 || self.question.borrow().is_some() {
             return Etrn::Busy;
         }
         let domain: Arc<str> = domain.into();
@@ -245,7 +245,7 @@ impl Queue {
         let _asking = Asking(self);
         for shard in 0..open {
             let domain = Arc::clone(&domain);
-            self.exchange.send(shard, Dispatch::Hasten { domain, with_below, asker, number });
+            self.exchange.send(shard, Dispatch::Flush { domain, with_below, asker, number });
         }
         while changed.wait_for(ANSWER_WAIT).await {
             match self.question.borrow().as_ref() {
@@ -270,28 +270,28 @@ impl Queue {
 
     /// Tries what waits here for a domain, step by step, and has its sites tried that back off;
     /// whether there was any.
-    pub(super) async fn hasten(&self, domain: Arc<str>, with_below: bool) -> bool {
+    pub(super) async fn flush(&self, domain: Arc<str>, with_below: bool) -> bool {
         let mut any = false;
-        self.hastening.set(self.hastening.get() + 1);
+        self.flushing.set(self.flushing.get() + 1);
         let wanted = |name: &str| match name.strip_suffix(&*domain) {
             Some(before) => before.is_empty() || with_below && before.ends_with('.'),
             None => false,
         };
         let mut cursor = Some(0);
         while let Some(from) = cursor {
-            let Hastened { next, found, sites } =
-                self.scheduler.borrow_mut().hasten(from, wanted, now());
+            let Flushed { next, found, sites } =
+                self.scheduler.borrow_mut().flush(from, wanted, now());
             any |= found;
             for number in sites {
                 let Some(site) = self.sites.borrow().site(number).cloned() else { continue };
-                let home = self.home_of(&site);
-                self.exchange.send(home, Dispatch::Try(site));
+                let owner = self.owner_shard(&site);
+                self.exchange.send(owner, Dispatch::Try(site));
             }
             self.changed();
             ring::yield_now().await;
             cursor = next;
         }
-        self.hastening.set(self.hastening.get() - 1);
+        self.flushing.set(self.flushing.get() - 1);
         any
     }
 
@@ -311,9 +311,9 @@ impl Queue {
         self.wake.set();
     }
 
-    fn meet(self: &Rc<Self>, demand: Demand) {
+    fn meet(self: &Rc<Self>, demand: Action) {
         match demand {
-            Demand::Route(domain) => {
+            Action::Route(domain) => {
                 if self.routing.get() < ROUTES_AT_ONCE {
                     self.routing.set(self.routing.get() + 1);
                     let queue = Rc::clone(self);
@@ -322,15 +322,15 @@ impl Queue {
                     self.to_route.borrow_mut().push_back(domain);
                 }
             }
-            Demand::Offer(number) => {
+            Action::Offer(number) => {
                 let Some(site) = self.sites.borrow().site(number).cloned() else { return };
-                let home = self.home_of(&site);
+                let owner = self.owner_shard(&site);
                 let offer = Dispatch::Offer { origin: self.shard, site };
-                self.exchange.send(home, offer);
+                self.exchange.send(owner, offer);
             }
-            Demand::Expired { slot, recipients } => self.lapsed(slot, recipients),
-            Demand::Delayed { slot, until, recipients } => self.delayed(slot, until, recipients),
-            Demand::Overdue { slot, recipients } => {
+            Action::Expired { slot, recipients } => self.expired(slot, recipients),
+            Action::Delayed { slot, until, recipients } => self.delayed(slot, until, recipients),
+            Action::Overdue { slot, recipients } => {
                 tracing::error!(
                     shard = self.shard,
                     recipients = recipients.len(),
@@ -341,16 +341,16 @@ impl Queue {
         }
     }
 
-    fn home_of(&self, site: &Site) -> usize {
+    fn owner_shard(&self, site: &Site) -> usize {
         let limits = &self.config.pool;
-        homes_of(
+        owner_share(
             &site.key,
             self.exchange.shards(),
             self.shard,
             limits.connections_per_site,
             limits.stripe_connections_min,
         )
-        .home
+        .owner
     }
 
     /// Finds the site of one domain after the other while any wait.
@@ -393,19 +393,19 @@ impl Queue {
     }
 
     /// A home has a connection free for `site`: answers with one job, or that there is none.
-    pub(super) fn credited(self: &Rc<Self>, home: usize, site: Arc<Site>) {
+    pub(super) fn credited(self: &Rc<Self>, owner: usize, site: Arc<Site>) {
         match self.take(&site) {
             None => {
                 let drained = Dispatch::Drained { origin: self.shard, site };
-                self.exchange.send(home, drained);
+                self.exchange.send(owner, drained);
             }
             Some(work) => {
                 let hot = self.hot.borrow().find(work.slot);
                 match hot {
-                    Some(message) => self.send_job(home, site, work, message),
+                    Some(message) => self.send_job(owner, site, work, message),
                     None => {
                         let queue = Rc::clone(self);
-                        ring::spawn("load", async move { queue.load(home, site, work).await });
+                        ring::spawn("load", async move { queue.load(owner, site, work).await });
                     }
                 }
             }
@@ -413,7 +413,7 @@ impl Queue {
         self.changed();
     }
 
-    fn take(&self, site: &Site) -> Option<Work> {
+    fn take(&self, site: &Site) -> Option<DeliveryUnit> {
         // What becomes of a delivery could not be recorded by a spool that has failed: after the
         // restart it would be done again.
         if self.stopping.get() || self.spool.failure().is_some() {
@@ -426,15 +426,15 @@ impl Queue {
 
     /// Loads a message that is no longer in memory. The credit must be answered, so when it cannot
     /// be read the next one is taken instead.
-    async fn load(self: Rc<Self>, home: usize, site: Arc<Site>, work: Work) {
+    async fn load(self: Rc<Self>, owner: usize, site: Arc<Site>, work: DeliveryUnit) {
         let mut loading =
-            Loading { queue: Rc::clone(&self), home, site: Arc::clone(&site), work: Some(work) };
+            Loading { queue: Rc::clone(&self), owner, site: Arc::clone(&site), work: Some(work) };
         while let Some(work) = loading.work.clone() {
-            let Work { slot, id, placement: at, recipients, .. } = work;
+            let DeliveryUnit { slot, id, placement: at, recipients, .. } = work;
             match self.spool.load(id, placement(at)).await {
                 Ok(message) => {
                     let Some(work) = loading.work.take() else { return };
-                    return self.send_job(home, site, work, message);
+                    return self.send_job(owner, site, work, message);
                 }
                 Err(error) => {
                     self.unreadable(slot, &recipients, &error).await;
@@ -443,10 +443,10 @@ impl Queue {
             }
         }
         let drained = Dispatch::Drained { origin: self.shard, site };
-        self.exchange.send(home, drained);
+        self.exchange.send(owner, drained);
     }
 
-    fn send_job(&self, home: usize, site: Arc<Site>, work: Work, message: Arc<Message>) {
+    fn send_job(&self, owner: usize, site: Arc<Site>, work: DeliveryUnit, message: Arc<Message>) {
         self.spool.begun(work.id, &work.recipients);
         let job = Job {
             origin: self.shard,
@@ -456,26 +456,30 @@ impl Queue {
             recipients: work.recipients,
             untried: work.untried,
         };
-        self.exchange.send(home, Dispatch::Job(Box::new(job)));
+        self.exchange.send(owner, Dispatch::Job(Box::new(job)));
     }
 
     /// Puts recipients off for trouble of our own, which is in the diagnostics already: their
     /// addresses are not to be had, so no event is written.
     pub(super) fn put_off(self: &Rc<Self>, slot: Slot, recipients: &[u32], text: &str) {
         let reason = Rc::new(Reason::ours(Stage::Local, Status(4, 3, 0), text));
-        let mut lapsed = Vec::new();
+        let mut expired = Vec::new();
         {
             let mut scheduler = self.scheduler.borrow_mut();
             for &index in recipients {
                 let why = Some(Rc::clone(&reason));
-                let settled = scheduler.settle(slot, index, Verdict::Later, why, now());
-                if let Some(Settled::Expired { attempts }) = settled {
-                    lapsed.push(Lapsed { index, attempts, reason: Some(Rc::clone(&reason)) });
+                let settled = scheduler.settle(slot, index, AttemptResult::Later, why, now());
+                if let Some(Disposition::Expired { attempts }) = settled {
+                    expired.push(ExpiredRecipient {
+                        index,
+                        attempts,
+                        reason: Some(Rc::clone(&reason)),
+                    });
                 }
             }
         }
-        if !lapsed.is_empty() {
-            self.lapsed(slot, lapsed);
+        if !expired.is_empty() {
+            self.expired(slot, expired);
         }
         self.changed();
     }
@@ -502,7 +506,7 @@ impl Queue {
             Err(error) => return self.unreadable(slot, &recipients, &error).await,
         };
         let outcomes = recipients.into_iter().map(|index| (index, outcome.clone())).collect();
-        self.settle(slot, &message, outcomes, Via::default());
+        self.settle(slot, &message, outcomes, DeliveryPath::default());
     }
 
     /// The message in `slot`, from memory or from the spool.
@@ -560,9 +564,9 @@ impl Drop for RoutingPlace {
 /// Work that is being loaded for a credit. If the task ends in the middle, both are answered for.
 struct Loading {
     queue: Rc<Queue>,
-    home: usize,
+    owner: usize,
     site: Arc<Site>,
-    work: Option<Work>,
+    work: Option<DeliveryUnit>,
 }
 
 impl Drop for Loading {
@@ -575,7 +579,7 @@ impl Drop for Loading {
             Dispatch::Drained { origin, site: Arc::clone(site) },
             Dispatch::Offer { origin, site: Arc::clone(site) },
         ] {
-            self.queue.exchange.send(self.home, dispatch);
+            self.queue.exchange.send(self.owner, dispatch);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::now;
 use super::queue::Queue;
-use crate::bounce::{self, Kind, Report, Told};
+use crate::bounce::{self, Kind, Report, ReportedRecipient};
 use crate::event::{self, Event};
 use crate::message::{
     Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
@@ -10,7 +10,7 @@ use crate::message::{
 };
 use crate::pool::{Reporter, Reports};
 use crate::ring;
-use crate::scheduler::{Lapsed, Slot, aligned};
+use crate::scheduler::{ExpiredRecipient, Slot, aligned};
 use crate::spool::{Accepted, Content, Message, SpoolError};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ pub(super) struct Asked {
 }
 
 /// What there is to tell of a recipient.
-pub(super) struct Account {
+pub(super) struct FailedRecipient {
     pub(super) recipient: u32,
     pub(super) reason: Reason,
     pub(super) attempts: u16,
@@ -39,22 +39,22 @@ pub(super) struct Account {
     pub(super) last_attempt: Option<Timestamp>,
 }
 
-impl Account {
+impl FailedRecipient {
     /// Of one whose attempt has just ended.
     pub(super) fn of_attempt(
         recipient: u32,
         reason: Reason,
         attempts: u16,
         now: Timestamp,
-    ) -> Account {
-        Account { recipient, reason, attempts, expired: false, last_attempt: Some(now) }
+    ) -> FailedRecipient {
+        FailedRecipient { recipient, reason, attempts, expired: false, last_attempt: Some(now) }
     }
 
     /// Of one that waits, or did.
-    pub(super) fn of_waiting(lapsed: Lapsed) -> Account {
-        let Lapsed { index, attempts, reason } = lapsed;
+    pub(super) fn of_waiting(expired: ExpiredRecipient) -> FailedRecipient {
+        let ExpiredRecipient { index, attempts, reason } = expired;
         let reason = reason.map_or_else(never_tried, |reason| (*reason).clone());
-        Account { recipient: index, reason, attempts, expired: false, last_attempt: None }
+        FailedRecipient { recipient: index, reason, attempts, expired: false, last_attempt: None }
     }
 }
 
@@ -123,7 +123,7 @@ impl Queue {
         self: &Rc<Self>,
         slot: Slot,
         message: &Arc<Message>,
-        delivered: Vec<Account>,
+        delivered: Vec<FailedRecipient>,
         reports: Reports,
     ) {
         let kind = if reports.to_mailboxes { Kind::Delivered } else { Kind::Relayed };
@@ -139,14 +139,20 @@ impl Queue {
     }
 
     /// These recipients still wait, and it is time to say so to a sender who asked for that.
-    pub(super) fn delayed(self: &Rc<Self>, slot: Slot, until: Timestamp, waiting: Vec<Lapsed>) {
+    pub(super) fn delayed(
+        self: &Rc<Self>,
+        slot: Slot,
+        until: Timestamp,
+        waiting: Vec<ExpiredRecipient>,
+    ) {
         let Some((id, _)) = self.scheduler.borrow().whereabouts(slot) else { return };
         let reporting = Reporting::begin(self, slot, id);
         let queue = Rc::clone(self);
         ring::spawn("delay", async move {
             match queue.message(slot).await {
                 Ok(message) => {
-                    let waiting: Vec<_> = waiting.into_iter().map(Account::of_waiting).collect();
+                    let waiting: Vec<_> =
+                        waiting.into_iter().map(FailedRecipient::of_waiting).collect();
                     queue.store_reports(&message, Kind::Delayed { until }, &waiting).await;
                 }
                 // Its next attempt meets the same, and deals with it.
@@ -156,7 +162,12 @@ impl Queue {
         });
     }
 
-    async fn store_reports(self: &Rc<Self>, message: &Message, kind: Kind, all: &[Account]) {
+    async fn store_reports(
+        self: &Rc<Self>,
+        message: &Message,
+        kind: Kind,
+        all: &[FailedRecipient],
+    ) {
         for some in all.chunks(bounce::RECIPIENTS_MAX) {
             if let Err(error) = self.store_report(message, kind, some).await {
                 tracing::error!(id = %message.id, %error, "a report cannot be stored");
@@ -172,14 +183,14 @@ impl Queue {
         self: &Rc<Self>,
         message: &Message,
         kind: Kind,
-        all: &[Account],
+        all: &[FailedRecipient],
     ) -> Result<(), SpoolError> {
         let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
         let wanted = all.iter().filter(|account| is_wanted(kind, message, account.recipient));
         let now = now();
-        let told: Vec<Told<'_>> = wanted
+        let told: Vec<ReportedRecipient<'_>> = wanted
             .filter_map(|account| {
-                Some(Told {
+                Some(ReportedRecipient {
                     recipient: message.envelope.recipients.get(account.recipient as usize)?,
                     reason: &account.reason,
                     attempts: account.attempts,
@@ -209,7 +220,7 @@ impl Queue {
             smtp_utf8: options.smtp_utf8,
             kind,
             told: &told,
-            trace: &message.trace,
+            prepended_headers: &message.prepended_headers,
             content: &start_of(&message.content, whole).await,
             whole,
             dot_stuffed: message.dot_stuffed,
@@ -231,7 +242,7 @@ impl Queue {
                 require_tls: options.require_tls,
                 ..Options::default()
             },
-            trace: Vec::new(),
+            prepended_headers: Vec::new(),
             dot_stuffed: true,
             eight_bit,
         };
@@ -250,7 +261,7 @@ impl Queue {
 }
 
 /// Whether it is told of because the time of BY is over.
-fn is_late(kind: Kind, message: &Message, account: &Account, now: Timestamp) -> bool {
+fn is_late(kind: Kind, message: &Message, account: &FailedRecipient, now: Timestamp) -> bool {
     let Some(by) = message.options.deliver_by.filter(|by| by.at <= now) else { return false };
     match kind {
         Kind::Failed => by.mode == ByMode::Return && account.expired,

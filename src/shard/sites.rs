@@ -102,7 +102,7 @@ impl Sites {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::route::Manner;
+    use crate::route::Transport;
     use std::collections::HashSet;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -111,7 +111,7 @@ mod tests {
         Arc::new(Site {
             key: format!("mx:mx{number}.test:25").into(),
             hosts: Vec::new(),
-            manner: Manner::smtp(crate::config::Passage::ORDINARY),
+            transport: Transport::smtp(crate::config::TransportPolicy::ORDINARY),
         })
     }
 

@@ -7,7 +7,7 @@
 
 use super::queue::Queue;
 use crate::event::EventLog;
-use crate::listener::Intake;
+use crate::listener::Receiver;
 use crate::pool::{Exchange, Pool};
 use crate::ring;
 use crate::spool::Spool;
@@ -23,7 +23,7 @@ const LATER: Duration = Duration::from_secs(1);
 /// What there is to be stopped.
 pub(super) struct Stations {
     pub(super) index: usize,
-    pub(super) intake: Rc<Intake>,
+    pub(super) receiver: Rc<Receiver>,
     pub(super) queue: Rc<Queue>,
     pub(super) pool: Rc<Pool>,
     pub(super) exchange: Rc<Exchange>,
@@ -33,17 +33,17 @@ pub(super) struct Stations {
 
 /// Stops all stations: transactions in both directions may finish within `limit`.
 pub(super) async fn stop(stations: &Stations, limit: Duration) {
-    let Stations { index, intake, queue, pool, exchange, spool, events } = stations;
+    let Stations { index, receiver, queue, pool, exchange, spool, events } = stations;
     let shard = *index;
     let began = Instant::now();
     let left = || limit.saturating_sub(began.elapsed());
 
     queue.stop();
     // Both at once: a client that dawdles must not let deliveries begin until they are cut.
-    if !within(left(), zip(intake.stop(), pool.stop())).await {
+    if !within(left(), zip(receiver.stop(), pool.stop())).await {
         tracing::warn!(
             shard,
-            inbound = intake.connections(),
+            inbound = receiver.connections(),
             outbound = pool.connections(),
             "connections still open when the time to stop was over: they are cut"
         );

@@ -12,8 +12,8 @@ use crate::message::{
 };
 use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
-use crate::route::{Manner, Router, Site};
-use crate::scheduler::{Demand, SiteId, Work};
+use crate::route::{Router, Site, Transport};
+use crate::scheduler::{Action, DeliveryUnit, SiteId};
 use crate::spool::{Accepted, Content, Message, Settings, Spool};
 use std::path::Path;
 use std::rc::Rc;
@@ -52,7 +52,7 @@ async fn queue(folder: &Path) -> Rc<Queue> {
 }
 
 /// A message for `a@a.test` and `b@b.test` that is out for both, in two transactions.
-async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [Work; 2]) {
+async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
     let now = Timestamp::now();
     let mut draft = queue.spool.draft();
     draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
@@ -65,7 +65,7 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [Work; 2]) {
             recipients: recipients.into(),
         },
         options: Options::default(),
-        trace: Vec::new(),
+        prepended_headers: Vec::new(),
         dot_stuffed: false,
         eight_bit: false,
     };
@@ -73,7 +73,7 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [Work; 2]) {
     queue.admit(Arc::clone(&message), placement);
     let mut scheduler = queue.scheduler.borrow_mut();
     while let Some(demand) = scheduler.poll(now) {
-        if let Demand::Route(domain) = demand {
+        if let Action::Route(domain) = demand {
             let number = SiteId(u32::from(scheduler.domain(domain) == "b.test"));
             scheduler.routed(domain, number, Timestamp::NEVER);
         }
@@ -82,7 +82,7 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [Work; 2]) {
     (message, works)
 }
 
-fn done(message: &Arc<Message>, work: &Work, outcome: fn(Reason) -> Outcome) -> Done {
+fn done(message: &Arc<Message>, work: &DeliveryUnit, outcome: fn(Reason) -> Outcome) -> Done {
     let reason = Reason::ours(Stage::Recipient, Status(2, 0, 0), "as the test says");
     Done {
         slot: work.slot.0,
@@ -90,7 +90,7 @@ fn done(message: &Arc<Message>, work: &Work, outcome: fn(Reason) -> Outcome) -> 
         site: Arc::new(Site {
             key: "mx:x.test:25".into(),
             hosts: Vec::new(),
-            manner: Manner::smtp(crate::config::Passage::ORDINARY),
+            transport: Transport::smtp(crate::config::TransportPolicy::ORDINARY),
         }),
         message: Arc::clone(message),
         outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
@@ -266,7 +266,7 @@ fn rfc2852_4_1_4_who_hears_of_a_message_that_is_handed_on() {
             options: Options { deliver_by, ..Options::default() },
             dot_stuffed: false,
             eight_bit: false,
-            trace: Vec::new(),
+            prepended_headers: Vec::new(),
             content: Content::Whole(Vec::new()),
         }
     };

@@ -4,7 +4,7 @@ use super::now;
 use super::queue::{Queue, placement};
 use crate::config::{Config, EventOutput};
 use crate::message::{Options, QueueId, Reason, Timestamp, expiry, wished_end};
-use crate::pool::HomeView;
+use crate::pool::SiteOwnerView;
 use crate::scheduler::MessageView;
 use crate::spool::{self, Message, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// All sites that this shard has mail for or connections to.
-    pub(super) fn site_entries(&self, homes: &[HomeView]) -> Vec<SiteEntry> {
+    pub(super) fn site_entries(&self, homes: &[SiteOwnerView]) -> Vec<SiteEntry> {
         let mut by_key: BTreeMap<String, SiteEntry> = BTreeMap::new();
         let entry = |key: &str| SiteEntry {
             site: key.to_owned(),
@@ -143,12 +143,12 @@ impl Queue {
                 shown.reason = Some(parked.reason.to_string());
             }
         }
-        for home in homes {
-            let key = &home.site.key;
+        for owner in homes {
+            let key = &owner.site.key;
             let shown = by_key.entry(key.to_string()).or_insert_with(|| entry(key));
-            shown.connections = home.connected;
-            shown.connections_max = home.share;
-            if let Some((until, reason)) = &home.backing_off {
+            shown.connections = owner.connected;
+            shown.connections_max = owner.share;
+            if let Some((until, reason)) = &owner.backing_off {
                 shown.backs_off_until = Some(until.to_string());
                 shown.reason = Some(reason.to_string());
             }

@@ -6,11 +6,11 @@
 //! here, alive or ended, and leaves the old copies behind.
 
 use super::draft::{Draft, Waiting};
-use super::record::{self, Record, SoFar, StoredContent};
+use super::record::{self, PriorStatus, Record, StoredContent};
 use super::recovery::Scan;
 use super::{
-    Accepted, Fate, Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, content, folder,
-    segment,
+    Accepted, RecipientStatus, Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, content,
+    folder, segment,
 };
 use crate::message::{QueueId, Reason};
 use crate::ring;
@@ -39,7 +39,7 @@ impl Spool {
             ..Recovery::default()
         };
         let mut moving = Moving { all: Vec::new(), done: false };
-        for message in read.scan.fold.into_live() {
+        for message in read.scan.replay.into_live() {
             let id = message.id;
             let known = core.state.borrow().foreign.contains(&id)
                 || before.iter().any(|one| one.messages.has(id));
@@ -97,7 +97,7 @@ impl Spool {
             (None, StoredContent::Inline(bytes)) => StoredContent::Inline(bytes),
             (None, StoredContent::Chunks(..)) => StoredContent::Inline(draft.bytes()),
         };
-        let fates: Vec<(u32, Fate)> = (0..)
+        let statuses: Vec<(u32, RecipientStatus)> = (0..)
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| Some((index, fate_of(recipient)?)))
             .collect();
@@ -106,27 +106,27 @@ impl Spool {
             received_at: stored.received_at,
             envelope: stored.envelope,
             options: stored.options,
-            trace: stored.trace.to_vec(),
+            prepended_headers: stored.prepended_headers.to_vec(),
             dot_stuffed: stored.dot_stuffed,
             eight_bit: stored.eight_bit,
         };
-        let under_way: Vec<u32> = (0..)
+        let in_flight: Vec<u32> = (0..)
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
-        let so_far = SoFar { fates, under_way };
+        let so_far = PriorStatus { statuses, in_flight };
         Waiting::append(core, &accepted, &content, &so_far, pieces)
     }
 }
 
 /// What the record here says of a recipient; nothing when it was never tried.
-fn fate_of(recipient: &RecoveredRecipient) -> Option<Fate> {
+fn fate_of(recipient: &RecoveredRecipient) -> Option<RecipientStatus> {
     let RecoveredRecipient { ended, attempts, due, reason, .. } = recipient;
     if *ended {
-        return Some(Fate::Over);
+        return Some(RecipientStatus::Over);
     }
     let reason = Reason::clone(reason.as_deref()?);
-    Some(Fate::Waiting { attempts: *attempts, due: (*due)?, reason })
+    Some(RecipientStatus::Waiting { attempts: *attempts, due: (*due)?, reason })
 }
 
 /// Messages on their way from one folder to the other. If that is not completed, the copies here

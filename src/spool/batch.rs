@@ -8,7 +8,7 @@ use super::entry;
 use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
-use super::{Accepted, Fate};
+use super::{Accepted, RecipientStatus};
 use crate::message::QueueId;
 use std::collections::{HashSet, VecDeque};
 
@@ -78,7 +78,7 @@ impl Batch {
         &mut self,
         accepted: &Accepted,
         content: &record::StoredContent<'_>,
-        so_far: &record::SoFar,
+        so_far: &record::PriorStatus,
     ) -> Slot {
         let offset = self.mail_room();
         let length = record::put_message(&mut self.mail, accepted, content, so_far);
@@ -110,14 +110,14 @@ impl Batch {
     }
 
     /// Notes what became of a recipient; false when there was no room to note a mere "later".
-    pub(super) fn settle(&mut self, id: QueueId, recipient: u32, fate: &Fate) -> bool {
+    pub(super) fn settle(&mut self, id: QueueId, recipient: u32, status: &RecipientStatus) -> bool {
         self.begun.remove(&(id, recipient));
         let full = self.outcomes.len() >= OUTCOME_BYTES_MAX;
-        if full && matches!(fate, Fate::Waiting { .. }) {
+        if full && matches!(status, RecipientStatus::Waiting { .. }) {
             return false;
         }
         self.scratch.clear();
-        record::put_settled(&mut self.scratch, id, recipient, fate);
+        record::put_settled(&mut self.scratch, id, recipient, status);
         self.outcomes.extend(&self.scratch);
         true
     }

@@ -2,13 +2,13 @@
 //! looks after segment files beside it (`keeper`). Both only do what `log` says.
 
 use super::batch::Batch;
-use super::clean::Moving;
-use super::keeper;
-use super::log::{Chore, Log, Stake, Step, Write};
-use super::record::{SoFar, StoredContent};
+use super::commit_waiter::{Appended, CommitWaiter, Failure, Waiters};
+use super::compactor::Moving;
+use super::log::{LiveRef, Log, MaintenanceTask, Step, Write};
+use super::record::{PriorStatus, StoredContent};
 use super::segment;
-use super::ticket::{Appended, Failure, Ticket, Waiters};
-use super::{Accepted, Fate, Placement, Register};
+use super::segment_allocator;
+use super::{Accepted, Placement, QueueIndex, RecipientStatus};
 use crate::message::{QueueId, QueueIdSource, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
@@ -34,7 +34,7 @@ pub(super) struct Core {
     outcome_interval: Duration,
     pub(super) state: RefCell<State>,
     /// Who knows where a message has moved to.
-    pub(super) register: RefCell<Option<Weak<dyn Register>>>,
+    pub(super) register: RefCell<Option<Weak<dyn QueueIndex>>>,
     room: Waiters,
     pub(super) work: ring::Signal,
     pub(super) chores: ring::Signal,
@@ -54,9 +54,9 @@ pub(super) struct State {
     ids: QueueIdSource,
     highest_id: QueueId,
     /// Of the batch that fills.
-    pending: Rc<Ticket>,
+    pending: Rc<CommitWaiter>,
     /// Of the batch that is written.
-    in_flight: Option<Rc<Ticket>>,
+    in_flight: Option<Rc<CommitWaiter>>,
     pub(super) failure: Option<String>,
     pub(super) full_cause: String,
     /// Since when an outcome waits.
@@ -73,7 +73,7 @@ pub(super) struct State {
     /// shards. Whoever has a clone may read there.
     pub(super) paths: HashMap<u32, Arc<Path>>,
     /// What streamed messages need beside their record.
-    pub(super) pieces: HashMap<QueueId, Vec<Stake>>,
+    pub(super) pieces: HashMap<QueueId, Vec<LiveRef>>,
     /// Messages whose new record is on its way.
     pub(super) moving: HashMap<QueueId, Moving>,
     /// Messages born in another spool that came here; only until the start is over.
@@ -141,7 +141,7 @@ impl Core {
     /// Starts the two tasks.
     pub(super) fn start(self: &Rc<Core>) {
         ring::spawn_vital("spool commit", commit(Rc::clone(self)));
-        ring::spawn_vital("spool keeper", keeper::keep(Rc::clone(self)));
+        ring::spawn_vital("spool keeper", segment_allocator::keep(Rc::clone(self)));
     }
 
     /// No handle is left: what was noted is still committed.
@@ -229,8 +229,8 @@ impl Core {
         &self,
         accepted: &Accepted,
         content: &StoredContent<'_>,
-        so_far: &SoFar,
-        pieces: Vec<Stake>,
+        so_far: &PriorStatus,
+        pieces: Vec<LiveRef>,
     ) -> Option<Appended> {
         let state = &mut *self.state.borrow_mut();
         let slot = state.batch.message(accepted, content, so_far);
@@ -250,16 +250,16 @@ impl Core {
         self.note(|state| state.batch.begin(id, recipients));
     }
 
-    pub(super) fn settle(&self, id: QueueId, recipient: u32, fate: &Fate) {
+    pub(super) fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) {
         self.note(|state| {
-            state.batch.settle(id, recipient, fate);
+            state.batch.settle(id, recipient, status);
         });
     }
 
     /// Everything of `id` is dead: its record at `at`, its pieces, and its copies on their way.
     pub(super) fn dead(&self, id: QueueId, at: Placement) {
         let state = &mut *self.state.borrow_mut();
-        let mut empty = state.log.release(Stake::in_record(at));
+        let mut empty = state.log.release(LiveRef::in_record(at));
         if let Some(pieces) = state.pieces.remove(&id) {
             empty |= state.release(pieces);
         }
@@ -530,7 +530,7 @@ impl State {
     /// was refused nothing is left to give up.
     fn give_up(&mut self, appended: Appended) -> bool {
         match appended.placement() {
-            Some(at) => self.log.release(Stake::in_record(at)),
+            Some(at) => self.log.release(LiveRef::in_record(at)),
             None if Rc::ptr_eq(&appended.ticket, &self.pending) => {
                 self.batch.forget(appended.slot);
                 false
@@ -540,7 +540,7 @@ impl State {
     }
 
     /// Nobody needs these records; whether a segment is left without any.
-    pub(super) fn release(&mut self, stakes: Vec<Stake>) -> bool {
+    pub(super) fn release(&mut self, stakes: Vec<LiveRef>) -> bool {
         stakes.into_iter().fold(false, |empty, stake| self.log.release(stake) | empty)
     }
 
@@ -555,7 +555,7 @@ impl State {
         &mut self,
         accepted: &Accepted,
         content: &StoredContent<'_>,
-        so_far: &SoFar,
+        so_far: &PriorStatus,
     ) -> Option<Appended> {
         let slot = self.batch.message(accepted, content, so_far);
         // Its fates may have made it longer than a new one can be.
@@ -566,7 +566,7 @@ impl State {
         Some(Appended { ticket: Rc::clone(&self.pending), slot })
     }
 
-    pub(super) fn chore(&mut self) -> Option<Chore> {
+    pub(super) fn chore(&mut self) -> Option<MaintenanceTask> {
         let paths = &self.paths;
         self.log
             .chore(|segment| paths.get(&segment).is_some_and(|path| Arc::strong_count(path) > 1))

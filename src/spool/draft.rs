@@ -1,13 +1,13 @@
 //! Content on its way in, and the one call that makes a message of it.
 
 use super::commit::Core;
+use super::commit_waiter::Appended;
 use super::content::Content;
-use super::fold::join;
-use super::log::Stake;
-use super::record::{CHUNK_PREFIX, Extent, SoFar, StoredContent};
+use super::log::LiveRef;
+use super::record::{CHUNK_PREFIX, Extent, PriorStatus, StoredContent};
+use super::replay::join;
 use super::segment::BATCH_HEADER;
-use super::ticket::Appended;
-use super::{Accepted, Fate, Message, Placement, SpoolError};
+use super::{Accepted, Message, Placement, RecipientStatus, SpoolError};
 use crate::message::{QueueId, Timestamp};
 use std::io;
 use std::rc::Rc;
@@ -102,7 +102,7 @@ impl Draft {
             Some(extents) => StoredContent::Chunks(self.id, extents.clone()),
             None => StoredContent::Inline(&self.bytes),
         };
-        let so_far = SoFar::default();
+        let so_far = PriorStatus::default();
         let waiting = Waiting::append(&self.core, &accepted, &content, &so_far, pieces)?;
         let placement = waiting.stored().await?;
         let content = match streamed {
@@ -111,10 +111,25 @@ impl Draft {
             }
             None => Content::Whole(std::mem::take(&mut self.bytes)),
         };
-        let Accepted { id, received_at, envelope, options, trace, dot_stuffed, eight_bit } =
-            accepted;
-        let message =
-            Message { id, received_at, envelope, options, dot_stuffed, eight_bit, trace, content };
+        let Accepted {
+            id,
+            received_at,
+            envelope,
+            options,
+            prepended_headers,
+            dot_stuffed,
+            eight_bit,
+        } = accepted;
+        let message = Message {
+            id,
+            received_at,
+            envelope,
+            options,
+            dot_stuffed,
+            eight_bit,
+            prepended_headers,
+            content,
+        };
         Ok((placement, Arc::new(message)))
     }
 
@@ -139,7 +154,7 @@ impl Draft {
 
     /// What a message needs of it beside its record: the pieces are that message's from now on.
     /// Call it when [`Draft::finish_chunks`] has said where they are.
-    pub(super) fn hand_over(&mut self) -> Vec<Stake> {
+    pub(super) fn hand_over(&mut self) -> Vec<LiveRef> {
         let mut pieces = Vec::new();
         let stakes = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_stake());
         stakes.for_each(|stake| join(&mut pieces, stake));
@@ -216,8 +231,8 @@ impl Waiting {
         core: &Rc<Core>,
         accepted: &Accepted,
         content: &StoredContent<'_>,
-        so_far: &SoFar,
-        pieces: Vec<Stake>,
+        so_far: &PriorStatus,
+        pieces: Vec<LiveRef>,
     ) -> Result<Waiting, SpoolError> {
         let appended = core.message(accepted, content, so_far, pieces).ok_or_else(|| {
             let cause = "the message's envelope does not fit a segment";
@@ -268,7 +283,7 @@ impl Drop for Waiting {
             return;
         }
         for recipient in 0..self.recipients {
-            self.core.settle(self.id, recipient, &Fate::Removed);
+            self.core.settle(self.id, recipient, &RecipientStatus::Removed);
         }
         self.give_up();
     }

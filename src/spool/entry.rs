@@ -7,7 +7,7 @@
 //! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
 //! panics; of a plain message it allocates nothing.
 
-use super::Fate;
+use super::RecipientStatus;
 use super::field::{Fields, put_count};
 use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
@@ -40,16 +40,16 @@ pub(super) struct Entry<'a> {
 
 #[derive(Debug, PartialEq)]
 pub(super) enum What<'a> {
-    Message(Brief<'a>),
+    Message(MessageSummary<'a>),
     /// A piece of so many bytes of content.
     Chunk(u32),
     Begun(Vec<u32>),
-    Settled(u32, Fate),
+    Settled(u32, RecipientStatus),
 }
 
 /// A message, as far as the queue is concerned.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Brief<'a> {
+pub(super) struct MessageSummary<'a> {
     pub(super) received_at: Timestamp,
     pub(super) null_reverse_path: bool,
     /// NOTIFY=DELAY was given for some recipient.
@@ -61,8 +61,8 @@ pub(super) struct Brief<'a> {
     pub(super) deliver_by: Option<DeliverBy>,
     pub(super) domains: Domains<'a>,
     /// As they are written.
-    fates: &'a [u8],
-    under_way: &'a [u8],
+    statuses: &'a [u8],
+    in_flight: &'a [u8],
     /// The draft, and the extents of streamed content as they are written.
     extents: Option<(QueueId, &'a [u8])>,
 }
@@ -79,7 +79,7 @@ impl<'a> Entry<'a> {
     /// Of an intact record.
     pub(super) fn of(header: &Header, payload: &'a [u8]) -> Result<Entry<'a>, Unusable> {
         let what = if header.kind == MESSAGE && header.version <= record::VERSION {
-            What::Message(Brief::of(payload, header.flags).ok_or(Unusable::Malformed)?)
+            What::Message(MessageSummary::of(payload, header.flags).ok_or(Unusable::Malformed)?)
         } else {
             What::of(record::decode(header, payload)?).ok_or(Unusable::Malformed)?
         };
@@ -95,7 +95,7 @@ impl<'a> Entry<'a> {
             return None;
         }
         let what = match kind {
-            MESSAGE => What::Message(Brief::read(fields)?),
+            MESSAGE => What::Message(MessageSummary::read(fields)?),
             CHUNK => What::Chunk(u32::try_from((length as usize).checked_sub(CHUNK_PREFIX)?).ok()?),
             BEGUN | SETTLED => {
                 let payload = fields.take(payload_bytes)?;
@@ -115,7 +115,7 @@ impl<'a> What<'a> {
         Some(match record {
             Record::Chunk { content, .. } => What::Chunk(u32::try_from(content.len()).ok()?),
             Record::Begun(recipients) => What::Begun(recipients),
-            Record::Settled(recipient, fate) => What::Settled(recipient, fate),
+            Record::Settled(recipient, status) => What::Settled(recipient, status),
             Record::Message(_) => return None,
         })
     }
@@ -130,7 +130,7 @@ pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
     out.extend_from_slice(&header.length.to_le_bytes());
     out.extend_from_slice(&header.id.0.to_le_bytes());
     let said = match header.kind {
-        MESSAGE => Brief::of(payload, header.flags).and_then(|brief| brief.put(out)),
+        MESSAGE => MessageSummary::of(payload, header.flags).and_then(|brief| brief.put(out)),
         BEGUN | SETTLED => {
             out.extend_from_slice(payload);
             Some(())
@@ -146,9 +146,9 @@ pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
 /// No entry is longer than its record.
 const _: () = assert!(HEAD <= record::HEADER);
 
-impl<'a> Brief<'a> {
+impl<'a> MessageSummary<'a> {
     /// Of a message record's payload. It takes what `record::decode` takes.
-    fn of(payload: &'a [u8], flags: u16) -> Option<Brief<'a>> {
+    fn of(payload: &'a [u8], flags: u16) -> Option<MessageSummary<'a>> {
         let mut fields = Fields::new(payload);
         let received_at = Timestamp(fields.u64()?);
         let null_reverse_path = record::optional(&mut fields)?.is_none();
@@ -164,7 +164,7 @@ impl<'a> Brief<'a> {
         let by = |fields: &mut Fields<'_>| record::deliver_by(fields).map(Some);
         let deliver_by = if flags & WITH_DELIVER_BY != 0 { by(&mut fields)? } else { None };
         let _trace = fields.bytes()?;
-        let mut brief = Brief {
+        let mut brief = MessageSummary {
             received_at,
             null_reverse_path,
             delay_wanted,
@@ -174,15 +174,15 @@ impl<'a> Brief<'a> {
             expires,
             deliver_by,
             domains,
-            fates: &[],
-            under_way: &[],
+            statuses: &[],
+            in_flight: &[],
             extents: None,
         };
         if flags & WITH_FATES != 0 {
-            brief.fates = fates(&mut fields, count)?;
+            brief.statuses = statuses(&mut fields, count)?;
         }
         if flags & WITH_BEGUN != 0 {
-            brief.under_way = counted(&mut fields, 4)?;
+            brief.in_flight = counted(&mut fields, 4)?;
         }
         if flags & STREAMED != 0 {
             brief.extents = Some((QueueId(fields.u64()?), counted(&mut fields, 12)?));
@@ -192,7 +192,7 @@ impl<'a> Brief<'a> {
         fields.is_empty().then_some(brief)
     }
 
-    fn read(fields: &mut Fields<'a>) -> Option<Brief<'a>> {
+    fn read(fields: &mut Fields<'a>) -> Option<MessageSummary<'a>> {
         let received_at = Timestamp(fields.u64()?);
         let marks = fields.u16()?;
         let marked = |mark: u16| marks & mark != 0;
@@ -209,7 +209,7 @@ impl<'a> Brief<'a> {
             let length = fields.u8()?;
             std::str::from_utf8(fields.take(usize::from(length))?).ok()?;
         }
-        Some(Brief {
+        Some(MessageSummary {
             received_at,
             null_reverse_path: marked(NULL_REVERSE),
             delay_wanted: marked(DELAY_WANTED),
@@ -219,8 +219,8 @@ impl<'a> Brief<'a> {
             expires,
             deliver_by,
             domains,
-            fates: if marked(FATES) { fates(fields, count)? } else { &[] },
-            under_way: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
+            statuses: if marked(FATES) { statuses(fields, count)? } else { &[] },
+            in_flight: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
             extents: match marked(EXTENTS) {
                 true => Some((QueueId(fields.u64()?), counted(fields, 12)?)),
                 false => None,
@@ -235,8 +235,8 @@ impl<'a> Brief<'a> {
             (self.priority != 0, PRIORITY),
             (self.not_before.is_some(), NOT_BEFORE),
             (self.expires.is_some(), EXPIRES),
-            (!self.fates.is_empty(), FATES),
-            (!self.under_way.is_empty(), UNDER_WAY),
+            (!self.statuses.is_empty(), FATES),
+            (!self.in_flight.is_empty(), UNDER_WAY),
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
             (self.deliver_by.is_some(), DELIVER_BY),
@@ -263,8 +263,8 @@ impl<'a> Brief<'a> {
             out.push(u8::try_from(domain.len()).ok()?);
             out.extend_from_slice(domain.as_bytes());
         }
-        out.extend_from_slice(self.fates);
-        out.extend_from_slice(self.under_way);
+        out.extend_from_slice(self.statuses);
+        out.extend_from_slice(self.in_flight);
         if let Some((draft, extents)) = self.extents {
             out.extend_from_slice(&draft.0.to_le_bytes());
             out.extend_from_slice(extents);
@@ -273,18 +273,18 @@ impl<'a> Brief<'a> {
     }
 
     /// What became of recipients before the record moved, by recipient.
-    pub(super) fn fates(&self) -> impl Iterator<Item = (u32, Fate)> + use<'a> {
-        let mut fields = Fields::new(self.fates);
+    pub(super) fn statuses(&self) -> impl Iterator<Item = (u32, RecipientStatus)> + use<'a> {
+        let mut fields = Fields::new(self.statuses);
         let count = fields.u32().unwrap_or(0);
-        (0..count).map_while(move |_| record::fate(&mut fields))
+        (0..count).map_while(move |_| record::status(&mut fields))
     }
 
     /// Recipients to whom a delivery had begun before the record moved.
-    pub(super) fn under_way(&self) -> Vec<u32> {
-        if self.under_way.is_empty() {
+    pub(super) fn in_flight(&self) -> Vec<u32> {
+        if self.in_flight.is_empty() {
             return Vec::new();
         }
-        record::begun(&mut Fields::new(self.under_way)).unwrap_or_default()
+        record::begun(&mut Fields::new(self.in_flight)).unwrap_or_default()
     }
 
     /// The draft and where its pieces are, when the content is in pieces.
@@ -295,7 +295,7 @@ impl<'a> Brief<'a> {
 }
 
 /// Two briefs are the same that say the same, however they are written.
-impl PartialEq for Brief<'_> {
+impl PartialEq for MessageSummary<'_> {
     fn eq(&self, other: &Self) -> bool {
         let said = |brief: &Self| {
             (
@@ -306,7 +306,7 @@ impl PartialEq for Brief<'_> {
         said(self) == said(other)
             && self.tenant == other.tenant
             && self.domains.eq(other.domains)
-            && (self.fates, self.under_way) == (other.fates, other.under_way)
+            && (self.statuses, self.in_flight) == (other.statuses, other.in_flight)
             && self.extents == other.extents
     }
 }
@@ -336,10 +336,10 @@ impl<'a> Iterator for Domains<'a> {
 }
 
 /// A count and that many fates, about recipients below `recipients`.
-fn fates<'a>(fields: &mut Fields<'a>, recipients: u32) -> Option<&'a [u8]> {
+fn statuses<'a>(fields: &mut Fields<'a>, recipients: u32) -> Option<&'a [u8]> {
     let begin = *fields;
     for _ in 0..fields.u32()? {
-        let (recipient, _) = record::fate(fields)?;
+        let (recipient, _) = record::status(fields)?;
         (recipient < recipients).then_some(())?;
     }
     begin.up_to(fields)
@@ -356,23 +356,26 @@ fn counted<'a>(fields: &mut Fields<'a>, size: usize) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::record::{SoFar, StoredContent};
+    use super::super::record::{PriorStatus, StoredContent};
     use super::super::testing::{extreme, plain, waiting};
     use super::*;
 
     fn records() -> Vec<Vec<u8>> {
-        let so_far = SoFar { fates: vec![(0, Fate::Over), (1, waiting(1, 2))], under_way: vec![1] };
+        let so_far = PriorStatus {
+            statuses: vec![(0, RecipientStatus::Over), (1, waiting(1, 2))],
+            in_flight: vec![1],
+        };
         let inline = StoredContent::Inline(b"Subject: x\r\n\r\nx\r\n");
         let extents = vec![Extent { segment: 1, offset: 2, length: 3 }; 2];
         let mut all = vec![Vec::new(); 7];
-        record::put_message(&mut all[0], &plain(1, 1), &inline, &SoFar::default());
+        record::put_message(&mut all[0], &plain(1, 1), &inline, &PriorStatus::default());
         record::put_message(&mut all[1], &plain(2, 3), &inline, &so_far);
         let chunks = StoredContent::Chunks(QueueId(9), extents);
         record::put_message(&mut all[2], &extreme(), &chunks, &so_far);
         record::put_chunk(&mut all[3], QueueId(9), 0, b"abc");
         record::put_begun(&mut all[4], QueueId(2), &[0, 2]);
         record::put_settled(&mut all[5], QueueId(2), 1, &waiting(3, 4));
-        record::put_settled(&mut all[6], QueueId(2), 2, &Fate::Delivered);
+        record::put_settled(&mut all[6], QueueId(2), 2, &RecipientStatus::Delivered);
         all
     }
 

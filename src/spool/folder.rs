@@ -2,7 +2,7 @@
 //! and for adoption, when nothing else runs in it.
 
 use super::SpoolError;
-use super::closed::{self, Closed, Missing};
+use super::manifest::{self, Manifest, Missing};
 use super::recovery::{Findings, Refusal, Scan, SetAside};
 use super::segment;
 use crate::ring::disk::{self, File};
@@ -92,7 +92,7 @@ pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError
         self::scan(&mut scan, folder, number, &mut file, size)?;
     }
     let findings = scan.finish();
-    let missing = Closed::read(folder).map_or_else(Vec::new, |closed| closed.missing(&scan));
+    let missing = Manifest::read(folder).map_or_else(Vec::new, |closed| closed.missing(&scan));
     Ok(Contents { scan, findings, segments, missing })
 }
 
@@ -204,7 +204,7 @@ fn rewrite(path: &Path, batch: Option<(u32, u32, u32)>) -> io::Result<()> {
 /// the other, the oldest first, each durably: if a later one, which tells that mail in an earlier
 /// one has ended, went before that, the mail would come back after a crash.
 pub(super) fn remove(folder: &Path, segments: &[u32]) -> Result<(), SpoolError> {
-    closed::forget(folder).map_err(|error| failed(folder, &error))?;
+    manifest::forget(folder).map_err(|error| failed(folder, &error))?;
     for &number in segments {
         let path = segment::path(folder, number);
         match disk::remove_file(&path) {

@@ -1,8 +1,8 @@
 //! What a stopped relay's folder holds, in numbers, and where it is damaged. It reads every byte
 //! that was ever committed and checks every checksum; it changes nothing.
 
-use super::closed::{Closed, Missing};
 use super::content::Content;
+use super::manifest::{Manifest, Missing};
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
 use super::segment::{self, BATCH_HEADER, BatchHeader};
@@ -91,12 +91,13 @@ impl Spool {
         for one in &findings.set_aside {
             damages.push(Damage::of(directory, one)?);
         }
-        let missing = Closed::read(directory).map_or_else(Vec::new, |closed| closed.missing(&scan));
+        let missing =
+            Manifest::read(directory).map_or_else(Vec::new, |closed| closed.missing(&scan));
         damages.extend(missing.into_iter().map(|one| Damage::missing(directory, one)));
         let torn_at = (findings.torn_bytes > 0)
             .then(|| (segment::path(directory, findings.cut.0), findings.cut.1));
-        let streamed = scan.fold.pieces().into_keys().collect();
-        let ended = scan.fold.ended();
+        let streamed = scan.replay.pieces().into_keys().collect();
+        let ended = scan.replay.ended();
         let bad = scan.bad_indexes.iter();
         let bad_indexes = bad.map(|&number| segment::path(directory, number)).collect();
         let (batches, records) = (scan.batches, scan.records);
@@ -109,7 +110,7 @@ impl Spool {
             written_bytes,
             disk_bytes,
             bad_indexes,
-            messages: scan.fold.into_live().collect(),
+            messages: scan.replay.into_live().collect(),
             ended,
             torn_bytes: findings.torn_bytes,
             torn_at,

@@ -16,8 +16,8 @@
 
 use super::Placement;
 use super::batch::{Batch, Sealed};
-use super::closed::Closed;
 use super::index::Growing;
+use super::manifest::Manifest;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -65,7 +65,7 @@ pub(super) struct Write {
 
 /// Something to do to the folder, beside the commits; one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chore {
+pub(super) enum MaintenanceTask {
     /// Make a new segment file, its name durable.
     Create { segment: u32 },
     /// Rename a file and make the name durable.
@@ -78,7 +78,7 @@ pub(super) enum Chore {
 
 /// How a chore ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChoreEnd {
+pub(super) enum MaintenanceEnd {
     Done,
     /// The old file is gone, and no spare came of it.
     Gone,
@@ -125,16 +125,16 @@ impl Live {
 /// their batch until [`Log::release`], which takes this: so it happens once. Too early, and mail
 /// is lost with its segment; never, and the segment stays until the next start.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stake {
+pub(super) struct LiveRef {
     pub(super) segment: u32,
     pub(super) records: u32,
     pub(super) bytes: u32,
 }
 
-impl Stake {
+impl LiveRef {
     /// The one record at `at`.
-    pub(super) fn in_record(at: Placement) -> Stake {
-        Stake { segment: at.segment, records: 1, bytes: at.length }
+    pub(super) fn in_record(at: Placement) -> LiveRef {
+        LiveRef { segment: at.segment, records: 1, bytes: at.length }
     }
 }
 
@@ -168,7 +168,7 @@ pub(super) struct Log {
     next_segment: u32,
     next_batch: u64,
     cut: (u32, u32),
-    chore: Option<Chore>,
+    chore: Option<MaintenanceTask>,
     no_room: bool,
 }
 
@@ -232,7 +232,7 @@ impl Log {
             };
         };
         // Not another one, which may be free: heads rise in number.
-        if self.chore == Some(Chore::Fill { segment }) {
+        if self.chore == Some(MaintenanceTask::Fill { segment }) {
             self.waited_for = true;
             return Step::Wait;
         }
@@ -310,23 +310,23 @@ impl Log {
 
     /// The next thing to do to the folder, if any and if none is being done. Call after anything
     /// changed. A segment that is still being read (`pinned`) is left alone.
-    pub(super) fn chore(&mut self, pinned: impl Fn(u32) -> bool) -> Option<Chore> {
+    pub(super) fn chore(&mut self, pinned: impl Fn(u32) -> bool) -> Option<MaintenanceTask> {
         if self.chore.is_some() {
             return None;
         }
         let reusable =
             self.blank.last().copied().or_else(|| self.oldest_dead().filter(|&s| !pinned(s)));
         let chore = match reusable {
-            Some(segment) if self.spares.len() >= SPARES => Chore::Delete { segment },
-            Some(from) => Chore::Recycle { from, to: self.number()? },
+            Some(segment) if self.spares.len() >= SPARES => MaintenanceTask::Delete { segment },
+            Some(from) => MaintenanceTask::Recycle { from, to: self.number()? },
             None if self.spares.len() < SPARES && !self.no_room => {
-                Chore::Create { segment: self.number()? }
+                MaintenanceTask::Create { segment: self.number()? }
             }
             // A commit that waits takes it as it is.
             None if self.waited_for => return None,
             None => {
                 let raw = self.spares.iter().find(|spare| !spare.filled)?;
-                Chore::Fill { segment: raw.segment }
+                MaintenanceTask::Fill { segment: raw.segment }
             }
         };
         self.chore = Some(chore);
@@ -334,24 +334,32 @@ impl Log {
     }
 
     /// The chore ended.
-    pub(super) fn chore_done(&mut self, end: ChoreEnd) {
+    pub(super) fn chore_done(&mut self, end: MaintenanceEnd) {
         let Some(chore) = self.chore.take() else { return };
-        if let Chore::Fill { segment } = chore {
+        if let MaintenanceTask::Fill { segment } = chore {
             // A file that does not take zeros shall not get mail.
-            self.spares.retain(|spare| end == ChoreEnd::Done || spare.segment != segment);
+            self.spares.retain(|spare| end == MaintenanceEnd::Done || spare.segment != segment);
             let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
             spare.into_iter().for_each(|spare| spare.filled = true);
         }
-        self.no_room = end == ChoreEnd::Failed;
-        if end == ChoreEnd::Failed {
+        self.no_room = end == MaintenanceEnd::Failed;
+        if end == MaintenanceEnd::Failed {
             return;
         }
-        if let Chore::Recycle { from: gone, .. } | Chore::Delete { segment: gone } = chore {
+        if let MaintenanceTask::Recycle { from: gone, .. }
+        | MaintenanceTask::Delete { segment: gone } = chore
+        {
             self.segments.remove(&gone);
             self.blank.retain(|&segment| segment != gone);
         }
-        if let Chore::Create { segment: made } | Chore::Recycle { to: made, .. } = chore
-            && end == ChoreEnd::Done
+        let made = match chore {
+            MaintenanceTask::Create { segment } | MaintenanceTask::Recycle { to: segment, .. } => {
+                Some(segment)
+            }
+            _ => None,
+        };
+        if let Some(made) = made
+            && end == MaintenanceEnd::Done
         {
             self.spares.push_back(Spare { segment: made, filled: false });
         }
@@ -373,7 +381,7 @@ impl Log {
     }
 
     /// Nobody needs these records any more. Whether they were the last that lived in their segment.
-    pub(super) fn release(&mut self, stake: Stake) -> bool {
+    pub(super) fn release(&mut self, stake: LiveRef) -> bool {
         let Some(live) = self.segments.get_mut(&stake.segment) else {
             debug_assert!(false, "{stake:?} in no segment");
             return false;
@@ -423,10 +431,10 @@ impl Log {
     }
 
     /// The list that a stop leaves. No chore may follow it.
-    pub(super) fn closed(&self) -> Closed {
+    pub(super) fn closed(&self) -> Manifest {
         let written = |segment: u32| self.head.is_none_or(|head| head != (segment, BLOCK));
         let segments = self.segments.iter().filter(|&(&segment, _)| written(segment));
-        Closed {
+        Manifest {
             next_batch: self.next_batch,
             segments: segments.map(|(&segment, live)| (segment, live.records)).collect(),
         }

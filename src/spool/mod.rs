@@ -30,30 +30,30 @@
 
 mod adopt;
 mod batch;
-mod clean;
-mod closed;
 mod commit;
+mod commit_waiter;
+mod compactor;
 mod content;
 mod draft;
 mod entry;
 mod field;
-mod fold;
 mod folder;
 mod index;
 mod inspection;
-mod keeper;
-mod kept;
 pub mod lock;
 mod log;
+mod manifest;
 mod quarantine;
 mod record;
+mod recovered_entries;
 mod recovery;
+mod replay;
 mod restore;
 mod segment;
-mod ticket;
+mod segment_allocator;
 
 #[cfg(test)]
-mod on_disk;
+mod disk_tests;
 #[cfg(test)]
 mod simulator;
 #[cfg(test)]
@@ -65,8 +65,8 @@ pub use content::{Content, Piece};
 pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
-pub use kept::Messages;
 pub use quarantine::quarantined;
+pub use recovered_entries::Messages;
 
 use crate::message::{DeliverBy, Envelope, Options, QueueId, Reason, Timestamp};
 use crate::ring;
@@ -135,7 +135,7 @@ pub struct Message {
     /// The content has bytes above 127.
     pub eight_bit: bool,
     /// Received field(s) that the relay put on top.
-    pub trace: Vec<u8>,
+    pub prepended_headers: Vec<u8>,
     /// Content in wire form, without the final dot line; ends in CRLF or is empty.
     pub content: Content,
 }
@@ -152,7 +152,7 @@ pub struct Accepted {
     /// What was asked for it.
     pub options: Options,
     /// Received field(s) that the relay put on top.
-    pub trace: Vec<u8>,
+    pub prepended_headers: Vec<u8>,
     /// Some line of the content begins with a dot that transparency added.
     pub dot_stuffed: bool,
     /// The content has bytes above 127.
@@ -161,7 +161,7 @@ pub struct Accepted {
 
 /// What became of a recipient, as stored.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fate {
+pub enum RecipientStatus {
     /// Still to be tried.
     Waiting {
         /// Attempts so far.
@@ -272,7 +272,7 @@ pub struct Recovery {
 }
 
 /// Who keeps the queue: the spool's cleaner asks it what to write about messages that it moves.
-pub trait Register {
+pub trait QueueIndex {
     /// Where the queue believes the record of `id` to be; `None` when the message is not in it, and
     /// from [`Spool::dead`] on.
     fn placement(&self, id: QueueId) -> Option<Placement>;
@@ -282,14 +282,14 @@ pub trait Register {
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>);
     /// What became of its recipients so far. It may know more than was noted here, but must not
     /// take for ended what [`Spool::settle`] was not told to be.
-    fn standing(&self, id: QueueId) -> Option<Standing>;
+    fn message_state(&self, id: QueueId) -> Option<MessageState>;
     /// The record of `id` is at `to` now.
     fn moved(&self, id: QueueId, to: Placement);
 }
 
 /// What became of a message so far.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct MessageState {
     /// Recipients that have not ended. All others have.
     pub open: Vec<Open>,
 }
@@ -300,9 +300,9 @@ pub struct Open {
     /// Its index in the envelope.
     pub index: u32,
     /// `Waiting`, or `None` when it was never tried.
-    pub fate: Option<Fate>,
+    pub status: Option<RecipientStatus>,
     /// A delivery has begun.
-    pub under_way: bool,
+    pub in_flight: bool,
 }
 
 /// One shard's spool. Clones share it.
@@ -344,7 +344,7 @@ impl Spool {
         folder::settle_down(&folder, &read.scan)?;
         let mut set_aside = folder::set_aside(&folder, &read.findings.set_aside, true);
         set_aside.extend(folder::told_missing(&folder, &read.missing));
-        closed::forget(&folder).map_err(|error| folder::failed(&folder, &error))?;
+        manifest::forget(&folder).map_err(|error| folder::failed(&folder, &error))?;
         let resume = Resume::of(&read, settings.number);
         let highest_id = resume.highest_id;
         // Within SEGMENT_BYTES_MAX by the clamp above.
@@ -353,8 +353,8 @@ impl Spool {
         let core = Core::new(&settings, log, highest_id);
         {
             let mut state = core.state.borrow_mut();
-            state.pieces = read.scan.fold.pieces();
-            state.foreign = read.scan.fold.foreign(settings.number);
+            state.pieces = read.scan.replay.pieces();
+            state.foreign = read.scan.replay.foreign(settings.number);
         }
         core.start();
         let recovery = recovery_of(read, set_aside);
@@ -385,11 +385,11 @@ impl Spool {
 
     /// Cleans old segments in the background from now on, as `register` has them: call it when all
     /// that was recovered is known there. Ends with the register.
-    pub fn clean_for(&self, register: Weak<dyn Register>) {
+    pub fn clean_for(&self, register: Weak<dyn QueueIndex>) {
         let core = &self.handle.core;
         *core.register.borrow_mut() = Some(Weak::clone(&register));
         core.state.borrow_mut().foreign = HashSet::new();
-        ring::spawn_vital("spool cleaner", clean::clean(Rc::clone(core), register));
+        ring::spawn_vital("spool cleaner", compactor::clean(Rc::clone(core), register));
     }
 
     /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has
@@ -433,8 +433,8 @@ impl Spool {
     }
 
     /// What became of a recipient. Rides in the next commit, at the latest after the interval.
-    pub fn settle(&self, id: QueueId, recipient: u32, fate: &Fate) {
-        self.handle.core.settle(id, recipient, fate);
+    pub fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) {
+        self.handle.core.settle(id, recipient, status);
     }
 
     /// All recipients have ended: the record at `at`, where it is now, is dead; segments with no
@@ -495,7 +495,7 @@ fn decode(
         options: stored.options,
         dot_stuffed: stored.dot_stuffed,
         eight_bit: stored.eight_bit,
-        trace: stored.trace.to_vec(),
+        prepended_headers: stored.prepended_headers.to_vec(),
         content,
     }))
 }
@@ -503,7 +503,7 @@ fn decode(
 impl Resume {
     fn of(read: &folder::Contents, number: u16) -> Resume {
         let (scan, findings) = (&read.scan, &read.findings);
-        let mut segments = scan.fold.live();
+        let mut segments = scan.replay.live();
         for &segment in &scan.written {
             segments.entry(segment).or_default();
         }
@@ -514,14 +514,14 @@ impl Resume {
             next_segment: read.segments.last().map_or(1, |last| last.saturating_add(1)),
             next_batch: findings.next_batch,
             cut: findings.cut,
-            highest_id: scan.fold.highest(number).max(own_header),
+            highest_id: scan.replay.highest(number).max(own_header),
         }
     }
 }
 
 fn recovery_of(read: folder::Contents, set_aside: Vec<String>) -> Recovery {
     Recovery {
-        messages: read.scan.fold.into_live(),
+        messages: read.scan.replay.into_live(),
         set_aside,
         torn_bytes: read.findings.torn_bytes,
         segments: read.segments.len(),

@@ -7,7 +7,7 @@
 
 use super::field::{Fields, put_bytes, put_count};
 use super::segment::checksum;
-use super::{Accepted, Fate};
+use super::{Accepted, RecipientStatus};
 use crate::message::{
     Address, Body, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
     Stage, Status, Timestamp,
@@ -52,7 +52,7 @@ pub(super) enum Record<'a> {
     /// Deliveries to these recipients had begun when the batch was sealed.
     Begun(Vec<u32>),
     /// What became of one recipient.
-    Settled(u32, Fate),
+    Settled(u32, RecipientStatus),
 }
 
 /// A message record.
@@ -63,19 +63,19 @@ pub(super) struct Stored<'a> {
     pub(super) options: Options,
     pub(super) dot_stuffed: bool,
     pub(super) eight_bit: bool,
-    pub(super) trace: &'a [u8],
+    pub(super) prepended_headers: &'a [u8],
     pub(super) content: StoredContent<'a>,
     /// Empty for a new one.
-    pub(super) so_far: SoFar,
+    pub(super) so_far: PriorStatus,
 }
 
 /// What became of a message before its record moved.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct SoFar {
+pub(super) struct PriorStatus {
     /// By recipient; of those never tried there is none.
-    pub(super) fates: Vec<(u32, Fate)>,
+    pub(super) statuses: Vec<(u32, RecipientStatus)>,
     /// Recipients to whom a delivery had begun.
-    pub(super) under_way: Vec<u32>,
+    pub(super) in_flight: Vec<u32>,
 }
 
 /// Content as a message record has it.
@@ -122,16 +122,16 @@ pub(super) fn put_message(
     out: &mut Vec<u8>,
     accepted: &Accepted,
     content: &StoredContent<'_>,
-    so_far: &SoFar,
+    so_far: &PriorStatus,
 ) -> u32 {
-    let SoFar { fates, under_way } = so_far;
+    let PriorStatus { statuses, in_flight } = so_far;
     let mut flags = 0;
     for (set, flag) in [
         (accepted.dot_stuffed, DOT_STUFFED),
         (accepted.eight_bit, EIGHT_BIT),
         (matches!(content, StoredContent::Chunks(..)), STREAMED),
-        (!fates.is_empty(), WITH_FATES),
-        (!under_way.is_empty(), WITH_BEGUN),
+        (!statuses.is_empty(), WITH_FATES),
+        (!in_flight.is_empty(), WITH_BEGUN),
         (accepted.options.deliver_by.is_some(), WITH_DELIVER_BY),
     ] {
         if set {
@@ -145,15 +145,15 @@ pub(super) fn put_message(
         if let Some(by) = accepted.options.deliver_by {
             put_deliver_by(out, by);
         }
-        put_bytes(out, &accepted.trace);
-        if !fates.is_empty() {
-            put_count(out, fates.len());
-            for (recipient, fate) in fates {
-                put_fate(out, *recipient, fate);
+        put_bytes(out, &accepted.prepended_headers);
+        if !statuses.is_empty() {
+            put_count(out, statuses.len());
+            for (recipient, status) in statuses {
+                put_fate(out, *recipient, status);
             }
         }
-        if !under_way.is_empty() {
-            put_recipients(out, under_way);
+        if !in_flight.is_empty() {
+            put_recipients(out, in_flight);
         }
         match content {
             StoredContent::Inline(bytes) => put_bytes(out, bytes),
@@ -193,8 +193,13 @@ fn put_recipients(out: &mut Vec<u8>, recipients: &[u32]) {
 }
 
 /// Appends a settled record; its length in bytes.
-pub(super) fn put_settled(out: &mut Vec<u8>, id: QueueId, recipient: u32, fate: &Fate) -> u32 {
-    put(out, SETTLED, 0, id, |out| put_fate(out, recipient, fate))
+pub(super) fn put_settled(
+    out: &mut Vec<u8>,
+    id: QueueId,
+    recipient: u32,
+    status: &RecipientStatus,
+) -> u32 {
+    put(out, SETTLED, 0, id, |out| put_fate(out, recipient, status))
 }
 
 /// Fills in the checksums of the records in `records`, which will be written at `offset` of
@@ -270,7 +275,9 @@ pub(super) fn decode<'a>(header: &Header, payload: &'a [u8]) -> Result<Record<'a
                 .ok_or(Unusable::Malformed);
         }
         BEGUN => begun(&mut fields).map(Record::Begun),
-        SETTLED => fate(&mut fields).map(|(recipient, fate)| Record::Settled(recipient, fate)),
+        SETTLED => {
+            status(&mut fields).map(|(recipient, status)| Record::Settled(recipient, status))
+        }
         other => return Err(Unusable::UnknownKind(other)),
     };
     record.filter(|_| fields.is_empty()).ok_or(Unusable::Malformed)
@@ -429,17 +436,17 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     if flags & WITH_DELIVER_BY != 0 {
         options.deliver_by = Some(deliver_by(fields)?);
     }
-    let trace = fields.bytes()?;
-    let mut so_far = SoFar::default();
+    let prepended_headers = fields.bytes()?;
+    let mut so_far = PriorStatus::default();
     if flags & WITH_FATES != 0 {
         for _ in 0..fields.u32()? {
-            let (recipient, fate) = fate(fields)?;
+            let (recipient, status) = status(fields)?;
             let known = usize::try_from(recipient).ok()? < envelope.recipients.len();
-            so_far.fates.push(known.then_some((recipient, fate))?);
+            so_far.statuses.push(known.then_some((recipient, status))?);
         }
     }
     if flags & WITH_BEGUN != 0 {
-        so_far.under_way = begun(fields)?;
+        so_far.in_flight = begun(fields)?;
     }
     let content = if flags & STREAMED != 0 {
         let draft = QueueId(fields.u64()?);
@@ -453,7 +460,7 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
         options,
         dot_stuffed: flags & DOT_STUFFED != 0,
         eight_bit: flags & EIGHT_BIT != 0,
-        trace,
+        prepended_headers,
         content,
         so_far,
     })
@@ -478,10 +485,10 @@ pub(super) fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
     Some(recipients)
 }
 
-fn put_fate(out: &mut Vec<u8>, recipient: u32, fate: &Fate) {
+fn put_fate(out: &mut Vec<u8>, recipient: u32, status: &RecipientStatus) {
     out.extend_from_slice(&recipient.to_le_bytes());
-    match fate {
-        Fate::Waiting { attempts, due, reason } => {
+    match status {
+        RecipientStatus::Waiting { attempts, due, reason } => {
             out.push(0);
             out.extend_from_slice(&attempts.to_le_bytes());
             out.extend_from_slice(&due.0.to_le_bytes());
@@ -494,17 +501,17 @@ fn put_fate(out: &mut Vec<u8>, recipient: u32, fate: &Fate) {
             put_bytes(out, clipped(&reason.text).as_bytes());
             put_bytes(out, clipped(&reason.remote).as_bytes());
         }
-        Fate::Delivered => out.push(1),
-        Fate::Bounced => out.push(2),
-        Fate::Expired => out.push(3),
-        Fate::Removed => out.push(4),
-        Fate::Over => out.push(5),
+        RecipientStatus::Delivered => out.push(1),
+        RecipientStatus::Bounced => out.push(2),
+        RecipientStatus::Expired => out.push(3),
+        RecipientStatus::Removed => out.push(4),
+        RecipientStatus::Over => out.push(5),
     }
 }
 
-pub(super) fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
+pub(super) fn status(fields: &mut Fields<'_>) -> Option<(u32, RecipientStatus)> {
     let recipient = fields.u32()?;
-    let fate = match fields.u8()? {
+    let status = match fields.u8()? {
         0 => {
             let attempts = fields.u16()?;
             let due = Timestamp(fields.u64()?);
@@ -514,16 +521,16 @@ pub(super) fn fate(fields: &mut Fields<'_>) -> Option<(u32, Fate)> {
             let text = fields.text()?.into();
             let remote = fields.text()?.into();
             let reason = Reason { stage, code, status, text, remote };
-            Fate::Waiting { attempts, due, reason }
+            RecipientStatus::Waiting { attempts, due, reason }
         }
-        1 => Fate::Delivered,
-        2 => Fate::Bounced,
-        3 => Fate::Expired,
-        4 => Fate::Removed,
-        5 => Fate::Over,
+        1 => RecipientStatus::Delivered,
+        2 => RecipientStatus::Bounced,
+        3 => RecipientStatus::Expired,
+        4 => RecipientStatus::Removed,
+        5 => RecipientStatus::Over,
         _ => return None,
     };
-    Some((recipient, fate))
+    Some((recipient, status))
 }
 
 /// An outcome must fit a batch whatever the next hop said.

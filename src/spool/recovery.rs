@@ -1,16 +1,16 @@
 //! What a start makes of the bytes it finds. *Pure*: it reads through `Read + Seek` and decides by
 //! the table below; files are opened, copied and synced by `folder`.
 //!
-//! Every record that passes its own checksum is folded, wherever it lies, unless it cannot be used.
-//! The table only decides what is said and done about bytes that do not pass.
+//! Every record that passes its own checksum is replayed, wherever it lies, unless it cannot be
+//! used. The table only decides what is said and done about bytes that do not pass.
 //!
 //! A sealed segment whose index passes is not read: its index says the same. Bytes that changed in
 //! it since are found when they are needed, by `Spool::load`, or by a scan of all bytes.
 
 use super::entry::{self, Entry};
-use super::fold::Fold;
 use super::index::{Footer, Growing};
 use super::record::{self, Unusable};
+use super::replay::Replay;
 use super::segment::{BATCH_HEADER, BLOCK, BatchHeader, FORMAT, FirstBlock, SegmentHeader, padded};
 use crate::message::QueueId;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -32,16 +32,16 @@ pub(super) enum Found {
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Fold its records.
-    Fold,
+    /// Replay its records.
+    Replay,
     /// The end of the log, or of this segment.
     End,
-    /// A commit that power or a crash cut short, never acknowledged: fold the records that pass,
+    /// A commit that power or a crash cut short, never acknowledged: replay the records that pass,
     /// count the rest as torn, write nothing there again.
     Cut,
     /// The same, done at an earlier start already: say nothing.
     KnownCut,
-    /// Acknowledged bytes have changed: fold the records that pass, keep a copy of the rest in
+    /// Acknowledged bytes have changed: replay the records that pass, keep a copy of the rest in
     /// `quarantine/`, report it, go on.
     SetAside,
 }
@@ -66,7 +66,7 @@ const fn row(
 }
 
 const TABLE: [Row; 9] = [
-    row(Found::Whole, None, None, Decision::Fold),
+    row(Found::Whole, None, None, Decision::Replay),
     row(Found::Nothing, None, None, Decision::End),
     row(Found::Damaged, Some(false), Some(false), Decision::Cut),
     row(Found::Damaged, Some(false), Some(true), Decision::KnownCut),
@@ -125,7 +125,7 @@ pub(super) enum Refusal {
 /// Reads segments in order and folds them: those that have an index by that.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    pub(super) fold: Fold,
+    pub(super) replay: Replay,
     pub(super) bytes_read: u64,
     /// Segments in which a batch was found.
     pub(super) written: Vec<u32>,
@@ -159,7 +159,7 @@ pub(super) struct Scan {
     buffer: Vec<u8>,
 }
 
-/// What the scan of all segments came to, beside the fold.
+/// What the scan of all segments came to, beside the replay.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) set_aside: Vec<SetAside>,
@@ -186,14 +186,16 @@ impl Scan {
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let batches_before = self.batches;
         let damages_before = self.damages.len();
-        self.fold.enter(segment);
+        self.replay.enter(segment);
         let first = self.first_block(segment, size, source)?;
         let footer = match first {
             FirstBlock::Former if !self.all => {
                 self.blank.push(segment);
                 return Ok(());
             }
-            FirstBlock::Ours(header) => self.footer(segment, header.segment_bytes, size, source)?,
+            FirstBlock::ClientCertificates(header) => {
+                self.footer(segment, header.segment_bytes, size, source)?
+            }
             _ => None,
         };
         if let Some(footer) = footer.filter(|_| !self.all)
@@ -213,7 +215,7 @@ impl Scan {
             self.written.push(segment);
             self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
-            if !matches!(first, FirstBlock::Ours(_)) {
+            if !matches!(first, FirstBlock::ClientCertificates(_)) {
                 self.first_block_damaged(segment, size.min(BLOCK), "its header is damaged");
             }
         } else {
@@ -260,9 +262,9 @@ impl Scan {
             return Ok(false);
         }
         self.follow(segment, BLOCK, footer.first_sequence);
-        let fold = &mut self.fold;
-        let folded = footer.each(&self.buffer, |at, entry| fold.entry(entry, segment, at));
-        debug_assert!(folded.is_some(), "it has passed");
+        let replay = &mut self.replay;
+        let replayed = footer.each(&self.buffer, |at, entry| replay.entry(entry, segment, at));
+        debug_assert!(replayed.is_some(), "it has passed");
         self.last_sequence = self.last_sequence.max(Some(footer.last_sequence()));
         self.batches += u64::from(footer.batches);
         self.records += u64::from(footer.records);
@@ -303,10 +305,10 @@ impl Scan {
                     length,
                     cause: "changed after it was synced".to_owned(),
                 }),
-                Decision::Fold | Decision::End | Decision::KnownCut => {}
+                Decision::Replay | Decision::End | Decision::KnownCut => {}
             }
         }
-        findings.set_aside.extend(self.fold.incomplete());
+        findings.set_aside.extend(self.replay.incomplete());
         findings
     }
 
@@ -326,7 +328,7 @@ impl Scan {
         self.read(segment, 0, size.min(BLOCK), source)?;
         let first = SegmentHeader::read(&self.buffer, segment);
         match first {
-            FirstBlock::Ours(header) => {
+            FirstBlock::ClientCertificates(header) => {
                 self.highest_id = self.highest_id.max(Some(header.highest_id));
                 if header.cut.0 != 0 {
                     self.cuts.push(header.cut);
@@ -477,7 +479,7 @@ impl Scan {
                     entry::put(&mut self.entries, rest);
                 }
                 match Entry::of(&header, payload) {
-                    Ok(entry) => self.fold.entry(entry, segment, offset),
+                    Ok(entry) => self.replay.entry(entry, segment, offset),
                     Err(unusable) => self.unusable(unusable, segment, offset, header.length)?,
                 }
                 at += header.length as usize;

@@ -1,8 +1,8 @@
 //! Messages that come back from outside with what was known of them: see `letter`.
 
 use super::draft::{Draft, Waiting};
-use super::record::{SoFar, StoredContent};
-use super::{Accepted, Fate, Placement, Spool, SpoolError};
+use super::record::{PriorStatus, StoredContent};
+use super::{Accepted, Placement, RecipientStatus, Spool, SpoolError};
 
 impl Spool {
     /// Makes a message durable together with what became of its recipients so far, in one record.
@@ -15,7 +15,7 @@ impl Spool {
         &self,
         mut draft: Draft,
         accepted: Accepted,
-        fates: &[(u32, Fate)],
+        statuses: &[(u32, RecipientStatus)],
         in_doubt: &[u32],
     ) -> Result<Placement, SpoolError> {
         let core = &self.handle.core;
@@ -26,7 +26,7 @@ impl Spool {
             Some(extents) => StoredContent::Chunks(draft.id(), extents),
             None => StoredContent::Inline(draft.bytes()),
         };
-        let so_far = SoFar { fates: fates.to_vec(), under_way: in_doubt.to_vec() };
+        let so_far = PriorStatus { statuses: statuses.to_vec(), in_flight: in_doubt.to_vec() };
         Waiting::append(core, &accepted, &content, &so_far, pieces)?.stored().await
     }
 }

@@ -1,6 +1,6 @@
 //! What the tests of this room share: messages to store.
 
-use super::{Accepted, Fate};
+use super::{Accepted, RecipientStatus};
 use crate::message::{
     Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason,
     Recipient, Stage, Status, Timestamp,
@@ -16,7 +16,7 @@ pub(super) fn plain(id: u64, recipients: usize) -> Accepted {
         received_at: Timestamp(1_700_000_000_000 + id),
         envelope: Envelope { reverse_path: Some(Address::new("s@example.com")), recipients },
         options: Options::default(),
-        trace: b"Received: by relay\r\n".to_vec(),
+        prepended_headers: b"Received: by relay\r\n".to_vec(),
         dot_stuffed: false,
         eight_bit: false,
     }
@@ -51,14 +51,14 @@ pub(super) fn extreme() -> Accepted {
             expires: Some(Timestamp::NEVER),
             deliver_by: Some(DeliverBy { at: Timestamp::NEVER, mode: ByMode::Return, trace: true }),
         },
-        trace: vec![0, 255, 13, 10],
+        prepended_headers: vec![0, 255, 13, 10],
         dot_stuffed: true,
         eight_bit: true,
     }
 }
 
 /// A recipient deferred.
-pub(super) fn waiting(attempts: u16, due: u64) -> Fate {
+pub(super) fn waiting(attempts: u16, due: u64) -> RecipientStatus {
     let reason = Reason {
         stage: Stage::EndOfData,
         code: 451,
@@ -66,5 +66,5 @@ pub(super) fn waiting(attempts: u16, due: u64) -> Fate {
         text: "later".into(),
         remote: "mx.example.org [192.0.2.1]:25".into(),
     };
-    Fate::Waiting { attempts, due: Timestamp(due), reason }
+    RecipientStatus::Waiting { attempts, due: Timestamp(due), reason }
 }

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::batch::Batch;
-use super::log::{Chore, ChoreEnd, Log, Resume, Step};
-use super::record::{SoFar, StoredContent};
+use super::log::{Log, MaintenanceEnd, MaintenanceTask, Resume, Step};
+use super::record::{PriorStatus, StoredContent};
 use super::recovery::{Findings, Refusal, Scan};
 use super::segment::BLOCK;
 use super::testing::plain;
-use super::{Fate, Recovered};
+use super::{RecipientStatus, Recovered};
 use crate::message::{QueueId, Timestamp};
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -25,7 +25,7 @@ fn scan(files: &BTreeMap<u32, Vec<u8>>) -> Result<(Scan, Findings), Refusal> {
 }
 
 fn live(scan: Scan) -> Vec<Recovered> {
-    scan.fold.into_live().collect()
+    scan.replay.into_live().collect()
 }
 
 fn ids(files: &BTreeMap<u32, Vec<u8>>) -> Vec<u64> {
@@ -41,15 +41,19 @@ pub(super) fn small_segment() -> Vec<u8> {
 pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut log = Log::new(0, SEGMENT, resume);
     for _ in 0..2 {
-        let Some(Chore::Create { .. }) = log.chore(|_| false) else { panic!() };
-        log.chore_done(ChoreEnd::Done);
+        let Some(MaintenanceTask::Create { .. }) = log.chore(|_| false) else { panic!() };
+        log.chore_done(MaintenanceEnd::Done);
     }
     let mut batch = Batch::default();
     let mut file = vec![0; BLOCK as usize * 5];
     for &id in first_ids {
-        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &SoFar::default());
-        batch.message(&plain(id + 1, 2), &StoredContent::Inline(b"two\r\n"), &SoFar::default());
-        batch.settle(QueueId(id + 1), 0, &Fate::Delivered);
+        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &PriorStatus::default());
+        batch.message(
+            &plain(id + 1, 2),
+            &StoredContent::Inline(b"two\r\n"),
+            &PriorStatus::default(),
+        );
+        batch.settle(QueueId(id + 1), 0, &RecipientStatus::Delivered);
         while let Step::Write(write) = log.step(&mut batch, Timestamp(9), QueueId(id)) {
             let at = write.offset as usize;
             file[at..at + write.bytes.len()].copy_from_slice(&write.bytes);

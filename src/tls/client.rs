@@ -31,19 +31,19 @@ pub enum Trust {
 /// The certificates of ours that hosts may be shown, for all shards: read again while the relay
 /// runs.
 #[derive(Debug)]
-pub struct Ours {
+pub struct ClientCertificates {
     files: Vec<Certificate>,
     shown: RwLock<Vec<Arc<CertifiedKey>>>,
 }
 
-impl Ours {
+impl ClientCertificates {
     /// Reads them.
     ///
     /// # Errors
     /// A file cannot be read, holds no certificate or key, or the two do not belong together.
-    pub fn new(files: &[Certificate]) -> Result<Ours, TlsError> {
+    pub fn new(files: &[Certificate]) -> Result<ClientCertificates, TlsError> {
         let shown = RwLock::new(read_all(files)?);
-        Ok(Ours { files: files.to_vec(), shown })
+        Ok(ClientCertificates { files: files.to_vec(), shown })
     }
 
     /// Reads them again; how many there are. With an error the old ones stay. A session that is
@@ -65,13 +65,13 @@ fn read_all(files: &[Certificate]) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
 /// One of them, by its place.
 #[derive(Debug)]
 struct OneOfOurs {
-    ours: Arc<Ours>,
+    client_certificates: Arc<ClientCertificates>,
     place: usize,
 }
 
 impl ResolvesClientCert for OneOfOurs {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let shown = self.ours.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let shown = self.client_certificates.shown.read().unwrap_or_else(PoisonError::into_inner);
         shown.get(self.place).cloned()
     }
 
@@ -83,13 +83,13 @@ impl ResolvesClientCert for OneOfOurs {
 /// One shard's side of all its TLS connections to servers.
 pub struct Client {
     /// For one that shows no certificate, then for each that is shown.
-    ways: Vec<Way>,
+    ways: Vec<TlsProfile>,
     tls: config::Tls,
 }
 
 /// With one certificate of ours, or none. Sessions are remembered by itself: they belong to who
 /// began them.
-struct Way {
+struct TlsProfile {
     shown: Option<Arc<OneOfOurs>>,
     anyone: Arc<ClientConfig>,
     /// Made when first needed: reading the roots takes milliseconds.
@@ -101,15 +101,18 @@ impl Client {
     ///
     /// # Errors
     /// The file of the roots cannot be used, or rustls cannot be set up.
-    pub fn new(tls: &config::Tls, ours: &Arc<Ours>) -> Result<Client, TlsError> {
+    pub fn new(
+        tls: &config::Tls,
+        client_certificates: &Arc<ClientCertificates>,
+    ) -> Result<Client, TlsError> {
         // A file that is no good is to be told of now, not with the first mail.
         if let Roots::File(_) = &tls.roots {
             roots(&tls.roots)?;
         }
-        let mut ways = vec![Way::new(tls, None)?];
-        for place in 0..ours.files.len() {
-            let shown = OneOfOurs { ours: Arc::clone(ours), place };
-            ways.push(Way::new(tls, Some(Arc::new(shown)))?);
+        let mut ways = vec![TlsProfile::new(tls, None)?];
+        for place in 0..client_certificates.files.len() {
+            let shown = OneOfOurs { client_certificates: Arc::clone(client_certificates), place };
+            ways.push(TlsProfile::new(tls, Some(Arc::new(shown)))?);
         }
         Ok(Client { ways, tls: tls.clone() })
     }
@@ -117,12 +120,12 @@ impl Client {
     pub(super) fn connection(
         &self,
         trust: Trust,
-        ours: Option<usize>,
+        client_certificate: Option<usize>,
         name: &str,
     ) -> Result<ClientConnection, TlsError> {
         let way = self
             .ways
-            .get(ours.map_or(0, |place| place + 1))
+            .get(client_certificate.map_or(0, |place| place + 1))
             .ok_or_else(|| TlsError::Other("there is no such certificate of ours".to_owned()))?;
         let config = match trust {
             Trust::Anyone => &way.anyone,
@@ -139,8 +142,8 @@ impl Client {
     }
 }
 
-impl Way {
-    fn new(tls: &config::Tls, shown: Option<Arc<OneOfOurs>>) -> Result<Way, TlsError> {
+impl TlsProfile {
+    fn new(tls: &config::Tls, shown: Option<Arc<OneOfOurs>>) -> Result<TlsProfile, TlsError> {
         let verifier = Arc::new(Unverified { provider: provider() });
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(tls.only_1_3))?
@@ -148,7 +151,7 @@ impl Way {
             .with_custom_certificate_verifier(verifier);
         let mut anyone = showing(config, shown.as_ref());
         anyone.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Way { shown, anyone: Arc::new(anyone), verified: OnceCell::new() })
+        Ok(TlsProfile { shown, anyone: Arc::new(anyone), verified: OnceCell::new() })
     }
 
     fn verifying(&self, tls: &config::Tls) -> Result<Arc<ClientConfig>, TlsError> {

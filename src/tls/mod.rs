@@ -10,18 +10,18 @@
 //! are resumed by tickets that all shards can read, so it does not matter which one a client meets.
 
 mod client;
+mod client_certificate;
 mod layer;
 mod names;
 mod server;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod visitor;
 
-pub use client::{Client, Ours, Trust, root_certificates};
+pub use client::{Client, ClientCertificates, Trust, root_certificates};
 pub use names::certificate_name;
 pub use server::Server;
-pub use transport::{Security, Transport};
+pub use transport::{MaybeTlsStream, Security};
 
 use rustls::crypto::CryptoProvider;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The certificates that the relay shows, by the name that a client asks for.
 
-use super::visitor::AnyVisitor;
+use super::client_certificate::AcceptAnyClientCert;
 use super::{TlsError, client, names, provider, versions};
 use crate::config::{self, Certificate, Roots, look_at_private};
 use rustls::crypto::CryptoProvider;
@@ -35,7 +35,7 @@ pub struct Server {
     config: Arc<ServerConfig>,
     /// The same, and clients are asked for a certificate of theirs.
     asking: Arc<ServerConfig>,
-    shown: Arc<Shown>,
+    shown: Arc<ServerCertResolver>,
     tickets: [Arc<Tickets>; 2],
 }
 
@@ -87,14 +87,15 @@ impl Server {
         if tls.certificates.is_empty() {
             return Ok(None);
         }
-        let shown = Arc::new(Shown { certificates: RwLock::new(Arc::new(read(tls)?)) });
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
+        let shown =
+            Arc::new(ServerCertResolver { certificates: RwLock::new(Arc::new(read(tls)?)) });
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<ServerCertResolver>::clone(&shown);
         let provider = preferring_short_hashes();
         let builder = || {
             ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(tls.only_1_3))
         };
-        let visitor = Arc::new(AnyVisitor::new());
+        let visitor = Arc::new(AcceptAnyClientCert::new());
         let mut config = builder()?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
         let mut asking = builder()?.with_client_cert_verifier(visitor).with_cert_resolver(resolver);
         let tickets = [Tickets::new()?, Tickets::new()?];
@@ -157,7 +158,7 @@ struct Own {
 
 /// The certificates of this moment.
 #[derive(Debug)]
-struct Shown {
+struct ServerCertResolver {
     certificates: RwLock<Arc<Certificates>>,
 }
 
@@ -172,7 +173,7 @@ struct Certificates {
     vouching: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-impl Shown {
+impl ServerCertResolver {
     fn now(&self) -> Option<Arc<Certificates>> {
         Some(Arc::clone(&*self.certificates.read().ok()?))
     }
@@ -190,7 +191,7 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for ServerCertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.now()?.of_name(hello.server_name()).key))
     }

@@ -26,8 +26,8 @@ fn tls(certificates: Vec<Certificate>, roots: Roots) -> config::Tls {
     config::Tls { certificates, only_1_3: false, roots, client_roots: None }
 }
 
-fn nothing() -> Arc<Ours> {
-    Arc::new(Ours::new(&[]).unwrap())
+fn nothing() -> Arc<ClientCertificates> {
+    Arc::new(ClientCertificates::new(&[]).unwrap())
 }
 
 fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
@@ -36,7 +36,7 @@ fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clon
 }
 
 /// What each side says of the handshake.
-type Met = (io::Result<Transport>, io::Result<Transport>);
+type Met = (io::Result<MaybeTlsStream>, io::Result<MaybeTlsStream>);
 
 async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) -> Met {
     meet_showing(server, client, trust, None, name).await
@@ -47,7 +47,7 @@ async fn meet_showing(
     server: Arc<Server>,
     client: &Client,
     trust: Trust,
-    ours: Option<usize>,
+    client_certificates: Option<usize>,
     name: &str,
 ) -> Met {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -57,13 +57,14 @@ async fn meet_showing(
     let (there, done) = (std::rc::Rc::clone(&accepted), ring::Signal::new());
     let ended = done.clone();
     ring::spawn("server", async move {
-        let mut far = Transport::new(far);
-        let result = far.accept(&server, ours.is_some(), LONG).await;
+        let mut far = MaybeTlsStream::new(far);
+        let result = far.accept(&server, client_certificates.is_some(), LONG).await;
         *there.borrow_mut() = Some(result.map(|()| far));
         ended.set();
     });
-    let mut near = Transport::new(near);
-    let connected = near.connect(client, trust, ours, name, LONG).await.map(|()| near);
+    let mut near = MaybeTlsStream::new(near);
+    let connected =
+        near.connect(client, trust, client_certificates, name, LONG).await.map(|()| near);
     done.wait().await;
     let accepted = accepted.borrow_mut().take().unwrap();
     (connected, accepted)
@@ -239,8 +240,9 @@ fn what_a_host_is_shown_is_read_again_too() {
         async move {
             let tls = tls(vec![host.clone()], Roots::System);
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let ours = Arc::new(Ours::new(std::slice::from_ref(&files)).unwrap());
-            let client = Client::new(&tls, &ours).unwrap();
+            let client_certificates =
+                Arc::new(ClientCertificates::new(std::slice::from_ref(&files)).unwrap());
+            let client = Client::new(&tls, &client_certificates).unwrap();
             let seen = async |name: &str| {
                 let server = Arc::clone(&server);
                 let met = meet_showing(server, &client, Trust::Anyone, Some(0), name).await;
@@ -251,11 +253,11 @@ fn what_a_host_is_shown_is_read_again_too() {
             let folder = files.cert.parent().unwrap();
             assert_eq!(certificate(folder, &["relay.test"]), files, "in the same files");
             assert_eq!(seen("b.test").await, first, "nobody has read them");
-            assert_eq!(ours.reload().unwrap(), 1);
+            assert_eq!(client_certificates.reload().unwrap(), 1);
             let second = seen("c.test").await;
             assert_ne!(second, first);
             std::fs::write(&files.cert, b"nonsense").unwrap();
-            assert!(ours.reload().is_err());
+            assert!(client_certificates.reload().is_err());
             assert_eq!(seen("d.test").await, second);
         }
     });
@@ -300,7 +302,7 @@ fn what_is_no_tls_ends_the_handshake() {
                 let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
                 let address = listener.address();
                 let mut near = Stream::connect(address, None, LONG).await.unwrap();
-                let mut far = Transport::new(listener.accept().await.unwrap());
+                let mut far = MaybeTlsStream::new(listener.accept().await.unwrap());
                 near.send_all(bytes, LONG).await.unwrap();
                 near.close().await;
                 assert!(far.accept(&server, false, LONG).await.is_err(), "{bytes:?}");

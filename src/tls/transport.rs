@@ -14,7 +14,7 @@ use std::time::Duration;
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 /// A TCP connection that may have a layer of TLS.
-pub struct Transport {
+pub struct MaybeTlsStream {
     stream: Stream,
     layer: Option<Box<Layer>>,
 }
@@ -40,10 +40,10 @@ pub struct Security {
     pub client_names: Vec<Box<str>>,
 }
 
-impl Transport {
+impl MaybeTlsStream {
     /// A connection in the clear.
-    pub fn new(stream: Stream) -> Transport {
-        Transport { stream, layer: None }
+    pub fn new(stream: Stream) -> MaybeTlsStream {
+        MaybeTlsStream { stream, layer: None }
     }
 
     /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if so told.
@@ -77,14 +77,15 @@ impl Transport {
         &mut self,
         client: &Client,
         trust: Trust,
-        ours: Option<usize>,
+        client_certificates: Option<usize>,
         name: &str,
         timeout: Duration,
     ) -> io::Result<()> {
-        let tls = client.connection(trust, ours, name).map_err(|error| match error {
-            TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
-            error => io::Error::other(error),
-        })?;
+        let tls =
+            client.connection(trust, client_certificates, name).map_err(|error| match error {
+                TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
+                error => io::Error::other(error),
+            })?;
         self.secure(Connection::Client(tls), timeout).await
     }
 

@@ -12,7 +12,7 @@ import time
 
 from clients import send
 from harness import BINARY, Relay, Sink, free_port, main, wait_until
-from mishaps import SMALL, attempt, fill, is_taken, small_disk, text
+from disk_faults import SMALL, attempt, fill, is_taken, small_disk, text
 
 MEBI = 1 << 20
 LINE = b"z" * 76 + b"\r\n"

@@ -8,7 +8,7 @@ import os
 
 from encryption import certificates
 from harness import Relay, Sink, free_port, main, without_trace
-from mtas import LARGE, SMALL, has_lines, listeners, post, relay_before
+from exim_opensmtpd import LARGE, SMALL, has_lines, listeners, post, relay_before
 from peers import GoSmtp, encoded, golang, missing_for_go, run
 from users import relay_with_users
 

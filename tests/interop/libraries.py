@@ -15,9 +15,9 @@ except ImportError:
 
 from encryption import trusting
 from harness import Relay, Sink, free_port, main, need, without_trace
-from mtas import LARGE, SMALL, has_lines, letters_and_reports, listeners
+from exim_opensmtpd import LARGE, SMALL, has_lines, letters_and_reports, listeners
 from peers import PROGRAMS, run
-from receiving import letters_of
+from inbound_esmtp import letters_of
 from users import relay_with_users
 
 

@@ -8,7 +8,7 @@ import re
 
 from encryption import certificates
 from harness import Relay, Sink, free_port, main, without_trace
-from mtas import LARGE, SMALL, below_traces, has_lines, listeners, relay_before
+from exim_opensmtpd import LARGE, SMALL, below_traces, has_lines, listeners, relay_before
 from peers import SmtpServer, missing_for_node, nodemailer, raw
 from users import relay_with_users
 

@@ -7,8 +7,8 @@ import os
 from encryption import certificates, flags
 from golang import go, letter
 from harness import Relay, dialogue, free_port, main, without_trace
-from mtas import LARGE, SMALL, has_lines
-from names import NameServers
+from exim_opensmtpd import LARGE, SMALL, has_lines
+from dns_routing import NameServers
 from node import kept, secured
 from peers import GoSmtp, SmtpServer, missing_for_go, missing_for_node, nodemailer, raw
 

@@ -1,35 +1,35 @@
 """Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
 
-import ahead
+import bdat_pipelining
 import clients
 import disk
 import encryption
-import fates
+import delivery_status
 import golang
 import hostile
 import libraries
-import mishaps
-import mtas
-import names
+import disk_faults
+import exim_opensmtpd
+import dns_routing
 import node
 import postfix
-import receiving
+import inbound_esmtp
 import require_tls
-import running
-import sending
-import starting
-import timely
+import lifecycle
+import outbound_extensions
+import start_stress
+import deliverby
 import tokens
 import tools
 import users
-import visitors
-import wiring
+import client_certificates
+import sharding
 from harness import main
 
-ROOMS = (
-    clients, fates, names, running, starting, wiring, hostile, mishaps, disk, tools, encryption, receiving,
-    sending, ahead, timely, postfix, mtas, users, tokens, visitors, libraries, node, golang, require_tls,
+SUITES = (
+    clients, delivery_status, dns_routing, lifecycle, start_stress, sharding, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
+    outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main([test for room in ROOMS for test in room.TESTS]))
+    raise SystemExit(main([test for suite in SUITES for test in suite.TESTS]))

@@ -145,22 +145,22 @@ impl Model {
         loop {
             match self.scheduler.poll(self.now) {
                 None => break,
-                Some(Demand::Route(domain)) => {
+                Some(Action::Route(domain)) => {
                     let name = self.scheduler.domain(domain).to_string();
                     assert!(self.asked.insert(name), "one lookup at a time");
                     self.lookups.push(domain);
                 }
-                Some(Demand::Offer(site)) => {
+                Some(Action::Offer(site)) => {
                     assert!(self.told.insert(site), "offered once");
                     assert!(self.ready(site) > 0, "an offer means work");
                 }
-                Some(Demand::Expired { slot, recipients }) => {
+                Some(Action::Expired { slot, recipients }) => {
                     self.endings += recipients.len();
                     expired.push((slot, recipients.iter().map(|lapsed| lapsed.index).collect()));
                 }
                 // Told again while it stays out; the model leaves them out at its leisure.
-                Some(Demand::Delayed { .. }) => panic!("nobody asked for a notice"),
-                Some(Demand::Overdue { slot, recipients }) => {
+                Some(Action::Delayed { .. }) => panic!("nobody asked for a notice"),
+                Some(Action::Overdue { slot, recipients }) => {
                     let letter = self.letter(slot);
                     for index in recipients {
                         assert_eq!(letter.recipients[index as usize].1, Place::Out);
@@ -249,30 +249,31 @@ impl Model {
         }
         let at = self.random.usize(0..self.letters.len());
         let index = self.random.usize(0..self.letters[at].recipients.len());
-        let verdict = [Verdict::Over, Verdict::Later, Verdict::Again][self.random.usize(0..3)];
+        let result = [AttemptResult::Over, AttemptResult::Later, AttemptResult::Again]
+            [self.random.usize(0..3)];
         if self.letters[at].finished {
             return;
         }
         let (slot, expires) = (self.letters[at].slot, self.letters[at].expires);
         let now = self.now;
-        let settled = self.scheduler.settle(slot, index as u32, verdict, reason("x"), now);
+        let settled = self.scheduler.settle(slot, index as u32, result, reason("x"), now);
         let (domain, place, tried) = self.letters[at].recipients[index].clone();
         let Some(settled) = settled else { return assert_ne!(place, Place::Out) };
         assert_eq!(place, Place::Out);
-        let tried = tried + u16::from(verdict != Verdict::Again);
+        let tried = tried + u16::from(result != AttemptResult::Again);
         let place = match settled {
-            Settled::Ended { attempts } => {
-                assert_eq!((attempts, verdict), (tried, Verdict::Over));
+            Disposition::Ended { attempts } => {
+                assert_eq!((attempts, result), (tried, AttemptResult::Over));
                 Place::Over
             }
-            Settled::Expired { attempts } => {
-                assert!(expires <= now && attempts == tried && verdict != Verdict::Over);
+            Disposition::Expired { attempts } => {
+                assert!(expires <= now && attempts == tried && result != AttemptResult::Over);
                 Place::Over
             }
-            Settled::Retry { attempts, due } => {
-                assert!(expires > now && attempts == tried && verdict != Verdict::Over);
+            Disposition::Retry { attempts, due } => {
+                assert!(expires > now && attempts == tried && result != AttemptResult::Over);
                 assert!(due >= now && due <= expires);
-                let again = verdict == Verdict::Again;
+                let again = result == AttemptResult::Again;
                 if again { self.place_when_due(&domain) } else { Place::Waiting(due) }
             }
         };
@@ -370,8 +371,8 @@ impl Scheduler {
             .flat_map(|view| view.recipients.iter().map(|recipient| (view.slot, recipient.index)))
             .collect();
         for (slot, index) in &out {
-            let settled = self.settle(*slot, *index, Verdict::Later, None, now);
-            assert!(matches!(settled, Some(Settled::Expired { .. })));
+            let settled = self.settle(*slot, *index, AttemptResult::Later, None, now);
+            assert!(matches!(settled, Some(Disposition::Expired { .. })));
         }
         out.is_empty()
     }

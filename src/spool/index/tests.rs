@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::super::batch::Batch;
-use super::super::log::{Chore, ChoreEnd, Log, Resume, Step, Write};
-use super::super::record::{Extent, SoFar, StoredContent};
+use super::super::log::{Log, MaintenanceEnd, MaintenanceTask, Resume, Step, Write};
+use super::super::record::{Extent, PriorStatus, StoredContent};
 use super::super::recovery::{Findings, Scan};
 use super::super::segment::{FirstBlock, SegmentHeader};
 use super::super::testing::{extreme, plain, waiting};
-use super::super::{Accepted, Fate};
+use super::super::{Accepted, RecipientStatus};
 use super::*;
 use crate::message::{Options, QueueId, Timestamp};
 use std::collections::BTreeMap;
@@ -48,13 +48,13 @@ impl Disk {
         loop {
             if let Some(chore) = self.log.chore(|_| false) {
                 match chore {
-                    Chore::Create { segment } => {
+                    MaintenanceTask::Create { segment } => {
                         self.files.insert(segment, vec![0; SEGMENT as usize]);
                     }
-                    Chore::Fill { .. } => {}
+                    MaintenanceTask::Fill { .. } => {}
                     other => panic!("nothing has died: {other:?}"),
                 }
-                self.log.chore_done(ChoreEnd::Done);
+                self.log.chore_done(MaintenanceEnd::Done);
             }
             match self.log.step(&mut self.batch, Timestamp(9), QueueId(9)) {
                 Step::Write(write) => self.put(write),
@@ -67,7 +67,7 @@ impl Disk {
 
     fn message(&mut self, accepted: &Accepted, content: usize) {
         let content = vec![b'x'; content];
-        self.batch.message(accepted, &StoredContent::Inline(&content), &SoFar::default());
+        self.batch.message(accepted, &StoredContent::Inline(&content), &PriorStatus::default());
     }
 
     /// All kinds of records, in so many batches of mail of about 8 KB each.
@@ -88,11 +88,11 @@ impl Disk {
             disk.commit();
             let (segment, start) = disk.last;
             let extents = vec![Extent { segment, offset: start + slot.offset, length: 7 }];
-            let so_far = SoFar { fates: vec![(0, waiting(2, 5))], under_way: vec![0] };
+            let so_far = PriorStatus { statuses: vec![(0, waiting(2, 5))], in_flight: vec![0] };
             let content = StoredContent::Chunks(draft, extents);
             disk.batch.message(&plain(first + 6, 2), &content, &so_far);
             disk.batch.settle(QueueId(first), 0, &waiting(3, 99));
-            disk.batch.settle(QueueId(first + 1), 0, &Fate::Delivered);
+            disk.batch.settle(QueueId(first + 1), 0, &RecipientStatus::Delivered);
             disk.batch.begin(QueueId(first + 2), &[0]);
             disk.commit();
         }
@@ -120,7 +120,7 @@ fn scan(mut scan: Scan, files: &Files) -> (Scan, Findings) {
 fn said(read: (Scan, Findings)) -> (Vec<String>, String) {
     let (scan, findings) = read;
     let log = (&scan.written, &scan.blank, scan.batches, scan.records, scan.written_bytes);
-    (scan.fold.said(), format!("{findings:?} {log:?} {:?}", scan.highest_id))
+    (scan.replay.said(), format!("{findings:?} {log:?} {:?}", scan.highest_id))
 }
 
 fn footer_of(file: &[u8], segment: u32) -> Option<Footer> {
@@ -129,7 +129,9 @@ fn footer_of(file: &[u8], segment: u32) -> Option<Footer> {
 
 /// As a relay wrote it that knew no index.
 fn without_index(file: &mut [u8], segment: u32) {
-    let FirstBlock::Ours(header) = SegmentHeader::read(&file[..BLOCK as usize], segment) else {
+    let FirstBlock::ClientCertificates(header) =
+        SegmentHeader::read(&file[..BLOCK as usize], segment)
+    else {
         panic!()
     };
     let header = SegmentHeader { segment_bytes: 0, ..header };

@@ -12,7 +12,7 @@ fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
     (bytes, header)
 }
 
-fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
+fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &PriorStatus) {
     let mut bytes = Vec::new();
     let length = put_message(&mut bytes, accepted, &content, so_far);
     let (bytes, header) = round_trip(bytes, length);
@@ -24,7 +24,7 @@ fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
         options: accepted.options.clone(),
         dot_stuffed: accepted.dot_stuffed,
         eight_bit: accepted.eight_bit,
-        trace: &accepted.trace,
+        prepended_headers: &accepted.prepended_headers,
         content,
         so_far: so_far.clone(),
     };
@@ -33,26 +33,36 @@ fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &SoFar) {
 
 #[test]
 fn a_message_reads_back_as_it_was_written() {
-    reads_back(&plain(1, 1), StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"), &SoFar::default());
-    reads_back(&plain(2, 0), StoredContent::Inline(b""), &SoFar::default());
+    reads_back(
+        &plain(1, 1),
+        StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"),
+        &PriorStatus::default(),
+    );
+    reads_back(&plain(2, 0), StoredContent::Inline(b""), &PriorStatus::default());
     let extents = vec![
         Extent { segment: 1, offset: 4136, length: 9 },
         Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
     ];
-    let fates = vec![(0, Fate::Delivered), (1, waiting(u16::MAX, u64::MAX))];
-    let so_far = SoFar { fates, under_way: vec![1, 2] };
+    let statuses = vec![(0, RecipientStatus::Delivered), (1, waiting(u16::MAX, u64::MAX))];
+    let so_far = PriorStatus { statuses, in_flight: vec![1, 2] };
     reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &so_far);
 }
 
 #[test]
 fn outcomes_read_back_as_they_were_written() {
-    let fates =
-        [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Removed, Fate::Over, waiting(7, 8)];
-    for fate in fates {
+    let statuses = [
+        RecipientStatus::Delivered,
+        RecipientStatus::Bounced,
+        RecipientStatus::Expired,
+        RecipientStatus::Removed,
+        RecipientStatus::Over,
+        waiting(7, 8),
+    ];
+    for status in statuses {
         let mut bytes = Vec::new();
-        let length = put_settled(&mut bytes, QueueId(5), 9, &fate);
+        let length = put_settled(&mut bytes, QueueId(5), 9, &status);
         let (bytes, header) = round_trip(bytes, length);
-        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Settled(9, fate)));
+        assert_eq!(decode(&header, &bytes[HEADER..]), Ok(Record::Settled(9, status)));
     }
     let mut bytes = Vec::new();
     let length = put_begun(&mut bytes, QueueId(5), &[0, 7, u32::MAX]);
@@ -98,25 +108,25 @@ fn an_older_record_is_read_and_a_plain_one_is_still_written_so() {
         received_at: stored.received_at,
         envelope: stored.envelope.clone(),
         options: stored.options.clone(),
-        trace: stored.trace.to_vec(),
+        prepended_headers: stored.prepended_headers.to_vec(),
         dot_stuffed: stored.dot_stuffed,
         eight_bit: stored.eight_bit,
     };
     let mut again = Vec::new();
-    put_message(&mut again, &accepted, &stored.content, &SoFar::default());
+    put_message(&mut again, &accepted, &stored.content, &PriorStatus::default());
     assert_eq!(again, bytes, "an older relay can go on with it");
     let (mode, trace) = DeliverBy::read_letters("rt").unwrap();
     accepted.options.deliver_by = Some(DeliverBy { at: Timestamp(11), mode, trace });
     again.clear();
-    put_message(&mut again, &accepted, &stored.content, &SoFar::default());
+    put_message(&mut again, &accepted, &stored.content, &PriorStatus::default());
     assert_eq!(again.get(5), Some(&2), "and what it does not know, it refuses");
-    reads_back(&accepted, StoredContent::Inline(b"x"), &SoFar::default());
+    reads_back(&accepted, StoredContent::Inline(b"x"), &PriorStatus::default());
 }
 
 #[test]
 fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
     let mut bytes = Vec::new();
-    let so_far = SoFar { fates: vec![(0, waiting(1, 2))], under_way: vec![1] };
+    let so_far = PriorStatus { statuses: vec![(0, waiting(1, 2))], in_flight: vec![1] };
     put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &so_far);
     let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
     let payload = &bytes[HEADER..];

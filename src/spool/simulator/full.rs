@@ -4,7 +4,7 @@ use super::commits::{settings, store};
 use crate::ring::simulation::disk::Disk;
 use crate::ring::simulation::{self, Simulation};
 use crate::ring::{self};
-use crate::spool::{Fate, Spool, SpoolError};
+use crate::spool::{RecipientStatus, Spool, SpoolError};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn after_starts_on_a_full_disk_outcomes_are_still_recorded() {
             found.set(all.len() as u64);
             let part = if start == 2 { all.len() } else { all.len() / 10 };
             for message in all.iter().take(part) {
-                spool.settle(message.id, 0, &Fate::Delivered);
+                spool.settle(message.id, 0, &RecipientStatus::Delivered);
                 spool.dead(message.id, message.placement);
             }
             ring::sleep(Duration::from_secs(10)).await;

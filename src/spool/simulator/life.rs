@@ -1,12 +1,12 @@
 //! One life of a relay's spools, from start to end: clients that send and give up, deliveries that
 //! succeed and defer, readers, and the queue that the cleaner asks.
 
-use super::super::closed::Closed;
+use super::super::manifest::Manifest;
 use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
-    Content, Fate, Message, Open, Placement, Register, Settings, Spool, SpoolError, Standing,
-    folder, segment,
+    Content, Message, MessageState, Open, Placement, QueueIndex, RecipientStatus, Settings, Spool,
+    SpoolError, folder, segment,
 };
 use super::truth::{Found, Mail, Recipient, State, Truth};
 use crate::message::{QueueId, Timestamp};
@@ -160,7 +160,7 @@ fn compare(world: &World) {
         else {
             return;
         };
-        if Closed::read(&folder).is_some() {
+        if Manifest::read(&folder).is_some() {
             count(&world.seen.listed);
         }
         let (findings, other) = (by_index.findings, by_all.findings);
@@ -169,7 +169,7 @@ fn compare(world: &World) {
         assert_eq!((&scan.written, &scan.blank), (&all.written, &all.blank));
         assert_eq!((scan.batches, scan.records), (all.batches, all.records));
         assert!(all.bad_indexes.iter().all(|bad| !scan.indexed.contains(bad)));
-        assert_eq!(scan.fold.said(), all.fold.said());
+        assert_eq!(scan.replay.said(), all.replay.said());
         world.seen.indexed.set(world.seen.indexed.get() + scan.indexed.len() as u64);
     }
 }
@@ -237,7 +237,7 @@ pub(super) async fn live(world: Rc<World>) {
     };
     let mut queues = Vec::new();
     for (shard, spool) in (0..).zip(&spools) {
-        let queue: Rc<dyn Register> = Rc::new(Queue { world: Rc::clone(&world), shard });
+        let queue: Rc<dyn QueueIndex> = Rc::new(Queue { world: Rc::clone(&world), shard });
         spool.clean_for(Rc::downgrade(&queue));
         queues.push(queue);
         for sender in 0..5 {
@@ -484,9 +484,9 @@ async fn deliver(world: Rc<World>, spool: Spool, shard: u16) {
             let now = world.now();
             let truth = &mut *world.truth.borrow_mut();
             let Some(mail) = truth.mails.get_mut(&id) else { continue };
-            let fate = fate(&mut world.random.borrow_mut(), mail.patient);
-            spool.settle(QueueId(id), recipient, &fate);
-            mail.recipients[recipient as usize].settle(&fate, now);
+            let status = status(&mut world.random.borrow_mut(), mail.patient);
+            spool.settle(QueueId(id), recipient, &status);
+            mail.recipients[recipient as usize].settle(&status, now);
             if mail.over() {
                 dead = mail.placement;
             }
@@ -497,13 +497,13 @@ async fn deliver(world: Rc<World>, spool: Spool, shard: u16) {
     }
 }
 
-fn fate(random: &mut fastrand::Rng, patient: bool) -> Fate {
+fn status(random: &mut fastrand::Rng, patient: bool) -> RecipientStatus {
     let ends = if patient { random.u32(..200) == 0 } else { random.u32(..4) > 0 };
     match random.u32(..10) {
         _ if !ends => waiting(random.u16(..), random.u64(..)),
-        0 => Fate::Bounced,
-        1 => Fate::Expired,
-        _ => Fate::Delivered,
+        0 => RecipientStatus::Bounced,
+        1 => RecipientStatus::Expired,
+        _ => RecipientStatus::Delivered,
     }
 }
 
@@ -563,7 +563,7 @@ async fn sync(world: Rc<World>, spool: Spool, shard: u16) {
         world.pause(200).await;
         let mut noted = Vec::new();
         for (&id, mail) in world.truth.borrow().mails.iter().filter(|(_, m)| m.shard == shard) {
-            noted.extend((0..).zip(&mail.recipients).map(|(at, one)| (id, at, one.fates.len())));
+            noted.extend((0..).zip(&mail.recipients).map(|(at, one)| (id, at, one.statuses.len())));
         }
         if spool.sync().await.is_err() || world.is_dead() {
             continue;
@@ -584,7 +584,7 @@ struct Queue {
     shard: u16,
 }
 
-impl Register for Queue {
+impl QueueIndex for Queue {
     fn placement(&self, id: QueueId) -> Option<Placement> {
         let truth = self.world.truth.borrow();
         let here = |mail: &&Mail| {
@@ -602,16 +602,16 @@ impl Register for Queue {
         )
     }
 
-    fn standing(&self, id: QueueId) -> Option<Standing> {
+    fn message_state(&self, id: QueueId) -> Option<MessageState> {
         self.placement(id)?;
         let truth = self.world.truth.borrow();
         let open = (0..).zip(&truth.mails.get(&id.0)?.recipients);
         let open = open.filter(|(_, one)| !one.ended()).map(|(index, one)| Open {
             index,
-            fate: one.fates.last().map(|(fate, _)| fate.fate()),
-            under_way: one.begun_at.is_some(),
+            status: one.statuses.last().map(|(status, _)| status.status()),
+            in_flight: one.begun_at.is_some(),
         });
-        Some(Standing { open: open.collect() })
+        Some(MessageState { open: open.collect() })
     }
 
     fn moved(&self, id: QueueId, to: Placement) {

@@ -1,7 +1,7 @@
 //! What the relay was told and told others, and whether what a start found agrees with that.
 
 use super::super::testing::waiting;
-use super::super::{Fate, Placement, Recovered, RecoveredRecipient};
+use super::super::{Placement, RecipientStatus, Recovered, RecoveredRecipient};
 use crate::message::Timestamp;
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub(super) struct Mail {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recipient {
     /// In the order of noting, with the time; the first `durable` are for certain.
-    pub(super) fates: Vec<(Known, u64)>,
+    pub(super) statuses: Vec<(Known, u64)>,
     pub(super) durable: usize,
     /// A delivery began then, and no fate was noted since.
     pub(super) begun_at: Option<u64>,
@@ -58,9 +58,9 @@ pub(super) enum Known {
 }
 
 impl Known {
-    fn of(fate: &Fate) -> Known {
-        match fate {
-            Fate::Waiting { attempts, due, .. } => {
+    fn of(status: &RecipientStatus) -> Known {
+        match status {
+            RecipientStatus::Waiting { attempts, due, .. } => {
                 Known::Waiting { attempts: *attempts, due: due.0 }
             }
             _ => Known::Ended,
@@ -68,9 +68,9 @@ impl Known {
     }
 
     /// As the queue tells the cleaner.
-    pub(super) fn fate(self) -> Fate {
+    pub(super) fn status(self) -> RecipientStatus {
         match self {
-            Known::Ended => Fate::Over,
+            Known::Ended => RecipientStatus::Over,
             Known::Waiting { attempts, due } => waiting(attempts, due),
         }
     }
@@ -78,7 +78,7 @@ impl Known {
 
 impl Recipient {
     pub(super) fn ended(&self) -> bool {
-        self.fates.last().is_some_and(|(fate, _)| *fate == Known::Ended)
+        self.statuses.last().is_some_and(|(status, _)| *status == Known::Ended)
     }
 
     pub(super) fn begin(&mut self, now: u64) {
@@ -86,21 +86,21 @@ impl Recipient {
         self.ever_begun = true;
     }
 
-    pub(super) fn settle(&mut self, fate: &Fate, now: u64) {
+    pub(super) fn settle(&mut self, status: &RecipientStatus, now: u64) {
         self.begun_at = None;
         self.is_taken = false;
-        self.fates.push((Known::of(fate), now));
+        self.statuses.push((Known::of(status), now));
     }
 
     /// The fates that must be on the disk.
     fn durable(&self, certain_before: u64) -> usize {
-        let by_time = self.fates.iter().take_while(|(_, at)| *at < certain_before).count();
+        let by_time = self.statuses.iter().take_while(|(_, at)| *at < certain_before).count();
         by_time.max(self.durable)
     }
 
     /// What a start says, after the first `count` fates.
     fn is_after(&self, count: usize, found: &RecoveredRecipient) -> bool {
-        match count.checked_sub(1).and_then(|last| self.fates.get(last)) {
+        match count.checked_sub(1).and_then(|last| self.statuses.get(last)) {
             None => !found.ended && found.due.is_none(),
             Some((Known::Waiting { attempts, due }, _)) => {
                 !found.ended && (found.attempts, found.due) == (*attempts, Some(Timestamp(*due)))
@@ -110,16 +110,16 @@ impl Recipient {
     }
 
     fn found(one: &RecoveredRecipient) -> Recipient {
-        let fate = match (one.ended, one.due) {
+        let status = match (one.ended, one.due) {
             (true, _) => Some(Known::Ended),
             (false, Some(due)) => Some(Known::Waiting { attempts: one.attempts, due: due.0 }),
             (false, None) => None,
         };
-        let fates: Vec<(Known, u64)> = fate.into_iter().map(|fate| (fate, 0)).collect();
+        let statuses: Vec<(Known, u64)> = status.into_iter().map(|status| (status, 0)).collect();
         let begun_at = one.in_doubt.then_some(0);
         Recipient {
-            durable: fates.len(),
-            fates,
+            durable: statuses.len(),
+            statuses,
             begun_at,
             ever_begun: one.in_doubt,
             is_taken: false,
@@ -243,7 +243,7 @@ impl Mail {
         }
         for (found, truth) in message.recipients.iter().zip(&self.recipients) {
             let durable = truth.durable(certain_before);
-            let agrees = (durable..=truth.fates.len()).any(|count| truth.is_after(count, found));
+            let agrees = (durable..=truth.statuses.len()).any(|count| truth.is_after(count, found));
             let given_up = matches!(self.state, State::GivenUp(_));
             assert!(agrees || given_up, "{id}: {found:?} is not {truth:?}, {durable} durable");
             assert!(!found.in_doubt || truth.ever_begun, "nothing had begun for {id}");
@@ -252,9 +252,9 @@ impl Mail {
         }
         let over = |one: &Recipient| {
             let durable = one.durable(certain_before);
-            one.fates
+            one.statuses
                 .get(..durable)
-                .is_some_and(|all| all.iter().any(|(fate, _)| *fate == Known::Ended))
+                .is_some_and(|all| all.iter().any(|(status, _)| *status == Known::Ended))
         };
         let ended = !self.recipients.is_empty() && self.recipients.iter().all(over);
         assert!(!ended, "message {id} came back: {self:?}");

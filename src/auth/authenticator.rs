@@ -1,0 +1,320 @@
+//! Where somebody who wants in is checked: the users of this moment, failed attempts, and the
+//! threads that hash. One for all shards; its locks are held for look-ups only.
+
+use super::attempts::{Attempts, Limits, NotNow};
+use super::hash_pool::HashPool;
+use super::tokens::{self, TokenRejection, Tokens};
+use super::{User, Users, UsersError, file, user};
+use crate::config;
+use crate::sasl::{Digest, Hints, Keys, Secret, TokenFault, keyed};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Checks that may wait for a thread. Each takes some 20 ms, so who waits longest waits a second or
+/// two; beyond it 454.
+const WAITING_MAX: usize = 128;
+
+/// What became of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginResult {
+    /// It is he.
+    Right(Arc<User>),
+    /// It is not, or there is nobody of that name.
+    Wrong,
+    /// Too many wait to be checked.
+    Busy,
+}
+
+/// One attempt to log in that is being checked. Dropped, it was wrong.
+pub struct Attempt<'a> {
+    authenticator: &'a Authenticator,
+    address: IpAddr,
+    user: Option<Box<str>>,
+    wrong: bool,
+}
+
+impl Attempt<'_> {
+    /// It was not wrong: it was right, or it could not be checked.
+    pub fn not_wrong(mut self) {
+        self.wrong = false;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut attempts = lock(&self.authenticator.attempts);
+        attempts.end(self.address, self.user.as_deref(), self.wrong, Instant::now());
+    }
+}
+
+/// Where somebody who wants in is checked.
+pub struct Authenticator {
+    /// The users file, if there is one.
+    path: Option<PathBuf>,
+    users: RwLock<Arc<Users>>,
+    attempts: Mutex<Attempts>,
+    /// Of users whose password was right: a keyed hash of it, which lives as long as the process
+    /// and its users. A client that logs in for each message is not hashed for each.
+    right: Mutex<HashMap<Box<str>, Digest>>,
+    /// Keys for what only this process makes and reads.
+    secret: [u8; 32],
+    workers: Arc<HashPool>,
+    /// Where tokens are checked, if they are taken.
+    tokens: Option<Tokens>,
+}
+
+impl Authenticator {
+    /// Reads the users; `None` when neither their file nor tokens are configured.
+    ///
+    /// # Errors
+    /// A file, or no randomness.
+    pub fn open(
+        auth: &config::Auth,
+        workers: &Arc<HashPool>,
+    ) -> Result<Option<Authenticator>, UsersError> {
+        if auth.users.is_none() && auth.tokens.is_none() {
+            return Ok(None);
+        }
+        let users = auth.users.as_deref().map_or(Ok(Users::default()), file::read)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
+        let limits = Limits {
+            per_address: auth.failures_per_address,
+            per_user: auth.failures_per_user,
+            window: auth.failure_window,
+        };
+        let tokens = auth.tokens.as_ref().map(|tokens| Tokens::open(tokens, secret));
+        Ok(Some(Authenticator {
+            path: auth.users.clone(),
+            users: RwLock::new(Arc::new(users)),
+            attempts: Mutex::new(Attempts::new(limits)),
+            right: Mutex::default(),
+            secret,
+            workers: Arc::clone(workers),
+            tokens: tokens.transpose()?,
+        }))
+    }
+
+    /// Threads to start for it.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn workers() -> std::io::Result<HashPool> {
+        // Each needs 19 MiB for a hash; half of the cores, so that guessers do not stop the mail.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        HashPool::start((cores / 2).clamp(1, 8), WAITING_MAX)
+    }
+
+    /// Reads the users again; how many there are. With an error the old ones stay.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn reload(&self) -> Result<usize, UsersError> {
+        let users = Arc::new(self.path.as_deref().map_or(Ok(Users::default()), file::read)?);
+        let count = users.count();
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
+        lock(&self.right).clear();
+        Ok(count)
+    }
+
+    /// Reads again what is needed to check tokens, and asks anew about every token. With an error
+    /// the old files stay.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn reload_tokens(&self) -> Result<usize, UsersError> {
+        self.tokens.as_ref().map_or(Ok(()), Tokens::reload)?;
+        Ok(1)
+    }
+
+    /// Whether there is a users file.
+    pub fn has_users(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether tokens are taken.
+    pub fn takes_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// What clients without a good token are told.
+    pub fn hints(&self) -> Hints<'_> {
+        self.tokens.as_ref().map(Tokens::hints).unwrap_or_default()
+    }
+
+    /// The user of this moment, as somebody who has come in by a password, or `by_token`: who then
+    /// has no entry in the users file is taken at the token's word.
+    pub fn user(&self, name: &str, by_token: bool) -> Option<Arc<User>> {
+        let found = self.users().find(name).cloned();
+        found.or_else(|| {
+            let name = user::prepared_name(name).filter(|_| by_token)?;
+            Some(Arc::new(tokens::guest(name)))
+        })
+    }
+
+    /// The users of this moment.
+    pub fn users(&self) -> Arc<Users> {
+        Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long somebody at `address` has to wait before he may try (again).
+    pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
+        let user = user.and_then(user::prepared_name);
+        lock(&self.attempts).wait(address, user.as_deref(), Instant::now())
+    }
+
+    /// To be asked before a password or a proof of it is looked at: it counts as wrong unless it
+    /// is said that it was not. However a name is written, it is counted as the same.
+    ///
+    /// # Errors
+    /// It must not be looked at now.
+    pub fn attempt(&self, address: IpAddr, user: Option<&str>) -> Result<Attempt<'_>, NotNow> {
+        let user = user.and_then(user::prepared_name);
+        lock(&self.attempts).begin(address, user.as_deref(), Instant::now())?;
+        Ok(Attempt { authenticator: self, address, user, wrong: true })
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, address: IpAddr, user: Option<&str>) {
+        let user = user.and_then(user::prepared_name);
+        lock(&self.attempts).failed(address, user.as_deref(), Instant::now());
+    }
+
+    /// Remembers a success.
+    pub fn succeeded(&self, address: IpAddr, user: &str) {
+        lock(&self.attempts).succeeded(address, user, Instant::now());
+    }
+
+    /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,
+    /// the same each time and however the name is written, so that names cannot be found out.
+    /// `None` for a name that no user can have.
+    pub fn keys_of(&self, name: &str) -> Option<Keys> {
+        let name = user::prepared_name(name)?;
+        let users = self.users();
+        let known = users.find(&name).and_then(|user| user.scram.clone());
+        Some(known.unwrap_or_else(|| users.decoy_keys(&self.secret, &name)))
+    }
+
+    /// Whether `password` is that of `name`.
+    pub async fn check(&self, name: &str, password: Secret) -> LoginResult {
+        let found = self.users().find(name).cloned();
+        let seal = found.as_ref().map(|user| self.seal(user, &password));
+        if let (Some(user), Some(seal)) = (&found, &seal)
+            && lock(&self.right).get(&user.name) == Some(seal)
+        {
+            return LoginResult::Right(Arc::clone(user));
+        }
+        let asked = found.clone();
+        let check = move || user::password_is(asked.as_deref(), &password);
+        match (self.workers.run(check).await, found, seal) {
+            (Some(true), Some(user), Some(seal)) => {
+                lock(&self.right).insert(user.name.clone(), seal);
+                LoginResult::Right(user)
+            }
+            (None, ..) => LoginResult::Busy,
+            _ => LoginResult::Wrong,
+        }
+    }
+
+    /// Whose `token` is; he must be `named`, if somebody is.
+    ///
+    /// # Errors
+    /// It is not good, or that cannot be found out now.
+    pub async fn check_token(
+        &self,
+        named: Option<&str>,
+        token: Secret,
+    ) -> Result<Arc<User>, TokenRejection> {
+        let tokens = self.tokens.as_ref().ok_or(TokenRejection::NotNow)?;
+        let name = tokens.user_of(token).await?;
+        if named.is_some_and(|named| user::prepared_name(named).as_ref() != Some(&name)) {
+            return Err(TokenRejection::Fault(TokenFault::OtherUser));
+        }
+        self.user(&name, true).ok_or(TokenRejection::Fault(TokenFault::NoUser))
+    }
+
+    /// Stands for a password that was right, as long as the user's hash is the same.
+    fn seal(&self, user: &User, password: &Secret) -> Digest {
+        let hash = user.password.as_deref().unwrap_or_default();
+        let of = format!("{}\0{hash}\0{}", user.name, password.reveal());
+        keyed(&self.secret, Secret::new(of).reveal().as_bytes())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A desk with the user `joe`, who has the password `pencil`.
+    fn authenticator(per_address: u32, per_user: u32) -> Authenticator {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        file::add(&path, "joe", &Secret::new("pencil"), &[], false).unwrap();
+        let users = file::read(&path).unwrap();
+        let window = Duration::from_secs(60);
+        Authenticator {
+            path: Some(path),
+            tokens: None,
+            users: RwLock::new(Arc::new(users)),
+            attempts: Mutex::new(Attempts::new(Limits { per_address, per_user, window })),
+            right: Mutex::default(),
+            secret: [7; 32],
+            workers: Arc::new(HashPool::start(1, 1).unwrap()),
+        }
+    }
+
+    #[test]
+    fn the_salt_tells_nothing_however_a_name_is_written() {
+        let authenticator = authenticator(10, 10);
+        for name in ["joe", "ann"] {
+            let keys = authenticator.keys_of(name);
+            assert!(keys.is_some());
+            let (first, rest) = name.split_at(1);
+            assert_eq!(authenticator.keys_of(&format!("{first}\u{ad}{rest}")), keys, "{name}");
+        }
+        assert_eq!(authenticator.keys_of("a\u{7}"), None);
+        assert_eq!(authenticator.keys_of(""), None);
+        assert_eq!(authenticator.keys_of(&"a".repeat(256)), None);
+        assert!(authenticator.keys_of(&"a".repeat(255)).is_some());
+    }
+
+    #[test]
+    fn failures_are_counted_however_a_name_is_written() {
+        let authenticator = authenticator(100, 3);
+        let written = ["joe", "j\u{ad}oe", "jo\u{ad}\u{ad}e"];
+        for (number, name) in (0..).zip(written) {
+            drop(authenticator.attempt(IpAddr::from([192, 0, 2, number]), Some(name)).unwrap());
+        }
+        let elsewhere = IpAddr::from([192, 0, 2, 99]);
+        for name in written.into_iter().chain(["\u{ff4a}oe"]) {
+            assert!(authenticator.wait(elsewhere, Some(name)).is_some(), "{name:?}");
+            assert!(
+                matches!(authenticator.attempt(elsewhere, Some(name)), Err(NotNow::For(_))),
+                "{name:?}"
+            );
+        }
+        assert_eq!(authenticator.wait(elsewhere, Some("ann")), None);
+    }
+
+    #[test]
+    fn an_attempt_counts_unless_it_was_not_wrong() {
+        let (authenticator, address) = (authenticator(2, 10), IpAddr::from([192, 0, 2, 1]));
+        for _ in 0..5 {
+            authenticator.attempt(address, Some("joe")).unwrap().not_wrong();
+        }
+        let (first, second) =
+            (authenticator.attempt(address, Some("a")), authenticator.attempt(address, Some("b")));
+        assert_eq!(authenticator.attempt(address, Some("c")).err(), Some(NotNow::Crowded));
+        drop((first, second));
+        assert!(matches!(authenticator.attempt(address, Some("c")), Err(NotNow::For(_))));
+    }
+}

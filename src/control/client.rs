@@ -1,0 +1,91 @@
+//! Asks a running relay over its Unix socket, for the command line.
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody listens on the socket.
+    #[error("{path}: no relay runs here ({cause})")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// The socket is there, but not for this user.
+    #[error("{path}: {cause}: ask as root or as the user that the relay runs as")]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// The relay answered with an error.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection broke.
+    #[error("the relay's answer broke off: {0}")]
+    Broken(String),
+}
+
+/// Asks for `target` (`/sites`) and hands each line of the answer to `line`.
+///
+/// # Errors
+/// See [`RequestError`].
+pub fn request(
+    socket: &Path,
+    target: &str,
+    mut line: impl FnMut(&str),
+) -> Result<(), RequestError> {
+    let broken = |error: &dyn std::fmt::Display| RequestError::Broken(error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| broken(&error))?;
+    runtime.block_on(async {
+        let stream = UnixStream::connect(socket).await.map_err(|cause| not_asked(socket, cause))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        tokio::spawn(connection);
+        let request = hyper::Request::get(target)
+            .header("host", "ringpost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut pending = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broken(&error))?;
+            pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if status.is_success()
+                && let Some(end) = memchr::memrchr(b'\n', &pending)
+            {
+                let rest = pending.split_off(end + 1);
+                String::from_utf8_lossy(&pending).lines().for_each(&mut line);
+                pending = rest;
+            }
+        }
+        let text = String::from_utf8_lossy(&pending);
+        if status.is_success() {
+            text.lines().for_each(line);
+            Ok(())
+        } else {
+            Err(RequestError::Refused(text.trim().to_owned()))
+        }
+    })
+}
+
+fn not_asked(socket: &Path, cause: std::io::Error) -> RequestError {
+    let path = socket.to_owned();
+    match cause.kind() {
+        std::io::ErrorKind::PermissionDenied => RequestError::Forbidden { path, cause },
+        _ => RequestError::NotRunning { path, cause },
+    }
+}

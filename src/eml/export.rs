@@ -1,0 +1,141 @@
+//! Out of a stopped relay's spool: one file for each live message.
+
+use super::head::{Head, Waiting};
+use crate::message::{Envelope, Reason};
+use crate::smtp::{Dot, Dots};
+use crate::spool::{
+    Content, Message, RecipientStatus, Recovered, RecoveredRecipient, Spool, missing_above,
+};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Files written before they are synced: the syncs after the first find little to do.
+const TOGETHER: usize = 64;
+
+/// Writes letters into a folder.
+#[derive(Debug)]
+pub struct Export {
+    to: PathBuf,
+    /// Written, under another name until they are on the disk.
+    unsynced: Vec<(File, PathBuf, PathBuf)>,
+    exported: u64,
+}
+
+impl Export {
+    /// Into the folder `to`, which is made when it is missing, but nothing above it.
+    pub fn new(to: &Path) -> io::Result<Export> {
+        match fs::create_dir(to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let missing = missing_above(to.parent().unwrap_or(to));
+                return Err(about(to, &io::Error::new(error.kind(), missing)));
+            }
+            Err(error) if !to.is_dir() => return Err(about(to, &error)),
+            _ => {}
+        }
+        Ok(Export { to: to.to_owned(), unsynced: Vec::new(), exported: 0 })
+    }
+
+    /// Writes `message` of the spool's `folder` to `ID.eml`. A letter of the same id that is there
+    /// already is replaced. An error is about this message or an earlier one, and says which.
+    pub fn message(&mut self, folder: &Path, message: &Recovered) -> io::Result<()> {
+        let stored =
+            Spool::read(folder, message.id, message.placement).map_err(io::Error::other)?;
+        let path = self.to.join(format!("{}.eml", message.id));
+        let part = self.to.join(format!("{}.part", message.id));
+        match write(&stored, &message.recipients, &part) {
+            Ok(file) => self.unsynced.push((file, part, path)),
+            Err(error) => {
+                let _ = fs::remove_file(&part);
+                return Err(about(&path, &error));
+            }
+        }
+        if self.unsynced.len() >= TOGETHER { self.settle() } else { Ok(()) }
+    }
+
+    /// Ends: all letters are on the disk. How many there are.
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.settle()?;
+        let synced = File::open(&self.to).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| about(&self.to, &error))?;
+        Ok(self.exported)
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        for (file, part, path) in self.unsynced.drain(..) {
+            let synced = file.sync_data().and_then(|()| fs::rename(&part, &path));
+            synced.map_err(|error| about(&path, &error))?;
+            self.exported += 1;
+        }
+        Ok(())
+    }
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn write(stored: &Message, recipients: &[RecoveredRecipient], path: &Path) -> io::Result<File> {
+    let head = Head {
+        id: stored.id,
+        received_at: stored.received_at,
+        reverse_path: stored.envelope.reverse_path.clone(),
+        options: stored.options.clone(),
+        recipients: waiting(&stored.envelope, recipients),
+        prepended_headers: stored.prepended_headers.len() as u64,
+        content: unstuffed_length(stored)?,
+    };
+    // Mail is nobody's business but the operator's.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut out = BufWriter::new(file);
+    out.write_all(head.write().as_bytes())?;
+    out.write_all(&stored.prepended_headers)?;
+    each_piece(stored, |piece| out.write_all(piece))?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)
+}
+
+fn waiting(envelope: &Envelope, recipients: &[RecoveredRecipient]) -> Vec<Waiting> {
+    let open = envelope.recipients.iter().zip(recipients).filter(|(_, one)| !one.ended);
+    open.map(|(recipient, one)| Waiting {
+        recipient: recipient.clone(),
+        status: one.due.zip(one.reason.clone()).map(|(due, reason)| RecipientStatus::Waiting {
+            attempts: one.attempts,
+            due,
+            reason: Reason::clone(&reason),
+        }),
+        in_doubt: one.in_doubt,
+    })
+    .collect()
+}
+
+/// Known at once, unless dots have to be counted.
+fn unstuffed_length(stored: &Message) -> io::Result<u64> {
+    if !stored.dot_stuffed {
+        return Ok(stored.content.len());
+    }
+    let mut length = 0;
+    each_piece(stored, |piece| {
+        length += piece.len() as u64;
+        Ok(())
+    })?;
+    Ok(length)
+}
+
+/// The content without its stuffed dots, piece by piece.
+fn each_piece(stored: &Message, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut dots = Dots::new(Dot::Removed);
+    let mut plain = Vec::new();
+    let mut piece = |bytes: &[u8]| {
+        if !stored.dot_stuffed {
+            return take(bytes);
+        }
+        plain.clear();
+        dots.piece(bytes, &mut plain);
+        take(&plain)
+    };
+    match &stored.content {
+        Content::Whole(bytes) => piece(bytes),
+        Content::Streamed(pieces) => pieces.iter().try_for_each(|one| piece(&one.read_stopped()?)),
+    }
+}

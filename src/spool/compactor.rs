@@ -1,0 +1,335 @@
+//! The cleaner: the live mail of the oldest segment moves to the head, so that a few messages that
+//! wait for days do not keep the disk that millions have passed through since.
+//!
+//! A message moves as one record that also says what became of its recipients so far (as it does
+//! when a folder is adopted); of streamed content only the pieces in the oldest segment move, under
+//! their old name. Order of operations, so that power may fail at any line:
+//! 1. records and pieces are appended to the batch that fills, like mail;
+//! 2. when their commit is durable, the queue is told the new place, and the old one is dead;
+//! 3. when nothing lives in the segment any more, it is recycled.
+//!
+//! Until 3 both copies are there, and a start takes the later one. A message that ends between 1
+//! and 2 is dead in both places: its last ending comes behind the later copy. What is being read
+//! keeps its segment: see [`Core::path`].
+
+use super::commit::{Core, State};
+use super::commit_waiter::{Appended, Failure};
+use super::content::Content;
+use super::log::LiveRef;
+use super::record::{self, Extent, PriorStatus, Record, Stored, StoredContent};
+use super::replay::join;
+use super::{Accepted, Placement, QueueIndex, RecipientStatus};
+use crate::limits::{SPOOL_MOVE_BYTES_PER_SECOND, SPOOL_MOVE_STEP_BYTES};
+use crate::message::QueueId;
+use crate::ring;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+/// While more segments exist than are always there, the cleaner looks at them so often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A message whose new record is on its way.
+pub(super) struct Moving {
+    pub(super) appended: Appended,
+    from: Placement,
+    /// The segment that is cleaned.
+    segment: u32,
+    /// Its pieces that lay there, where they are now.
+    pub(super) pieces: Vec<LiveRef>,
+}
+
+/// Why a message was not moved.
+enum Stay {
+    /// It is not in the queue (yet, or any more), or cannot be read.
+    Here,
+    /// The spool has no room, or has failed.
+    Failed,
+}
+
+impl From<Failure> for Stay {
+    fn from(_: Failure) -> Stay {
+        Stay::Failed
+    }
+}
+
+/// Cleans for as long as the spool is open.
+pub(super) async fn clean(core: Rc<Core>, register: Weak<dyn QueueIndex>) {
+    loop {
+        let (segment, crowded, over) = {
+            let state = core.state.borrow();
+            (state.log.to_clean(), state.log.is_crowded(), state.is_over())
+        };
+        if over || register.strong_count() == 0 {
+            return;
+        }
+        let done = match segment {
+            Some(segment) => core.clean_segment(segment, &register).await,
+            None => false,
+        };
+        // With live mail that cannot move yet there is no hurry to look at it again.
+        match (done, crowded) {
+            (true, _) => {}
+            (false, true) => {
+                core.cleaning.wait_for(LOOK).await;
+            }
+            (false, false) => core.cleaning.wait().await,
+        }
+    }
+}
+
+impl Core {
+    /// Moves what lives in `segment`; whether nothing does any more.
+    async fn clean_segment(self: &Rc<Core>, segment: u32, register: &Weak<dyn QueueIndex>) -> bool {
+        let all = self.who_lives_in(segment, register).await;
+        let mut step = Step { core: Rc::clone(self), ids: Vec::new(), bytes: 0 };
+        let mut result = Ok(());
+        for id in all {
+            match self.move_one(id, segment, register, &mut step).await {
+                Ok(()) | Err(Stay::Here) => {}
+                Err(Stay::Failed) => {
+                    result = Err(Stay::Failed);
+                    break;
+                }
+            }
+            if step.bytes >= SPOOL_MOVE_STEP_BYTES {
+                result = step.finish(register).await;
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_ok() {
+            result = step.finish(register).await;
+        }
+        drop(step);
+        self.wake_keeper();
+        result.is_ok() && self.state.borrow().log.alive_in(segment).records == 0
+    }
+
+    /// The messages that need something in `segment`, oldest first, as far as the queue has them.
+    async fn who_lives_in(&self, segment: u32, register: &Weak<dyn QueueIndex>) -> Vec<QueueId> {
+        let streamed = |state: &State| -> Vec<QueueId> {
+            let in_it = |pieces: &[LiveRef]| pieces.iter().any(|stake| stake.segment == segment);
+            let all = state.pieces.iter().filter(|(_, pieces)| in_it(pieces));
+            all.map(|(&id, _)| id).collect()
+        };
+        let mut all = streamed(&self.state.borrow());
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
+            let Some(register) = register.upgrade() else { break };
+            let (found, next) = register.in_segment(segment, from);
+            all.extend(found);
+            cursor = next;
+            drop(register);
+            ring::yield_now().await;
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Appends one message again, if the queue has it.
+    async fn move_one(
+        self: &Rc<Core>,
+        id: QueueId,
+        segment: u32,
+        register: &Weak<dyn QueueIndex>,
+        step: &mut Step,
+    ) -> Result<(), Stay> {
+        let placement = || register.upgrade().and_then(|register| register.placement(id));
+        let at = placement().ok_or(Stay::Here)?;
+        let file = self.reader(at.segment).await.map_err(|_| Stay::Here)?;
+        let read = file.read(u64::from(at.offset), at.length as usize).await;
+        let bytes = read.map_err(|_| Stay::Here)?;
+        let (header, payload) = record::check(&bytes, at.segment, at.offset).ok_or(Stay::Here)?;
+        let Ok(Record::Message(stored)) = record::decode(&header, payload) else {
+            return Err(Stay::Here);
+        };
+        if header.id != id {
+            return Err(Stay::Here);
+        }
+        let mut chunks = Chunks { core: self, all: Vec::new() };
+        let content = match &stored.content {
+            StoredContent::Inline(bytes) => StoredContent::Inline(bytes),
+            StoredContent::Chunks(draft, extents) => {
+                let moved = self.move_pieces(segment, *draft, extents, &mut chunks, step).await?;
+                StoredContent::Chunks(*draft, moved)
+            }
+        };
+        self.wait_for_room().await?;
+        // From here on nothing waits: what the queue says now is what the record says.
+        let standing = register.upgrade().and_then(|register| register.message_state(id));
+        let standing = standing.filter(|_| placement() == Some(at)).ok_or(Stay::Here)?;
+        let state = &mut *self.state.borrow_mut();
+        let recipients = stored.envelope.recipients.len();
+        let statuses =
+            statuses(recipients, standing.open.iter().map(|one| (one.index, &one.status)));
+        let in_flight =
+            standing.open.iter().filter(|one| one.in_flight).map(|one| one.index).collect();
+        let so_far = PriorStatus { statuses, in_flight };
+        let appended =
+            state.append_moved(&accepted(id, stored), &content, &so_far).ok_or(Stay::Here)?;
+        step.ids.push(id);
+        step.bytes += appended.slot.length as usize;
+        let pieces = chunks.hand_over();
+        state.moving.insert(id, Moving { appended, from: at, segment, pieces });
+        self.wake_committer();
+        Ok(())
+    }
+
+    /// Appends the pieces that lie in `segment` again: where all pieces are then.
+    async fn move_pieces(
+        &self,
+        segment: u32,
+        draft: QueueId,
+        extents: &[Extent],
+        chunks: &mut Chunks<'_>,
+        step: &mut Step,
+    ) -> Result<Vec<Extent>, Stay> {
+        let mut places = extents.to_vec();
+        let Content::Streamed(pieces) =
+            Content::streamed(|number| self.path(number), draft, extents)
+        else {
+            return Err(Stay::Here);
+        };
+        for (index, (extent, piece)) in (0..).zip(extents.iter().zip(pieces)) {
+            if extent.segment != segment {
+                continue;
+            }
+            let content = piece.read().await.map_err(|_| Stay::Here)?;
+            self.wait_for_room().await?;
+            let appended = self.chunk(draft, index, &content);
+            let (ticket, slot) = (Rc::clone(&appended.ticket), appended.slot);
+            chunks.all.push(appended);
+            let (segment, start) = ticket.wait_for_place().await?;
+            if let Some(place) = places.get_mut(index as usize) {
+                place.segment = segment;
+                place.offset = start.saturating_add(slot.offset);
+            }
+            step.bytes += content.len();
+            step.pace().await;
+        }
+        Ok(places)
+    }
+}
+
+/// Moves on their way in one commit or a few.
+struct Step {
+    core: Rc<Core>,
+    ids: Vec<QueueId>,
+    bytes: usize,
+}
+
+impl Step {
+    /// Waits until all are durable, and says so to the queue.
+    async fn finish(&mut self, register: &Weak<dyn QueueIndex>) -> Result<(), Stay> {
+        while let Some(&id) = self.ids.last() {
+            let ticket = {
+                let state = self.core.state.borrow();
+                state.moving.get(&id).map(|moving| Rc::clone(&moving.appended.ticket))
+            };
+            // Not there: it has ended meanwhile.
+            if let Some(ticket) = ticket {
+                ticket.wait().await?;
+                let moved = self.core.state.borrow_mut().moved(id);
+                if let (Some(placement), Some(register)) = (moved, register.upgrade()) {
+                    register.moved(id, placement);
+                }
+            }
+            self.ids.pop();
+        }
+        self.pace().await;
+        Ok(())
+    }
+
+    /// Keeps to the share of the disk, unless the disk fills faster than that.
+    async fn pace(&mut self) {
+        if self.bytes < SPOOL_MOVE_STEP_BYTES && !self.ids.is_empty() {
+            return;
+        }
+        let late = self.core.state.borrow().log.is_over(2);
+        let bytes = std::mem::take(&mut self.bytes);
+        if !late {
+            let wait = bytes as f64 / SPOOL_MOVE_BYTES_PER_SECOND as f64;
+            ring::sleep(Duration::from_secs_f64(wait)).await;
+        }
+    }
+}
+
+/// A step that is not finished leaves the old records to be the ones.
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.core.state.try_borrow_mut() {
+            for id in self.ids.drain(..) {
+                if let Some(moving) = state.moving.remove(&id) {
+                    state.give_up_move(moving);
+                }
+            }
+        }
+    }
+}
+
+/// Pieces that were appended again and belong to no record yet.
+struct Chunks<'a> {
+    core: &'a Core,
+    all: Vec<Appended>,
+}
+
+impl Chunks<'_> {
+    /// They are a message's from now on.
+    fn hand_over(&mut self) -> Vec<LiveRef> {
+        let mut pieces = Vec::new();
+        let stakes = self.all.drain(..).filter_map(Appended::into_stake);
+        stakes.for_each(|stake| join(&mut pieces, stake));
+        pieces
+    }
+}
+
+impl Drop for Chunks<'_> {
+    fn drop(&mut self) {
+        if !self.all.is_empty() {
+            self.core.give_up(self.all.drain(..));
+        }
+    }
+}
+
+impl State {
+    /// The new record of `id` is durable: where it is. `None` when the message has ended.
+    fn moved(&mut self, id: QueueId) -> Option<Placement> {
+        let Moving { appended, from, segment, pieces } = self.moving.remove(&id)?;
+        let to = appended.placement()?;
+        self.log.release(LiveRef::in_record(from));
+        if let Some(known) = self.pieces.get_mut(&id) {
+            let left: Vec<LiveRef> =
+                known.extract_if(.., |stake| stake.segment == segment).collect();
+            pieces.into_iter().for_each(|stake| join(known, stake));
+            self.release(left);
+        }
+        Some(to)
+    }
+}
+
+fn statuses<'a>(
+    recipients: usize,
+    open: impl Iterator<Item = (u32, &'a Option<RecipientStatus>)>,
+) -> Vec<(u32, RecipientStatus)> {
+    let mut statuses: Vec<Option<RecipientStatus>> = vec![Some(RecipientStatus::Over); recipients];
+    for (index, status) in open {
+        if let Some(place) = statuses.get_mut(index as usize) {
+            place.clone_from(status);
+        }
+    }
+    (0..).zip(statuses).filter_map(|(index, status)| Some((index, status?))).collect()
+}
+
+fn accepted(id: QueueId, stored: Box<Stored<'_>>) -> Accepted {
+    Accepted {
+        id,
+        received_at: stored.received_at,
+        envelope: stored.envelope,
+        options: stored.options,
+        prepended_headers: stored.prepended_headers.to_vec(),
+        dot_stuffed: stored.dot_stuffed,
+        eight_bit: stored.eight_bit,
+    }
+}

@@ -1,0 +1,127 @@
+//! The keeper: makes segments before they are needed, writes zeros to them, uses dead ones again
+//! and removes those that are too many, beside the committer. It only does what `log` says.
+
+use super::commit::{Core, RETRY};
+use super::log::{MaintenanceEnd, MaintenanceTask};
+use super::segment;
+use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
+use crate::ring::{self, disk};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+impl Core {
+    async fn carry_out(&self, chore: MaintenanceTask) -> io::Result<MaintenanceEnd> {
+        let path = |number| segment::path(&self.folder, number);
+        let made = match chore {
+            MaintenanceTask::Fill { segment } => return self.fill(segment).await,
+            MaintenanceTask::Create { segment } => segment,
+            MaintenanceTask::Recycle { from, to } => {
+                self.close_files(from);
+                disk::rename(path(from), path(to))?;
+                to
+            }
+            MaintenanceTask::Delete { segment } => {
+                self.close_files(segment);
+                if let Err(error) = disk::remove_file(path(segment))
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    return Err(error);
+                }
+                // Opening the folder's newest file for recycling makes the folder durable as well.
+                let newest = self.state.borrow().files.keys().max().copied();
+                if let Some(newest) = newest {
+                    ring::File::create(&path(newest), self.segment_bytes).await?;
+                }
+                return Ok(MaintenanceEnd::Done);
+            }
+        };
+        match ring::File::create(&path(made), self.segment_bytes).await {
+            Ok(file) => {
+                self.state.borrow_mut().files.insert(made, Rc::new(file));
+                Ok(MaintenanceEnd::Done)
+            }
+            Err(_) if matches!(chore, MaintenanceTask::Recycle { .. }) => {
+                // The old name is gone; a file that cannot be used again is of no use.
+                let _ = disk::remove_file(path(made));
+                Ok(MaintenanceEnd::Gone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes zeros to what was never written of a spare segment, within a share of the disk. A
+    /// commit that needs the segment waits for one piece; the rest stays as it is.
+    async fn fill(&self, segment: u32) -> io::Result<MaintenanceEnd> {
+        let file = self.state.borrow().files.get(&segment).map(Rc::clone);
+        let Some(file) = file else { return Ok(MaintenanceEnd::Gone) };
+        let mut offset = 0;
+        loop {
+            match file.fill(offset, SPOOL_FILL_STEP_BYTES).await {
+                Ok(Some(end)) => offset = end,
+                Ok(None) => return Ok(MaintenanceEnd::Done),
+                Err(error) => {
+                    self.close_files(segment);
+                    let _ = disk::remove_file(segment::path(&self.folder, segment));
+                    return Err(error);
+                }
+            }
+            let wait = SPOOL_FILL_STEP_BYTES as f64 / SPOOL_FILL_BYTES_PER_SECOND as f64;
+            self.hurry.wait_for(Duration::from_secs_f64(wait)).await;
+            let state = self.state.borrow();
+            if state.log.is_waited_for() || state.is_over() {
+                return Ok(MaintenanceEnd::Done);
+            }
+        }
+    }
+
+    fn close_files(&self, number: u32) {
+        let state = &mut *self.state.borrow_mut();
+        state.files.remove(&number);
+        state.readers.remove(&number);
+        state.paths.remove(&number);
+    }
+}
+
+/// Keeps for as long as the spool is open, and its committer may need a segment.
+pub(super) async fn keep(core: Rc<Core>) {
+    let mut retry_at = ring::now();
+    loop {
+        let (chore, no_room, over) = {
+            let state = &mut *core.state.borrow_mut();
+            // After a failed sync the folder stays as it is, for recovery.
+            let chore = if state.failure.is_some() { None } else { state.chore() };
+            (chore, state.log.no_room(), state.closing && state.committed)
+        };
+        let Some(chore) = chore else {
+            let wait = retry_at.saturating_duration_since(ring::now());
+            match (over, no_room) {
+                (true, _) => return core.end(),
+                (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
+                (false, true) => {
+                    core.chores.wait_for(wait).await;
+                }
+                // Kept by a reader, perhaps on another shard, who does not say when it is done.
+                (false, false) if core.state.borrow().log.has_dead() => {
+                    core.chores.wait_for(RETRY).await;
+                }
+                (false, false) => core.chores.wait().await,
+            }
+            continue;
+        };
+        match core.carry_out(chore).await {
+            Ok(end) => core.state.borrow_mut().log.chore_done(end),
+            Err(error) => {
+                let state = &mut *core.state.borrow_mut();
+                state.full_cause = error.to_string();
+                state.log.chore_done(MaintenanceEnd::Failed);
+                retry_at = ring::now() + RETRY;
+            }
+        }
+        core.work.set();
+        core.prepared.wake();
+        if !matches!(chore, MaintenanceTask::Create { .. }) && core.state.borrow().log.no_room() {
+            ring::sleep(RETRY).await;
+        }
+    }
+}
