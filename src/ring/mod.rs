@@ -45,6 +45,7 @@ mod mailbox;
 mod probe;
 mod recv_buf;
 mod reservation;
+mod semaphore;
 mod signal;
 #[cfg(test)]
 pub(crate) mod simulation;
@@ -65,6 +66,7 @@ pub use mailbox::{Mailbox, Sender, mailbox};
 pub use probe::raise_open_files;
 pub use recv_buf::RecvBuf;
 pub use reservation::{Reservation, reserve};
+pub use semaphore::{Permit, Semaphore};
 pub use signal::Signal;
 pub use start::{Settings, Shards, StartError, start};
 pub use stream::{Interrupter, Stream};
