@@ -27,9 +27,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
-use ringpost::message::{
-    Address, Envelope, Options, QueueId, Reason, Recipient, Stage, Status, Timestamp,
-};
+use ringpost::message::{Address, Envelope, Options, QueueId, Reason, Recipient, Stage, Status};
 use ringpost::ring;
 use ringpost::scheduler::{
     Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId, Slot,
@@ -122,10 +120,10 @@ impl Shard {
             .map(|index| format!("d{}.example", (number * 7 + index) % 1000))
             .collect();
         let address = |domain: &String| Recipient::plain(Address::new(format!("to@{domain}")));
-        let id = self.spool.next_id(Timestamp::now());
+        let id = self.spool.next_id(ring::wall_clock());
         let accepted = Accepted {
             id,
-            received_at: Timestamp::now(),
+            received_at: ring::wall_clock(),
             envelope: Envelope {
                 reverse_path: Some(Address::new("sender@example.com")),
                 recipients: domains.iter().map(address).collect(),
@@ -146,7 +144,7 @@ impl Shard {
     }
 
     fn admit(&self, number: u64, id: QueueId, domains: &[String], at: Placement) {
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         // Half of them are due now and taken; the others are due when nobody looks.
         let is_tried = number.is_multiple_of(2);
         let due = if is_tried { now } else { now.plus(HOUR) };
@@ -189,7 +187,7 @@ impl Shard {
 
     /// As a server does that puts a number of its own into every reply.
     fn defer(&self, scheduler: &mut Scheduler, slot: Slot, recipient: u32, number: u64) {
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         let reason = Rc::new(Reason {
             code: 450,
             remote: "mx1.example.net [192.0.2.1]:25".into(),

@@ -27,7 +27,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config::Retry;
-use ringpost::message::{Address, Envelope, Options, Recipient, Timestamp};
+use ringpost::message::{Address, Envelope, Options, Recipient};
 use ringpost::ring;
 use ringpost::scheduler::{Admission, AdmittedRecipient, Scheduler};
 use ringpost::spool::{Accepted, Settings, Spool};
@@ -58,8 +58,8 @@ fn settings(root: &Path, shard: usize) -> Settings {
 fn accepted(spool: &Spool, number: u64) -> Accepted {
     let to = format!("recipient{number}@d{}.example.org", number % 5000);
     Accepted {
-        id: spool.next_id(Timestamp::now()),
-        received_at: Timestamp::now(),
+        id: spool.next_id(ring::wall_clock()),
+        received_at: ring::wall_clock(),
         envelope: Envelope {
             reverse_path: Some(Address::new("sender@example.com")),
             recipients: vec![Recipient::plain(Address::new(to))],
@@ -129,7 +129,7 @@ async fn start(root: PathBuf, shard: usize) {
         delay_report: None,
     };
     let mut scheduler = Scheduler::new(retry, 7);
-    let now = Timestamp::now();
+    let now = ring::wall_clock();
     let count = recovery.messages.len();
     let (segments, bytes_read) = (recovery.segments, recovery.bytes_read);
     for message in recovery.messages {

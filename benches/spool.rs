@@ -4,7 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::message::{Address, Envelope, Options, Recipient, Timestamp};
+use ringpost::message::{Address, Envelope, Options, Recipient};
 use ringpost::ring;
 use ringpost::spool::{Accepted, RecipientStatus, Settings, Spool};
 use std::cell::Cell;
@@ -29,8 +29,8 @@ fn settings(folder: &Path) -> Settings {
 fn accepted(spool: &Spool) -> Accepted {
     let recipient = Recipient::plain(Address::new("recipient@example.org"));
     Accepted {
-        id: spool.next_id(Timestamp::now()),
-        received_at: Timestamp::now(),
+        id: spool.next_id(ring::wall_clock()),
+        received_at: ring::wall_clock(),
         envelope: Envelope {
             reverse_path: Some(Address::new("sender@example.com")),
             recipients: vec![recipient],

@@ -44,5 +44,7 @@ pub mod tls;
 
 pub mod ring;
 
+pub mod timestamp;
+
 pub mod config;
 pub mod limits;

@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that do no I/O: bytes and the time in, decisions and bytes out.
-const PURE: [&str; 7] = ["message", "smtp", "sasl", "session", "delivery", "bounce", "scheduler"];
+const PURE: [&str; 8] =
+    ["timestamp", "message", "smtp", "sasl", "session", "delivery", "bounce", "scheduler"];
 
 /// What a pure room does not name.
-const OUTSIDE: [&str; 12] = [
+const OUTSIDE: [&str; 9] = [
     "TcpStream",
     "TcpListener",
     "UdpSocket",
@@ -19,15 +20,13 @@ const OUTSIDE: [&str; 12] = [
     "UnixListener",
     "UnixDatagram",
     "std::fs",
-    "Instant::now",
-    "SystemTime::now",
-    "Timestamp::now",
     "thread::sleep",
     "thread::spawn",
 ];
 
-/// The file in a pure room that makes the clock which the others must not ask.
-const CLOCK: &str = "src/message/id.rs";
+/// Clocks and chance that `ring` alone asks of the system: elsewhere a simulation could not decide
+/// them.
+const CLOCKS: [&str; 3] = ["Instant::now", "SystemTime::now", "getrandom"];
 
 /// File names that say nothing of what is in them.
 const EMPTY_NAMES: [&str; 6] = ["utils", "util", "common", "helpers", "manager", "misc"];
@@ -208,12 +207,24 @@ fn check_purity(source: &Source) -> Vec<String> {
     let Some(room) = source.room().filter(|room| PURE.contains(room)) else { return Vec::new() };
     let mut faults = Vec::new();
     for (number, line) in source.code() {
-        let of_clock = |word: &str| word.ends_with("::now") && source.path == CLOCK;
-        for word in OUTSIDE.iter().filter(|word| line.contains(**word) && !of_clock(word)) {
+        for word in OUTSIDE.iter().filter(|word| line.contains(**word)) {
             faults.push(source.at(number, format!("{room} is pure, and names {word}")));
         }
+    }
+    faults
+}
+
+fn check_clocks(source: &Source) -> Vec<String> {
+    if source.room().is_none_or(|room| room == "ring") {
+        return Vec::new();
+    }
+    let mut faults = Vec::new();
+    for (number, line) in source.code() {
+        for word in CLOCKS.iter().filter(|word| line.contains(**word)) {
+            faults.push(source.at(number, format!("{word}: take the clocks and chance of ring")));
+        }
         if names_unseeded_randomness(line) {
-            faults.push(source.at(number, format!("{room} is pure, and draws without a seed")));
+            faults.push(source.at(number, "chance without a seed: take ring::rng"));
         }
     }
     faults
@@ -293,6 +304,11 @@ fn pure_rooms_reach_for_nothing_outside() {
 }
 
 #[test]
+fn clocks_and_chance_come_from_ring() {
+    assert_none(sources().iter().flat_map(check_clocks).collect());
+}
+
+#[test]
 fn every_file_says_what_it_is_and_is_finished() {
     let sources = sources();
     assert!(sources.iter().any(|source| source.path == "src/lib.rs"));
@@ -364,28 +380,34 @@ mod checks {
 
     #[test]
     fn a_pure_room_that_reaches_outside_is_seen() {
+        for text in ["use std::net::{IpAddr, TcpStream};", "std::fs::read(path)"] {
+            assert_eq!(check_purity(&source("src/smtp/mod.rs", text)).len(), 1, "{text}");
+            assert_eq!(check_purity(&source("src/pool/mod.rs", text)), [""; 0], "{text}");
+        }
+        assert_eq!(check_purity(&source("src/smtp/mod.rs", "use std::net::IpAddr;")), [""; 0]);
+    }
+
+    #[test]
+    fn a_clock_or_chance_outside_ring_is_seen() {
         for text in [
-            "use std::net::{IpAddr, TcpStream};",
-            "std::fs::read(path)",
             "let now = Instant::now();",
-            "let now = Timestamp::now();",
+            "let now = SystemTime::now();",
+            "getrandom::fill(&mut key)",
             "let n = fastrand::u64(..);",
             "let rng = fastrand::Rng::new();",
             "use fastrand::Rng; let rng = Rng::new();",
         ] {
-            assert_eq!(check_purity(&source("src/smtp/mod.rs", text)).len(), 1, "{text}");
-            assert_eq!(check_purity(&source("src/pool/mod.rs", text)), [""; 0], "{text}");
+            assert_eq!(check_clocks(&source("src/pool/mod.rs", text)).len(), 1, "{text}");
+            assert_eq!(check_clocks(&source("src/ring/clock.rs", text)), [""; 0], "{text}");
         }
         for text in [
-            "use std::net::IpAddr;",
             "// never Instant::now()",
             "let rng = fastrand::Rng::with_seed(7);",
             "use fastrand::Rng;",
+            "let at = ring::wall_clock();",
         ] {
-            assert_eq!(check_purity(&source("src/smtp/mod.rs", text)), [""; 0], "{text}");
+            assert_eq!(check_clocks(&source("src/smtp/mod.rs", text)), [""; 0], "{text}");
         }
-        let clock = "SystemTime::now(); std::fs::read(path)";
-        assert_eq!(check_purity(&source(CLOCK, clock)).len(), 1, "the clock alone is let through");
     }
 
     #[test]

@@ -216,6 +216,7 @@ fn block(address: IpAddr) -> IpAddr {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ring;
 
     const WINDOW: Duration = Duration::from_secs(60);
 
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn an_address_that_fails_often_waits_until_its_time_is_over() {
-        let (mut attempts, begin) = (attempts(), Instant::now());
+        let (mut attempts, begin) = (attempts(), ring::now());
         let (guesser, other) = (ip("2001:db8::1"), ip("2001:db8:0:1::1"));
         for _ in 0..3 {
             assert_eq!(attempts.wait(guesser, None, begin), None);
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_user_guessed_at_from_everywhere_is_shut_but_where_he_was_right() {
-        let (mut attempts, begin) = (attempts(), Instant::now());
+        let (mut attempts, begin) = (attempts(), ring::now());
         let home = ip("192.0.2.1");
         attempts.succeeded(home, "joe", begin);
         for number in 0..5 {
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn no_more_are_checked_at_once_than_may_fail() {
-        let (mut attempts, begin) = (attempts(), Instant::now());
+        let (mut attempts, begin) = (attempts(), ring::now());
         let guesser = ip("192.0.2.7");
         for _ in 0..3 {
             assert_eq!(attempts.begin(guesser, Some("joe"), begin), Ok(()));
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_user_is_not_guessed_at_from_many_places_at_once() {
-        let (mut attempts, begin) = (attempts(), Instant::now());
+        let (mut attempts, begin) = (attempts(), ring::now());
         let home = ip("192.0.2.1");
         attempts.succeeded(home, "joe", begin);
         for number in 0..5 {
@@ -295,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_guesser_with_a_million_addresses_fills_no_memory() {
-        let (mut attempts, begin) = (attempts(), Instant::now());
+        let (mut attempts, begin) = (attempts(), ring::now());
         for number in 0..100_000_u32 {
             let address = IpAddr::from(number.to_be_bytes());
             attempts.failed(address, Some(&format!("user{number}")), begin);

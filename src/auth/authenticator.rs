@@ -6,12 +6,13 @@ use super::hash_pool::HashPool;
 use super::tokens::{self, TokenRejection, Tokens};
 use super::{User, Users, UsersError, file, user};
 use crate::config;
+use crate::ring;
 use crate::sasl::{Digest, Hints, Keys, Secret, TokenFault, keyed};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Checks that may wait for a thread. Each takes some 20 ms, so who waits longest waits a second or
 /// two; beyond it 454.
@@ -46,7 +47,7 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let mut attempts = lock(&self.authenticator.attempts);
-        attempts.end(self.address, self.user.as_deref(), self.wrong, Instant::now());
+        attempts.end(self.address, self.user.as_deref(), self.wrong, ring::now());
     }
 }
 
@@ -80,7 +81,7 @@ impl Authenticator {
         }
         let users = auth.users.as_deref().map_or(Ok(Users::default()), file::read)?;
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret)
+        ring::random_bytes(&mut secret)
             .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
         let limits = Limits {
             per_address: auth.failures_per_address,
@@ -164,7 +165,7 @@ impl Authenticator {
     /// How long somebody at `address` has to wait before he may try (again).
     pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
         let user = user.and_then(user::prepared_name);
-        lock(&self.attempts).wait(address, user.as_deref(), Instant::now())
+        lock(&self.attempts).wait(address, user.as_deref(), ring::now())
     }
 
     /// To be asked before a password or a proof of it is looked at: it counts as wrong unless it
@@ -174,19 +175,19 @@ impl Authenticator {
     /// It must not be looked at now.
     pub fn attempt(&self, address: IpAddr, user: Option<&str>) -> Result<Attempt<'_>, NotNow> {
         let user = user.and_then(user::prepared_name);
-        lock(&self.attempts).begin(address, user.as_deref(), Instant::now())?;
+        lock(&self.attempts).begin(address, user.as_deref(), ring::now())?;
         Ok(Attempt { authenticator: self, address, user, wrong: true })
     }
 
     /// Counts a failure.
     pub fn failed(&self, address: IpAddr, user: Option<&str>) {
         let user = user.and_then(user::prepared_name);
-        lock(&self.attempts).failed(address, user.as_deref(), Instant::now());
+        lock(&self.attempts).failed(address, user.as_deref(), ring::now());
     }
 
     /// Remembers a success.
     pub fn succeeded(&self, address: IpAddr, user: &str) {
-        lock(&self.attempts).succeeded(address, user, Instant::now());
+        lock(&self.attempts).succeeded(address, user, ring::now());
     }
 
     /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,

@@ -5,6 +5,7 @@
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
 use crate::config::look_at_private;
+use crate::ring;
 use crate::sasl::{Keys, Secret, decode, encode};
 use crate::tls;
 use serde::Deserialize;
@@ -242,7 +243,7 @@ fn change(
     edit(users)?;
     if !document.contains_key("decoy_key") {
         let mut key = [0; 32];
-        getrandom::fill(&mut key).map_err(|error| fault(format!("no randomness: {error}")))?;
+        ring::random_bytes(&mut key).map_err(|error| fault(format!("no randomness: {error}")))?;
         document.insert("decoy_key", toml_edit::value(encode(&key)));
     }
     let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };

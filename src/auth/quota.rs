@@ -2,6 +2,7 @@
 //! steps of five minutes. What counts is mail that was taken; what may become such is set aside
 //! until that is known, so that many transactions at once do not get beyond the limit together.
 
+use crate::ring;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -120,7 +121,7 @@ impl Hour {
 
 impl Default for Quotas {
     fn default() -> Quotas {
-        Quotas { began: Instant::now(), counts: Mutex::default() }
+        Quotas { began: ring::now(), counts: Mutex::default() }
     }
 }
 

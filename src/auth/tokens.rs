@@ -7,12 +7,13 @@ use super::introspection::Introspection;
 use super::user::prepared_name;
 use super::{User, UsersError};
 use crate::config;
+use crate::ring;
 use crate::sasl::{Digest, Hints, Secret, TokenFault, keyed};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Threads that wait for answers. They are not those that hash: a server that does not answer must
 /// not keep those out who have a password.
@@ -109,7 +110,7 @@ impl Tokens {
         if let Some(user) = self.inquiry.find(&seal) {
             return Ok(user);
         }
-        let (inquiry, asked) = (Arc::clone(&self.inquiry), Instant::now());
+        let (inquiry, asked) = (Arc::clone(&self.inquiry), ring::now());
         let found = self.workers.run(move || inquiry.find_out(seal, &token, asked)).await;
         found.unwrap_or_else(|| {
             self.inquiry.tell("too many questions wait already");
@@ -122,7 +123,7 @@ impl Inquiry {
     /// The user of a token that is known to be good.
     fn find(&self, seal: &Digest) -> Option<Box<str>> {
         let known = lock(&self.known);
-        known.get(seal).filter(|(_, until)| Instant::now() < *until).map(|(user, _)| user.clone())
+        known.get(seal).filter(|(_, until)| ring::now() < *until).map(|(user, _)| user.clone())
     }
 
     fn find_out(
@@ -157,7 +158,7 @@ impl Inquiry {
     fn believe(&self, seal: Digest, good: &Good) {
         let left = good.expires.map_or(f64::MAX, |expires| expires - seconds()).max(0.0);
         let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
-        let (now, long) = (Instant::now(), left.min(self.config.ttl_max));
+        let (now, long) = (ring::now(), left.min(self.config.ttl_max));
         let Some(until) = now.checked_add(long).filter(|until| *until > now) else { return };
         let mut known = lock(&self.known);
         if known.len() >= KNOWN_MAX {
@@ -173,7 +174,7 @@ impl Inquiry {
     fn tell(&self, error: &str) {
         let mut told = lock(&self.told);
         if told.is_none_or(|at| at.elapsed() >= TELL) {
-            *told = Some(Instant::now());
+            *told = Some(ring::now());
             let endpoint = &*self.config.introspection_endpoint;
             tracing::warn!(endpoint, error, "tokens cannot be checked: clients are told 454");
         }
@@ -260,8 +261,7 @@ fn judge(
 
 /// Since 1970.
 fn seconds() -> f64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
+    ring::wall_clock().0 as f64 / 1000.0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,6 +2,7 @@
 //! of SCRAM-SHA-256 for those who prove it. Neither gives the password back.
 
 use super::UsersError;
+use crate::ring;
 use crate::sasl::{self, Keys, Secret};
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
@@ -282,7 +283,7 @@ pub fn hash_password(password: &Secret) -> Result<(String, Keys), UsersError> {
         .hash_password(prepared.reveal().as_bytes())
         .map_err(|error| UsersError::Unfit(format!("no hash of the password: {error}")))?;
     let mut salt = [0; SALT_BYTES];
-    getrandom::fill(&mut salt)
+    ring::random_bytes(&mut salt)
         .map_err(|error| UsersError::Unfit(format!("no randomness: {error}")))?;
     let keys = Keys::derive(prepared.reveal(), &salt, SCRAM_ROUNDS);
     Ok((hash.to_string(), keys))

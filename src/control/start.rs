@@ -137,7 +137,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
-    let began = Instant::now();
+    let began = ring::now();
     let shards = ring::start(&cpus, &settings, move |index| {
         let plan = plans.lock().ok().and_then(|mut plans| plans.get_mut(index)?.take());
         async move {
@@ -256,9 +256,9 @@ fn watch(
         while !shards.any_ended() {
             std::thread::sleep(WATCH_INTERVAL);
         }
-        let until = Instant::now() + stop_within;
+        let until = ring::now() + stop_within;
         // Asked again and again: a mailbox may be full. More than once does no harm.
-        while !shards.all_ended() && Instant::now() < until {
+        while !shards.all_ended() && ring::now() < until {
             super::request_stop_of_all(&requests);
             std::thread::sleep(WATCH_INTERVAL);
         }
@@ -278,8 +278,8 @@ fn watch(
 
 /// Waits for the end of all shards after one could not begin; the fault that ended one, if any did.
 fn await_end(ended: &mut Ended, within: Duration) -> Option<ServeError> {
-    let until = Instant::now() + within;
-    while Instant::now() < until {
+    let until = ring::now() + within;
+    while ring::now() < until {
         match ended.try_recv() {
             Ok(result) => return result.err().map(|faults| ServeError::Shard(faults.join("; "))),
             Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(WATCH_INTERVAL),
@@ -435,7 +435,7 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
 /// After a kill the kernel takes a moment to let go of what the rings of the old process held, its
 /// listening sockets among it.
 fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
-    let began = Instant::now();
+    let began = ring::now();
     loop {
         match ring::reserve(address) {
             Err(error)

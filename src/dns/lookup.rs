@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Records as they are kept; a clone costs a count.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Lookups {
     }
 
     pub(super) async fn find(self: &Rc<Self>, question: Question) -> Result<Found, Failure> {
-        if let Some((kept, _)) = self.state.borrow_mut().cache.get(&question, Timestamp::now()) {
+        if let Some((kept, _)) = self.state.borrow_mut().cache.get(&question, ring::wall_clock()) {
             return kept.clone();
         }
         self.join(question)?.landed().await
@@ -95,7 +95,7 @@ impl Lookups {
             let Some(question) = next else { break };
             let landing = Landing { lookups: &self, question };
             let (result, ttl) = self.look_up(&landing.question).await;
-            let now = Timestamp::now();
+            let now = ring::wall_clock();
             let key = landing.question.clone();
             let mut state = self.state.borrow_mut();
             state.cache.insert(key, result.clone(), now.plus(ttl), now);
@@ -107,7 +107,7 @@ impl Lookups {
     /// Asks the servers, again for each alias that leads out of their answer. Gives the result and
     /// how long it holds.
     async fn look_up(&self, question: &Question) -> (Result<Found, Failure>, Duration) {
-        let until = Instant::now() + self.servers.time_max();
+        let until = ring::now() + self.servers.time_max();
         let mut asked = question.clone();
         let mut links_so_far = 0;
         let mut ttl_so_far = u32::MAX;
@@ -129,7 +129,7 @@ impl Lookups {
                 }
                 Finding::Records { records, ttl } => {
                     let ttl = self.bounded(ttl.min(ttl_so_far));
-                    return (Ok(found(records, Timestamp::now().plus(ttl))), ttl);
+                    return (Ok(found(records, ring::wall_clock().plus(ttl))), ttl);
                 }
                 Finding::NoData { ttl } => {
                     return (Err(Failure::NoData), self.negative(ttl, ttl_so_far));

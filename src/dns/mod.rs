@@ -26,6 +26,7 @@ mod wire;
 
 use crate::config;
 use crate::message::Timestamp;
+use crate::ring;
 use futures_lite::future::zip;
 use lookup::{Found, Lookups};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -116,7 +117,7 @@ impl Resolver {
                 Failure::NoData | Failure::NoSuchDomain => Ok(half),
                 _ => Ok(Rc::new(Answer {
                     records: half.records.clone(),
-                    valid_until: half.valid_until.min(Timestamp::now().plus(self.failure_ttl)),
+                    valid_until: half.valid_until.min(ring::wall_clock().plus(self.failure_ttl)),
                 })),
             },
             (Err(four), Err(six)) => Err(worse(four, six)),
@@ -134,7 +135,7 @@ impl Resolver {
     fn localhost(&self) -> Answer<IpAddr> {
         Answer {
             records: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            valid_until: Timestamp::now().plus(self.ttl_max),
+            valid_until: ring::wall_clock().plus(self.ttl_max),
         }
     }
 }

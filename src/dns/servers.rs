@@ -9,7 +9,7 @@ use super::wire::{self, Finding, Heard, Question};
 use crate::config;
 use crate::limits;
 use crate::message::Timestamp;
-use crate::ring::{RecvBuf, Stream, Udp};
+use crate::ring::{self, RecvBuf, Stream, Udp};
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -70,11 +70,11 @@ impl Servers {
         until: Instant,
     ) -> Result<Finding, Failure> {
         let mut said: Option<String> = None;
-        let mut left = self.in_order(Timestamp::now());
+        let mut left = self.in_order(ring::wall_clock());
         for _ in 0..self.attempts {
             let mut silent = Vec::new();
             for server in left {
-                if Instant::now() >= until {
+                if ring::now() >= until {
                     break;
                 }
                 match self.ask_one(server, question, until).await {
@@ -138,7 +138,7 @@ impl Servers {
         query: &[u8],
         until: Instant,
     ) -> io::Result<Heard> {
-        let until = until.min(Instant::now() + self.timeout);
+        let until = until.min(ring::now() + self.timeout);
         let socket = Udp::connect(server)?;
         socket.send(query).await?;
         let mut datagram = vec![0; usize::from(limits::DNS_UDP_BYTES_MAX)];
@@ -160,7 +160,7 @@ impl Servers {
         query: &[u8],
         until: Instant,
     ) -> Reply {
-        let until = until.min(Instant::now() + self.timeout);
+        let until = until.min(ring::now() + self.timeout);
         let message = match over_tcp(server, query, until).await {
             Ok(message) => message,
             Err(error) => return broken_or_silent(server, "TCP", &error),
@@ -178,7 +178,7 @@ impl Servers {
 impl Server {
     fn rest(&self) {
         let wait = Duration::from_secs(limits::DNS_SERVER_REST_SECONDS);
-        self.resting_until.set(Timestamp::now().plus(wait));
+        self.resting_until.set(ring::wall_clock().plus(wait));
     }
 }
 
@@ -191,7 +191,7 @@ fn broken_or_silent(server: SocketAddr, over: &str, error: &io::Error) -> Reply 
 
 /// `TimedOut` when there is nothing left.
 fn left_until(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
+    let left = until.saturating_duration_since(ring::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 

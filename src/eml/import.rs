@@ -167,7 +167,7 @@ impl Importer {
             spool.restore(draft, accepted, &[], &[]).await.map_err(|error| error.to_string())?;
             return Ok(Report::Imported(path.to_owned(), id));
         };
-        check_received_at(head.received_at, Timestamp::now())?;
+        check_received_at(head.received_at, ring::wall_clock())?;
         let spool = self.spool((!self.what.new_ids).then_some(head.id))?;
         if !self.what.new_ids {
             if self.known.borrow().contains(&head.id) {
@@ -179,7 +179,7 @@ impl Importer {
                     head.id
                 ));
             }
-            if head.id.born() > Timestamp::now() {
+            if head.id.born() > ring::wall_clock() {
                 return Err(format!(
                     "message {} has an id of the future, which the spool may give to another \
                      message (--new-ids gives it a new one)",
@@ -231,7 +231,7 @@ impl Importer {
         }
         check_trace(&prepended_headers)?;
         let checked = intake.end()?;
-        let id = if self.what.new_ids { spool.next_id(Timestamp::now()) } else { head.id };
+        let id = if self.what.new_ids { spool.next_id(ring::wall_clock()) } else { head.id };
         let (recipients, statuses, in_doubt) = taken_apart(head.recipients);
         let accepted = Accepted {
             id,
@@ -272,7 +272,7 @@ impl Importer {
             intake.piece(b"\r\n").await?;
         }
         let checked = intake.end()?;
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         let accepted = Accepted {
             id: spool.next_id(now),
             received_at: now,

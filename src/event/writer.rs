@@ -7,6 +7,7 @@
 use super::line::{Event, Kind};
 use crate::config;
 use crate::message::Timestamp;
+use crate::ring;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select_biased};
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -198,7 +199,7 @@ impl EventWriter {
     /// something could not be written.
     pub fn shutdown(self, within: Duration) -> bool {
         let Some(running) = self.running else { return true };
-        let _ = running.stop.try_send(Instant::now() + within);
+        let _ = running.stop.try_send(ring::now() + within);
         match running.ended.recv_timeout(within + Duration::from_millis(100)) {
             Ok(()) => running.thread.join().is_ok(),
             // The thread ended without the word that all was written.
@@ -247,7 +248,7 @@ impl Writer {
             } else {
                 select_biased! {
                     recv(self.stop) -> stop_by => {
-                        let soon = |_| Instant::now() + RETRY_WAIT;
+                        let soon = |_| ring::now() + RETRY_WAIT;
                         self.stop_by = Some(stop_by.unwrap_or_else(soon));
                         continue;
                     }
@@ -255,7 +256,7 @@ impl Writer {
                 }
             };
             let Some(mut lines) = lines else { return all_written };
-            let is_too_late = self.stop_by.is_some_and(|stop_by| stop_by < Instant::now());
+            let is_too_late = self.stop_by.is_some_and(|stop_by| stop_by < ring::now());
             if is_too_late || !self.write_all(&lines) {
                 all_written = false;
                 tracing::error!(bytes = lines.len(), "events were lost at the stop");
@@ -297,14 +298,14 @@ impl Writer {
     /// False when the stop leaves no time to try again.
     fn wait_to_retry(&mut self) -> bool {
         if let Some(stop_by) = self.stop_by {
-            let left = stop_by.saturating_duration_since(Instant::now());
+            let left = stop_by.saturating_duration_since(ring::now());
             std::thread::sleep(left.min(RETRY_WAIT / 10));
             return !left.is_zero();
         }
         match self.stop.recv_timeout(RETRY_WAIT) {
             Ok(stop_by) => self.stop_by = Some(stop_by),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => self.stop_by = Some(Instant::now() + RETRY_WAIT),
+            Err(RecvTimeoutError::Disconnected) => self.stop_by = Some(ring::now() + RETRY_WAIT),
         }
         true
     }

@@ -263,6 +263,6 @@ fn printable(name: &str) -> String {
 /// Random printable characters without a comma; `None` without randomness.
 fn nonce() -> Option<String> {
     let mut bytes = [0; NONCE_BYTES];
-    getrandom::fill(&mut bytes).ok()?;
+    ring::random_bytes(&mut bytes).ok()?;
     Some(sasl::encode(&bytes))
 }

@@ -3,6 +3,7 @@
 //! stranger as often as he likes.
 
 use crate::message::Timestamp;
+use crate::ring;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl Warning {
             Warning::NoXclient => 4,
         };
         let turns: Option<&Turns> = TURNS.get(place);
-        if let Some(untold) = turns.and_then(|turns| turns.take(Timestamp::now())) {
+        if let Some(untold) = turns.and_then(|turns| turns.take(ring::wall_clock())) {
             tracing::warn!(address = %from, untold, "{}", self.words());
         }
     }

@@ -4,7 +4,7 @@
 //! What follows the header is the client's, and may be TLS: so no byte behind it is read here.
 
 use super::log_throttle::Warning;
-use crate::ring::{RecvBuf, Stream};
+use crate::ring::{self, RecvBuf, Stream};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(super) enum Fault {
 
 /// Reads the header of a connection that has just come.
 pub(super) async fn receive(stream: &mut Stream) -> Result<Option<SocketAddr>, Fault> {
-    receive_until(stream, Instant::now() + HEADER_WAIT).await
+    receive_until(stream, ring::now() + HEADER_WAIT).await
 }
 
 async fn receive_until(stream: &mut Stream, until: Instant) -> Result<Option<SocketAddr>, Fault> {
@@ -56,7 +56,7 @@ async fn receive_until(stream: &mut Stream, until: Instant) -> Result<Option<Soc
             Header::Malformed => return Err(Fault::Wrong(Warning::Malformed)),
         };
         let mut buffer = RecvBuf::with_capacity(missing);
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(ring::now());
         let late = Fault::Wrong(Warning::Late(HEADER_WAIT));
         if left.is_zero() {
             return Err(late);
@@ -168,7 +168,7 @@ fn read_binary(bytes: &[u8]) -> Header {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
-    use crate::ring::{self, Listener};
+    use crate::ring::Listener;
 
     #[test]
     fn a_header_that_comes_byte_by_byte_has_no_more_time_than_another() {
@@ -186,7 +186,7 @@ mod tests {
                     ring::sleep(Duration::from_millis(100)).await;
                 }
             });
-            let begun = Instant::now();
+            let begun = ring::now();
             let met = receive_until(&mut here, begun + Duration::from_millis(500)).await;
             assert!(matches!(met, Err(Fault::Wrong(Warning::Late(_)))), "{met:?}");
             assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());

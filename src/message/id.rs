@@ -1,74 +1,8 @@
-//! The name of a message and the time, as every room writes them.
+//! The name of a message.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-#[cfg(test)]
-thread_local! {
-    /// What [`Timestamp::now`] says on this thread, for tests that run by a clock of their own.
-    pub(crate) static SET_CLOCK: std::cell::Cell<Option<Timestamp>> =
-        const { std::cell::Cell::new(None) };
-}
-
-/// Milliseconds since the Unix epoch, by the wall clock: what is stored, shown and compared across
-/// restarts. Waits on a socket use a `Duration` instead.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// Later than every time that a relay will see.
-    pub const NEVER: Timestamp = Timestamp(u64::MAX);
-
-    /// The wall clock. Only rooms that do I/O may call it; pure rooms are told the time.
-    pub fn now() -> Timestamp {
-        #[cfg(test)]
-        if let Some(set) = SET_CLOCK.get() {
-            return set;
-        }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// This time and `wait` more; stays at [`Timestamp::NEVER`] instead of overflowing.
-    #[must_use]
-    pub fn plus(self, wait: Duration) -> Timestamp {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        Timestamp(self.0.saturating_add(wait_ms))
-    }
-
-    /// How long from `earlier` until this time; zero when `earlier` is later.
-    pub fn since(self, earlier: Timestamp) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl From<Timestamp> for time::OffsetDateTime {
-    /// UTC; a time outside what a calendar holds becomes the epoch.
-    fn from(at: Timestamp) -> Self {
-        let seconds = i64::try_from(at.0 / 1000).unwrap_or(0);
-        let whole = time::OffsetDateTime::from_unix_timestamp(seconds)
-            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-        whole + Duration::from_millis(at.0 % 1000)
-    }
-}
-
-/// RFC 3339 in UTC with milliseconds: `2026-11-23T18:36:59.123Z`.
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = time::OffsetDateTime::from(*self);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.millisecond()
-        )
-    }
-}
+use super::Timestamp;
 
 /// Names one message for as long as the spool lives, across moves and restarts.
 ///
@@ -174,10 +108,5 @@ mod tests {
         assert_eq!(QueueId::parse("G000000000000"), None, "65 bits do not fit");
         assert_eq!(QueueId::parse("000000000000U"), None, "U is not in the alphabet");
         assert_eq!(QueueId::parse("00"), None);
-    }
-
-    #[test]
-    fn a_timestamp_reads_as_rfc_3339() {
-        assert_eq!(Timestamp(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
     }
 }

@@ -7,11 +7,10 @@ mod envelope;
 mod id;
 mod outcome;
 
+pub use crate::timestamp::Timestamp;
 pub use envelope::{
     Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, Recipient,
     ReversePath, domain_key, domain_of, expiry, wished_end,
 };
-#[cfg(test)]
-pub(crate) use id::SET_CLOCK;
-pub use id::{QueueId, QueueIdSource, Timestamp};
+pub use id::{QueueId, QueueIdSource};
 pub use outcome::{Outcome, Reason, Stage, Status};

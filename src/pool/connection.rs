@@ -7,7 +7,7 @@ use crate::config::{Config, DeliveryTls, Scheme};
 use crate::delivery::{
     Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
 };
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
+use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{self, Candidate};
 use crate::sasl::encode;
@@ -16,7 +16,7 @@ use crate::tls::{Client, MaybeTlsStream, Security, Trust};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Replies are short; a longer one is consumed line by line.
 const RECEIVE_BYTES: usize = 8 * 1024;
@@ -132,7 +132,7 @@ impl Connection {
         way: &TlsProfile<'_>,
         left: Duration,
     ) -> Result<Connection, Outcome> {
-        let began = Instant::now();
+        let began = ring::now();
         let starttls = match way.transport.policy.tls {
             _ if way.transport.scheme == Scheme::Smtps => StartTls::Never,
             DeliveryTls::Off => StartTls::Never,
@@ -327,7 +327,7 @@ impl Connection {
                 Ok(Ok(converted)) => {
                     mail.size = converted.size;
                     mail.conversion = Converted::Done;
-                    mail.now = Timestamp::now();
+                    mail.now = ring::wall_clock();
                     conversion = Some(converted.conversion);
                 }
                 Ok(Err(why)) => mail.conversion = Converted::Impossible(why),
@@ -463,7 +463,7 @@ const NONCE_BYTES: usize = 18;
 fn login(logins: Option<&OutboundCredentials>, place: u16) -> Option<Login> {
     let (credentials, without_tls) = logins?.get(place)?;
     let mut nonce = [0; NONCE_BYTES];
-    getrandom::fill(&mut nonce).ok()?;
+    ring::random_bytes(&mut nonce).ok()?;
     Some(Login { credentials, nonce: encode(&nonce).into(), without_tls })
 }
 
@@ -497,7 +497,7 @@ fn mail_of(job: &Job) -> Mail {
         require_tls: message.options.require_tls,
         priority: message.options.priority,
         deliver_by: message.options.deliver_by,
-        now: Timestamp::now(),
+        now: ring::wall_clock(),
         dsn_return: message.options.dsn_return,
         envelope_id: message.options.dsn_envelope_id.clone(),
         conversion: Converted::No,

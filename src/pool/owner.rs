@@ -127,7 +127,7 @@ impl Pool {
     /// `origin` has no more work for `site`; answers one credit.
     pub fn drained(self: &Rc<Self>, origin: usize, site: Arc<Site>) {
         let owner = self.owner(site);
-        owner.state.borrow_mut().drained(origin, Timestamp::now());
+        owner.state.borrow_mut().drained(origin, ring::wall_clock());
         self.pump(&owner);
         // A task that waited for this answer may be spare now.
         if self.others_starve(&owner) {
@@ -140,7 +140,7 @@ impl Pool {
         let owner = self.owner(Arc::clone(&job.site));
         let refused = {
             let mut state = owner.state.borrow_mut();
-            state.answered_credit(Timestamp::now());
+            state.answered_credit(ring::wall_clock());
             if state.backing_off.is_some() || self.stopping.get() {
                 Some(job)
             } else {
@@ -221,7 +221,7 @@ impl Pool {
         if self.stopping.get() {
             return;
         }
-        let moves = owner.state.borrow_mut().moves(owner.share, Timestamp::now());
+        let moves = owner.state.borrow_mut().moves(owner.share, ring::wall_clock());
         moves.wake.iter().for_each(Signal::set);
         for origin in moves.credits {
             let credit =
@@ -273,7 +273,7 @@ impl Pool {
 
     /// Forgets sites without work. What a fault of ours may have left waiting for ever goes on.
     fn sweep(self: &Rc<Self>) {
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         self.owners.borrow_mut().retain(|_, owner| !owner.state.borrow().is_forgettable());
         let owners: Vec<Rc<SiteOwner>> = self.owners.borrow().values().cloned().collect();
         for owner in owners {
@@ -295,7 +295,7 @@ impl Pool {
     /// The site as a whole said no, or did not answer. True when it only wants no more connections
     /// than stand; else it backs off.
     pub(super) fn refused(self: &Rc<Self>, owner: &Rc<SiteOwner>, reason: &Reason) -> bool {
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         let wants_no_more = owner.state.borrow_mut().refused_more(now);
         if !wants_no_more {
             self.back_off(owner, reason.clone(), now);
@@ -311,7 +311,7 @@ impl Pool {
                 return;
             }
             state.failures += 1;
-            let wait = back_off_wait(&self.config.retry, state.failures, fastrand::f64());
+            let wait = back_off_wait(&self.config.retry, state.failures, ring::rng().f64());
             until = now.plus(wait);
             state.backing_off = Some((until, reason.clone()));
             jobs = std::mem::take(&mut state.jobs);
@@ -325,7 +325,7 @@ impl Pool {
         let pool = Rc::clone(self);
         let owner = Rc::clone(owner);
         ring::spawn("site back-off", async move {
-            ring::sleep(until.since(Timestamp::now())).await;
+            ring::sleep(until.since(ring::wall_clock())).await;
             pool.end_back_off(&owner, until);
         });
     }

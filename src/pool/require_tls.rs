@@ -12,9 +12,9 @@ use super::owner::{Pool, SiteOwner};
 use super::worker::{OPENING_MAX, PooledConnection, transact};
 use crate::config::DeliveryTls;
 use crate::message::{Outcome, Reason, Stage, Status};
+use crate::ring;
 use crate::route::Candidate;
 use std::rc::Rc;
-use std::time::Instant;
 
 /// Whether `job` makes such a demand. Reports go all the same (RFC 8689 5): a lost one helps
 /// nobody.
@@ -79,7 +79,7 @@ impl Pool {
             logins: self.logins.as_deref(),
         };
         let (mut later, mut never) = (None, None);
-        let began = Instant::now();
+        let began = ring::now();
         for candidate in candidates {
             let left = OPENING_MAX.saturating_sub(began.elapsed());
             if left.is_zero() {

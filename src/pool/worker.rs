@@ -5,8 +5,8 @@ use super::connection::{Connection, TlsProfile, Transacted, within};
 use super::exchange::{Job, Reports};
 use super::owner::{Pool, SiteOwner, fault};
 use super::require_tls;
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
-use crate::ring::Signal;
+use crate::message::{Outcome, Reason, Stage, Status};
+use crate::ring::{self, Signal};
 use crate::scheduler::Scheduler;
 use futures_lite::future::or;
 use std::rc::Rc;
@@ -65,7 +65,7 @@ impl Drop for Held {
 impl Pool {
     /// One connection task, from its first job to its end.
     pub(super) async fn connection(self: &Rc<Self>, owner: &Rc<SiteOwner>) {
-        let began = Instant::now();
+        let began = ring::now();
         let mut standing: Option<PooledConnection> = None;
         while let Some(job) = self.next_job(owner, &mut standing, began).await {
             // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
@@ -112,7 +112,7 @@ impl Pool {
         began: Instant,
     ) -> Option<Box<Job>> {
         loop {
-            if standing.is_none() && owner.state.borrow().is_above_ceiling(Timestamp::now()) {
+            if standing.is_none() && owner.state.borrow().is_above_ceiling(ring::wall_clock()) {
                 // With the next job it would only knock again, at once, and keep mail from those
                 // whose connection stands.
                 let job = owner.state.borrow_mut().jobs.pop_front();
@@ -222,9 +222,9 @@ impl Pool {
 
     async fn open_connection(&self, owner: &SiteOwner) -> Result<Connection, Outcome> {
         let candidates = self.router.candidates(&owner.site).await?;
-        let ordered = owner.state.borrow().living_first(candidates, Timestamp::now());
+        let ordered = owner.state.borrow().living_first(candidates, ring::wall_clock());
         let mut last = None;
-        let began = Instant::now();
+        let began = ring::now();
         let way = TlsProfile {
             config: &self.config,
             policy: &self.policy,
@@ -237,14 +237,14 @@ impl Pool {
             if left.is_zero() {
                 break;
             }
-            owner.state.borrow_mut().trying(candidate.address, Timestamp::now());
+            owner.state.borrow_mut().trying(candidate.address, ring::wall_clock());
             match Connection::open(candidate, &way, left).await {
                 Ok(connection) => {
                     owner.state.borrow_mut().lives(candidate.address);
                     return Ok(connection);
                 }
                 Err(outcome) => {
-                    owner.state.borrow_mut().tried(candidate.address, &outcome, Timestamp::now());
+                    owner.state.borrow_mut().tried(candidate.address, &outcome, ring::wall_clock());
                     // A host that says "not now" outweighs one that says "never": another try may
                     // succeed there (RFC 5321 5.1).
                     if !matches!(

@@ -1,10 +1,10 @@
-//! The driver: **the only room that names glommio**. Executor, listener, stream, UDP, segment file,
-//! timer, mailbox. It must not know mail.
+//! The driver: **the only module that names glommio**. Executor, listener, stream, UDP, segment
+//! file, timer, mailbox, semaphore, clocks, chance. It must not know mail.
 //!
 //! What passes through it: bytes, connections, files and wake-ups of one shard, and items sent to
 //! a shard from other threads. Everything but [`start()`], [`reserve`], [`raise_open_files`],
-//! [`Sender`] and a [`Mailbox`] on its way belongs to the shard that made it, and may be called
-//! there only.
+//! the clocks and chance, [`Sender`] and a [`Mailbox`] on its way belongs to the shard that made
+//! it, and may be called there only.
 //!
 //! It is the only room with `unsafe`, and the only one that works around the driver below it.
 //! Pitfalls of glommio 0.9.0, and where each is handled:
@@ -37,6 +37,7 @@
 //! | `shared_channel` spins until both ends are connected | `mailbox`: crossbeam and one waker |
 //! | a waker is cloned at most 32,767 times | `mailbox`: one waker for each mailbox, not for each item |
 
+mod clock;
 mod deadline;
 pub mod disk;
 mod file;
@@ -58,6 +59,7 @@ mod timer;
 mod udp;
 mod watchdog;
 
+pub use clock::{now, random_bytes, rng, wall_clock};
 pub use file::File;
 #[cfg(test)]
 pub use file::break_disk;
@@ -71,5 +73,5 @@ pub use signal::Signal;
 pub use start::{Settings, Shards, StartError, start};
 pub use stream::{Interrupter, Stream};
 pub use task::{spawn, spawn_vital};
-pub use timer::{now, sleep, yield_now};
+pub use timer::{sleep, yield_now};
 pub use udp::Udp;

@@ -1,7 +1,7 @@
 //! Waiting for time to pass, and giving way to other tasks of the shard.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Every so many yields, the rings are looked at whatever else is runnable.
 const YIELDS_PER_TURN: u32 = 64;
@@ -13,15 +13,6 @@ use super::simulation;
 
 thread_local! {
     static YIELDS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// The time by which [`sleep`] sleeps.
-pub fn now() -> Instant {
-    #[cfg(test)]
-    if simulation::runs() {
-        return simulation::now();
-    }
-    Instant::now()
 }
 
 /// Sleeps on this shard: at least `wait`, usually less than 0.1 ms more.

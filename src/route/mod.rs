@@ -32,6 +32,7 @@ use crate::dns::cache::Cache;
 use crate::dns::{Failure, Resolver};
 use crate::limits;
 use crate::message::{Outcome, Timestamp};
+use crate::ring;
 use candidates::AddressFamilyReachability;
 use loop_detection::LoopDetection;
 use rules::Destination;
@@ -167,7 +168,7 @@ impl Router {
     /// that holds; or what becomes of its recipients instead (Deferred or Refused).
     pub async fn site(&self, domain: &str) -> Result<(Arc<Site>, Timestamp), Outcome> {
         if let Some((site, valid_until)) =
-            self.inner.sites.borrow_mut().get(domain, Timestamp::now())
+            self.inner.sites.borrow_mut().get(domain, ring::wall_clock())
         {
             return Ok((Arc::clone(site), valid_until));
         }
@@ -195,7 +196,7 @@ impl Router {
         };
         let site = Arc::new(site);
         let mut sites = self.inner.sites.borrow_mut();
-        sites.insert(domain.into(), Arc::clone(&site), valid_until, Timestamp::now());
+        sites.insert(domain.into(), Arc::clone(&site), valid_until, ring::wall_clock());
         Ok((site, valid_until))
     }
 
@@ -209,7 +210,7 @@ impl Router {
         {
             return Err(candidates::leads_back(site, own));
         }
-        let now = Timestamp::now();
+        let now = ring::wall_clock();
         let reaches = |address| inner.reach.reaches(address, now);
         let ordered = candidates::order(&looked_up, reaches, &mut inner.rng.borrow_mut());
         if ordered.is_empty() { Err(candidates::why_none(site, &looked_up)) } else { Ok(ordered) }

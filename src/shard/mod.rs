@@ -160,7 +160,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let (spool, recovered) = open_spool(index, &config, &core, &orphans).await?;
 
     let resolver = Resolver::new(config.dns.clone());
-    let seed = fastrand::u64(..);
+    let seed = ring::rng().u64(..);
     let listeners = config.listeners.iter().map(|listener| listener.address).collect();
     let host_name = Arc::clone(&config.host_name);
     let router = Router::new(host_name, listeners, config.route.clone(), resolver, seed);
@@ -363,5 +363,5 @@ fn answer_requests(
 
 /// The wall clock, as this room's parts use it.
 fn now() -> Timestamp {
-    Timestamp::now()
+    ring::wall_clock()
 }

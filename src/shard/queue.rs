@@ -81,7 +81,7 @@ impl Queue {
         router: Router,
         exchange: Rc<Exchange>,
     ) -> Rc<Queue> {
-        let scheduler = Scheduler::new(config.retry.clone(), fastrand::u64(..));
+        let scheduler = Scheduler::new(config.retry.clone(), ring::rng().u64(..));
         Rc::new(Queue {
             shard,
             config,

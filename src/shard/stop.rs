@@ -14,7 +14,7 @@ use crate::spool::Spool;
 use futures_lite::future::{or, zip};
 use std::future::Future;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The other shards are told to stop at the same time, and may be this much later. The same again
 /// is for the reports of what they said.
@@ -35,7 +35,7 @@ pub(super) struct Stations {
 pub(super) async fn stop(stations: &Stations, limit: Duration) {
     let Stations { index, receiver, queue, pool, exchange, spool, events } = stations;
     let shard = *index;
-    let began = Instant::now();
+    let began = ring::now();
     let left = || limit.saturating_sub(began.elapsed());
 
     queue.stop();

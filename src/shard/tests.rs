@@ -53,7 +53,7 @@ async fn queue(folder: &Path) -> Rc<Queue> {
 
 /// A message for `a@a.test` and `b@b.test` that is out for both, in two transactions.
 async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
-    let now = Timestamp::now();
+    let now = ring::wall_clock();
     let mut draft = queue.spool.draft();
     draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
     let recipients = ["a@a.test", "b@b.test"].map(|to| Recipient::plain(Address::new(to)));
@@ -216,7 +216,7 @@ fn rfc2852_4_1_2_a_time_with_r_ends_a_message_and_one_with_n_has_it_told_of() {
         let path = path.clone();
         async move {
             let queue = queue(&path).await;
-            let begin = Timestamp::now();
+            let begin = ring::wall_clock();
             let at = |seconds: u64| begin.plus(Duration::from_secs(seconds));
             let expire = queue.config.retry.expire.as_secs();
             let times = |by: Option<(Timestamp, &str)>, is_report| {

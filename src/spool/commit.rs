@@ -384,7 +384,7 @@ impl Core {
             if let Some(rest) = state.not_yet(self.outcome_interval) {
                 return rest;
             }
-            match state.log.step(&mut state.batch, Timestamp::now(), state.highest_id) {
+            match state.log.step(&mut state.batch, ring::wall_clock(), state.highest_id) {
                 Step::Idle => {
                     state.urgent = false;
                     state.outcomes_since = None;

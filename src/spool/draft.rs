@@ -8,7 +8,8 @@ use super::record::{CHUNK_PREFIX, Extent, PriorStatus, StoredContent};
 use super::replay::join;
 use super::segment::BATCH_HEADER;
 use super::{Accepted, Message, Placement, RecipientStatus, SpoolError};
-use crate::message::{QueueId, Timestamp};
+use crate::message::QueueId;
+use crate::ring;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -186,7 +187,7 @@ impl Draft {
 
     fn append_chunk(&mut self, content: &[u8]) {
         if self.chunks.is_empty() {
-            self.id = self.core.next_id(Timestamp::now());
+            self.id = self.core.next_id(ring::wall_clock());
         }
         let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
         let appended = self.core.chunk(self.id, index, content);

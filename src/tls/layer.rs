@@ -2,11 +2,11 @@
 
 use super::server::Server;
 use super::transport::Security;
-use crate::ring::{RecvBuf, Stream};
+use crate::ring::{self, RecvBuf, Stream};
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Received and not decrypted: one record of the largest size fits with its header.
 const CIPHER_BYTES: usize = 18 * 1024;
@@ -45,9 +45,9 @@ impl Layer {
         stream: &mut Stream,
         timeout: Duration,
     ) -> io::Result<()> {
-        let until = Instant::now() + timeout;
+        let until = ring::now() + timeout;
         let left = || {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(ring::now());
             if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
         };
         while self.tls.is_handshaking() {

@@ -11,6 +11,7 @@
 pub(crate) mod disk;
 pub(super) mod plain;
 
+use crate::timestamp::Timestamp;
 use disk::Disk;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,6 +28,9 @@ thread_local! {
     static BEGIN: Instant = Instant::now();
 }
 
+/// The wall clock when a simulation's time is 0.
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
+
 type Job = Pin<Box<dyn Future<Output = ()>>>;
 
 /// One process on one simulated machine.
@@ -39,6 +43,8 @@ pub(crate) struct Simulation {
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_set: Cell<u64>,
     now_us: Cell<u64>,
+    /// The wall clock is so far behind [`EPOCH_MS`] and the time that has passed.
+    pub(crate) behind_ms: Cell<u64>,
     /// The longest that an operation of the disk takes, in microseconds.
     latency_us: u64,
 }
@@ -68,6 +74,7 @@ impl Simulation {
             timers: RefCell::default(),
             timers_set: Cell::new(0),
             now_us: Cell::new(now_us),
+            behind_ms: Cell::new(0),
             latency_us,
         })
     }
@@ -172,6 +179,21 @@ pub(super) async fn disk_works() {
 pub(super) fn now() -> Instant {
     let passed = current().map_or(0, |simulation| simulation.now_us());
     BEGIN.with(|begin| *begin) + Duration::from_micros(passed)
+}
+
+/// The wall clock in the simulation.
+pub(super) fn wall_clock() -> Timestamp {
+    let at = current().map_or(0, |simulation| {
+        (EPOCH_MS + simulation.now_us() / 1000).saturating_sub(simulation.behind_ms.get())
+    });
+    Timestamp(at)
+}
+
+/// Fills `bytes` by the simulation's chance.
+pub(super) fn fill(bytes: &mut [u8]) {
+    if let Some(simulation) = current() {
+        simulation.random.borrow_mut().fill(bytes);
+    }
 }
 
 /// Sleeps by the simulation's clock.

@@ -9,7 +9,7 @@ use super::super::{
     SpoolError, folder, segment,
 };
 use super::truth::{Found, Mail, Recipient, State, Truth};
-use crate::message::{QueueId, Timestamp};
+use crate::message::QueueId;
 use crate::ring::{self, simulation};
 use futures_lite::future;
 use std::cell::{Cell, RefCell};
@@ -323,7 +323,7 @@ impl World {
 
     /// No id is given twice, whatever the clock says.
     fn fresh_id(&self, spool: &Spool) -> QueueId {
-        let id = spool.next_id(Timestamp::now());
+        let id = spool.next_id(ring::wall_clock());
         let truth = self.truth.borrow();
         // What rotted may have been the highest.
         let known = !truth.has_rotted() && truth.mails.get(&id.0).is_some_and(|mail| mail.is_known);

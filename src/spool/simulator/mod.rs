@@ -23,14 +23,14 @@ mod full;
 mod life;
 mod truth;
 
-use crate::message::{SET_CLOCK, Timestamp};
+use crate::ring;
 use crate::ring::simulation::disk::{Disk, Faults};
 use crate::ring::simulation::{self, Simulation};
 use life::{Plan, Seen, World, live, shard_folder, start_and_judge};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use truth::{Rot, Truth};
 
 /// Seeds that are run each time.
@@ -47,8 +47,6 @@ const STEPS_MAX: u64 = 2_000_000;
 const CRASH_POINTS_MAX: u64 = if cfg!(debug_assertions) { 200 } else { 1500 };
 /// Crashes in a start after a crash, one after the other.
 const DEPTH_MAX: u32 = 3;
-/// What the wall clock shows when a history begins.
-const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// What one seed makes of everything.
 struct History {
@@ -127,10 +125,10 @@ impl History {
         let world = Rc::new(World::new(plan, truth, self.worked_until_us, seed));
         self.now_us += self.away_us();
         let simulation = Simulation::new(self.random.u64(..), disk, self.now_us, self.latency_us);
+        simulation.behind_ms.set(self.behind_ms);
         simulation.enter(|| simulation::spawn(live(Rc::clone(&world))));
         for step in 0.. {
             assert!(step < STEPS_MAX, "a life has no end");
-            self.set_clock(simulation.now_us());
             assert!(simulation.step(), "nothing happens any more");
             self.now_us = simulation.now_us();
             if world.started.get() {
@@ -193,10 +191,6 @@ impl History {
         self.random.u64(2_000..20_000)
     }
 
-    fn set_clock(&self, now_us: u64) {
-        SET_CLOCK.set(Some(Timestamp(EPOCH_MS + now_us / 1000 - self.behind_ms)));
-    }
-
     /// The process is gone, or the whole machine.
     fn crash(&mut self, disk: Disk) -> Disk {
         if self.random.u32(..8) == 0 {
@@ -235,6 +229,7 @@ impl History {
         let world = Rc::new(world);
         let begin = self.now_us + self.away_us();
         let simulation = Simulation::new(self.random.u64(..), disk, begin, 1);
+        simulation.behind_ms.set(self.behind_ms);
         let starting = Rc::clone(&world);
         simulation.enter(|| {
             simulation::spawn(async move {
@@ -244,7 +239,6 @@ impl History {
         });
         while !world.over.get() {
             self.now_us = simulation.now_us();
-            self.set_clock(self.now_us);
             assert!(simulation.step(), "a start does not end");
             let images = simulation.disk.borrow_mut().take_images();
             for image in images {
@@ -280,13 +274,12 @@ fn run(seed: u64) -> (bool, History) {
     let mut history = History::new(seed);
     PANICKED.set(false);
     let ended = catch_unwind(AssertUnwindSafe(|| history.run())).is_ok();
-    SET_CLOCK.set(None);
     (ended && !PANICKED.get(), history)
 }
 
 /// Runs them all; panics with those that failed.
 fn run_all(seeds: impl Iterator<Item = u64>) -> Seen {
-    let begin = Instant::now();
+    let begin = ring::now();
     let (mut count, mut crash_points, seen) = (0, 0, Seen::default());
     let mut failed = Vec::new();
     for seed in seeds {
@@ -316,7 +309,7 @@ fn what_was_promised_is_kept_whatever_the_disk_does() {
         run_all(std::iter::once(seed));
         return;
     }
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let clock = crate::ring::wall_clock().0;
     let first = number("RINGPOST_SIM_FROM").unwrap_or(clock);
     let fresh = number("RINGPOST_SIM_SEEDS").unwrap_or(0);
     println!("fresh seeds: {fresh} from {first}");
