@@ -55,6 +55,7 @@ pub struct Conversation {
     chunk_refused: bool,
     /// That, or that it did not understand AUTH=, was in the last transaction.
     misunderstood: bool,
+    replies: u64,
 }
 
 impl Conversation {
@@ -73,6 +74,7 @@ impl Conversation {
             reset_needed: false,
             chunk_refused: false,
             misunderstood: false,
+            replies: 0,
         }
     }
 
@@ -135,7 +137,11 @@ impl Conversation {
         let mut consumed = 0;
         loop {
             let rest = input.get(consumed..).unwrap_or_default();
-            let used = match reader.read(rest) {
+            let read = match self.content_is_out() {
+                true => reader.read_after_content(rest),
+                false => reader.read(rest),
+            };
+            let used = match read {
                 Ok(Some(used)) => used,
                 Ok(None) => return Progress { consumed: input.len(), step: Step::More },
                 Err(malformed) => {
@@ -144,10 +150,16 @@ impl Conversation {
                 }
             };
             consumed += used;
+            self.replies += 1;
             let last = self.awaits_one();
             let written = out.len();
             let step = self.answer(reader.response(), out);
             let ended = matches!(step, Step::Finished { .. } | Step::Unusable(_) | Step::Close);
+            // RFC 3207 4.2: nothing that came in the clear counts after the handshake. The server sent
+            // it too early, or an attacker put it there (CVE-2021-38371).
+            if step == Step::StartTls {
+                return Progress { consumed: input.len(), step };
+            }
             // What follows the last awaited reply was sent before our next command: it would be
             // taken for the answer to that.
             if last && !ended && consumed < input.len() {
@@ -170,6 +182,21 @@ impl Conversation {
             State::Open(transaction) => transaction.outstanding() <= 1,
             _ => true,
         }
+    }
+
+    /// Whether the next reply is one to the end of data: whatever it is, a message that is sent
+    /// again for want of understanding it may be a copy.
+    fn content_is_out(&self) -> bool {
+        matches!(&self.state, State::Open(transaction) if matches!(
+            transaction.awaited(),
+            Command::EndOfData | Command::EndOfDataFor(_) | Command::EmptyEnd
+        ))
+    }
+
+    /// Replies that have come as a whole: the time limit of [`Conversation::timeout`] holds for
+    /// each of them from its first awaited moment to its last byte.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     fn answer(&mut self, response: Response<'_>, out: &mut Vec<u8>) -> Step {
@@ -460,7 +487,8 @@ impl Conversation {
         }
     }
 
-    /// How long to wait for the next reply, or for progress in sending content: RFC 5321 4.5.3.2.
+    /// How long to wait for the next reply as a whole, or for progress in sending content: RFC 5321
+    /// 4.5.3.2 has the least times.
     pub fn timeout(&self) -> Duration {
         let limits = &self.policy.limits;
         match &self.state {

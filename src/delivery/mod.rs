@@ -87,9 +87,8 @@
 //! answered for are settled when the connection is lost between two; the others are deferred.
 //!
 //! *STARTTLS* (RFC 3207) is said after the first EHLO, as [`StartTls`] has it. Everything that was
-//! learned before the handshake is forgotten and asked again. Bytes behind the 220 are a reply
-//! without a command: somebody may have put them there, so the connection is given up. What it
-//! means that a handshake fails is the caller's business.
+//! learned before the handshake is forgotten and asked again. Bytes behind the 220 are dropped
+//! (RFC 3207 4.2; CVE-2021-38371). What it means that a handshake fails is the caller's business.
 //!
 //! *AUTH* (RFC 4954) is said at hosts that know us, after EHLO under TLS: SCRAM-SHA-256, else
 //! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
@@ -100,7 +99,14 @@
 //!
 //! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
 //! nothing that follows can be matched to a command, so the mail is deferred and the connection
-//! closed. A line end of bare LF is tolerated.
+//! closed. A line end of bare LF is tolerated. After the content was sent the server may have the
+//! message, and being strict would make copies: there any last line of class 2 means taken,
+//! whatever stands before it
+//! ([`read_after_content`](crate::smtp::ResponseReader::read_after_content)).
+//!
+//! *Time*: [`Conversation::timeout`] is the limit for a reply as a whole, from the moment when it
+//! is awaited to its last byte, so that a host that drips its reply is given up after it. The
+//! defaults are the least times of RFC 5321 4.5.3.2 or longer.
 
 mod authentication;
 mod capabilities;

@@ -213,7 +213,7 @@ fn no_more_commands_are_ahead_of_their_replies_than_the_bound() {
 
 #[test]
 fn replies_beyond_the_bounds_break_the_conversation() {
-    let flood = "250-x\r\n".repeat(101);
+    let flood = "250-x\r\n".repeat(150_000);
     let long = "2".repeat(5000);
     for nonsense in [flood.as_str(), long.as_str(), "hello\r\n", "250-a\r\n550 b\r\n", "\r\n"] {
         let mut fresh = conversation();
@@ -443,11 +443,55 @@ fn what_was_said_before_the_handshake_is_asked_again() {
 }
 
 #[test]
-fn bytes_behind_the_reply_to_starttls_end_the_connection() {
-    let mut conversation = with_starttls(StartTls::IfOffered);
-    feed(&mut conversation, EHLO_TLS);
-    let (step, _) = feed(&mut conversation, "220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n");
-    assert_eq!(unusable(&step), (Stage::Tls, Status(4, 5, 0)));
+fn bytes_behind_the_reply_to_starttls_are_dropped() {
+    for behind in ["250-mx\r\n250 AUTH PLAIN\r\n", "250-m", "\r\n", "nonsense"] {
+        let mut conversation = with_starttls(StartTls::Always);
+        feed(&mut conversation, EHLO_TLS);
+        let input = format!("220 go\r\n{behind}");
+        let progress = conversation.receive(input.as_bytes(), &mut Vec::new());
+        assert_eq!(progress, Progress { consumed: input.len(), step: Step::StartTls });
+        conversation.secured(&mut Vec::new());
+        assert_eq!(feed(&mut conversation, "250-mx\r\n250 SIZE 7\r\n").0, Step::Ready);
+        let expected = Capabilities { size: Some(7), ..Capabilities::default() };
+        assert_eq!(*conversation.capabilities(), expected, "{behind:?}");
+    }
+}
+
+#[test]
+fn after_the_dot_any_last_line_of_class_2_means_taken() {
+    let long = format!("250 {}\r\n", "x".repeat(5000));
+    for reply in [
+        "250-2.0.0 a\r\n251 b\r\n",
+        "250-a\r\n250ok\r\n",
+        &long,
+        "\r\n250 ok\r\n",
+        "spam filter says hello\r\n250 ok\r\n",
+    ] {
+        let by_data = open("250 a\r\n250 b\r\n550 5.1.1 no\r\n354 go\r\n");
+        let mut by_chunk = Conversation::new(policy(), "mx".into(), manner(StartTls::Never));
+        feed(&mut by_chunk, GREETING);
+        feed(&mut by_chunk, "250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
+        by_chunk.begin(Mail { pipelined_content: true, ..mail(2) }, &mut Vec::new());
+        assert!(by_chunk.takes_content_ahead());
+        by_chunk.chunk(100, &mut Vec::new());
+        by_chunk.content_sent(&mut Vec::new());
+        feed(&mut by_chunk, "250 a\r\n250 b\r\n550 5.1.1 no\r\n");
+        let lmtp = Manner { protocol: Protocol::Lmtp, ..manner(StartTls::Never) };
+        let mut by_lmtp = Conversation::new(policy(), "mx".into(), lmtp);
+        feed(&mut by_lmtp, GREETING);
+        feed(&mut by_lmtp, EHLO);
+        by_lmtp.begin(mail(2), &mut Vec::new());
+        let step = feed(&mut by_lmtp, "250 a\r\n250 b\r\n550 5.1.1 no\r\n354 go\r\n").0;
+        assert_eq!(step, Step::SendContent);
+        by_lmtp.content_sent(&mut Vec::new());
+        for mut conversation in [by_data, by_chunk, by_lmtp] {
+            let (step, _) = feed(&mut conversation, reply);
+            let Step::Finished { outcomes, .. } = step else { panic!("{reply:?}: {step:?}") };
+            assert!(matches!(outcomes[0].1, Outcome::Delivered(_)), "{reply:?}: {outcomes:?}");
+            assert!(matches!(outcomes[1].1, Outcome::Refused(_)), "{outcomes:?}");
+            assert_eq!(feed(&mut conversation, "").0, Step::Ready);
+        }
+    }
 }
 
 #[test]

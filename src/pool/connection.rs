@@ -418,6 +418,9 @@ impl Connection {
 
     /// Until the conversation wants something of us other than to send and receive.
     async fn talk(&mut self) -> Result<Step, Loss> {
+        // The limit is for a reply as a whole: a host that drips it a byte at a time would never
+        // run into that of a single receive.
+        let (mut awaited_since, mut replies) = (ring::now(), self.conversation.replies());
         loop {
             if !self.output.is_empty() {
                 let sent = self.stream.send_all(&self.output, self.conversation.timeout()).await;
@@ -436,7 +439,16 @@ impl Connection {
             {
                 continue;
             }
-            let wait = self.conversation.timeout();
+            if self.conversation.replies() != replies {
+                (awaited_since, replies) = (ring::now(), self.conversation.replies());
+            }
+            let wait = self
+                .conversation
+                .timeout()
+                .saturating_sub(ring::now().duration_since(awaited_since));
+            if wait.is_zero() {
+                return Err(Loss::TimedOut);
+            }
             match self.stream.recv(&mut self.input, wait).await {
                 Ok(0) => return Err(Loss::Closed("closed by the host".into())),
                 Ok(_) => {}

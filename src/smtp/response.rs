@@ -1,8 +1,24 @@
 //! Replies of other servers (RFC 5321 4.2), read from bytes that come in any portions.
 //!
-//! Liberal where it costs nothing: a line may end with a bare LF, a code may stand without text.
-//! Strict where guessing would be dangerous: a line that is no reply, a code that changes within
-//! one reply, and replies beyond the bounds below are errors, after which the stream means nothing.
+//! Liberal where it costs nothing: a line may end with a bare LF, a code may stand without text,
+//! and a reply may be longer than what is kept of it. Strict where guessing would be dangerous: a
+//! line that is no reply, and a code that changes within one reply, are errors, after which the
+//! stream means nothing.
+//!
+//! After the content was sent, strictness would do harm: the server may have the message, and each
+//! further attempt makes a copy. [`ResponseReader::read_after_content`] takes everything that can
+//! be understood:
+//!
+//! | what comes | [`read`](ResponseReader::read) | [`read_after_content`](ResponseReader::read_after_content) |
+//! | --- | --- | --- |
+//! | `250-a`, `250 b` | 250 | 250 |
+//! | `250-a`, `251 b` | error | 251: the last line decides |
+//! | `250-a`, `550 b` | error | 550: the last line decides |
+//! | `250ok` | error | 250 |
+//! | blank or foreign lines before or between | error | passed over |
+//! | a line of more than [`RESPONSE_LINE_BYTES_MAX`] | error | cut |
+//! | more text than [`RESPONSE_BYTES_MAX`] | not kept | not kept |
+//! | more than [`RESPONSE_READ_BYTES_MAX`] | error | error |
 
 use crate::message::{Reason, Stage, Status};
 use std::fmt;
@@ -10,26 +26,26 @@ use std::fmt;
 /// A line of a reply without its end, in bytes. RFC 5321 4.5.3.1.5 says 512 with the end; real
 /// servers write more when they explain themselves.
 pub const RESPONSE_LINE_BYTES_MAX: usize = 4096;
-/// Lines of one reply: EHLO has some twenty keywords, explanations have fewer lines.
-pub const RESPONSE_LINES_MAX: usize = 100;
-/// All text of one reply, in bytes: what a hostile server can make a connection hold.
+/// All text that is kept of one reply, in bytes: what a hostile server can make a connection hold.
+/// Lines beyond it are read and passed over.
 pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// All bytes of one reply: beyond it the server is given up.
+pub const RESPONSE_READ_BYTES_MAX: usize = 1024 * 1024;
 
-/// Room kept from one reply to the next; what a long reply needed beyond it is given back.
+/// Memory kept from one reply to the next; what a long reply needed beyond it is given back.
 const KEPT_BYTES: usize = 1024;
 /// So much of a line that is no reply is shown to the operator, in bytes.
 const SHOWN_BYTES: usize = 80;
 
 const _: () = assert!(RESPONSE_LINE_BYTES_MAX < RESPONSE_BYTES_MAX);
+const _: () = assert!(RESPONSE_BYTES_MAX < RESPONSE_READ_BYTES_MAX);
 
 /// Why bytes are not a reply. The connection cannot be used after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// A line longer than [`RESPONSE_LINE_BYTES_MAX`].
     LineTooLong,
-    /// More lines than [`RESPONSE_LINES_MAX`].
-    TooManyLines,
-    /// More text than [`RESPONSE_BYTES_MAX`].
+    /// More bytes than [`RESPONSE_READ_BYTES_MAX`].
     TooLong,
     /// A line that does not start with a code of 200 to 599; its printable start.
     NotAReply(String),
@@ -43,16 +59,22 @@ impl fmt::Display for Malformed {
             Malformed::LineTooLong => {
                 write!(f, "a reply line longer than {RESPONSE_LINE_BYTES_MAX} bytes")
             }
-            Malformed::TooManyLines => {
-                write!(f, "a reply of more than {RESPONSE_LINES_MAX} lines")
+            Malformed::TooLong => {
+                write!(f, "a reply longer than {RESPONSE_READ_BYTES_MAX} bytes")
             }
-            Malformed::TooLong => write!(f, "a reply longer than {RESPONSE_BYTES_MAX} bytes"),
             Malformed::NotAReply(start) => write!(f, "a line that is no reply: \"{start}\""),
             Malformed::CodeChanged(first, then) => {
                 write!(f, "a reply that begins with {first} and goes on with {then}")
             }
         }
     }
+}
+
+/// How strictly a reply is read: see the table above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strictness {
+    Ordinary,
+    AfterContent,
 }
 
 /// Collects one reply after the other. Its memory is reused from reply to reply.
@@ -63,14 +85,36 @@ pub struct ResponseReader {
     /// The text of the lines so far, parted by LF, which no line contains.
     text: Vec<u8>,
     code: u16,
+    /// Lines of this reply, whether their text is kept or not.
     lines: usize,
+    /// Bytes of this reply.
+    bytes: usize,
     complete: bool,
 }
 
 impl ResponseReader {
     /// Takes bytes up to the end of the reply: `Some(used)` when it is complete, `None` when all
     /// of `input` was taken and more is needed. The read after a complete reply begins the next.
+    ///
+    /// # Errors
+    /// It is no reply.
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
+        self.read_as(input, Strictness::Ordinary)
+    }
+
+    /// The same of a reply to the end of data: everything that can be understood is taken.
+    ///
+    /// # Errors
+    /// It has no end.
+    pub fn read_after_content(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
+        self.read_as(input, Strictness::AfterContent)
+    }
+
+    fn read_as(
+        &mut self,
+        input: &[u8],
+        strictness: Strictness,
+    ) -> Result<Option<usize>, Malformed> {
         if self.complete {
             self.clear();
         }
@@ -79,12 +123,13 @@ impl ResponseReader {
             let (line, after) = (rest.get(..end), rest.get(end + 1..));
             rest = after.unwrap_or_default();
             let line = line.unwrap_or_default();
+            self.count(line.len() + 1)?;
             if self.partial.is_empty() {
-                self.line(line)?;
+                self.line(line, strictness)?;
             } else {
                 let mut whole = std::mem::take(&mut self.partial);
-                whole.extend_from_slice(line);
-                let taken = self.line(&whole);
+                whole.extend_from_slice(kept_part(&whole, line, strictness));
+                let taken = self.line(&whole, strictness);
                 whole.clear();
                 self.partial = whole;
                 taken?;
@@ -93,15 +138,17 @@ impl ResponseReader {
                 return Ok(Some(input.len() - rest.len()));
             }
         }
+        self.count(rest.len())?;
+        let kept = kept_part(&self.partial, rest, strictness);
         // A CR may still belong to the line's end, hence one byte more than a line may have.
-        if self.partial.len() + rest.len() > RESPONSE_LINE_BYTES_MAX + 1 {
+        if self.partial.len() + kept.len() > RESPONSE_LINE_BYTES_MAX + 1 {
             return Err(Malformed::LineTooLong);
         }
-        self.partial.extend_from_slice(rest);
+        self.partial.extend_from_slice(kept);
         Ok(None)
     }
 
-    /// The reply that the last [`ResponseReader::read`] completed.
+    /// The reply that the last read completed.
     pub fn response(&self) -> Response<'_> {
         Response { code: self.code, text: &self.text }
     }
@@ -112,40 +159,69 @@ impl ResponseReader {
         self.partial.clear();
         self.partial.shrink_to(KEPT_BYTES);
         self.lines = 0;
+        self.bytes = 0;
         self.complete = false;
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Malformed> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    fn count(&mut self, bytes: usize) -> Result<(), Malformed> {
+        self.bytes += bytes;
+        if self.bytes > RESPONSE_READ_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(()) }
+    }
+
+    fn line(&mut self, line: &[u8], strictness: Strictness) -> Result<(), Malformed> {
+        let mut line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > RESPONSE_LINE_BYTES_MAX {
-            return Err(Malformed::LineTooLong);
+            match strictness {
+                Strictness::Ordinary => return Err(Malformed::LineTooLong),
+                Strictness::AfterContent => {
+                    line = line.get(..RESPONSE_LINE_BYTES_MAX).unwrap_or(line);
+                }
+            }
         }
-        let not_a_reply = || Malformed::NotAReply(one_line(line, SHOWN_BYTES));
-        let (code, rest) = leading_code(line).ok_or_else(not_a_reply)?;
-        // A code alone is a last line: RFC 5321 4.2 asks clients to take it.
-        let (last, text) = match rest.split_first() {
-            None => (true, rest),
-            Some((b' ', text)) => (true, text),
-            Some((b'-', text)) => (false, text),
-            Some(_) => return Err(not_a_reply()),
+        let Some((code, is_last, text)) = parts(line, strictness) else {
+            return match strictness {
+                Strictness::Ordinary => Err(Malformed::NotAReply(one_line(line, SHOWN_BYTES))),
+                Strictness::AfterContent => Ok(()),
+            };
         };
-        if self.lines == 0 {
-            self.code = code;
-        } else if self.code != code {
+        if self.lines > 0 && self.code != code && strictness == Strictness::Ordinary {
             return Err(Malformed::CodeChanged(self.code, code));
-        } else {
-            self.text.push(b'\n');
         }
+        self.code = code;
+        let separator = usize::from(self.lines > 0);
         self.lines += 1;
-        if self.lines > RESPONSE_LINES_MAX {
-            return Err(Malformed::TooManyLines);
+        if self.text.len() + separator + text.len() <= RESPONSE_BYTES_MAX {
+            if separator > 0 {
+                self.text.push(b'\n');
+            }
+            self.text.extend_from_slice(text);
         }
-        if self.text.len() + text.len() > RESPONSE_BYTES_MAX {
-            return Err(Malformed::TooLong);
-        }
-        self.text.extend_from_slice(text);
-        self.complete = last;
+        self.complete = is_last;
         Ok(())
+    }
+}
+
+/// What of `more` is kept behind `partial`: all of it, where a line that is too long is an error.
+fn kept_part<'a>(partial: &[u8], more: &'a [u8], strictness: Strictness) -> &'a [u8] {
+    let space = match strictness {
+        Strictness::Ordinary => more.len(),
+        Strictness::AfterContent => (RESPONSE_LINE_BYTES_MAX + 1).saturating_sub(partial.len()),
+    };
+    more.get(..space).unwrap_or(more)
+}
+
+/// The code of a line, whether it is the last one of its reply, and its text; `None` when it is no
+/// line of a reply.
+fn parts(line: &[u8], strictness: Strictness) -> Option<(u16, bool, &[u8])> {
+    let (code, rest) = leading_code(line)?;
+    match rest.split_first() {
+        // A code alone is a last line: RFC 5321 4.2 asks clients to take it.
+        None => Some((code, true, rest)),
+        Some((b' ', text)) => Some((code, true, text)),
+        Some((b'-', text)) => Some((code, false, text)),
+        Some((b'0'..=b'9', _)) => None,
+        Some(_) if strictness == Strictness::AfterContent => Some((code, true, rest)),
+        Some(_) => None,
     }
 }
 
@@ -340,11 +416,55 @@ mod tests {
         let mut reader = ResponseReader::default();
         let endless = vec![b'2'; RESPONSE_LINE_BYTES_MAX + 2];
         assert_eq!(reader.read(&endless), Err(Malformed::LineTooLong));
-        let lines = |count: usize| [b"250-x\r\n".repeat(count - 1), b"250 x\r\n".to_vec()].concat();
-        assert!(read(&lines(RESPONSE_LINES_MAX)).is_ok());
-        assert_eq!(read(&lines(RESPONSE_LINES_MAX + 1)), Err(Malformed::TooManyLines));
-        let long = [b"250-".to_vec(), vec![b'x'; 4000], b"\r\n".to_vec()].concat().repeat(20);
-        assert_eq!(ResponseReader::default().read(&long), Err(Malformed::TooLong));
+        let long = [b"250-".to_vec(), vec![b'x'; 4000], b"\r\n".to_vec()].concat();
+        let mut reader = ResponseReader::default();
+        assert_eq!(reader.read(&long.repeat(20)), Ok(None), "beyond what is kept");
+        assert_eq!(reader.read(b"250 end\r\n"), Ok(Some(9)));
+        assert!(reader.response().lines().count() == 17, "{}", reader.response().lines().count());
+        assert_eq!(ResponseReader::default().read(&long.repeat(262)), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn a_reply_may_have_any_number_of_lines() {
+        let input = [b"250-x\r\n".repeat(3000), b"250 x\r\n".to_vec()].concat();
+        let mut reader = ResponseReader::default();
+        assert_eq!(reader.read(&input), Ok(Some(input.len())));
+        assert_eq!(reader.response().lines().count(), 3001);
+    }
+
+    #[test]
+    fn after_the_content_whatever_can_be_understood_is_taken() {
+        let long = format!("250 {}\r\n", "x".repeat(5000));
+        for (input, code) in [
+            ("250 ok\r\n", 250),
+            ("250-a\r\n251 b\r\n", 251),
+            ("250-a\r\n550 b\r\n", 550),
+            ("550-a\r\n250 b\r\n", 250),
+            ("250-a\r\n250ok\r\n", 250),
+            ("250ok\r\n", 250),
+            ("250\r\n", 250),
+            (&*long, 250),
+            ("\r\n250 ok\r\n", 250),
+            ("\r\n\n  \r\nOK\r\n250 ok\r\n", 250),
+            ("250-a\r\nwarning: slow disk\r\n250 ok\r\n", 250),
+            ("2500 a\r\n450 b\r\n", 450),
+            ("150 a\r\n999 b\r\n 250 c\r\n250\tok\r\n", 250),
+        ] {
+            for cut in 0..input.len() {
+                let (head, tail) = input.as_bytes().split_at(cut);
+                let mut reader = ResponseReader::default();
+                assert_eq!(reader.read_after_content(head), Ok(None), "{input:?} at {cut}");
+                assert_eq!(reader.read_after_content(tail), Ok(Some(tail.len())), "{input:?}");
+                assert_eq!(reader.response().code(), code, "{input:?}");
+            }
+        }
+        let foreign = b"foreign\r\n".repeat(RESPONSE_READ_BYTES_MAX / 9 + 1);
+        let endless = vec![b'2'; RESPONSE_READ_BYTES_MAX + 1];
+        for input in [foreign, endless] {
+            let mut reader = ResponseReader::default();
+            assert_eq!(reader.read_after_content(&input), Err(Malformed::TooLong));
+            assert!(reader.partial.capacity() <= 2 * RESPONSE_LINE_BYTES_MAX, "bounded memory");
+        }
     }
 
     #[test]
