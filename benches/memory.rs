@@ -27,12 +27,15 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
-use ringpost::message::{Address, Envelope, Options, QueueId, Reason, Recipient, Stage, Status};
+use ringpost::message::{
+    Address, ContentFlags, Envelope, Message, Options, QueueId, Reason, Recipient, RecipientStatus,
+    Stage, Status,
+};
 use ringpost::ring;
 use ringpost::scheduler::{
     Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId, Slot,
 };
-use ringpost::spool::{Accepted, Placement, RecipientStatus, Settings, Spool};
+use ringpost::spool::{Placement, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -121,7 +124,7 @@ impl Shard {
             .collect();
         let address = |domain: &String| Recipient::plain(Address::new(format!("to@{domain}")));
         let id = self.spool.next_id(ring::wall_clock());
-        let accepted = Accepted {
+        let accepted = Message {
             id,
             received_at: ring::wall_clock(),
             envelope: Envelope {
@@ -130,12 +133,12 @@ impl Shard {
             },
             options: Options::default(),
             prepended_headers: vec![b't'; 120],
-            dot_stuffed: false,
-            eight_bit: false,
+            flags: ContentFlags::default(),
+            content: (),
         };
         let mut draft = self.spool.draft();
         draft.extend(&CONTENT).await.unwrap();
-        let (placement, message) = self.spool.store(draft, accepted).await.unwrap();
+        let (placement, message) = self.spool.store(accepted.with_content(draft)).await.unwrap();
         drop(message);
         self.admit(number, id, &domains, placement);
         if number.is_multiple_of(10_000) && number > self.half.get() {

@@ -27,10 +27,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config::Retry;
-use ringpost::message::{Address, Envelope, Options, Recipient};
+use ringpost::message::{Address, ContentFlags, Envelope, Message, Options, Recipient};
 use ringpost::ring;
 use ringpost::scheduler::{Admission, AdmittedRecipient, Scheduler};
-use ringpost::spool::{Accepted, Settings, Spool};
+use ringpost::spool::{Settings, Spool};
 use std::cell::Cell;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -55,9 +55,9 @@ fn settings(root: &Path, shard: usize) -> Settings {
     }
 }
 
-fn accepted(spool: &Spool, number: u64) -> Accepted {
+fn accepted(spool: &Spool, number: u64) -> Message<()> {
     let to = format!("recipient{number}@d{}.example.org", number % 5000);
-    Accepted {
+    Message {
         id: spool.next_id(ring::wall_clock()),
         received_at: ring::wall_clock(),
         envelope: Envelope {
@@ -66,8 +66,8 @@ fn accepted(spool: &Spool, number: u64) -> Accepted {
         },
         options: Options::default(),
         prepended_headers: vec![b't'; 120],
-        dot_stuffed: false,
-        eight_bit: false,
+        flags: ContentFlags::default(),
+        content: (),
     }
 }
 
@@ -85,7 +85,7 @@ async fn fill(root: PathBuf, shard: usize, messages: u64) {
                 let mut draft = spool.draft();
                 draft.extend(&CONTENT).await.unwrap();
                 let accepted = accepted(&spool, left.get());
-                spool.store(draft, accepted).await.unwrap();
+                spool.store(accepted.with_content(draft)).await.unwrap();
             }
             running.set(running.get() - 1);
             if running.get() == 0 {

@@ -4,9 +4,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::message::{Address, Envelope, Options, Recipient};
+use ringpost::message::{
+    Address, ContentFlags, Envelope, Message, Options, Recipient, RecipientStatus,
+};
 use ringpost::ring;
-use ringpost::spool::{Accepted, RecipientStatus, Settings, Spool};
+use ringpost::spool::{Settings, Spool};
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
@@ -26,9 +28,9 @@ fn settings(folder: &Path) -> Settings {
     }
 }
 
-fn accepted(spool: &Spool) -> Accepted {
+fn accepted(spool: &Spool) -> Message<()> {
     let recipient = Recipient::plain(Address::new("recipient@example.org"));
-    Accepted {
+    Message {
         id: spool.next_id(ring::wall_clock()),
         received_at: ring::wall_clock(),
         envelope: Envelope {
@@ -37,8 +39,8 @@ fn accepted(spool: &Spool) -> Accepted {
         },
         options: Options::default(),
         prepended_headers: vec![b't'; 120],
-        dot_stuffed: false,
-        eight_bit: false,
+        flags: ContentFlags::default(),
+        content: (),
     }
 }
 
@@ -58,7 +60,7 @@ async fn run(spool: &Spool, writers: u64, count: u64) -> Duration {
                 draft.extend(&CONTENT).await.unwrap();
                 let accepted = accepted(&spool);
                 let id = accepted.id;
-                let (placement, _) = spool.store(draft, accepted).await.unwrap();
+                let (placement, _) = spool.store(accepted.with_content(draft)).await.unwrap();
                 spool.begun(id, &[0]);
                 spool.settle(id, 0, &RecipientStatus::Delivered);
                 spool.dead(id, placement);
@@ -136,7 +138,7 @@ fn recovery(criterion: &mut Criterion) {
                 ring::spawn("writer", async move {
                     let mut draft = spool.draft();
                     draft.extend(&CONTENT).await.unwrap();
-                    spool.store(draft, accepted(&spool)).await.unwrap();
+                    spool.store(accepted(&spool).with_content(draft)).await.unwrap();
                     stored.set(stored.get() + 1);
                 });
             }

@@ -472,8 +472,8 @@ impl<'a> Player<'a> {
             write!(event, " by:{};{}", by.at, by.letters()).unwrap();
         }
         event.push_str(if options.smtp_utf8 { " smtp_utf8" } else { "" });
-        event.push_str(if transaction.dot_stuffed { " dot_stuffed" } else { "" });
-        event.push_str(if transaction.eight_bit { " eight_bit" } else { "" });
+        event.push_str(if transaction.flags.dot_stuffed { " dot_stuffed" } else { "" });
+        event.push_str(if transaction.flags.eight_bit { " eight_bit" } else { "" });
         self.seen.push(event);
         for line in content.split_inclusive(|&byte| byte == b'\n') {
             let is_whole = line.ends_with(b"\r\n") || options.body == Body::BinaryMime;

@@ -1,11 +1,9 @@
 //! Out of a stopped relay's spool: one file for each live message.
 
 use super::head::{Head, Waiting};
-use crate::message::{Envelope, Reason};
+use crate::message::{Content, Envelope, Message, Reason, RecipientStatus};
 use crate::smtp::{Dot, Dots};
-use crate::spool::{
-    Content, Message, RecipientStatus, Recovered, RecoveredRecipient, Spool, missing_above,
-};
+use crate::spool::{Recovered, RecoveredRecipient, Spool, missing_above};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -111,7 +109,7 @@ fn waiting(envelope: &Envelope, recipients: &[RecoveredRecipient]) -> Vec<Waitin
 
 /// Known at once, unless dots have to be counted.
 fn unstuffed_length(stored: &Message) -> io::Result<u64> {
-    if !stored.dot_stuffed {
+    if !stored.flags.dot_stuffed {
         return Ok(stored.content.len());
     }
     let mut length = 0;
@@ -127,7 +125,7 @@ fn each_piece(stored: &Message, mut take: impl FnMut(&[u8]) -> io::Result<()>) -
     let mut dots = Dots::new(Dot::Removed);
     let mut plain = Vec::new();
     let mut piece = |bytes: &[u8]| {
-        if !stored.dot_stuffed {
+        if !stored.flags.dot_stuffed {
             return take(bytes);
         }
         plain.clear();

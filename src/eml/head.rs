@@ -3,10 +3,9 @@
 
 use crate::message::{
     Address, Body, DeliverBy, DsnNotify, DsnReturn, Options, QueueId, Reason, Recipient,
-    ReversePath, Stage, Status, Timestamp,
+    RecipientStatus, ReversePath, Stage, Status, Timestamp,
 };
 use crate::smtp;
-use crate::spool::RecipientStatus;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,11 +1,13 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
 use super::head::{FIRST, Head, LAST, Waiting, time_text};
-use crate::message::{Body, Envelope, Options, QueueId, Recipient, Timestamp};
+use crate::message::{
+    Body, ContentFlags, Envelope, Message, Options, QueueId, Recipient, Timestamp,
+};
 use crate::ring::{self, Signal};
 use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 use crate::smtp::{Dot, Dots, LineEnds};
-use crate::spool::{Accepted, Draft, RecipientStatus, Settings, Spool};
+use crate::spool::{Draft, PriorStatus, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fs::File;
@@ -162,9 +164,9 @@ impl Importer {
         let mut source = BufReader::with_capacity(PIECE, file);
         let Some(head) = read_head(&mut source)? else {
             let spool = self.spool(None)?;
-            let (accepted, draft) = self.plain(spool, &mut source).await?;
-            let id = accepted.id;
-            spool.restore(draft, accepted, &[], &[]).await.map_err(|error| error.to_string())?;
+            let message = self.plain(spool, &mut source).await?;
+            let id = message.id;
+            spool.store(message).await.map_err(|error| error.to_string())?;
             return Ok(Report::Imported(path.to_owned(), id));
         };
         check_received_at(head.received_at, ring::wall_clock())?;
@@ -232,19 +234,18 @@ impl Importer {
         check_trace(&prepended_headers)?;
         let checked = intake.end()?;
         let id = if self.what.new_ids { spool.next_id(ring::wall_clock()) } else { head.id };
-        let (recipients, statuses, in_doubt) = taken_apart(head.recipients);
-        let accepted = Accepted {
+        let (recipients, so_far) = taken_apart(head.recipients);
+        let message = Message {
             id,
             received_at: head.received_at,
             envelope: Envelope { reverse_path: head.reverse_path, recipients },
             options: head.options,
             prepended_headers,
-            dot_stuffed: checked.dot_stuffed,
-            eight_bit: checked.eight_bit,
+            flags: checked.flags,
+            content: checked.draft,
         };
-        let stored = spool.restore(checked.draft, accepted, &statuses, &in_doubt).await;
-        stored.map_err(|error| error.to_string())?;
-        if !in_doubt.is_empty() {
+        spool.restore(message, &so_far).await.map_err(|error| error.to_string())?;
+        if !so_far.in_flight.is_empty() {
             spool.sync().await.map_err(|error| error.to_string())?;
         }
         Ok(id)
@@ -255,7 +256,7 @@ impl Importer {
         &self,
         spool: &Spool,
         source: &mut BufReader<File>,
-    ) -> Result<(Accepted, Draft), String> {
+    ) -> Result<Message<Draft>, String> {
         let Some(envelope) = self.what.envelope.clone() else {
             return Err(format!("does not begin with {FIRST} and needs --from and --to"));
         };
@@ -273,31 +274,28 @@ impl Importer {
         }
         let checked = intake.end()?;
         let now = ring::wall_clock();
-        let accepted = Accepted {
+        Ok(Message {
             id: spool.next_id(now),
             received_at: now,
             envelope,
             options: Options::default(),
             prepended_headers: Vec::new(),
-            dot_stuffed: checked.dot_stuffed,
-            eight_bit: checked.eight_bit,
-        };
-        Ok((accepted, checked.draft))
+            flags: checked.flags,
+            content: checked.draft,
+        })
     }
 }
 
-type TakenApart = (Vec<Recipient>, Vec<(u32, RecipientStatus)>, Vec<u32>);
-
-fn taken_apart(waiting: Vec<Waiting>) -> TakenApart {
-    let (mut recipients, mut statuses, mut in_doubt) = (Vec::new(), Vec::new(), Vec::new());
+fn taken_apart(waiting: Vec<Waiting>) -> (Vec<Recipient>, PriorStatus) {
+    let (mut recipients, mut so_far) = (Vec::new(), PriorStatus::default());
     for (index, one) in (0..).zip(waiting) {
         recipients.push(one.recipient);
-        statuses.extend(one.status.map(|status| (index, status)));
+        so_far.statuses.extend(one.status.map(|status| (index, status)));
         if one.in_doubt {
-            in_doubt.push(index);
+            so_far.in_flight.push(index);
         }
     }
-    (recipients, statuses, in_doubt)
+    (recipients, so_far)
 }
 
 /// A message is retried for days from then on; one of the future would be for longer.
@@ -395,8 +393,7 @@ struct ImportBatch {
 
 struct Checked {
     draft: Draft,
-    dot_stuffed: bool,
-    eight_bit: bool,
+    flags: ContentFlags,
 }
 
 impl ImportBatch {
@@ -444,8 +441,7 @@ impl ImportBatch {
         if lacks_line_end {
             return Err("the content does not end with a line".to_owned());
         }
-        let (dot_stuffed, eight_bit) = (self.scanner.dot_stuffed(), self.scanner.eight_bit());
-        Ok(Checked { draft: self.draft, dot_stuffed, eight_bit })
+        Ok(Checked { draft: self.draft, flags: self.scanner.flags() })
     }
 }
 

@@ -5,13 +5,13 @@ use super::log_throttle::Warning;
 use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
-use crate::message::QueueId;
+use crate::message::{Message, QueueId};
 use crate::ring::{RecvBuf, Stream};
 use crate::sasl::{Channels, Exchange, Mechanism};
 use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
 use crate::session::{Session, Step, Transaction};
 use crate::smtp::Reply;
-use crate::spool::{Accepted, Draft, Message, SpoolError};
+use crate::spool::{Draft, SpoolError};
 use crate::tls::MaybeTlsStream;
 use std::io;
 use std::rc::Rc;
@@ -359,18 +359,18 @@ impl Connection<'_> {
             let host_name = &self.receiver.config.host_name;
             prepended_headers.extend_from_slice(&header.missing(id, host_name, received_at));
         }
-        let accepted = Accepted {
+        let message = Message {
             id,
             received_at,
             envelope: transaction.envelope,
             options: transaction.options,
+            flags: transaction.flags,
             prepended_headers,
-            dot_stuffed: transaction.dot_stuffed,
-            eight_bit: transaction.eight_bit,
+            content: incoming.draft,
         };
         // Replies to earlier commands of a pipelining client need not wait for the disk, but the
         // client waits for this one anyway: one send for all.
-        match self.receiver.spool.store(incoming.draft, accepted).await {
+        match self.receiver.spool.store(message).await {
             Ok((placement, message)) => {
                 self.tell_received(&message);
                 (self.receiver.queue.admit)(message, placement);

@@ -1,16 +1,71 @@
-//! What is carried: the envelope, its options, each recipient and its fate so far. *Pure.*
+//! What is carried: a message, its envelope and options, each recipient and its status so far.
+//! *Pure.*
 //!
-//! Everything above speaks in these words; this room knows none of them: no wire format, no disk
-//! layout, no clock.
+//! One type for each of these, and every module above uses them: whoever has a message holds an
+//! `Arc<Message>`, and names its recipients by their index in the envelope. This module knows no
+//! wire format, no disk layout, no clock.
 
+mod content;
 mod envelope;
 mod id;
 mod outcome;
 
 pub use crate::timestamp::Timestamp;
+pub use content::{Content, ContentFlags, Piece};
 pub use envelope::{
     Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, Recipient,
     ReversePath, domain_key, domain_of, expiry, wished_end,
 };
 pub use id::{QueueId, QueueIdSource};
-pub use outcome::{Outcome, Reason, Stage, Status};
+pub use outcome::{Outcome, Reason, RecipientStatus, Stage, Status};
+
+/// A message as it is stored and delivered. It does not change once it is durable, and is shared
+/// by all deliveries of it, on any shard.
+///
+/// `C` is where the content is: while a message comes in that is the spool's draft.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message<C = Content> {
+    /// Its name.
+    pub id: QueueId,
+    /// When the end of data came.
+    pub received_at: Timestamp,
+    /// From whom and for whom.
+    pub envelope: Envelope,
+    /// What the client asked for with it.
+    pub options: Options,
+    /// What was found out about the content while it arrived.
+    pub flags: ContentFlags,
+    /// Header fields that the relay put on top: Received, and what a submission lacked.
+    pub prepended_headers: Vec<u8>,
+    /// Content in wire form, without the final dot line; ends in CRLF or is empty.
+    pub content: C,
+}
+
+impl<C> Message<C> {
+    /// The recipient with this index in the envelope.
+    pub fn recipient(&self, index: u32) -> Option<&Recipient> {
+        self.envelope.recipients.get(index as usize)
+    }
+
+    /// The same message with this content.
+    pub fn with_content<D>(self, content: D) -> Message<D> {
+        let Message { id, received_at, envelope, options, flags, prepended_headers, .. } = self;
+        Message { id, received_at, envelope, options, flags, prepended_headers, content }
+    }
+
+    /// The message without its content, and the content.
+    pub fn split(self) -> (Message<()>, C) {
+        let Message { id, received_at, envelope, options, flags, prepended_headers, content } =
+            self;
+        let rest =
+            Message { id, received_at, envelope, options, flags, prepended_headers, content: () };
+        (rest, content)
+    }
+}
+
+impl Message {
+    /// Bytes of prepended headers and content.
+    pub fn size(&self) -> u64 {
+        self.prepended_headers.len() as u64 + self.content.len()
+    }
+}

@@ -1,5 +1,6 @@
 //! What an attempt did to a recipient, and why.
 
+use super::Timestamp;
 use std::fmt;
 
 /// An enhanced status code (RFC 3463): class.subject.detail.
@@ -118,6 +119,30 @@ impl fmt::Display for Reason {
         }
         Ok(())
     }
+}
+
+/// The status of a recipient so far, as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RecipientStatus {
+    /// Still to be tried.
+    Waiting {
+        /// Attempts so far.
+        attempts: u16,
+        /// When the next is due.
+        due: Timestamp,
+        /// Why the last one did not end it. Text and host name are stored up to 1024 bytes each.
+        reason: Reason,
+    },
+    /// Taken by the next hop.
+    Delivered,
+    /// Refused for good, and reported.
+    Bounced,
+    /// Not delivered in time, and reported.
+    Expired,
+    /// Removed by an operator, or set aside because its record was damaged.
+    Removed,
+    /// Ended in one of these ways before the message moved to where it is now.
+    Over,
 }
 
 /// What one attempt did to one recipient. Not an error: every attempt has one.

@@ -502,9 +502,9 @@ fn mail_of(job: &Job) -> Mail {
     Mail {
         reverse_path: message.envelope.reverse_path.clone(),
         recipients,
-        size: message.prepended_headers.len() as u64 + message.content.len(),
+        size: message.size(),
         body: message.options.body,
-        eight_bit: message.eight_bit,
+        eight_bit: message.flags.eight_bit,
         smtp_utf8: message.options.smtp_utf8,
         require_tls: message.options.require_tls,
         priority: message.options.priority,

@@ -3,8 +3,8 @@
 use super::connection::{Connection, loss_of};
 use super::exchange::Job;
 use crate::delivery::{Conversion, Loss, Unconvertible};
+use crate::message::{Content, Message};
 use crate::smtp::{Dot, Dots};
-use crate::spool::{Content, Message};
 use std::borrow::Cow;
 use std::io;
 
@@ -15,7 +15,7 @@ const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 /// Whether all content is at hand and may leave with the envelope, before anybody knows whether a
 /// recipient is taken.
 pub(super) fn is_small(message: &Message) -> bool {
-    let size = message.prepended_headers.len() as u64 + message.content.len();
+    let size = message.size();
     matches!(message.content, Content::Whole(_)) && size <= ONE_SEND_BYTES_MAX
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Convertible {
 /// It cannot be read.
 pub(super) async fn convert(message: &Message) -> io::Result<Result<Convertible, Unconvertible>> {
     let mut out = Vec::new();
-    let mut conversion = Conversion::survey(message.dot_stuffed);
+    let mut conversion = Conversion::survey(message.flags.dot_stuffed);
     if let Err(why) = through(&mut conversion, message, &mut out, |_| {}).await? {
         return Ok(Err(why));
     }
@@ -105,7 +105,7 @@ impl Connection {
     pub(super) fn put_content(&mut self, message: &Message) {
         let Content::Whole(stored) = &message.content else { return };
         let mut plain = Vec::new();
-        let content = match message.dot_stuffed {
+        let content = match message.flags.dot_stuffed {
             true => {
                 Dots::new(Dot::Removed).piece(stored, &mut plain);
                 &plain
@@ -199,7 +199,7 @@ struct Unstuffed<'a> {
 
 impl<'a> Unstuffed<'a> {
     fn of(message: &'a Message) -> Unstuffed<'a> {
-        let dots = message.dot_stuffed.then(|| Dots::new(Dot::Removed));
+        let dots = message.flags.dot_stuffed.then(|| Dots::new(Dot::Removed));
         Unstuffed { pieces: Pieces::of(message), dots }
     }
 

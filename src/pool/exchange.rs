@@ -20,10 +20,9 @@
 //! Drained per Credit, one Done per Job. So the channels need no more room than sites and
 //! connections; what does not fit at a moment waits here, in order, within the same bounds.
 
-use crate::message::{Outcome, QueueId, Reason, Timestamp};
+use crate::message::{Message, Outcome, QueueId, Reason, Timestamp};
 use crate::ring::{self, Sender, Signal};
 use crate::route::Site;
-use crate::spool;
 use crate::tls::Security;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -100,7 +99,7 @@ pub struct Job {
     /// Where to.
     pub site: Arc<Site>,
     /// The message, content included or to be read in pieces.
-    pub message: Arc<spool::Message>,
+    pub message: Arc<Message>,
     /// Indices in the envelope.
     pub recipients: Vec<u32>,
     /// None of them was tried before.
@@ -117,7 +116,7 @@ pub struct Done {
     /// From the job.
     pub site: Arc<Site>,
     /// From the job.
-    pub message: Arc<spool::Message>,
+    pub message: Arc<Message>,
     /// By index in the envelope.
     pub outcomes: Vec<(u32, Outcome)>,
     /// Not tried, or put off by the server within the transaction: to be sent again at once.

@@ -25,7 +25,7 @@ pub use step::{Etrn, Progress, Rejection, Step, Transaction};
 pub use submission::HeaderWatch;
 
 use crate::config;
-use crate::message::{Address, Envelope, Options, QueueId, Recipient, Timestamp};
+use crate::message::{Address, ContentFlags, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::sasl::Channels;
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
@@ -503,18 +503,15 @@ impl Session {
         self.taken_for = sole_recipient(&envelope).cloned();
         self.taken_as_utf8 = options.smtp_utf8;
         self.taken_priority = options.priority;
-        let (content_bytes, dot_stuffed, eight_bit, eight_bit_header) = match &self.state {
-            State::Complete(scanner) => (
-                scanner.bytes(),
-                scanner.dot_stuffed(),
-                scanner.eight_bit(),
-                scanner.eight_bit_header(),
-            ),
-            _ => (0, false, false, false),
+        let (content_bytes, flags, eight_bit_header) = match &self.state {
+            State::Complete(scanner) => {
+                (scanner.bytes(), scanner.flags(), scanner.eight_bit_header())
+            }
+            _ => (0, ContentFlags::default(), false),
         };
         // Who asks for it always must not have plain mail refused by next hops without it.
         options.smtp_utf8 &= eight_bit_header || !is_ascii(&envelope);
-        Transaction { envelope, options, content_bytes, dot_stuffed, eight_bit }
+        Transaction { envelope, options, content_bytes, flags }
     }
 
     /// The message is durable: 250 with its id.

@@ -1,7 +1,7 @@
 //! What a session asks of its caller, and what it hands over. *Pure.*
 
 use super::AuthInput;
-use crate::message::{Envelope, Options};
+use crate::message::{ContentFlags, Envelope, Options};
 use crate::smtp::Reply;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -99,8 +99,6 @@ pub struct Transaction {
     pub options: Options,
     /// Bytes of content received, in wire form, without the final dot line.
     pub content_bytes: u64,
-    /// Some line of it begins with a dot, so it is really dot-stuffed.
-    pub dot_stuffed: bool,
-    /// Has bytes above 127, whatever was declared.
-    pub eight_bit: bool,
+    /// What was found out about it.
+    pub flags: ContentFlags,
 }

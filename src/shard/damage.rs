@@ -4,10 +4,10 @@
 use super::now;
 use super::queue::{Queue, UNREADABLE, placement};
 use crate::event::{Event, Kind};
-use crate::message::{QueueId, Reason, Stage, Status};
+use crate::message::{Content, Message, QueueId, Reason, RecipientStatus, Stage, Status};
 use crate::ring;
 use crate::scheduler::{AttemptResult, Disposition, Slot};
-use crate::spool::{Content, Message, RecipientStatus, SpoolError};
+use crate::spool::SpoolError;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;

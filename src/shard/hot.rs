@@ -1,8 +1,8 @@
 //! Messages kept in memory between their commit and their first attempt, so that the common way
 //! out reads nothing from disk. A cache: what does not fit is loaded from the spool.
 
+use crate::message::{Content, Message};
 use crate::scheduler::Slot;
-use crate::spool::{Content, Message};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use super::report::Asked;
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
+use crate::message::{Message, Outcome, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Job, owner_share};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
@@ -19,7 +19,7 @@ use crate::scheduler::{
     ExpiredRecipient, Flushed, Scheduler, Slot,
 };
 use crate::session::Etrn;
-use crate::spool::{Message, Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
+use crate::spool::{Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -2,9 +2,9 @@
 //! recipients so far.
 
 use super::queue::{Queue, placement};
-use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
+use crate::message::{Content, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp};
 use crate::scheduler::{RecipientView, Slot};
-use crate::spool::{Content, MessageState, Open, Placement, QueueIndex, RecipientStatus};
+use crate::spool::{MessageState, Open, Placement, QueueIndex};
 
 impl QueueIndex for Queue {
     fn placement(&self, id: QueueId) -> Option<Placement> {

@@ -5,13 +5,13 @@ use super::queue::Queue;
 use crate::bounce::{self, Kind, Report, ReportedRecipient};
 use crate::event::{self, Event};
 use crate::message::{
-    Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
-    Stage, Status, Timestamp, expiry, wished_end,
+    Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
+    Options, QueueId, Reason, Recipient, Stage, Status, Timestamp, expiry, wished_end,
 };
 use crate::pool::{Reporter, Reports};
 use crate::ring;
 use crate::scheduler::{ExpiredRecipient, Slot, aligned};
-use crate::spool::{Accepted, Content, Message, SpoolError};
+use crate::spool::SpoolError;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -223,14 +223,14 @@ impl Queue {
             prepended_headers: &message.prepended_headers,
             content: &start_of(&message.content, whole).await,
             whole,
-            dot_stuffed: message.dot_stuffed,
+            dot_stuffed: message.flags.dot_stuffed,
             report_id: id,
             now,
         });
         let mut draft = self.spool.draft();
         draft.extend(&report).await?;
         let eight_bit = !report.is_ascii();
-        let accepted = Accepted {
+        let accepted = Message {
             id,
             received_at: now,
             envelope: Envelope {
@@ -242,11 +242,11 @@ impl Queue {
                 require_tls: options.require_tls,
                 ..Options::default()
             },
+            flags: ContentFlags { dot_stuffed: true, eight_bit },
             prepended_headers: Vec::new(),
-            dot_stuffed: true,
-            eight_bit,
+            content: draft,
         };
-        let (placement, stored) = self.spool.store(draft, accepted).await?;
+        let (placement, stored) = self.spool.store(accepted).await?;
         let event =
             Event::new(event::Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
         self.events.emit(&Event {

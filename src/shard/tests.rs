@@ -7,14 +7,14 @@ use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::message::{
-    Address, DeliverBy, DsnNotify, Envelope, Options, Outcome, QueueId, Reason, Recipient, Stage,
-    Status, Timestamp,
+    Address, Content, ContentFlags, DeliverBy, DsnNotify, Envelope, Message, Options, Outcome,
+    QueueId, Reason, Recipient, Stage, Status, Timestamp,
 };
 use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
 use crate::route::{Router, Site, Transport};
 use crate::scheduler::{Action, DeliveryUnit, SiteId};
-use crate::spool::{Accepted, Content, Message, Settings, Spool};
+use crate::spool::{Settings, Spool};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
     let mut draft = queue.spool.draft();
     draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
     let recipients = ["a@a.test", "b@b.test"].map(|to| Recipient::plain(Address::new(to)));
-    let accepted = Accepted {
+    let accepted = Message {
         id: queue.spool.next_id(now),
         received_at: now,
         envelope: Envelope {
@@ -66,10 +66,10 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
         },
         options: Options::default(),
         prepended_headers: Vec::new(),
-        dot_stuffed: false,
-        eight_bit: false,
+        flags: ContentFlags::default(),
+        content: (),
     };
-    let (placement, message) = queue.spool.store(draft, accepted).await.unwrap();
+    let (placement, message) = queue.spool.store(accepted.with_content(draft)).await.unwrap();
     queue.admit(Arc::clone(&message), placement);
     let mut scheduler = queue.scheduler.borrow_mut();
     while let Some(demand) = scheduler.poll(now) {
@@ -264,8 +264,7 @@ fn rfc2852_4_1_4_who_hears_of_a_message_that_is_handed_on() {
             received_at: Timestamp(1),
             envelope: Envelope { reverse_path: None, recipients: recipients.to_vec() },
             options: Options { deliver_by, ..Options::default() },
-            dot_stuffed: false,
-            eight_bit: false,
+            flags: ContentFlags::default(),
             prepended_headers: Vec::new(),
             content: Content::Whole(Vec::new()),
         }

@@ -3,10 +3,10 @@
 use super::now;
 use super::queue::{Queue, placement};
 use crate::config::{Config, EventOutput};
-use crate::message::{Options, QueueId, Reason, Timestamp, expiry, wished_end};
+use crate::message::{Message, Options, QueueId, Reason, Timestamp, expiry, wished_end};
 use crate::pool::SiteOwnerView;
 use crate::scheduler::MessageView;
-use crate::spool::{self, Message, Placement, Recovery, Spool, SpoolError};
+use crate::spool::{self, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@
 //! content with a CR or LF that is not half of a CRLF is refused as a whole: passed on, it could be
 //! such an end to a next hop that is less strict; repaired, it would no longer be what was signed.
 
+use crate::message::ContentFlags;
 use memchr::{memchr, memchr2};
 
 /// What content may have at most.
@@ -302,14 +303,9 @@ impl ContentScanner {
         self.bytes
     }
 
-    /// Some line begins with a dot.
-    pub fn dot_stuffed(&self) -> bool {
-        self.stuffing > 0
-    }
-
-    /// Some byte is above 127.
-    pub fn eight_bit(&self) -> bool {
-        self.eight_bit
+    /// What was found out so far.
+    pub fn flags(&self) -> ContentFlags {
+        ContentFlags { dot_stuffed: self.stuffing > 0, eight_bit: self.eight_bit }
     }
 
     /// Some byte of the header is above 127 (RFC 6532 3.2).

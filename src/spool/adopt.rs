@@ -6,13 +6,10 @@
 //! here, alive or ended, and leaves the old copies behind.
 
 use super::draft::{Draft, Waiting};
-use super::record::{self, PriorStatus, Record, StoredContent};
+use super::record::{self, PriorStatus};
 use super::recovery::Scan;
-use super::{
-    Accepted, RecipientStatus, Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, content,
-    folder, segment,
-};
-use crate::message::{QueueId, Reason};
+use super::{Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, folder, segment};
+use crate::message::{Content, QueueId, Reason, RecipientStatus};
 use crate::ring;
 use std::io;
 use std::path::Path;
@@ -73,54 +70,38 @@ impl Spool {
             file.read(u64::from(at.offset), at.length as usize).await.map_err(unreadable)?;
         let damaged = || folder::failed(&path, &io::ErrorKind::InvalidData.into());
         let (header, payload) = record::check(&bytes, at.segment, at.offset).ok_or_else(damaged)?;
-        let Ok(Record::Message(stored)) = record::decode(&header, payload) else {
-            return Err(damaged());
-        };
+        let path_of = |number| segment::path(other, number).into();
+        let (message, _) =
+            record::decode_message(&header, payload, path_of).map_err(|_| damaged())?;
         let mut draft = Draft::new(Rc::clone(core), self.handle.settings.stream_threshold);
-        let mut extents = None;
-        if let StoredContent::Chunks(old, pieces) = &stored.content
-            && let content::Content::Streamed(pieces) = content::Content::streamed(
-                |number| segment::path(other, number).into(),
-                *old,
-                pieces,
-            )
-        {
-            for piece in &pieces {
-                draft.extend(&piece.read().await.map_err(unreadable)?).await?;
+        let (message, content) = message.split();
+        let (content, pieces) = match content {
+            Content::Streamed(pieces) => {
+                for piece in &pieces {
+                    draft.extend(&piece.read().await.map_err(unreadable)?).await?;
+                }
+                draft.finish().await?
             }
-            extents = draft.finish_chunks().await?;
-        }
-        core.wait_for_room().await?;
-        let pieces = draft.hand_over();
-        let content = match (extents, stored.content) {
-            (Some(extents), _) => StoredContent::Chunks(draft.id(), extents),
-            (None, StoredContent::Inline(bytes)) => StoredContent::Inline(bytes),
-            (None, StoredContent::Chunks(..)) => StoredContent::Inline(draft.bytes()),
+            whole @ Content::Whole(_) => {
+                core.wait_for_room().await?;
+                (whole, Vec::new())
+            }
         };
+        let message = message.with_content(content);
         let statuses: Vec<(u32, RecipientStatus)> = (0..)
             .zip(&kept.recipients)
-            .filter_map(|(index, recipient)| Some((index, fate_of(recipient)?)))
+            .filter_map(|(index, recipient)| Some((index, status_of(recipient)?)))
             .collect();
-        let accepted = Accepted {
-            id: kept.id,
-            received_at: stored.received_at,
-            envelope: stored.envelope,
-            options: stored.options,
-            prepended_headers: stored.prepended_headers.to_vec(),
-            dot_stuffed: stored.dot_stuffed,
-            eight_bit: stored.eight_bit,
-        };
         let in_flight: Vec<u32> = (0..)
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
-        let so_far = PriorStatus { statuses, in_flight };
-        Waiting::append(core, &accepted, &content, &so_far, pieces)
+        Waiting::append(core, &message, &PriorStatus { statuses, in_flight }, pieces)
     }
 }
 
 /// What the record here says of a recipient; nothing when it was never tried.
-fn fate_of(recipient: &RecoveredRecipient) -> Option<RecipientStatus> {
+fn status_of(recipient: &RecoveredRecipient) -> Option<RecipientStatus> {
     let RecoveredRecipient { ended, attempts, due, reason, .. } = recipient;
     if *ended {
         return Some(RecipientStatus::Over);

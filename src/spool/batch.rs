@@ -8,8 +8,7 @@ use super::entry;
 use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
-use super::{Accepted, RecipientStatus};
-use crate::message::QueueId;
+use crate::message::{Message, QueueId, RecipientStatus};
 use std::collections::{HashSet, VecDeque};
 
 /// Outcomes kept in memory while the disk has no room, in bytes. At the bound, outcomes that only
@@ -74,14 +73,9 @@ pub(super) struct Sealed {
 
 impl Batch {
     /// Appends a message.
-    pub(super) fn message(
-        &mut self,
-        accepted: &Accepted,
-        content: &record::StoredContent<'_>,
-        so_far: &record::PriorStatus,
-    ) -> Slot {
+    pub(super) fn message(&mut self, message: &Message, so_far: &record::PriorStatus) -> Slot {
         let offset = self.mail_room();
-        let length = record::put_message(&mut self.mail, accepted, content, so_far);
+        let length = record::put_message(&mut self.mail, message, so_far);
         self.appended(Slot { offset, length })
     }
 

@@ -5,11 +5,11 @@ use super::batch::Batch;
 use super::commit_waiter::{Appended, CommitWaiter, Failure, Waiters};
 use super::compactor::Moving;
 use super::log::{LiveRef, Log, MaintenanceTask, Step, Write};
-use super::record::{PriorStatus, StoredContent};
+use super::record::PriorStatus;
 use super::segment;
 use super::segment_allocator;
-use super::{Accepted, Placement, QueueIndex, RecipientStatus};
-use crate::message::{QueueId, QueueIdSource, Timestamp};
+use super::{Placement, QueueIndex};
+use crate::message::{Message, QueueId, QueueIdSource, RecipientStatus, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -227,20 +227,19 @@ impl Core {
     /// segment could hold: then nobody needs the pieces.
     pub(super) fn message(
         &self,
-        accepted: &Accepted,
-        content: &StoredContent<'_>,
+        message: &Message,
         so_far: &PriorStatus,
         pieces: Vec<LiveRef>,
     ) -> Option<Appended> {
         let state = &mut *self.state.borrow_mut();
-        let slot = state.batch.message(accepted, content, so_far);
+        let slot = state.batch.message(message, so_far);
         if slot.length as usize > state.log.record_bytes_max() {
             state.batch.undo(slot);
             state.release(pieces);
             return None;
         }
         if !pieces.is_empty() {
-            state.pieces.insert(accepted.id, pieces);
+            state.pieces.insert(message.id, pieces);
         }
         self.work.set();
         Some(Appended { ticket: Rc::clone(&state.pending), slot })
@@ -553,11 +552,10 @@ impl State {
     /// Appends a message that moves, as if it were new. `None` when no batch could hold it.
     pub(super) fn append_moved(
         &mut self,
-        accepted: &Accepted,
-        content: &StoredContent<'_>,
+        message: &Message,
         so_far: &PriorStatus,
     ) -> Option<Appended> {
-        let slot = self.batch.message(accepted, content, so_far);
+        let slot = self.batch.message(message, so_far);
         // Its fates may have made it longer than a new one can be.
         if slot.length as usize > self.log.record_bytes_max() * 2 {
             self.batch.undo(slot);

@@ -14,13 +14,12 @@
 
 use super::commit::{Core, State};
 use super::commit_waiter::{Appended, Failure};
-use super::content::Content;
 use super::log::LiveRef;
-use super::record::{self, Extent, PriorStatus, Record, Stored, StoredContent};
+use super::record::{self, PriorStatus};
 use super::replay::join;
-use super::{Accepted, Placement, QueueIndex, RecipientStatus};
+use super::{Placement, QueueIndex};
 use crate::limits::{SPOOL_MOVE_BYTES_PER_SECOND, SPOOL_MOVE_STEP_BYTES};
-use crate::message::QueueId;
+use crate::message::{Content, Piece, QueueId, RecipientStatus};
 use crate::ring;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -142,33 +141,28 @@ impl Core {
         let read = file.read(u64::from(at.offset), at.length as usize).await;
         let bytes = read.map_err(|_| Stay::Here)?;
         let (header, payload) = record::check(&bytes, at.segment, at.offset).ok_or(Stay::Here)?;
-        let Ok(Record::Message(stored)) = record::decode(&header, payload) else {
-            return Err(Stay::Here);
-        };
         if header.id != id {
             return Err(Stay::Here);
         }
+        let decoded = record::decode_message(&header, payload, |number| self.path(number));
+        let (mut message, _) = decoded.map_err(|_| Stay::Here)?;
+        drop(bytes);
         let mut chunks = Chunks { core: self, all: Vec::new() };
-        let content = match &stored.content {
-            StoredContent::Inline(bytes) => StoredContent::Inline(bytes),
-            StoredContent::Chunks(draft, extents) => {
-                let moved = self.move_pieces(segment, *draft, extents, &mut chunks, step).await?;
-                StoredContent::Chunks(*draft, moved)
-            }
-        };
+        if let Content::Streamed(pieces) = &mut message.content {
+            self.move_pieces(segment, pieces, &mut chunks, step).await?;
+        }
         self.wait_for_room().await?;
         // From here on nothing waits: what the queue says now is what the record says.
         let standing = register.upgrade().and_then(|register| register.message_state(id));
         let standing = standing.filter(|_| placement() == Some(at)).ok_or(Stay::Here)?;
         let state = &mut *self.state.borrow_mut();
-        let recipients = stored.envelope.recipients.len();
+        let recipients = message.envelope.recipients.len();
         let statuses =
             statuses(recipients, standing.open.iter().map(|one| (one.index, &one.status)));
         let in_flight =
             standing.open.iter().filter(|one| one.in_flight).map(|one| one.index).collect();
         let so_far = PriorStatus { statuses, in_flight };
-        let appended =
-            state.append_moved(&accepted(id, stored), &content, &so_far).ok_or(Stay::Here)?;
+        let appended = state.append_moved(&message, &so_far).ok_or(Stay::Here)?;
         step.ids.push(id);
         step.bytes += appended.slot.length as usize;
         let pieces = chunks.hand_over();
@@ -177,39 +171,28 @@ impl Core {
         Ok(())
     }
 
-    /// Appends the pieces that lie in `segment` again: where all pieces are then.
+    /// Appends those of `pieces` that lie in `segment` again, and notes where they are then.
     async fn move_pieces(
         &self,
         segment: u32,
-        draft: QueueId,
-        extents: &[Extent],
+        pieces: &mut [Piece],
         chunks: &mut Chunks<'_>,
         step: &mut Step,
-    ) -> Result<Vec<Extent>, Stay> {
-        let mut places = extents.to_vec();
-        let Content::Streamed(pieces) =
-            Content::streamed(|number| self.path(number), draft, extents)
-        else {
-            return Err(Stay::Here);
-        };
-        for (index, (extent, piece)) in (0..).zip(extents.iter().zip(pieces)) {
-            if extent.segment != segment {
-                continue;
-            }
+    ) -> Result<(), Stay> {
+        for piece in pieces.iter_mut().filter(|piece| piece.segment == segment) {
             let content = piece.read().await.map_err(|_| Stay::Here)?;
             self.wait_for_room().await?;
-            let appended = self.chunk(draft, index, &content);
+            let appended = self.chunk(piece.draft, piece.index, &content);
             let (ticket, slot) = (Rc::clone(&appended.ticket), appended.slot);
             chunks.all.push(appended);
             let (segment, start) = ticket.wait_for_place().await?;
-            if let Some(place) = places.get_mut(index as usize) {
-                place.segment = segment;
-                place.offset = start.saturating_add(slot.offset);
-            }
+            piece.path = self.path(segment);
+            piece.segment = segment;
+            piece.offset = start.saturating_add(slot.offset);
             step.bytes += content.len();
             step.pace().await;
         }
-        Ok(places)
+        Ok(())
     }
 }
 
@@ -320,16 +303,4 @@ fn statuses<'a>(
         }
     }
     (0..).zip(statuses).filter_map(|(index, status)| Some((index, status?))).collect()
-}
-
-fn accepted(id: QueueId, stored: Box<Stored<'_>>) -> Accepted {
-    Accepted {
-        id,
-        received_at: stored.received_at,
-        envelope: stored.envelope,
-        options: stored.options,
-        prepended_headers: stored.prepended_headers.to_vec(),
-        dot_stuffed: stored.dot_stuffed,
-        eight_bit: stored.eight_bit,
-    }
 }

@@ -3,10 +3,10 @@
 
 use super::testing::{extreme, plain, waiting};
 use super::{
-    Content, Draft, MessageState, Open, Placement, QueueIndex, RecipientStatus, Recovered,
-    Recovery, Settings, Spool, SpoolError, layout,
+    Draft, MessageState, Open, Placement, QueueIndex, Recovered, Recovery, Settings, Spool,
+    SpoolError, layout,
 };
-use crate::message::{QueueId, Timestamp};
+use crate::message::{Content, QueueId, RecipientStatus, Timestamp};
 use crate::ring;
 use futures_lite::future::{self, poll_once};
 use std::cell::{Cell, RefCell};
@@ -66,7 +66,7 @@ async fn store(spool: &Spool, recipients: usize, content: &[u8]) -> (QueueId, Pl
     accepted.id = spool.next_id(Timestamp(1_700_000_000_000));
     let id = accepted.id;
     let draft = draft(spool, content).await;
-    let (placement, _) = spool.store(draft, accepted).await.unwrap();
+    let (placement, _) = spool.store(accepted.with_content(draft)).await.unwrap();
     (id, placement)
 }
 
@@ -96,7 +96,7 @@ fn what_was_stored_is_there_after_a_restart_with_its_fates() {
         assert_eq!(content(&spool, large_id, large_at).await, large);
         let mut accepted = extreme();
         accepted.id = spool.next_id(Timestamp(1));
-        let (_, stored) = spool.store(spool.draft(), accepted.clone()).await.unwrap();
+        let (_, stored) = spool.store(accepted.clone().with_content(spool.draft())).await.unwrap();
         assert_eq!(stored.options, accepted.options);
 
         spool.begun(small_id, &[0, 1, 2]);
@@ -180,7 +180,8 @@ fn a_writer_that_goes_away_leaves_no_mail() {
         for pause in [0, 1] {
             let mut accepted = plain(0, 2);
             accepted.id = spool.next_id(Timestamp(1));
-            let mut storing = pin!(spool.store(draft(&spool, &[b'x'; 20_000]).await, accepted));
+            let mut storing =
+                pin!(spool.store(accepted.with_content(draft(&spool, &[b'x'; 20_000]).await)));
             for _ in 0..=pause {
                 assert!(poll_once(storing.as_mut()).await.is_none());
                 future::yield_now().await;
@@ -210,7 +211,7 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
             let mut accepted = plain(0, 1);
             accepted.id = spool.next_id(Timestamp(1));
             let id = accepted.id;
-            match spool.store(draft(&spool, &[b'x'; 8000]).await, accepted).await {
+            match spool.store(accepted.with_content(draft(&spool, &[b'x'; 8000]).await)).await {
                 Ok((at, _)) => stored.push((id, at)),
                 Err(SpoolError::Full(error)) => break error.to_string(),
                 Err(error) => panic!("{error}"),
@@ -231,7 +232,7 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
             ring::sleep(Duration::from_millis(100)).await;
             let mut accepted = plain(0, 1);
             accepted.id = spool.next_id(Timestamp(1));
-            if spool.store(draft(&spool, b"again").await, accepted).await.is_ok() {
+            if spool.store(accepted.with_content(draft(&spool, b"again").await)).await.is_ok() {
                 assert_eq!(Spool::inspect(folder.path()).unwrap().messages.len(), 1);
                 return;
             }
@@ -256,7 +257,7 @@ fn a_failed_commit_ends_the_intake_for_good_and_what_was_stored_stays() {
             accepted.id = spool.next_id(Timestamp(1));
             let mut draft = spool.draft();
             let stored = match draft.extend(&vec![b'x'; content]).await {
-                Ok(()) => spool.store(draft, accepted).await.map(|_| ()),
+                Ok(()) => spool.store(accepted.with_content(draft)).await.map(|_| ()),
                 Err(error) => Err(error),
             };
             assert!(matches!(stored, Err(SpoolError::Failed(_))), "{stored:?}");
@@ -513,7 +514,7 @@ fn many_large_drafts_together_keep_to_the_memory_that_is_theirs() {
                 let mut accepted = plain(0, 1);
                 accepted.id = spool.next_id(Timestamp(1));
                 let id = accepted.id;
-                let (at, _) = spool.store(draft, accepted).await.unwrap();
+                let (at, _) = spool.store(accepted.with_content(draft)).await.unwrap();
                 assert_eq!(content(&spool, id, at).await, bytes);
                 done.set(done.get() + 1);
             });

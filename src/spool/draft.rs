@@ -2,17 +2,16 @@
 
 use super::commit::Core;
 use super::commit_waiter::Appended;
-use super::content::Content;
+use super::content::streamed;
 use super::log::LiveRef;
-use super::record::{CHUNK_PREFIX, Extent, PriorStatus, StoredContent};
+use super::record::{CHUNK_PREFIX, Extent, PriorStatus};
 use super::replay::join;
 use super::segment::BATCH_HEADER;
-use super::{Accepted, Message, Placement, RecipientStatus, SpoolError};
-use crate::message::QueueId;
+use super::{Placement, SpoolError};
+use crate::message::{Content, Message, QueueId, RecipientStatus};
 use crate::ring;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Each draft may keep so much, in bytes, even when the memory for all drafts is used up: whoever
 /// sends byte by byte shall not make a chunk of each.
@@ -91,52 +90,26 @@ impl Draft {
         self.len() == 0
     }
 
-    /// Makes a message of it: see [`super::Spool::store`].
-    pub(super) async fn store(
-        mut self,
-        accepted: Accepted,
-    ) -> Result<(Placement, Arc<Message>), SpoolError> {
-        let streamed = self.finish_chunks().await?;
+    /// Ends the content: where all of it is, and what a message of it needs beside its record: the
+    /// pieces are that message's from now on. Waits until it is known where they go, and until
+    /// there is room for a record.
+    pub(super) async fn finish(&mut self) -> Result<(Content, Vec<LiveRef>), SpoolError> {
+        let extents = self.finish_chunks().await?;
         self.core.wait_for_room().await?;
-        let pieces = self.hand_over();
-        let content = match &streamed {
-            Some(extents) => StoredContent::Chunks(self.id, extents.clone()),
-            None => StoredContent::Inline(&self.bytes),
-        };
-        let so_far = PriorStatus::default();
-        let waiting = Waiting::append(&self.core, &accepted, &content, &so_far, pieces)?;
-        let placement = waiting.stored().await?;
-        let content = match streamed {
-            Some(extents) => {
-                Content::streamed(|segment| self.core.path(segment), self.id, &extents)
-            }
+        let content = match extents {
+            Some(extents) => streamed(|segment| self.core.path(segment), self.id, &extents),
+            // The budget is charged for it until the draft goes.
             None => Content::Whole(std::mem::take(&mut self.bytes)),
         };
-        let Accepted {
-            id,
-            received_at,
-            envelope,
-            options,
-            prepended_headers,
-            dot_stuffed,
-            eight_bit,
-        } = accepted;
-        let message = Message {
-            id,
-            received_at,
-            envelope,
-            options,
-            dot_stuffed,
-            eight_bit,
-            prepended_headers,
-            content,
-        };
-        Ok((placement, Arc::new(message)))
+        let mut pieces = Vec::new();
+        let live = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_stake());
+        live.for_each(|live| join(&mut pieces, live));
+        Ok((content, pieces))
     }
 
     /// Writes the rest of a streamed draft and waits until it is known where its pieces go; `None`
     /// when it is all in memory.
-    pub(super) async fn finish_chunks(&mut self) -> Result<Option<Vec<Extent>>, SpoolError> {
+    async fn finish_chunks(&mut self) -> Result<Option<Vec<Extent>>, SpoolError> {
         if self.chunks.is_empty() {
             return Ok(None);
         }
@@ -151,25 +124,6 @@ impl Draft {
             extents.push(Extent { segment, offset, length: chunk.length });
         }
         Ok(Some(extents))
-    }
-
-    /// What a message needs of it beside its record: the pieces are that message's from now on.
-    /// Call it when [`Draft::finish_chunks`] has said where they are.
-    pub(super) fn hand_over(&mut self) -> Vec<LiveRef> {
-        let mut pieces = Vec::new();
-        let stakes = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_stake());
-        stakes.for_each(|stake| join(&mut pieces, stake));
-        pieces
-    }
-
-    /// Of its chunks.
-    pub(super) fn id(&self) -> QueueId {
-        self.id
-    }
-
-    /// The bytes in memory: all, when nothing was streamed.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     async fn write_chunk(&mut self, length: usize) -> Result<(), SpoolError> {
@@ -216,6 +170,18 @@ impl Drop for Draft {
     }
 }
 
+/// Makes a message durable: where its record is.
+pub(super) async fn store(
+    message: Message<Draft>,
+    so_far: &PriorStatus,
+) -> Result<(Placement, Message), SpoolError> {
+    let (message, mut draft) = message.split();
+    let (content, pieces) = draft.finish().await?;
+    let message = message.with_content(content);
+    let waiting = Waiting::append(&draft.core, &message, so_far, pieces)?;
+    Ok((waiting.stored().await?, message))
+}
+
 /// A message record on its way to the disk. If its writer goes away before it is durable, nobody
 /// was told that the message is accepted and nobody will deliver it: it ends as removed.
 pub(super) struct Waiting {
@@ -230,18 +196,17 @@ impl Waiting {
     /// Hands the record to the committer. The message needs `pieces` from now on.
     pub(super) fn append(
         core: &Rc<Core>,
-        accepted: &Accepted,
-        content: &StoredContent<'_>,
+        message: &Message,
         so_far: &PriorStatus,
         pieces: Vec<LiveRef>,
     ) -> Result<Waiting, SpoolError> {
-        let appended = core.message(accepted, content, so_far, pieces).ok_or_else(|| {
+        let appended = core.message(message, so_far, pieces).ok_or_else(|| {
             let cause = "the message's envelope does not fit a segment";
             SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
         })?;
-        let recipients = u32::try_from(accepted.envelope.recipients.len()).unwrap_or(u32::MAX);
+        let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
         let (core, appended) = (Rc::clone(core), Some(appended));
-        Ok(Waiting { core, appended, id: accepted.id, recipients })
+        Ok(Waiting { core, appended, id: message.id, recipients })
     }
 
     /// Waits until the record is durable: where it is.

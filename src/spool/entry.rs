@@ -7,13 +7,12 @@
 //! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
 //! panics; of a plain message it allocates nothing.
 
-use super::RecipientStatus;
 use super::field::{Fields, put_count};
 use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
     WITH_BEGUN, WITH_DELIVER_BY, WITH_FATES,
 };
-use crate::message::{DeliverBy, QueueId, Timestamp};
+use crate::message::{DeliverBy, QueueId, RecipientStatus, Timestamp};
 
 /// Bytes of an entry that every one has.
 const HEAD: usize = 14;
@@ -116,7 +115,6 @@ impl<'a> What<'a> {
             Record::Chunk { content, .. } => What::Chunk(u32::try_from(content.len()).ok()?),
             Record::Begun(recipients) => What::Begun(recipients),
             Record::Settled(recipient, status) => What::Settled(recipient, status),
-            Record::Message(_) => return None,
         })
     }
 }
@@ -356,8 +354,8 @@ fn counted<'a>(fields: &mut Fields<'a>, size: usize) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::record::{PriorStatus, StoredContent};
-    use super::super::testing::{extreme, plain, waiting};
+    use super::super::record::PriorStatus;
+    use super::super::testing::{extreme, in_pieces, inline, path_of, plain, waiting};
     use super::*;
 
     fn records() -> Vec<Vec<u8>> {
@@ -365,13 +363,13 @@ mod tests {
             statuses: vec![(0, RecipientStatus::Over), (1, waiting(1, 2))],
             in_flight: vec![1],
         };
-        let inline = StoredContent::Inline(b"Subject: x\r\n\r\nx\r\n");
-        let extents = vec![Extent { segment: 1, offset: 2, length: 3 }; 2];
+        let content = b"Subject: x\r\n\r\nx\r\n";
         let mut all = vec![Vec::new(); 7];
-        record::put_message(&mut all[0], &plain(1, 1), &inline, &PriorStatus::default());
-        record::put_message(&mut all[1], &plain(2, 3), &inline, &so_far);
-        let chunks = StoredContent::Chunks(QueueId(9), extents);
-        record::put_message(&mut all[2], &extreme(), &chunks, &so_far);
+        let none = PriorStatus::default();
+        record::put_message(&mut all[0], &inline(plain(1, 1), content), &none);
+        record::put_message(&mut all[1], &inline(plain(2, 3), content), &so_far);
+        let streamed = in_pieces(extreme(), 9, &[[1, 2, 3], [1, 2, 3]]);
+        record::put_message(&mut all[2], &streamed, &so_far);
         record::put_chunk(&mut all[3], QueueId(9), 0, b"abc");
         record::put_begun(&mut all[4], QueueId(2), &[0, 2]);
         record::put_settled(&mut all[5], QueueId(2), 1, &waiting(3, 4));
@@ -404,6 +402,13 @@ mod tests {
         assert_eq!(index.len(), 40);
     }
 
+    fn decoded(header: &Header, payload: &[u8]) -> Result<(), Unusable> {
+        match header.kind {
+            MESSAGE => record::decode_message(header, payload, path_of).map(drop),
+            _ => record::decode(header, payload).map(drop),
+        }
+    }
+
     #[test]
     fn an_entry_is_made_of_exactly_the_records_that_can_be_read() {
         for record in records() {
@@ -412,7 +417,7 @@ mod tests {
                     let mut changed = record.clone();
                     changed[at] = value;
                     let (header, payload) = record::split(&changed).unwrap();
-                    let read = record::decode(&header, payload).map(drop);
+                    let read = decoded(&header, payload);
                     assert_eq!(Entry::of(&header, payload).map(drop), read, "byte {at}");
                 }
             }
@@ -420,7 +425,7 @@ mod tests {
                 let (mut header, payload) = record::split(&record).unwrap();
                 header.length = u32::try_from(length).unwrap();
                 let cut = &payload[..length - record::HEADER];
-                let read = record::decode(&header, cut).map(drop);
+                let read = decoded(&header, cut);
                 assert_eq!(Entry::of(&header, cut).map(drop), read);
             }
         }

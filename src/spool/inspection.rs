@@ -1,13 +1,12 @@
 //! What a stopped relay's folder holds, in numbers, and where it is damaged. It reads every byte
 //! that was ever committed and checks every checksum; it changes nothing.
 
-use super::content::Content;
 use super::manifest::{Manifest, Missing};
 use super::record::{self, CHUNK_PREFIX};
 use super::recovery::{Scan, SetAside};
 use super::segment::{self, BATCH_HEADER, BatchHeader};
 use super::{Recovered, Spool, SpoolError, folder};
-use crate::message::QueueId;
+use crate::message::{Content, QueueId};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;

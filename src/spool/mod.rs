@@ -48,7 +48,6 @@ mod record;
 mod recovered_entries;
 mod recovery;
 mod replay;
-mod restore;
 mod segment;
 mod segment_allocator;
 
@@ -61,18 +60,17 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use content::{Content, Piece};
 pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use quarantine::quarantined;
+pub use record::PriorStatus;
 pub use recovered_entries::Messages;
 
-use crate::message::{DeliverBy, Envelope, Options, QueueId, Reason, Timestamp};
+use crate::message::{DeliverBy, Message, QueueId, Reason, RecipientStatus, Timestamp};
 use crate::ring;
 use commit::Core;
 use log::{Log, Resume};
-use record::{Record, StoredContent};
 use recovery::Scan;
 use std::collections::HashSet;
 use std::io;
@@ -117,70 +115,6 @@ pub struct Placement {
     pub offset: u32,
     /// Of the record, in bytes.
     pub length: u32,
-}
-
-/// A message as stored, in memory: shared by all deliveries of it, on any shard.
-#[derive(Debug)]
-pub struct Message {
-    /// Its name.
-    pub id: QueueId,
-    /// When the end of data came.
-    pub received_at: Timestamp,
-    /// From whom and for whom.
-    pub envelope: Envelope,
-    /// What was asked for it.
-    pub options: Options,
-    /// Some line of the content begins with a dot that transparency added.
-    pub dot_stuffed: bool,
-    /// The content has bytes above 127.
-    pub eight_bit: bool,
-    /// Received field(s) that the relay put on top.
-    pub prepended_headers: Vec<u8>,
-    /// Content in wire form, without the final dot line; ends in CRLF or is empty.
-    pub content: Content,
-}
-
-/// A message to be stored, all but its content.
-#[derive(Clone, Debug)]
-pub struct Accepted {
-    /// From [`Spool::next_id`].
-    pub id: QueueId,
-    /// When the end of data came.
-    pub received_at: Timestamp,
-    /// From whom and for whom.
-    pub envelope: Envelope,
-    /// What was asked for it.
-    pub options: Options,
-    /// Received field(s) that the relay put on top.
-    pub prepended_headers: Vec<u8>,
-    /// Some line of the content begins with a dot that transparency added.
-    pub dot_stuffed: bool,
-    /// The content has bytes above 127.
-    pub eight_bit: bool,
-}
-
-/// What became of a recipient, as stored.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RecipientStatus {
-    /// Still to be tried.
-    Waiting {
-        /// Attempts so far.
-        attempts: u16,
-        /// When the next is due.
-        due: Timestamp,
-        /// Why the last one did not end it. Text and host name are stored up to 1024 bytes each.
-        reason: Reason,
-    },
-    /// Taken by the next hop.
-    Delivered,
-    /// Refused for good, and reported.
-    Bounced,
-    /// Not delivered in time, and reported.
-    Expired,
-    /// Removed by an operator, or set aside because its record was damaged.
-    Removed,
-    /// Ended in one of these ways before the message moved to where it is now.
-    Over,
 }
 
 /// Why the spool did not do what was asked.
@@ -377,10 +311,24 @@ impl Spool {
     /// Waits while a bounded amount is queued. `Full`: the message is nowhere, later ones may fit.
     pub async fn store(
         &self,
-        draft: Draft,
-        accepted: Accepted,
+        message: Message<Draft>,
     ) -> Result<(Placement, Arc<Message>), SpoolError> {
-        draft.store(accepted).await
+        let (placement, message) = draft::store(message, &PriorStatus::default()).await?;
+        Ok((placement, Arc::new(message)))
+    }
+
+    /// Makes a message durable together with what became of its recipients so far, in one record:
+    /// one that comes back from outside (see `eml`). Errors as with [`Spool::store`].
+    ///
+    /// The id must not be known to any spool of the relay, nor be given out again by one: it is one
+    /// that this spool gave out, or one that is older than now.
+    pub async fn restore(
+        &self,
+        message: Message<Draft>,
+        so_far: &PriorStatus,
+    ) -> Result<Placement, SpoolError> {
+        let (placement, _) = draft::store(message, so_far).await?;
+        Ok(placement)
     }
 
     /// Cleans old segments in the background from now on, as `register` has them: call it when all
@@ -476,28 +424,17 @@ fn decode(
     at: Placement,
     bytes: &[u8],
 ) -> Result<Arc<Message>, SpoolError> {
-    let stored = match record::check(bytes, at.segment, at.offset) {
-        Some((header, payload)) if header.id == id => record::decode(&header, payload).ok(),
+    let message = match record::check(bytes, at.segment, at.offset) {
+        Some((header, payload)) if header.id == id => {
+            record::decode_message(&header, payload, path_of).ok()
+        }
         _ => None,
     };
-    let Some(Record::Message(stored)) = stored else {
+    let Some((message, _)) = message else {
         let path = segment::path(folder, at.segment);
         return Err(SpoolError::Damaged { path, offset: at.offset, id });
     };
-    let content = match stored.content {
-        StoredContent::Inline(bytes) => Content::Whole(bytes.to_vec()),
-        StoredContent::Chunks(draft, extents) => Content::streamed(path_of, draft, &extents),
-    };
-    Ok(Arc::new(Message {
-        id,
-        received_at: stored.received_at,
-        envelope: stored.envelope,
-        options: stored.options,
-        dot_stuffed: stored.dot_stuffed,
-        eight_bit: stored.eight_bit,
-        prepended_headers: stored.prepended_headers.to_vec(),
-        content,
-    }))
+    Ok(Arc::new(message))
 }
 
 impl Resume {

@@ -1,8 +1,8 @@
 //! A record that proves damaged when it is needed: a copy of what is left goes to the quarantine.
 //! At a start it is `folder` that does so, for all that its scan finds.
 
-use super::{Piece, Placement, Spool, SpoolError, decode, folder, inspection, record, segment};
-use crate::message::QueueId;
+use super::{Placement, Spool, SpoolError, decode, folder, inspection, record, segment};
+use crate::message::{Piece, QueueId};
 use crate::ring::{self, disk};
 use std::fs::File;
 use std::io::{self, Read};
@@ -66,15 +66,13 @@ impl Spool {
         pieces: &[Piece],
     ) -> Result<Option<PathBuf>, SpoolError> {
         for piece in pieces {
-            let Some(segment) = segment::number(&piece.path) else { continue };
             let unreadable = |error: io::Error| folder::failed(&piece.path, &error);
             match piece.read().await {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     let bytes = piece.record().await.map_err(unreadable)?;
-                    let offset = u32::try_from(piece.offset).unwrap_or(u32::MAX);
                     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                    let at = Placement { segment, offset, length };
+                    let at = Placement { segment: piece.segment, offset: piece.offset, length };
                     return self.keep(id, &piece.path, at, bytes).await.map(Some);
                 }
                 Err(error) => return Err(unreadable(error)),

@@ -5,13 +5,15 @@
 //! the record's place, so it is filled in when the place is known ([`seal`]). Decoding takes any
 //! bytes: it never panics and never allocates more than the bytes could mean.
 
+use super::content::streamed;
 use super::field::{Fields, put_bytes, put_count};
 use super::segment::checksum;
-use super::{Accepted, RecipientStatus};
 use crate::message::{
-    Address, Body, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, QueueId, Reason, Recipient,
-    Stage, Status, Timestamp,
+    Address, Body, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
+    Options, QueueId, Reason, Recipient, RecipientStatus, Stage, Status, Timestamp,
 };
+use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes of a record header.
 pub(super) const HEADER: usize = 20;
@@ -42,11 +44,9 @@ pub(super) const WITH_BEGUN: u16 = 16;
 /// BY (RFC 2852) was given. From version 2 on.
 pub(super) const WITH_DELIVER_BY: u16 = 32;
 
-/// A record as read; long fields are borrowed.
+/// A record as read, but for messages (see [`decode_message`]); content is borrowed.
 #[derive(Debug, PartialEq)]
 pub(super) enum Record<'a> {
-    /// A message that was accepted, or moved here.
-    Message(Box<Stored<'a>>),
     /// A piece of streamed content. The id is the draft's.
     Chunk { index: u32, content: &'a [u8] },
     /// Deliveries to these recipients had begun when the batch was sealed.
@@ -55,35 +55,13 @@ pub(super) enum Record<'a> {
     Settled(u32, RecipientStatus),
 }
 
-/// A message record.
-#[derive(Debug, PartialEq)]
-pub(super) struct Stored<'a> {
-    pub(super) received_at: Timestamp,
-    pub(super) envelope: Envelope,
-    pub(super) options: Options,
-    pub(super) dot_stuffed: bool,
-    pub(super) eight_bit: bool,
-    pub(super) prepended_headers: &'a [u8],
-    pub(super) content: StoredContent<'a>,
-    /// Empty for a new one.
-    pub(super) so_far: PriorStatus,
-}
-
 /// What became of a message before its record moved.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct PriorStatus {
+pub struct PriorStatus {
     /// By recipient; of those never tried there is none.
-    pub(super) statuses: Vec<(u32, RecipientStatus)>,
-    /// Recipients to whom a delivery had begun.
-    pub(super) in_flight: Vec<u32>,
-}
-
-/// Content as a message record has it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum StoredContent<'a> {
-    Inline(&'a [u8]),
-    /// In chunk records written under the draft's id.
-    Chunks(QueueId, Vec<Extent>),
+    pub statuses: Vec<(u32, RecipientStatus)>,
+    /// Recipients to whom a delivery had begun, and not ended.
+    pub in_flight: Vec<u32>,
 }
 
 /// Where a chunk record is.
@@ -118,34 +96,29 @@ pub(super) enum Unusable {
 }
 
 /// Appends a message record; its length in bytes.
-pub(super) fn put_message(
-    out: &mut Vec<u8>,
-    accepted: &Accepted,
-    content: &StoredContent<'_>,
-    so_far: &PriorStatus,
-) -> u32 {
+pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorStatus) -> u32 {
     let PriorStatus { statuses, in_flight } = so_far;
     let mut flags = 0;
     for (set, flag) in [
-        (accepted.dot_stuffed, DOT_STUFFED),
-        (accepted.eight_bit, EIGHT_BIT),
-        (matches!(content, StoredContent::Chunks(..)), STREAMED),
+        (message.flags.dot_stuffed, DOT_STUFFED),
+        (message.flags.eight_bit, EIGHT_BIT),
+        (matches!(message.content, Content::Streamed(_)), STREAMED),
         (!statuses.is_empty(), WITH_FATES),
         (!in_flight.is_empty(), WITH_BEGUN),
-        (accepted.options.deliver_by.is_some(), WITH_DELIVER_BY),
+        (message.options.deliver_by.is_some(), WITH_DELIVER_BY),
     ] {
         if set {
             flags |= flag;
         }
     }
-    put(out, MESSAGE, flags, accepted.id, |out| {
-        out.extend_from_slice(&accepted.received_at.0.to_le_bytes());
-        put_envelope(out, &accepted.envelope);
-        put_options(out, &accepted.options);
-        if let Some(by) = accepted.options.deliver_by {
+    put(out, MESSAGE, flags, message.id, |out| {
+        out.extend_from_slice(&message.received_at.0.to_le_bytes());
+        put_envelope(out, &message.envelope);
+        put_options(out, &message.options);
+        if let Some(by) = message.options.deliver_by {
             put_deliver_by(out, by);
         }
-        put_bytes(out, &accepted.prepended_headers);
+        put_bytes(out, &message.prepended_headers);
         if !statuses.is_empty() {
             put_count(out, statuses.len());
             for (recipient, status) in statuses {
@@ -155,13 +128,14 @@ pub(super) fn put_message(
         if !in_flight.is_empty() {
             put_recipients(out, in_flight);
         }
-        match content {
-            StoredContent::Inline(bytes) => put_bytes(out, bytes),
-            StoredContent::Chunks(draft, extents) => {
+        match &message.content {
+            Content::Whole(bytes) => put_bytes(out, bytes),
+            Content::Streamed(pieces) => {
+                let draft = pieces.first().map_or(QueueId(0), |first| first.draft);
                 out.extend_from_slice(&draft.0.to_le_bytes());
-                put_count(out, extents.len());
-                for extent in extents {
-                    for word in [extent.segment, extent.offset, extent.length] {
+                put_count(out, pieces.len());
+                for piece in pieces {
+                    for word in [piece.segment, piece.offset, piece.length] {
                         out.extend_from_slice(&word.to_le_bytes());
                     }
                 }
@@ -258,16 +232,31 @@ pub(super) fn split(bytes: &[u8]) -> Option<(Header, &[u8])> {
     Some((Header { length, id, kind, version, flags }, payload))
 }
 
-/// What an intact record says.
+/// What an intact message record says: the message, and what became of it before the record moved.
+/// `path_of` gives the path of a segment.
+pub(super) fn decode_message(
+    header: &Header,
+    payload: &[u8],
+    path_of: impl FnMut(u32) -> Arc<Path>,
+) -> Result<(Message, PriorStatus), Unusable> {
+    if header.version > VERSION {
+        return Err(Unusable::Newer(header.version));
+    }
+    if header.kind != MESSAGE {
+        return Err(Unusable::UnknownKind(header.kind));
+    }
+    let mut fields = Fields::new(payload);
+    let message = message(header, &mut fields, path_of);
+    message.filter(|_| fields.is_empty()).ok_or(Unusable::Malformed)
+}
+
+/// What an intact record of another kind says.
 pub(super) fn decode<'a>(header: &Header, payload: &'a [u8]) -> Result<Record<'a>, Unusable> {
     if header.version > VERSION {
         return Err(Unusable::Newer(header.version));
     }
     let mut fields = Fields::new(payload);
     let record = match header.kind {
-        MESSAGE => {
-            stored(&mut fields, header.flags).map(|stored| Record::Message(Box::new(stored)))
-        }
         CHUNK => {
             let index = fields.u32();
             return index
@@ -429,14 +418,19 @@ pub(super) fn asked<'a>(fields: &mut Fields<'a>) -> Option<Asked<'a>> {
     Some(Asked { tenant, priority, not_before, expires })
 }
 
-fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
+fn message(
+    header: &Header,
+    fields: &mut Fields<'_>,
+    path_of: impl FnMut(u32) -> Arc<Path>,
+) -> Option<(Message, PriorStatus)> {
+    let flags = header.flags;
     let received_at = Timestamp(fields.u64()?);
     let envelope = envelope(fields)?;
     let mut options = options(fields)?;
     if flags & WITH_DELIVER_BY != 0 {
         options.deliver_by = Some(deliver_by(fields)?);
     }
-    let prepended_headers = fields.bytes()?;
+    let prepended_headers = fields.bytes()?.to_vec();
     let mut so_far = PriorStatus::default();
     if flags & WITH_FATES != 0 {
         for _ in 0..fields.u32()? {
@@ -450,20 +444,15 @@ fn stored<'a>(fields: &mut Fields<'a>, flags: u16) -> Option<Stored<'a>> {
     }
     let content = if flags & STREAMED != 0 {
         let draft = QueueId(fields.u64()?);
-        StoredContent::Chunks(draft, extents(fields)?)
+        streamed(path_of, draft, &extents(fields)?)
     } else {
-        StoredContent::Inline(fields.bytes()?)
+        Content::Whole(fields.bytes()?.to_vec())
     };
-    Some(Stored {
-        received_at,
-        envelope,
-        options,
-        dot_stuffed: flags & DOT_STUFFED != 0,
-        eight_bit: flags & EIGHT_BIT != 0,
-        prepended_headers,
-        content,
-        so_far,
-    })
+    let flags =
+        ContentFlags { dot_stuffed: flags & DOT_STUFFED != 0, eight_bit: flags & EIGHT_BIT != 0 };
+    let id = header.id;
+    let message = Message { id, received_at, envelope, options, flags, prepended_headers, content };
+    Some((message, so_far))
 }
 
 pub(super) fn extents(fields: &mut Fields<'_>) -> Option<Vec<Extent>> {

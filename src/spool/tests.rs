@@ -4,10 +4,10 @@
 
 use super::batch::Batch;
 use super::log::{Log, MaintenanceEnd, MaintenanceTask, Resume, Step};
-use super::record::{PriorStatus, StoredContent};
+use super::record::PriorStatus;
 use super::recovery::{Findings, Refusal, Scan};
 use super::segment::BLOCK;
-use super::testing::plain;
+use super::testing::{inline, plain};
 use super::{RecipientStatus, Recovered};
 use crate::message::{QueueId, Timestamp};
 use std::collections::BTreeMap;
@@ -47,12 +47,8 @@ pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut batch = Batch::default();
     let mut file = vec![0; BLOCK as usize * 5];
     for &id in first_ids {
-        batch.message(&plain(id, 1), &StoredContent::Inline(b"one\r\n"), &PriorStatus::default());
-        batch.message(
-            &plain(id + 1, 2),
-            &StoredContent::Inline(b"two\r\n"),
-            &PriorStatus::default(),
-        );
+        batch.message(&inline(plain(id, 1), b"one\r\n"), &PriorStatus::default());
+        batch.message(&inline(plain(id + 1, 2), b"two\r\n"), &PriorStatus::default());
         batch.settle(QueueId(id + 1), 0, &RecipientStatus::Delivered);
         while let Step::Write(write) = log.step(&mut batch, Timestamp(9), QueueId(id)) {
             let at = write.offset as usize;

@@ -45,8 +45,8 @@ fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
     Seen {
         content,
         defect: scanner.defect(),
-        dot_stuffed: scanner.dot_stuffed(),
-        eight_bit: scanner.eight_bit(),
+        dot_stuffed: scanner.flags().dot_stuffed,
+        eight_bit: scanner.flags().eight_bit,
         rest,
     }
 }

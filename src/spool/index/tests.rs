@@ -3,13 +3,12 @@
 
 use super::super::batch::Batch;
 use super::super::log::{Log, MaintenanceEnd, MaintenanceTask, Resume, Step, Write};
-use super::super::record::{Extent, PriorStatus, StoredContent};
+use super::super::record::PriorStatus;
 use super::super::recovery::{Findings, Scan};
 use super::super::segment::{FirstBlock, SegmentHeader};
-use super::super::testing::{extreme, plain, waiting};
-use super::super::{Accepted, RecipientStatus};
+use super::super::testing::{extreme, in_pieces, inline, plain, waiting};
 use super::*;
-use crate::message::{Options, QueueId, Timestamp};
+use crate::message::{Message, Options, QueueId, RecipientStatus, Timestamp};
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
@@ -65,9 +64,9 @@ impl Disk {
         }
     }
 
-    fn message(&mut self, accepted: &Accepted, content: usize) {
-        let content = vec![b'x'; content];
-        self.batch.message(accepted, &StoredContent::Inline(&content), &PriorStatus::default());
+    fn message(&mut self, message: Message<()>, content: usize) {
+        let message = inline(message, &vec![b'x'; content]);
+        self.batch.message(&message, &PriorStatus::default());
     }
 
     /// All kinds of records, in so many batches of mail of about 8 KB each.
@@ -75,22 +74,21 @@ impl Disk {
         let mut disk = Disk::new();
         for first in (1..=batches).map(|batch| batch * 10) {
             for id in first..first + 3 {
-                disk.message(&plain(id, (id % 3) as usize + 1), 2000);
+                disk.message(plain(id, (id % 3) as usize + 1), 2000);
             }
             let options =
                 Options { priority: 3, expires: Some(Timestamp(77)), ..Options::default() };
-            disk.message(&Accepted { options, ..plain(first + 3, 1) }, 10);
+            disk.message(Message { options, ..plain(first + 3, 1) }, 10);
             let mut odd = extreme();
             odd.id = QueueId(first + 4);
-            disk.message(&odd, 10);
+            disk.message(odd, 10);
             let draft = QueueId(first + 5);
             let slot = disk.batch.chunk(draft, 0, b"a piece");
             disk.commit();
             let (segment, start) = disk.last;
-            let extents = vec![Extent { segment, offset: start + slot.offset, length: 7 }];
+            let place = [segment, start + slot.offset, 7];
             let so_far = PriorStatus { statuses: vec![(0, waiting(2, 5))], in_flight: vec![0] };
-            let content = StoredContent::Chunks(draft, extents);
-            disk.batch.message(&plain(first + 6, 2), &content, &so_far);
+            disk.batch.message(&in_pieces(plain(first + 6, 2), draft.0, &[place]), &so_far);
             disk.batch.settle(QueueId(first), 0, &waiting(3, 99));
             disk.batch.settle(QueueId(first + 1), 0, &RecipientStatus::Delivered);
             disk.batch.begin(QueueId(first + 2), &[0]);
@@ -258,11 +256,11 @@ fn an_index_that_would_be_too_large_is_given_up_and_the_log_goes_on() {
     for id in 1..2000 {
         disk.batch.settle(QueueId(id), 0, &waiting(1, id));
         if id % 40 == 0 {
-            disk.message(&plain(id, 1), 10);
+            disk.message(plain(id, 1), 10);
             disk.commit();
         }
     }
-    disk.message(&plain(1, 1), 10);
+    disk.message(plain(1, 1), 10);
     disk.commit();
     assert!(disk.files.len() > 2);
     let files = disk.files;

@@ -1,6 +1,6 @@
 //! Records written and read back, of every version, and bytes that are none.
 #![allow(clippy::unwrap_used, clippy::panic)]
-use super::super::testing::{extreme, plain, waiting};
+use super::super::testing::{extreme, in_pieces, inline, path_of, plain, waiting};
 use super::*;
 
 fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
@@ -12,40 +12,24 @@ fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
     (bytes, header)
 }
 
-fn reads_back(accepted: &Accepted, content: StoredContent<'_>, so_far: &PriorStatus) {
+fn reads_back(message: &Message, so_far: &PriorStatus) {
     let mut bytes = Vec::new();
-    let length = put_message(&mut bytes, accepted, &content, so_far);
+    let length = put_message(&mut bytes, message, so_far);
     let (bytes, header) = round_trip(bytes, length);
-    assert_eq!(header.id, accepted.id);
-    let Ok(Record::Message(stored)) = decode(&header, &bytes[HEADER..]) else { panic!() };
-    let expected = Stored {
-        received_at: accepted.received_at,
-        envelope: accepted.envelope.clone(),
-        options: accepted.options.clone(),
-        dot_stuffed: accepted.dot_stuffed,
-        eight_bit: accepted.eight_bit,
-        prepended_headers: &accepted.prepended_headers,
-        content,
-        so_far: so_far.clone(),
-    };
-    assert_eq!(*stored, expected);
+    assert_eq!(header.id, message.id);
+    let (read, read_so_far) = decode_message(&header, &bytes[HEADER..], path_of).unwrap();
+    assert_eq!((&read, &read_so_far), (message, so_far));
 }
 
 #[test]
 fn a_message_reads_back_as_it_was_written() {
-    reads_back(
-        &plain(1, 1),
-        StoredContent::Inline(b"Subject: x\r\n\r\n..\r\n"),
-        &PriorStatus::default(),
-    );
-    reads_back(&plain(2, 0), StoredContent::Inline(b""), &PriorStatus::default());
-    let extents = vec![
-        Extent { segment: 1, offset: 4136, length: 9 },
-        Extent { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
-    ];
+    let none = PriorStatus::default();
+    reads_back(&inline(plain(1, 1), b"Subject: x\r\n\r\n..\r\n"), &none);
+    reads_back(&inline(plain(2, 0), b""), &none);
+    let places = [[1, 4136, 9], [u32::MAX, u32::MAX, u32::MAX]];
     let statuses = vec![(0, RecipientStatus::Delivered), (1, waiting(u16::MAX, u64::MAX))];
     let so_far = PriorStatus { statuses, in_flight: vec![1, 2] };
-    reads_back(&extreme(), StoredContent::Chunks(QueueId(u64::MAX), extents), &so_far);
+    reads_back(&in_pieces(extreme(), u64::MAX, &places), &so_far);
 }
 
 #[test]
@@ -78,9 +62,13 @@ fn outcomes_read_back_as_they_were_written() {
 #[test]
 fn newer_unknown_and_malformed_records_are_told_apart() {
     let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
-    assert_eq!(decode(&header(MESSAGE, 3), b""), Err(Unusable::Newer(3)));
+    let message = |kind, version| decode_message(&header(kind, version), b"\x01", path_of);
+    assert_eq!(message(MESSAGE, 3).map(drop), Err(Unusable::Newer(3)));
+    assert_eq!(message(CHUNK, 1).map(drop), Err(Unusable::UnknownKind(CHUNK)));
+    assert_eq!(message(MESSAGE, 1).map(drop), Err(Unusable::Malformed));
+    assert_eq!(decode(&header(BEGUN, 3), b""), Err(Unusable::Newer(3)));
     assert_eq!(decode(&header(99, 1), b""), Err(Unusable::UnknownKind(99)));
-    for kind in [MESSAGE, CHUNK, BEGUN, SETTLED] {
+    for kind in [CHUNK, BEGUN, SETTLED] {
         assert_eq!(decode(&header(kind, 1), b"\x01"), Err(Unusable::Malformed));
     }
 }
@@ -97,48 +85,40 @@ fn an_older_record_is_read_and_a_plain_one_is_still_written_so() {
     bytes[0] = u8::try_from(bytes.len()).unwrap();
     let (header, payload) = split(&bytes).unwrap();
     assert_eq!(header.version, 1);
-    let Ok(Record::Message(stored)) = decode(&header, payload) else { panic!() };
-    let options = &stored.options;
+    let (mut message, so_far) = decode_message(&header, payload, path_of).unwrap();
+    let options = &message.options;
     assert_eq!((&*options.tenant, options.priority), ("t", 5));
     let times = (options.not_before, options.expires, options.deliver_by);
     assert_eq!(times, (Some(Timestamp(9)), Some(Timestamp(10)), None));
-    assert_eq!(stored.content, StoredContent::Inline(b"x\r\n"));
-    let mut accepted = Accepted {
-        id: header.id,
-        received_at: stored.received_at,
-        envelope: stored.envelope.clone(),
-        options: stored.options.clone(),
-        prepended_headers: stored.prepended_headers.to_vec(),
-        dot_stuffed: stored.dot_stuffed,
-        eight_bit: stored.eight_bit,
-    };
+    assert_eq!(message.content, Content::Whole(b"x\r\n".to_vec()));
     let mut again = Vec::new();
-    put_message(&mut again, &accepted, &stored.content, &PriorStatus::default());
+    put_message(&mut again, &message, &so_far);
     assert_eq!(again, bytes, "an older relay can go on with it");
     let (mode, trace) = DeliverBy::read_letters("rt").unwrap();
-    accepted.options.deliver_by = Some(DeliverBy { at: Timestamp(11), mode, trace });
+    message.options.deliver_by = Some(DeliverBy { at: Timestamp(11), mode, trace });
     again.clear();
-    put_message(&mut again, &accepted, &stored.content, &PriorStatus::default());
+    put_message(&mut again, &message, &PriorStatus::default());
     assert_eq!(again.get(5), Some(&2), "and what it does not know, it refuses");
-    reads_back(&accepted, StoredContent::Inline(b"x"), &PriorStatus::default());
+    reads_back(&message, &PriorStatus::default());
 }
 
 #[test]
 fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
     let mut bytes = Vec::new();
     let so_far = PriorStatus { statuses: vec![(0, waiting(1, 2))], in_flight: vec![1] };
-    put_message(&mut bytes, &extreme(), &StoredContent::Inline(b"x"), &so_far);
+    put_message(&mut bytes, &inline(extreme(), b"x"), &so_far);
     let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
     let payload = &bytes[HEADER..];
     let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 2, flags };
     for cut in 0..payload.len() {
-        assert_eq!(decode(&header, &payload[..cut]), Err(Unusable::Malformed));
+        let read = decode_message(&header, &payload[..cut], path_of);
+        assert_eq!(read.map(drop), Err(Unusable::Malformed));
     }
     for at in 0..payload.len().min(2000) {
         for value in [0, 1, 0x7f, 0xff] {
             let mut changed = payload.to_vec();
             changed[at] = value;
-            let _ = decode(&header, &changed);
+            let _ = decode_message(&header, &changed, path_of);
         }
     }
 }

@@ -2,12 +2,12 @@
 //! a commit is under way shares the next one.
 
 use super::life::content_of;
-use crate::message::{QueueId, Timestamp};
+use crate::message::{Message, QueueId, Timestamp};
 use crate::ring::simulation::disk::Disk;
 use crate::ring::simulation::{self, Simulation};
 use crate::ring::{self};
 use crate::spool::testing::plain;
-use crate::spool::{Accepted, Settings, Spool, SpoolError};
+use crate::spool::{Settings, Spool, SpoolError};
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
@@ -51,7 +51,7 @@ pub(super) async fn store(spool: &Spool, number: u64) -> Result<(), SpoolError> 
     let mut draft = spool.draft();
     draft.extend(&content_of(number, 2000)).await?;
     let id: QueueId = spool.next_id(Timestamp(1_700_000_000_000 + number));
-    spool.store(draft, Accepted { id, ..plain(id.0, 1) }).await.map(drop)
+    spool.store(Message { id, ..plain(id.0, 1) }.with_content(draft)).await.map(drop)
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A disk that is full when the relay starts: what becomes of mail is written down all the same.
 
 use super::commits::{settings, store};
+use crate::message::RecipientStatus;
 use crate::ring::simulation::disk::Disk;
 use crate::ring::simulation::{self, Simulation};
 use crate::ring::{self};
-use crate::spool::{RecipientStatus, Spool, SpoolError};
+use crate::spool::{Spool, SpoolError};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;

@@ -5,11 +5,10 @@ use super::super::manifest::Manifest;
 use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
-    Content, Message, MessageState, Open, Placement, QueueIndex, RecipientStatus, Settings, Spool,
-    SpoolError, folder, segment,
+    MessageState, Open, Placement, QueueIndex, Settings, Spool, SpoolError, folder, segment,
 };
 use super::truth::{Found, Mail, Recipient, State, Truth};
-use crate::message::QueueId;
+use crate::message::{Content, Message, QueueId, RecipientStatus};
 use crate::ring::{self, simulation};
 use futures_lite::future;
 use std::cell::{Cell, RefCell};
@@ -440,8 +439,8 @@ async fn hand_over(
             world.pause(3).await;
         }
     }
-    let accepted = super::super::Accepted { id, ..plain(id.0, recipients) };
-    let storing = async { Some(spool.store(draft, accepted).await) };
+    let accepted = Message { id, ..plain(id.0, recipients) };
+    let storing = async { Some(spool.store(accepted.with_content(draft)).await) };
     let stored = if world.chance(4) {
         let gone = async {
             world.pause(10).await;
