@@ -433,7 +433,7 @@ impl<'a> Player<'a> {
                 let reply = Reply::auth_token(&why.to_string());
                 self.session.not_authenticated(reply, &mut self.out)
             }
-            _ => self.session.not_authenticated(Reply::AUTH_WRONG, &mut self.out),
+            _ => self.session.not_authenticated(Reply::AUTH_INVALID, &mut self.out),
         }
     }
 

@@ -103,7 +103,7 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                             session.challenge(&message, &mut replies);
                         }
                         _ => {
-                            let step = session.not_authenticated(Reply::AUTH_WRONG, &mut replies);
+                            let step = session.not_authenticated(Reply::AUTH_INVALID, &mut replies);
                             if step == Step::Close {
                                 return (replies, messages);
                             }

@@ -162,6 +162,19 @@ impl Authenticator {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What may be logged of a name that a client gave and did not prove to be its own: the name
+    /// of a user as it is; of any other, which may be a password typed in the wrong place, a short
+    /// hash with a key that only this process has.
+    pub fn loggable_name(&self, name: &str) -> String {
+        match self.users().find(name) {
+            Some(user) => user.name.to_string(),
+            None => {
+                let [a, b, c, d, ..] = keyed(&self.secret, format!("log {name}").as_bytes());
+                format!("(unknown {a:02x}{b:02x}{c:02x}{d:02x})")
+            }
+        }
+    }
+
     /// How long somebody at `address` has to wait before he may try (again).
     pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
         let user = user.and_then(user::prepared_name);
@@ -286,6 +299,19 @@ mod tests {
         assert_eq!(authenticator.keys_of(""), None);
         assert_eq!(authenticator.keys_of(&"a".repeat(256)), None);
         assert!(authenticator.keys_of(&"a".repeat(255)).is_some());
+    }
+
+    #[test]
+    fn only_names_of_users_are_logged_as_they_were_given() {
+        let authenticator = authenticator(10, 10);
+        assert_eq!(authenticator.loggable_name("j\u{ad}oe"), "joe");
+        for name in ["pencil", "Joe", "joe ", "", "a\u{7}", &"x".repeat(10_000)] {
+            let logged = authenticator.loggable_name(name);
+            let hash = logged.strip_prefix("(unknown ").and_then(|rest| rest.strip_suffix(')'));
+            assert_eq!(hash.map(str::len), Some(8), "{logged}");
+            assert_eq!(authenticator.loggable_name(name), logged, "the same each time");
+        }
+        assert_ne!(authenticator.loggable_name("pencil"), authenticator.loggable_name("eraser"));
     }
 
     #[test]

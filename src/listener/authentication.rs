@@ -40,7 +40,7 @@ impl Connection<'_> {
             Err(End::RightByToken(user)) => (user, true),
             Err(End::Refused(user, reply)) => {
                 self.exchange = None;
-                let user = user.unwrap_or_default();
+                let user = self.loggable(user);
                 self.tell_not_authenticated(&user, &reply);
                 // Replies to earlier commands do not wait with this one.
                 self.flush().await?;
@@ -89,8 +89,8 @@ impl Connection<'_> {
                 }
                 Err(match login_result {
                     LoginResult::Right(found) => End::Right(found),
-                    LoginResult::Wrong => End::Refused(Some(user), Reply::AUTH_WRONG),
-                    LoginResult::Busy => End::Refused(Some(user), Reply::AUTH_TROUBLE),
+                    LoginResult::Wrong => End::Refused(Some(user), Reply::AUTH_INVALID),
+                    LoginResult::Busy => End::Refused(Some(user), Reply::AUTH_TEMPORARY_FAILURE),
                 })
             }
             Ok(Turn::Token { user, token }) => self.check_token(&authenticator, user, token).await,
@@ -101,7 +101,7 @@ impl Connection<'_> {
                 Some(found) => End::Right(Arc::clone(found)),
                 None => {
                     authenticator.failed(address, Some(&user));
-                    End::Refused(Some(user), Reply::AUTH_WRONG)
+                    End::Refused(Some(user), Reply::AUTH_INVALID)
                 }
             }),
             Err(fault) => Err(End::Refused(said, self.refusal(fault))),
@@ -116,7 +116,7 @@ impl Connection<'_> {
         }
         let Some(keys) = authenticator.keys_of(&user) else {
             authenticator.failed(address, None);
-            return Err(End::Refused(Some(user), Reply::AUTH_WRONG));
+            return Err(End::Refused(Some(user), Reply::AUTH_INVALID));
         };
         match (self.exchange.as_mut(), nonce()) {
             (Some(exchange), Some(nonce)) => match exchange.keys(keys, &nonce) {
@@ -124,7 +124,7 @@ impl Connection<'_> {
                 Ok(_) => Err(End::Refused(Some(user), Reply::AUTH_MALFORMED)),
                 Err(fault) => Err(End::Refused(Some(user), self.refusal(fault))),
             },
-            _ => Err(End::Refused(Some(user), Reply::AUTH_TROUBLE)),
+            _ => Err(End::Refused(Some(user), Reply::AUTH_TEMPORARY_FAILURE)),
         }
     }
 
@@ -146,7 +146,7 @@ impl Connection<'_> {
                 match found {
                     Ok(found) => return Err(End::RightByToken(found)),
                     Err(TokenRejection::NotNow) => {
-                        return Err(End::Refused(user, Reply::AUTH_TROUBLE));
+                        return Err(End::Refused(user, Reply::AUTH_TEMPORARY_FAILURE));
                     }
                     Err(TokenRejection::Fault(fault)) => fault,
                 }
@@ -175,12 +175,12 @@ impl Connection<'_> {
         let found = found.unwrap_or_default();
         let named = user.as_deref().and_then(|user| users.find(user));
         let right = match (found.as_slice(), &user) {
-            ([], _) => return End::Refused(user, Reply::AUTH_WRONG),
+            ([], _) => return End::Refused(user, Reply::AUTH_INVALID),
             ([only], None) => only,
-            (_, None) => return End::Refused(None, Reply::AUTH_WHICH_USER),
+            (_, None) => return End::Refused(None, Reply::AUTH_IDENTITY_NEEDED),
             (some, Some(_)) => match named.filter(|named| some.contains(named)) {
                 Some(named) => named,
-                None => return End::Refused(user, Reply::AUTH_OTHER_IDENTITY),
+                None => return End::Refused(user, Reply::AUTH_IDENTITY_DENIED),
             },
         };
         attempt.not_wrong();
@@ -190,9 +190,9 @@ impl Connection<'_> {
     /// What a fault is answered with.
     fn refusal(&self, fault: Fault) -> Reply {
         match fault {
-            Fault::Proof => Reply::AUTH_WRONG,
+            Fault::Proof => Reply::AUTH_INVALID,
             Fault::Malformed => Reply::AUTH_MALFORMED,
-            Fault::OtherIdentity => Reply::AUTH_OTHER_IDENTITY,
+            Fault::OtherIdentity => Reply::AUTH_IDENTITY_DENIED,
             Fault::ChannelBinding => {
                 let there = self.exchange.as_ref().map(|exchange| exchange.channels().names());
                 Reply::auth_binding(&there.unwrap_or_default())
@@ -222,8 +222,17 @@ impl Connection<'_> {
         Ok(turn)
     }
 
+    /// A user name as the event log may have it. A name that no user has may be a password that was
+    /// typed in the wrong place, so only a short keyed hash of it is logged, which is the same for
+    /// the same name until the relay is restarted.
+    fn loggable(&self, name: Option<String>) -> String {
+        match (name, &self.receiver.auth_context.authenticator) {
+            (Some(name), Some(authenticator)) => authenticator.loggable_name(&name),
+            _ => String::new(),
+        }
+    }
+
     fn tell_not_authenticated(&self, user: &str, reply: &Reply) {
-        let user = printable(user);
         self.receiver.events.emit(&Event {
             stage: "auth",
             code: reply.code,
@@ -231,7 +240,7 @@ impl Connection<'_> {
             text: &reply.text,
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),
-            user: &user,
+            user,
             ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }
@@ -252,12 +261,7 @@ async fn attempt<'a>(
             Err(NotNow::Crowded) => ring::sleep(TURN).await,
         }
     }
-    refused(Reply::AUTH_TROUBLE)
-}
-
-/// A name that somebody made up, fit for a log line.
-fn printable(name: &str) -> String {
-    name.chars().take(100).map(|c| if c.is_control() { '?' } else { c }).collect()
+    refused(Reply::AUTH_TEMPORARY_FAILURE)
 }
 
 /// Random printable characters without a comma; `None` without randomness.

@@ -233,7 +233,7 @@ impl Connection<'_> {
     /// Without its header a proxy's clients would all be the proxy.
     async fn turn_away(&mut self) -> io::Result<()> {
         Warning::NoProxy.tell(self.session.client_address());
-        Reply::NO_PROXY.write(&mut self.output);
+        Reply::PROXY_DENIED.write(&mut self.output);
         self.flush().await
     }
 
@@ -382,7 +382,7 @@ impl Connection<'_> {
                     SpoolError::Full(_) => Reply::STORAGE_FULL,
                     SpoolError::Failed(_)
                     | SpoolError::Open { .. }
-                    | SpoolError::Damaged { .. } => Reply::LOCAL_TROUBLE,
+                    | SpoolError::Damaged { .. } => Reply::LOCAL_ERROR,
                 };
                 self.session.decline(reply, &mut self.output);
             }

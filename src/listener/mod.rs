@@ -253,9 +253,9 @@ impl Receiver {
             Some(Reply::STOPPING)
         } else if let Some(cause) = self.spool.failure() {
             tracing::debug!(%cause, "mail refused: the spool has failed");
-            Some(Reply::LOCAL_TROUBLE)
+            Some(Reply::LOCAL_ERROR)
         } else if self.events.backlogged() {
-            Some(Reply::EVENT_LOG_BEHIND)
+            Some(Reply::BUSY)
         } else if (self.queue.is_full)() {
             Some(Reply::STORAGE_FULL)
         } else {

@@ -1,6 +1,18 @@
 //! What each command does to a session (RFC 5321 4.1.1 and 4.1.4). *Pure.*
 //!
 //! Whole command lines come in; replies go out, and refusals worth an event become steps.
+//!
+//! Refused commands count towards `session.errors_max`, but not those that say something about one
+//! recipient or one message of the relay's own clients: a mailing list with bad addresses is no
+//! attack, and ending its session would defer all its good recipients.
+//!
+//! | refused | any other client | own client: relay networks, users |
+//! |---|---|---|
+//! | RCPT, for whatever reason | counts | does not count |
+//! | DATA, BDAT without a transaction or valid recipients | counts | does not count |
+//! | MAIL, BDAT, end of data with 4xx (limits, space) | counts | does not count |
+//! | RCPT beyond a limit on recipients (452) | does not count | does not count |
+//! | anything else: MAIL with 5xx, unknown commands, AUTH, content | counts | counts |
 
 use super::{Hello, Open, Rejection, Session, State, Step};
 use crate::limits::PATH_BYTES_MAX;
@@ -42,7 +54,7 @@ impl Session {
             }),
             Verb::Expn => Err(CommandFault::NotImplemented),
             Verb::Help => {
-                smtp::help(argument).write(out);
+                smtp::help(argument, |verb| self.is_offered(verb)).write(out);
                 Ok(Step::More)
             }
             Verb::Quit => match smtp::read_nothing(argument) {
@@ -72,10 +84,7 @@ impl Session {
             Some(Verb::Mail) => {
                 self.reject("mail", Some(printable(argument)), None, fault.reply(), out)
             }
-            Some(Verb::Rcpt) => {
-                let from = self.open_sender();
-                self.reject("rcpt", from, Some(printable(argument)), fault.reply(), out)
-            }
+            Some(Verb::Rcpt) => self.reject_recipient(printable(argument), fault.reply(), out),
             Some(Verb::Bdat) => self.close_with(&fault.reply(), out),
             verb => self.refuse(verb.map_or("command", Verb::name), fault.reply(), out),
         }
@@ -254,6 +263,7 @@ impl Session {
     }
 
     fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+        let is_own_client = self.is_own_client();
         let Some(open) = &mut self.transaction else {
             let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
             return self.refuse("rcpt", reply, out);
@@ -265,17 +275,13 @@ impl Session {
         let rcpt = match smtp::read_rcpt(argument, extended, open.options.smtp_utf8) {
             Ok(rcpt) => rcpt,
             Err(fault) => {
-                let from = self.open_sender();
-                let given = printable(argument.as_bytes());
-                return self.reject("rcpt", from, Some(given), fault.reply(), out);
+                return self.reject_recipient(printable(argument.as_bytes()), fault.reply(), out);
             }
         };
         // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
-        if !self.client.may_relay && self.user.is_none() {
-            let from = self.open_sender();
+        if !is_own_client {
             let to = text_of(rcpt.path.to_address().as_ref());
-            let reply = Reply::relay_denied(self.client.address.ip());
-            return self.reject("rcpt", from, Some(to), reply, out);
+            return self.reject_recipient(to, Reply::relay_denied(self.client.address.ip()), out);
         }
         // Not a refused command: a client with more recipients than fit is told to do just this
         // (RFC 5321 4.5.3.1.10), and must come to its DATA.
@@ -318,13 +324,18 @@ impl Session {
 
     /// Refuses a command. Worth an event only when it was one too many.
     pub(super) fn refuse(&mut self, at: &'static str, reply: Reply, out: &mut Vec<u8>) -> Step {
-        match self.one_too_many(at, out) {
+        match self.one_too_many(at, &reply, out) {
             Some(step) => step,
             None => {
                 reply.write(out);
                 Step::More
             }
         }
+    }
+
+    fn reject_recipient(&mut self, to: String, reply: Reply, out: &mut Vec<u8>) -> Step {
+        let from = self.open_sender();
+        self.reject("rcpt", from, Some(to), reply, out)
     }
 
     /// Refuses a command, with an event.
@@ -336,7 +347,7 @@ impl Session {
         reply: Reply,
         out: &mut Vec<u8>,
     ) -> Step {
-        match self.one_too_many(at, out) {
+        match self.one_too_many(at, &reply, out) {
             Some(step) => step,
             None => {
                 reply.write(out);
@@ -346,7 +357,15 @@ impl Session {
     }
 
     /// Counts a refusal. Beyond the limit 421 takes the place of its reply, and the session ends.
-    fn one_too_many(&mut self, at: &'static str, out: &mut Vec<u8>) -> Option<Step> {
+    fn one_too_many(
+        &mut self,
+        at: &'static str,
+        refusal: &Reply,
+        out: &mut Vec<u8>,
+    ) -> Option<Step> {
+        if self.is_own_client() && !counts_for_own_client(at, refusal) {
+            return None;
+        }
         self.refused = self.refused.saturating_add(1);
         if self.refused <= self.policy.limits.errors_max {
             return None;
@@ -360,6 +379,19 @@ impl Session {
     /// The reverse-path of the open transaction, for an event.
     pub(super) fn open_sender(&self) -> Option<String> {
         self.transaction.as_ref().map(|open| text_of(open.envelope.reverse_path.as_ref()))
+    }
+}
+
+/// Whether a refusal says something about the client, and not only about a recipient or a message:
+/// the table in the module documentation.
+fn counts_for_own_client(at: &str, refusal: &Reply) -> bool {
+    match at {
+        "rcpt" => false,
+        "mail" => refusal.code >= 500,
+        "data" | "bdat" => {
+            refusal.code >= 500 && ![Reply::MAIL_FIRST, Reply::NO_RECIPIENTS].contains(refusal)
+        }
+        _ => true,
     }
 }
 

@@ -449,9 +449,9 @@ impl Session {
     /// Answers Hasten (RFC 1985 5.3).
     pub fn hastened(&self, found: Etrn, out: &mut Vec<u8>) {
         let reply = match found {
-            Etrn::Begun => Reply::HASTENED,
-            Etrn::Nothing => Reply::NOTHING_WAITS,
-            Etrn::Busy => Reply::HASTENING,
+            Etrn::Begun => Reply::ETRN_STARTED,
+            Etrn::Nothing => Reply::ETRN_NOTHING_QUEUED,
+            Etrn::Busy => Reply::ETRN_BUSY,
         };
         reply.write(out);
     }

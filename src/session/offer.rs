@@ -1,7 +1,7 @@
 //! The reply to EHLO (RFC 5321 4.1.1.1): what a client may use, here and now. *Pure.*
 
 use super::Session;
-use crate::smtp::Offered;
+use crate::smtp::{Offered, Verb};
 use std::io::Write;
 
 /// The shortest time that is taken with mode R (RFC 2852 3): none is too short to be kept here.
@@ -18,11 +18,27 @@ impl Session {
         }
     }
 
+    /// Whether the client may send to any domain: it is in a relay network, or is a user.
+    pub(super) fn is_own_client(&self) -> bool {
+        self.client.may_relay || self.user.is_some()
+    }
+
     /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6); not where mail
     /// is submitted (RFC 6409 7).
     pub(super) fn offers_etrn(&self) -> bool {
-        let known = self.client.may_relay || self.user.is_some();
-        known && !self.client.authentication.demanded
+        self.is_own_client() && !self.client.authentication.demanded
+    }
+
+    /// Whether HELP lists this command.
+    pub(super) fn is_offered(&self, verb: Verb) -> bool {
+        match verb {
+            Verb::StartTls => self.offers_starttls(),
+            Verb::Auth => self.offered_mechanisms().is_some(),
+            Verb::Etrn => self.offers_etrn(),
+            Verb::Xclient => self.client.xclient,
+            Verb::Vrfy => self.policy.limits.vrfy,
+            _ => true,
+        }
     }
 
     pub(super) fn write_offer(&self, out: &mut Vec<u8>) {

@@ -11,7 +11,7 @@ use std::ops::Range;
 pub enum Etrn {
     /// Something waits there, and is tried now.
     Begun,
-    /// Nothing waits there that may be tried.
+    /// No messages queued for that node.
     Nothing,
     /// Another one is being done.
     Busy,

@@ -1,7 +1,8 @@
 //! What a submission server adds to a message, and what it looks at (RFC 6409 6 and 8). *Pure.*
 //!
-//! Who may be only himself may also write only a header that all read alike: one From, at most one
-//! Sender, and nothing but fields (RFC 5322 3.6). Where readers differ, some would show another.
+//! A user with a list of senders may write only a header that all readers understand alike: one
+//! From, at most one Sender, and nothing but header fields (RFC 5322 3.6). The addresses in From,
+//! Sender, Resent-From and Resent-Sender must be among the user's senders.
 
 use super::received::date;
 use crate::message::{QueueId, Timestamp};
@@ -11,6 +12,8 @@ use crate::smtp::{Reply, read_addresses};
 const LINE_BYTES_MAX: usize = 4096;
 /// What is kept of From and of Sender, in bytes, with all their lines.
 const FIELD_BYTES_MAX: usize = 64 * 1024;
+/// Resent-From and Resent-Sender fields of a message that are read; a message with more is refused.
+const RESENT_MAX: usize = 100;
 
 /// Looks at the header of a message on its way in.
 #[derive(Debug, Default)]
@@ -20,12 +23,15 @@ pub struct HeaderWatch {
     /// The line at hand is not the first: it may continue a field.
     begun: bool,
     over: bool,
-    /// Some line is no field.
+    /// Some line is not a header field.
     broken: bool,
     has_date: bool,
     has_message_id: bool,
     from: Field,
     sender: Field,
+    /// Each Resent-From and Resent-Sender: every time that a message is resent adds them (RFC 5322
+    /// 3.6.6).
+    resent: Vec<(&'static str, Field)>,
 }
 
 /// Which field is being read.
@@ -33,6 +39,8 @@ pub struct HeaderWatch {
 enum Kept {
     From,
     Sender,
+    /// The last of `resent`.
+    Resent,
     #[default]
     Other,
 }
@@ -41,15 +49,25 @@ enum Kept {
 struct Field {
     times: usize,
     value: Vec<u8>,
-    /// More than is kept, so nobody knows all of it.
+    /// More than is kept: it cannot be checked.
     cut: bool,
 }
 
 impl Field {
-    fn extend(&mut self, part: &[u8], cut: bool) {
-        let room = FIELD_BYTES_MAX.saturating_sub(self.value.len());
+    fn extend(&mut self, part: &[u8], cut: bool, bytes_max: usize) {
+        let room = bytes_max.saturating_sub(self.value.len());
         self.cut |= cut || part.len() > room;
         self.value.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+
+    fn check(&self, name: &str, may: impl Fn(&str) -> bool) -> Result<(), Reply> {
+        let addresses = read_addresses(&self.value).filter(|_| !self.cut);
+        let addresses = addresses.ok_or_else(|| Reply::header_unreadable(name))?;
+        if addresses.iter().all(|address| may(address)) {
+            Ok(())
+        } else {
+            Err(Reply::header_not_allowed(name))
+        }
     }
 }
 
@@ -101,15 +119,32 @@ impl HeaderWatch {
                 self.current = Kept::Sender;
                 self.sender.times += 1;
             }
+            b"resent-from" => self.begin_resent("Resent-From"),
+            b"resent-sender" => self.begin_resent("Resent-Sender"),
             _ => {}
         }
         self.keep(value, cut);
     }
 
+    fn begin_resent(&mut self, name: &'static str) {
+        self.current = Kept::Resent;
+        if self.resent.len() <= RESENT_MAX {
+            self.resent.push((name, Field::default()));
+        }
+    }
+
     fn keep(&mut self, part: &[u8], cut: bool) {
         match self.current {
-            Kept::From => self.from.extend(part, cut),
-            Kept::Sender => self.sender.extend(part, cut),
+            Kept::From => self.from.extend(part, cut, FIELD_BYTES_MAX),
+            Kept::Sender => self.sender.extend(part, cut, FIELD_BYTES_MAX),
+            Kept::Resent => {
+                // The bound is for all of them together.
+                let total: usize = self.resent.iter().map(|(_, field)| field.value.len()).sum();
+                if let Some((_, field)) = self.resent.last_mut() {
+                    let bytes_max = FIELD_BYTES_MAX.saturating_sub(total - field.value.len());
+                    field.extend(part, cut, bytes_max);
+                }
+            }
             Kept::Other => {}
         }
     }
@@ -126,13 +161,14 @@ impl HeaderWatch {
         fields.into_bytes()
     }
 
-    /// Whether the header is well, and From and Sender name nobody but those who `may` be.
+    /// Whether the header is well-formed, and From, Sender, Resent-From and Resent-Sender have no
+    /// address but those that the user `may` send from.
     ///
     /// # Errors
     /// The refusal.
     pub fn check(&self, may: impl Fn(&str) -> bool) -> Result<(), Reply> {
         if self.broken {
-            return Err(Reply::HEADER_BROKEN);
+            return Err(Reply::HEADER_MALFORMED);
         }
         if self.from.times == 0 {
             return Err(Reply::NO_FROM);
@@ -140,16 +176,14 @@ impl HeaderWatch {
         for (name, field) in [("From", &self.from), ("Sender", &self.sender)] {
             match field.times {
                 0 => continue,
-                1 => {}
+                1 => field.check(name, &may)?,
                 _ => return Err(Reply::header_repeated(name)),
             }
-            let addresses = read_addresses(&field.value).filter(|_| !field.cut);
-            let addresses = addresses.ok_or_else(|| Reply::header_unreadable(name))?;
-            if !addresses.iter().all(|address| may(address)) {
-                return Err(Reply::header_not_allowed(name));
-            }
         }
-        Ok(())
+        if let Some((name, _)) = self.resent.get(RESENT_MAX) {
+            return Err(Reply::header_repeated(name));
+        }
+        self.resent.iter().try_for_each(|(name, field)| field.check(name, &may))
     }
 }
 
@@ -204,19 +238,19 @@ mod tests {
         assert_eq!(missing("..Date: x\r\nMessage-ID: <a@b>\r\n\r\n"), DATE);
         for (content, told) in [
             (".From: ann@a.test\r\n\r\n", FROM),
-            ("From: joe@a.test\r\n.From: ann@a.test\r\n\r\n", "From is there more than once"),
+            ("From: joe@a.test\r\n.From: ann@a.test\r\n\r\n", "Duplicate From header field"),
             ("From: joe@a.test,\r\n. ann@a.test\r\n\r\n", FROM),
             ("From: joe@a.test\r\n.Sender: ann@a.test\r\n\r\n", SENDER),
             (".From: joe@a.test\r\n\r\n", ""),
-            ("..From: joe@a.test\r\n\r\n", "The message has no From (RFC 5322 3.6)"),
+            ("..From: joe@a.test\r\n\r\n", "Missing From header field (RFC 5322 3.6)"),
         ] {
             check(content, told);
         }
     }
 
-    const FROM: &str = "From has an address that this user may not send from";
-    const SENDER: &str = "Sender has an address that this user may not send from";
-    const BROKEN: &str = "The header has a line that is no field (RFC 5322 2.2)";
+    const FROM: &str = "From header address not permitted for this user";
+    const SENDER: &str = "Sender header address not permitted for this user";
+    const BROKEN: &str = "Malformed header field (RFC 5322 2.2)";
 
     /// What joe@a.test is told of his message; nothing when it is taken.
     fn check(content: &str, told: &str) {
@@ -243,20 +277,59 @@ mod tests {
     }
 
     #[test]
+    fn rfc5322_3_6_6_resent_fields_are_checked_like_from_and_sender() {
+        let resent = |name: &str| format!("{name} header address not permitted for this user");
+        let unreadable =
+            |name: &str| format!("Malformed {name} header address list (RFC 5322 3.6.2)");
+        let (from, sender) = ("Resent-From", "Resent-Sender");
+        for (fields, told) in [
+            ("Resent-From: joe@a.test\r\n", String::new()),
+            ("Resent-From: joe@a.test\r\nResent-Sender: joe@a.test\r\n", String::new()),
+            // Resent twice.
+            ("Resent-From: joe@a.test\r\nResent-From: joe@a.test\r\n", String::new()),
+            ("Resent-From: ann@a.test\r\n", resent(from)),
+            ("RESENT-FROM : joe@a.test,\r\n ann@a.test\r\n", resent(from)),
+            ("Resent-From: joe@a.test\r\nResent-Sender: ann@a.test\r\n", resent(sender)),
+            ("Resent-Sender: ann@a.test\r\n", resent(sender)),
+            ("Resent-From: joe@a.test\r\nResent-From: ann@a.test\r\n", resent(from)),
+            // Two fields must not become one address list.
+            ("Resent-From: (\r\nResent-From: ann@a.test) joe@a.test\r\n", unreadable(from)),
+            ("Resent-From:\r\n", unreadable(from)),
+            ("Resent-Sender: \"open\r\n", unreadable(sender)),
+            (".Resent-From: ann@a.test\r\n", resent(from)),
+            ("Resent-To: ann@a.test\r\n", String::new()),
+        ] {
+            check(&format!("From: joe@a.test\r\n{fields}\r\n"), &told);
+            check(&format!("{fields}From: joe@a.test\r\n\r\n"), &told);
+        }
+        let many = "Resent-From: joe@a.test\r\n".repeat(RESENT_MAX);
+        check(&format!("From: joe@a.test\r\n{many}\r\n"), "");
+        check(
+            &format!("From: joe@a.test\r\n{many}{many}\r\n"),
+            "Duplicate Resent-From header field",
+        );
+        let long = format!("Resent-From: joe@a.test\r\n{}", " (x)\r\n".repeat(10_000));
+        let content = format!("From: joe@a.test\r\n{long}{long}\r\n");
+        check(&content, &unreadable(from));
+        let kept: usize = watch(&content, 1000).resent.iter().map(|(_, f)| f.value.len()).sum();
+        assert!(kept <= FIELD_BYTES_MAX, "{kept}");
+    }
+
+    #[test]
     fn rfc5322_3_6_one_from_is_demanded_and_readable() {
-        let none = "The message has no From (RFC 5322 3.6)";
-        let unreadable = "From is no list of addresses (RFC 5322 3.6.2)";
+        let none = "Missing From header field (RFC 5322 3.6)";
+        let unreadable = "Malformed From header address list (RFC 5322 3.6.2)";
         for (content, told) in [
             ("", none),
             ("Subject: x\r\n\r\nFrom: joe@a.test\r\n", none),
-            ("From: joe@a.test\r\nFrom: joe@a.test\r\n\r\n", "From is there more than once"),
-            ("From: (\r\nFrom: ann@a.test) joe@a.test\r\n\r\n", "From is there more than once"),
+            ("From: joe@a.test\r\nFrom: joe@a.test\r\n\r\n", "Duplicate From header field"),
+            ("From: (\r\nFrom: ann@a.test) joe@a.test\r\n\r\n", "Duplicate From header field"),
             ("From:\r\n\r\n", unreadable),
             ("From: \"open\r\n\r\n", unreadable),
             ("From: ann@a.test <joe@a.test>\r\n\r\n", unreadable),
             (
                 "From: joe@a.test\r\nSender:\r\n\r\n",
-                "Sender is no list of addresses (RFC 5322 3.6.2)",
+                "Malformed Sender header address list (RFC 5322 3.6.2)",
             ),
         ] {
             check(content, told);

@@ -61,7 +61,7 @@ fn a_silent_client_is_told_and_left() {
     let (mut session, _) = after("EHLO bar.example\r\n");
     assert_eq!(session.timeout(), Duration::from_secs(300));
     let said = written(|out| session.timed_out(out));
-    assert_eq!(said, "421 4.4.2 Waited too long for input\r\n");
+    assert_eq!(said, "421 4.4.2 Timeout exceeded; closing connection\r\n");
     let progress = session.receive(b"NOOP\r\n", &mut Vec::new());
     assert_eq!(progress, Progress { consumed: 6, step: Step::Close });
 
@@ -74,14 +74,14 @@ fn a_silent_client_is_told_and_left() {
 #[test]
 fn a_stop_ends_idle_sessions_and_open_transactions_at_once() {
     let early = written(|out| assert!(session().stopping(out)));
-    assert_eq!(early, "421 Shutting down; try again later\r\n");
+    assert_eq!(early, "421 Service shutting down; try again later\r\n");
     for input in ["", "EHLO bar.example\r\n", "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n"] {
         let (mut session, _) = after(input);
         let said = written(|out| {
             assert!(session.stopping(out));
             assert!(session.stopping(out), "asked twice, told once");
         });
-        assert_eq!(said, "421 4.3.2 Shutting down; try again later\r\n");
+        assert_eq!(said, "421 4.3.2 Service shutting down; try again later\r\n");
     }
 }
 
@@ -101,9 +101,9 @@ fn a_stop_waits_for_content_that_is_under_way() {
     assert_eq!(progress, Progress { consumed: 0, step: Step::Close });
     assert_eq!(
         String::from_utf8(out).unwrap(),
-        "354 Send the message; end with CRLF.CRLF\r\n\
+        "354 Start mail input; end with <CRLF>.<CRLF>\r\n\
          250 2.0.0 queued as 0000000000001\r\n\
-         421 4.3.2 Shutting down; try again later\r\n"
+         421 4.3.2 Service shutting down; try again later\r\n"
     );
 }
 
@@ -208,7 +208,7 @@ fn starttls_forgets_all_that_was_said_before_it() {
     assert_eq!(replies.matches("503 5.5.1 Send EHLO or HELO first").count(), 2, "{replies}");
     let (_, replies) = said(&mut session, "EHLO bar.example\r\nSTARTTLS\r\n");
     assert!(!replies.contains("250-STARTTLS"), "not offered twice: {replies}");
-    assert!(replies.ends_with("503 5.5.1 TLS is on already\r\n"), "{replies}");
+    assert!(replies.ends_with("503 5.5.1 TLS already active\r\n"), "{replies}");
     assert_eq!(session.protocol(), "ESMTPS");
     let trace = session.received_field(QueueId(1), Timestamp(0));
     let trace = String::from_utf8(trace).unwrap();
@@ -220,7 +220,10 @@ fn starttls_forgets_all_that_was_said_before_it() {
 fn no_mail_before_starttls_where_it_is_demanded() {
     let mut session = with_tls(true);
     let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nNOOP\r\n");
-    assert!(replies.ends_with("530 5.7.0 Say STARTTLS first\r\n250 2.0.0 OK\r\n"), "{replies}");
+    assert!(
+        replies.ends_with("530 5.7.0 Must issue a STARTTLS command first\r\n250 2.0.0 OK\r\n"),
+        "{replies}"
+    );
     session.secured(protection());
     let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n");
     assert!(replies.ends_with("250 2.1.0 Sender OK\r\n"), "{replies}");
@@ -290,7 +293,7 @@ fn rfc5321_4_2_4_what_is_offered_is_there_and_what_is_there_is_offered() {
             }
             said(&mut session, "EHLO bar.example\r\n");
             let (_, reply) = said(&mut session, &format!("{line}\r\n"));
-            // 503: TLS is on already; 538: AUTH waits for it.
+            // 503: TLS already active; 538: AUTH waits for it.
             let is_there = match keyword {
                 "STARTTLS" | "AUTH" => !reply.starts_with("503") && !reply.starts_with("538"),
                 // It is for proxies alone.

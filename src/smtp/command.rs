@@ -253,7 +253,7 @@ pub fn read_chunk(argument: &str) -> Option<(u64, bool)> {
 
 /// The argument of ETRN (RFC 1985 5): a domain, and with `@` before it also all below it.
 pub fn read_etrn(argument: &str) -> Result<(&str, bool), CommandFault> {
-    const FAULT: CommandFault = CommandFault::Value("Write ETRN domain or ETRN @domain");
+    const FAULT: CommandFault = CommandFault::Value("Syntax: ETRN domain, or ETRN @domain");
     let (domain, with_below) = match argument.strip_prefix('@') {
         Some(domain) => (domain, true),
         None => (argument, false),
@@ -371,17 +371,19 @@ fn path_reply(side: Side, fault: PathFault) -> Reply {
         Side::Recipient => Status(5, 1, 3),
     };
     let text = match fault {
-        PathFault::NoBracket => "Address must stand in angle brackets: <local-part@domain>",
-        PathFault::NotClosed => "Address lacks its closing angle bracket",
-        PathFault::TooLong => "Address longer than 256 characters with its brackets",
-        PathFault::Route => "Malformed source route; write <local-part@domain>",
-        PathFault::LocalPart => "Malformed local-part; put unusual ones in double quotes",
+        PathFault::NoBracket => "Address must be enclosed in angle brackets: <local-part@domain>",
+        PathFault::NotClosed => "Missing closing angle bracket",
+        PathFault::TooLong => "Address longer than 256 characters including brackets",
+        PathFault::Route => "Malformed source route; use <local-part@domain>",
+        PathFault::LocalPart => "Malformed local-part; unusual characters require a quoted string",
         PathFault::LocalPartTooLong => "Local-part longer than 64 characters",
-        PathFault::NoDomain => "Address lacks @ and a domain",
-        PathFault::Domain => "Malformed domain; letters, digits and hyphens between dots",
+        PathFault::NoDomain => "Domain missing in address",
+        PathFault::Domain => "Malformed domain name",
         PathFault::DomainTooLong => "Domain longer than 255 or a label longer than 63 characters",
-        PathFault::Literal => "Malformed address literal; write [192.0.2.1] or [IPv6:2001:db8::1]",
-        PathFault::Null => "A recipient must be named; <> is for MAIL only",
+        PathFault::Literal => {
+            "Malformed address literal; expected [192.0.2.1] or [IPv6:2001:db8::1]"
+        }
+        PathFault::Null => "Null recipient address not allowed",
     };
     Reply::new(501, status, text)
 }

@@ -236,7 +236,7 @@ fn read_priority(value: Option<&str>) -> Result<i8, CommandFault> {
 /// by-time, semicolon, by-mode and perhaps `T` (RFC 2852 4): `120;R`, `-5;NT`.
 fn read_by(value: Option<&str>) -> Result<By, CommandFault> {
     const FAULT: CommandFault = CommandFault::Value(
-        "BY must be seconds of at most 9 digits, a semicolon, and R or N, perhaps with T: 120;R",
+        "BY must be seconds (at most 9 digits), a semicolon, R or N, and optionally T: 120;R",
     );
     let (time, letters) = value.and_then(|value| value.split_once(';')).ok_or(FAULT)?;
     let (mode, trace) = DeliverBy::read_letters(letters).ok_or(FAULT)?;
@@ -244,7 +244,7 @@ fn read_by(value: Option<&str>) -> Result<By, CommandFault> {
     let is_number = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     let seconds: i32 = time.parse().ok().filter(|_| is_number).ok_or(FAULT)?;
     if mode == ByMode::Return && seconds <= 0 {
-        return Err(CommandFault::Value("BY with R takes a time greater than 0"));
+        return Err(CommandFault::Value("BY with mode R requires a time greater than 0"));
     }
     Ok(By { seconds, mode, trace })
 }
@@ -285,7 +285,7 @@ fn read_envelope_id(value: Option<&str>) -> Result<&str, CommandFault> {
 /// NEVER, or a list of the others (RFC 3461 4.1).
 fn read_notify(value: Option<&str>) -> Result<DsnNotify, CommandFault> {
     const FAULT: CommandFault =
-        CommandFault::Value("NOTIFY must be NEVER, or SUCCESS, FAILURE, DELAY parted by commas");
+        CommandFault::Value("NOTIFY must be NEVER, or SUCCESS, FAILURE, DELAY separated by commas");
     let value = value.ok_or(FAULT)?;
     let mut notify = DsnNotify::default();
     if value.eq_ignore_ascii_case("NEVER") {

@@ -1,8 +1,8 @@
-//! Our replies as values (RFC 5321 4.2, RFC 2034, RFC 3463), each with a name. *Pure.*
+//! The relay's replies as values (RFC 5321 4.2, RFC 2034, RFC 3463), each with a name. *Pure.*
 //!
-//! The constants stand in the order of code, enhanced status, text. Texts are for the human who
-//! reads the other side's log: short, what was wrong, what would be right. Nothing the client sent
-//! is repeated in them.
+//! The constants stand in the order of code, enhanced status, text. Texts are the
+//! field's: those of RFC 5321 and its extensions, or of Postfix, so that people and programs that
+//! know them need not learn new ones. Nothing the client sent is repeated in them.
 
 use crate::message::Status;
 use std::borrow::Cow;
@@ -10,14 +10,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// A reply of ours as a value: code, enhanced status, text.
+/// A reply of the relay: code, enhanced status, text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// 200 to 599.
     pub code: u16,
     /// Left out only in the greeting, the reply to EHLO and HELO, and 354 (RFC 2034 4).
     pub status: Option<Status>,
-    /// One line, or several parted by `\n`. Printable ASCII.
+    /// One line, or several separated by `\n`. Printable ASCII.
     pub text: Cow<'static, str>,
 }
 
@@ -30,229 +30,235 @@ const fn bare(code: u16, text: &'static str) -> Reply {
 }
 
 impl Reply {
-    /// HELP.
-    pub const HELP: Reply = with(
-        214,
-        Status(2, 0, 0),
-        "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY ETRN STARTTLS HELP QUIT\n\
-         HELP command says more of each\n\
-         A message: EHLO your.name, MAIL FROM:<sender@domain>, RCPT TO:<recipient@domain>, DATA\n\
-         Lines end with CR LF; a line with a single dot ends the message (RFC 5321)",
-    );
     /// STARTTLS.
     pub const READY_FOR_TLS: Reply = with(220, Status(2, 0, 0), "Ready to start TLS");
     /// STARTTLS a second time.
-    pub const TLS_ALREADY: Reply = with(503, Status(5, 5, 1), "TLS is on already");
+    pub const TLS_ALREADY: Reply = with(503, Status(5, 5, 1), "TLS already active");
     /// REQUIRETLS without TLS (RFC 8689 4.2).
     pub const PARAMETER_NEEDS_TLS: Reply =
-        with(530, Status(5, 7, 10), "REQUIRETLS goes with TLS only; say STARTTLS first");
-    /// Mail before STARTTLS, where it is demanded (RFC 3207 4).
-    pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Say STARTTLS first");
-    /// AUTH: it is he (RFC 4954 6, as all that follow).
-    pub const AUTHENTICATED: Reply = with(235, Status(2, 7, 0), "Authentication succeeded");
-    /// AUTH: not now.
-    pub const AUTH_TROUBLE: Reply =
-        with(454, Status(4, 7, 0), "Cannot check that now; try again later");
-    /// AUTH: a message that is too long, not base64, or `*`.
-    pub const AUTH_NOT_BASE64: Reply = with(501, Status(5, 5, 2), "That is not base64 (RFC 4648)");
-    /// AUTH: `*`.
-    pub const AUTH_CANCELLED: Reply = with(501, Status(5, 7, 0), "Authentication cancelled");
-    /// AUTH: base64 of something else.
+        with(530, Status(5, 7, 10), "REQUIRETLS requires TLS; send STARTTLS first");
+    /// MAIL before STARTTLS, where the listener requires TLS (RFC 3207 4).
+    pub const TLS_FIRST: Reply = with(530, Status(5, 7, 0), "Must issue a STARTTLS command first");
+    /// AUTH: the credentials are valid (RFC 4954 6, as all that follow).
+    pub const AUTHENTICATED: Reply = with(235, Status(2, 7, 0), "Authentication successful");
+    /// AUTH: the credentials cannot be checked now.
+    pub const AUTH_TEMPORARY_FAILURE: Reply =
+        with(454, Status(4, 7, 0), "Temporary authentication failure; try again later");
+    /// AUTH: a message that is not base64.
+    pub const AUTH_NOT_BASE64: Reply = with(501, Status(5, 5, 2), "Invalid base64 data (RFC 4648)");
+    /// AUTH: the client sent `*`.
+    pub const AUTH_CANCELLED: Reply = with(501, Status(5, 7, 0), "Authentication aborted");
+    /// AUTH: base64 of something that the mechanism does not allow.
     pub const AUTH_MALFORMED: Reply =
-        with(501, Status(5, 5, 2), "That is not a message of this mechanism");
-    /// AUTH without a mechanism, or with too much.
+        with(501, Status(5, 5, 2), "Malformed authentication message for this mechanism");
+    /// AUTH without a mechanism, or with too many arguments.
     pub const AUTH_SYNTAX: Reply =
-        with(501, Status(5, 5, 4), "Write AUTH MECHANISM, or AUTH MECHANISM initial-response");
+        with(501, Status(5, 5, 4), "Syntax: AUTH mechanism [initial-response]");
     /// AUTH after HELO.
     pub const EHLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO first");
     /// AUTH a second time.
-    pub const AUTH_ALREADY: Reply = with(503, Status(5, 5, 1), "You are authenticated already");
+    pub const AUTH_ALREADY: Reply = with(503, Status(5, 5, 1), "Already authenticated");
     /// AUTH after MAIL.
     pub const AUTH_IN_TRANSACTION: Reply =
-        with(503, Status(5, 5, 1), "A transaction is open; AUTH comes before MAIL");
-    /// AUTH with another mechanism.
-    pub const AUTH_UNKNOWN_MECHANISM: Reply =
-        with(504, Status(5, 5, 4), "No such mechanism here; EHLO lists what is");
-    /// MAIL before AUTH, where it is demanded.
-    pub const AUTH_FIRST: Reply =
-        with(530, Status(5, 7, 0), "Authentication required; say AUTH first");
-    /// AUTH: wrong.
-    pub const AUTH_WRONG: Reply =
-        with(535, Status(5, 7, 8), "Name or password is wrong, or neither is known here");
-    /// AUTH: one user for another.
-    pub const AUTH_OTHER_IDENTITY: Reply =
-        with(535, Status(5, 7, 8), "One user cannot act for another here");
-    /// AUTH EXTERNAL by a certificate of several users.
-    pub const AUTH_WHICH_USER: Reply =
-        with(535, Status(5, 7, 8), "This certificate is of several users; name the one you are");
-    /// AUTH in the clear.
+        with(503, Status(5, 5, 1), "AUTH not permitted during a mail transaction");
+    /// AUTH with a mechanism that is not offered.
+    pub const AUTH_UNKNOWN_MECHANISM: Reply = with(
+        504,
+        Status(5, 5, 4),
+        "Unrecognized authentication mechanism; EHLO lists those offered",
+    );
+    /// MAIL before AUTH, where the listener requires authentication.
+    pub const AUTH_FIRST: Reply = with(530, Status(5, 7, 0), "Authentication required");
+    /// AUTH: wrong credentials, or an unknown user.
+    pub const AUTH_INVALID: Reply =
+        with(535, Status(5, 7, 8), "Authentication credentials invalid");
+    /// AUTH: an authorization identity that is not the user's own.
+    pub const AUTH_IDENTITY_DENIED: Reply =
+        with(535, Status(5, 7, 8), "Authorization identity not permitted for this user");
+    /// AUTH EXTERNAL with a certificate of several users.
+    pub const AUTH_IDENTITY_NEEDED: Reply = with(
+        535,
+        Status(5, 7, 8),
+        "Certificate matches several users; specify an authorization identity",
+    );
+    /// AUTH without TLS, where that is not allowed.
     pub const AUTH_NEEDS_TLS: Reply =
-        with(538, Status(5, 7, 11), "Encryption required; say STARTTLS first");
+        with(538, Status(5, 7, 11), "Encryption required for requested authentication mechanism");
     /// QUIT.
     pub const BYE: Reply = with(221, Status(2, 0, 0), "Bye");
     /// RSET, NOOP.
     pub const OK: Reply = with(250, Status(2, 0, 0), "OK");
     /// ETRN.
-    pub const HASTENED: Reply = with(250, Status(2, 0, 0), "What waits there is tried now");
-    /// ETRN for a domain for which nothing waits.
-    pub const NOTHING_WAITS: Reply =
-        with(251, Status(2, 0, 0), "Nothing waits there that may be tried");
+    pub const ETRN_STARTED: Reply = with(250, Status(2, 0, 0), "Queuing for that node started");
+    /// ETRN for a domain without queued messages.
+    pub const ETRN_NOTHING_QUEUED: Reply =
+        with(251, Status(2, 0, 0), "No messages queued for that node");
     /// MAIL.
     pub const SENDER_OK: Reply = with(250, Status(2, 1, 0), "Sender OK");
     /// RCPT.
     pub const RECIPIENT_OK: Reply = with(250, Status(2, 1, 5), "Recipient OK");
-    /// VRFY: a relay knows no mailboxes (RFC 5321 3.5.3).
+    /// VRFY: a relay has no mailboxes (RFC 5321 3.5.3).
     pub const CANNOT_VERIFY: Reply =
-        with(252, Status(2, 5, 2), "Cannot VRFY; send RCPT and the message will be tried");
+        with(252, Status(2, 5, 2), "Cannot VRFY user; send RCPT to attempt delivery");
     /// DATA.
-    pub const SEND_CONTENT: Reply = bare(354, "Send the message; end with CRLF.CRLF");
-    /// Before the greeting: no room for another connection.
+    pub const SEND_CONTENT: Reply = bare(354, "Start mail input; end with <CRLF>.<CRLF>");
+    /// At the greeting: the shard has as many connections as it may have.
     pub const TOO_MANY_CONNECTIONS: Reply = bare(421, "Too many connections; try again later");
-    /// Before the greeting: this client has as many connections as it may have.
+    /// At the greeting: this client has as many connections as it may have.
     pub const TOO_MANY_CONNECTIONS_FROM_CLIENT: Reply =
-        bare(421, "Too many connections from your address; close some first");
-    /// Before the greeting: the relay stops.
-    pub const STOPPING_AT_GREETING: Reply = bare(421, "Shutting down; try again later");
-    /// The relay stops.
-    pub const STOPPING: Reply = with(421, Status(4, 3, 2), "Shutting down; try again later");
-    /// Nothing came for too long.
-    pub const TIMED_OUT: Reply = with(421, Status(4, 4, 2), "Waited too long for input");
+        bare(421, "Too many connections from your address; try again later");
+    /// At the greeting: the relay is shutting down.
+    pub const STOPPING_AT_GREETING: Reply = bare(421, "Service shutting down; try again later");
+    /// The relay is shutting down.
+    pub const STOPPING: Reply =
+        with(421, Status(4, 3, 2), "Service shutting down; try again later");
+    /// The client sent nothing for too long.
+    pub const TIMED_OUT: Reply = with(421, Status(4, 4, 2), "Timeout exceeded; closing connection");
     /// More refused commands than a session may have.
     pub const TOO_MANY_ERRORS: Reply =
-        with(421, Status(4, 7, 0), "Too many refused commands; closing the connection");
+        with(421, Status(4, 7, 0), "Too many errors; closing connection");
     /// More transactions than a session may have (RFC 9422 5).
     pub const TOO_MANY_MESSAGES: Reply =
-        with(421, Status(4, 7, 0), "No more messages in this session; connect again");
-    /// The event log cannot keep up; what is not logged is not taken.
-    pub const EVENT_LOG_BEHIND: Reply = with(451, Status(4, 3, 0), "Busy; try again later");
-    /// Something of ours failed.
-    pub const LOCAL_TROUBLE: Reply = with(451, Status(4, 3, 0), "Local trouble; try again later");
+        with(421, Status(4, 7, 0), "Too many messages in this session; reconnect to send more");
+    /// The event log cannot keep up: no mail is accepted that cannot be logged.
+    pub const BUSY: Reply = with(451, Status(4, 3, 0), "Server busy; try again later");
+    /// A local failure.
+    pub const LOCAL_ERROR: Reply =
+        with(451, Status(4, 3, 0), "Local error in processing; try again later");
     /// The disk of the spool is full.
     pub const STORAGE_FULL: Reply =
-        with(452, Status(4, 3, 1), "Message store full; try again later");
+        with(452, Status(4, 3, 1), "Insufficient system storage; try again later");
     /// More recipients than a transaction may have (RFC 5321 4.5.3.1.10).
     pub const TOO_MANY_RECIPIENTS: Reply =
         with(452, Status(4, 5, 3), "Too many recipients; send the rest in another transaction");
-    /// ETRN while another is being done.
-    pub const HASTENING: Reply = with(458, Status(4, 3, 2), "Busy with another ETRN; try later");
-    /// ETRN from somebody who may not.
-    pub const ETRN_DENIED: Reply = with(459, Status(4, 7, 1), "ETRN is not for you");
-    /// BY with a time before that of HOLDFOR or HOLDUNTIL.
+    /// ETRN while another one is in progress.
+    pub const ETRN_BUSY: Reply = with(
+        458,
+        Status(4, 3, 2),
+        "Unable to queue messages for that node; another ETRN is in progress",
+    );
+    /// ETRN from a client without permission.
+    pub const ETRN_DENIED: Reply = with(459, Status(4, 7, 1), "ETRN not permitted for this client");
+    /// BY with a time before the end of HOLDFOR or HOLDUNTIL.
     pub const HELD_TOO_LONG_FOR_BY: Reply =
-        with(501, Status(5, 5, 4), "BY must be later than the time that the message is held until");
-    /// A verb that SMTP does not have.
+        with(501, Status(5, 5, 4), "BY deadline must be later than the HOLDFOR or HOLDUNTIL time");
+    /// An unknown verb.
     pub const UNKNOWN_COMMAND: Reply =
-        with(500, Status(5, 5, 2), "Unknown command; HELP lists the known ones");
-    /// Bytes above 127 where they cannot be an address.
+        with(500, Status(5, 5, 2), "Command not recognized; try HELP");
+    /// Bytes above 127 outside of an address.
     pub const ASCII_ONLY: Reply = with(500, Status(5, 5, 2), "Commands must be ASCII");
     /// A CR without LF in a command line.
     pub const BARE_CR: Reply =
-        with(500, Status(5, 5, 2), "CR without LF; lines must end with CR LF");
+        with(500, Status(5, 5, 2), "Bare <CR> received; lines must end with <CRLF>");
     /// An LF without CR in a command line.
     pub const BARE_LF: Reply =
-        with(500, Status(5, 5, 2), "LF without CR; lines must end with CR LF");
+        with(500, Status(5, 5, 2), "Bare <LF> received; lines must end with <CRLF>");
     /// A command line beyond the limit.
     pub const LINE_TOO_LONG: Reply = with(500, Status(5, 5, 6), "Command line too long");
     /// EHLO or HELO without a usable name.
     pub const HELLO_NAME: Reply =
-        bare(501, "Say EHLO or HELO with your host name or [address], at most 255 characters");
-    /// NUL and the like in a command (RFC 5321 4.1.2).
+        bare(501, "Syntax: EHLO hostname, or EHLO [address]; at most 255 characters");
+    /// Control characters in a command (RFC 5321 4.1.2).
     pub const CONTROL_CHARACTER: Reply =
-        with(501, Status(5, 5, 2), "Control characters are not allowed in commands");
-    /// An argument where none belongs.
+        with(501, Status(5, 5, 2), "Control characters not allowed in commands");
+    /// An argument to a command that takes none.
     pub const NO_ARGUMENT_ALLOWED: Reply =
-        with(501, Status(5, 5, 4), "This command takes no argument");
-    /// BDAT without a size, or with more than LAST behind it: where its chunk ends is not known.
+        with(501, Status(5, 5, 4), "Command does not take an argument");
+    /// BDAT without a valid size: where its chunk ends is not known.
     pub const CHUNK_SYNTAX: Reply =
-        with(501, Status(5, 5, 4), "Write BDAT size or BDAT size LAST; closing");
+        with(501, Status(5, 5, 4), "Syntax: BDAT size [LAST]; closing connection");
     /// VRFY without an argument.
-    pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "An argument is missing");
+    pub const ARGUMENT_MISSING: Reply = with(501, Status(5, 5, 4), "Argument required");
     /// A parameter that is not KEYWORD or KEYWORD=value.
     pub const BAD_PARAMETER: Reply =
-        with(501, Status(5, 5, 4), "Malformed parameter; write KEYWORD=value after a space");
+        with(501, Status(5, 5, 4), "Malformed parameter; expected KEYWORD or KEYWORD=value");
     /// A parameter given twice.
-    pub const DUPLICATE_PARAMETER: Reply =
-        with(501, Status(5, 5, 4), "The same parameter is given twice");
+    pub const DUPLICATE_PARAMETER: Reply = with(501, Status(5, 5, 4), "Duplicate parameter");
     /// MAIL without FROM:.
-    pub const MAIL_SYNTAX: Reply = with(501, Status(5, 5, 4), "Write MAIL FROM:<sender@domain>");
+    pub const MAIL_SYNTAX: Reply = with(501, Status(5, 5, 4), "Syntax: MAIL FROM:<sender@domain>");
     /// RCPT without TO:.
-    pub const RCPT_SYNTAX: Reply = with(501, Status(5, 5, 4), "Write RCPT TO:<recipient@domain>");
-    /// A verb that SMTP has and this relay does not.
-    pub const NOT_IMPLEMENTED: Reply =
-        with(502, Status(5, 5, 1), "Command not implemented here; EHLO lists what is");
+    pub const RCPT_SYNTAX: Reply = with(501, Status(5, 5, 4), "Syntax: RCPT TO:<recipient@domain>");
+    /// A verb of SMTP that this relay does not implement, or does not offer to this client.
+    pub const NOT_IMPLEMENTED: Reply = with(502, Status(5, 5, 1), "Command not implemented");
     /// MAIL before EHLO.
     pub const HELLO_FIRST: Reply = with(503, Status(5, 5, 1), "Send EHLO or HELO first");
     /// RCPT or DATA before MAIL.
     pub const MAIL_FIRST: Reply = with(503, Status(5, 5, 1), "Send MAIL first");
     /// DATA or RCPT after BDAT (RFC 3030 2).
-    pub const CHUNKS_BEGUN: Reply =
-        with(503, Status(5, 5, 1), "BDAT has begun; finish with BDAT size LAST or send RSET");
-    /// DATA for what only BDAT can carry (RFC 3030 3).
+    pub const CHUNKS_BEGUN: Reply = with(
+        503,
+        Status(5, 5, 1),
+        "BDAT transfer in progress; finish with BDAT size LAST or send RSET",
+    );
+    /// DATA for a message that only BDAT can carry (RFC 3030 3).
     pub const BINARY_NEEDS_CHUNKS: Reply =
-        with(503, Status(5, 5, 1), "BODY=BINARYMIME goes with BDAT, not with DATA");
+        with(503, Status(5, 5, 1), "BODY=BINARYMIME requires BDAT");
     /// MAIL inside a transaction.
     pub const NESTED_MAIL: Reply =
-        with(503, Status(5, 5, 1), "A transaction is open; finish it or send RSET");
-    /// MAIL from an address with bytes above 127 without SMTPUTF8, or that are no UTF-8 (RFC 6531
-    /// 3.5, as that of RCPT).
+        with(503, Status(5, 5, 1), "Mail transaction in progress; finish it or send RSET");
+    /// MAIL with bytes above 127 in the address, without SMTPUTF8 or not UTF-8 (RFC 6531
+    /// 3.5, as for RCPT).
     pub const SENDER_ASCII_ONLY: Reply =
-        with(550, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
-    /// XCLIENT from somebody who may not (as Postfix's XCLIENT_README has it, like the next).
+        with(550, Status(5, 6, 7), "Non-ASCII address requires SMTPUTF8 and valid UTF-8");
+    /// XCLIENT from a client outside of `access.xclient_networks` (Postfix's XCLIENT_README, as the
+    /// next).
     pub const XCLIENT_DENIED: Reply =
-        with(550, Status(5, 7, 0), "Insufficient authorization: XCLIENT is not for you");
-    /// XCLIENT with LOGIN: the relay believes in no login that it has not seen.
+        with(550, Status(5, 7, 0), "Insufficient authorization for XCLIENT");
+    /// XCLIENT with LOGIN: users log in with AUTH only.
     pub const XCLIENT_LOGIN: Reply =
-        with(550, Status(5, 7, 0), "Insufficient authorization: LOGIN is not taken from a proxy");
-    /// MAIL from an address that the user may not send from (RFC 6409 6.1).
+        with(550, Status(5, 7, 0), "Insufficient authorization for XCLIENT LOGIN");
+    /// MAIL with an address that is not among the user's senders (RFC 6409 6.1).
     pub const SENDER_NOT_ALLOWED: Reply =
-        with(550, Status(5, 7, 1), "This user may not send from that address");
-    /// A message of such a user with a header that others could read in another way.
-    pub const HEADER_BROKEN: Reply =
-        with(550, Status(5, 6, 0), "The header has a line that is no field (RFC 5322 2.2)");
-    /// A message of such a user that says not whose it is.
-    pub const NO_FROM: Reply = with(550, Status(5, 6, 0), "The message has no From (RFC 5322 3.6)");
-    /// MAIL from a user who has been removed.
-    pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "This user is known no more");
-    /// RCPT or VRFY with such an address.
+        with(550, Status(5, 7, 1), "Sender address rejected: not permitted for this user");
+    /// A submitted message with a line in its header that is not a header field.
+    pub const HEADER_MALFORMED: Reply =
+        with(550, Status(5, 6, 0), "Malformed header field (RFC 5322 2.2)");
+    /// A submitted message without From.
+    pub const NO_FROM: Reply =
+        with(550, Status(5, 6, 0), "Missing From header field (RFC 5322 3.6)");
+    /// MAIL or RCPT from a user whose account was removed meanwhile.
+    pub const USER_GONE: Reply = with(550, Status(5, 7, 1), "User account no longer exists");
+    /// RCPT or VRFY with bytes above 127 in the address.
     pub const ADDRESS_ASCII_ONLY: Reply =
-        with(553, Status(5, 6, 7), "Addresses must be ASCII, or UTF-8 after MAIL with SMTPUTF8");
-    /// Something came before our greeting.
+        with(553, Status(5, 6, 7), "Non-ASCII address requires SMTPUTF8 and valid UTF-8");
+    /// Input before the greeting.
     pub const EARLY_TALKER: Reply =
-        bare(554, "You spoke before the greeting; an SMTP client waits for it");
-    /// An HTTP request before our greeting.
-    pub const HTTP_AT_GREETING: Reply = bare(554, "This is an SMTP server, not a web server");
-    /// A TLS ClientHello before our greeting.
-    pub const TLS_AT_GREETING: Reply = bare(554, "This port speaks plain SMTP, not TLS");
-    /// The Received fields say that the message goes in circles (RFC 5321 6.3).
+        bare(554, "SMTP synchronization error: input received before the greeting");
+    /// An HTTP request before the greeting.
+    pub const HTTP_AT_GREETING: Reply = bare(554, "HTTP request received on an SMTP port");
+    /// A TLS ClientHello before the greeting.
+    pub const TLS_AT_GREETING: Reply =
+        bare(554, "TLS handshake received where plain SMTP was expected");
+    /// More Received fields than `session.received_max` (RFC 5321 6.3).
     pub const TOO_MANY_HOPS: Reply =
-        with(554, Status(5, 4, 6), "Too many Received fields; the message seems to loop");
+        with(554, Status(5, 4, 6), "Too many hops: the message may be looping");
     /// An HTTP request instead of a command.
     pub const HTTP: Reply =
-        with(554, Status(5, 5, 1), "This is an SMTP server, not a web server; closing");
+        with(554, Status(5, 5, 1), "HTTP request received on an SMTP port; closing connection");
     /// DATA when every RCPT was refused or none came (RFC 5321 3.3).
-    pub const NO_RECIPIENTS: Reply =
-        with(554, Status(5, 5, 1), "No valid recipients; send RCPT first");
-    /// A PROXY header from somebody who is no proxy.
-    pub const NO_PROXY: Reply =
-        with(554, Status(5, 7, 1), "A PROXY header is not taken from your address");
+    pub const NO_RECIPIENTS: Reply = with(554, Status(5, 5, 1), "No valid recipients");
+    /// A PROXY header from an address outside of `access.proxy_networks`.
+    pub const PROXY_DENIED: Reply =
+        with(554, Status(5, 7, 1), "PROXY header not permitted from your address");
     /// A TLS ClientHello instead of a command.
-    pub const TLS: Reply =
-        with(554, Status(5, 5, 1), "This port speaks plain SMTP, not TLS; closing");
+    pub const TLS: Reply = with(
+        554,
+        Status(5, 5, 1),
+        "TLS handshake received where plain SMTP was expected; closing connection",
+    );
     /// A CR without LF in content.
     pub const CONTENT_BARE_CR: Reply =
-        with(554, Status(5, 6, 0), "Message has a CR without LF; lines must end with CR LF");
+        with(554, Status(5, 6, 0), "Message contains a bare <CR>; lines must end with <CRLF>");
     /// An LF without CR in content.
     pub const CONTENT_BARE_LF: Reply =
-        with(554, Status(5, 6, 0), "Message has an LF without CR; lines must end with CR LF");
+        with(554, Status(5, 6, 0), "Message contains a bare <LF>; lines must end with <CRLF>");
     /// A line of content beyond the limit.
-    pub const CONTENT_LINE_TOO_LONG: Reply =
-        with(554, Status(5, 6, 0), "Message has a line that is too long; encode or fold it");
+    pub const CONTENT_LINE_TOO_LONG: Reply = with(554, Status(5, 6, 0), "Message line too long");
     /// A NUL in content.
-    pub const CONTENT_NUL: Reply =
-        with(554, Status(5, 6, 0), "Message has a NUL byte; encode binary content");
+    pub const CONTENT_NUL: Reply = with(554, Status(5, 6, 0), "Message contains a NUL byte");
     /// A MAIL or RCPT parameter that EHLO did not announce.
     pub const UNKNOWN_PARAMETER: Reply =
-        with(555, Status(5, 5, 4), "Parameter not recognized; EHLO lists what is");
+        with(555, Status(5, 5, 4), "Parameter not recognized or not offered");
 
     /// A reply with an enhanced status and a fixed text.
     pub const fn new(code: u16, status: Status, text: &'static str) -> Reply {
@@ -261,68 +267,70 @@ impl Reply {
 
     /// RCPT from a client outside the relay networks.
     pub fn relay_denied(client: IpAddr) -> Reply {
-        let text = format!("Relaying denied: {} may not send through here", client.to_canonical());
+        let text = format!("Relaying denied for {}", client.to_canonical());
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
     }
 
     /// HOLDFOR or HOLDUNTIL beyond `hold_max` (RFC 4865 5).
     pub fn hold_too_long(hold_max: Duration) -> Reply {
-        let text = format!("Messages are held for at most {} seconds", hold_max.as_secs());
+        let text = format!("Hold time exceeds the maximum of {} seconds", hold_max.as_secs());
         Reply { code: 501, status: Some(Status(5, 5, 4)), text: text.into() }
     }
 
     /// AUTH from an address, or for a user, with too many failures: again after `wait`.
     pub fn auth_too_often(wait: Duration) -> Reply {
-        let text = format!("Too many failed attempts; {}", again_in(wait));
+        let text = format!("Too many failed authentication attempts; {}", again_in(wait));
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
     }
 
-    /// AUTH: the two ends see different TLS connections, or the client was kept from binding.
-    /// `there` is what it may bind to.
+    /// AUTH: client and server see different TLS connections, or the client did not learn what it
+    /// can bind to. `there` names the channel bindings of this connection.
     pub fn auth_binding(there: &str) -> Reply {
-        let text = format!("Channel binding does not fit (here: {there}); is somebody in between?");
+        let text =
+            format!("Channel binding mismatch (possible interception); server supports: {there}");
         Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
     }
 
-    /// AUTH with a token that is not good, and why.
+    /// AUTH with a token that was rejected, and why.
     pub fn auth_token(why: &str) -> Reply {
-        let text = format!("Token not accepted: {why}");
+        let text = format!("Token rejected: {why}");
         Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
     }
 
     /// MAIL beyond so many messages an hour.
     pub fn too_many_messages(limit: u32, wait: Duration) -> Reply {
-        let text = format!("More than {limit} messages in an hour; {}", again_in(wait));
+        let text = format!("Message limit of {limit} per hour exceeded; {}", again_in(wait));
         Reply { code: 450, status: Some(Status(4, 7, 1)), text: text.into() }
     }
 
     /// RCPT beyond so many recipients an hour.
     pub fn too_many_recipients(limit: u32, wait: Duration) -> Reply {
-        let text = format!("More than {limit} recipients in an hour; {}", again_in(wait));
+        let text = format!("Recipient limit of {limit} per hour exceeded; {}", again_in(wait));
         Reply { code: 452, status: Some(Status(4, 5, 3)), text: text.into() }
     }
 
-    /// A message whose `field`, From or Sender, names others than the user may be.
+    /// A submitted message whose `field` (From, Sender, Resent-From ...) has an address that is not
+    /// among the user's senders.
     pub fn header_not_allowed(field: &str) -> Reply {
-        let text = format!("{field} has an address that this user may not send from");
+        let text = format!("{field} header address not permitted for this user");
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
     }
 
-    /// A message whose `field`, From or Sender, cannot be read for certain.
+    /// A submitted message whose `field` is not an address list.
     pub fn header_unreadable(field: &str) -> Reply {
-        let text = format!("{field} is no list of addresses (RFC 5322 3.6.2)");
+        let text = format!("Malformed {field} header address list (RFC 5322 3.6.2)");
         Reply { code: 550, status: Some(Status(5, 7, 1)), text: text.into() }
     }
 
-    /// A message with more than one `field`, From or Sender.
+    /// A submitted message with more than one `field`.
     pub fn header_repeated(field: &str) -> Reply {
-        let text = format!("{field} is there more than once");
+        let text = format!("Duplicate {field} header field");
         Reply { code: 550, status: Some(Status(5, 6, 0)), text: text.into() }
     }
 
-    /// Larger than `bytes_max`, declared (RFC 1870 6.1) or found out.
+    /// Larger than `bytes_max`, as declared (RFC 1870 6.1) or as received.
     pub fn too_large(bytes_max: u64) -> Reply {
-        let text = format!("Message too large; at most {bytes_max} bytes are taken");
+        let text = format!("Message size exceeds the limit of {bytes_max} bytes");
         Reply { code: 552, status: Some(Status(5, 3, 4)), text: text.into() }
     }
 
@@ -346,7 +354,7 @@ impl Reply {
     }
 }
 
-/// Whoever comes back then must not be told the same again, so a part counts as a whole.
+/// Rounded up: a client that comes back then must not be refused again.
 fn again_in(wait: Duration) -> String {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     match seconds {
@@ -355,8 +363,7 @@ fn again_in(wait: Duration) -> String {
     }
 }
 
-/// In decimal. Replies are written once a command; the formatting machinery would cost more than
-/// the command.
+/// In decimal. A reply is written for each command; `format!` would cost more than the command.
 fn push_number(number: u16, out: &mut Vec<u8>) {
     let mut divisor = 10_000;
     let mut leading = true;
@@ -404,7 +411,7 @@ mod tests {
         );
         assert_eq!(
             written(&Reply::SEND_CONTENT),
-            "354 Send the message; end with CRLF.CRLF\r\n",
+            "354 Start mail input; end with <CRLF>.<CRLF>\r\n",
             "RFC 2034: no status in 3xx"
         );
     }
@@ -435,7 +442,8 @@ mod tests {
             (900_000, "15 min"),
         ] {
             let told = Reply::auth_too_often(Duration::from_millis(ms)).text;
-            let expected = format!("Too many failed attempts; try again in {expected}");
+            let expected =
+                format!("Too many failed authentication attempts; try again in {expected}");
             assert_eq!(told, expected, "{ms} ms");
         }
     }
@@ -443,14 +451,13 @@ mod tests {
     #[test]
     fn the_class_of_the_status_is_that_of_the_code() {
         for reply in [
-            Reply::HELP,
             Reply::CANNOT_VERIFY,
             Reply::STOPPING,
             Reply::STORAGE_FULL,
             Reply::UNKNOWN_PARAMETER,
             Reply::AUTHENTICATED,
-            Reply::AUTH_TROUBLE,
-            Reply::AUTH_WRONG,
+            Reply::AUTH_TEMPORARY_FAILURE,
+            Reply::AUTH_INVALID,
             Reply::auth_binding("tls-exporter"),
             Reply::auth_token("it has expired"),
             Reply::auth_too_often(Duration::from_secs(61)),

@@ -22,15 +22,12 @@ const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
 
 /// Reads the argument of XCLIENT.
 pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
-    const FORM: CommandFault =
-        CommandFault::Value("Write XCLIENT NAME=value ..., such as ADDR=192.0.2.1 PORT=4321");
+    const FORM: CommandFault = CommandFault::Value("Syntax: XCLIENT attribute=value ...");
     const ADDRESS: CommandFault =
         CommandFault::Value("ADDR must be an IPv4 address, IPV6:address or [UNAVAILABLE]");
     const PORT: CommandFault =
         CommandFault::Value("PORT must be a number up to 65535, or [UNAVAILABLE]");
-    const UNKNOWN_NAME: CommandFault = CommandFault::Value(
-        "No such XCLIENT attribute; there are NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
-    );
+    const UNKNOWN_NAME: CommandFault = CommandFault::Value("Bad XCLIENT attribute name");
     let mut told = Xclient::default();
     let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty()).peekable();
     words.peek().ok_or(CommandFault::ArgumentMissing)?;

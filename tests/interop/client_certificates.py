@@ -115,8 +115,8 @@ def a_name_that_a_root_vouches_for_lets_a_user_in():
             known(relay, ("mail", 'certificate_names = ["email:joe@Example.com"]'),
                   ("host", 'certificate_names = ["dns:Host.example.com"]'),
                   ("work", 'certificate_names = ["uri:spiffe://example.com/work"]'))
-            right = (235, "2.7.0 Authentication succeeded")
-            wrong = (535, "5.7.8 Name or password is wrong, or neither is known here")
+            right = (235, "2.7.0 Authentication successful")
+            wrong = (535, "5.7.8 Authentication credentials invalid")
             for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
                 pair = ours.issue("mail", "email:joe@example.com,email:other@example.com")
                 assert external(relay, root, pair, version=version) == right
@@ -141,7 +141,7 @@ def of_a_certificate_of_several_users_one_is_named():
             pair = ours.issue("both", "email:a@example.com,DNS:b.example.com")
             known(relay, ("ann", 'certificate_names = ["email:a@example.com"]'),
                   ("bob", 'certificate_names = ["dns:b.example.com"]'))
-            assert external(relay, root, pair) == (535, "5.7.8 This certificate is of several users; name the one you are")
+            assert external(relay, root, pair) == (535, "5.7.8 Certificate matches several users; specify an authorization identity")
             assert external(relay, root, pair, "ann")[0] == 235 and external(relay, root, pair, "bob")[0] == 235
             assert external(relay, root, pair, "joe")[0] == 535
 

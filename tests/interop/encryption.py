@@ -94,7 +94,7 @@ def swaks_and_openssl_are_served():
                 done = subprocess.run(swaks + words, capture_output=True, text=True, timeout=30, check=False)
                 assert done.returncode == code, (words, done.returncode, done.stdout)
                 if code:
-                    assert "530 5.7.0 Say STARTTLS first" in done.stdout, done.stdout
+                    assert "530 5.7.0 Must issue a STARTTLS command first" in done.stdout, done.stdout
             for words in (["-connect", f"127.0.0.1:{implicit}"],
                           ["-connect", f"127.0.0.1:{relay.port}", "-starttls", "smtp"]):
                 client = subprocess.Popen(

@@ -167,6 +167,31 @@ def five_thousand_recipients_are_told_to_come_in_portions():
         relay.wait_event("delivered", 1000)
 
 
+def bad_recipients_do_not_end_the_session_of_an_own_client():
+    bad = [f"{name}{n}{rest}" for n in range(9) for name, rest in (("a@b", "-"), ("a b", "@c.test"), ("none", ""))]
+    good = [f"good{n}@sink.test" for n in range(175)]
+    with Sink() as sink, Relay(smart_host=sink.port) as relay:
+        peer = connect(relay)
+        mixed = sorted(good + bad[:25])
+        assert len(mixed) == 200
+        peer.sendall(b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n")
+        peer.sendall(b"".join(b"RCPT TO:<%s>\r\n" % one.encode() for one in mixed) + b"DATA\r\n")
+        replies = b""
+        while b"354 " not in replies:
+            replies += peer.recv(65536)
+        assert replies.count(b"250 2.1.5 ") == 175 and replies.count(b"501 5.1.3 ") == 25, replies
+        peer.sendall(b"Subject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n")
+        assert b"250 2.0.0 queued" in read_to_close(peer)
+        wait_until("all good ones", lambda: sum(len(to) for _, to, _ in sink.messages) == 175)
+        assert {one for _, to, _ in sink.messages for one in to} == set(good)
+    # For any other client the bound holds.
+    with Relay("--set", 'access.relay_networks=["192.0.2.0/24"]') as relay:
+        sent = b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n" + b"RCPT TO:<b@c.test>\r\n" * 30
+        replies = dialogue(relay.port, sent)
+        assert replies.count(b"550 5.7.1 ") == 20 and b"\r\n421 4.7.0 " in replies, replies
+        assert replies.endswith(b"<closed>"), replies
+
+
 def strange_commands_are_answered_and_nothing_is_smuggled():
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         for line, code in (
@@ -536,6 +561,7 @@ def a_server_that_takes_two_connections_gets_all():
 TESTS = [
     commands_without_reading_the_replies_are_bounded, slow_clients_harm_nobody, endless_lines_end,
     five_thousand_recipients_are_told_to_come_in_portions,
+    bad_recipients_do_not_end_the_session_of_an_own_client,
     strange_commands_are_answered_and_nothing_is_smuggled,
     a_client_that_stops_talking_gets_its_reply,
     limits_of_connections_are_told_and_over_when_they_are_over,
