@@ -28,8 +28,8 @@
 
 use ringpost::config;
 use ringpost::message::{
-    Address, ContentFlags, Envelope, Message, Options, QueueId, Reason, Recipient, RecipientStatus,
-    Stage, Status,
+    Address, ContentFlags, Demands, Envelope, IdentityId, Message, Options, QueueId, Reason,
+    Recipient, RecipientStatus, Stage, Status,
 };
 use ringpost::ring;
 use ringpost::scheduler::{
@@ -170,6 +170,8 @@ impl Shard {
                 notice: None,
                 priority: 0,
                 tenant: "",
+                identity: IdentityId::default(),
+                demands: Demands::default(),
                 recipients: &recipients,
             },
             now,

@@ -27,7 +27,9 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config::Retry;
-use ringpost::message::{Address, ContentFlags, Envelope, Message, Options, Recipient};
+use ringpost::message::{
+    Address, ContentFlags, Demands, Envelope, IdentityId, Message, Options, Recipient,
+};
 use ringpost::ring;
 use ringpost::scheduler::{Admission, AdmittedRecipient, Scheduler};
 use ringpost::spool::{Settings, Spool};
@@ -149,6 +151,8 @@ async fn start(root: PathBuf, shard: usize) {
             notice: None,
             priority: message.priority,
             tenant: &message.tenant,
+            identity: IdentityId::default(),
+            demands: Demands::default(),
             recipients: &recipients,
         };
         scheduler.admit(&admission, now);

@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config;
-use ringpost::message::{QueueId, Timestamp};
+use ringpost::message::{Demands, IdentityId, QueueId, Timestamp};
 use ringpost::scheduler::{
     Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId,
 };
@@ -38,6 +38,8 @@ fn admit(scheduler: &mut Scheduler, id: u64, domain: &str, due: Timestamp) {
         notice: None,
         priority: 0,
         tenant: "",
+        identity: IdentityId::default(),
+        demands: Demands::default(),
         recipients: &[recipient],
     };
     scheduler.admit(&message, START);

@@ -4,7 +4,7 @@
 
 use ringpost::config::{Dns, Route, TransportPolicy};
 use ringpost::dns::{Failure, Resolver};
-use ringpost::message::Outcome;
+use ringpost::message::{Outcome, RouteKey};
 use ringpost::ring;
 use ringpost::route::Router;
 use std::future::Future;
@@ -87,7 +87,7 @@ async fn mx(resolver: &Resolver, domain: &str) -> String {
 
 /// The key of the site, or `Refused 5.1.2`.
 async fn site(router: &Router, domain: &str) -> String {
-    match router.site(domain).await {
+    match router.site(&RouteKey::of_domain(domain)).await {
         Ok((site, _)) => site.key.to_string(),
         Err(Outcome::Refused(reason)) => format!("Refused {}", reason.status),
         Err(Outcome::Deferred(reason)) => format!("Deferred {}", reason.status),
@@ -202,13 +202,14 @@ fn zones_become_sites() {
             ] {
                 assert_eq!(site(&router, domain).await, expected, "{domain} at {server}");
             }
-            let (missing, _) = router.site("missingmx.mail.test").await.unwrap();
+            let (missing, _) =
+                router.site(&RouteKey::of_domain("missingmx.mail.test")).await.unwrap();
             let outcome = router.candidates(&missing).await.unwrap_err();
             assert_eq!(outcome.reason().status.to_string(), "5.4.4", "{outcome:?}");
-            let (alias, _) = router.site("aliasmx.mail.test").await.unwrap();
+            let (alias, _) = router.site(&RouteKey::of_domain("aliasmx.mail.test")).await.unwrap();
             let candidates = router.candidates(&alias).await.unwrap();
             assert_eq!(candidates[0].address, "192.0.2.1:25".parse().unwrap());
-            let (equal, _) = router.site("equal.mail.test").await.unwrap();
+            let (equal, _) = router.site(&RouteKey::of_domain("equal.mail.test")).await.unwrap();
             assert!(!router.candidates(&equal).await.unwrap().is_empty());
         });
     }

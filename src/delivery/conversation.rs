@@ -11,7 +11,7 @@ use super::{
     needs_smtp_utf8,
 };
 use crate::config::EightBit;
-use crate::message::{Body, Outcome, Reason, Stage, Status};
+use crate::message::{Body, Demands, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
 use std::time::Duration;
@@ -155,8 +155,8 @@ impl Conversation {
             let written = out.len();
             let step = self.answer(reader.response(), out);
             let ended = matches!(step, Step::Finished { .. } | Step::Unusable(_) | Step::Close);
-            // RFC 3207 4.2: nothing that came in the clear counts after the handshake. The server sent
-            // it too early, or an attacker put it there (CVE-2021-38371).
+            // RFC 3207 4.2: nothing that came in the clear counts after the handshake. The server
+            // sent it too early, or an attacker put it there (CVE-2021-38371).
             if step == Step::StartTls {
                 return Progress { consumed: input.len(), step };
             }
@@ -393,6 +393,7 @@ impl Conversation {
 
     /// Why this host can never take `mail`, by what it offered.
     fn impossible(&self, mail: &Mail) -> Option<Reason> {
+        let demands = Demands::new(mail.require_tls, mail.reverse_path.is_none());
         let (status, text) = match self.capabilities.size {
             Some(limit) if limit > 0 && mail.size > limit => {
                 let size = mail.size;
@@ -422,9 +423,8 @@ impl Conversation {
                 };
                 (Status(5, 6, 3), format!("{text}{but}"))
             }
-            // RFC 8689 4.2.1.
-            // Reports go all the same (RFC 8689 5): a lost one helps nobody.
-            _ if mail.require_tls && mail.reverse_path.is_some() && !self.meets_require_tls() => {
+            // RFC 8689 4.2.1. Its site has only such hosts: this is the last line of defence.
+            _ if demands.require_tls && !self.meets_require_tls() => {
                 let text = "the message demands REQUIRETLS, and the server does not offer it or is \
                             not verified";
                 (Status(5, 7, 30), text.to_owned())

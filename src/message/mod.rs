@@ -9,6 +9,7 @@ mod content;
 mod envelope;
 mod id;
 mod outcome;
+mod route_key;
 
 pub use crate::timestamp::Timestamp;
 pub use content::{Content, ContentFlags, Piece};
@@ -18,6 +19,7 @@ pub use envelope::{
 };
 pub use id::{QueueId, QueueIdSource};
 pub use outcome::{Outcome, Reason, RecipientStatus, Stage, Status};
+pub use route_key::{Demands, IdentityId, RouteKey};
 
 /// A message as it is stored and delivered. It does not change once it is durable, and is shared
 /// by all deliveries of it, on any shard.
@@ -45,6 +47,11 @@ impl<C> Message<C> {
     /// The recipient with this index in the envelope.
     pub fn recipient(&self, index: u32) -> Option<&Recipient> {
         self.envelope.recipients.get(index as usize)
+    }
+
+    /// What it demands of the way to a host.
+    pub fn demands(&self) -> Demands {
+        Demands::new(self.options.require_tls, self.envelope.reverse_path.is_none())
     }
 
     /// The same message with this content.

@@ -3,13 +3,13 @@
 use super::content;
 use super::exchange::{Job, Reporter, Reports};
 use crate::auth::OutboundCredentials;
-use crate::config::{Config, DeliveryTls, Scheme};
+use crate::config::{Config, Scheme};
 use crate::delivery::{
     Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
 };
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
-use crate::route::{self, Candidate};
+use crate::route::{Candidate, CredentialsId, TlsPolicy, Transport};
 use crate::sasl::encode;
 use crate::smtp::one_line;
 use crate::tls::{Client, MaybeTlsStream, Security, Trust};
@@ -28,7 +28,7 @@ pub(super) struct TlsProfile<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
-    pub(super) transport: route::Transport,
+    pub(super) transport: &'a Transport,
     /// Who we are at hosts that want to know.
     pub(super) logins: Option<&'a OutboundCredentials>,
 }
@@ -48,14 +48,6 @@ impl Failure {
             Failure::Other(outcome) => outcome,
         }
     }
-}
-
-/// Why there is no connection for mail that demands REQUIRETLS.
-pub(super) enum Shortfall {
-    /// The host has no TLS, or does not prove its name.
-    NoTls(Reason),
-    /// Something that says nothing about that.
-    Other(Outcome),
 }
 
 /// A connection that has passed greeting and EHLO.
@@ -133,12 +125,15 @@ impl Connection {
         left: Duration,
     ) -> Result<Connection, Outcome> {
         let began = ring::now();
-        let starttls = match way.transport.policy.tls {
-            _ if way.transport.scheme == Scheme::Smtps => StartTls::Never,
-            DeliveryTls::Off => StartTls::Never,
-            DeliveryTls::May => StartTls::IfOffered,
-            DeliveryTls::Must | DeliveryTls::Verify => StartTls::Always,
+        let starttls = match way.transport.tls {
+            _ if way.transport.protocol == Scheme::Smtps => StartTls::Never,
+            TlsPolicy::Off => StartTls::Never,
+            TlsPolicy::Opportunistic => StartTls::IfOffered,
+            TlsPolicy::Mandatory(_) | TlsPolicy::RequireTls => StartTls::Always,
         };
+        if way.transport.tls == TlsPolicy::RequireTls {
+            return Connection::open_for_require_tls(candidate, way, starttls, left).await;
+        }
         match Connection::open_with(candidate, way, starttls, left).await {
             Ok(connection) => Ok(connection),
             Err(Failure::Other(outcome)) => Err(outcome),
@@ -153,39 +148,39 @@ impl Connection {
         }
     }
 
-    /// The same, under TLS with a host that proves its name; `way` must demand that.
-    ///
-    /// # Errors
-    /// What keeps this host from it.
-    pub(super) async fn open_verified(
+    /// The same, to a host that proves its name under TLS and offers REQUIRETLS (RFC 8689 4.2.1).
+    /// Refused is what is certain of this host: 5.7.10 without such TLS, 5.7.30 without the
+    /// extension.
+    async fn open_for_require_tls(
         candidate: &Candidate,
         way: &TlsProfile<'_>,
+        starttls: StartTls,
         left: Duration,
-    ) -> Result<Connection, Shortfall> {
-        let starttls = match way.transport.scheme {
-            Scheme::Smtps => StartTls::Never,
-            Scheme::Smtp | Scheme::Lmtp => StartTls::Always,
+    ) -> Result<Connection, Outcome> {
+        let failure = match Connection::open_with(candidate, way, starttls, left).await {
+            Ok(connection) if connection.conversation.meets_require_tls() => {
+                return Ok(connection);
+            }
+            Ok(connection) => {
+                let text = "the message demands REQUIRETLS, and the host does not offer it";
+                let reason = Reason {
+                    remote: connection.conversation.remote().into(),
+                    ..Reason::ours(Stage::Tls, Status(5, 7, 30), text)
+                };
+                connection.quit().await;
+                return Err(Outcome::Refused(reason));
+            }
+            Err(failure) => failure,
         };
-        match Connection::open_with(candidate, way, starttls, left).await {
-            Ok(connection) => Ok(connection),
-            Err(Failure::Tls(reason, true)) => Err(Shortfall::NoTls(reason)),
-            Err(Failure::Other(Outcome::Deferred(reason)))
+        Err(match failure {
+            Failure::Tls(reason, true) => without_tls(reason),
+            Failure::Other(Outcome::Deferred(reason))
                 if reason.stage == Stage::Hello && reason.status == Conversation::NOT_PROTECTED =>
             {
-                Err(Shortfall::NoTls(reason))
+                without_tls(reason)
             }
-            Err(failure) => Err(Shortfall::Other(failure.into_outcome())),
-        }
-    }
-
-    /// Whether mail that demands REQUIRETLS may go there (RFC 8689 4.2.1).
-    pub(super) fn meets_require_tls(&self) -> bool {
-        self.conversation.meets_require_tls()
-    }
-
-    /// The host, as reasons name it.
-    pub(super) fn remote(&self) -> &str {
-        self.conversation.remote()
+            failure => failure.into_outcome(),
+        })
     }
 
     async fn open_with(
@@ -207,12 +202,12 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
         };
-        let protocol = match way.transport.scheme {
+        let protocol = match way.transport.protocol {
             Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
             Scheme::Lmtp => Protocol::Lmtp,
         };
-        let verified = way.transport.policy.tls == DeliveryTls::Verify;
-        let eight_bit = way.transport.policy.eight_bit;
+        let verified = way.transport.tls.is_verified();
+        let eight_bit = way.transport.eight_bit;
         let manner = Manner { protocol, starttls, verified, eight_bit };
         let mut connection = Connection {
             stream: MaybeTlsStream::new(stream),
@@ -221,14 +216,14 @@ impl Connection {
             conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
             lmtp: protocol == Protocol::Lmtp,
-            chunking: way.transport.policy.chunking,
+            chunking: way.transport.chunking,
             transactions: 0,
         };
-        if way.transport.scheme == Scheme::Smtps {
+        if way.transport.protocol == Scheme::Smtps {
             connection.shake_hands(candidate, way, left).await?;
             connection.conversation.secured_from_the_start();
         }
-        if let Some(place) = way.transport.login {
+        if let Some(CredentialsId(place)) = way.transport.credentials {
             let login = login(way.logins, place).ok_or_else(|| {
                 let text = "our login for this host is not there";
                 Failure::Other(Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 5), text)))
@@ -279,11 +274,9 @@ impl Connection {
         way: &TlsProfile<'_>,
         left: Duration,
     ) -> Result<(), Failure> {
-        let trust = match way.transport.policy.tls {
-            DeliveryTls::Verify => Trust::Verified,
-            DeliveryTls::Off | DeliveryTls::May | DeliveryTls::Must => Trust::Anyone,
-        };
-        let ours = way.transport.policy.certificate;
+        let is_verified = way.transport.tls.is_verified();
+        let trust = if is_verified { Trust::Verified } else { Trust::Anyone };
+        let ours = way.transport.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
         let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| {
@@ -515,6 +508,12 @@ fn mail_of(job: &Job) -> Mail {
         conversion: Converted::No,
         pipelined_content: false,
     }
+}
+
+/// What a host without TLS that proves its name makes of mail that demands it (RFC 8689 4.2.1).
+fn without_tls(reason: Reason) -> Outcome {
+    let text = format!("the message demands REQUIRETLS: {}", reason.text);
+    Outcome::Refused(Reason { status: Status(5, 7, 10), text: text.into(), ..reason })
 }
 
 /// `mx1.example.net [192.0.2.1]:25`; of a host that is an address, `[192.0.2.1]:25`.

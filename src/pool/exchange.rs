@@ -22,7 +22,7 @@
 
 use crate::message::{Message, Outcome, QueueId, Reason, Timestamp};
 use crate::ring::{self, Sender, Signal};
-use crate::route::Site;
+use crate::route::{Site, SiteKey};
 use crate::tls::Security;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -302,33 +302,28 @@ pub struct OwnerShare {
 /// it has as many homes as that allows, each with an equal share, and a shard that is a home itself
 /// keeps its own mail. Every shard computes the same, so nobody needs to be asked.
 pub fn owner_share(
-    site_key: &str,
+    site_key: &SiteKey,
     shards: usize,
     origin: usize,
     connections: usize,
     stripe_min: usize,
 ) -> OwnerShare {
     let stripes = (connections / stripe_min.max(1)).clamp(1, shards.max(1));
-    let first = usize::try_from(hash(site_key) % shards.max(1) as u64).unwrap_or(0);
+    let first = usize::try_from(site_key.digest() % shards.max(1) as u64).unwrap_or(0);
     let position = (origin + shards - first) % shards.max(1);
     let stripe = if position < stripes { position } else { origin % stripes };
     let share = connections / stripes + usize::from(stripe < connections % stripes);
     OwnerShare { owner: (first + stripe) % shards.max(1), connections: share.max(1) }
 }
 
-/// FNV-1a: the same on every shard and in every run; not for tables an attacker can fill.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
-        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::SiteKind;
 
     fn owners(connections: usize, shards: usize) -> Vec<OwnerShare> {
-        (0..shards).map(|origin| owner_share("mx:a.test", shards, origin, connections, 4)).collect()
+        let key = SiteKey::new(SiteKind::Mx, "mx:a.test");
+        (0..shards).map(|origin| owner_share(&key, shards, origin, connections, 4)).collect()
     }
 
     #[test]

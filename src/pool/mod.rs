@@ -9,14 +9,12 @@
 //! - `home`: all sites of one shard: their connections, credits, back-off.
 //! - `state`: one site: what is known of it and what follows from that, without I/O.
 //! - `worker`: a connection task, from its first job to its end.
-//! - `require_tls`: mail that goes only where TLS and its own demand are met.
 //! - `connection`: one TCP connection, from connect to QUIT.
 
 mod connection;
 mod content;
 mod exchange;
 mod owner;
-mod require_tls;
 mod state;
 mod worker;
 

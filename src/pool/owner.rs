@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, Signal};
-use crate::route::{Router, Site};
+use crate::route::{Router, Site, SiteKey};
 use crate::tls::{Client, Security};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -37,7 +37,7 @@ pub struct Pool {
     pub(super) logins: Option<Arc<OutboundCredentials>>,
     pub(super) router: Router,
     exchange: Rc<Exchange>,
-    owners: RefCell<HashMap<Arc<str>, Rc<SiteOwner>>>,
+    owners: RefCell<HashMap<SiteKey, Rc<SiteOwner>>>,
     /// Connection tasks, and the bound on them: `pool.connections_max`.
     open: Cell<usize>,
     /// Sites that want a connection when there is room again.
@@ -209,7 +209,7 @@ impl Pool {
             limits.connections_per_site,
             limits.stripe_connections_min,
         );
-        let key = Arc::clone(&site.key);
+        let key = site.key.clone();
         let owner =
             Rc::new(SiteOwner { site, share: share.connections, state: RefCell::default() });
         owners.insert(key, Rc::clone(&owner));

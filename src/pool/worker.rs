@@ -4,7 +4,6 @@
 use super::connection::{Connection, TlsProfile, Transacted, within};
 use super::exchange::{Job, Reports};
 use super::owner::{Pool, SiteOwner, fault};
-use super::require_tls;
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, Signal};
 use crate::scheduler::Scheduler;
@@ -159,9 +158,6 @@ impl Pool {
         standing: &mut Option<PooledConnection>,
         job: &Job,
     ) -> Transacted {
-        if require_tls::is_demanded(job) {
-            return self.deliver_with_tls(owner, standing, job).await;
-        }
         if let Some(live) = standing.as_mut() {
             let reused = live.connection.transactions > 0;
             let transacted = transact(&mut live.connection, job).await;
@@ -229,7 +225,7 @@ impl Pool {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
-            transport: owner.site.transport,
+            transport: &owner.site.transport,
             logins: self.logins.as_deref(),
         };
         for candidate in &ordered {

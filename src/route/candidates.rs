@@ -1,6 +1,6 @@
 //! From a site to addresses in the order to try.
 
-use super::{Candidate, Site, SiteHost, failures, mx};
+use super::{Candidate, Site, SiteHost, SiteKind, failures};
 use crate::config::HostName;
 use crate::dns::{Answer, Failure, Resolver};
 use crate::limits;
@@ -138,19 +138,18 @@ pub(super) fn why_none(site: &Site, looked_up: &[LookedUp<'_>]) -> Outcome {
         Some(first) => (name(first.host), first.addresses.as_ref().err()),
         None => (String::new(), Some(&Failure::NoData)),
     };
-    if site.key.starts_with(mx::NEXT_HOP_PREFIX) {
-        failures::no_next_hop(&site.key, &host, failure)
-    } else {
-        failures::no_address(&site.key, &host, failure)
+    let label = site.key.as_str();
+    match site.kind {
+        SiteKind::NextHop => failures::no_next_hop(label, &host, failure),
+        SiteKind::Mx | SiteKind::Literal => failures::no_address(label, &host, failure),
     }
 }
 
 /// What becomes of recipients when the best host of `site` is this relay, at `own`.
 pub(super) fn leads_back(site: &Site, own: SocketAddr) -> Outcome {
-    if site.key.starts_with(mx::NEXT_HOP_PREFIX) {
-        failures::next_hop_leads_back(&site.key, own)
-    } else {
-        failures::leads_back(&site.key, own)
+    match site.kind {
+        SiteKind::NextHop => failures::next_hop_leads_back(site.key.as_str(), own),
+        SiteKind::Mx | SiteKind::Literal => failures::leads_back(site.key.as_str(), own),
     }
 }
 

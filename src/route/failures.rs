@@ -15,6 +15,8 @@ const NULL_MX: Status = Status(5, 1, 10);
 const NO_ROUTE: Status = Status(5, 4, 4);
 /// Routing loop detected (RFC 3463 3.5).
 const LOOP: Status = Status(5, 4, 6);
+/// REQUIRETLS support required (RFC 8689 9).
+const UNVOUCHED: Status = Status(5, 7, 30);
 /// Directory server failure (RFC 3463 3.5).
 const DNS_FAILED: Status = Status(4, 4, 3);
 /// Unable to route, for now: an operator can mend it.
@@ -67,6 +69,14 @@ pub(super) fn unusable_mx(domain: &str, unusable: Unusable) -> Outcome {
             refused(NO_ROUTE, format!("MX {host} of domain {domain} is not a host name"))
         }
     }
+}
+
+/// Mail that demands REQUIRETLS, for a domain whose MX hosts nothing vouches for.
+pub(super) fn unvouched_mx(domain: &str) -> Outcome {
+    let text = format!(
+        "the message demands REQUIRETLS, and nothing vouches for the MX records of {domain}"
+    );
+    refused(UNVOUCHED, text)
 }
 
 /// The best host of a site is this relay itself.

@@ -1,8 +1,10 @@
-//! Recipient domain to site: address literals, rules, smart host, MX; and site to addresses.
+//! Route key to site: address literals, rules, smart host, MX; and site to addresses.
 //!
-//! A lower-case domain goes in, a [`Site`] comes out, or the [`Outcome`] of all recipients there.
-//! The order: an address literal is its own destination; else the first rule that matches holds;
-//! else the smart host; else the MX records (RFC 5321 5.1). It must not know connections.
+//! A [`RouteKey`] goes in, a [`Site`] comes out, or the [`Outcome`] of all recipients there. The
+//! order: an address literal is its own destination; else the first rule that matches holds; else
+//! the smart host; else the MX records (RFC 5321 5.1). What the domain's policy and the message
+//! demand is decided before hosts are looked up (`policy`), and is part of the site. It must not
+//! know connections.
 //!
 //! Addresses of private networks and loopback are used when public MX records name them: a relay
 //! in a private network needs them. Who may relay here decides who can make it connect there.
@@ -17,104 +19,43 @@
 //! | SERVFAIL, nothing | Deferred 4.4.3 | next host |
 //! | no host has an address | | Refused 5.4.4; Deferred 4.4.3 when one is unknown |
 //!
-//! A next hop that the operator configured never bounces mail by a wrong name: Deferred 4.4.4.
+//! A next hop that the operator configured never bounces mail: a wrong name is Deferred 4.4.4, one
+//! that is this relay itself Deferred 4.4.6, whenever that shows.
 
 mod candidates;
 mod failures;
 mod loop_detection;
 mod mx;
+mod policy;
 mod rules;
+mod site;
 #[cfg(test)]
 mod tests;
+
+pub use site::{
+    CredentialsId, Site, SiteHost, SiteKey, SiteKind, SourceId, TlsPolicy, Transport, Verify,
+};
 
 use crate::config;
 use crate::dns::cache::Cache;
 use crate::dns::{Failure, Resolver};
 use crate::limits;
-use crate::message::{Outcome, Timestamp};
+use crate::message::{Outcome, RouteKey};
 use crate::ring;
+use crate::timestamp::Timestamp;
 use candidates::AddressFamilyReachability;
 use loop_detection::LoopDetection;
 use rules::Destination;
+use site::FileMarks;
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// A destination as the receiver runs it. Domains with the same hosts share one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Site {
-    /// Equal for equal sites, on every shard; for listings: `mx:mx1.example.net,mx2.example.net:25`
-    /// (with `;` before hosts of the next preference), `host:relay.example.net:25`,
-    /// `[192.0.2.1]:25`, with `+tls-must` and the like behind it. At most
-    /// [`limits::ROUTE_KEY_BYTES_MAX`] bytes; longer ones end in a hash that differs from process
-    /// to process.
-    pub key: Arc<str>,
-    /// In order of preference; never empty.
-    pub hosts: Vec<SiteHost>,
-    /// How to speak to it. Mail with other demands is another site.
-    pub transport: Transport,
-}
-
-/// How to speak to a site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Transport {
-    /// What must hold on the way there.
-    pub policy: config::TransportPolicy,
-    /// What is spoken, and whether TLS comes first.
-    pub scheme: config::Scheme,
-    /// Who we are there: a place in [`config::Route::logins`].
-    pub login: Option<u16>,
-}
-
-impl Transport {
-    /// SMTP.
-    pub const fn smtp(policy: config::TransportPolicy) -> Transport {
-        Transport { policy, scheme: config::Scheme::Smtp, login: None }
-    }
-
-    /// What a site's key says of it: nothing, when it is what everybody has.
-    fn mark(self) -> String {
-        let mut mark = String::new();
-        mark.push_str(match self.scheme {
-            config::Scheme::Smtp => "",
-            config::Scheme::Smtps => "+smtps",
-            config::Scheme::Lmtp => "+lmtp",
-        });
-        let ordinary = config::TransportPolicy::ORDINARY;
-        let config::TransportPolicy { tls, eight_bit, chunking, certificate } = self.policy;
-        if tls != ordinary.tls {
-            mark.push_str("+tls-");
-            mark.push_str(tls.name());
-        }
-        if eight_bit != ordinary.eight_bit {
-            mark.push_str("+8bit-");
-            mark.push_str(eight_bit.name());
-        }
-        if chunking != ordinary.chunking {
-            mark.push_str("+data");
-        }
-        if let Some(place) = certificate {
-            mark.push_str(&format!("+cert-{place}"));
-        }
-        if let Some(login) = self.login {
-            mark.push_str(&format!("+auth-{}", u32::from(login) + 1));
-        }
-        mark
-    }
-}
-
-/// One host of a site.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SiteHost {
-    /// Rank: 0 for the best hosts, 1 for the next. Only the order of MX preferences counts, so
-    /// that `1 a, 5 b` and `10 a, 20 b` are the same site.
-    pub preference: u16,
-    /// Whom to look up; never an IP address in text.
-    pub host: config::HostName,
-    /// TCP port.
-    pub port: u16,
-}
+/// A site that no DNS answer gave holds this long. Whether its address is this machine's own may
+/// change (a virtual address that moves), so it is not kept for ever.
+const FIXED_SITE_TTL: Duration = Duration::from_secs(60);
 
 /// Where to connect, in the order to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,8 +77,9 @@ struct Inner {
     own: LoopDetection,
     route: config::Route,
     resolver: Resolver,
-    /// Sites of domains, so that the next message to a domain costs one look.
-    sites: RefCell<Cache<Box<str>, Arc<Site>>>,
+    files: FileMarks,
+    /// Sites of route keys, so that the next message with one costs one look.
+    sites: RefCell<Cache<RouteKey, Arc<Site>>>,
     rng: RefCell<fastrand::Rng>,
     reach: AddressFamilyReachability,
 }
@@ -155,6 +97,7 @@ impl Router {
         let inner = Inner {
             host_name,
             own: LoopDetection::new(listeners),
+            files: FileMarks::new(&route),
             route,
             resolver,
             sites: RefCell::new(Cache::new(limits::ROUTE_SITES_MAX)),
@@ -164,39 +107,45 @@ impl Router {
         Router { inner: Rc::new(inner) }
     }
 
-    /// The site of a lower-case recipient domain (or address literal in brackets), and until when
-    /// that holds; or what becomes of its recipients instead (Deferred or Refused).
-    pub async fn site(&self, domain: &str) -> Result<(Arc<Site>, Timestamp), Outcome> {
-        if let Some((site, valid_until)) =
-            self.inner.sites.borrow_mut().get(domain, ring::wall_clock())
-        {
+    /// The site of a route key, and until when that holds; or what becomes of its recipients
+    /// instead (Deferred or Refused).
+    pub async fn site(&self, key: &RouteKey) -> Result<(Arc<Site>, Timestamp), Outcome> {
+        let inner = &self.inner;
+        if let Some((site, valid_until)) = inner.sites.borrow_mut().get(key, ring::wall_clock()) {
             return Ok((Arc::clone(site), valid_until));
         }
-        let (destination, policy) = rules::destination(&self.inner.route, domain)?;
+        let domain = &*key.domain;
+        let (destination, configured) = rules::destination(&inner.route, domain)?;
+        let transport = Transport::smtp(policy::decide(key, configured), configured);
         let (site, valid_until) = match destination {
             Destination::Address(address) => {
-                let there = SocketAddr::new(address, self.inner.route.port);
-                if self.inner.own.is(there) {
+                let there = SocketAddr::new(address, inner.route.port);
+                if inner.own.is(there) {
                     return Err(failures::leads_back(domain, there));
                 }
-                let transport = Transport::smtp(policy);
-                (Site::of_address(address, self.inner.route.port, transport), Timestamp::NEVER)
+                let host = config::HostName::Address(address);
+                let site = inner.fixed(SiteKind::Literal, host, inner.route.port, transport);
+                (site, ring::wall_clock().plus(FIXED_SITE_TTL))
             }
             Destination::NextHop(next_hop) => {
-                let site = Site::of_next_hop(&next_hop, policy);
-                if let config::HostName::Address(address) = next_hop.host
-                    && let there = SocketAddr::new(address, next_hop.port)
-                    && self.inner.own.is(there)
-                {
-                    return Err(failures::next_hop_leads_back(&site.key, there));
+                let config::NextHop { host, port, scheme, login } = next_hop;
+                let credentials = login.map(CredentialsId);
+                let transport = Transport { protocol: scheme, credentials, ..transport };
+                let address = match &host {
+                    config::HostName::Address(address) => Some(SocketAddr::new(*address, port)),
+                    config::HostName::Name(_) => None,
+                };
+                let site = inner.fixed(SiteKind::NextHop, host, port, transport);
+                if let Some(own) = address.filter(|address| inner.own.is(*address)) {
+                    return Err(failures::next_hop_leads_back(site.key.as_str(), own));
                 }
-                (site, Timestamp::NEVER)
+                (site, ring::wall_clock().plus(FIXED_SITE_TTL))
             }
-            Destination::Mx => self.inner.by_mx(domain, Transport::smtp(policy)).await?,
+            Destination::Mx => inner.by_mx(domain, transport).await?,
         };
         let site = Arc::new(site);
-        let mut sites = self.inner.sites.borrow_mut();
-        sites.insert(domain.into(), Arc::clone(&site), valid_until, ring::wall_clock());
+        let mut sites = inner.sites.borrow_mut();
+        sites.insert(key.clone(), Arc::clone(&site), valid_until, ring::wall_clock());
         Ok((site, valid_until))
     }
 
@@ -231,8 +180,7 @@ impl Inner {
             Ok(answer) => {
                 let hosts = mx::choose(&self.host_name, &answer.records, port)
                     .map_err(|unusable| failures::unusable_mx(domain, unusable))?;
-                let key = mx::key(&hosts, port, transport);
-                Ok((Site { key, hosts, transport }, answer.valid_until))
+                Ok((self.mx_site(domain, hosts, transport)?, answer.valid_until))
             }
             Err(Failure::NoData) => self.by_implicit_mx(domain, transport).await,
             Err(failure) => Err(failures::mx_failed(domain, failure)),
@@ -253,39 +201,48 @@ impl Inner {
                 let port = self.route.port;
                 let host = config::HostName::Name(domain.into());
                 let hosts = vec![SiteHost { preference: 0, host, port }];
-                let key = mx::key(&hosts, port, transport);
-                Ok((Site { key, hosts, transport }, answer.valid_until))
+                Ok((self.mx_site(domain, hosts, transport)?, answer.valid_until))
             }
             Err(Failure::NoData | Failure::NoSuchDomain) => Err(failures::no_mx_no_address(domain)),
             Err(failure) => Err(failures::host_failed(domain, &failure)),
         }
     }
-}
 
-impl Site {
-    /// Its hosts were named by MX records, or are the recipient's domain in want of them.
-    pub fn is_by_mx(&self) -> bool {
-        self.key.starts_with(mx::PREFIX)
+    /// The site of a domain with these MX hosts, as far as its policy permits them.
+    fn mx_site(
+        &self,
+        domain: &str,
+        hosts: Vec<SiteHost>,
+        transport: Transport,
+    ) -> Result<Site, Outcome> {
+        let hosts = policy::permitted(&transport.tls, domain, SiteKind::Mx, hosts)?;
+        Ok(self.site(SiteKind::Mx, mx::shown(&hosts), hosts, transport))
     }
 
-    fn of_address(address: IpAddr, port: u16, transport: Transport) -> Site {
-        let host = config::HostName::Address(address);
-        let hosts = vec![SiteHost { preference: 0, host, port }];
-        Site { key: format!("[{address}]:{port}{}", transport.mark()).into(), hosts, transport }
+    /// A site of one host that no MX record named.
+    fn fixed(
+        &self,
+        kind: SiteKind,
+        host: config::HostName,
+        port: u16,
+        transport: Transport,
+    ) -> Site {
+        let text = match &host {
+            config::HostName::Name(name) => format!("host:{name}"),
+            config::HostName::Address(address) => format!("[{address}]"),
+        };
+        self.site(kind, text, vec![SiteHost { preference: 0, host, port }], transport)
     }
 
-    fn of_next_hop(next_hop: &config::NextHop, policy: config::TransportPolicy) -> Site {
-        let transport = Transport { policy, scheme: next_hop.scheme, login: next_hop.login };
-        match &next_hop.host {
-            config::HostName::Address(address) => {
-                Site::of_address(*address, next_hop.port, transport)
-            }
-            config::HostName::Name(name) => {
-                let host = next_hop.host.clone();
-                let hosts = vec![SiteHost { preference: 0, host, port: next_hop.port }];
-                let key = format!("{}{name}", mx::NEXT_HOP_PREFIX);
-                Site { key: mx::bounded(&key, next_hop.port, transport), hosts, transport }
-            }
-        }
+    fn site(
+        &self,
+        kind: SiteKind,
+        text: String,
+        hosts: Vec<SiteHost>,
+        transport: Transport,
+    ) -> Site {
+        let port = hosts.first().map_or(self.route.port, |host| host.port);
+        let label = site::label(&text, port, &site::transport_mark(&transport, &self.files));
+        Site { key: SiteKey::new(kind, &label), kind, hosts: hosts.into(), transport }
     }
 }

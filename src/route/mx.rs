@@ -1,18 +1,10 @@
-//! From MX records to the hosts of a site and its key. *Pure.*
+//! From MX records to the hosts of a site. *Pure.*
 
-use super::{SiteHost, Transport};
+use super::SiteHost;
 use crate::config::HostName;
 use crate::dns::Mx;
 use crate::limits;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
-
-/// Begins the key of a site that MX records give.
-pub(super) const PREFIX: &str = "mx:";
-/// Begins the key of a site that the operator named.
-pub(super) const NEXT_HOP_PREFIX: &str = "host:";
 
 /// Why no host of an MX set can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +76,9 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
     own_name.trim_end_matches('.').eq_ignore_ascii_case(host)
 }
 
-/// The key of a site with these hosts, which all have `port`.
-pub(super) fn key(hosts: &[SiteHost], port: u16, transport: Transport) -> Arc<str> {
-    let mut text = PREFIX.to_owned();
+/// The hosts as the label of their site shows them.
+pub(super) fn shown(hosts: &[SiteHost]) -> String {
+    let mut text = "mx:".to_owned();
     let mut before: Option<&SiteHost> = None;
     for host in hosts {
         if let Some(before) = before {
@@ -98,37 +90,14 @@ pub(super) fn key(hosts: &[SiteHost], port: u16, transport: Transport) -> Arc<st
         }
         before = Some(host);
     }
-    bounded(&text, port, transport)
-}
-
-/// `text` with the port and the manner. A long one is cut and ends in a hash of the whole.
-///
-/// The hash has a secret key, the same on all shards of the process: whoever could make two sets
-/// of hosts with one hash would get the mail of the other's domains.
-pub(super) fn bounded(text: &str, port: u16, transport: Transport) -> Arc<str> {
-    static SECRET: OnceLock<RandomState> = OnceLock::new();
-    let tail = format!(":{port}{}", transport.mark());
-    let whole = format!("{text}{tail}");
-    if whole.len() <= limits::ROUTE_KEY_BYTES_MAX {
-        return whole.into();
-    }
-    let hash = SECRET.get_or_init(RandomState::new).hash_one(&whole);
-    let tail = format!("~{hash:016x}{tail}");
-    let mut end = limits::ROUTE_KEY_BYTES_MAX.saturating_sub(tail.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let front = text.get(..end).unwrap_or_default();
-    format!("{front}{tail}").into()
+    text
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::config::TransportPolicy;
-
-    const MAY: Transport = Transport::smtp(TransportPolicy::ORDINARY);
+    use crate::route::site::label;
 
     fn records(set: &[(u16, &str)]) -> Vec<Mx> {
         set.iter()
@@ -136,10 +105,14 @@ mod tests {
             .collect()
     }
 
-    /// The key of the site, or why there is none.
+    fn key(hosts: &[SiteHost], port: u16) -> String {
+        label(&shown(hosts), port, "")
+    }
+
+    /// The label of the site, or why there is none.
     fn chosen(set: &[(u16, &str)]) -> Result<String, Unusable> {
         let hosts = choose("relay.test", &records(set), 25)?;
-        Ok(key(&hosts, 25, MAY).to_string())
+        Ok(key(&hosts, 25))
     }
 
     #[test]
@@ -179,7 +152,7 @@ mod tests {
             set.rotate_left(1);
             assert_eq!(choose("relay.test", &records(&set), 25).unwrap(), expected);
         }
-        assert_ne!(key(&expected, 25, MAY), key(&expected, 26, MAY));
+        assert_ne!(key(&expected, 25), key(&expected, 26));
     }
 
     #[test]
@@ -197,12 +170,12 @@ mod tests {
         let set: Vec<(u16, &str)> = names.iter().map(|name| (10, name.as_str())).collect();
         let hosts = choose("relay.test", &records(&set), 25).unwrap();
         assert_eq!(hosts.len(), limits::ROUTE_HOSTS_MAX);
-        let whole = key(&hosts, 25, MAY);
+        let whole = key(&hosts, 25);
         assert!(whole.len() <= limits::ROUTE_KEY_BYTES_MAX, "{whole}");
         assert!(whole.starts_with("mx:host-number-00.example.test,") && whole.ends_with(":25"));
-        assert_eq!(whole, key(&hosts, 25, MAY));
+        assert_eq!(whole, key(&hosts, 25));
         // Sets that differ only behind the cut have different keys.
-        assert_ne!(whole, key(&hosts[..15], 25, MAY));
+        assert_ne!(whole, key(&hosts[..15], 25));
     }
 
     #[test]

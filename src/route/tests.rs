@@ -4,6 +4,7 @@
 use super::*;
 use crate::config::{HostName, NextHop, Route, RouteRule, Scheme, TransportPolicy};
 use crate::dns::fake::{FakeServer, Zone, a, aaaa, cname, mx, on_shard, settings};
+use crate::message::Demands;
 use crate::ring;
 use hickory_proto::op::ResponseCode;
 use std::future::Future;
@@ -48,14 +49,14 @@ fn with_zone<Fut: Future<Output = ()> + 'static>(
 
 /// The key of the domain's site, or `Refused 5.1.2 words`.
 async fn site(router: &Router, domain: &str) -> String {
-    match router.site(domain).await {
+    match router.site(&RouteKey::of_domain(domain)).await {
         Ok((site, _)) => site.key.to_string(),
         Err(outcome) => ending(&outcome),
     }
 }
 
 async fn tried(router: &Router, domain: &str) -> String {
-    let (site, _) = router.site(domain).await.unwrap();
+    let (site, _) = router.site(&RouteKey::of_domain(domain)).await.unwrap();
     match router.candidates(&site).await {
         Ok(candidates) => {
             let shown = candidates.iter().map(|c| format!("{}={}", c.host, c.address));
@@ -137,8 +138,8 @@ fn neither_mx_nor_address_is_refused() {
 fn a_site_is_remembered_until_its_records_are_over() {
     let zone = Zone::new().with("one.test", mx(10, "mx1.test"));
     let server = with_zone(zone, |router, _| async move {
-        let (first, until) = router.site("one.test").await.unwrap();
-        let (again, until_again) = router.site("one.test").await.unwrap();
+        let (first, until) = router.site(&RouteKey::of_domain("one.test")).await.unwrap();
+        let (again, until_again) = router.site(&RouteKey::of_domain("one.test")).await.unwrap();
         assert!(Arc::ptr_eq(&first, &again));
         assert_eq!(until, until_again);
         assert!(until > ring::wall_clock() && until < Timestamp::NEVER);
@@ -190,6 +191,69 @@ fn hosts_become_addresses_or_an_ending() {
         }
         let doubt = tried(&router, "doubt.test").await;
         assert!(doubt.starts_with("Deferred 4.4.3 DNS server"), "{doubt}");
+    });
+}
+
+#[test]
+fn a_site_of_an_address_is_not_remembered_for_ever() {
+    with_zone(Zone::new(), |router, _| async move {
+        for domain in ["fixed.example", "[192.0.2.7]"] {
+            let (_, until) = router.site(&RouteKey::of_domain(domain)).await.unwrap();
+            assert!(until <= ring::wall_clock().plus(FIXED_SITE_TTL), "{domain}");
+        }
+    });
+}
+
+/// An address that belongs to this relay when it is connected to, and did not when it was routed:
+/// a virtual address that moves.
+#[test]
+fn a_next_hop_that_becomes_this_relay_defers_its_mail() {
+    let server = FakeServer::with_zone(Zone::new());
+    let address = server.address;
+    on_shard(move || async move {
+        let here: SocketAddr = "127.0.0.1:2525".parse().unwrap();
+        let hop = |host| NextHop { host, port: 2525, scheme: Scheme::Smtp, login: None };
+        let smart = hop(HostName::Address(here.ip()));
+        let route = Route { smart_host: Some(smart), port: 2525, ..route() };
+        let with_listeners = |listeners| {
+            let resolver = Resolver::new(settings(&[address]));
+            Router::new("relay.test".into(), listeners, route.clone(), resolver, 1)
+        };
+        let (elsewhere, local) = (with_listeners(Vec::new()), with_listeners(vec![here]));
+        let (site, _) = elsewhere.site(&RouteKey::of_domain("a.test")).await.unwrap();
+        assert_eq!(site.kind, SiteKind::NextHop);
+        let ending = ending(&local.candidates(&site).await.unwrap_err());
+        assert!(ending.starts_with("Deferred 4.4.6 the configured next hop"), "{ending}");
+        // So it does where the router sees it at once; a literal is the sender's mistake.
+        let ending = self::site(&local, "a.test").await;
+        assert!(ending.starts_with("Deferred 4.4.6 the configured next hop"), "{ending}");
+        let literal = self::site(&local, "[127.0.0.1]").await;
+        assert!(literal.starts_with("Refused 5.4.6"), "{literal}");
+    });
+}
+
+#[test]
+fn what_a_message_demands_makes_another_site() {
+    let zone = Zone::new()
+        .with("one.test", mx(10, "mx.test"))
+        .with("mx.test", mx(10, "mx.test"))
+        .with("mx.test", mx(20, "other.test"));
+    with_zone(zone, |router, _| async move {
+        let demands = Demands { require_tls: true };
+        let demanding = |domain: &str| RouteKey { demands, ..RouteKey::of_domain(domain) };
+        let label = |key: RouteKey| {
+            let router = router.clone();
+            async move { router.site(&key).await.map(|(site, _)| site.key.to_string()) }
+        };
+        assert_eq!(
+            label(RouteKey::of_domain("mx.test")).await.unwrap(),
+            "mx:mx.test;other.test:25"
+        );
+        assert_eq!(label(demanding("mx.test")).await.unwrap(), "mx:mx.test:25+requiretls");
+        let unvouched = ending(&label(demanding("one.test")).await.unwrap_err());
+        assert!(unvouched.starts_with("Refused 5.7.30"), "{unvouched}");
+        let fixed = label(demanding("fixed.example")).await.unwrap();
+        assert_eq!(fixed, "[192.0.2.9]:587+requiretls");
     });
 }
 

@@ -1,7 +1,7 @@
 //! What is kept of a waiting message and of each of its recipients: packed, because millions wait.
 //!
 //! A message with one recipient left costs one [`Message`] (48 bytes), one [`Recipient`] (36 bytes)
-//! and 2 bytes of the index by queue id. Domains, tenants, sites and reasons are kept once, not per
+//! and 2 bytes of the index by queue id. Routes, tenants, sites and reasons are kept once, not per
 //! recipient.
 
 use super::slab::{Linked, Links, NIL};
@@ -179,7 +179,7 @@ impl Linked for Group {
 pub(super) enum State {
     /// In the wheel, until its time comes.
     Waiting,
-    /// In the list of its domain, until that has a site.
+    /// In the list of its route key, until that has a site.
     Routing,
     /// In a lane of a site: `place` is the lane.
     Ready,
@@ -205,15 +205,15 @@ pub(super) struct Recipient {
     pub message: u32,
     /// State above, index in the envelope below.
     state_index: u32,
-    pub domain: u32,
+    pub route: u32,
     pub place: u32,
 }
 
 impl Recipient {
-    pub fn new(message: u32, index: u32, domain: u32) -> Recipient {
+    pub fn new(message: u32, index: u32, route: u32) -> Recipient {
         debug_assert!(index <= INDEX_MAX);
         let state_index = index & INDEX_MAX;
-        Recipient { message, state_index, domain, reason: NIL, ..Recipient::default() }
+        Recipient { message, state_index, route, reason: NIL, ..Recipient::default() }
     }
 
     pub fn index(&self) -> u32 {

@@ -28,8 +28,8 @@ impl Scheduler {
         let (mut sites, mut found) = (Vec::new(), false);
         for number in cursor..end {
             let Some(entry) = self.recipients.get(number) else { continue };
-            let (state, domain, attempts) = (entry.state(), entry.domain, entry.attempts());
-            if !wanted(self.domains.name(domain)) {
+            let (state, route, attempts) = (entry.state(), entry.route, entry.attempts());
+            if !wanted(self.routes.domain(route)) {
                 continue;
             }
             found |= state != State::Waiting || attempts > 0;
@@ -42,7 +42,7 @@ impl Scheduler {
                 State::Ready => {}
                 _ => continue,
             }
-            let site = self.domains.get(domain).and_then(|known| known.route);
+            let site = self.routes.get(route).and_then(|known| known.site);
             if let Some((site, _)) = site
                 && !sites.contains(&site)
             {

@@ -138,9 +138,9 @@ impl Scheduler {
         Some(SiteView { site, ready: state.ready, out: state.out, offered: state.offered, parked })
     }
 
-    /// Domains known at present.
-    pub fn domains(&self) -> usize {
-        self.domains.len()
+    /// Route keys known at present.
+    pub fn routes(&self) -> usize {
+        self.routes.len()
     }
 
     fn recipient_view(&self, number: u32) -> RecipientView<'_> {
@@ -157,7 +157,7 @@ impl Scheduler {
         };
         RecipientView {
             index: recipient.index(),
-            domain: self.domains.name(recipient.domain),
+            domain: self.routes.domain(recipient.route),
             state: name,
             site,
             attempts: recipient.attempts(),

@@ -4,22 +4,22 @@
 //!
 //! ```text
 //! admit -> Waiting --due--> Routing --routed--> Ready --take--> Out --settle--> over
-//!            ^  timer wheel    |  the domain's    |  the site's   |  watchdog
+//!            ^  timer wheel    |  the route's     |  the site's   |  watchdog
 //!            |                 |  lookup          |  lanes        |
 //!            +-----------------|------------------|--- deferred --+
 //!                              +---- message's expiry (also while Waiting): over
 //! ```
 //!
-//! While the site of a domain is known, Routing is skipped. Every message stands in an expiry wheel
-//! of its own, which ends all its recipients that are not out; those out end when they come back
-//! deferred. What does not come back for [`Scheduler::OVERDUE`] is demanded back.
+//! While the site of a route key is known, Routing is skipped. Every message stands in an expiry
+//! wheel of its own, which ends all its recipients that are not out; those out end when they come
+//! back deferred. What does not come back for [`Scheduler::OVERDUE`] is demanded back.
 //!
-//! Through here pass numbers and times: envelope indices, domains, tenants, sites as numbers of the
-//! shard. No content, no addresses, no sockets, no clock, no randomness of its own.
+//! Through here pass numbers and times: envelope indices, route keys, tenants, sites as numbers of
+//! the shard. No content, no addresses, no sockets, no clock, no randomness of its own.
 //!
 //! *Cost.* 86 bytes for each message with one recipient left, at every number of them, everything
-//! included except what is kept once per domain, tenant, site and reason; 40 bytes for each further
-//! recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
+//! included except what is kept once per route key, tenant, site and reason; 40 bytes for each
+//! further recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
 //! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
 //! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
 //! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
@@ -50,15 +50,15 @@ pub use flush::Flushed;
 pub use inspect::{MessageView, RecipientView, SiteView};
 pub use ready::Parked;
 pub use types::{
-    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition, DomainId,
-    ExpiredRecipient, SiteId, Slot,
+    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition,
+    ExpiredRecipient, RouteId, SiteId, Slot,
 };
 
 use crate::config;
-use crate::message::{QueueId, Reason, Timestamp};
+use crate::message::{QueueId, Reason, RouteKey, Timestamp};
 use entry::{Group, Members, Message, Recipient, State, kept};
 use index::Index;
-use names::{Classes, Domains, Reasons};
+use names::{BorrowedKey, Classes, Reasons, Routes};
 use ready::{NO_SITE, Sites};
 use retry::Curve;
 use slab::{NIL, Slab};
@@ -84,7 +84,7 @@ pub struct Scheduler {
     index: Index,
     classes: Classes,
     reasons: Reasons,
-    domains: Domains,
+    routes: Routes,
     sites: Sites,
     /// Recipients Waiting (due) and Out (watchdog).
     due: Wheel,
@@ -111,7 +111,7 @@ impl Scheduler {
             index: Index::new(),
             classes: Classes::new(seed),
             reasons: Reasons::new(seed),
-            domains: Domains::new(seed),
+            routes: Routes::new(seed),
             sites: Sites::new(),
             due: Wheel::new(),
             expiry: Wheel::new(),
@@ -141,8 +141,12 @@ impl Scheduler {
             if admitted.ended {
                 continue;
             }
-            let domain = self.domains.refer(admitted.domain);
-            let mut recipient = Recipient::new(slot, index as u32, domain);
+            let route = self.routes.refer(BorrowedKey {
+                domain: admitted.domain,
+                identity: message.identity,
+                demands: message.demands,
+            });
+            let mut recipient = Recipient::new(slot, index as u32, route);
             recipient.set_attempts(admitted.attempts);
             recipient.set_due(admitted.due.min(message.expires));
             if let Some(reason) = &admitted.reason {
@@ -191,8 +195,8 @@ impl Scheduler {
             if let Some(site) = self.sites.next_offer() {
                 return Some(Action::Offer(site));
             }
-            if let Some(domain) = self.domains.next_to_ask() {
-                return Some(Action::Route(DomainId(domain)));
+            if let Some(route) = self.routes.next_to_ask() {
+                return Some(Action::Route(RouteId(route)));
             }
             let number = self.due.next(&mut self.recipients, tick, &mut budget)?;
             match self.recipients[number].state() {
@@ -206,45 +210,45 @@ impl Scheduler {
 
     /// When `poll` has something to do, at the earliest; `None` when nothing waits for a time.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        if self.sites.has_offers() || self.domains.has_to_ask() {
+        if self.sites.has_offers() || self.routes.has_to_ask() {
             return Some(Timestamp(0));
         }
         let ticks = [self.due.wake_at(), self.expiry.wake_at()];
         ticks.into_iter().flatten().min().map(|tick| Timestamp(tick * TICK_MS))
     }
 
-    /// The name of a domain demanded; empty when it is unknown.
-    pub fn domain(&self, domain: DomainId) -> &str {
-        self.domains.name(domain.0)
+    /// The key whose site is wanted; `None` when it is unknown.
+    pub fn route_key(&self, route: RouteId) -> Option<&RouteKey> {
+        self.routes.key(route.0)
     }
 
-    /// The domain's site was found: its waiting-for-route recipients are ready. The answer also
-    /// serves recipients of the domain that become due before `valid_until`. Without a demand for
-    /// the domain it does nothing.
-    pub fn routed(&mut self, domain: DomainId, site: SiteId, valid_until: Timestamp) {
-        if !self.domains.get(domain.0).is_some_and(|known| known.asked) {
+    /// The site of a key was found: its waiting-for-route recipients are ready. The answer also
+    /// serves recipients with this key that become due before `valid_until`. It does nothing unless
+    /// the site was asked for.
+    pub fn routed(&mut self, route: RouteId, site: SiteId, valid_until: Timestamp) {
+        if !self.routes.get(route.0).is_some_and(|known| known.asked) {
             return;
         }
-        self.domains.get_mut(domain.0).route = Some((site, valid_until));
-        while let Some(number) = self.next_routing(domain.0) {
+        self.routes.get_mut(route.0).site = Some((site, valid_until));
+        while let Some(number) = self.next_routing(route.0) {
             self.make_ready(number, site);
         }
-        self.domains.answered(domain.0);
+        self.routes.answered(route.0);
     }
 
     /// No site: the recipients that waited for it, now out: settle each. Once for each message.
-    pub fn unroutable(&mut self, domain: DomainId) -> Vec<(Slot, Vec<u32>)> {
-        if !self.domains.get(domain.0).is_some_and(|known| known.asked) {
+    pub fn unroutable(&mut self, route: RouteId) -> Vec<(Slot, Vec<u32>)> {
+        if !self.routes.get(route.0).is_some_and(|known| known.asked) {
             return Vec::new();
         }
         let mut all = Vec::new();
-        while let Some(number) = self.next_routing(domain.0) {
+        while let Some(number) = self.next_routing(route.0) {
             self.recipients[number].place = NO_SITE;
             self.watch(number, State::Out, self.told);
             all.push((Slot(self.recipients[number].message), self.recipients[number].index()));
         }
-        self.domains.get_mut(domain.0).route = None;
-        self.domains.answered(domain.0);
+        self.routes.get_mut(route.0).site = None;
+        self.routes.answered(route.0);
         all.sort_unstable();
         let same_slot = |one: &(Slot, u32), other: &(Slot, u32)| one.0 == other.0;
         all.chunk_by(same_slot)
@@ -355,15 +359,15 @@ impl Scheduler {
         ended
     }
 
-    /// All ready recipients of a site wait for the lookup of their domain again, and what was known
-    /// of those domains is forgotten: for a site whose hosts cannot be had any more.
+    /// All ready recipients of a site are routed again, and what was known of their routes
+    /// is forgotten: for a site whose hosts cannot be had any more.
     pub fn reroute(&mut self, site: SiteId) {
         while let Some(number) = self.sites.any(site.0) {
             self.detach(number);
-            let domain = self.recipients[number].domain;
-            let known = self.domains.get_mut(domain);
-            if known.route.is_some_and(|(old, _)| old == site) {
-                known.route = None;
+            let route = self.recipients[number].route;
+            let known = self.routes.get_mut(route);
+            if known.site.is_some_and(|(old, _)| old == site) {
+                known.site = None;
             }
             self.make_routing(number);
         }
@@ -488,8 +492,8 @@ impl Scheduler {
 
     /// A recipient in no list, whose time has come.
     fn make_due(&mut self, number: u32, now: Timestamp) {
-        let domain = self.recipients[number].domain;
-        match self.domains.get(domain).and_then(|known| known.route) {
+        let route = self.recipients[number].route;
+        match self.routes.get(route).and_then(|known| known.site) {
             Some((site, valid_until)) if valid_until > now => self.make_ready(number, site),
             _ => self.make_routing(number),
         }
@@ -503,13 +507,13 @@ impl Scheduler {
 
     fn make_routing(&mut self, number: u32) {
         self.recipients[number].set_state(State::Routing);
-        let domain = self.recipients[number].domain;
-        self.domains.get_mut(domain).routing.push_back(&mut self.recipients, number, 0);
-        self.domains.ask(domain);
+        let route = self.recipients[number].route;
+        self.routes.get_mut(route).routing.push_back(&mut self.recipients, number, 0);
+        self.routes.ask(route);
     }
 
-    fn next_routing(&mut self, domain: u32) -> Option<u32> {
-        self.domains.get_mut(domain).routing.pop_front(&mut self.recipients)
+    fn next_routing(&mut self, route: u32) -> Option<u32> {
+        self.routes.get_mut(route).routing.pop_front(&mut self.recipients)
     }
 
     /// Out from now on, or still; the wheel looks at it after half of the watchdog's time. Two
@@ -545,8 +549,8 @@ impl Scheduler {
         match entry.state() {
             State::Waiting => self.due.remove(&mut self.recipients, number),
             State::Routing => {
-                let domain = self.domains.get_mut(entry.domain);
-                domain.routing.unlink(&mut self.recipients, number);
+                let route = self.routes.get_mut(entry.route);
+                route.routing.unlink(&mut self.recipients, number);
             }
             State::Ready => {
                 let class = self.messages[entry.message].class;
@@ -563,7 +567,7 @@ impl Scheduler {
     /// A detached recipient is over; gives its attempts.
     fn end(&mut self, number: u32) -> u16 {
         let entry = self.recipients.remove(number);
-        self.domains.release(entry.domain);
+        self.routes.release(entry.route);
         if entry.reason != NIL {
             self.reasons.release(entry.reason);
         }

@@ -1,17 +1,17 @@
-//! Names kept once and numbered: recipient domains with what is known of their site, the classes of
+//! Names kept once and numbered: route keys with what is known of their site, the classes of
 //! messages (priority and tenant), and the reasons why recipients wait. All live as long as
-//! something refers to them; domains with a known site a little longer, so that the next message
+//! something refers to them; route keys with a known site a little longer, so that the next message
 //! need not ask again.
 
 use super::SiteId;
 use super::slab::{Linked, Links, List, Slab};
-use crate::message::{Reason, Status, Timestamp};
+use crate::message::{Demands, IdentityId, Reason, RouteKey, Status, Timestamp};
 use hashbrown::HashTable;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-/// Domains that nothing waits for, kept for their known site; the oldest goes first.
-const IDLE_DOMAINS_MAX: usize = 4096;
+/// Route keys that nothing waits for, kept for their known site; the oldest goes first.
+const IDLE_ROUTES_MAX: usize = 4096;
 
 /// Different reasons kept in full, about 250 bytes each, at most 1 KB. Servers that put a number of
 /// their own into every reply would fill the memory with them; of further ones only the stage and
@@ -30,22 +30,49 @@ fn hash(seed: u64, number: u8, text: &str) -> u64 {
     hasher.finish()
 }
 
-/// A recipient domain. Its links: to be asked for, or idle.
+/// A route key and its site. Its links: to be asked for, or idle.
 #[derive(Default)]
-pub(super) struct Domain {
+pub(super) struct Route {
     links: Links,
-    name: Box<str>,
-    /// Recipients of it that have not ended, and one more while a lookup is under way.
+    key: RouteKey,
+    /// Recipients of it that have not ended, and one more while a lookup is in flight.
     references: u32,
     /// Its recipients in [`super::entry::State::Routing`].
     pub routing: List,
-    /// A lookup is wanted or under way.
+    /// A lookup is wanted or in flight.
     pub asked: bool,
     /// The site last found, and until when that holds.
-    pub route: Option<(SiteId, Timestamp)>,
+    pub site: Option<(SiteId, Timestamp)>,
 }
 
-impl Linked for Domain {
+/// A [`RouteKey`] that need not be kept.
+#[derive(Clone, Copy)]
+pub(super) struct BorrowedKey<'a> {
+    pub domain: &'a str,
+    pub identity: IdentityId,
+    pub demands: Demands,
+}
+
+impl BorrowedKey<'_> {
+    fn of(key: &RouteKey) -> BorrowedKey<'_> {
+        BorrowedKey { domain: &key.domain, identity: key.identity, demands: key.demands }
+    }
+
+    fn is(&self, key: &RouteKey) -> bool {
+        *self.domain == *key.domain && self.identity == key.identity && self.demands == key.demands
+    }
+
+    fn hash(&self, seed: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(seed);
+        self.identity.hash(&mut hasher);
+        self.demands.hash(&mut hasher);
+        hasher.write(self.domain.as_bytes());
+        hasher.finish()
+    }
+}
+
+impl Linked for Route {
     fn links(&self) -> &Links {
         &self.links
     }
@@ -54,8 +81,8 @@ impl Linked for Domain {
     }
 }
 
-pub(super) struct Domains {
-    table: Slab<Domain>,
+pub(super) struct Routes {
+    table: Slab<Route>,
     index: HashTable<u32>,
     to_ask: List,
     idle: List,
@@ -63,9 +90,9 @@ pub(super) struct Domains {
     seed: u64,
 }
 
-impl Domains {
-    pub fn new(seed: u64) -> Domains {
-        Domains {
+impl Routes {
+    pub fn new(seed: u64) -> Routes {
+        Routes {
             table: Slab::new(),
             index: HashTable::new(),
             to_ask: List::default(),
@@ -75,10 +102,10 @@ impl Domains {
         }
     }
 
-    /// The number of `name`, with one reference more.
-    pub fn refer(&mut self, name: &str) -> u32 {
-        let hash = hash(self.seed, 0, name);
-        let found = self.index.find(hash, |&number| *self.table[number].name == *name);
+    /// The number of `key`, with one reference more.
+    pub fn refer(&mut self, key: BorrowedKey<'_>) -> u32 {
+        let hash = key.hash(self.seed);
+        let found = self.index.find(hash, |&number| key.is(&self.table[number].key));
         if let Some(&number) = found {
             if self.table[number].references == 0 {
                 self.idle.unlink(&mut self.table, number);
@@ -87,26 +114,27 @@ impl Domains {
             self.table[number].references += 1;
             return number;
         }
-        let domain = Domain { name: name.into(), references: 1, ..Domain::default() };
-        let number = self.table.insert(domain);
+        let BorrowedKey { domain, identity, demands } = key;
+        let key = RouteKey { domain: domain.into(), identity, demands };
+        let number = self.table.insert(Route { key, references: 1, ..Route::default() });
         self.index_insert(hash, number);
         number
     }
 
-    /// One reference less. Without any the domain is idle, and forgotten when too many are.
+    /// One reference less. Without any the key is idle, and forgotten when too many are.
     pub fn release(&mut self, number: u32) {
-        let domain = &mut self.table[number];
-        domain.references -= 1;
-        if domain.references > 0 {
+        let route = &mut self.table[number];
+        route.references -= 1;
+        if route.references > 0 {
             return;
         }
-        if domain.route.is_none() {
+        if route.site.is_none() {
             self.forget(number);
             return;
         }
         self.idle.push_back(&mut self.table, number, 0);
         self.idle_count += 1;
-        if self.idle_count > IDLE_DOMAINS_MAX
+        if self.idle_count > IDLE_ROUTES_MAX
             && let Some(oldest) = self.idle.pop_front(&mut self.table)
         {
             self.idle_count -= 1;
@@ -116,10 +144,10 @@ impl Domains {
 
     /// A lookup is wanted, unless one is wanted or under way already.
     pub fn ask(&mut self, number: u32) {
-        let domain = &mut self.table[number];
-        if !domain.asked {
-            domain.asked = true;
-            domain.references += 1;
+        let route = &mut self.table[number];
+        if !route.asked {
+            route.asked = true;
+            route.references += 1;
             self.to_ask.push_back(&mut self.table, number, 0);
         }
     }
@@ -133,7 +161,7 @@ impl Domains {
         !self.to_ask.is_empty()
     }
 
-    /// The lookup has ended. Gives up its reference: the domain may be gone after it when nothing
+    /// The lookup has ended. Gives up its reference: the key may be gone after it when nothing
     /// else refers to it.
     pub fn answered(&mut self, number: u32) {
         if !std::mem::take(&mut self.table[number].asked) {
@@ -146,15 +174,20 @@ impl Domains {
         self.release(number);
     }
 
-    pub fn name(&self, number: u32) -> &str {
-        self.table.get(number).map_or("", |domain| &domain.name)
+    pub fn key(&self, number: u32) -> Option<&RouteKey> {
+        self.table.get(number).map(|route| &route.key)
     }
 
-    pub fn get(&self, number: u32) -> Option<&Domain> {
+    /// The domain of a key; empty when it is unknown.
+    pub fn domain(&self, number: u32) -> &str {
+        self.key(number).map_or("", |key| &key.domain)
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Route> {
         self.table.get(number)
     }
 
-    pub fn get_mut(&mut self, number: u32) -> &mut Domain {
+    pub fn get_mut(&mut self, number: u32) -> &mut Route {
         &mut self.table[number]
     }
 
@@ -163,8 +196,8 @@ impl Domains {
     }
 
     fn forget(&mut self, number: u32) {
-        let domain = self.table.remove(number);
-        let hash = hash(self.seed, 0, &domain.name);
+        let route = self.table.remove(number);
+        let hash = BorrowedKey::of(&route.key).hash(self.seed);
         if let Ok(found) = self.index.find_entry(hash, |&other| other == number) {
             found.remove();
         }
@@ -172,7 +205,8 @@ impl Domains {
 
     fn index_insert(&mut self, at: u64, number: u32) {
         let (table, seed) = (&self.table, self.seed);
-        self.index.insert_unique(at, number, |&other| hash(seed, 0, &table[other].name));
+        self.index
+            .insert_unique(at, number, |&other| BorrowedKey::of(&table[other].key).hash(seed));
     }
 }
 

@@ -21,7 +21,7 @@ const TURNS: u32 = 8;
 /// the last time.
 const PARKED_SWEEP_MIN: usize = 1024;
 
-/// The place of a recipient that is out without a site (its domain had none).
+/// The place of a recipient that is out without a site (its route had none).
 pub(super) const NO_SITE: u32 = u32::MAX;
 
 /// Why a site is not tried now. Explains; does not stop.

@@ -5,7 +5,7 @@
 mod model;
 
 use super::*;
-use crate::message::{Stage, Status};
+use crate::message::{Demands, IdentityId, Stage, Status};
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -43,6 +43,8 @@ fn admit_for(scheduler: &mut Scheduler, id: u64, tenant: &str, priority: i8, to:
         notice: None,
         priority,
         tenant,
+        identity: IdentityId::default(),
+        demands: Demands::default(),
         recipients: &recipients,
     };
     scheduler.admit(&message, START)
@@ -89,7 +91,7 @@ fn a_message_goes_from_admission_to_its_end() {
     let slot = admit(&mut scheduler, 5, &["example.net"]);
     assert_eq!(state(&scheduler, slot), "routing");
     let Some(Action::Route(domain)) = scheduler.poll(START) else { panic!("a lookup is wanted") };
-    assert_eq!(scheduler.domain(domain), "example.net");
+    assert_eq!(scheduler.route_key(domain), Some(&RouteKey::of_domain("example.net")));
     assert_eq!(scheduler.poll(START), None, "once");
     scheduler.routed(domain, SITE, START.plus(HOUR));
     assert_eq!(scheduler.poll(START), Some(Action::Offer(SITE)));
@@ -177,7 +179,7 @@ fn expiry_ends_what_is_not_out_and_the_rest_when_it_comes_back() {
     let settled = scheduler.settle(slot, 0, AttemptResult::Later, None, end);
     assert_eq!(settled, Some(Disposition::Expired { attempts: 1 }));
     assert!(scheduler.finish_if_over(slot));
-    scheduler.routed(DomainId(1), SITE, end);
+    scheduler.routed(RouteId(1), SITE, end);
     assert_eq!(scheduler.poll(end), None, "a late answer finds nobody");
 }
 
@@ -248,7 +250,7 @@ fn one_transaction_takes_the_recipients_of_a_site_over_all_its_domains() {
     let slot = admit(&mut scheduler, 1, &to);
     while let Some(demand) = scheduler.poll(START) {
         if let Action::Route(domain) = demand {
-            let other = scheduler.domain(domain) == "other.example";
+            let other = &*scheduler.route_key(domain).unwrap().domain == "other.example";
             let site = if other { SiteId(9) } else { SITE };
             scheduler.routed(domain, site, START.plus(HOUR));
         }
@@ -324,6 +326,8 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
             notice: None,
             priority: 0,
             tenant: "",
+            identity: IdentityId::default(),
+            demands: Demands::default(),
             recipients: &held,
         },
         START,
@@ -361,6 +365,8 @@ fn a_recovered_message_goes_on_where_it_was() {
         notice: None,
         priority: 100,
         tenant: "shop",
+        identity: IdentityId::default(),
+        demands: Demands::default(),
         recipients: &[
             AdmittedRecipient { ended: true, ..at("x.example", START) },
             AdmittedRecipient { attempts: 3, reason: why.clone(), ..at("y.example", due) },
@@ -459,9 +465,9 @@ fn nonsense_from_outside_finds_nothing() {
         assert_eq!(scheduler.settle(slot, index, AttemptResult::Over, None, START), None);
         assert_eq!(scheduler.settle(Slot(index), index, AttemptResult::Over, None, START), None);
     }
-    scheduler.routed(DomainId(99), SITE, START);
-    assert_eq!(scheduler.unroutable(DomainId(u32::MAX)), []);
-    assert_eq!(scheduler.domain(DomainId(99)), "");
+    scheduler.routed(RouteId(99), SITE, START);
+    assert_eq!(scheduler.unroutable(RouteId(u32::MAX)), []);
+    assert_eq!(scheduler.route_key(RouteId(99)), None);
     assert!(!scheduler.finish_if_over(Slot(u32::MAX)));
     assert_eq!(scheduler.messages_from(u32::MAX, 10), (Vec::new(), None));
     let never = Admission {
@@ -471,6 +477,8 @@ fn nonsense_from_outside_finds_nothing() {
         notice: None,
         priority: i8::MIN,
         tenant: "",
+        identity: IdentityId::default(),
+        demands: Demands::default(),
         recipients: &[at("", Timestamp::NEVER)],
     };
     let slot = scheduler.admit(&never, Timestamp::NEVER);
@@ -490,7 +498,7 @@ fn domains_and_tenants_are_forgotten_when_nothing_refers_to_them() {
         scheduler.settle(slot, 0, AttemptResult::Over, None, START);
         assert!(scheduler.finish_if_over(slot));
     }
-    assert_eq!(scheduler.domains(), 4096);
+    assert_eq!(scheduler.routes(), 4096);
     assert_eq!(scheduler.messages(), 0);
 }
 
@@ -513,6 +521,8 @@ fn a_waiting_message_costs_at_most_87_bytes_at_any_number_of_them() {
             notice: None,
             priority: 0,
             tenant: "",
+            identity: IdentityId::default(),
+            demands: Demands::default(),
             recipients: &[at(domain, due)],
         };
         scheduler.admit(&message, START);
@@ -584,6 +594,8 @@ fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
         notice: Some(at(600)),
         priority: 0,
         tenant: "",
+        identity: IdentityId::default(),
+        demands: Demands::default(),
         recipients: &[due],
     };
     let slot = scheduler.admit(&message, START);

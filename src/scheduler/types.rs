@@ -1,15 +1,15 @@
 //! What goes into the scheduler and what comes out of it.
 
-use crate::message::{QueueId, Reason, Timestamp};
+use crate::message::{Demands, IdentityId, QueueId, Reason, Timestamp};
 use std::rc::Rc;
 
 /// A message in the scheduler's table, until its last recipient ends. Reused after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// A recipient domain, interned.
+/// A route key, interned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DomainId(pub u32);
+pub struct RouteId(pub u32);
 
 /// A site, numbered by the shard's table of sites. A number must keep its meaning as long as the
 /// scheduler may know it: until its last recipient is settled and the last `valid_until` is over.
@@ -31,6 +31,10 @@ pub struct Admission<'a> {
     pub priority: i8,
     /// Whose mail it is; empty for nobody's in particular.
     pub tenant: &'a str,
+    /// As which sender it goes out.
+    pub identity: IdentityId,
+    /// What it demands of the way.
+    pub demands: Demands,
     /// In envelope order.
     pub recipients: &'a [AdmittedRecipient<'a>],
 }
@@ -52,8 +56,8 @@ pub struct AdmittedRecipient<'a> {
 /// What the scheduler wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Find the site of a domain, then call `routed` or `unroutable`.
-    Route(DomainId),
+    /// Find the site of a route key, then call `routed` or `unroutable`.
+    Route(RouteId),
     /// There is work for a site that had none (or whose `take` had said there is no more).
     Offer(SiteId),
     /// These recipients were not delivered in time and have ended: report and record it, then call

@@ -43,7 +43,7 @@ impl Queue {
         if !expired.is_empty() {
             self.expired(slot, expired);
         }
-        let via = DeliveryPath { site: Some(&site.key), tls: tls.as_deref(), reports };
+        let via = DeliveryPath { site: Some(site.key.as_str()), tls: tls.as_deref(), reports };
         self.settle(slot, &message, outcomes, via);
         self.changed();
     }

@@ -10,13 +10,13 @@ use super::report::Asked;
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
-use crate::message::{Message, Outcome, Reason, Stage, Status, Timestamp};
+use crate::message::{IdentityId, Message, Outcome, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Job, owner_share};
 use crate::ring::{self, Signal};
 use crate::route::{Router, Site};
 use crate::scheduler::{
-    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition, DomainId,
-    ExpiredRecipient, Flushed, Scheduler, Slot,
+    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Disposition,
+    ExpiredRecipient, Flushed, RouteId, Scheduler, Slot,
 };
 use crate::session::Etrn;
 use crate::spool::{Placement, Recovered, RecoveredRecipient, Spool, SpoolError};
@@ -68,7 +68,7 @@ pub(super) struct Queue {
     /// What this shard has asked all of them, and how often it has.
     question: RefCell<Option<Question>>,
     questions: Cell<u64>,
-    to_route: RefCell<VecDeque<DomainId>>,
+    to_route: RefCell<VecDeque<RouteId>>,
 }
 
 impl Queue {
@@ -143,6 +143,8 @@ impl Queue {
                 notice,
                 priority: message.options.priority,
                 tenant: &message.options.tenant,
+                identity: IdentityId::default(),
+                demands: message.demands(),
                 recipients: &recipients,
             },
             now,
@@ -188,6 +190,8 @@ impl Queue {
                 notice,
                 priority: message.priority,
                 tenant: &message.tenant,
+                identity: IdentityId::default(),
+                demands: message.demands,
                 recipients,
             },
             now,
@@ -313,13 +317,13 @@ impl Queue {
 
     fn meet(self: &Rc<Self>, demand: Action) {
         match demand {
-            Action::Route(domain) => {
+            Action::Route(route) => {
                 if self.routing.get() < ROUTES_AT_ONCE {
                     self.routing.set(self.routing.get() + 1);
                     let queue = Rc::clone(self);
-                    ring::spawn("route", async move { queue.route(domain).await });
+                    ring::spawn("route", async move { queue.route(route).await });
                 } else {
-                    self.to_route.borrow_mut().push_back(domain);
+                    self.to_route.borrow_mut().push_back(route);
                 }
             }
             Action::Offer(number) => {
@@ -353,19 +357,19 @@ impl Queue {
         .owner
     }
 
-    /// Finds the site of one domain after the other while any wait.
-    async fn route(self: Rc<Self>, first: DomainId) {
-        let mut place = RoutingPlace { queue: Rc::clone(&self), domain: None };
+    /// Finds the site of one route key after the other while any wait.
+    async fn route(self: Rc<Self>, first: RouteId) {
+        let mut place = RoutingPlace { queue: Rc::clone(&self), route: None };
         let mut next = Some(first);
-        while let Some(domain) = next {
-            place.domain = Some(domain);
-            let name = self.scheduler.borrow().domain(domain).to_owned();
-            let found = self.router.site(&name).await;
-            place.domain = None;
+        while let Some(route) = next {
+            place.route = Some(route);
+            let key = self.scheduler.borrow().route_key(route).cloned().unwrap_or_default();
+            let found = self.router.site(&key).await;
+            place.route = None;
             match found {
-                Ok((site, valid_until)) => self.routed(domain, &site, valid_until),
+                Ok((site, valid_until)) => self.routed(route, &site, valid_until),
                 Err(outcome) => {
-                    let waiting = self.scheduler.borrow_mut().unroutable(domain);
+                    let waiting = self.scheduler.borrow_mut().unroutable(route);
                     for (slot, recipients) in waiting {
                         self.unroutable(slot, recipients, outcome.clone()).await;
                     }
@@ -376,7 +380,7 @@ impl Queue {
         }
     }
 
-    fn routed(&self, domain: DomainId, site: &Arc<Site>, valid_until: Timestamp) {
+    fn routed(&self, route: RouteId, site: &Arc<Site>, valid_until: Timestamp) {
         let mut scheduler = self.scheduler.borrow_mut();
         let now = now();
         let release = |number| {
@@ -389,7 +393,7 @@ impl Queue {
             true
         };
         let (number, valid_until) = self.sites.borrow_mut().number(site, valid_until, now, release);
-        scheduler.routed(domain, number, valid_until);
+        scheduler.routed(route, number, valid_until);
     }
 
     /// A home has a connection free for `site`: answers with one job, or that there is none.
@@ -545,15 +549,15 @@ struct RoutingPlace {
     queue: Rc<Queue>,
     /// What it looks for. A task that ends in the middle must not leave its recipients waiting for
     /// the answer.
-    domain: Option<DomainId>,
+    route: Option<RouteId>,
 }
 
 impl Drop for RoutingPlace {
     fn drop(&mut self) {
         let queue = &self.queue;
         queue.routing.set(queue.routing.get().saturating_sub(1));
-        if let Some(domain) = self.domain.take() {
-            let waiting = queue.scheduler.borrow_mut().unroutable(domain);
+        if let Some(route) = self.route.take() {
+            let waiting = queue.scheduler.borrow_mut().unroutable(route);
             for (slot, recipients) in waiting {
                 queue.put_off(slot, &recipients, "a fault in the relay ended the look-up");
             }

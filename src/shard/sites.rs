@@ -5,7 +5,7 @@
 //! again, so that the table grows with the sites of the present, not of all times.
 
 use crate::message::Timestamp;
-use crate::route::Site;
+use crate::route::{Site, SiteKey};
 use crate::scheduler::SiteId;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const SWEEP_MIN: usize = 1024;
 
 /// The sites that this shard has mail for, by number.
 pub(super) struct Sites {
-    by_key: HashMap<Arc<str>, SiteId>,
+    by_key: HashMap<SiteKey, SiteId>,
     places: Vec<Option<Place>>,
     free: Vec<SiteId>,
     sweep_at: usize,
@@ -70,11 +70,11 @@ impl Sites {
         if let Some(free) = self.places.get_mut(number.0 as usize) {
             *free = place;
         }
-        self.by_key.insert(Arc::clone(&site.key), number);
+        self.by_key.insert(site.key.clone(), number);
         (number, valid_until)
     }
 
-    pub(super) fn find(&self, key: &str) -> Option<SiteId> {
+    pub(super) fn find(&self, key: &SiteKey) -> Option<SiteId> {
         self.by_key.get(key).copied()
     }
 
@@ -102,17 +102,12 @@ impl Sites {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::route::Transport;
     use std::collections::HashSet;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
     fn site(number: usize) -> Arc<Site> {
-        Arc::new(Site {
-            key: format!("mx:mx{number}.test:25").into(),
-            hosts: Vec::new(),
-            transport: Transport::smtp(crate::config::TransportPolicy::ORDINARY),
-        })
+        Site::for_test(&format!("mx:mx{number}.test:25"))
     }
 
     fn minutes(minutes: u64) -> Timestamp {
@@ -126,7 +121,7 @@ mod tests {
         let (two, _) = sites.number(&site(2), minutes(1), NOW, |_| true);
         assert_ne!(one, two);
         assert_eq!(sites.number(&site(1), minutes(1), NOW, |_| true).0, one);
-        assert_eq!(sites.find("mx:mx2.test:25"), Some(two));
+        assert_eq!(sites.find(&site(2).key), Some(two));
         assert_eq!(sites.site(two).unwrap().key, site(2).key);
     }
 

@@ -12,7 +12,7 @@ use crate::message::{
 };
 use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
-use crate::route::{Router, Site, Transport};
+use crate::route::{Router, Site};
 use crate::scheduler::{Action, DeliveryUnit, SiteId};
 use crate::spool::{Settings, Spool};
 use std::path::Path;
@@ -74,7 +74,8 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
     let mut scheduler = queue.scheduler.borrow_mut();
     while let Some(demand) = scheduler.poll(now) {
         if let Action::Route(domain) = demand {
-            let number = SiteId(u32::from(scheduler.domain(domain) == "b.test"));
+            let number =
+                SiteId(u32::from(&*scheduler.route_key(domain).unwrap().domain == "b.test"));
             scheduler.routed(domain, number, Timestamp::NEVER);
         }
     }
@@ -87,11 +88,7 @@ fn done(message: &Arc<Message>, work: &DeliveryUnit, outcome: fn(Reason) -> Outc
     Done {
         slot: work.slot.0,
         id: work.id,
-        site: Arc::new(Site {
-            key: "mx:x.test:25".into(),
-            hosts: Vec::new(),
-            transport: Transport::smtp(crate::config::TransportPolicy::ORDINARY),
-        }),
+        site: Site::for_test("mx:x.test:25"),
         message: Arc::clone(message),
         outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
         again: Vec::new(),

@@ -5,10 +5,11 @@ use super::queue::{Queue, placement};
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp, expiry, wished_end};
 use crate::pool::SiteOwnerView;
+use crate::route::{Site, SiteKey};
 use crate::scheduler::MessageView;
 use crate::spool::{self, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,8 +61,10 @@ pub struct RecipientEntry {
 /// One site, as one shard sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SiteEntry {
-    /// The site's key.
+    /// The site's label.
     pub site: String,
+    /// How its hosts came to be named: `mx`, `next-hop` or `literal`.
+    pub kind: String,
     /// Which shard says so.
     pub shard: usize,
     /// Recipients of this shard's queue that are ready for it.
@@ -126,16 +129,17 @@ impl Queue {
 
     /// All sites that this shard has mail for or connections to.
     pub(super) fn site_entries(&self, homes: &[SiteOwnerView]) -> Vec<SiteEntry> {
-        let mut by_key: BTreeMap<String, SiteEntry> = BTreeMap::new();
-        let entry = |key: &str| SiteEntry {
-            site: key.to_owned(),
+        let mut by_key: HashMap<SiteKey, SiteEntry> = HashMap::new();
+        let entry = |site: &Site| SiteEntry {
+            site: site.key.to_string(),
+            kind: site.kind.name().to_owned(),
             shard: self.shard,
             ..SiteEntry::default()
         };
         let sites = self.sites.borrow();
         for view in self.scheduler.borrow().sites() {
             let Some(site) = sites.site(view.site) else { continue };
-            let shown = by_key.entry(site.key.to_string()).or_insert_with(|| entry(&site.key));
+            let shown = by_key.entry(site.key.clone()).or_insert_with(|| entry(site));
             shown.ready = view.ready;
             shown.out = view.out;
             if let Some(parked) = &view.parked {
@@ -144,8 +148,8 @@ impl Queue {
             }
         }
         for owner in homes {
-            let key = &owner.site.key;
-            let shown = by_key.entry(key.to_string()).or_insert_with(|| entry(key));
+            let key = owner.site.key.clone();
+            let shown = by_key.entry(key).or_insert_with(|| entry(&owner.site));
             shown.connections = owner.connected;
             shown.connections_max = owner.share;
             if let Some((until, reason)) = &owner.backing_off {
@@ -153,7 +157,9 @@ impl Queue {
                 shown.reason = Some(reason.to_string());
             }
         }
-        by_key.into_values().collect()
+        let mut entries: Vec<SiteEntry> = by_key.into_values().collect();
+        entries.sort_by(|one, other| (&one.site, &one.kind).cmp(&(&other.site, &other.kind)));
+        entries
     }
 
     /// What the scheduler knows of a message's recipients; addresses are still missing.

@@ -12,7 +12,7 @@ use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
     WITH_BEGUN, WITH_DELIVER_BY, WITH_FATES,
 };
-use crate::message::{DeliverBy, QueueId, RecipientStatus, Timestamp};
+use crate::message::{DeliverBy, Demands, QueueId, RecipientStatus, Timestamp};
 
 /// Bytes of an entry that every one has.
 const HEAD: usize = 14;
@@ -27,6 +27,7 @@ const UNDER_WAY: u16 = 64;
 const EXTENTS: u16 = 128;
 const DELAY_WANTED: u16 = 256;
 const DELIVER_BY: u16 = 512;
+const REQUIRE_TLS: u16 = 1024;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -53,6 +54,8 @@ pub(super) struct MessageSummary<'a> {
     pub(super) null_reverse_path: bool,
     /// NOTIFY=DELAY was given for some recipient.
     pub(super) delay_wanted: bool,
+    /// What it demands of the way to a host.
+    pub(super) demands: Demands,
     pub(super) tenant: &'a str,
     pub(super) priority: i8,
     pub(super) not_before: Option<Timestamp>,
@@ -158,7 +161,8 @@ impl<'a> MessageSummary<'a> {
             let _address = fields.text()?;
             record::optional(&mut fields)?;
         }
-        let record::Asked { tenant, priority, not_before, expires } = record::asked(&mut fields)?;
+        let record::Asked { tenant, priority, require_tls, not_before, expires } =
+            record::asked(&mut fields)?;
         let by = |fields: &mut Fields<'_>| record::deliver_by(fields).map(Some);
         let deliver_by = if flags & WITH_DELIVER_BY != 0 { by(&mut fields)? } else { None };
         let _trace = fields.bytes()?;
@@ -166,6 +170,7 @@ impl<'a> MessageSummary<'a> {
             received_at,
             null_reverse_path,
             delay_wanted,
+            demands: Demands::new(require_tls, null_reverse_path),
             tenant,
             priority,
             not_before,
@@ -211,6 +216,7 @@ impl<'a> MessageSummary<'a> {
             received_at,
             null_reverse_path: marked(NULL_REVERSE),
             delay_wanted: marked(DELAY_WANTED),
+            demands: Demands { require_tls: marked(REQUIRE_TLS) },
             tenant,
             priority,
             not_before,
@@ -238,6 +244,7 @@ impl<'a> MessageSummary<'a> {
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
             (self.deliver_by.is_some(), DELIVER_BY),
+            (self.demands.require_tls, REQUIRE_TLS),
         ];
         let set = marks.iter().filter(|(set, _)| *set);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
@@ -297,7 +304,7 @@ impl PartialEq for MessageSummary<'_> {
     fn eq(&self, other: &Self) -> bool {
         let said = |brief: &Self| {
             (
-                (brief.received_at, brief.null_reverse_path, brief.priority),
+                (brief.received_at, brief.null_reverse_path, brief.priority, brief.demands),
                 (brief.not_before, brief.expires, brief.deliver_by, brief.delay_wanted),
             )
         };

@@ -20,7 +20,7 @@ const LEAD: usize = 64;
 const FOOTER: usize = 64;
 const MAGIC: [u8; 8] = *b"RINGIDX\n";
 /// The version that is written, and the only one that is used.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// An index takes one part in this many of its segment at most, and so much memory while the
 /// segment fills. One that would take more saves too little, and is given up.
 const PARTS: u32 = 4;

@@ -67,7 +67,7 @@ pub use quarantine::quarantined;
 pub use record::PriorStatus;
 pub use recovered_entries::Messages;
 
-use crate::message::{DeliverBy, Message, QueueId, Reason, RecipientStatus, Timestamp};
+use crate::message::{DeliverBy, Demands, Message, QueueId, Reason, RecipientStatus, Timestamp};
 use crate::ring;
 use commit::Core;
 use log::{Log, Resume};
@@ -171,6 +171,8 @@ pub struct Recovered {
     pub null_reverse_path: bool,
     /// NOTIFY=DELAY was given for some recipient.
     pub delay_wanted: bool,
+    /// What it demands of the way to a host.
+    pub demands: Demands,
 }
 
 /// One recipient of it.

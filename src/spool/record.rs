@@ -401,6 +401,7 @@ pub(super) fn deliver_by(fields: &mut Fields<'_>) -> Option<DeliverBy> {
 pub(super) struct Asked<'a> {
     pub(super) tenant: &'a str,
     pub(super) priority: i8,
+    pub(super) require_tls: bool,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires: Option<Timestamp>,
 }
@@ -411,11 +412,11 @@ pub(super) fn asked<'a>(fields: &mut Fields<'a>) -> Option<Asked<'a>> {
     let _campaign = fields.text()?;
     let priority = fields.u8()?.cast_signed();
     let _body = fields.u8().filter(|&body| body <= 2)?;
-    let [.., has_not_before, has_expires, _, _] = unbits(fields.u8()?);
+    let [_, require_tls, _, _, has_not_before, has_expires, ..] = unbits(fields.u8()?);
     let _dsn_envelope_id = optional(fields)?;
     let not_before = Some(Timestamp(fields.u64()?)).filter(|_| has_not_before);
     let expires = Some(Timestamp(fields.u64()?)).filter(|_| has_expires);
-    Some(Asked { tenant, priority, not_before, expires })
+    Some(Asked { tenant, priority, require_tls, not_before, expires })
 }
 
 fn message(

@@ -4,7 +4,7 @@
 use super::entry::MessageSummary;
 use super::record::Extent;
 use super::{Placement, RecipientStatus, Recovered, RecoveredRecipient};
-use crate::message::{DeliverBy, QueueId, Reason, Timestamp, domain_key};
+use crate::message::{DeliverBy, Demands, QueueId, Reason, Timestamp, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -26,6 +26,7 @@ pub(super) struct RecoveredEntry {
     pub(super) open: u32,
     null_reverse_path: bool,
     delay_wanted: bool,
+    demands: Demands,
 }
 
 /// What few messages have.
@@ -80,7 +81,8 @@ impl RecoveredEntry {
             1 => recipients.next().map(Recipients::One),
             _ => Some(Recipients::Many(recipients.collect())),
         };
-        let MessageSummary { received_at, null_reverse_path, delay_wanted, tenant, .. } = *brief;
+        let MessageSummary { received_at, null_reverse_path, delay_wanted, .. } = *brief;
+        let MessageSummary { demands, tenant, .. } = *brief;
         let MessageSummary { priority, not_before, expires, deliver_by, .. } = *brief;
         let is_timed = not_before.is_some() || expires.is_some() || deliver_by.is_some();
         let mut rare = None;
@@ -100,6 +102,7 @@ impl RecoveredEntry {
             open: u32::try_from(brief.domains.recipients()).unwrap_or(u32::MAX),
             null_reverse_path,
             delay_wanted,
+            demands,
         }
     }
 
@@ -166,6 +169,7 @@ impl RecoveredEntry {
             recipients,
             null_reverse_path: self.null_reverse_path,
             delay_wanted: self.delay_wanted,
+            demands: self.demands,
         }
     }
 }

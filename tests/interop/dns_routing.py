@@ -209,7 +209,7 @@ def a_host_that_says_nothing_costs_one_time_out_not_one_a_connection():
     for silence in (Blackhole, Mute):
         with NameServers() as names, hosts("127.0.0.2") as (port, (second,)):
             with silence("127.0.0.9", port), relay_by(
-                dns_routing.unbound, port, "--set", "delivery.connect_timeout=2s",
+                names.unbound, port, "--set", "delivery.connect_timeout=2s",
                 "--set", "delivery.greeting_timeout=2s",
                 "--set", "pool.messages_per_connection=1", cores="1",
             ) as relay:
@@ -236,7 +236,7 @@ def all_hosts_dead_is_deferred_and_names_one():
 def equal_hosts_share_the_mail():
     with NameServers() as names, hosts("127.0.0.2", "127.0.0.3") as (port, sinks):
         with relay_by(
-            dns_routing.unbound, port, "--set", "pool.messages_per_connection=2",
+            names.unbound, port, "--set", "pool.messages_per_connection=2",
         ) as relay:
             with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
                 for number in range(200):
@@ -452,7 +452,7 @@ def servfail_is_deferred_until_it_heals():
             entry, = relay.queue("--domain", "heal.test")
             assert "4.4.3" in entry["reason"] and "SERVFAIL" in entry["reason"], entry
             assert entry["attempts"] == 1 and entry["due"], entry
-            dns_routing.write_zone("heal.test", "@ MX 10 mx\nmx A 127.0.0.2\n")
+            names.write_zone("heal.test", "@ MX 10 mx\nmx A 127.0.0.2\n")
             sink.wait(1, 30)
             relay.wait_empty()
     with NameServers() as names, relay_by(names.unbound, free_port(), retry_first="60s") as relay:
@@ -463,12 +463,12 @@ def servfail_is_deferred_until_it_heals():
 def mail_follows_a_domain_that_moves():
     """Also what was ready for the old host when it went away."""
     with NameServers() as names, hosts("127.0.0.3") as (port, (new,)):
-        dns_routing.write_zone("heal.test", "@ MX 10 old\nold A 127.0.0.9\nnew A 127.0.0.3\n")
+        names.write_zone("heal.test", "@ MX 10 old\nold A 127.0.0.9\nnew A 127.0.0.3\n")
         with relay_by(names.nsd, port, cores="1", retry_first="2s") as relay:
             for number in range(20):
                 post(relay, f"b{number}@heal.test")
             relay.wait_event("deferred")
-            dns_routing.write_zone("heal.test", "@ MX 10 new\nold A 127.0.0.9\nnew A 127.0.0.3\n")
+            names.write_zone("heal.test", "@ MX 10 new\nold A 127.0.0.9\nnew A 127.0.0.3\n")
             new.wait(20, 25)
             relay.wait_empty()
 

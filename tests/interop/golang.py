@@ -135,7 +135,7 @@ def go_smtp_behind_the_relay_has_it_all():
                 has_lines(server.reports()[0], "Action: relayed", "Original-Envelope-Id: Q+1",
                           "Original-Recipient: rfc822;old@x.test")
                 for event in relay.wait_event("delivered", 3):
-                    assert event["tls"] == "TLSv1.3" and "+auth-1" in event["site"], event
+                    assert event["tls"] == "TLSv1.3" and "+auth-" in event["site"], event
                 relay.wait_empty()
 
 

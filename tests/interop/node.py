@@ -155,7 +155,7 @@ def the_smart_host_smtp_server_lets_the_relay_in():
                 for one in server.wait(2):
                     assert (one["user"], one["mechanism"]) == ("joe", method), one
                 assert [without_trace(one["content"]) for one in server.letters] == [SMALL, LARGE]
-                assert "+auth-1" in relay.wait_event("delivered")[0]["site"]
+                assert "+auth-" in relay.wait_event("delivered")[0]["site"]
         server = SmtpServer({}, pair=made["127.0.0.1"], login=["joe", "eraser"])
         with server, relay_before(server, root) as relay:
             kept(nodemailer(at(relay), [raw(SMALL)]))

@@ -1,6 +1,7 @@
 //! Random operations against a plain list that is searched from end to end each time.
 
 use super::*;
+use crate::message::{Demands, IdentityId};
 use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -10,6 +11,11 @@ enum Place {
     Ready(SiteId),
     Out,
     Over,
+}
+
+/// A route key, as the model names it.
+fn shown(domain: &str, demands: Demands) -> String {
+    format!("{domain}{}", if demands.require_tls { "+tls" } else { "" })
 }
 
 struct Letter {
@@ -27,7 +33,7 @@ struct Model {
     letters: Vec<Letter>,
     asked: HashSet<String>,
     routes: HashMap<String, (SiteId, Timestamp)>,
-    lookups: Vec<DomainId>,
+    lookups: Vec<RouteId>,
     /// Sites that were offered and whose `take` has not yet said that there is no more.
     told: HashSet<SiteId>,
     endings: usize,
@@ -67,6 +73,7 @@ impl Model {
             recipients.push(AdmittedRecipient { ended, ..at(name, due) });
         }
         let id = QueueId(self.random.u64(..));
+        let demands = Demands { require_tls: self.random.u32(0..4) == 0 };
         let tenants = ["", "one", "two"];
         let message = Admission {
             id,
@@ -75,6 +82,8 @@ impl Model {
             notice: None,
             priority: self.random.i8(-2..3),
             tenant: tenants[self.random.usize(0..3)],
+            identity: IdentityId::default(),
+            demands,
             recipients: &recipients,
         };
         let slot = self.scheduler.admit(&message, now);
@@ -82,11 +91,11 @@ impl Model {
             let place = if recipient.ended {
                 Place::Over
             } else if recipient.due <= now {
-                self.place_when_due(recipient.domain)
+                self.place_when_due(&shown(recipient.domain, demands))
             } else {
                 Place::Waiting(recipient.due.min(expires))
             };
-            (recipient.domain.to_string(), place, 0)
+            (shown(recipient.domain, demands), place, 0)
         });
         let recipients = places.collect();
         self.letters.push(Letter { slot, id, expires, recipients, finished: false });
@@ -146,7 +155,8 @@ impl Model {
             match self.scheduler.poll(self.now) {
                 None => break,
                 Some(Action::Route(domain)) => {
-                    let name = self.scheduler.domain(domain).to_string();
+                    let key = self.scheduler.route_key(domain).unwrap();
+                    let name = shown(&key.domain, key.demands);
                     assert!(self.asked.insert(name), "one lookup at a time");
                     self.lookups.push(domain);
                 }
@@ -190,7 +200,8 @@ impl Model {
             return;
         }
         let domain = self.lookups.swap_remove(self.random.usize(0..self.lookups.len()));
-        let name = self.scheduler.domain(domain).to_string();
+        let key = self.scheduler.route_key(domain).unwrap();
+        let name = shown(&key.domain, key.demands);
         assert!(self.asked.remove(&name));
         let place = if self.random.u32(0..4) == 0 {
             self.routes.remove(&name);
@@ -319,7 +330,7 @@ impl Model {
                     Place::Ready(_) => ("ready", None),
                     _ => ("out", None),
                 };
-                (index as u32, domain.as_str(), state, *attempts, due)
+                (index as u32, domain.trim_end_matches("+tls"), state, *attempts, due)
             });
             let seen = view.recipients.iter().map(|recipient| {
                 let due = recipient.due.filter(|_| recipient.state == "waiting");
