@@ -10,11 +10,12 @@ pub(super) use super::simulation::plain::create_new;
 #[cfg(test)]
 pub use super::simulation::plain::{File, create_dir, remove_dir, remove_file, rename};
 #[cfg(test)]
-pub use super::simulation::plain::{entries, exists, is_folder, open_to_write};
+pub use super::simulation::plain::{entries, exists, is_folder, open_to_write, size};
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 #[cfg(not(test))]
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::PathBuf};
@@ -89,6 +90,35 @@ pub(super) fn fill_hole(path: &Path, offset: u64, length: u64) -> io::Result<Opt
     }
     file.sync_data()?;
     Ok(Some(end))
+}
+
+/// An error when `path` does not name the open file `descriptor` any more, or that has fewer than
+/// `size` bytes. The path was used a moment ago, so this does not wait for the disk.
+pub(super) fn check_present(descriptor: RawFd, path: &Path, size: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as the caller holds its file, and is not closed
+    // here.
+    let file = ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(descriptor) });
+    let open = file.metadata()?;
+    let gone = |what: &str| {
+        let text = format!("the file was {what} while the relay used it");
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(named) if (named.dev(), named.ino()) != (open.dev(), open.ino()) => gone("replaced"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => gone("removed"),
+        Err(error) => Err(error),
+        Ok(_) if open.len() < size => {
+            let text = format!("the file was cut to {} of {size} bytes", open.len());
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The size of the file that `path` names.
+#[cfg(not(test))]
+pub fn size(path: &Path) -> io::Result<u64> {
+    std::fs::metadata(path).map(|metadata| metadata.len())
 }
 
 /// The next hole (reserved disk that was never written is one) or data at `offset` or behind it;

@@ -39,6 +39,8 @@ pub fn break_disk() {
 pub struct File {
     inner: Rc<BufferedFile>,
     path: Rc<Path>,
+    /// What [`File::create`] reserved; 0 when it was opened for reading.
+    size: u64,
 }
 
 impl File {
@@ -49,31 +51,40 @@ impl File {
     pub async fn create(path: &Path, size: u64) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || create_reserved(&name, size)).await;
-        file.map(|file| File::new(file, path)).map_err(|error| said(error, "creating", path))
+        file.map(|file| File::new(file, path, size)).map_err(|error| said(error, "creating", path))
     }
 
     /// Opens for reading.
     pub async fn open(path: &Path) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || disk::File::open(name)).await;
-        file.map(|file| File::new(file, path)).map_err(|error| said(error, "opening", path))
+        file.map(|file| File::new(file, path, 0)).map_err(|error| said(error, "opening", path))
     }
 
-    fn new(file: disk::File, path: &Path) -> File {
+    fn new(file: disk::File, path: &Path, size: u64) -> File {
         #[cfg(test)]
         let inner = BufferedFile::from(file);
         #[cfg(not(test))]
         // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
         let inner = unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) };
-        File { inner: Rc::new(inner), path: path.into() }
+        File { inner: Rc::new(inner), path: path.into(), size }
+    }
+
+    /// An error when the file is no longer what its path names, or shorter than it was made: then
+    /// what is written to it would be gone with the process. Two system calls; does not wait.
+    pub fn check_present(&self) -> io::Result<()> {
+        check_present(&self.inner, &self.path, self.size)
     }
 
     /// Writes `bytes` at `offset` **and makes them durable**, as one call; gives the buffer back,
     /// unchanged. After an error the file must not be written again: what is on disk is unknown.
+    /// A file that was removed, replaced or cut meanwhile is an error (`NotFound` or
+    /// `UnexpectedEof`).
     ///
     /// A commit that was begun is carried out even if nobody waits for it any more.
     pub async fn commit(&self, bytes: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
+        let (path, size) = (Rc::clone(&self.path), self.size);
         let committed = to_the_end(async move {
             #[cfg(test)]
             if BROKEN_DISK.get() {
@@ -82,6 +93,7 @@ impl File {
             write_whole(&file, &bytes, offset).await?;
             // Never tried again: after a failure the kernel forgets what it could not write.
             file.fdatasync().await.map_err(io::Error::from)?;
+            check_present(&file, &path, size)?;
             Ok(bytes)
         });
         committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
@@ -100,8 +112,17 @@ impl File {
 
     /// Exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
     pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.read_up_to(offset, length).await?;
+        match bytes.len() < length {
+            true => Err(said(io::ErrorKind::UnexpectedEof.into(), "reading", &self.path)),
+            false => Ok(bytes),
+        }
+    }
+
+    /// What the file has of `length` bytes from `offset`; fewer only where it ends.
+    pub async fn read_up_to(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
-        let read = to_the_end(async move { read_whole(&file, offset, length).await });
+        let read = to_the_end(async move { read_available(&file, offset, length).await });
         read.await.flatten().map_err(|error| said(error, "reading", &self.path))
     }
 
@@ -134,14 +155,21 @@ async fn write_whole(file: &BufferedFile, bytes: &[u8], offset: u64) -> io::Resu
     Ok(())
 }
 
-/// Reads `length` bytes, piece by piece: a length that is wrong must not ask for memory that the
-/// file cannot fill.
-async fn read_whole(file: &BufferedFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+/// See [`File::check_present`].
+fn check_present(file: &BufferedFile, path: &Path, size: u64) -> io::Result<()> {
+    #[cfg(test)]
+    let BufferedFile::Real(file) = file else { return Ok(()) };
+    disk::check_present(file.as_raw_fd(), path, size)
+}
+
+/// Reads up to `length` bytes, piece by piece: a length that is wrong must not ask for memory that
+/// the file cannot fill.
+async fn read_available(file: &BufferedFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length.min(PIECE));
     while bytes.len() < length {
         let at = offset.saturating_add(bytes.len() as u64);
         match file.read_at(at, (length - bytes.len()).min(PIECE)).await.map_err(io::Error::from) {
-            Ok(piece) if piece.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(piece) if piece.is_empty() => break,
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -7,8 +7,7 @@ use crate::event::{Event, Kind};
 use crate::message::{Content, Message, QueueId, Reason, RecipientStatus, Stage, Status};
 use crate::ring;
 use crate::scheduler::{AttemptResult, Disposition, Slot};
-use crate::spool::SpoolError;
-use std::path::{Path, PathBuf};
+use crate::spool::{Remains, SpoolError};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,13 +28,13 @@ impl Queue {
         }
     }
 
-    /// If the message's record is beyond reading: where in the quarantine what is left of it is.
+    /// If the message's record is beyond reading: what is left of it.
     pub(super) async fn set_aside(
         &self,
         id: QueueId,
         slot: Slot,
         error: &SpoolError,
-    ) -> Option<PathBuf> {
+    ) -> Option<Remains> {
         let whereabouts = self.scheduler.borrow().whereabouts(slot);
         let (SpoolError::Damaged { .. }, Some((known, at))) = (error, whereabouts) else {
             return None;
@@ -46,7 +45,7 @@ impl Queue {
         };
         let still = self.scheduler.borrow().whereabouts(slot) == Some((id, at));
         match set_aside {
-            Ok(copy) => copy.filter(|_| still),
+            Ok(remains) => remains.filter(|_| still),
             Err(error) => {
                 tracing::error!(%id, %error, "a damaged record cannot be copied to the quarantine");
                 None
@@ -75,7 +74,13 @@ impl Queue {
 
     /// Ends these recipients, which are out, and all others that are not. Those out elsewhere have
     /// the message in memory.
-    fn end_damaged(self: &Rc<Self>, id: QueueId, slot: Slot, recipients: &[u32], copy: &Path) {
+    pub(super) fn end_damaged(
+        &self,
+        id: QueueId,
+        slot: Slot,
+        recipients: &[u32],
+        remains: &Remains,
+    ) {
         let mut ended: Vec<(u32, String, u16)> = Vec::new();
         {
             let mut scheduler = self.scheduler.borrow_mut();
@@ -95,10 +100,7 @@ impl Queue {
                 }
             }
         }
-        let words = format!(
-            "the message is damaged on the disk: what is left of it is in {}",
-            copy.display()
-        );
+        let words = format!("the message is damaged on the disk: {remains}");
         let reason = Reason::ours(Stage::Local, Status(5, 3, 0), words);
         for (index, to, attempts) in &ended {
             self.spool.settle(id, *index, &RecipientStatus::Removed);

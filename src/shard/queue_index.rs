@@ -4,7 +4,7 @@
 use super::queue::{Queue, placement};
 use crate::message::{Content, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp};
 use crate::scheduler::{RecipientView, Slot};
-use crate::spool::{MessageState, Open, Placement, QueueIndex};
+use crate::spool::{MessageState, Open, Placement, QueueIndex, Remains};
 
 impl QueueIndex for Queue {
     fn placement(&self, id: QueueId) -> Option<Placement> {
@@ -37,6 +37,18 @@ impl QueueIndex for Queue {
         let mut hot = self.hot.borrow_mut();
         if hot.find(slot).is_some_and(|kept| matches!(kept.content, Content::Streamed(_))) {
             hot.forget(slot);
+        }
+    }
+
+    fn is_in_memory(&self, id: QueueId) -> bool {
+        let slot = self.scheduler.borrow().find(id);
+        slot.is_some_and(|slot| self.hot.borrow().find(slot).is_some())
+    }
+
+    fn lost(&self, id: QueueId, remains: &Remains) {
+        let slot = self.scheduler.borrow().find(id);
+        if let Some(slot) = slot {
+            self.end_damaged(id, slot, &[], remains);
         }
     }
 }

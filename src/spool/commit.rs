@@ -8,7 +8,7 @@ use super::log::{LiveRef, Log, MaintenanceTask, Step, Write};
 use super::record::PriorStatus;
 use super::segment;
 use super::segment_allocator;
-use super::{Placement, QueueIndex};
+use super::{Placement, QueueIndex, SpoolError};
 use crate::message::{Message, QueueId, QueueIdSource, RecipientStatus, Timestamp};
 use crate::ring;
 use std::cell::RefCell;
@@ -41,6 +41,8 @@ pub(super) struct Core {
     /// A segment that is being filled is needed.
     pub(super) hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
+    /// The check of the segments is to end.
+    pub(super) check: ring::Signal,
     ended: Waiters,
     /// The keeper has done something.
     pub(super) prepared: Waiters,
@@ -133,6 +135,7 @@ impl Core {
             chores: ring::Signal::new(),
             hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
+            check: ring::Signal::new(),
             ended: Waiters::default(),
             prepared: Waiters::default(),
         })
@@ -151,6 +154,7 @@ impl Core {
         self.chores.set();
         self.hurry.set();
         self.cleaning.set();
+        self.check.set();
     }
 
     /// Waits until all that was noted is committed, and nothing changes on the disk any more.
@@ -316,6 +320,12 @@ impl Core {
             self.work.set();
             ticket.wait().await?;
         }
+    }
+
+    /// The error for a record of `id` that is not at `at`, intact.
+    pub(super) fn damaged(&self, id: QueueId, at: Placement) -> SpoolError {
+        let path = segment::path(&self.folder, at.segment);
+        SpoolError::Damaged { path, offset: at.offset, id }
     }
 
     /// The file of `segment`, for reading.

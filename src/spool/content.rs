@@ -28,15 +28,15 @@ pub(super) fn streamed(
 
 impl Piece {
     /// Reads the piece and checks it. `InvalidData` when the disk gave other bytes than were
-    /// written.
+    /// written, or fewer.
     pub async fn read(&self) -> io::Result<Vec<u8>> {
         self.content_of(self.record().await?)
     }
 
-    /// Its bytes as they lie on the disk, whatever they are.
+    /// Its bytes as they lie on the disk, whatever they are, as far as the file goes.
     pub(super) async fn record(&self) -> io::Result<Vec<u8>> {
         let file = ring::File::open(&self.path).await?;
-        file.read(u64::from(self.offset), CHUNK_PREFIX + self.length as usize).await
+        file.read_up_to(u64::from(self.offset), CHUNK_PREFIX + self.length as usize).await
     }
 
     /// The same with a plain file, from a stopped relay's spool.

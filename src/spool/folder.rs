@@ -91,7 +91,8 @@ pub(super) fn read(folder: &Path, mut scan: Scan) -> Result<Contents, SpoolError
         let size = file.metadata().map_err(|error| failed(&path, &error))?.len();
         self::scan(&mut scan, folder, number, &mut file, size)?;
     }
-    let findings = scan.finish();
+    let mut findings = scan.finish();
+    findings.set_aside.append(&mut scan.cut_short);
     let missing = Manifest::read(folder).map_or_else(Vec::new, |closed| closed.missing(&scan));
     Ok(Contents { scan, findings, segments, missing })
 }

@@ -86,7 +86,8 @@ impl Spool {
             disk_bytes += metadata.blocks() * 512;
             folder::scan(&mut scan, directory, number, &mut file, metadata.len())?;
         }
-        let findings = scan.finish();
+        let mut findings = scan.finish();
+        findings.set_aside.append(&mut scan.cut_short);
         for one in &findings.set_aside {
             damages.push(Damage::of(directory, one)?);
         }
@@ -194,7 +195,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::log::Resume;
     use super::super::segment::BLOCK;
-    use super::super::tests::{segment_after, small_segment};
+    use super::super::tests::{SEGMENT, segment_after, small_segment};
     use super::*;
 
     const BLOCK_BYTES: usize = BLOCK as usize;
@@ -202,7 +203,11 @@ mod tests {
     fn folder_with(files: &[(u32, Vec<u8>)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (number, bytes) in files {
-            std::fs::write(segment::path(folder.path(), *number), bytes).unwrap();
+            let path = segment::path(folder.path(), *number);
+            std::fs::write(&path, bytes).unwrap();
+            // As long as its header says: a shorter file is damage.
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(SEGMENT.into()).unwrap();
         }
         folder
     }

@@ -440,6 +440,13 @@ impl Log {
         }
     }
 
+    /// The next segments after `from` in which something lives, at most `count`, in order.
+    pub(super) fn alive_after(&self, from: u32, count: usize) -> Vec<u32> {
+        let behind = self.segments.range(from.saturating_add(1)..);
+        let alive = behind.filter(|(_, live)| live.records > 0);
+        alive.map(|(&segment, _)| segment).take(count).collect()
+    }
+
     /// What lives in `segment`.
     pub(super) fn alive_in(&self, segment: u32) -> Live {
         self.segments.get(&segment).copied().unwrap_or_default()

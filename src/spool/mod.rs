@@ -50,6 +50,7 @@ mod recovery;
 mod replay;
 mod segment;
 mod segment_allocator;
+mod segment_check;
 
 #[cfg(test)]
 mod disk_tests;
@@ -63,7 +64,7 @@ mod tests;
 pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
-pub use quarantine::quarantined;
+pub use quarantine::{Remains, quarantined};
 pub use record::PriorStatus;
 pub use recovered_entries::Messages;
 
@@ -221,6 +222,10 @@ pub trait QueueIndex {
     fn message_state(&self, id: QueueId) -> Option<MessageState>;
     /// The record of `id` is at `to` now.
     fn moved(&self, id: QueueId, to: Placement);
+    /// Whether the message is in memory, so that an attempt needs no record.
+    fn is_in_memory(&self, id: QueueId) -> bool;
+    /// The record of `id` is damaged, and this is what remains of it: the message ends.
+    fn lost(&self, id: QueueId, remains: &Remains);
 }
 
 /// What became of a message so far.
@@ -339,11 +344,13 @@ impl Spool {
         let core = &self.handle.core;
         *core.register.borrow_mut() = Some(Weak::clone(&register));
         core.state.borrow_mut().foreign = HashSet::new();
+        let spool = Rc::downgrade(&self.handle);
+        ring::spawn("spool check", segment_check::run(spool, Weak::clone(&register)));
         ring::spawn_vital("spool cleaner", compactor::clean(Rc::clone(core), register));
     }
 
     /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has
-    /// moved to since; `Open` when the disk does not give it.
+    /// moved to since, also because the file is cut or gone; `Open` when the disk does not give it.
     pub async fn load(&self, id: QueueId, mut at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         loop {
@@ -360,7 +367,12 @@ impl Spool {
     async fn load_at(&self, id: QueueId, at: Placement) -> Result<Arc<Message>, SpoolError> {
         let core = &self.handle.core;
         let path = segment::path(&core.folder, at.segment);
-        let unreadable = |error: io::Error| folder::failed(&path, &error);
+        let unreadable = |error: io::Error| match error.kind() {
+            // Cut, or removed from a folder that is there.
+            io::ErrorKind::UnexpectedEof => core.damaged(id, at),
+            io::ErrorKind::NotFound if core.is_present() => core.damaged(id, at),
+            _ => folder::failed(&path, &error),
+        };
         let file = core.reader(at.segment).await.map_err(unreadable)?;
         let bytes =
             file.read(u64::from(at.offset), at.length as usize).await.map_err(unreadable)?;

@@ -1,9 +1,11 @@
 //! A record that proves damaged when it is needed: a copy of what is left goes to the quarantine.
 //! At a start it is `folder` that does so, for all that its scan finds.
 
+use super::commit::Core;
 use super::{Placement, Spool, SpoolError, decode, folder, inspection, record, segment};
 use crate::message::{Piece, QueueId};
 use crate::ring::{self, disk};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -33,9 +35,35 @@ pub fn quarantined(folders: &[PathBuf], id: QueueId) -> Option<PathBuf> {
     None
 }
 
+/// What is left of a record that does not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// A copy, in the quarantine.
+    Copy(PathBuf),
+    /// The file is gone, or ends before the record.
+    Nothing,
+}
+
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remains::Copy(copy) => write!(f, "what is left of it is in {}", copy.display()),
+            Remains::Nothing => f.write_str("nothing is left of it"),
+        }
+    }
+}
+
+impl Core {
+    /// Whether the folder is as this relay left it, as far as one can see. If not (perhaps its disk
+    /// is not mounted any more) a file that is not found there need not be lost.
+    pub(super) fn is_present(&self) -> bool {
+        self.state.borrow().files.values().any(|file| file.check_present().is_ok())
+    }
+}
+
 impl Spool {
     /// For a message that [`Spool::load`] said is damaged: reads its record once more, and if it
-    /// still does not pass, keeps a copy of it in the quarantine: where. It is said in the log
+    /// still does not pass, keeps a copy of what is left in the quarantine. It is said in the log
     /// once, however often it is found.
     ///
     /// After an error (no room for the copy, or the disk does not give the bytes) nothing is known
@@ -44,14 +72,21 @@ impl Spool {
         &self,
         id: QueueId,
         at: Placement,
-    ) -> Result<Option<PathBuf>, SpoolError> {
+    ) -> Result<Option<Remains>, SpoolError> {
         let core = &self.handle.core;
         let path = segment::path(&core.folder, at.segment);
         let unreadable = |error: io::Error| folder::failed(&path, &error);
-        let file = ring::File::open(&path).await.map_err(unreadable)?;
-        let read = file.read(u64::from(at.offset), at.length as usize).await;
-        file.close().await;
-        let bytes = read.map_err(unreadable)?;
+        let bytes = match ring::File::open(&path).await {
+            Ok(file) => {
+                let read = file.read_up_to(u64::from(at.offset), at.length as usize).await;
+                file.close().await;
+                read.map_err(unreadable)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && core.is_present() => {
+                Vec::new()
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
         if decode(|segment| core.path(segment), &core.folder, id, at, &bytes).is_ok() {
             return Ok(None);
         }
@@ -64,7 +99,7 @@ impl Spool {
         &self,
         id: QueueId,
         pieces: &[Piece],
-    ) -> Result<Option<PathBuf>, SpoolError> {
+    ) -> Result<Option<Remains>, SpoolError> {
         for piece in pieces {
             let unreadable = |error: io::Error| folder::failed(&piece.path, &error);
             match piece.read().await {
@@ -75,20 +110,28 @@ impl Spool {
                     let at = Placement { segment: piece.segment, offset: piece.offset, length };
                     return self.keep(id, &piece.path, at, bytes).await.map(Some);
                 }
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && self.handle.core.is_present() =>
+                {
+                    return Ok(Some(Remains::Nothing));
+                }
                 Err(error) => return Err(unreadable(error)),
             }
         }
         Ok(None)
     }
 
-    /// Copies `bytes`, which are at `at`, unless a copy is there: where.
+    /// Copies `bytes`, which are at `at`, unless a copy is there.
     async fn keep(
         &self,
         id: QueueId,
         path: &Path,
         at: Placement,
         bytes: Vec<u8>,
-    ) -> Result<PathBuf, SpoolError> {
+    ) -> Result<Remains, SpoolError> {
+        if bytes.is_empty() {
+            return Ok(Remains::Nothing);
+        }
         let copy = folder::copy_of(&self.handle.core.folder, at.segment, at.offset);
         if !disk::exists(&copy) {
             keep(&copy, bytes).await.map_err(|error| folder::failed(&copy, &error))?;
@@ -96,7 +139,7 @@ impl Spool {
             let offset = at.offset;
             tracing::error!(%id, %what, offset, copy = %kept, "corrupt record set aside");
         }
-        Ok(copy)
+        Ok(Remains::Copy(copy))
     }
 }
 

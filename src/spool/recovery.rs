@@ -154,6 +154,8 @@ pub(super) struct Scan {
     /// Where the segment before this one ended.
     last_end: (u32, u32),
     cuts: Vec<(u32, u32)>,
+    /// Files that are shorter than they were made.
+    pub(super) cut_short: Vec<SetAside>,
     damages: Vec<Damage>,
     set_aside: Vec<SetAside>,
     buffer: Vec<u8>,
@@ -188,12 +190,19 @@ impl Scan {
         let damages_before = self.damages.len();
         self.replay.enter(segment);
         let first = self.first_block(segment, size, source)?;
+        if let FirstBlock::Current(header) = first
+            && size < header.segment_bytes
+        {
+            let cause = "the file was cut short; mail that was there is lost".to_owned();
+            let length = header.segment_bytes - size;
+            self.cut_short.push(SetAside { segment, offset: size, length, cause });
+        }
         let footer = match first {
             FirstBlock::Former if !self.all => {
                 self.blank.push(segment);
                 return Ok(());
             }
-            FirstBlock::ClientCertificates(header) => {
+            FirstBlock::Current(header) => {
                 self.footer(segment, header.segment_bytes, size, source)?
             }
             _ => None,
@@ -215,7 +224,7 @@ impl Scan {
             self.written.push(segment);
             self.written_bytes += u64::from(end);
             self.last_end = (segment, end);
-            if !matches!(first, FirstBlock::ClientCertificates(_)) {
+            if !matches!(first, FirstBlock::Current(_)) {
                 self.first_block_damaged(segment, size.min(BLOCK), "its header is damaged");
             }
         } else {
@@ -328,7 +337,7 @@ impl Scan {
         self.read(segment, 0, size.min(BLOCK), source)?;
         let first = SegmentHeader::read(&self.buffer, segment);
         match first {
-            FirstBlock::ClientCertificates(header) => {
+            FirstBlock::Current(header) => {
                 self.highest_id = self.highest_id.max(Some(header.highest_id));
                 if header.cut.0 != 0 {
                     self.cuts.push(header.cut);

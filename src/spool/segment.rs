@@ -63,7 +63,7 @@ pub(super) struct SegmentHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstBlock {
     /// The header of this segment.
-    ClientCertificates(SegmentHeader),
+    Current(SegmentHeader),
     /// Written by a version that we do not know.
     Newer(u16),
     /// The intact header of an earlier segment: the file was to be used again and was not yet,
@@ -122,7 +122,7 @@ impl SegmentHeader {
             // Numbers only rise: somebody has copied or renamed the file.
             Some((_, named, _)) if named > u64::from(segment) => FirstBlock::Damaged,
             Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
-            Some((_, _, header)) => FirstBlock::ClientCertificates(header),
+            Some((_, _, header)) => FirstBlock::Current(header),
             None if block.iter().all(|&byte| byte == 0) => FirstBlock::Blank,
             None => FirstBlock::Damaged,
         }
@@ -224,7 +224,7 @@ mod tests {
         };
         let block = header.encode();
         assert_eq!(block.len(), BLOCK as usize);
-        assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::ClientCertificates(header));
+        assert_eq!(SegmentHeader::read(&block, 7), FirstBlock::Current(header));
         assert_eq!(SegmentHeader::read(&block, 8), FirstBlock::Former, "a recycled file");
         assert_eq!(SegmentHeader::read(&block, 6), FirstBlock::Damaged, "numbers only rise");
         assert_eq!(SegmentHeader::read(&[0; BLOCK as usize], 6), FirstBlock::Blank);

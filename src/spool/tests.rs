@@ -13,7 +13,7 @@ use crate::message::{QueueId, Timestamp};
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-const SEGMENT: u32 = 256 * 1024;
+pub(super) const SEGMENT: u32 = 256 * 1024;
 
 fn scan(files: &BTreeMap<u32, Vec<u8>>) -> Result<(Scan, Findings), Refusal> {
     let mut scan = Scan::default();

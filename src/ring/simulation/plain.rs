@@ -191,6 +191,13 @@ pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }
 
+pub fn size(path: &Path) -> io::Result<u64> {
+    if runs() {
+        return simulated(|disk| disk.open(path).map(|node| disk.size(node)));
+    }
+    fs::metadata(path).map(|metadata| metadata.len())
+}
+
 pub fn is_folder(path: &Path) -> bool {
     if runs() {
         return simulated(|disk| Ok(disk.is_folder(path))).unwrap_or(false);

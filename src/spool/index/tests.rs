@@ -127,9 +127,7 @@ fn footer_of(file: &[u8], segment: u32) -> Option<Footer> {
 
 /// As a relay wrote it that knew no index.
 fn without_index(file: &mut [u8], segment: u32) {
-    let FirstBlock::ClientCertificates(header) =
-        SegmentHeader::read(&file[..BLOCK as usize], segment)
-    else {
+    let FirstBlock::Current(header) = SegmentHeader::read(&file[..BLOCK as usize], segment) else {
         panic!()
     };
     let header = SegmentHeader { segment_bytes: 0, ..header };

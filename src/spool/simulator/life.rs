@@ -5,7 +5,8 @@ use super::super::manifest::Manifest;
 use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
-    MessageState, Open, Placement, QueueIndex, Settings, Spool, SpoolError, folder, segment,
+    MessageState, Open, Placement, QueueIndex, Remains, Settings, Spool, SpoolError, folder,
+    segment,
 };
 use super::truth::{Found, Mail, Recipient, State, Truth};
 use crate::message::{Content, Message, QueueId, RecipientStatus};
@@ -621,5 +622,13 @@ impl QueueIndex for Queue {
         if let Some(mail) = self.world.truth.borrow_mut().mails.get_mut(&id.0) {
             mail.placement = Some(to);
         }
+    }
+
+    fn is_in_memory(&self, _: QueueId) -> bool {
+        false
+    }
+
+    fn lost(&self, id: QueueId, remains: &Remains) {
+        panic!("no file is cut in a simulation, and {id} is lost: {remains}");
     }
 }
