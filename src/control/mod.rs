@@ -87,6 +87,7 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
                 if reloaders.is_empty() {
                     tracing::info!("SIGHUP: there is nothing to read again");
                 }
+                running.events.reopen();
                 reloaders.iter_mut().for_each(Reloader::reload);
             },
             _ = looks.tick() => reloaders.iter_mut().for_each(Reloader::look),
@@ -105,7 +106,7 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
         };
     }
     server.abort();
-    let _ = std::fs::remove_file(&running.socket_path);
+    let _ = start::remove_socket(&running.socket_path);
     match result {
         Some(Ok(Ok(()))) => {
             running.events.shutdown(STOP_GRACE);

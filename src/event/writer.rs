@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -169,7 +169,7 @@ pub struct EventWriter {
 #[derive(Debug)]
 struct Running {
     output: Output,
-    stop: Sender<Instant>,
+    orders: Sender<Order>,
     ended: Receiver<()>,
     thread: JoinHandle<()>,
 }
@@ -194,12 +194,22 @@ impl EventWriter {
         EventLog { shard, output, held: RefCell::default() }
     }
 
+    /// After `logrotate` and the like: goes on in the file that the path names now. It would do so
+    /// with the next lines anyhow; this makes the file while there are none.
+    pub fn reopen(&self) {
+        if let Some(running) = &self.running
+            && running.orders.is_empty()
+        {
+            let _ = running.orders.try_send(Order::Reopen);
+        }
+    }
+
     /// Writes what was handed over and ends the thread. Drop the shards' logs before: what they
     /// still hold is handed over then. Takes at most `within` and 100 ms more. False when
     /// something could not be written.
     pub fn shutdown(self, within: Duration) -> bool {
         let Some(running) = self.running else { return true };
-        let _ = running.stop.try_send(ring::now() + within);
+        let _ = running.orders.try_send(Order::Stop(ring::now() + within));
         match running.ended.recv_timeout(within + Duration::from_millis(100)) {
             Ok(()) => running.thread.join().is_ok(),
             // The thread ended without the word that all was written.
@@ -215,22 +225,31 @@ impl EventWriter {
         let buffers = BUFFERS_PER_SHARD * shards.max(1);
         let (full, full_to) = bounded(buffers);
         let (spare_from, spare) = bounded(buffers);
-        let (stop, stop_to) = bounded(1);
+        // One of each kind may wait.
+        let (orders, orders_to) = bounded(2);
         let (ended_from, ended) = bounded(1);
-        let writer = Writer { sink, stop: stop_to, stop_by: None, is_failing: false };
+        let writer = Writer { sink, orders: orders_to, stop_by: None, is_failing: false };
         let thread = std::thread::Builder::new().name("event".into()).spawn(move || {
             if writer.run(&full_to, &spare_from) {
                 let _ = ended_from.send(());
             }
         })?;
         let output = Output { full, spare };
-        Ok(EventWriter { running: Some(Running { output, stop, ended, thread }) })
+        Ok(EventWriter { running: Some(Running { output, orders, ended, thread }) })
     }
+}
+
+/// What the thread is asked to do beside writing.
+enum Order {
+    /// To write what was handed over, and to end by then.
+    Stop(Instant),
+    /// To go on in the file that the path names now.
+    Reopen,
 }
 
 struct Writer {
     sink: Sink,
-    stop: Receiver<Instant>,
+    orders: Receiver<Order>,
     /// Set by the stop: nothing is tried after it.
     stop_by: Option<Instant>,
     /// The trouble was reported.
@@ -247,9 +266,8 @@ impl Writer {
                 full.try_recv().ok()
             } else {
                 select_biased! {
-                    recv(self.stop) -> stop_by => {
-                        let soon = |_| ring::now() + RETRY_WAIT;
-                        self.stop_by = Some(stop_by.unwrap_or_else(soon));
+                    recv(self.orders) -> order => {
+                        self.obey(order.ok());
                         continue;
                     }
                     recv(full) -> lines => lines.ok(),
@@ -265,6 +283,15 @@ impl Writer {
                 lines.clear();
                 let _ = spare.try_send(lines);
             }
+        }
+    }
+
+    /// `None`: whoever gives orders is gone, and with it the relay.
+    fn obey(&mut self, order: Option<Order>) {
+        match order {
+            Some(Order::Reopen) => self.sink.reopen(),
+            Some(Order::Stop(stop_by)) => self.stop_by = Some(stop_by),
+            None => self.stop_by = Some(ring::now() + RETRY_WAIT),
         }
     }
 
@@ -302,10 +329,11 @@ impl Writer {
             std::thread::sleep(left.min(RETRY_WAIT / 10));
             return !left.is_zero();
         }
-        match self.stop.recv_timeout(RETRY_WAIT) {
-            Ok(stop_by) => self.stop_by = Some(stop_by),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => self.stop_by = Some(ring::now() + RETRY_WAIT),
+        match self.orders.recv_timeout(RETRY_WAIT) {
+            // Half a line may stand in this file: the next buffer goes to the other one.
+            Ok(Order::Reopen) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(order) => self.obey(Some(order)),
+            Err(RecvTimeoutError::Disconnected) => self.obey(None),
         }
         true
     }
@@ -321,7 +349,15 @@ impl Sink {
     /// since buffers end with a line.
     fn begin(&mut self, length: usize) {
         if let Sink::File(file) = self {
+            file.follow_path();
             file.rotate_for(length as u64);
+        }
+    }
+
+    /// Has the file that the path names now.
+    fn reopen(&mut self) {
+        if let Sink::File(file) = self {
+            file.follow_path();
         }
     }
 
@@ -347,6 +383,8 @@ struct RotatedFile {
     /// Size from which it is rotated; more than `rotate_bytes` after a rotation that failed.
     rotate_at: u64,
     keep: usize,
+    /// The path names another file, which cannot be opened: that was reported.
+    is_stray: bool,
 }
 
 /// Who writes to whom is for the relay's user and its group: they may collect the log.
@@ -358,9 +396,15 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl RotatedFile {
     fn open(path: &Path, rotate_bytes: u64, keep: usize) -> io::Result<RotatedFile> {
-        let mut file = open(path).map_err(|error| {
+        let said = |error: io::Error| {
             io::Error::new(error.kind(), format!("event file {}: {error}", path.display()))
-        })?;
+        };
+        // A pipe or a device must be neither waited for nor renamed.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let text = "not a regular file; for a pipe set event.output = \"stdout\"";
+            return Err(said(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        let mut file = open(path).map_err(said)?;
         let mut size = file.seek(SeekFrom::End(0))?;
         let mut last = [b'\n'];
         if size > 0 {
@@ -373,7 +417,40 @@ impl RotatedFile {
             size += 1;
         }
         let path = path.to_path_buf();
-        Ok(RotatedFile { path, file, size, rotate_bytes, rotate_at: rotate_bytes, keep })
+        let rotate_at = rotate_bytes;
+        Ok(RotatedFile { path, file, size, rotate_bytes, rotate_at, keep, is_stray: false })
+    }
+
+    /// Goes on in the file that the path names, which logrotate or an operator may have put there
+    /// (or removed: then a new one is made), or emptied (`copytruncate`). While that cannot be had,
+    /// lines go to the file that is open.
+    fn follow_path(&mut self) {
+        let named = fs::metadata(&self.path);
+        let open_one = self.file.metadata();
+        let is_same = match (&named, &open_one) {
+            (Ok(named), Ok(own)) => (named.dev(), named.ino()) == (own.dev(), own.ino()),
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => false,
+            // Nothing is known: a fault of the file system shows when it is written.
+            _ => true,
+        };
+        if is_same {
+            if let Ok(named) = named
+                && named.len() < self.size
+            {
+                (self.size, self.rotate_at) = (named.len(), self.rotate_bytes);
+            }
+            return;
+        }
+        match RotatedFile::open(&self.path, self.rotate_bytes, self.keep) {
+            Ok(file) => {
+                tracing::info!(path = %self.path.display(), "event file reopened");
+                *self = file;
+            }
+            Err(error) if !std::mem::replace(&mut self.is_stray, true) => {
+                tracing::error!(%error, "the event file was moved, and no new one can be opened");
+            }
+            Err(_) => {}
+        }
     }
 
     fn rotate_for(&mut self, length: u64) {

@@ -95,6 +95,98 @@ fn a_full_file_is_renamed_and_so_many_are_kept() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
+/// Emits `number` and waits until it is handed over and written.
+fn write_one(log: &EventLog, number: u64, path: &Path) {
+    log.emit(&event(number));
+    log.flush();
+    let is_there = || fs::read_to_string(path).is_ok_and(|text| numbers(&text).contains(&number));
+    for _ in 0..2000 {
+        if is_there() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("event {number} is not in {}", path.display());
+}
+
+#[test]
+fn logrotate_by_renaming_removing_or_copying_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let moved = folder.path().join("moved");
+    let writer = to_file(&path, u64::MAX, 1);
+    let log = writer.log(0);
+    write_one(&log, 1, &path);
+    fs::rename(&path, &moved).unwrap();
+    write_one(&log, 2, &path);
+    assert_eq!(numbers(&fs::read_to_string(&moved).unwrap()), [1]);
+    assert_eq!(numbers(&fs::read_to_string(&path).unwrap()), [2]);
+    fs::remove_file(&path).unwrap();
+    write_one(&log, 3, &path);
+    // copytruncate
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0)).unwrap();
+    write_one(&log, 4, &path);
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+    // Another program has put a file there.
+    fs::write(&moved, "cut by a cra").unwrap();
+    fs::rename(&moved, &path).unwrap();
+    write_one_behind(&log, 5, &path);
+    // SIGHUP makes the file, without any event.
+    fs::remove_file(&path).unwrap();
+    writer.reopen();
+    for _ in 0..2000 {
+        if path.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    assert!(writer.shutdown(LONG));
+}
+
+fn write_one_behind(log: &EventLog, number: u64, path: &Path) {
+    log.emit(&event(number));
+    log.flush();
+    for _ in 0..2000 {
+        let text = fs::read_to_string(path).unwrap();
+        if let Some((first, rest)) = text.split_once('\n')
+            && numbers(rest) == [number]
+        {
+            assert_eq!(first, "cut by a cra");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("event {number} is not in {}", path.display());
+}
+
+#[test]
+fn lines_are_kept_in_the_moved_file_while_no_new_one_can_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let moved = folder.path().join("moved");
+    let writer = to_file(&path, u64::MAX, 1);
+    let log = writer.log(0);
+    write_one(&log, 1, &path);
+    fs::rename(&path, &moved).unwrap();
+    fs::create_dir(&path).unwrap();
+    write_one(&log, 2, &moved);
+    fs::remove_dir(&path).unwrap();
+    write_one(&log, 3, &path);
+    assert_eq!(numbers(&fs::read_to_string(&moved).unwrap()), [1, 2]);
+    assert!(writer.shutdown(LONG));
+}
+
+#[test]
+fn a_pipe_or_a_device_is_refused_as_a_file() {
+    for path in ["/dev/null", "/"] {
+        let output = config::EventOutput::File(path.into());
+        let started = EventWriter::start(&config::Event { output, rotate_bytes: 1, keep: 1 }, 1);
+        let error = started.unwrap_err().to_string();
+        assert!(error.contains("not a regular file") && error.contains(path), "{error}");
+    }
+}
+
 #[test]
 fn a_rotation_that_fails_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
