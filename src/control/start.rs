@@ -10,7 +10,7 @@ use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
 use crate::tls::{Client, ClientCertificates, Server, TlsError};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -382,9 +382,11 @@ fn create_folder(path: &Path) -> Result<(), ServeError> {
         }
         Err(error) => return Err(failed("cannot create the folder", error)),
     }
-    let probe = path.join(".writable");
-    std::fs::write(&probe, b"").map_err(|error| failed("the folder is not writable", error))?;
-    std::fs::remove_file(&probe).map_err(|error| failed("the folder is not writable", error))
+    let probe = path.join(format!(".writable-{}", std::process::id()));
+    // A file of its own: one that is there, or that a link names, is not touched.
+    std::fs::File::create_new(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .map_err(|error| failed("the folder is not writable", error))
 }
 
 /// Whose folder it is that this process may not write to.
@@ -449,6 +451,19 @@ fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     }
 }
 
+/// Removes the socket that an earlier relay left at `path`. Anything else is not ours to remove.
+pub(super) fn remove_socket(path: &Path) -> std::io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::AlreadyExists,
+            "a file that is no socket is there; remove it, or set control.socket to another path",
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The operator's socket; a stale one is removed, which is safe because the spool's lock is held.
 fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
     let failed = |error: std::io::Error| ServeError::Path {
@@ -458,14 +473,43 @@ fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         create_folder(folder)?;
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
+    remove_socket(path).map_err(failed)?;
     let socket = UnixListener::bind(path).map_err(failed)?;
     let owner_only = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, owner_only).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_socket_is_replaced_by_the_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        drop(bind_socket(&path).unwrap());
+        drop(bind_socket(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        let error = bind_socket(&path).unwrap_err().to_string();
+        assert!(error.contains("no socket") && error.contains("control.sock"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        let link = folder.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(bind_socket(&link).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn looking_whether_a_folder_is_writable_touches_no_file_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join(".writable");
+        std::fs::write(&own, "precious").unwrap();
+        create_folder(folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), "precious");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

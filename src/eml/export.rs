@@ -1,11 +1,11 @@
 //! Out of a stopped relay's spool: one file for each live message.
 
-use super::head::{Head, Waiting};
+use super::head::{FIRST, Head, Waiting};
 use crate::message::{Content, Envelope, Message, Reason, RecipientStatus};
 use crate::smtp::{Dot, Dots};
 use crate::spool::{Recovered, RecoveredRecipient, Spool, missing_above};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -35,13 +35,15 @@ impl Export {
         Ok(Export { to: to.to_owned(), unsynced: Vec::new(), exported: 0 })
     }
 
-    /// Writes `message` of the spool's `folder` to `ID.eml`. A letter of the same id that is there
-    /// already is replaced. An error is about this message or an earlier one, and says which.
+    /// Writes `message` of the spool's `folder` to `ID.eml`. A message that an earlier export wrote
+    /// there is replaced; any other file, or a link, is left as it is, and that is an error. An
+    /// error is about this message or an earlier one, and says which.
     pub fn message(&mut self, folder: &Path, message: &Recovered) -> io::Result<()> {
         let stored =
             Spool::read(folder, message.id, message.placement).map_err(io::Error::other)?;
         let path = self.to.join(format!("{}.eml", message.id));
         let part = self.to.join(format!("{}.part", message.id));
+        check_replaceable(&path).map_err(|error| about(&path, &error))?;
         match write(&stored, &message.recipients, &part) {
             Ok(file) => self.unsynced.push((file, part, path)),
             Err(error) => {
@@ -62,6 +64,7 @@ impl Export {
 
     fn settle(&mut self) -> io::Result<()> {
         for (file, part, path) in self.unsynced.drain(..) {
+            // A rename replaces the name: it follows no link.
             let synced = file.sync_data().and_then(|()| fs::rename(&part, &path));
             synced.map_err(|error| about(&path, &error))?;
             self.exported += 1;
@@ -84,13 +87,35 @@ fn write(stored: &Message, recipients: &[RecoveredRecipient], path: &Path) -> io
         prepended_headers: stored.prepended_headers.len() as u64,
         content: unstuffed_length(stored)?,
     };
-    // Mail is nobody's business but the operator's.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // Left by an export that was killed. Only a new file is written: no link is followed.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Readable by the operator alone.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let mut out = BufWriter::new(file);
     out.write_all(head.write().as_bytes())?;
     out.write_all(&stored.prepended_headers)?;
     each_piece(stored, |piece| out.write_all(piece))?;
     out.into_inner().map_err(io::IntoInnerError::into_error)
+}
+
+/// Whether there is nothing at `path`, or a message that was exported before.
+fn check_replaceable(path: &Path) -> io::Result<()> {
+    let refused = |what: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(found) if !found.is_file() => refused("exists, and is not a regular file"),
+        Ok(_) => {
+            let mut begin = [0; FIRST.len()];
+            match File::open(path)?.read_exact(&mut begin) {
+                Ok(()) if begin == *FIRST.as_bytes() => Ok(()),
+                _ => refused("exists, and is not an exported message"),
+            }
+        }
+    }
 }
 
 fn waiting(envelope: &Envelope, recipients: &[RecoveredRecipient]) -> Vec<Waiting> {
@@ -135,5 +160,35 @@ fn each_piece(stored: &Message, mut take: impl FnMut(&[u8]) -> io::Result<()>) -
     match &stored.content {
         Content::Whole(bytes) => piece(bytes),
         Content::Streamed(pieces) => pieces.iter().try_for_each(|one| piece(&one.read_stopped()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_what_an_export_wrote_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("ours"), format!("{FIRST} 1\r\n")).unwrap();
+        fs::write(at("foreign"), "precious").unwrap();
+        fs::write(at("short"), "X").unwrap();
+        symlink(at("ours"), at("link")).unwrap();
+        symlink(at("none"), at("dangling")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for (name, is_replaceable) in [
+            ("none", true),
+            ("ours", true),
+            ("foreign", false),
+            ("short", false),
+            ("link", false),
+            ("dangling", false),
+            ("folder", false),
+        ] {
+            assert_eq!(check_replaceable(&at(name)).is_ok(), is_replaceable, "{name}");
+        }
     }
 }

@@ -10,8 +10,9 @@ use crate::smtp::{Dot, Dots, LineEnds};
 use crate::spool::{Draft, PriorStatus, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
@@ -131,6 +132,20 @@ async fn all(what: Import, reports: Reports) {
     }
 }
 
+/// Opens a regular file. Opening a pipe would wait for a writer, so nothing is waited for.
+fn open(path: &Path) -> Result<File, String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| error.to_string())?.file_type();
+    let what = match found {
+        _ if found.is_file() => return Ok(file),
+        _ if found.is_dir() => "a folder; name the files in it",
+        _ if found.is_fifo() => "a pipe; write the message to a file first",
+        _ => "a device; write the message to a file first",
+    };
+    Err(format!("not a regular file but {what}"))
+}
+
 struct Importer {
     what: Import,
     spools: Vec<Spool>,
@@ -160,7 +175,7 @@ impl Importer {
     }
 
     async fn file(&self, path: &Path) -> Result<Report, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
+        let file = open(path)?;
         let mut source = BufReader::with_capacity(PIECE, file);
         let Some(head) = read_head(&mut source)? else {
             let spool = self.spool(None)?;
@@ -460,6 +475,24 @@ fn refusal(defect: Defect) -> &'static str {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn only_a_regular_file_is_read_and_none_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for (path, word) in
+            [(&*pipe, "pipe"), (folder.path(), "folder"), (Path::new("/dev/null"), "device")]
+        {
+            let refused = open(path).unwrap_err();
+            assert!(refused.contains(word) && refused.contains("regular"), "{refused}");
+        }
+        assert!(open(&file).is_ok());
+        assert!(open(&folder.path().join("none")).unwrap_err().contains("No such file"));
+    }
 
     #[test]
     fn a_trace_is_lines_of_a_header_and_nothing_else() {

@@ -24,6 +24,7 @@ pub fn acquire(root: &Path) -> Result<Lock, SpoolError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&path)
         .map_err(|error| open(error.to_string()))?;
     match file.try_lock() {
