@@ -15,11 +15,22 @@ pub const DNS_UDP_BYTES_MAX: u16 = 1232;
 /// Largest answer over TCP that is read, in bytes. It has room for some 500 MX records; a lookup
 /// holds this much while it reads.
 pub const DNS_TCP_BYTES_MAX: usize = 16 * 1024;
-/// Questions that one shard has before name servers at once: each holds a socket. Others wait
-/// their turn.
-pub const DNS_LOOKUPS_MAX: usize = 256;
-/// Questions waiting for a turn. Beyond it a lookup fails at once, like one that timed out.
-pub const DNS_LOOKUPS_WAITING_MAX: usize = 16 * 1024;
+/// Lookups of one shard that are in their quick time at once, each with a socket or two. More wait
+/// for a quick slot.
+pub const DNS_QUICK_LOOKUPS_MAX: usize = 256;
+/// How long a lookup holds a quick slot, in milliseconds: most names are answered by then. One that
+/// takes longer goes on in a patient slot, so that silent names do not hold up the others.
+pub const DNS_QUICK_MILLIS: u64 = 250;
+/// Lookups of one shard that are past their quick time at once, each with a socket or two.
+pub const DNS_PATIENT_LOOKUPS_MAX: usize = 256;
+/// Fresh lookups that wait for a quick slot. Beyond it the one that has waited longest fails.
+pub const DNS_FRESH_WAITING_MAX: usize = 16 * 1024;
+/// Slow lookups that wait for a patient slot. Beyond it the oldest of the names that were silent
+/// before fails, or else the oldest of the others.
+pub const DNS_SLOW_WAITING_MAX: usize = 2 * 1024;
+/// Longest wait for an answer in the first of several rounds over the name servers, in milliseconds:
+/// a datagram that was lost, or a server that is down, costs no more than this.
+pub const DNS_FIRST_WAIT_MILLIS: u64 = 1000;
 /// Longest that one lookup takes with all its repetitions and aliases, in seconds, whatever the
 /// settings multiply to.
 pub const DNS_LOOKUP_SECONDS_MAX: u64 = 60;
@@ -36,6 +47,11 @@ pub const DNS_SERVER_REST_SECONDS: u64 = 30;
 pub const DNS_TTL_SECONDS_MIN: u32 = 1;
 
 // --- route ---
+
+/// Domains of one shard whose site is looked for at once. More than all slow DNS lookups that a
+/// shard lets wait, so that these leave room for domains that are answered. Others wait, the newest
+/// first.
+pub const ROUTE_LOOKUPS_MAX: usize = 4 * 1024;
 
 /// MX hosts of a destination that are used, the best ones. Large receivers have five.
 pub const ROUTE_HOSTS_MAX: usize = 16;
@@ -61,6 +77,9 @@ pub const SPOOL_FILL_BYTES_PER_SECOND: u64 = 64 << 20;
 /// Of this much at once, in bytes: what a commit may have to wait for when it needs the file.
 pub const SPOOL_FILL_STEP_BYTES: u64 = 1 << 20;
 
+const _: () = assert!(
+    DNS_SLOW_WAITING_MAX + DNS_PATIENT_LOOKUPS_MAX + DNS_QUICK_LOOKUPS_MAX < ROUTE_LOOKUPS_MAX
+);
 const _: () = assert!(ROUTE_HOSTS_MAX <= DNS_RECORDS_MAX);
 const _: () = assert!(ROUTE_ADDRESSES_PER_HOST_MAX < ROUTE_CANDIDATES_MAX);
 const _: () = assert!(DNS_UDP_BYTES_MAX as usize <= DNS_TCP_BYTES_MAX);

@@ -5,6 +5,7 @@ use super::reload::Reloader;
 use crate::auth::{Authenticator, OutboundCredentials, Quotas, UsersError};
 use crate::config::{Config, EventOutput, Listener};
 use crate::event::EventWriter;
+use crate::limits;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
@@ -28,8 +29,10 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(3);
 const ADDRESS_RETRY: Duration = Duration::from_millis(50);
 /// The shards have this much longer than `control.stop_within` before the process ends anyway.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Open files that one shard needs beside its connections: rings, segments, listeners, DNS.
-const FILES_PER_SHARD: u64 = 512;
+/// Open files that one shard needs beside its connections: a socket for each DNS lookup, and some
+/// for rings, segments, and listeners.
+const FILES_PER_SHARD: u64 =
+    (limits::DNS_QUICK_LOOKUPS_MAX + limits::DNS_PATIENT_LOOKUPS_MAX) as u64 + 256;
 
 /// Why the relay does not run.
 #[derive(Debug, thiserror::Error)]

@@ -50,6 +50,15 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         Some((&entry.value, entry.valid_until))
     }
 
+    /// The value of `key` whether or not it is still good.
+    pub(crate) fn last<Q>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.entries.get(*self.places.get(key)?).map(|entry| &entry.value)
+    }
+
     /// Keeps `value` until `valid_until`, in place of what was kept for `key`.
     pub(crate) fn insert(&mut self, key: K, value: V, valid_until: Timestamp, now: Timestamp) {
         let entry = Entry { key: key.clone(), value, valid_until, used: false };

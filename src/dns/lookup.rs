@@ -1,9 +1,10 @@
-//! From question to result: the cache first, then one query for all who ask the same.
+//! From question to result: the cache first, then one lookup for all who ask the same.
 //!
-//! A lookup is a task of its own, so it goes on, and fills the cache, when who asked has gone. At
-//! most a fixed number run; the rest wait in order of arrival, and beyond a second limit fail.
+//! A lookup is a task of its own, so it goes on, and fills the cache, when the one who asked has
+//! gone. Which runs and which waits is decided in [`lanes`](super::lanes).
 
 use super::cache::Cache;
+use super::lanes::{Class, Lanes, Slot};
 use super::servers::Servers;
 use super::wire::{Finding, Question, Records};
 use super::{Answer, Failure, Mx};
@@ -11,13 +12,18 @@ use crate::config;
 use crate::limits;
 use crate::message::Timestamp;
 use crate::ring;
-use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use futures_lite::future::or;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
+
+/// How long a lookup holds a quick slot.
+const QUICK_TIME: Duration = Duration::from_millis(limits::DNS_QUICK_MILLIS);
 
 /// Records as they are kept; a clone costs a count.
 #[derive(Clone, Debug)]
@@ -28,25 +34,29 @@ pub(super) enum Found {
 
 pub(super) struct Lookups {
     settings: config::Dns,
-    servers: Servers,
+    servers: Rc<Servers>,
     state: RefCell<State>,
 }
 
 struct State {
-    cache: Cache<Question, Result<Found, Failure>>,
+    cache: Cache<Question, Kept>,
     /// Lookups that run or wait for their turn.
     flights: HashMap<Question, Rc<Flight>>,
-    /// Those that wait, the oldest in front.
-    waiting: VecDeque<Question>,
-    /// Tasks that look up.
-    workers: usize,
+    lanes: Lanes<Question>,
+}
+
+/// What the last lookup of a name gave.
+struct Kept {
+    result: Result<Found, Failure>,
+    /// Of its next lookup.
+    class: Class,
 }
 
 /// One lookup and all who wait for it.
 #[derive(Default)]
 struct Flight {
     result: RefCell<Option<Result<Found, Failure>>>,
-    /// One place for each who waits; one that went away leaves its waker, which wakes nobody.
+    /// One place for each waiter; one that went away leaves its waker, which wakes none.
     waiters: RefCell<Vec<Option<Waker>>>,
 }
 
@@ -55,52 +65,123 @@ impl Lookups {
         let state = State {
             cache: Cache::new(settings.cache_entries_max),
             flights: HashMap::new(),
-            waiting: VecDeque::new(),
-            workers: 0,
+            lanes: Lanes::new(),
         };
-        Lookups { servers: Servers::new(&settings), settings, state: RefCell::new(state) }
+        let servers = Rc::new(Servers::new(&settings));
+        Lookups { servers, settings, state: RefCell::new(state) }
     }
 
     pub(super) async fn find(self: &Rc<Self>, question: Question) -> Result<Found, Failure> {
         if let Some((kept, _)) = self.state.borrow_mut().cache.get(&question, ring::wall_clock()) {
-            return kept.clone();
+            return kept.result.clone();
         }
-        self.join(question)?.landed().await
+        self.join(question).landed().await
     }
 
     /// The flight for `question`: the one under way, or a new one.
-    fn join(self: &Rc<Self>, question: Question) -> Result<Rc<Flight>, Failure> {
+    fn join(self: &Rc<Self>, question: Question) -> Rc<Flight> {
         let mut state = self.state.borrow_mut();
         if let Some(flight) = state.flights.get(&question) {
-            return Ok(Rc::clone(flight));
-        }
-        if state.waiting.len() >= limits::DNS_LOOKUPS_WAITING_MAX {
-            return Err(Failure::ServerFailed("too many DNS lookups are waiting".into()));
+            return Rc::clone(flight);
         }
         let flight = Rc::new(Flight::default());
         state.flights.insert(question.clone(), Rc::clone(&flight));
-        state.waiting.push_back(question);
-        if state.workers < limits::DNS_LOOKUPS_MAX {
-            state.workers += 1;
-            ring::spawn("dns", Rc::clone(self).work());
-        }
-        Ok(flight)
+        let class = state.cache.last(&question).map_or(Class::Fresh, |kept| kept.class);
+        drop(state);
+        self.enqueue(question, class);
+        self.start();
+        flight
     }
 
-    /// Looks up one after the other until none is waiting.
-    async fn work(self: Rc<Self>) {
-        let _worker = Worker(&self);
+    /// Has a lookup wait for its turn; the one that gives way to it, if any, fails.
+    fn enqueue(&self, question: Question, class: Class) {
+        let given_way = self.state.borrow_mut().lanes.push(question, class);
+        let Some((question, class)) = given_way else { return };
+        let asked = question.words();
+        let words = match class {
+            Class::Fresh => {
+                let waiting = limits::DNS_FRESH_WAITING_MAX;
+                format!("{asked} was not asked for: {waiting} DNS lookups wait")
+            }
+            Class::Known | Class::Late | Class::Silent => {
+                let waiting = limits::DNS_SLOW_WAITING_MAX;
+                format!("no DNS server answered {asked} at once, and {waiting} slow lookups wait")
+            }
+        };
+        self.land(&question, Err(Failure::ServerFailed(words.into())));
+    }
+
+    /// Starts the lookups that have a slot.
+    fn start(self: &Rc<Self>) {
         loop {
-            let next = self.state.borrow_mut().waiting.pop_front();
-            let Some(question) = next else { break };
-            let landing = Landing { lookups: &self, question };
-            let (result, ttl) = self.look_up(&landing.question).await;
-            let now = ring::wall_clock();
-            let key = landing.question.clone();
-            let mut state = self.state.borrow_mut();
-            state.cache.insert(key, result.clone(), now.plus(ttl), now);
-            drop(state);
-            landing.land(result);
+            let next = self.state.borrow_mut().lanes.next();
+            let Some((question, slot)) = next else { break };
+            ring::spawn("dns", Rc::clone(self).run(question, slot));
+        }
+    }
+
+    /// One lookup, to its end or to the end of its quick time.
+    async fn run(self: Rc<Self>, question: Question, slot: Slot) {
+        let turn = Turn { lookups: &self, slot: Cell::new(slot) };
+        let landing = Landing { lookups: &self, question: question.clone(), over: Cell::new(false) };
+        let mut lookup = pin!(self.look_up(&landing.question));
+        let quick_answer = match slot {
+            Slot::Patient => None,
+            Slot::Quick => {
+                let passed = async {
+                    ring::sleep(QUICK_TIME).await;
+                    None
+                };
+                or(async { Some(lookup.as_mut().await) }, passed).await
+            }
+        };
+        let is_slow = quick_answer.is_none();
+        let (result, ttl) = match quick_answer {
+            Some(answer) => answer,
+            None => {
+                if !turn.goes_on() {
+                    landing.over.set(true);
+                    drop(turn);
+                    let class = self.class_of_late(&question);
+                    self.enqueue(question.clone(), class);
+                    return self.start();
+                }
+                self.start();
+                lookup.await
+            }
+        };
+        let now = ring::wall_clock();
+        let class = match &result {
+            Err(Failure::TimedOut) => Class::Silent,
+            // Resolvers say SERVFAIL when they have waited in vain themselves.
+            Err(Failure::ServerFailed(_)) if is_slow => Class::Silent,
+            _ => Class::Fresh,
+        };
+        let kept = Kept { result: result.clone(), class };
+        self.state.borrow_mut().cache.insert(question, kept, now.plus(ttl), now);
+        landing.land(result);
+        drop(turn);
+        self.start();
+    }
+
+    /// The class of a name whose quick time is over.
+    fn class_of_late(&self, question: &Question) -> Class {
+        match self.state.borrow().cache.last(question) {
+            Some(kept) if kept.class == Class::Fresh => Class::Known,
+            _ => Class::Late,
+        }
+    }
+
+    /// As if the rest of the servers that failed were over.
+    #[cfg(test)]
+    pub(super) fn servers_rested(&self) {
+        self.servers.rested();
+    }
+
+    fn land(&self, question: &Question, result: Result<Found, Failure>) {
+        let flight = self.state.borrow_mut().flights.remove(question);
+        if let Some(flight) = flight {
+            flight.land(result);
         }
     }
 
@@ -137,7 +218,7 @@ impl Lookups {
                 Finding::NoSuchDomain { ttl } => {
                     return (Err(Failure::NoSuchDomain), self.negative(ttl, ttl_so_far));
                 }
-                // The servers' own room turns these into a failure after asking the others.
+                // `Servers::ask` turns these into a failure after asking the others.
                 Finding::Failed { words, .. } => {
                     return (Err(Failure::ServerFailed(words.into())), self.settings.failure_ttl);
                 }
@@ -197,33 +278,52 @@ impl Flight {
     }
 }
 
-/// A lookup of a worker. Ends for all who wait also when the worker ends in the middle.
+/// A lookup that runs. Ends for all who wait also when its task ends in the middle.
 struct Landing<'a> {
     lookups: &'a Lookups,
     question: Question,
+    /// It has landed, or waits for another turn.
+    over: Cell<bool>,
 }
 
 impl Landing<'_> {
     fn land(&self, result: Result<Found, Failure>) {
-        let flight = self.lookups.state.borrow_mut().flights.remove(&self.question);
-        if let Some(flight) = flight {
-            flight.land(result);
-        }
+        self.over.set(true);
+        self.lookups.land(&self.question, result);
     }
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        self.land(Err(Failure::ServerFailed("the DNS lookup was broken off".into())));
+        if !self.over.get() {
+            self.land(Err(Failure::ServerFailed("the DNS lookup was broken off".into())));
+        }
     }
 }
 
-/// Counts a worker while it lives.
-struct Worker<'a>(&'a Lookups);
+/// A slot, given back however its lookup ends.
+struct Turn<'a> {
+    lookups: &'a Rc<Lookups>,
+    slot: Cell<Slot>,
+}
 
-impl Drop for Worker<'_> {
+impl Turn<'_> {
+    /// Gives the quick slot to the next; whether the lookup goes on in a patient one.
+    fn goes_on(&self) -> bool {
+        let exchanged = self.lookups.state.borrow_mut().lanes.exchange();
+        if exchanged {
+            self.slot.set(Slot::Patient);
+        }
+        exchanged
+    }
+}
+
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.borrow_mut();
-        state.workers = state.workers.saturating_sub(1);
+        self.lookups.state.borrow_mut().lanes.free(self.slot.get());
+        // After a panic none other would start those that wait. At the end of the shard none must.
+        if std::thread::panicking() {
+            self.lookups.start();
+        }
     }
 }

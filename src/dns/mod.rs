@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! Resolver -> lookup -> cache
-//!                |  one query for all who ask the same; turns; aliases
+//!                |  one query for all who ask the same; aliases
+//!                +----> lanes (pure): which lookup goes next
 //!                +----> servers: rounds, time-outs, UDP, then TCP
 //!                          +----> wire (pure): query, and what an answer says
 //! ```
@@ -18,6 +19,7 @@ mod aliases;
 pub(crate) mod cache;
 #[cfg(test)]
 pub(crate) mod fake;
+mod lanes;
 mod lookup;
 mod servers;
 #[cfg(test)]

@@ -8,20 +8,21 @@ use super::Failure;
 use super::wire::{self, Finding, Heard, Question};
 use crate::config;
 use crate::limits;
-use crate::message::Timestamp;
 use crate::ring::{self, RecvBuf, Stream, Udp};
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Room for the two length bytes before each message on TCP (RFC 1035 4.2.2).
 const LENGTH_BYTES: usize = 2;
 
 pub(super) struct Servers {
-    list: Vec<Server>,
+    list: Vec<Rc<Server>>,
     timeout: Duration,
     attempts: u32,
     ids: Ids,
@@ -29,8 +30,19 @@ pub(super) struct Servers {
 
 struct Server {
     address: SocketAddr,
-    /// Until then it is asked after the others, because it failed.
-    resting_until: Cell<Timestamp>,
+    health: Cell<Health>,
+    /// When it last answered. Of servers that all failed, the one that answered last is asked first:
+    /// silence about one name does not mean that the server is down.
+    answered: Cell<Option<Instant>>,
+}
+
+/// How a server did when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Good,
+    /// It is asked after the others; from this time on one question is put to it on the side, so
+    /// that no lookup waits to find out whether it is back.
+    Failed(Instant),
 }
 
 /// What became of one query to one server.
@@ -43,9 +55,9 @@ enum Reply {
 
 impl Servers {
     pub(super) fn new(settings: &config::Dns) -> Servers {
-        let server = |address: &SocketAddr| Server {
-            address: *address,
-            resting_until: Cell::new(Timestamp::default()),
+        let server = |address: &SocketAddr| {
+            let (health, answered) = (Cell::new(Health::Good), Cell::new(None));
+            Rc::new(Server { address: *address, health, answered })
         };
         Servers {
             list: settings.servers.iter().map(server).collect(),
@@ -65,39 +77,31 @@ impl Servers {
     /// Asks until a server gives a finding. A server that says that it failed is not asked again in
     /// this lookup, one that is silent is, in the next round.
     pub(super) async fn ask(
-        &self,
+        self: &Rc<Self>,
         question: &Question,
         until: Instant,
     ) -> Result<Finding, Failure> {
         let mut said: Option<String> = None;
-        let mut left = self.in_order(ring::wall_clock());
-        for _ in 0..self.attempts {
+        self.probe(question);
+        let mut left = self.in_order();
+        for round in 0..self.attempts {
             let mut silent = Vec::new();
             for server in left {
                 if ring::now() >= until {
                     break;
                 }
-                match self.ask_one(server, question, until).await {
-                    Reply::Finding(Finding::Failed { words, of_server }) => {
+                let wait = self.wait_in_round(round);
+                match self.ask_one(&server, question, wait, until).await {
+                    Reply::Finding(Finding::Failed { words, .. }) => {
                         let address = server.address;
                         let asked = question.words();
                         said = Some(format!("DNS server {address} answered {words} for {asked}"));
-                        if of_server {
-                            server.rest();
-                        }
                     }
-                    Reply::Finding(finding) => {
-                        server.resting_until.set(Timestamp::default());
-                        return Ok(finding);
-                    }
+                    Reply::Finding(finding) => return Ok(finding),
                     Reply::Broken(words) => {
                         said.get_or_insert(words);
-                        server.rest();
                     }
-                    Reply::Silence => {
-                        server.rest();
-                        silent.push(server);
-                    }
+                    Reply::Silence => silent.push(server),
                 }
             }
             left = silent;
@@ -105,29 +109,83 @@ impl Servers {
         Err(said.map_or(Failure::TimedOut, |words| Failure::ServerFailed(words.into())))
     }
 
-    /// As configured, those that failed lately last, the longest rested of them first.
-    fn in_order(&self, now: Timestamp) -> Vec<&Server> {
-        let mut servers: Vec<&Server> = self.list.iter().collect();
-        servers.sort_by_key(|server| match server.resting_until.get() {
-            until if until > now => until,
-            _ => Timestamp::default(),
+    /// As if the rest of those that failed were over.
+    #[cfg(test)]
+    pub(super) fn rested(&self) {
+        for server in &self.list {
+            if server.health.get() != Health::Good {
+                server.health.set(Health::Failed(ring::now()));
+            }
+        }
+    }
+
+    fn wait_in_round(&self, round: u32) -> Duration {
+        match round {
+            0 if self.attempts > 1 => {
+                self.timeout.min(Duration::from_millis(limits::DNS_FIRST_WAIT_MILLIS))
+            }
+            _ => self.timeout,
+        }
+    }
+
+    /// As configured; those that failed last, of them the one first that answered last.
+    fn in_order(&self) -> Vec<Rc<Server>> {
+        let mut servers = self.list.clone();
+        servers.sort_by_key(|server| match server.health.get() {
+            Health::Good => (false, Reverse(None)),
+            Health::Failed(_) => (true, Reverse(server.answered.get())),
         });
         servers
     }
 
-    async fn ask_one(&self, server: &Server, question: &Question, until: Instant) -> Reply {
+    /// Puts `question` to a server that failed some time ago, on the side.
+    fn probe(self: &Rc<Self>, question: &Question) {
+        let now = ring::now();
+        if self.list.iter().all(|server| server.health.get() != Health::Good) {
+            // The lookups find out.
+            return;
+        }
+        for server in &self.list {
+            if matches!(server.health.get(), Health::Failed(again) if again <= now) {
+                server.failed();
+                let (servers, server) = (Rc::clone(self), Rc::clone(server));
+                let question = question.clone();
+                ring::spawn("dns probe", async move {
+                    let until = ring::now() + servers.time_max();
+                    servers.ask_one(&server, &question, servers.timeout, until).await;
+                });
+            }
+        }
+    }
+
+    /// Waits for at most `wait` for the answer, and not beyond `until`.
+    async fn ask_one(
+        &self,
+        server: &Server,
+        question: &Question,
+        wait: Duration,
+        until: Instant,
+    ) -> Reply {
         let id = self.ids.next();
         let Some(query) = wire::query(question, id) else {
             return Reply::Broken(format!("no query can be written for {}", question.words()));
         };
-        match self.over_udp(server.address, question, id, &query, until).await {
+        let first = until.min(ring::now() + wait);
+        let reply = match self.over_udp(server.address, question, id, &query, first).await {
             Ok(Heard::Answer(finding)) => Reply::Finding(finding),
             // Foreign: too much of it. TCP cannot be forged from afar.
             Ok(Heard::Truncated | Heard::Foreign) => {
+                let until = until.min(ring::now() + self.timeout);
                 self.whole_reply(server.address, question, id, &query, until).await
             }
             Err(error) => broken_or_silent(server.address, "UDP", &error),
+        };
+        match &reply {
+            Reply::Finding(Finding::Failed { of_server: true, .. }) => server.failed(),
+            Reply::Finding(_) => server.answered(),
+            Reply::Silence | Reply::Broken(_) => server.failed(),
         }
+        reply
     }
 
     async fn over_udp(
@@ -138,7 +196,6 @@ impl Servers {
         query: &[u8],
         until: Instant,
     ) -> io::Result<Heard> {
-        let until = until.min(ring::now() + self.timeout);
         let socket = Udp::connect(server)?;
         socket.send(query).await?;
         let mut datagram = vec![0; usize::from(limits::DNS_UDP_BYTES_MAX)];
@@ -160,7 +217,6 @@ impl Servers {
         query: &[u8],
         until: Instant,
     ) -> Reply {
-        let until = until.min(ring::now() + self.timeout);
         let message = match over_tcp(server, query, until).await {
             Ok(message) => message,
             Err(error) => return broken_or_silent(server, "TCP", &error),
@@ -176,9 +232,14 @@ impl Servers {
 }
 
 impl Server {
-    fn rest(&self) {
+    fn failed(&self) {
         let wait = Duration::from_secs(limits::DNS_SERVER_REST_SECONDS);
-        self.resting_until.set(ring::wall_clock().plus(wait));
+        self.health.set(Health::Failed(ring::now() + wait));
+    }
+
+    fn answered(&self) {
+        self.health.set(Health::Good);
+        self.answered.set(Some(ring::now()));
     }
 }
 
@@ -222,7 +283,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
     }
 }
 
-/// Query ids that nobody outside can foresee: a counter through a hash with a secret random key.
+/// Query ids that cannot be foreseen from outside: a counter through a hash with a secret random key.
 struct Ids {
     secret: RandomState,
     count: Cell<u64>,

@@ -359,8 +359,8 @@ fn more_lookups_than_turns_all_end() {
     let server = FakeServer::with_zone(Zone::new());
     with_servers(&[server.address], |resolver| async move {
         let done = crate::ring::Signal::new();
-        let left = Rc::new(std::cell::Cell::new(limits::DNS_LOOKUPS_MAX * 2));
-        for number in 0..limits::DNS_LOOKUPS_MAX * 2 {
+        let left = Rc::new(std::cell::Cell::new(limits::DNS_QUICK_LOOKUPS_MAX * 2));
+        for number in 0..limits::DNS_QUICK_LOOKUPS_MAX * 2 {
             let (resolver, done, left) = (resolver.clone(), done.clone(), Rc::clone(&left));
             crate::ring::spawn("asks", async move {
                 let result = resolver.mx(&format!("n{number}.test")).await;
@@ -373,4 +373,98 @@ fn more_lookups_than_turns_all_end() {
         }
         assert!(done.wait_for(Duration::from_secs(20)).await, "{} left", left.get());
     });
+}
+
+/// Answers for `good` names from `zone`, and is silent about all others.
+fn silent_but_for(zone: Zone, good: &'static str) -> FakeServer {
+    FakeServer::start(move |query, _| match query.queries[0].name().to_ascii().contains(good) {
+        true => at_once(zone.answer(query)),
+        false => Vec::new(),
+    })
+}
+
+/// Asks for MX records of `count` names that get no answer, in tasks of their own.
+fn ask_for_silent(resolver: &Resolver, count: usize) -> Rc<std::cell::Cell<usize>> {
+    let left = Rc::new(std::cell::Cell::new(count));
+    for number in 0..count {
+        let (resolver, left) = (resolver.clone(), Rc::clone(&left));
+        crate::ring::spawn("asks", async move {
+            let result = resolver.mx(&format!("n{number}.silent.test")).await;
+            assert!(matches!(result, Err(Failure::TimedOut | Failure::ServerFailed(_))));
+            left.set(left.get() - 1);
+        });
+    }
+    left
+}
+
+#[test]
+fn silent_names_do_not_hold_up_a_new_name_nor_one_that_answered_before() {
+    let mut zone = Zone::new();
+    zone.negative_ttl = 0;
+    let zone = zone
+        .with("new.good.test", mx(1, "mx.good.test"))
+        .with("new.good.test", a("192.0.2.1"));
+    let server = silent_but_for(zone, "good");
+    with_servers(&[server.address], |resolver| async move {
+        // Kept for a second only.
+        assert_eq!(resolver.mx("known.good.test").await, Err(Failure::NoSuchDomain));
+        ask_for_silent(&resolver, 3000);
+        crate::ring::sleep(Duration::from_millis(1100)).await;
+        for name in ["new.good.test", "known.good.test"] {
+            let begun = Instant::now();
+            let _ = resolver.mx(name).await;
+            assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
+        }
+        assert!(resolver.addresses("new.good.test").await.is_ok());
+    });
+}
+
+#[test]
+fn a_slow_answer_that_comes_in_time_is_an_answer() {
+    let zone = Zone::new().with("slow.test", mx(1, "mx.slow.test"));
+    let server = FakeServer::start(move |query, _| {
+        let wait = Duration::from_millis(limits::DNS_QUICK_MILLIS + 200);
+        at_once(zone.answer(query)).into_iter().map(|(_, bytes)| (wait, bytes)).collect()
+    });
+    let mut settings = settings(&[server.address]);
+    settings.timeout = Duration::from_secs(2);
+    on_shard(move || {
+        let resolver = Resolver::new(settings.clone());
+        async move { assert!(resolver.mx("slow.test").await.is_ok()) }
+    });
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[test]
+fn a_server_that_is_back_is_found_without_a_lookup_that_waits_for_it() {
+    let up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let zone = Zone::new().with("a.test", mx(1, "mx.test"));
+    let (first_zone, first_up) = (zone.clone(), std::sync::Arc::clone(&up));
+    let first = FakeServer::start(move |query, _| {
+        match first_up.load(std::sync::atomic::Ordering::Relaxed) {
+            true => at_once(first_zone.answer(query)),
+            false => Vec::new(),
+        }
+    });
+    let second = FakeServer::with_zone(zone);
+    with_servers(&[first.address, second.address], move |resolver| {
+        let up = std::sync::Arc::clone(&up);
+        async move {
+            assert!(resolver.mx("a.test").await.is_ok());
+            resolver.lookups.servers_rested();
+            let begun = Instant::now();
+            let _ = resolver.mx("b.test").await;
+            assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
+            crate::ring::sleep(Duration::from_millis(400)).await;
+            up.store(true, std::sync::atomic::Ordering::Relaxed);
+            resolver.lookups.servers_rested();
+            let _ = resolver.mx("c.test").await;
+            crate::ring::sleep(Duration::from_millis(100)).await;
+            let _ = resolver.mx("d.test").await;
+        }
+    });
+    let of_first: Vec<_> = first.asked().iter().map(|line| line[7..8].to_owned()).collect();
+    assert_eq!(of_first, ["a", "b", "c", "d"]);
+    let of_second: Vec<_> = second.asked().iter().map(|line| line[7..8].to_owned()).collect();
+    assert_eq!(of_second, ["a", "b", "c"]);
 }

@@ -10,6 +10,7 @@ import hostile
 import libraries
 import disk_faults
 import exim_opensmtpd
+import dns_fairness
 import dns_routing
 import node
 import postfix
@@ -27,7 +28,7 @@ import sharding
 from harness import main
 
 SUITES = (
-    clients, delivery_status, dns_routing, lifecycle, start_stress, sharding, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
+    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
     outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, libraries, node, golang, require_tls,
 )
 
