@@ -123,7 +123,8 @@ impl Lookups {
     /// One lookup, to its end or to the end of its quick time.
     async fn run(self: Rc<Self>, question: Question, slot: Slot) {
         let turn = Turn { lookups: &self, slot: Cell::new(slot) };
-        let landing = Landing { lookups: &self, question: question.clone(), over: Cell::new(false) };
+        let landing =
+            Landing { lookups: &self, question: question.clone(), over: Cell::new(false) };
         let mut lookup = pin!(self.look_up(&landing.question));
         let quick_answer = match slot {
             Slot::Patient => None,

@@ -401,9 +401,8 @@ fn ask_for_silent(resolver: &Resolver, count: usize) -> Rc<std::cell::Cell<usize
 fn silent_names_do_not_hold_up_a_new_name_nor_one_that_answered_before() {
     let mut zone = Zone::new();
     zone.negative_ttl = 0;
-    let zone = zone
-        .with("new.good.test", mx(1, "mx.good.test"))
-        .with("new.good.test", a("192.0.2.1"));
+    let zone =
+        zone.with("new.good.test", mx(1, "mx.good.test")).with("new.good.test", a("192.0.2.1"));
     let server = silent_but_for(zone, "good");
     with_servers(&[server.address], |resolver| async move {
         // Kept for a second only.
@@ -411,7 +410,7 @@ fn silent_names_do_not_hold_up_a_new_name_nor_one_that_answered_before() {
         ask_for_silent(&resolver, 3000);
         crate::ring::sleep(Duration::from_millis(1100)).await;
         for name in ["new.good.test", "known.good.test"] {
-            let begun = Instant::now();
+            let begun = crate::ring::now();
             let _ = resolver.mx(name).await;
             assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
         }
@@ -452,7 +451,7 @@ fn a_server_that_is_back_is_found_without_a_lookup_that_waits_for_it() {
         async move {
             assert!(resolver.mx("a.test").await.is_ok());
             resolver.lookups.servers_rested();
-            let begun = Instant::now();
+            let begun = crate::ring::now();
             let _ = resolver.mx("b.test").await;
             assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
             crate::ring::sleep(Duration::from_millis(400)).await;
