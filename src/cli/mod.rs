@@ -13,12 +13,11 @@ use crate::config::Config;
 use crate::control::{self, RequestError};
 use crate::shard;
 use crate::spool::{Spool, lock};
-use crate::tls::{Client, ClientCertificates, Server};
+use crate::tls::{Client, ClientFiles, Server};
 use arguments::{Arguments, Command, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// The configuration, the command line or the request was wrong.
@@ -44,8 +43,8 @@ pub fn main() -> ExitCode {
             warn(&config);
             let shown = Server::new(&config.tls).map(|_| ());
             let ours = || {
-                let ours = Arc::new(ClientCertificates::new(&config.route.certificates)?);
-                Client::new(&config.tls, &ours).map(|_| ())
+                let files = ClientFiles::new(&config.tls, &config.route.certificates)?;
+                Client::new(&config.tls, &files).map(|_| ())
             };
             if let Err(error) = shown.and_then(|()| ours()) {
                 eprintln!("ringpost: {error}");

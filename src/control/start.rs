@@ -3,13 +3,13 @@
 
 use super::reload::Reloader;
 use crate::auth::{Authenticator, OutboundCredentials, Quotas, UsersError};
-use crate::config::{Config, EventOutput, Listener};
+use crate::config::{Config, EventOutput, Listener, Roots};
 use crate::event::EventWriter;
 use crate::limits;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
-use crate::tls::{Client, ClientCertificates, Server, TlsError};
+use crate::tls::{Client, ClientFiles, Server, TlsError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -110,10 +110,10 @@ pub(super) struct Running {
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
-    let client_certificates = Arc::new(ClientCertificates::new(&config.route.certificates)?);
+    let client_files = ClientFiles::new(&config.tls, &config.route.certificates)?;
     // Each shard has its own: what is wrong with it is better said once, and now.
-    Client::new(&config.tls, &client_certificates)?;
-    let shown = Shown { server, client_certificates };
+    Client::new(&config.tls, &client_files)?;
+    let shown = Shown { server, client_files };
     let accounts = open_accounts(&config)?;
     create_folder(&config.spool.directory)?;
     let lock = spool::lock::acquire(&config.spool.directory)?;
@@ -176,7 +176,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
 /// The certificates that are shown: to clients, and to next hops.
 struct Shown {
     server: Option<Arc<Server>>,
-    client_certificates: Arc<ClientCertificates>,
+    client_files: ClientFiles,
 }
 
 /// Who may log in here, and who we are elsewhere.
@@ -210,7 +210,7 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
 
 /// What is read again while the relay runs.
 fn reloaders(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Reloader> {
-    let Shown { server, client_certificates } = shown;
+    let Shown { server, client_files } = shown;
     let certificates = server.map(|server| {
         let tls = config.tls.clone();
         let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
@@ -224,9 +224,18 @@ fn reloaders(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Reloader>
     let others = (!config.route.certificates.is_empty()).then(|| {
         let files = &config.route.certificates;
         let files = files.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]).collect();
-        let reload = move || client_certificates.reload().map_err(|error| error.to_string());
+        let reloaded = client_files.clone();
+        let reload = move || reloaded.reload_certificates().map_err(|error| error.to_string());
         Reloader::new("certificates for next hops", files, Box::new(reload))
     });
+    let roots = {
+        let files = match &config.tls.roots {
+            Roots::File(path) => vec![path.clone()],
+            Roots::System => Vec::new(),
+        };
+        let reload = move || client_files.reload_roots().map_err(|error| error.to_string());
+        Reloader::new("trusted roots", files, Box::new(reload))
+    };
     let tokens = accounts.authenticator.clone().zip(config.auth.tokens.as_ref()).map(
         |(authenticator, tokens)| {
             let reload = move || authenticator.reload_tokens().map_err(|error| error.to_string());
@@ -243,7 +252,8 @@ fn reloaders(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Reloader>
         let reload = move || logins.reload().map_err(|error| error.to_string());
         Reloader::new("passwords for next hops", files, Box::new(reload))
     });
-    certificates.into_iter().chain(others).chain(users).chain(tokens).chain(passwords).collect()
+    let certificates = certificates.into_iter().chain(others).chain([roots]);
+    certificates.chain(users).chain(tokens).chain(passwords).collect()
 }
 
 /// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
@@ -320,7 +330,7 @@ fn plans(
             core: core.clone(),
             listen: listen.to_vec(),
             server: shown.server.clone(),
-            client_certificates: Arc::clone(&shown.client_certificates),
+            client_files: shown.client_files.clone(),
             authenticator: accounts.authenticator.clone(),
             logins: accounts.logins.clone(),
             quotas: Arc::clone(&quotas),

@@ -57,6 +57,8 @@ pub(super) struct Connection {
     pub(super) output: Vec<u8>,
     pub(super) conversation: Conversation,
     security: Option<Arc<Security>>,
+    /// The generation of the trusted roots that its certificate was verified by, if it was.
+    verified_by: Option<u64>,
     lmtp: bool,
     /// Content may go out with the envelope.
     chunking: bool,
@@ -215,6 +217,7 @@ impl Connection {
             output: Vec::new(),
             conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
             security: None,
+            verified_by: None,
             lmtp: protocol == Protocol::Lmtp,
             chunking: way.transport.chunking,
             transactions: 0,
@@ -278,6 +281,7 @@ impl Connection {
         let trust = if is_verified { Trust::Verified } else { Trust::Anyone };
         let ours = way.transport.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
+        self.verified_by = (trust == Trust::Verified).then(|| way.client.generation());
         let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| {
             let is_final = error.kind() == io::ErrorKind::InvalidData;
@@ -301,6 +305,11 @@ impl Connection {
     /// Transactions that it may have in all, as far as the host says (RFC 9422).
     pub(super) fn transactions_max(&self) -> u32 {
         self.conversation.capabilities().mails_max.unwrap_or(u32::MAX)
+    }
+
+    /// Whether what vouched for it, if anything did, is still trusted.
+    pub(super) fn is_trusted(&self, client: &Client) -> bool {
+        self.verified_by.is_none_or(|generation| generation == client.generation())
     }
 
     /// What protects it.

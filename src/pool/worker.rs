@@ -67,6 +67,9 @@ impl Pool {
         let began = ring::now();
         let mut standing: Option<PooledConnection> = None;
         while let Some(job) = self.next_job(owner, &mut standing, began).await {
+            if let Some(live) = standing.take_if(|live| !live.connection.is_trusted(&self.client)) {
+                live.connection.quit().await;
+            }
             // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
             // ends the attempt.
             let mut held = Held { pool: Rc::clone(self), job: Some(job) };

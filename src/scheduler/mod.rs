@@ -23,7 +23,7 @@
 //! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
 //! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
 //! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
-//! that was set back has the wheels laid out anew, once.
+//! that was set back has the wheels laid out anew and all recipients looked at, once.
 //!
 //! *Notice.* The same wheel says once when a message has waited so long that its sender wants to
 //! know; that time is kept in what was left of the message's 48 bytes.
@@ -31,6 +31,7 @@
 //! *A time past expiry.* A due time is capped to the message's expiry, and at expiry it is over:
 //! there is no last attempt at that moment.
 
+mod clock;
 mod entry;
 mod expiry;
 mod flush;
@@ -148,7 +149,12 @@ impl Scheduler {
             });
             let mut recipient = Recipient::new(slot, index as u32, route);
             recipient.set_attempts(admitted.attempts);
-            recipient.set_due(admitted.due.min(message.expires));
+            let mut due = admitted.due.min(message.expires);
+            if admitted.attempts > 0 {
+                // Reckoned before a restart, by a clock that may have been set back since.
+                due = due.min(self.latest_retry(now));
+            }
+            recipient.set_due(due);
             if let Some(reason) = &admitted.reason {
                 recipient.reason = self.reasons.refer(reason);
             }
@@ -437,10 +443,11 @@ impl Scheduler {
     }
 
     fn override_client(&mut self, now: Timestamp) {
-        self.told = now;
+        let before = std::mem::replace(&mut self.told, now);
         let tick = tick_at(now.0);
         self.due.override_client(&mut self.recipients, tick);
         self.expiry.override_client(&mut self.messages, tick);
+        self.note_step_back(before, now);
     }
 
     /// The number of a recipient that has not ended.

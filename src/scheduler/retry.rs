@@ -26,6 +26,11 @@ impl Curve {
         }
     }
 
+    /// No wait is longer.
+    pub fn longest(&self) -> Duration {
+        Duration::from_millis((self.max_ms * (1.0 + self.jitter)).max(WAIT_MIN_MS) as u64)
+    }
+
     /// The wait after attempt number `attempts` (the first is 1).
     pub fn wait(&mut self, attempts: u16) -> Duration {
         let growth = self.factor.powi(i32::from(attempts.max(1)) - 1);

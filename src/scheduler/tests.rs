@@ -401,6 +401,69 @@ fn a_recovered_message_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_clock_set_back_makes_what_was_tried_wait_no_longer() {
+    let mut scheduler = scheduler();
+    let mut slots = Vec::new();
+    for id in 0..3 {
+        let slot = admit(&mut scheduler, id, &["a.test"]);
+        demands(&mut scheduler, START);
+        scheduler.take(SITE, START, 1).unwrap();
+        slots.push(slot);
+    }
+    assert!(scheduler.take(SITE, START, 1).is_none());
+    // One is deferred for an hour at most, one stays out, one is held for its sender.
+    scheduler.settle(slots[0], 0, AttemptResult::Later, reason("later"), START).unwrap();
+    scheduler.settle(slots[1], 0, AttemptResult::Over, None, START).unwrap();
+    scheduler.finish_if_over(slots[1]);
+    let held = [at("b.test", START.plus(HOUR))];
+    let message = Admission { id: QueueId(9), recipients: &held, ..admission(&held) };
+    scheduler.admit(&message, START);
+
+    let back = Timestamp(START.0 - 86_400_000);
+    assert_eq!(demands(&mut scheduler, back.plus(Duration::from_secs(59))), []);
+    let again = demands(&mut scheduler, back.plus(HOUR));
+    assert_eq!(again, [Action::Offer(SITE)]);
+    let work = scheduler.take(SITE, back.plus(HOUR), 1).unwrap();
+    assert_eq!(work.slot, slots[0]);
+    // Out since before the step: missed after two times half of the watchdog's time.
+    let late = (0..=4).find_map(|hours| {
+        let now = back.plus(HOUR * (hours + 1));
+        let all = demands(&mut scheduler, now);
+        all.into_iter().find(|action| matches!(action, Action::Overdue { .. }))
+    });
+    assert!(late.is_some(), "the watchdog does not wait for a day");
+    // The sender's own time is a time of day.
+    assert!(demands(&mut scheduler, START.plus(HOUR)).contains(&Action::Offer(SITE)));
+}
+
+#[test]
+fn a_due_time_from_before_a_restart_is_at_most_the_longest_wait_ahead() {
+    let mut scheduler = scheduler();
+    let far = START.plus(24 * HOUR);
+    let tried = AdmittedRecipient { attempts: 2, ..at("tried.test", far) };
+    let recipients = [tried, at("held.test", START.plus(20 * HOUR))];
+    scheduler.admit(&Admission { expires: START.plus(48 * HOUR), ..admission(&recipients) }, START);
+    assert_eq!(demands(&mut scheduler, START.plus(HOUR - Duration::from_secs(1))), []);
+    assert!(demands(&mut scheduler, START.plus(HOUR)).contains(&Action::Offer(SITE)));
+    let work = scheduler.take(SITE, START.plus(HOUR), 10).unwrap();
+    assert_eq!(work.recipients, [0]);
+}
+
+fn admission<'a>(recipients: &'a [AdmittedRecipient<'a>]) -> Admission<'a> {
+    Admission {
+        id: QueueId(77),
+        placement: [1, 2, 3],
+        expires: START.plus(24 * HOUR),
+        notice: None,
+        priority: 0,
+        tenant: "",
+        identity: IdentityId::default(),
+        demands: Demands::default(),
+        recipients,
+    }
+}
+
+#[test]
 fn a_clock_set_back_makes_nothing_due_early() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 1, &["example.net"]);

@@ -35,7 +35,7 @@ use crate::pool::{Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, QueueIndex, Recovery, Spool};
-use crate::tls::{Client, ClientCertificates, Server};
+use crate::tls::{Client, ClientFiles, Server};
 use queue::Queue;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -67,7 +67,7 @@ pub struct Plan {
     /// Who we are at next hops that want to know, if any does.
     pub logins: Option<Arc<OutboundCredentials>>,
     /// The certificates of ours that next hops may be shown.
-    pub client_certificates: Arc<ClientCertificates>,
+    pub client_files: ClientFiles,
     /// How much each has sent.
     pub quotas: Arc<Quotas>,
     /// Folders of shards that exist no more: their mail moves here.
@@ -145,7 +145,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         server,
         authenticator,
         logins,
-        client_certificates,
+        client_files,
         quotas,
         orphans,
         peers,
@@ -190,8 +190,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
-    let client =
-        Client::new(&config.tls, &client_certificates).map_err(|error| error.to_string())?;
+    let client = Client::new(&config.tls, &client_files).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     let dispatcher = Rc::clone(&queue);

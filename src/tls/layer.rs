@@ -218,8 +218,7 @@ impl Layer {
         self.tls.read_tls(&mut rest)?;
         let used = before - rest.len();
         self.cipher.consume(used);
-        let said = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
-        self.tls.process_new_packets().map_err(said)?;
+        self.tls.process_new_packets().map_err(invalid_data)?;
         if used == 0 {
             // Never seen; without it a record that rustls neither takes nor refuses is a loop.
             return Err(io::Error::new(
@@ -244,5 +243,16 @@ impl Layer {
             }
         }
         Ok(())
+    }
+}
+
+/// rustls shows reasons of our own verifiers as for programmers.
+fn invalid_data(error: rustls::Error) -> io::Error {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason)) => {
+            let words = format!("the certificate cannot be verified: {reason}");
+            io::Error::new(io::ErrorKind::InvalidData, words)
+        }
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }

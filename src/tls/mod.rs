@@ -10,16 +10,18 @@
 //! are resumed by tickets that all shards can read, so it does not matter which one a client meets.
 
 mod client;
-mod client_certificate;
 mod layer;
 mod names;
+mod roots;
 mod server;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod verify;
 
-pub use client::{Client, ClientCertificates, Trust, root_certificates};
+pub use client::{Client, ClientFiles, Trust};
 pub use names::certificate_name;
+pub use roots::root_certificates;
 pub use server::Server;
 pub use transport::{MaybeTlsStream, Security};
 

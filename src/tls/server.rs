@@ -1,7 +1,7 @@
 //! The certificates that the relay shows, by the name that a client asks for.
 
-use super::client_certificate::AcceptAnyClientCert;
-use super::{TlsError, client, names, provider, versions};
+use super::verify::AcceptAnyClientCert;
+use super::{TlsError, names, provider, roots, versions};
 use crate::config::{self, Certificate, Roots, look_at_private};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
@@ -95,9 +95,9 @@ impl Server {
             ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(tls.only_1_3))
         };
-        let visitor = Arc::new(AcceptAnyClientCert::new());
+        let any = Arc::new(AcceptAnyClientCert::new());
         let mut config = builder()?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
-        let mut asking = builder()?.with_client_cert_verifier(visitor).with_cert_resolver(resolver);
+        let mut asking = builder()?.with_client_cert_verifier(any).with_cert_resolver(resolver);
         let tickets = [Tickets::new()?, Tickets::new()?];
         for (config, tickets) in [&mut config, &mut asking].into_iter().zip(&tickets) {
             config.ticketer = Arc::<Tickets>::clone(tickets);
@@ -211,7 +211,7 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
     }
     let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
     let vouching = tls.client_roots.as_ref().map(|path| {
-        let roots = Arc::new(client::roots(&Roots::File(path.clone()))?);
+        let roots = roots::store(&Roots::File(path.clone()))?;
         WebPkiClientVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(|error| TlsError::File { path: path.clone(), cause: error.to_string() })

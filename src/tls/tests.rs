@@ -1,4 +1,4 @@
-//! Both ends of ours over loopback, with certificates made on the spot.
+//! Both ends over loopback, and against OpenSSL, with certificates made on the spot.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
@@ -26,8 +26,9 @@ fn tls(certificates: Vec<Certificate>, roots: Roots) -> config::Tls {
     config::Tls { certificates, only_1_3: false, roots, client_roots: None }
 }
 
-fn nothing() -> Arc<ClientCertificates> {
-    Arc::new(ClientCertificates::new(&[]).unwrap())
+/// A client without certificates of its own.
+fn client(tls: &config::Tls) -> Client {
+    Client::new(tls, &ClientFiles::new(tls, &[]).unwrap()).unwrap()
 }
 
 fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
@@ -78,7 +79,7 @@ fn bytes_pass_whole_in_both_directions_whatever_their_number() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &nothing()).unwrap();
+            let client = client(&tls);
             let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let security = near.security().unwrap();
@@ -116,7 +117,7 @@ fn a_receive_that_times_out_leaves_the_connection_usable() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &nothing()).unwrap();
+            let client = client(&tls);
             let (near, far) = meet(server, &client, Trust::Anyone, "127.0.0.1").await;
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let mut buffer = RecvBuf::with_capacity(64);
@@ -142,7 +143,7 @@ fn a_second_connection_takes_up_the_session_of_the_first() {
         let tls = tls(vec![one.clone()], Roots::System);
         async move {
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client = Client::new(&tls, &nothing()).unwrap();
+            let client = client(&tls);
             for resumed in [false, true] {
                 let server = Arc::clone(&server);
                 let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
@@ -176,7 +177,7 @@ fn the_certificate_shown_is_that_of_the_name_asked_for() {
                 ("third.test", 0, false),
             ] {
                 let roots = Roots::File(certificates[root].cert.clone());
-                let client = Client::new(&tls(Vec::new(), roots), &nothing()).unwrap();
+                let client = client(&tls(Vec::new(), roots));
                 let server = Arc::clone(&server);
                 let (near, _) = meet(Arc::clone(&server), &client, Trust::Verified, name).await;
                 match near {
@@ -205,9 +206,7 @@ fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
         async move {
             let shown = tls(vec![files.clone()], Roots::System);
             let server = Arc::new(Server::new(&shown).unwrap().unwrap());
-            let client = |root: &Path| {
-                Client::new(&tls(Vec::new(), Roots::File(root.to_owned())), &nothing()).unwrap()
-            };
+            let client = |root: &Path| client(&tls(Vec::new(), Roots::File(root.to_owned())));
             let old = client(&old_root);
             let meet_old = meet(Arc::clone(&server), &old, Trust::Verified, "relay.test").await;
             assert!(meet_old.0.is_ok());
@@ -240,9 +239,8 @@ fn what_a_host_is_shown_is_read_again_too() {
         async move {
             let tls = tls(vec![host.clone()], Roots::System);
             let server = Arc::new(Server::new(&tls).unwrap().unwrap());
-            let client_certificates =
-                Arc::new(ClientCertificates::new(std::slice::from_ref(&files)).unwrap());
-            let client = Client::new(&tls, &client_certificates).unwrap();
+            let client_files = ClientFiles::new(&tls, std::slice::from_ref(&files)).unwrap();
+            let client = Client::new(&tls, &client_files).unwrap();
             let seen = async |name: &str| {
                 let server = Arc::clone(&server);
                 let met = meet_showing(server, &client, Trust::Anyone, Some(0), name).await;
@@ -253,11 +251,11 @@ fn what_a_host_is_shown_is_read_again_too() {
             let folder = files.cert.parent().unwrap();
             assert_eq!(certificate(folder, &["relay.test"]), files, "in the same files");
             assert_eq!(seen("b.test").await, first, "nobody has read them");
-            assert_eq!(client_certificates.reload().unwrap(), 1);
+            assert_eq!(client_files.reload_certificates().unwrap(), 1);
             let second = seen("c.test").await;
             assert_ne!(second, first);
             std::fs::write(&files.cert, b"nonsense").unwrap();
-            assert!(client_certificates.reload().is_err());
+            assert!(client_files.reload_certificates().is_err());
             assert_eq!(seen("d.test").await, second);
         }
     });
@@ -308,6 +306,198 @@ fn what_is_no_tls_ends_the_handshake() {
                 assert!(far.accept(&server, false, LONG).await.is_err(), "{bytes:?}");
                 assert!(far.security().is_none());
             }
+        }
+    });
+}
+
+/// Runs `openssl` in `folder`.
+fn openssl(folder: &Path, words: &[&str]) {
+    let done = std::process::Command::new("openssl").args(words).current_dir(folder).output();
+    let done = done.expect("openssl is installed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A TLS server by OpenSSL with this key (words for `req -newkey`), and a certificate of X.509 v1 or
+/// v3, until it is dropped.
+struct OpensslServer {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl OpensslServer {
+    fn start(folder: &Path, name: &str, key: &[&str], v1: bool) -> OpensslServer {
+        let file = |end: &str| format!("{name}.{end}");
+        let (pem, secret, request) = (file("pem"), file("key"), file("csr"));
+        let subject = ["-nodes", "-subj", "/CN=mx.test", "-keyout", &secret];
+        if v1 {
+            openssl(folder, &[&["req", "-newkey"], key, &subject, &["-out", &request]].concat());
+            let sign = ["x509", "-req", "-in", &request, "-signkey", &secret, "-out", &pem];
+            openssl(folder, &sign);
+        } else {
+            let new = ["req", "-x509", "-newkey"];
+            openssl(folder, &[&new, key, &subject, &["-out", &pem]].concat());
+        }
+        // A port of the kernel's choice; another test may take it in between, then it is tried again.
+        for _ in 0..20 {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let address = format!("127.0.0.1:{port}");
+            let process = std::process::Command::new("openssl")
+                .args(["s_server", "-accept", &address, "-cert", &pem, "-key", &secret, "-quiet"])
+                .args(["-cipher", "ALL:@SECLEVEL=0"])
+                .current_dir(folder)
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut server = OpensslServer { process, port };
+            for _ in 0..100 {
+                std::thread::sleep(Duration::from_millis(50));
+                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return server;
+                }
+                if server.process.try_wait().unwrap().is_some() {
+                    break;
+                }
+            }
+        }
+        panic!("openssl s_server does not start");
+    }
+}
+
+impl Drop for OpensslServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn any_certificate_will_do_where_nothing_is_demanded_and_else_the_reason_is_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let rsa_2048 = ["rsa:2048"];
+    let p521 = ["ec", "-pkeyopt", "ec_paramgen_curve:P-521"];
+    let old = "it is X.509 version 1, which cannot carry the name to verify; version 3 is needed";
+    for (name, key, v1, reason) in [
+        ("v1-rsa", &rsa_2048[..], true, old),
+        ("v1-p256", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], true, old),
+        ("v3-rsa1024", &["rsa:1024"], false, "certificate"),
+        ("v3-p521", &p521, false, ""),
+        ("v3-ed448", &["ed448"], false, ""),
+        ("v3-rsa", &rsa_2048, false, "certificate"),
+    ] {
+        let server = OpensslServer::start(folder, name, key, v1);
+        // Some certificate that is not the server's.
+        let other = certificate(folder, &["other.test"]);
+        let port = server.port;
+        on_shard(move || {
+            let tls = tls(Vec::new(), Roots::File(other.cert.clone()));
+            async move {
+                let client = client(&tls);
+                let address = format!("127.0.0.1:{port}").parse().unwrap();
+                let connect = async |trust, host: &str| {
+                    let stream = Stream::connect(address, None, LONG).await.unwrap();
+                    let mut stream = MaybeTlsStream::new(stream);
+                    stream.connect(&client, trust, None, host, LONG).await
+                };
+                for host in ["mx.test", "mx-.test", "-mx.test", "mx.test-", "mx.123", "a_b.test"] {
+                    let connected = connect(Trust::Anyone, host).await;
+                    assert!(connected.is_ok(), "{name}, {host}: {connected:?}");
+                }
+                let error = connect(Trust::Verified, "mx.test").await.unwrap_err().to_string();
+                assert!(error.contains(reason), "{name}: {error}");
+                for host in ["mx-.test", "mx.123"] {
+                    let error = connect(Trust::Verified, host).await.unwrap_err().to_string();
+                    assert!(error.contains("is not a host name that a certificate"), "{error}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_client_with_a_certificate_of_any_version_proves_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = certificate(folder.path(), &["relay.test"]);
+    openssl(
+        folder.path(),
+        &[
+            "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=joe", "-keyout", "joe.key",
+            "-out", "joe.csr",
+        ],
+    );
+    openssl(
+        folder.path(),
+        &["x509", "-req", "-in", "joe.csr", "-signkey", "joe.key", "-out", "joe.pem"],
+    );
+    let folder = folder.path().to_owned();
+    on_shard(move || {
+        let (host, folder) = (host.clone(), folder.clone());
+        async move {
+            let server = Server::new(&tls(vec![host], Roots::System)).unwrap().unwrap();
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            for version in ["-tls1_2", "-tls1_3"] {
+                let mut joe = std::process::Command::new("openssl")
+                    .args(["s_client", "-connect", &listener.address().to_string(), version])
+                    .args(["-cert", "joe.pem", "-key", "joe.key", "-quiet"])
+                    .current_dir(&folder)
+                    .stdin(std::process::Stdio::piped())
+                    .stdout(std::process::Stdio::null())
+                    .stderr(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap();
+                let mut stream = MaybeTlsStream::new(listener.accept().await.unwrap());
+                let accepted = stream.accept(&server, true, LONG).await;
+                assert!(accepted.is_ok(), "{version}: {accepted:?}");
+                assert!(stream.security().unwrap().client_fingerprint.is_some(), "{version}");
+                let _ = joe.kill();
+                let _ = joe.wait();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_root_that_was_removed_is_not_trusted_any_more_not_even_by_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = certificate(folder.path(), &["relay.test"]);
+    let other = certificate(folder.path(), &["other.test"]);
+    let roots = folder.path().join("roots.pem");
+    on_shard(move || {
+        let (host, other, roots) = (host.clone(), other.clone(), roots.clone());
+        async move {
+            std::fs::copy(&host.cert, &roots).unwrap();
+            let tls = tls(vec![host.clone()], Roots::File(roots.clone()));
+            let server = Arc::new(Server::new(&tls).unwrap().unwrap());
+            let files = ClientFiles::new(&tls, &[]).unwrap();
+            let client = Client::new(&tls, &files).unwrap();
+            // Whether the session was resumed, or why there is no connection.
+            let meet = async || {
+                let (near, far) =
+                    meet(Arc::clone(&server), &client, Trust::Verified, "relay.test").await;
+                let mut near = near?;
+                far.unwrap().send_all(b"220", LONG).await.unwrap();
+                near.recv(&mut RecvBuf::with_capacity(64), LONG).await.unwrap();
+                io::Result::Ok(near.security().unwrap().resumed)
+            };
+            assert!(!meet().await.unwrap());
+            assert!(meet().await.unwrap());
+            assert_eq!(files.reload_roots().unwrap(), 1);
+            assert_eq!(client.generation(), 0);
+            assert!(meet().await.unwrap(), "the same roots: the session is good");
+            std::fs::write(&roots, "nonsense").unwrap();
+            assert!(files.reload_roots().is_err());
+            assert!(meet().await.unwrap(), "the old ones stay");
+            std::fs::copy(&other.cert, &roots).unwrap();
+            assert_eq!(files.reload_roots().unwrap(), 1);
+            assert_eq!(client.generation(), 1);
+            assert!(meet().await.is_err());
+            std::fs::copy(&host.cert, &roots).unwrap();
+            files.reload_roots().unwrap();
+            assert!(!meet().await.unwrap());
         }
     });
 }
