@@ -38,6 +38,17 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Show what a configuration key means, list all keys, or write the annotated file
+    Config {
+        /// What to show.
+        #[command(subcommand)]
+        command: ConfigCommand,
+        /// The flags between `config` and its own command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Print the version
+    Version,
     /// Look into the queue of a running relay, or of a stopped one
     Queue {
         /// What to see.
@@ -65,6 +76,30 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+}
+
+/// What to show of the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show what a key means, or every key of a table: value, default, type, range
+    Show {
+        /// The key with its table, such as retry.first, or a table, such as retry
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List every key with its value, and its default where that differs
+    List {
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Print a JSON Schema of the configuration file, for editors
+    Schema,
+    /// Print the annotated file: every key with its documentation, range and default
+    Annotated,
 }
 
 /// What to do with the users file.
@@ -285,6 +320,13 @@ impl Arguments {
             Some(Command::Serve { settings } | Command::Check { settings }) => {
                 front.and(settings.clone())
             }
+            Some(Command::Version) => front,
+            Some(Command::Config { command, settings: between }) => match command {
+                ConfigCommand::Show { settings, .. } | ConfigCommand::List { settings } => {
+                    front.and(between.clone()).and(settings.clone())
+                }
+                ConfigCommand::Schema | ConfigCommand::Annotated => front,
+            },
             Some(Command::Queue { command, settings: between }) => match command {
                 QueueCommand::List { settings, .. }
                 | QueueCommand::Show { settings, .. }

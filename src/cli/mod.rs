@@ -9,24 +9,37 @@ mod spool;
 mod user;
 
 use crate::auth;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{self, RequestError};
 use crate::shard;
 use crate::spool::{Spool, lock};
 use crate::tls::{Client, ClientFiles, Server};
-use arguments::{Arguments, Command, QueueCommand};
+use arguments::{Arguments, Command, ConfigCommand, QueueCommand};
 use clap::Parser;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// The configuration, the command line or the request was wrong.
 const EXIT_USAGE: u8 = 2;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let settings = arguments.settings();
+    // These need no configuration.
+    match &arguments.command {
+        Some(Command::Version) => return print(&format!("ringpost {VERSION}\n")),
+        Some(Command::Config { command: ConfigCommand::Annotated, .. }) => {
+            return print(&config::annotated());
+        }
+        Some(Command::Config { command: ConfigCommand::Schema, .. }) => {
+            return print(&format!("{:#}\n", config::schema()));
+        }
+        _ => {}
+    }
     let config = match Config::load(settings.config(), &settings.overrides()) {
         Ok(config) => config,
         Err(error) => {
@@ -65,10 +78,27 @@ pub fn main() -> ExitCode {
             print!("{}", config.render());
             ExitCode::SUCCESS
         }
+        Some(Command::Config { command, .. }) => match command {
+            ConfigCommand::Show { key, .. } => match config.explain(&key) {
+                Ok(page) => print(&page),
+                Err(error) => {
+                    eprintln!("ringpost: {error}");
+                    ExitCode::from(EXIT_USAGE)
+                }
+            },
+            _ => print(&config.list()),
+        },
+        Some(Command::Version) => ExitCode::SUCCESS,
         Some(Command::Queue { command, .. }) => queue(&config, &command),
         Some(Command::Spool { command, .. }) => spool::run(&config, command),
         Some(Command::User { command, .. }) => user::run(&config, command),
     }
+}
+
+/// Prints a whole text to standard output, which may be closed early (`| head`).
+fn print(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -1,170 +1,55 @@
-//! What the keys about users mean: `[auth]`, `[[access.limit]]`, and a listener's role.
+//! `[auth]`: who may log in, and how; and the limits by the hour that users and networks share.
 
-use super::error::Place;
-use super::table::{Report, Table};
-use super::tokens;
-use super::unit::{self, Fault};
-use super::written::read_path;
-use super::{
-    Auth, Config, Hourly, Listener, ListenerTls, Login, Network, NetworkLimit, NextHop, Role,
+use super::declare::table;
+use super::kinds::{
+    count, duration, flag, inline, minutes, optional, optional_section, path, seconds,
 };
-use std::net::{IpAddr, Ipv4Addr};
+use super::tokens::Tokens;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// `[auth]`.
-pub(super) fn auth(mut table: Table) -> Auth {
-    let auth = Auth {
-        users: table.parsed("users", None, |text| read_path(text).map(Some)),
-        without_tls: table.flag("without_tls", false),
-        failure_delay: table.duration("failure_delay", 2 * SECOND, Duration::ZERO..=30 * SECOND),
-        failures_per_address: table.number("failures_per_address", 10, 1..=1_000_000),
-        failures_per_user: table.number("failures_per_user", 50, 1..=1_000_000),
-        failure_window: table.duration("failure_window", 15 * MINUTE, SECOND..=24 * 60 * MINUTE),
-        hourly: hourly(&mut table),
-        tokens: tokens::tokens(table.table("tokens")),
-    };
-    table.end();
-    auth
-}
-
-fn hourly(table: &mut Table) -> Hourly {
-    Hourly {
-        messages: table.number("messages_per_hour", 0, 0..=u32::MAX),
-        recipients: table.number("recipients_per_hour", 0, 0..=u32::MAX),
+table! {
+    /// Users.
+    pub struct Auth {
+        /// The users file (also --users FILE), made and changed with `ringpost user add`, `list`,
+        /// `remove` and `verify`. It holds argon2id hashes and SCRAM keys, never passwords. Each
+        /// [[user]] in it may be given the addresses that the user may send from, senders =
+        /// ["joe@example.com", "@example.org"]; without it, all. It is read again at SIGHUP and
+        /// within a minute after it has changed. If it cannot be used then, the users stay as they
+        /// were.
+        users: Option<PathBuf> = optional(path("/etc/ringpost/users.toml"));
+        /// Offer AUTH without TLS, too: passwords and tokens then travel where others may read
+        /// them. Mechanisms: SCRAM-SHA-256-PLUS (under TLS; bound to tls-exporter or
+        /// tls-server-end-point), SCRAM-SHA-256, PLAIN and LOGIN.
+        without_tls: bool = flag(false);
+        /// Delay of the reply to an attempt that failed.
+        failure_delay: Duration = duration(seconds(2), Duration::ZERO..=seconds(30));
+        /// Failed attempts from one address (of IPv6: one /64) in one window. Beyond it every
+        /// attempt from there is refused with 454 4.7.0 until the window ends. No more attempts are
+        /// checked at once than may still fail.
+        failures_per_address: u32 = count(10, 1..=1_000_000);
+        /// Failed attempts for one user, from all addresses, in one window. Beyond it every attempt
+        /// is refused with 454 4.7.0 until the window ends, except from addresses where this user
+        /// has logged in during the window.
+        failures_per_user: u32 = count(50, 1..=1_000_000);
+        /// The window in which failed attempts are counted.
+        failure_window: Duration = duration(minutes(15), seconds(1)..=minutes(24 * 60));
+        /// What a user may send in an hour, unless the users file has these keys for the user.
+        hourly: Hourly = inline();
+        /// Tokens.
+        tokens: Option<Tokens> = optional_section();
     }
 }
 
-/// The most networks with limits: they are looked through for each connection.
-const LIMITS_MAX: usize = 1000;
-
-/// `[[access.limit]]`.
-pub(super) fn limits(access: &mut Table) -> Vec<NetworkLimit> {
-    let keys = ["network", "messages_per_hour", "recipients_per_hour"];
-    access.none_of("limit").know(&keys);
-    let place = access.place_of("limit");
-    let tables = access.tables("limit").unwrap_or_default();
-    if tables.len() > LIMITS_MAX {
-        access.fault(&place, "limit", format!("at most {LIMITS_MAX} networks"));
-    }
-    let mut limits: Vec<NetworkLimit> = Vec::new();
-    for mut table in tables {
-        let mut network = Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 32 };
-        match table.text("network") {
-            Some((text, place)) => match unit::read_any_network(&text) {
-                Ok(read) => {
-                    network = read;
-                    if let Some(above) = first_around(network, &limits) {
-                        let above = unit::show_network(&above);
-                        let what = format!("never reached: the limit of {above} above holds first");
-                        table.fault(&place, "network", what);
-                    }
-                }
-                Err(what) => table.fault(&place, "network", what),
-            },
-            None => {
-                let what = "missing; write network = \"192.0.2.0/24\"";
-                table.fault(&table.place, "network", what);
-            }
-        }
-        limits.push(NetworkLimit { network, hourly: hourly(&mut table) });
-        table.end();
-    }
-    limits
-}
-
-/// The first network of `limits` that all of `network` lies in.
-fn first_around(network: Network, limits: &[NetworkLimit]) -> Option<Network> {
-    let mut above = limits.iter().map(|limit| limit.network);
-    above.find(|above| above.prefix <= network.prefix && above.contains(network.address))
-}
-
-/// `auth` of a route or a rule: who we are at its next hop. Rules do not have that of the route: a
-/// password is for one host.
-pub(super) fn login(table: &mut Table, next_hop: &mut Option<NextHop>, logins: &mut Vec<Login>) {
-    let (place, clear_place) = (table.place_of("auth"), table.place_of("auth_without_tls"));
-    let file: Option<PathBuf> = table.parsed("auth", None, |text| read_path(text).map(Some));
-    let without_tls = table.flag("auth_without_tls", false);
-    match (file, next_hop) {
-        (Some(file), Some(next_hop)) => {
-            let login = Login { file, without_tls };
-            let there = logins.iter().position(|other| *other == login);
-            let at = there.unwrap_or_else(|| {
-                logins.push(login);
-                logins.len() - 1
-            });
-            // There are fewer rules than numbers.
-            next_hop.login = u16::try_from(at).ok();
-        }
-        (Some(_), None) => {
-            let what = "a password is for one host; name it as the smart_host or next_hop here";
-            table.fault(&place, "auth", what);
-        }
-        (None, _) if without_tls && place == Place::Default => {
-            let what = "without auth; it names the file with user and password";
-            table.fault(&clear_place, "auth_without_tls", what);
-        }
-        (None, _) => {}
-    }
-}
-
-/// `role` of a listener.
-pub(super) fn read_role(text: &str) -> Result<Role, Fault> {
-    match text {
-        "relay" => Ok(Role::Relay),
-        "submission" => Ok(Role::Submission),
-        _ => Err(format!("{text:?} is not a role; write \"relay\" or \"submission\"")),
-    }
-}
-
-impl Role {
-    /// As the file writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Relay => "relay",
-            Role::Submission => "submission",
-        }
-    }
-}
-
-/// Listeners where nobody could ever do what is demanded, or more than the house allows.
-pub(super) fn check(config: &Config, report: &Report) {
-    for listener in &config.listeners {
-        check_submission(config, listener, report);
-        let session = &config.session;
-        if listener.message_bytes_max.is_some_and(|max| max > session.message_bytes_max) {
-            let what = "listener.message_bytes_max must not be more than session.message_bytes_max";
-            report.relation(["listener.message_bytes_max", "session.message_bytes_max"], what);
-        }
-        if listener.recipients_max.is_some_and(|max| max > session.recipients_max) {
-            let what = "listener.recipients_max must not be more than session.recipients_max";
-            report.relation(["listener.recipients_max", "session.recipients_max"], what);
-        }
-    }
-}
-
-fn check_submission(config: &Config, listener: &Listener, report: &Report) {
-    if listener.role != Role::Submission {
-        return;
-    }
-    let address = listener.address;
-    if config.auth.users.is_none() && config.auth.tokens.is_none() {
-        let what = format!(
-            "the submission listener on {address} needs users, and there are none; set auth.users \
-             (or --users), or [auth.tokens]"
-        );
-        report.relation(["listener.role", "auth.users"], what);
-    }
-    let no_tls = listener.tls == ListenerTls::Off || config.tls.certificates.is_empty();
-    if no_tls && !config.auth.without_tls {
-        let what = format!(
-            "nobody could log in at the submission listener on {address}: it has no TLS; set \
-             tls.cert and tls.key, and its tls = \"require\" or \"implicit\" (or \
-             auth.without_tls = true)"
-        );
-        report.relation(["listener.role", "tls.cert"], what);
+table! {
+    /// What may be sent in an hour.
+    #[derive(Copy, Eq)]
+    pub struct Hourly {
+        /// Messages in an hour; 0 is no limit. Beyond it MAIL is refused with 450 4.7.1. Accepted
+        /// messages count, and open transactions.
+        messages("messages_per_hour"): u32 = count(0, 0..=u32::MAX);
+        /// Recipients in an hour; 0 is no limit. Beyond it RCPT is refused with 452 4.5.3. Accepted
+        /// recipients count, and those of open transactions.
+        recipients("recipients_per_hour"): u32 = count(0, 0..=u32::MAX);
     }
 }

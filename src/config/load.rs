@@ -26,6 +26,11 @@ pub struct Machine {
 const RESOLV_CONF_SERVERS_MAX: usize = 3;
 
 impl Machine {
+    /// A machine of which nothing is known.
+    pub(super) fn unknown() -> Machine {
+        Machine { host_name: "localhost".into(), cpus: vec![0], dns_servers: Vec::new() }
+    }
+
     /// The machine that this process runs on.
     pub fn this() -> Machine {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -66,7 +71,7 @@ impl Config {
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Config, ConfigError> {
         let unreadable = |path: &Path, error: std::io::Error| {
             let error = match error.kind() {
-                std::io::ErrorKind::InvalidData => "it is no text in UTF-8".to_owned(),
+                std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
                 _ => error.to_string(),
             };
             ConfigError::Unreadable { path: path.into(), error }
@@ -91,9 +96,9 @@ impl Config {
         overrides: &[Override],
         machine: &Machine,
     ) -> Result<Config, ConfigError> {
-        let report = Report::default();
+        let report = Report::new(machine.clone());
         let tree = gather(name, text, overrides, &report)?;
-        let config = written::read(tree, machine, &report);
+        let config = written::read(tree, &report);
         let problems = report.into_problems();
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
     }

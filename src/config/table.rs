@@ -1,32 +1,52 @@
 //! Reads keys out of a table, each with its default and its range, and collects all that is wrong.
 //!
-//! What is asked for *is* the schema: a key that nobody asked for is unknown. A value that is wrong
-//! is reported and its default goes on, so that one run shows every mistake.
+//! The declarations (see `declare`) ask for the keys; a key that none of them asked for is unknown.
+//! A value that is wrong is reported and its default stands in, so that one run shows every
+//! mistake.
 
+use super::declare::Keys;
 use super::error::{Place, Problem};
+use super::load::Machine;
 use super::source::{Node, Tree, Value, whole_list};
 use super::unit::{self, Fault};
+use super::written;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A key this like an unknown one is offered in its place (Jaro-Winkler: 0 to 1).
 const LIKENESS_MIN: f64 = 0.8;
 
-/// What was found while reading.
-#[derive(Debug, Default)]
+/// What was found while reading, and what defaults depend on.
+#[derive(Debug)]
 pub(super) struct Report {
+    /// Where defaults come from that only the machine can give.
+    pub machine: Machine,
+    /// Where files lie unless they are named; known once `[spool]` has been read.
+    spool_directory: RefCell<PathBuf>,
     problems: RefCell<Vec<Problem>>,
-    /// Every key that was asked for, with its tables, and where it was written, if it was.
-    asked: RefCell<BTreeMap<String, Option<Place>>>,
-    /// The range of every number, size and duration that was written, as it is shown.
-    #[cfg(test)]
-    ranges: RefCell<BTreeMap<String, (String, String)>>,
+    /// Where each key was written, with its tables; of a key in `[[table]]`s once for each.
+    written: RefCell<BTreeMap<String, Vec<Place>>>,
+}
+
+/// A table with every key at its default.
+pub(super) fn of_defaults<T: Keys>() -> T {
+    T::read(&mut Table::whole(Tree::new(), &Report::new(Machine::unknown())))
 }
 
 impl Report {
+    pub fn new(machine: Machine) -> Report {
+        Report {
+            machine,
+            spool_directory: RefCell::default(),
+            problems: RefCell::default(),
+            written: RefCell::default(),
+        }
+    }
+
     /// Adds what is wrong with the value of `key`, written at `place`.
     pub fn add(&self, place: &Place, key: &str, what: impl Into<String>) {
         let problem = Problem { place: place.clone(), key: key.into(), what: what.into() };
@@ -39,22 +59,21 @@ impl Report {
         if self.problems.borrow().iter().any(|problem| keys.contains(&problem.key.as_str())) {
             return;
         }
-        let asked = self.asked.borrow();
-        let places = keys.iter().filter_map(|key| asked.get(*key).cloned().flatten());
+        let written = self.written.borrow();
+        let places = keys.iter().filter_map(|key| written.get(*key)?.last().cloned());
         self.add(&places.max().unwrap_or(Place::Default), "", what);
     }
 
-    /// A value that is in its range and still wrong.
-    pub fn unfit(&self, key: &str, what: impl Into<String>) {
-        let place = self.asked.borrow().get(key).cloned().flatten();
+    /// A value that is in its range and still wrong: the one with this `number` that was written.
+    pub fn unfit(&self, key: &str, number: usize, what: impl Into<String>) {
+        let written = self.written.borrow();
+        let place = written.get(key).and_then(|places| places.get(number)).cloned();
         self.add(&place.unwrap_or(Place::Default), key, what);
     }
 
-    /// The keys asked for so far that are called `name` in their table.
-    fn keys_named(&self, name: &str) -> Vec<String> {
-        let asked = self.asked.borrow();
-        let named = asked.keys().filter(|key| key.rsplit('.').next() == Some(name));
-        named.map(|key| format!("`{key}`")).collect()
+    /// Whether something is wrong with a value of `key`.
+    pub fn is_wrong(&self, key: &str) -> bool {
+        self.problems.borrow().iter().any(|problem| problem.key == key)
     }
 
     /// All that is wrong, in the order in which it was written.
@@ -62,19 +81,6 @@ impl Report {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         problems
-    }
-
-    /// The range of every number, size and duration that was written.
-    #[cfg(test)]
-    pub fn ranges(&self) -> BTreeMap<String, (String, String)> {
-        self.ranges.borrow().clone()
-    }
-
-    /// Every key of the schema, and whether it was written.
-    #[cfg(test)]
-    pub fn keys(&self) -> Vec<(String, bool)> {
-        let asked = self.asked.borrow();
-        asked.iter().map(|(key, place)| (key.clone(), place.is_some())).collect()
     }
 }
 
@@ -87,13 +93,33 @@ pub(super) struct Table<'a> {
     pub place: Place,
     entries: Tree,
     known: Vec<&'static str>,
+    /// Where the keys that have been read were written.
+    places: BTreeMap<&'static str, Place>,
 }
 
 impl<'a> Table<'a> {
     /// The file as a whole.
     pub fn whole(entries: Tree, report: &'a Report) -> Table<'a> {
-        let (path, place) = (String::new(), Place::Default);
-        Table { report, path, place, entries, known: Vec::new() }
+        Table::new(report, String::new(), Place::Default, entries)
+    }
+
+    fn new(report: &'a Report, path: String, place: Place, entries: Tree) -> Table<'a> {
+        Table { report, path, place, entries, known: Vec::new(), places: BTreeMap::new() }
+    }
+
+    /// What was found so far.
+    pub fn report(&self) -> &'a Report {
+        self.report
+    }
+
+    /// Where files lie unless they are named.
+    pub fn spool_directory(&self) -> PathBuf {
+        self.report.spool_directory.borrow().clone()
+    }
+
+    /// Says where files lie unless they are named.
+    pub fn set_spool_directory(&self, directory: &std::path::Path) {
+        *self.report.spool_directory.borrow_mut() = directory.to_owned();
     }
 
     /// The name of `key` with its tables.
@@ -105,11 +131,11 @@ impl<'a> Table<'a> {
     pub fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let node = self.entries.remove(key);
-        let place = node.as_ref().map(|node| node.place.clone());
-        // Of several `[[table]]`s the last that has the key counts.
-        let mut asked = self.report.asked.borrow_mut();
-        let known_place = asked.entry(self.path_of(key)).or_default();
-        *known_place = place.or(known_place.take());
+        if let Some(node) = &node {
+            self.places.insert(key, node.place.clone());
+            let mut written = self.report.written.borrow_mut();
+            written.entry(self.path_of(key)).or_default().push(node.place.clone());
+        }
         node
     }
 
@@ -132,7 +158,7 @@ impl<'a> Table<'a> {
             }
             None => (Place::Default, Tree::new()),
         };
-        Table { report: self.report, path, place, entries, known: Vec::new() }
+        Table::new(self.report, path, place, entries)
     }
 
     /// The tables `[[key]]`; `None` when none was written, or none that is right.
@@ -160,8 +186,7 @@ impl<'a> Table<'a> {
         for Node { value, place, .. } in items {
             match value {
                 Value::Table(entries) => {
-                    let (path, known) = (path.clone(), Vec::new());
-                    tables.push(Table { report: self.report, path, place, entries, known });
+                    tables.push(Table::new(self.report, path.clone(), place, entries));
                 }
                 other => fault(&place, &other),
             }
@@ -189,21 +214,33 @@ impl<'a> Table<'a> {
 
     /// An empty `[[key]]`, which takes every default.
     pub fn none_of(&self, key: &'static str) -> Table<'a> {
-        let path = self.path_of(key);
-        let place = Place::Default;
-        Table { report: self.report, path, place, entries: Tree::new(), known: Vec::new() }
+        Table::new(self.report, self.path_of(key), Place::Default, Tree::new())
     }
 
-    /// Asks for `keys` only so that they are known: of a `[[table]]` that was not written.
-    pub fn know(&mut self, keys: &[&'static str]) {
-        for key in keys {
-            self.take(key);
-        }
-    }
-
-    /// Where `key` was written, before it is read.
+    /// Where `key` was written.
     pub fn place_of(&self, key: &str) -> Place {
-        self.entries.get(key).map_or(Place::Default, |node| node.place.clone())
+        let unread = self.entries.get(key).map(|node| &node.place);
+        unread.or_else(|| self.places.get(key)).cloned().unwrap_or(Place::Default)
+    }
+
+    /// Whether `key` was written.
+    pub fn has(&self, key: &str) -> bool {
+        self.place_of(key) != Place::Default
+    }
+
+    /// Whether something is wrong with the value of `key`, which its default then stands in for.
+    pub fn is_wrong(&self, key: &str) -> bool {
+        let (place, path) = (self.place_of(key), self.path_of(key));
+        let problems = self.report.problems.borrow();
+        problems.iter().any(|problem| problem.key == path && problem.place == place)
+    }
+
+    /// The text of `key`, which is yet to be read.
+    pub fn unread_text(&self, key: &str) -> Option<&str> {
+        match &self.entries.get(key)?.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// The text of `key`.
@@ -329,16 +366,6 @@ impl<'a> Table<'a> {
         self.within(&node, key, default, &allowed, read, |number| number.to_string())
     }
 
-    /// A whole number of things.
-    pub fn count(
-        &mut self,
-        key: &'static str,
-        default: u32,
-        allowed: RangeInclusive<u32>,
-    ) -> usize {
-        self.number(key, default, allowed) as usize
-    }
-
     /// A number that need not be whole.
     pub fn real(&mut self, key: &'static str, default: f64, allowed: RangeInclusive<f64>) -> f64 {
         let Some(node) = self.take(key) else { return default };
@@ -362,11 +389,6 @@ impl<'a> Table<'a> {
         read: Result<T, Fault>,
         show: impl Fn(&T) -> String,
     ) -> T {
-        #[cfg(test)]
-        self.report
-            .ranges
-            .borrow_mut()
-            .insert(self.path_of(key), (show(allowed.start()), show(allowed.end())));
         let what = match read {
             Ok(value) if allowed.contains(&value) => return value,
             Ok(_) => outside(&node.value.shown(), allowed, show),
@@ -380,16 +402,23 @@ impl<'a> Table<'a> {
     pub fn end(self) {
         for (key, node) in &self.entries {
             let path = self.path_of(key);
-            let what = match self.nearest(key) {
-                Some(known) => {
+            let elsewhere = written::tables_with(key);
+            let what = match (self.nearest(key), &node.place) {
+                (_, Place::Set(_)) if !elsewhere.is_empty() => {
+                    let keys: Vec<String> =
+                        elsewhere.iter().map(|(table, _)| format!("`{table}.{key}`")).collect();
+                    format!("unknown key; did you mean {}?", keys.join(" or "))
+                }
+                _ if !elsewhere.is_empty() => {
+                    let heads: Vec<&str> = elsewhere.iter().map(|(_, head)| &**head).collect();
+                    format!("unknown key; it belongs to {}", heads.join(" or "))
+                }
+                (Some(known), _) => {
                     format!("unknown key; did you mean `{}`?", self.offer(&path, known, node))
                 }
-                _ if self.path.is_empty() => match self.report.keys_named(key) {
-                    keys if keys.is_empty() => {
-                        format!("unknown key; there are {}", self.known.join(", "))
-                    }
-                    keys => format!("unknown key; did you mean {}?", keys.join(" or ")),
-                },
+                _ if self.path.is_empty() => {
+                    format!("unknown key; there are {}", self.known.join(", "))
+                }
                 _ => format!("unknown key; [{}] has {}", self.path, self.known.join(", ")),
             };
             self.report.add(&node.place, &path, what);

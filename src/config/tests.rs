@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod faults;
-mod manual;
 
 use super::*;
 use std::path::Path;
+use std::time::Duration;
 
 fn machine() -> Machine {
     Machine {
@@ -263,7 +263,7 @@ fn a_file_that_is_not_there_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, b"host_name = \"\xff\"").unwrap();
     let error = Config::load(Some(file.path()), &[]).unwrap_err().to_string();
-    assert!(error.ends_with(": cannot be read: it is no text in UTF-8"), "{error}");
+    assert!(error.ends_with(": cannot be read: it is not UTF-8 text"), "{error}");
 }
 
 #[test]
@@ -318,119 +318,94 @@ fn what_is_rendered_means_the_same() {
 /// The annotated file, which is the manual.
 const MANUAL: &str = include_str!("../../tuning/ringpost.toml");
 
-/// The lines that begin with `mark`, without it.
+/// The file with every line that begins with `mark` uncommented, if it is a key or a header.
 fn uncommented(mark: &str) -> String {
-    let setting = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
-    let lines = MANUAL.lines().filter_map(|line| line.strip_prefix(mark)).filter(setting);
-    lines.map(|line| format!("{line}\n")).collect()
+    let setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let line = |line: &str| match line.strip_prefix(mark) {
+        Some(bare) if setting(bare) => format!("{bare}\n"),
+        _ => format!("{line}\n"),
+    };
+    MANUAL.lines().map(line).collect()
 }
 
 #[test]
-fn the_manual_as_it_stands_changes_nothing() {
-    assert_eq!(read(MANUAL, &[]).unwrap(), defaults());
-}
-
-#[test]
-fn the_manual_shows_every_default() {
-    let shown = uncommented("#");
-    assert_eq!(read(&shown, &[]).unwrap(), defaults(), "{shown}");
-    let machine_dependent = [
-        "host_name",
-        "access.limit.",
-        "auth.tokens.",
-        "auth.users",
-        "listener.message_bytes_max",
-        "listener.recipients_max",
-        "dns.servers",
-        "core.",
-        "route.auth",
-        "route.rule.",
-        "route.tls_cert",
-        "route.tls_key",
-        "tls.cert",
-        "tls.key",
-        "tls.certificate.",
-        "tls.client_roots",
-    ];
-    let report = table::Report::default();
-    let tree = source::read_file(&shown, &"manual".into()).unwrap();
-    written::read(tree, &machine(), &report);
-    for (key, written) in report.keys() {
-        let example = machine_dependent
-            .iter()
-            .any(|name| key == *name || name.ends_with('.') && key.starts_with(name));
-        assert_ne!(written, example, "{key} is a default of the file, or an example of it");
+fn the_shipped_file_is_the_one_that_is_generated() {
+    let generated = annotated();
+    if std::env::var_os("RINGPOST_UPDATE").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/ringpost.toml");
+        std::fs::write(path, &generated).unwrap();
+        return;
+    }
+    if generated != MANUAL {
+        let differs = generated.lines().zip(MANUAL.lines()).find(|(new, old)| new != old);
+        panic!(
+            "tuning/ringpost.toml is not what the declarations say; first difference: {differs:?}; \
+             run this test with RINGPOST_UPDATE=1"
+        );
     }
 }
 
 #[test]
-fn the_manuals_examples_are_right_and_complete_the_schema() {
-    // Keys at the top, then the tables: each example stands for itself.
-    let (mut top, mut tables) = (String::new(), String::new());
-    for line in MANUAL.lines().filter_map(|line| line.strip_prefix("#   ")) {
-        match line.split_once(' ') {
-            Some(("host_name" | "servers", _)) if line.starts_with("servers") => {
-                tables.push_str(&format!("[dns]\n{line}\n"));
+fn the_shipped_file_changes_only_where_the_spool_lies() {
+    let shipped = read(MANUAL, &[]).unwrap();
+    let at_home = read("", &[("--spool", "/var/lib/ringpost")]).unwrap();
+    assert_eq!(shipped, at_home);
+}
+
+#[test]
+fn an_uncommented_key_is_in_the_table_that_it_is_shown_in() {
+    let mut head = String::new();
+    let mut shown = Vec::new();
+    for line in MANUAL.lines() {
+        match line.strip_prefix('#') {
+            None if line.starts_with('[') => head = line.to_owned(),
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                let key = key.split(' ').next().unwrap().to_owned();
+                shown.push((head.clone(), key));
             }
-            Some(("host_name", _)) => top.push_str(&format!("{line}\n")),
-            _ if line.starts_with("ringpost ") => {}
-            _ => tables.push_str(&format!("{line}\n")),
+            _ => {}
         }
     }
-    let tree = source::read_file(&format!("{top}{tables}"), &"manual".into()).unwrap();
-    let report = table::Report::default();
-    written::read(tree, &machine(), &report);
-    let shown: Vec<_> =
-        report.keys().into_iter().filter_map(|(key, written)| written.then_some(key)).collect();
-    let problems: Vec<_> = report.into_problems().iter().map(|one| one.to_string()).collect();
-    assert_eq!(problems, [""; 0]);
-    assert_eq!(
-        shown,
-        [
-            "access.limit.messages_per_hour",
-            "access.limit.network",
-            "access.limit.recipients_per_hour",
-            "auth.tokens.audience",
-            "auth.tokens.client_id",
-            "auth.tokens.client_secret_file",
-            "auth.tokens.introspection_endpoint",
-            "auth.tokens.openid_configuration",
-            "auth.tokens.roots",
-            "auth.tokens.scope",
-            "auth.tokens.timeout",
-            "auth.tokens.ttl_max",
-            "auth.tokens.user_field",
-            "auth.users",
-            "core.connections_max",
-            "core.content_bytes_max",
-            "core.cpu",
-            "core.hot_bytes_max",
-            "core.queue_recipients_max",
-            "core.spool",
-            "dns.servers",
-            "host_name",
-            "listener.address",
-            "listener.message_bytes_max",
-            "listener.recipients_max",
-            "route.auth",
-            "route.rule.auth",
-            "route.rule.auth_without_tls",
-            "route.rule.domain",
-            "route.rule.eight_bit",
-            "route.rule.next_hop",
-            "route.rule.tls",
-            "route.rule.tls_cert",
-            "route.rule.tls_key",
-            "route.smart_host",
-            "route.tls_cert",
-            "route.tls_key",
-            "tls.cert",
-            "tls.certificate.cert",
-            "tls.certificate.key",
-            "tls.client_roots",
-            "tls.key",
-        ]
-    );
+    let declared: Vec<(String, String)> = written::declared()
+        .into_iter()
+        .filter(|one| !one.is_example && one.path() != "spool.directory")
+        .map(|one| (one.head, one.key.name.to_owned()))
+        .collect();
+    assert_eq!(shown, declared);
+}
+
+#[test]
+fn every_key_of_the_shipped_file_can_be_uncommented() {
+    let file = uncommented("#");
+    // Credentials are for one host.
+    let config = read(&file, &[("route.smart_host", "relay.example.net")]).unwrap();
+    // What has a fixed default has it there.
+    let defaults = defaults();
+    assert_eq!(config.session.message_bytes_max, defaults.session.message_bytes_max);
+    assert_eq!(config.retry, defaults.retry);
+    assert_eq!(config.pool, defaults.pool);
+    assert_eq!(config.delivery, defaults.delivery);
+    assert_eq!(config.ring, defaults.ring);
+}
+
+#[test]
+fn every_example_of_the_shipped_file_is_right() {
+    let lines = MANUAL.lines().filter_map(|line| line.strip_prefix("#   "));
+    let examples: Vec<&str> = lines.skip_while(|line| !line.starts_with('[')).collect();
+    let examples = examples.join("\n");
+    let config = read(&examples, &[]).unwrap();
+    assert_eq!((config.route.rules.len(), config.access.limits.len()), (1, 1));
+    assert!(config.auth.tokens.is_some() && config.tls.certificates.len() == 1);
+    assert_eq!(config.cores[0].spool, Path::new("/disk1/spool"));
+}
+
+#[test]
+fn every_key_has_documentation_and_a_default_or_an_example() {
+    for one in written::declared() {
+        let (path, declare::Shape::Value(value)) = (one.path(), &one.key.shape) else { continue };
+        assert!(!one.key.about.is_empty(), "{path} has no documentation");
+        assert!(value.default.is_some() || value.example.is_some(), "{path} shows no value");
+    }
 }
 
 #[test]

@@ -1,141 +1,144 @@
-//! What the keys about TLS mean: `[tls]`, and `tls` of listeners and routes.
+//! `[tls]`: certificates and certificate authorities; and the TLS settings of listeners and routes.
 
-use super::error::Place;
-use super::table::{Report, Table};
-use super::unit::Fault;
-use super::written::read_path;
-use super::{Certificate, DeliveryTls, Listener, ListenerTls, Roots, Tls};
+use super::declare::table;
+use super::kinds::{Parsed, Words, choice, needed, optional, parsed, path, tables};
+use super::table::Table;
 use std::path::PathBuf;
 
 /// The most certificates; each is read at every reload.
 const CERTIFICATES_MAX: usize = 1000;
 
-/// `[tls]` and `[[tls.certificate]]`.
-pub(super) fn tls(mut table: Table) -> Tls {
-    let only_1_3 = table.parsed("min_version", false, |text| match text {
-        "1.2" => Ok(false),
-        "1.3" => Ok(true),
-        _ => Err(format!("{text:?} is not a version; write \"1.2\" or \"1.3\"")),
-    });
-    let roots = table.parsed("roots", Roots::System, read_roots);
-    let client_roots = table.parsed("client_roots", None, |text| read_path(text).map(Some));
-    let mut certificates: Vec<Certificate> =
-        certificate(&mut table, ["cert", "key"], false).into_iter().collect();
-    table.none_of("certificate").know(&["cert", "key"]);
-    let place = table.place_of("certificate");
-    let tables = table.tables("certificate").unwrap_or_default();
-    if tables.len() > CERTIFICATES_MAX {
-        table.fault(&place, "certificate", format!("at most {CERTIFICATES_MAX} certificates"));
+table! {
+    /// Certificates and certificate authorities. The files are read again at SIGHUP, and within a
+    /// minute after they have changed; if they cannot be used then, the old ones stay in use. Files
+    /// with secrets (private keys, users, passwords) are refused when others may read them, or when
+    /// anyone but the owner may write to them: use mode 600, or 640 for a group.
+    pub(super) struct TlsKeys {
+        /// The oldest version of TLS, in both directions. Versions 1.0 and 1.1 are not supported
+        /// (RFC 8996).
+        min_version: MinVersion = choice(MinVersion::Tls12);
+        /// The certificate authorities for the certificates of servers, where a route says
+        /// "must-verify" or a message has REQUIRETLS: "system" for those of this machine, or a PEM
+        /// file with certificates.
+        roots: Roots = roots();
+        /// The relay's certificate (also --tls-cert FILE), a PEM file: its own certificate first,
+        /// then the intermediate ones.
+        cert: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.pem"));
+        /// The private key of that certificate (also --tls-key FILE), a PEM file.
+        key: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.key"));
+        /// The certificate authorities for the certificates of clients, a PEM file: see
+        /// listener.client_certificates. Revocation lists are not read: to lock a name out, remove
+        /// it from its user.
+        client_roots: Option<PathBuf> = optional(path("/etc/ringpost/clients.pem"));
+        /// More certificates.
+        certificate: Vec<CertificateKeys> = tables(CERTIFICATES_MAX);
     }
-    for mut one in tables {
-        certificates.extend(certificate(&mut one, ["cert", "key"], true));
-        one.end();
-    }
-    table.end();
-    Tls { certificates, only_1_3, roots, client_roots }
+    check = check_pair
 }
 
-/// `roots`: whom to believe.
-pub(super) fn read_roots(text: &str) -> Result<Roots, Fault> {
-    match text {
+table! {
+    /// Another certificate, chosen by the name that the client asks for (SNI).
+    pub(super) struct CertificateKeys {
+        /// The certificate, a PEM file.
+        cert: PathBuf = needed(path("/etc/ringpost/smtp.example.org.pem"));
+        /// Its private key, a PEM file.
+        key: PathBuf = needed(path("/etc/ringpost/smtp.example.org.key"));
+    }
+}
+
+/// Certificates and certificate authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// What listeners present; the first to clients that give no name, or one that none has.
+    pub certificates: Vec<Certificate>,
+    /// TLS 1.2 is not used.
+    pub only_1_3: bool,
+    /// The authorities for the certificates of servers.
+    pub roots: Roots,
+    /// The file with the authorities for the certificates of clients; without it none is accepted
+    /// by name.
+    pub client_roots: Option<PathBuf>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM file: the relay's own certificate, then the intermediate ones.
+    pub cert: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// Certificate authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Those of this machine.
+    System,
+    /// Those in a PEM file.
+    File(PathBuf),
+}
+
+/// The oldest version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MinVersion {
+    Tls12,
+    Tls13,
+}
+
+impl Words for MinVersion {
+    const WORDS: &'static [(&'static str, MinVersion)] =
+        &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
+}
+
+/// Certificate authorities: those of the system, or a file's.
+pub(super) fn roots() -> Parsed<Roots> {
+    let read = |text: &str| match text {
         "system" => Ok(Roots::System),
-        path => read_path(path).map(Roots::File),
+        "" => Err("\"\" is not a path; write \"system\" or \"FILE.pem\"".to_owned()),
+        path => Ok(Roots::File(path.into())),
+    };
+    let show = |roots: &Roots| match roots {
+        Roots::System => "system".to_owned(),
+        Roots::File(path) => path.to_string_lossy().into_owned(),
+    };
+    parsed("\"system\" or path", Roots::System, read, show)
+}
+
+impl From<&TlsKeys> for Tls {
+    fn from(keys: &TlsKeys) -> Tls {
+        let more = keys.certificate.iter();
+        let more = more.map(|one| Certificate { cert: one.cert.clone(), key: one.key.clone() });
+        Tls {
+            certificates: pair(&keys.cert, &keys.key).into_iter().chain(more).collect(),
+            only_1_3: keys.min_version == MinVersion::Tls13,
+            roots: keys.roots.clone(),
+            client_roots: keys.client_roots.clone(),
+        }
     }
 }
 
-/// The keys `cert` and `key`, or what they are called here: they go together.
-pub(super) fn certificate(
-    table: &mut Table,
-    [cert_key, key_key]: [&'static str; 2],
-    needed: bool,
-) -> Option<Certificate> {
-    let (cert_place, key_place) = (table.place_of(cert_key), table.place_of(key_key));
-    let read = |text: &str| read_path(text).map(Some);
-    let cert: Option<PathBuf> = table.parsed(cert_key, None, read);
-    let key: Option<PathBuf> = table.parsed(key_key, None, read);
-    let flags = if cert_key == "cert" { [", --tls-cert", ", --tls-key"] } else { [""; 2] };
-    let together = format!(
-        "a certificate ({cert_key}{}) and its key ({key_key}{}) go together",
-        flags[0], flags[1]
-    );
-    match (cert, key) {
-        (Some(cert), Some(key)) => return Some(Certificate { cert, key }),
-        (Some(_), None) if key_place == Place::Default => {
-            table.fault(&cert_place, cert_key, format!("without a key; {together}"));
+/// A certificate and its key, where both are given.
+pub(super) fn pair(cert: &Option<PathBuf>, key: &Option<PathBuf>) -> Option<Certificate> {
+    let (cert, key) = cert.as_ref().zip(key.as_ref())?;
+    Some(Certificate { cert: cert.clone(), key: key.clone() })
+}
+
+fn check_pair(_: &[TlsKeys], tables: &[Table<'_>]) {
+    for table in tables {
+        let together = "a certificate (cert, --tls-cert) and its key (key, --tls-key) go together";
+        check_together(table, ["cert", "key"], together);
+    }
+}
+
+/// Of the keys for a certificate and its private key, neither goes without the other.
+pub(super) fn check_together(table: &Table<'_>, [cert, key]: [&str; 2], together: &str) {
+    match (table.has(cert), table.has(key)) {
+        (true, false) => {
+            table.fault(&table.place_of(cert), cert, format!("without a key; {together}"));
         }
-        (None, Some(_)) if cert_place == Place::Default => {
-            table.fault(&key_place, key_key, format!("without a certificate; {together}"));
+        (false, true) => {
+            table.fault(&table.place_of(key), key, format!("without a certificate; {together}"));
         }
-        (None, None) if needed && cert_place == Place::Default && key_place == Place::Default => {
-            let what = "missing; write cert = \"FILE.pem\" and key = \"FILE.key\"";
-            table.fault(&table.place, cert_key, what);
-        }
-        // Not there, or said already.
         _ => {}
-    }
-    None
-}
-
-/// `tls` of a listener.
-pub(super) fn read_listener_tls(text: &str) -> Result<ListenerTls, Fault> {
-    match text {
-        "off" => Ok(ListenerTls::Off),
-        "offer" => Ok(ListenerTls::Offer),
-        "require" => Ok(ListenerTls::Require),
-        "implicit" => Ok(ListenerTls::Implicit),
-        _ => Err(format!(
-            "{text:?} is not a way; write \"off\", \"offer\", \"require\" or \"implicit\""
-        )),
-    }
-}
-
-/// `tls` of a route.
-pub(super) fn read_delivery_tls(text: &str) -> Result<DeliveryTls, Fault> {
-    match text {
-        "off" => Ok(DeliveryTls::Off),
-        "may" => Ok(DeliveryTls::May),
-        "must" => Ok(DeliveryTls::Must),
-        "must-verify" => Ok(DeliveryTls::Verify),
-        _ => Err(format!(
-            "{text:?} is not a way; write \"off\", \"may\", \"must\" or \"must-verify\""
-        )),
-    }
-}
-
-/// A listener that needs a certificate when there is none.
-pub(super) fn check(tls: &Tls, listeners: &[Listener], report: &Report) {
-    let needs =
-        |listener: &&Listener| matches!(listener.tls, ListenerTls::Require | ListenerTls::Implicit);
-    if tls.certificates.is_empty()
-        && let Some(listener) = listeners.iter().find(needs)
-    {
-        let what = format!(
-            "the listener on {} needs a certificate, and there is none; set tls.cert and tls.key \
-             (or --tls-cert and --tls-key), or its tls = \"offer\"",
-            listener.address
-        );
-        report.relation(["listener.tls", "tls.cert"], what);
-    }
-}
-
-/// As the file writes it.
-pub(super) fn show_listener_tls(tls: ListenerTls) -> &'static str {
-    match tls {
-        ListenerTls::Off => "off",
-        ListenerTls::Offer => "offer",
-        ListenerTls::Require => "require",
-        ListenerTls::Implicit => "implicit",
-    }
-}
-
-impl DeliveryTls {
-    /// As the file writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            DeliveryTls::Off => "off",
-            DeliveryTls::May => "may",
-            DeliveryTls::Must => "must",
-            DeliveryTls::Verify => "must-verify",
-        }
     }
 }

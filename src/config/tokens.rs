@@ -1,68 +1,70 @@
-//! What the keys of `[auth.tokens]` mean: who is asked whose a token is (RFC 7662), and what it
-//! must be good for.
+//! `[auth.tokens]`: tokens, and the server that is asked whether they are valid (RFC 7662).
 
-use super::error::Place;
+use super::declare::table;
+use super::kinds::{duration, ms, needed, optional, parsed, path, seconds, text};
 use super::table::Table;
-use super::tls;
+use super::tls::{self, Roots};
 use super::unit::Fault;
-use super::written::read_path;
-use super::{Roots, Tokens};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::Uri;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-/// `[auth.tokens]`; `None` where it was not written.
-pub(super) fn tokens(mut table: Table) -> Option<Tokens> {
-    let (endpoint, id, secret) = (
-        needed(&mut table, "introspection_endpoint", "https://...", read_endpoint),
-        needed(&mut table, "client_id", "ringpost", read_words),
-        needed(&mut table, "client_secret_file", "FILE", read_path),
-    );
-    let some = |text: &str| read_words(text).map(Some);
-    let (scope_place, here) = (table.place_of("scope"), table.place.clone());
-    let tokens = Tokens {
-        introspection_endpoint: endpoint.unwrap_or_default(),
-        client_id: id.unwrap_or_default(),
-        client_secret_file: secret.unwrap_or_default(),
-        roots: table.parsed("roots", Roots::System, tls::read_roots),
-        timeout: table.duration("timeout", 5 * SECOND, Duration::from_millis(100)..=60 * SECOND),
-        user_field: table.parsed("user_field", "username".into(), read_words),
-        scope: table.parsed("scope", None, some),
-        audience: table.parsed("audience", None, some),
-        openid_configuration: table
-            .parsed("openid_configuration", None, |text| read_endpoint(text).map(Some)),
-        ttl_max: table.duration("ttl_max", 60 * SECOND, Duration::ZERO..=3600 * SECOND),
-    };
-    let is_written = here != Place::Default;
-    if is_written && tokens.scope.is_none() && tokens.audience.is_none() {
-        let place = if scope_place == Place::Default { &here } else { &scope_place };
-        let what = "without scope and audience any token of that server would do, also one for \
-                    another service; write scope = \"...\" or audience = \"...\"";
-        table.fault(place, "scope", what);
+table! {
+    /// Tokens (OAuth 2.0): OAUTHBEARER (RFC 7628) and XOAUTH2, offered wherever passwords are. The
+    /// authorization server is asked whether a token is valid (RFC 7662), by POST with token=...
+    /// and HTTP Basic authentication, without redirects or a proxy. Its answer must be active, not
+    /// expired, and of the scope or audience that is required here; tokens bound to a key (cnf) are
+    /// refused. The user that a token names need not be in the users file, and may then send from
+    /// any address, with the limits of [auth]. If there is no answer, the reply is 454 4.7.0, and
+    /// the attempt does not count as failed.
+    pub struct Tokens {
+        /// The introspection endpoint: https, or http to a loopback address.
+        introspection_endpoint: Box<str> =
+            needed(endpoint("https://login.example.com/oauth2/introspect"));
+        /// The client id that the relay has there.
+        client_id: Box<str> = needed(text("ringpost"));
+        /// The file with the client secret, on one line; readable by its owner alone. It is read
+        /// again at SIGHUP and within a minute after it has changed.
+        client_secret_file: PathBuf = needed(path("/etc/ringpost/introspection.secret"));
+        /// The certificate authorities for the server's certificate: as tls.roots.
+        roots: Roots = tls::roots();
+        /// Wait for an answer. An attempt waits as long again for its turn to ask.
+        timeout: Duration = duration(seconds(5), ms(100)..=seconds(60));
+        /// The member of the answer that names the user. A client that gives a user name must give
+        /// this one.
+        user_field: Box<str> = text("username");
+        /// Words that must all be in the scope of the answer.
+        scope: Option<Box<str>> = optional(text("mail.send"));
+        /// The audience (aud) that the answer must have.
+        audience: Option<Box<str>> = optional(text("smtp.example.com"));
+        /// An address for clients without a valid token, which the refusal names beside the scope
+        /// (RFC 7628 3.2.2).
+        openid_configuration: Option<Box<str>> =
+            optional(endpoint("https://login.example.com/.well-known/openid-configuration"));
+        /// How long a token is taken as valid without asking again, but never beyond its end. A
+        /// token that is revoked stays valid here until then.
+        ttl_max: Duration = duration(seconds(60), Duration::ZERO..=seconds(3600));
     }
-    table.end();
-    is_written.then_some(tokens)
+    check = check
 }
 
-/// A key that must be there when the table is.
-fn needed<T>(
-    table: &mut Table,
-    key: &'static str,
-    example: &str,
-    read: impl Fn(&str) -> Result<T, Fault>,
-) -> Option<T> {
-    let (place, here) = (table.place_of(key), table.place.clone());
-    let found = table.parsed(key, None, |text| read(text).map(Some));
-    if place == Place::Default && here != Place::Default {
-        table.fault(&here, key, format!("missing; write {key} = \"{example}\""));
+fn check(items: &[Tokens], tables: &[Table<'_>]) {
+    for (tokens, table) in items.iter().zip(tables) {
+        if tokens.scope.is_none() && tokens.audience.is_none() {
+            let place = table.place_of("scope").max(table.place.clone());
+            let what = "without scope and audience any token of that server would be accepted, \
+                        even one for another service; write scope = \"...\" or audience = \"...\"";
+            table.fault(&place, "scope", what);
+        }
     }
-    found
 }
 
-/// Where tokens are shown: never in the clear over a network.
+/// Where tokens are sent: never in the clear over a network.
+fn endpoint(example: &str) -> super::kinds::Parsed<Box<str>> {
+    parsed("URL", example.into(), read_endpoint, |text| text.to_string())
+}
+
 fn read_endpoint(text: &str) -> Result<Box<str>, Fault> {
     let fault = |why: &str| Err(format!("{text:?} {why}; write \"https://HOST/PATH\""));
     let Ok(uri) = text.parse::<Uri>() else { return fault("is not a URL") };
@@ -80,14 +82,6 @@ fn read_endpoint(text: &str) -> Result<Box<str>, Fault> {
         Some("http") => fault("would show tokens to who listens; http is for 127.0.0.1 and [::1]"),
         _ => fault("is not a URL that can be asked"),
     }
-}
-
-/// Text that says something.
-fn read_words(text: &str) -> Result<Box<str>, Fault> {
-    if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(format!("{text:?} is not a text; write printable characters"));
-    }
-    Ok(text.into())
 }
 
 impl Tokens {

@@ -1,7 +1,7 @@
 //! Values as text: durations, sizes, networks, addresses, names. Each has one form that is written
 //! and one reading; what cannot be read is answered with what is wrong and what would be right.
 
-use super::{HostName, Network, NextHop, Scheme};
+use super::{HostName, Network, Scheme};
 use crate::limits;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -120,7 +120,41 @@ pub(super) fn read_server_address(text: &str) -> Result<SocketAddr, Fault> {
 }
 
 /// A next hop as written: the port may be missing.
-pub(super) fn read_next_hop(text: &str) -> Result<(HostName, Option<u16>), Fault> {
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct WrittenHop {
+    pub host: HostName,
+    pub port: Option<u16>,
+    pub scheme: Scheme,
+}
+
+/// RFC 8314 3.3.
+const SMTPS_PORT: u16 = 465;
+/// Never 25 (RFC 2033 5); this one is for "any private mail system", and in use for it.
+const LMTP_PORT: u16 = 24;
+
+impl WrittenHop {
+    /// The port; for plain SMTP `port` unless one was written.
+    pub fn port_or(&self, port: u32) -> u16 {
+        self.port.unwrap_or(match self.scheme {
+            Scheme::Smtp => u16::try_from(port).unwrap_or(25),
+            Scheme::Smtps => SMTPS_PORT,
+            Scheme::Lmtp => LMTP_PORT,
+        })
+    }
+}
+
+/// `HOST`, `HOST:PORT`, and the same with a scheme before it.
+pub(super) fn read_next_hop(text: &str) -> Result<WrittenHop, Fault> {
+    let by_scheme = |(prefix, scheme)| Some((text.strip_prefix(prefix)?, scheme));
+    let (bare, scheme) = SCHEMES.into_iter().find_map(by_scheme).unwrap_or((text, Scheme::Smtp));
+    let (host, port) = read_host_and_port(bare)?;
+    if scheme == Scheme::Lmtp && port == Some(25) {
+        return Err(format!("{text:?}: LMTP must not be spoken on port 25 (RFC 2033 5)"));
+    }
+    Ok(WrittenHop { host, port, scheme })
+}
+
+fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
     if let Some(hint) = bracket_hint(text, 25) {
         return Err(hint);
     }
@@ -161,13 +195,16 @@ pub(super) const SCHEMES: [(&str, Scheme); 2] =
     [("smtps://", Scheme::Smtps), ("lmtp://", Scheme::Lmtp)];
 
 /// `host:port`, with brackets where an IPv6 address needs them.
-pub(super) fn show_next_hop(hop: &NextHop) -> String {
+pub(super) fn show_next_hop(hop: &WrittenHop) -> String {
     let known = SCHEMES.iter().find(|(_, scheme)| *scheme == hop.scheme);
     let scheme = known.map_or("", |(text, _)| text);
-    match &hop.host {
-        HostName::Name(name) => format!("{scheme}{name}:{}", hop.port),
-        HostName::Address(address) => {
-            format!("{scheme}{}", SocketAddr::new(*address, hop.port))
+    match (&hop.host, hop.port) {
+        (HostName::Name(name), None) => format!("{scheme}{name}"),
+        (HostName::Name(name), Some(port)) => format!("{scheme}{name}:{port}"),
+        (HostName::Address(IpAddr::V6(address)), None) => format!("{scheme}[{address}]"),
+        (HostName::Address(address), None) => format!("{scheme}{address}"),
+        (HostName::Address(address), Some(port)) => {
+            format!("{scheme}{}", SocketAddr::new(*address, port))
         }
     }
 }

@@ -1,0 +1,36 @@
+//! `[control]`: the operator's socket and the stop.
+
+use super::declare::table;
+use super::kinds::{duration, hours, path_in_spool, seconds};
+use super::table::Table;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `struct sockaddr_un` has 108 bytes for a path and its final zero.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+table! {
+    /// The operator's side.
+    pub struct Control {
+        /// The Unix socket that `ringpost queue` speaks to. Its path has at most 107 bytes.
+        socket: PathBuf = path_in_spool("control.sock");
+        /// After SIGTERM nothing new begins, and transactions may finish for this long. What is not
+        /// finished then is tried again after the next start.
+        stop_within: Duration = duration(seconds(20), Duration::ZERO..=hours(1));
+    }
+    check = check
+}
+
+fn check(items: &[Control], tables: &[Table<'_>]) {
+    for (control, table) in items.iter().zip(tables) {
+        let length = control.socket.as_os_str().len();
+        if length > UNIX_PATH_BYTES_MAX {
+            let what = format!(
+                "the path of control.socket has {length} bytes, and the kernel takes at most \
+                 {UNIX_PATH_BYTES_MAX}: {:?}; set control.socket to a shorter one",
+                control.socket
+            );
+            table.report().relation(["spool.directory", "control.socket"], what);
+        }
+    }
+}
