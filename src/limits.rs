@@ -77,6 +77,32 @@ pub const SPOOL_FILL_BYTES_PER_SECOND: u64 = 64 << 20;
 /// Of this much at once, in bytes: what a commit may have to wait for when it needs the file.
 pub const SPOOL_FILL_STEP_BYTES: u64 = 1 << 20;
 
+// --- scheduler ---
+
+/// Recipients of one message that are deferred at one site within this, in seconds, are tried again
+/// together: long enough for the transactions that a next hop makes of one message.
+pub const RETRY_SHARED_SECONDS: u64 = 5;
+/// Messages whose due time is remembered for that; beyond it the oldest is forgotten, and the next
+/// of its recipients has a time of its own.
+pub const RETRY_SHARED_MAX: usize = 4096;
+
+/// What cannot be loaded from the spool for trouble that may pass (no descriptor, no memory, an
+/// error of the disk) is tried again after this, in seconds.
+pub const POSTPONED_SECONDS: u64 = 10;
+
+// --- reports ---
+
+/// Reports that one shard makes and stores at once: each holds a message and a report in memory
+/// (at most some 2 MB, mostly 10 KB), and together they share a commit. Others wait by number.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 16;
+/// What fails of one message within this, in milliseconds, stands in one report: long enough for
+/// the answers about all its recipients, too short to be noticed by a sender.
+pub const REPORT_WINDOW_MS: u64 = 2000;
+/// A message that could not be read is tried again for its report after this, in seconds.
+pub const REPORT_RETRY_SECONDS: u64 = 10;
+/// When the disk has no room for a report, one is tried again after this, in seconds.
+pub const REPORT_STALL_SECONDS: u64 = 1;
+
 const _: () = assert!(
     DNS_SLOW_WAITING_MAX + DNS_PATIENT_LOOKUPS_MAX + DNS_QUICK_LOOKUPS_MAX < ROUTE_LOOKUPS_MAX
 );

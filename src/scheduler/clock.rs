@@ -24,7 +24,7 @@ impl Scheduler {
             let latest = match entry.state() {
                 State::Waiting if entry.attempts() > 0 => retry_at,
                 State::Out | State::OutLate => watch_at,
-                State::Waiting | State::Routing | State::Ready => continue,
+                _ => continue,
             };
             let due = entry.due();
             if due <= latest {

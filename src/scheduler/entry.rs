@@ -35,7 +35,7 @@ fn steps_before(expires: Timestamp, notice: Timestamp) -> u16 {
 }
 
 /// The last time not after `expires` beside which `notice` is kept exactly, if there is one: an
-/// expiry less than two minutes earlier is nobody's loss.
+/// expiry less than two minutes earlier is harmless.
 pub fn aligned(expires: Timestamp, notice: Timestamp) -> Timestamp {
     let before = kept(expires).since(notice).as_millis() as u64;
     let step = if before < u64::from(LONG_STEPS) * 1000 { 1000 } else { LONG_STEP_MS };
@@ -58,6 +58,29 @@ pub(super) enum Members {
 
 const MANY: u32 = 0x8000_0000;
 
+/// Flags of a message stand above the number of its class, of which there are fewer.
+const FLAGS_SHIFT: u32 = 27;
+const CLASS_MAX: u32 = (1 << FLAGS_SHIFT) - 1;
+
+/// What is to be remembered of a message beside its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flag {
+    /// It stands in a queue of messages that need a report.
+    Queued,
+    /// A report about it is being made and stored.
+    Reporting,
+    /// Its notice of delay is due.
+    Notice,
+    /// A report has given back its full content.
+    Returned,
+}
+
+impl Flag {
+    fn bit(self) -> u32 {
+        1 << (FLAGS_SHIFT + self as u32)
+    }
+}
+
 /// A message. Its links are those of the expiry wheel. Words of 32 bits, so that it needs no
 /// padding.
 #[derive(Default)]
@@ -71,8 +94,8 @@ pub(super) struct Message {
     /// How long before it expires its notice is due, in steps of a second, or of two minutes with
     /// [`LONG_STEPS`]; 0 for none.
     notice: u16,
-    /// Priority and tenant: a number in `names::Classes`.
-    pub class: u32,
+    /// Flags above ([`FLAGS_SHIFT`]); below priority and tenant, a number in `names::Classes`.
+    flags_class: u32,
     members: u32,
 }
 
@@ -90,7 +113,7 @@ impl Message {
             placement,
             expires: [(at >> 32) as u16, (at >> 16) as u16, at as u16],
             notice: notice.map_or(0, |notice| steps_before(Timestamp(at), notice)),
-            class,
+            flags_class: class & CLASS_MAX,
             next: NIL,
             members: NIL,
             ..Message::default()
@@ -116,6 +139,29 @@ impl Message {
     /// There is no notice any more; whether there was one.
     pub fn take_notice(&mut self) -> bool {
         std::mem::take(&mut self.notice) & !LONG_STEPS > 0
+    }
+
+    /// Priority and tenant: a number in `names::Classes`.
+    pub fn class(&self) -> u32 {
+        self.flags_class & CLASS_MAX
+    }
+
+    pub fn has(&self, flag: Flag) -> bool {
+        self.flags_class & flag.bit() != 0
+    }
+
+    /// Sets the flag; whether it was set.
+    pub fn set(&mut self, flag: Flag) -> bool {
+        let was = self.has(flag);
+        self.flags_class |= flag.bit();
+        was
+    }
+
+    /// Clears the flag; whether it was set.
+    pub fn clear(&mut self, flag: Flag) -> bool {
+        let was = self.has(flag);
+        self.flags_class &= !flag.bit();
+        was
     }
 
     pub fn members(&self) -> Members {
@@ -187,9 +233,20 @@ pub(super) enum State {
     Out,
     /// Taken, and has been away for half of the watchdog's time.
     OutLate,
+    /// Refused, and not reported yet. From here on in no list or wheel: `place` is the site, and
+    /// the due time that of the attempt.
+    Refused,
+    /// Given up for its age, and not reported yet.
+    Expired,
+    /// Handed to the next host; its sender wants to be told so, and was not yet.
+    Relayed,
+    /// The same of one that was handed to its mailbox.
+    Delivered,
+    /// Reported if that was wanted; that it has ended is not durable yet.
+    Noted,
 }
 
-const STATE_SHIFT: u32 = 29;
+const STATE_SHIFT: u32 = 28;
 /// Largest index of a recipient in an envelope that fits beside its state.
 pub(super) const INDEX_MAX: u32 = (1 << STATE_SHIFT) - 1;
 
@@ -226,7 +283,12 @@ impl Recipient {
             1 => State::Routing,
             2 => State::Ready,
             3 => State::Out,
-            _ => State::OutLate,
+            4 => State::OutLate,
+            5 => State::Refused,
+            6 => State::Expired,
+            7 => State::Relayed,
+            8 => State::Delivered,
+            _ => State::Noted,
         }
     }
 
@@ -236,6 +298,16 @@ impl Recipient {
 
     pub fn is_out(&self) -> bool {
         matches!(self.state(), State::Out | State::OutLate)
+    }
+
+    /// It has ended, and that is not finished.
+    pub fn is_ending(&self) -> bool {
+        self.state() as u32 >= State::Refused as u32
+    }
+
+    /// A report about it may be wanted.
+    pub fn is_unreported(&self) -> bool {
+        self.is_ending() && self.state() != State::Noted
     }
 
     /// When it was or will be due; while out, when the watchdog looks at it.

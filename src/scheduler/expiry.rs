@@ -1,33 +1,36 @@
 //! What happens when a message has waited too long, or so long that its sender wants to know.
 
-use super::entry::State;
-use super::{Action, ExpiredRecipient, Scheduler, Slot};
+use super::entry::{Flag, State};
+use super::names::REASONS_ENDED_MAX;
+use super::ready::NO_SITE;
+use super::{ExpiredRecipient, Scheduler};
 use crate::message::{Reason, Timestamp};
 use std::rc::Rc;
 
 impl Scheduler {
-    /// The message came out of the expiry wheel: it is over, or its notice is due. `None` when
-    /// that concerns nobody.
-    pub(super) fn time_is_over(&mut self, slot: u32, now: Timestamp) -> Option<Action> {
+    /// The message came out of the expiry wheel: it has expired, or its notice is due.
+    pub(super) fn time_is_over(&mut self, slot: u32, now: Timestamp) {
         let message = &mut self.messages[slot];
-        let until = message.expires();
-        if message.take_notice() && until > now {
-            self.expiry.insert(&mut self.messages, slot);
-            let recipients = self.still_there(slot);
-            let told = Action::Delayed { slot: Slot(slot), until, recipients };
-            return (!matches!(&told, Action::Delayed { recipients, .. } if recipients.is_empty()))
-                .then_some(told);
+        let noticed = message.take_notice();
+        if message.expires() <= now {
+            return self.expire(slot, now);
         }
-        let recipients = self.expire(slot);
-        (!recipients.is_empty()).then_some(Action::Expired { slot: Slot(slot), recipients })
+        self.expiry.insert(&mut self.messages, slot);
+        if noticed {
+            self.messages[slot].set(Flag::Notice);
+            self.queue_report(slot);
+        }
     }
 
-    fn still_there(&mut self, slot: u32) -> Vec<ExpiredRecipient> {
+    /// The recipients of a message that have not ended.
+    pub(super) fn still_waiting(&mut self, slot: u32) -> Vec<ExpiredRecipient> {
         let mut waiting = Vec::new();
         self.each_member(slot, |this, number| {
             let entry = &this.recipients[number];
-            let (index, attempts) = (entry.index(), entry.attempts());
-            waiting.push(ExpiredRecipient { index, attempts, reason: this.why(number) });
+            if !entry.is_ending() {
+                let (index, attempts) = (entry.index(), entry.attempts());
+                waiting.push(ExpiredRecipient { index, attempts, reason: this.why(number) });
+            }
         });
         waiting
     }
@@ -44,18 +47,30 @@ impl Scheduler {
         })
     }
 
-    /// Ends the recipients that are not out.
-    fn expire(&mut self, slot: u32) -> Vec<ExpiredRecipient> {
-        let mut ended = Vec::new();
-        self.each_member(slot, |this, number| {
-            let entry = &mut this.recipients[number];
-            if !entry.is_out() {
-                let index = entry.index();
-                let reason = this.reasons.get(entry.reason).cloned();
-                this.detach(number);
-                ended.push(ExpiredRecipient { index, attempts: this.end(number), reason });
+    /// The site that a recipient waits for, as far as it is known.
+    fn site_of(&self, number: u32, now: Timestamp) -> u32 {
+        let entry = &self.recipients[number];
+        match entry.state() {
+            State::Ready => self.sites.site_of(entry.place),
+            State::Waiting => {
+                let route = self.routes.get(entry.route).and_then(|known| known.site);
+                route.filter(|(_, until)| *until > now).map_or(NO_SITE, |(site, _)| site.0)
             }
+            _ => NO_SITE,
+        }
+    }
+
+    /// The recipients that are not out begin to end.
+    fn expire(&mut self, slot: u32, now: Timestamp) {
+        self.each_member(slot, |this, number| {
+            let entry = &this.recipients[number];
+            if entry.is_out() || entry.is_ending() {
+                return;
+            }
+            let (reason, site) = (this.why(number), this.site_of(number, now));
+            this.detach(number);
+            this.set_reason(number, reason.as_ref(), REASONS_ENDED_MAX);
+            this.begin_to_end(number, State::Expired, site, Timestamp(0));
         });
-        ended
     }
 }

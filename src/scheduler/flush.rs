@@ -1,4 +1,4 @@
-//! Trying a destination now, because somebody says that it takes mail again.
+//! Trying a destination now (ETRN, RFC 1985), because a client says that it takes mail again.
 
 use super::entry::State;
 use super::{Scheduler, SiteId};
@@ -23,16 +23,17 @@ impl Scheduler {
     /// place `cursor` (first 0) on. What was never tried is held back on purpose (RFC 4865) and
     /// stays so.
     pub fn flush(&mut self, cursor: u32, wanted: impl Fn(&str) -> bool, now: Timestamp) -> Flushed {
-        self.override_client(now);
+        self.set_now(now);
         let end = self.recipients.places().min(cursor.saturating_add(PLACES_MAX));
         let (mut sites, mut found) = (Vec::new(), false);
         for number in cursor..end {
             let Some(entry) = self.recipients.get(number) else { continue };
             let (state, route, attempts) = (entry.state(), entry.route, entry.attempts());
+            let has_ended = entry.is_ending();
             if !wanted(self.routes.domain(route)) {
                 continue;
             }
-            found |= state != State::Waiting || attempts > 0;
+            found |= !has_ended && (state != State::Waiting || attempts > 0);
             match state {
                 State::Waiting if attempts > 0 => {
                     self.detach(number);

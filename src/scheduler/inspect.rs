@@ -24,7 +24,7 @@ pub struct MessageView<'a> {
     pub expires: Timestamp,
     /// -9 to 9.
     pub priority: i8,
-    /// Whose mail it is; empty for nobody's.
+    /// The tenant that the mail is of; may be empty.
     pub tenant: &'a str,
     /// Those that have not ended, in envelope order.
     pub recipients: Vec<RecipientView<'a>>,
@@ -37,13 +37,16 @@ pub struct RecipientView<'a> {
     pub index: u32,
     /// Its domain.
     pub domain: &'a str,
-    /// `waiting`, `routing`, `ready` or `out`.
+    /// `waiting`, `routing`, `ready`, `out`, or `ending` (its report or the record of its ending is
+    /// not stored yet).
     pub state: &'static str,
     /// The site it is ready for or out to.
     pub site: Option<SiteId>,
     /// Attempts that have ended.
     pub attempts: u16,
-    /// When it is or was due; `None` while it is out.
+    /// It is written that it has ended, though that may not be durable yet.
+    pub noted: bool,
+    /// When it is or was due; `None` while it is out, and when it has ended.
     pub due: Option<Timestamp>,
     /// Why it waits, if it was tried before.
     pub reason: Option<&'a Rc<Reason>>,
@@ -58,6 +61,8 @@ pub struct SiteView<'a> {
     pub ready: usize,
     /// Recipients out to it.
     pub out: usize,
+    /// Recipients that ended there and are not reported yet.
+    pub ending: usize,
     /// The shard was told that there is work, and has not found all of it taken yet.
     pub offered: bool,
     /// Its back-off, as last told.
@@ -100,7 +105,7 @@ impl Scheduler {
     /// One message; `None` when the slot is free.
     pub fn message(&self, slot: Slot) -> Option<MessageView<'_>> {
         let message = self.messages.get(slot.0)?;
-        let class = self.classes.get(message.class);
+        let class = self.classes.get(message.class());
         let recipients = match message.members() {
             Members::None => Vec::new(),
             Members::One(number) => vec![self.recipient_view(number)],
@@ -122,20 +127,13 @@ impl Scheduler {
 
     /// All sites with mail ready or out, and those that back off, in no order.
     pub fn sites(&self) -> impl Iterator<Item = SiteView<'_>> {
-        self.sites.iter().map(|(site, state)| SiteView {
-            site,
-            ready: state.ready,
-            out: state.out,
-            offered: state.offered,
-            parked: state.parked.as_ref(),
-        })
+        self.sites.iter().map(|(site, state)| site_view(site, state))
     }
 
     /// What is known of one site; `None` when nothing is.
     pub fn site_state(&self, site: SiteId) -> Option<SiteView<'_>> {
         let state = self.sites.get(site.0)?;
-        let parked = state.parked.as_ref();
-        Some(SiteView { site, ready: state.ready, out: state.out, offered: state.offered, parked })
+        Some(site_view(site, state))
     }
 
     /// Route keys known at present.
@@ -154,6 +152,10 @@ impl Scheduler {
                 let site = Some(recipient.place).filter(|site| *site != super::ready::NO_SITE);
                 ("out", site.map(SiteId))
             }
+            State::Refused | State::Expired | State::Relayed | State::Delivered | State::Noted => {
+                let site = Some(recipient.place).filter(|site| *site != super::ready::NO_SITE);
+                ("ending", site.map(SiteId))
+            }
         };
         RecipientView {
             index: recipient.index(),
@@ -161,8 +163,20 @@ impl Scheduler {
             state: name,
             site,
             attempts: recipient.attempts(),
-            due: (!recipient.is_out()).then(|| recipient.due()),
+            noted: matches!(state, State::Noted | State::Relayed | State::Delivered),
+            due: (!recipient.is_out() && !recipient.is_ending()).then(|| recipient.due()),
             reason: self.reasons.get(recipient.reason),
         }
+    }
+}
+
+fn site_view(site: SiteId, state: &super::ready::Site) -> SiteView<'_> {
+    SiteView {
+        site,
+        ready: state.ready,
+        out: state.out,
+        ending: state.ending,
+        offered: state.offered,
+        parked: state.parked.as_ref(),
     }
 }

@@ -32,6 +32,7 @@
 //! there is no last attempt at that moment.
 
 mod clock;
+mod ending;
 mod entry;
 mod expiry;
 mod flush;
@@ -46,6 +47,7 @@ mod tests;
 mod types;
 mod wheel;
 
+pub use ending::{DelayNotice, EndedRecipient, Ending, ReportEnd, ReportTask};
 pub use entry::aligned;
 pub use flush::Flushed;
 pub use inspect::{MessageView, RecipientView, SiteView};
@@ -56,12 +58,14 @@ pub use types::{
 };
 
 use crate::config;
+use crate::limits::POSTPONED_SECONDS;
 use crate::message::{QueueId, Reason, RouteKey, Timestamp};
-use entry::{Group, Members, Message, Recipient, State, kept};
+use ending::Reports;
+use entry::{Flag, Group, Members, Message, Recipient, State, kept};
 use index::Index;
-use names::{BorrowedKey, Classes, Reasons, Routes};
+use names::{BorrowedKey, Classes, REASONS_ENDED_MAX, REASONS_MAX, Reasons, Routes};
 use ready::{NO_SITE, Sites};
-use retry::Curve;
+use retry::{Attempt, Curve};
 use slab::{NIL, Slab};
 use std::rc::Rc;
 use std::time::Duration;
@@ -75,6 +79,9 @@ const POLL_STEPS_MAX: usize = 8192;
 
 /// Priorities that count (RFC 6710 2).
 const PRIORITIES: (i8, i8) = (-9, 9);
+
+/// What waits for trouble of our own to pass is tried again after this.
+const POSTPONED: Duration = Duration::from_secs(POSTPONED_SECONDS);
 
 /// One shard's scheduler.
 pub struct Scheduler {
@@ -92,6 +99,8 @@ pub struct Scheduler {
     /// Messages.
     expiry: Wheel,
     curve: Curve,
+    /// Messages that need a report.
+    reports: Reports,
     /// The time that was told last.
     told: Timestamp,
 }
@@ -117,13 +126,14 @@ impl Scheduler {
             due: Wheel::new(),
             expiry: Wheel::new(),
             curve: Curve::new(&retry, seed),
+            reports: Reports::default(),
             told: Timestamp(0),
         }
     }
 
     /// Takes a message in. Recipients that are due already go on at once, in the order of calls.
     pub fn admit(&mut self, message: &Admission<'_>, now: Timestamp) -> Slot {
-        self.override_client(now);
+        self.set_now(now);
         let priority = message.priority.clamp(PRIORITIES.0, PRIORITIES.1);
         let class = self.classes.refer(priority, message.tenant);
         let entry =
@@ -156,7 +166,7 @@ impl Scheduler {
             }
             recipient.set_due(due);
             if let Some(reason) = &admitted.reason {
-                recipient.reason = self.reasons.refer(reason);
+                recipient.reason = self.reasons.refer(reason, REASONS_MAX);
             }
             let number = self.recipients.insert(recipient);
             only = Some(number);
@@ -187,16 +197,14 @@ impl Scheduler {
     /// any other call that changed something. After very much at once `None` may come with
     /// `wake_at` in the past: let others have a turn, then go on.
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
-        self.override_client(now);
+        self.set_now(now);
         let tick = tick_at(now.0);
         let mut budget = POLL_STEPS_MAX;
         loop {
             // Expiry first: what is due at the moment of expiry is over.
             if let Some(slot) = self.expiry.next(&mut self.messages, tick, &mut budget) {
-                match self.time_is_over(slot, now) {
-                    Some(demand) => return Some(demand),
-                    None => continue,
-                }
+                self.time_is_over(slot, now);
+                continue;
             }
             if let Some(site) = self.sites.next_offer() {
                 return Some(Action::Offer(site));
@@ -220,7 +228,8 @@ impl Scheduler {
             return Some(Timestamp(0));
         }
         let ticks = [self.due.wake_at(), self.expiry.wake_at()];
-        ticks.into_iter().flatten().min().map(|tick| Timestamp(tick * TICK_MS))
+        let due = ticks.into_iter().flatten().map(|tick| Timestamp(tick * TICK_MS));
+        due.chain(self.reports.wake_at()).min()
     }
 
     /// The key whose site is wanted; `None` when it is unknown.
@@ -273,10 +282,10 @@ impl Scheduler {
         now: Timestamp,
         recipients_max: usize,
     ) -> Option<DeliveryUnit> {
-        self.override_client(now);
+        self.set_now(now);
         let number = self.sites.next(site.0)?;
         let slot = self.recipients[number].message;
-        let priority = self.classes.get(self.messages[slot].class).priority;
+        let priority = self.classes.get(self.messages[slot].class()).priority;
         let (mut recipients, mut untried) = (Vec::new(), true);
         let taken = match self.messages[slot].members() {
             Members::Many(group) => self.companions(group, number, recipients_max),
@@ -297,7 +306,8 @@ impl Scheduler {
     }
 
     /// A recipient that was out comes back. `None` when it was not out (already over). Without a
-    /// `reason` the one it had stays.
+    /// `reason` the one it had stays. One that has ended stays in the table: see `take_report`,
+    /// `noted` and `over`.
     pub fn settle(
         &mut self,
         slot: Slot,
@@ -310,27 +320,35 @@ impl Scheduler {
         if !self.recipients[number].is_out() {
             return None;
         }
-        self.override_client(now);
+        self.set_now(now);
+        let site = self.recipients[number].place;
         self.detach(number);
         let entry = &mut self.recipients[number];
-        if result != AttemptResult::Again {
+        if !matches!(result, AttemptResult::Again | AttemptResult::Postponed) {
             entry.set_attempts(entry.attempts().saturating_add(1));
         }
         let attempts = entry.attempts();
-        if result == AttemptResult::Over {
-            self.end(number);
-            return Some(Disposition::Ended { attempts });
-        }
         let expires = self.messages[slot.0].expires();
-        if expires <= now {
-            self.end(number);
-            return Some(Disposition::Expired { attempts });
-        }
-        if let Some(reason) = reason {
-            let old = std::mem::replace(&mut entry.reason, self.reasons.refer(&reason));
-            if old != NIL {
-                self.reasons.release(old);
+        let ended = match result {
+            AttemptResult::Over => Some(State::Noted),
+            AttemptResult::Relayed => Some(State::Relayed),
+            AttemptResult::Delivered => Some(State::Delivered),
+            AttemptResult::Refused => Some(State::Refused),
+            AttemptResult::Later | AttemptResult::Again | AttemptResult::Postponed => {
+                (expires <= now).then_some(State::Expired)
             }
+        };
+        // An ending that needs no report is not explained any more.
+        if ended != Some(State::Noted) && reason.is_some() {
+            let most = if ended.is_some() { REASONS_ENDED_MAX } else { REASONS_MAX };
+            self.set_reason(number, reason.as_ref(), most);
+        }
+        if let Some(state) = ended {
+            self.begin_to_end(number, state, site, now);
+            return Some(match state {
+                State::Refused | State::Expired => Disposition::Failed { attempts },
+                _ => Disposition::Ended { attempts },
+            });
         }
         // Gone from there only when the clock stood later once; no state is without a timer.
         if !self.messages.is_linked(slot.0) {
@@ -341,7 +359,12 @@ impl Scheduler {
             self.make_due(number, now);
             return Some(Disposition::Retry { attempts, due: now });
         }
-        let due = kept(now.plus(self.curve.wait(attempts))).min(expires);
+        let id = self.messages[slot.0].id();
+        let due = match result {
+            AttemptResult::Postponed => now.plus(POSTPONED),
+            _ => self.curve.due(Attempt { id, site, attempts }, now),
+        };
+        let due = kept(due).min(expires);
         let entry = &mut self.recipients[number];
         entry.set_due(due);
         entry.set_state(State::Waiting);
@@ -349,16 +372,18 @@ impl Scheduler {
         Some(Disposition::Retry { attempts, due })
     }
 
-    /// Ends recipients by an operator's act. Those out for delivery cannot be called back and are
-    /// left alone. Gives those that ended, with [`Settled::Ended`]; then call `finish_if_over`.
+    /// Ends recipients without a report. Those out for delivery cannot be called back and are left
+    /// alone. Gives those that ended, with [`Disposition::Ended`]; call `over` when that is durable.
     pub fn remove(&mut self, slot: Slot, recipients: &[u32]) -> Vec<(u32, Disposition)> {
         let mut ended = Vec::new();
         for &index in recipients {
             if let Some(number) = self.member(slot, index)
                 && !self.recipients[number].is_out()
+                && self.recipients[number].state() != State::Noted
             {
                 self.detach(number);
-                let attempts = self.end(number);
+                self.begin_to_end(number, State::Noted, NO_SITE, Timestamp(0));
+                let attempts = self.recipients[number].attempts();
                 ended.push((index, Disposition::Ended { attempts }));
             }
         }
@@ -401,11 +426,11 @@ impl Scheduler {
         self.messages.get(slot.0).map(|message| (message.id(), message.placement))
     }
 
-    /// True when the last recipient has ended: then the slot is free; use nothing of it any more.
-    /// False also for a slot that was free.
+    /// True when the last recipient is over and no report about the message is under way: then the
+    /// slot is free; use nothing of it any more. False also for a slot that was free.
     pub fn finish_if_over(&mut self, slot: Slot) -> bool {
         let Some(message) = self.messages.get(slot.0) else { return false };
-        if message.members() != Members::None {
+        if message.members() != Members::None || message.has(Flag::Reporting) {
             return false;
         }
         if self.messages.is_linked(slot.0) {
@@ -413,7 +438,7 @@ impl Scheduler {
         }
         self.index.remove(&mut self.messages, slot.0);
         let message = self.messages.remove(slot.0);
-        self.classes.release(message.class);
+        self.classes.release(message.class());
         true
     }
 
@@ -422,7 +447,7 @@ impl Scheduler {
         self.index.find(&self.messages, id).map(Slot)
     }
 
-    /// Recipients waiting (in any state).
+    /// Recipients that are not over (in any state).
     pub fn waiting(&self) -> usize {
         self.recipients.len()
     }
@@ -442,11 +467,11 @@ impl Scheduler {
         self.messages.bytes() + self.recipients.bytes() + self.groups.bytes() + self.index.bytes()
     }
 
-    fn override_client(&mut self, now: Timestamp) {
+    fn set_now(&mut self, now: Timestamp) {
         let before = std::mem::replace(&mut self.told, now);
         let tick = tick_at(now.0);
-        self.due.override_client(&mut self.recipients, tick);
-        self.expiry.override_client(&mut self.messages, tick);
+        self.due.set_now(&mut self.recipients, tick);
+        self.expiry.set_now(&mut self.messages, tick);
         self.note_step_back(before, now);
     }
 
@@ -507,7 +532,7 @@ impl Scheduler {
     }
 
     fn make_ready(&mut self, number: u32, site: SiteId) {
-        let class = self.messages[self.recipients[number].message].class;
+        let class = self.messages[self.recipients[number].message].class();
         let priority = self.classes.get(class).priority;
         self.sites.push(&mut self.recipients, number, site.0, class, priority);
     }
@@ -560,7 +585,7 @@ impl Scheduler {
                 route.routing.unlink(&mut self.recipients, number);
             }
             State::Ready => {
-                let class = self.messages[entry.message].class;
+                let class = self.messages[entry.message].class();
                 let priority = self.classes.get(class).priority;
                 self.sites.remove(&mut self.recipients, number, priority);
             }
@@ -568,6 +593,18 @@ impl Scheduler {
                 self.sites.came_back(entry.place);
                 self.due.remove(&mut self.recipients, number);
             }
+            State::Refused | State::Expired | State::Relayed | State::Delivered | State::Noted => {
+                self.sites.ended(entry.place)
+            }
+        }
+    }
+
+    /// Why a recipient waits, or ended.
+    fn set_reason(&mut self, number: u32, reason: Option<&Rc<Reason>>, most: usize) {
+        let new = reason.map_or(NIL, |reason| self.reasons.refer(reason, most));
+        let old = std::mem::replace(&mut self.recipients[number].reason, new);
+        if old != NIL {
+            self.reasons.release(old);
         }
     }
 

@@ -17,6 +17,9 @@ const IDLE_ROUTES_MAX: usize = 4096;
 /// their own into every reply would fill the memory with them; of further ones only the stage and
 /// the code are kept, of which there are at most ten thousand.
 pub(super) const REASONS_MAX: usize = 1 << 14;
+/// The same with those of recipients that have ended, which their reports are to quote: what waits
+/// does not take their room.
+pub(super) const REASONS_ENDED_MAX: usize = 2 * REASONS_MAX;
 /// The words of a reason that was not kept in full.
 pub(super) const NOT_KEPT: &str = "its words were not kept: see its last event";
 
@@ -305,13 +308,14 @@ impl Reasons {
         Reasons { table: Slab::new(), index: HashTable::new(), seed }
     }
 
-    /// The number of `reason`, with one reference more.
-    pub fn refer(&mut self, reason: &Rc<Reason>) -> u32 {
+    /// The number of `reason`, with one reference more. It is kept in full while fewer than `most`
+    /// are.
+    pub fn refer(&mut self, reason: &Rc<Reason>, most: usize) -> u32 {
         if let Some(number) = self.find(reason) {
             self.table[number].references += 1;
             return number;
         }
-        if self.table.len() < REASONS_MAX {
+        if self.table.len() < most {
             return self.insert(Rc::clone(reason));
         }
         let (stage, code) = (reason.stage, reason.code);

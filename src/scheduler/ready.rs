@@ -63,6 +63,8 @@ struct Band {
 pub(super) struct Site {
     pub ready: usize,
     pub out: usize,
+    /// Recipients that ended there, or while they waited for it, and are not reported yet.
+    pub ending: usize,
     pub parked: Option<Parked>,
     /// The shard knows that there is work: no further offer until a `take` found nothing.
     pub offered: bool,
@@ -75,7 +77,7 @@ pub(super) struct Site {
 
 impl Site {
     fn is_idle(&self) -> bool {
-        self.ready == 0 && self.out == 0 && !self.offered && !self.offer_queued
+        self.ready == 0 && self.out == 0 && self.ending == 0 && !self.offered && !self.offer_queued
     }
 
     fn band_of_turn(&mut self) -> usize {
@@ -203,7 +205,7 @@ impl Sites {
         }
     }
 
-    /// Whose turn it is at a site. `None`: nobody's; the next to become ready there is offered.
+    /// Which recipient is next at a site. `None`: none; the next to become ready is offered.
     pub fn next(&mut self, site_number: u32) -> Option<u32> {
         let site = self.sites.get_mut(&site_number)?;
         if site.ready == 0 {
@@ -256,6 +258,21 @@ impl Sites {
     pub fn came_back(&mut self, site_number: u32) {
         if let Some(site) = self.sites.get_mut(&site_number) {
             site.out = site.out.saturating_sub(1);
+            self.forget_if_idle(site_number);
+        }
+    }
+
+    /// A recipient of the site has ended and is not reported yet: the site keeps its number.
+    pub fn began_to_end(&mut self, site_number: u32) {
+        if site_number != NO_SITE {
+            self.sites.entry(site_number).or_default().ending += 1;
+        }
+    }
+
+    /// One is reported.
+    pub fn ended(&mut self, site_number: u32) {
+        if let Some(site) = self.sites.get_mut(&site_number) {
+            site.ending = site.ending.saturating_sub(1);
             self.forget_if_idle(site_number);
         }
     }

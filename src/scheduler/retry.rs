@@ -1,6 +1,13 @@
-//! The retry curve: how long to wait after an attempt. Knows neither messages nor clocks.
+//! The retry curve: how long to wait after an attempt.
+//!
+//! The wait belongs to a message at a site, not to a recipient: recipients of one message that are
+//! deferred at one site within a few seconds are due together, so that they go out again in one
+//! transaction.
 
 use crate::config;
+use crate::limits::{RETRY_SHARED_MAX, RETRY_SHARED_SECONDS};
+use crate::message::{QueueId, Timestamp};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// No wait is shorter, whatever is configured: a loop without a pause would be a busy one.
@@ -13,6 +20,21 @@ pub(super) struct Curve {
     max_ms: f64,
     jitter: f64,
     random: fastrand::Rng,
+    /// Due times drawn lately, and since when, by attempt.
+    shared: HashMap<Attempt, (Timestamp, Timestamp)>,
+    /// The same attempts, oldest first.
+    order: VecDeque<Attempt>,
+}
+
+/// What a wait belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Attempt {
+    /// The message.
+    pub id: QueueId,
+    /// The number of the site.
+    pub site: u32,
+    /// Attempts so far.
+    pub attempts: u16,
 }
 
 impl Curve {
@@ -23,12 +45,36 @@ impl Curve {
             max_ms: retry.max.as_secs_f64() * 1000.0,
             jitter: retry.jitter.clamp(0.0, 0.5),
             random: fastrand::Rng::with_seed(seed),
+            shared: HashMap::new(),
+            order: VecDeque::new(),
         }
     }
 
     /// No wait is longer.
     pub fn longest(&self) -> Duration {
         Duration::from_millis((self.max_ms * (1.0 + self.jitter)).max(WAIT_MIN_MS) as u64)
+    }
+
+    /// When to try again what was deferred `now`.
+    pub fn due(&mut self, attempt: Attempt, now: Timestamp) -> Timestamp {
+        let window = Duration::from_secs(RETRY_SHARED_SECONDS);
+        while let Some(oldest) = self.order.front() {
+            let drawn = self.shared.get(oldest).map(|(drawn, _)| *drawn);
+            let holds = drawn.is_some_and(|drawn| drawn <= now && now.since(drawn) < window);
+            if holds && self.order.len() <= RETRY_SHARED_MAX {
+                break;
+            }
+            self.shared.remove(oldest);
+            self.order.pop_front();
+        }
+        if let Some((_, due)) = self.shared.get(&attempt).filter(|(_, due)| *due > now) {
+            return *due;
+        }
+        let due = now.plus(self.wait(attempt.attempts));
+        if self.shared.insert(attempt, (now, due)).is_none() {
+            self.order.push_back(attempt);
+        }
+        due
     }
 
     /// The wait after attempt number `attempts` (the first is 1).

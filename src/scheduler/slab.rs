@@ -114,6 +114,12 @@ impl<T: Linked> Slab<T> {
         (entry.links().prev != VACANT).then_some(entry)
     }
 
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.get(number)?;
+        Some(&mut self[number])
+    }
+
     /// Whether the entry is in a list.
     pub fn is_linked(&self, number: u32) -> bool {
         *self[number].links() != UNLINKED

@@ -74,15 +74,26 @@ fn state(scheduler: &Scheduler, slot: Slot) -> &'static str {
     scheduler.message(slot).unwrap().recipients[0].state
 }
 
-/// Of each expiry demanded: the message, and the indices of its recipients.
-fn expired(demands: &[Action]) -> Vec<(Slot, Vec<u32>)> {
-    let one = |demand: &Action| match demand {
-        Action::Expired { slot, recipients } => {
-            Some((*slot, recipients.iter().map(|lapsed| lapsed.index).collect()))
+/// What is to be reported at `now`: the message, and the indices of its recipients.
+fn expired(scheduler: &mut Scheduler, now: Timestamp) -> Vec<(Slot, Vec<u32>)> {
+    let mut all = Vec::new();
+    while let Some(task) = scheduler.take_report(now) {
+        let ended = scheduler.ended(task.slot);
+        assert!(task.delayed.is_some() || ended.iter().all(|one| one.ending == Ending::Expired));
+        all.push((task.slot, ended.iter().map(|one| one.index).collect()));
+        for one in ended {
+            assert!(scheduler.noted(task.slot, one.index));
+            scheduler.over(task.slot, one.index);
         }
-        _ => None,
-    };
-    demands.iter().filter_map(one).collect()
+        scheduler.report_done(&task, ReportEnd::Stored, now);
+    }
+    all
+}
+
+/// The recipient's ending is durable.
+fn finish(scheduler: &mut Scheduler, slot: Slot, recipient: u32) -> bool {
+    scheduler.over(slot, recipient);
+    scheduler.finish_if_over(slot)
 }
 
 #[test]
@@ -104,8 +115,10 @@ fn a_message_goes_from_admission_to_its_end() {
     let settled = scheduler.settle(slot, 0, AttemptResult::Over, None, START);
     assert_eq!(settled, Some(Disposition::Ended { attempts: 1 }));
     assert_eq!(scheduler.settle(slot, 0, AttemptResult::Over, None, START), None, "over already");
+    assert!(!scheduler.finish_if_over(slot), "not before that is durable");
+    assert_eq!(state(&scheduler, slot), "ending");
     assert_eq!(scheduler.find(QueueId(5)), Some(slot));
-    assert!(scheduler.finish_if_over(slot));
+    assert!(finish(&mut scheduler, slot, 0));
     assert!(!scheduler.finish_if_over(slot));
     assert_eq!((scheduler.find(QueueId(5)), scheduler.waiting()), (None, 0));
     assert_eq!(scheduler.wake_at(), None);
@@ -150,7 +163,7 @@ fn a_known_site_is_not_asked_for_again_until_its_answer_is_old() {
     demands(&mut scheduler, START);
     assert_eq!(taken_ids(&mut scheduler, START), [1]);
     scheduler.settle(Slot(0), 0, AttemptResult::Over, None, START);
-    scheduler.finish_if_over(Slot(0));
+    assert!(finish(&mut scheduler, Slot(0), 0));
     admit(&mut scheduler, 2, &["example.net"]);
     assert_eq!(demands(&mut scheduler, START), [Action::Offer(SITE)], "still known");
     assert_eq!(taken_ids(&mut scheduler, START), [2]);
@@ -170,17 +183,18 @@ fn expiry_ends_what_is_not_out_and_the_rest_when_it_comes_back() {
     assert_eq!(scheduler.take(SITE, START, 2).unwrap().recipients, [0, 1]);
     scheduler.settle(slot, 1, AttemptResult::Later, None, START.plus(23 * HOUR)).unwrap();
     let end = START.plus(24 * HOUR);
-    let mut all = Vec::new();
-    while let Some(demand) = scheduler.poll(end) {
-        all.push(demand);
-    }
-    assert_eq!(expired(&all), [(slot, vec![1, 2, 3])]);
+    while scheduler.poll(end).is_some() {}
+    // 0 is still out, and may end soon: they are reported together if it does.
+    assert_eq!(scheduler.take_report(end), None);
+    let end = end.plus(Duration::from_secs(3));
+    assert_eq!(expired(&mut scheduler, end), [(slot, vec![1, 2, 3])]);
     assert!(!scheduler.finish_if_over(slot));
     let settled = scheduler.settle(slot, 0, AttemptResult::Later, None, end);
-    assert_eq!(settled, Some(Disposition::Expired { attempts: 1 }));
+    assert_eq!(settled, Some(Disposition::Failed { attempts: 1 }));
+    assert_eq!(expired(&mut scheduler, end), [(slot, vec![0])]);
     assert!(scheduler.finish_if_over(slot));
     scheduler.routed(RouteId(1), SITE, end);
-    assert_eq!(scheduler.poll(end), None, "a late answer finds nobody");
+    assert_eq!(scheduler.poll(end), None, "a late answer finds none");
 }
 
 #[test]
@@ -194,7 +208,8 @@ fn a_due_time_is_capped_to_expiry_and_then_it_is_over() {
     let settled = scheduler.settle(slot, 0, AttemptResult::Later, None, almost);
     assert_eq!(settled, Some(Disposition::Retry { attempts: 1, due: expires }));
     let late = expires.plus(Duration::from_millis(10));
-    assert_eq!(expired(&demands(&mut scheduler, late)), [(slot, vec![0])]);
+    assert_eq!(demands(&mut scheduler, late), []);
+    assert_eq!(expired(&mut scheduler, late), [(slot, vec![0])]);
 }
 
 #[test]
@@ -276,7 +291,7 @@ fn an_offer_comes_exactly_when_there_is_work_that_was_not_told() {
     // Offered and gone before it was told: nothing to tell.
     let slot = admit(&mut scheduler, 3, &["example.net"]);
     assert_eq!(scheduler.remove(slot, &[0, 9]), [(0, Disposition::Ended { attempts: 0 })]);
-    assert!(scheduler.finish_if_over(slot));
+    assert!(finish(&mut scheduler, slot, 0));
     assert_eq!(demands(&mut scheduler, START), []);
     admit(&mut scheduler, 4, &["example.net"]);
     assert_eq!(demands(&mut scheduler, START), [Action::Offer(SITE)]);
@@ -383,6 +398,7 @@ fn a_recovered_message_goes_on_where_it_was() {
             state: "waiting",
             site: None,
             attempts: 3,
+            noted: false,
             due: Some(due),
             reason: why.as_ref(),
         }]
@@ -397,7 +413,7 @@ fn a_recovered_message_goes_on_where_it_was() {
     assert_eq!(scheduler.message(slot).unwrap().recipients[0].reason, why.as_ref());
     let over = AdmittedRecipient { ended: true, ..at("x.example", START) };
     let slot = scheduler.admit(&Admission { recipients: &[over], ..message }, START);
-    assert!(scheduler.finish_if_over(slot), "nobody was left");
+    assert!(scheduler.finish_if_over(slot), "none was left");
 }
 
 #[test]
@@ -507,7 +523,7 @@ fn a_listing_goes_by_cursor_over_gaps() {
     for id in (0..10_000).filter(|id| id % 100 != 0) {
         let slot = scheduler.find(QueueId(id)).unwrap();
         scheduler.remove(slot, &[0]);
-        assert!(scheduler.finish_if_over(slot));
+        assert!(finish(&mut scheduler, slot, 0));
     }
     let (mut cursor, mut seen, mut calls) = (Some(0), Vec::new(), 0);
     while let Some(from) = cursor {
@@ -560,7 +576,7 @@ fn domains_and_tenants_are_forgotten_when_nothing_refers_to_them() {
         demands(&mut scheduler, START);
         assert_eq!(taken_ids(&mut scheduler, START), [id]);
         scheduler.settle(slot, 0, AttemptResult::Over, None, START);
-        assert!(scheduler.finish_if_over(slot));
+        assert!(finish(&mut scheduler, slot, 0));
     }
     assert_eq!(scheduler.routes(), 4096);
     assert_eq!(scheduler.messages(), 0);
@@ -637,7 +653,7 @@ fn a_server_that_says_something_else_every_time_does_not_fill_the_memory() {
     assert!(Rc::ptr_eq(&short, &why(&scheduler, other)), "kept once");
     for slot in slots {
         scheduler.remove(slot, &[0]);
-        assert!(scheduler.finish_if_over(slot));
+        assert!(finish(&mut scheduler, slot, 0));
     }
     let slot = admit(&mut scheduler, all, &["example.net"]);
     demands(&mut scheduler, START);
@@ -665,11 +681,18 @@ fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
     let slot = scheduler.admit(&message, START);
     assert_eq!(demands(&mut scheduler, at(599)), []);
     let recipients = vec![ExpiredRecipient { index: 0, attempts: 0, reason: None }];
-    let delayed = Action::Delayed { slot, until: at(86_400), recipients };
-    let told = (600..=720).find(|&time| demands(&mut scheduler, at(time)) == [delayed.clone()]);
-    assert!(told.is_some(), "within two minutes");
-    assert_eq!(demands(&mut scheduler, at(49_000)), [], "once");
-    assert_eq!(expired(&demands(&mut scheduler, at(86_400))), [(slot, vec![0])]);
+    let delayed = Some(DelayNotice { until: at(86_400), recipients });
+    let mut task_at = |time: u64| {
+        demands(&mut scheduler, at(time));
+        let task = scheduler.take_report(at(time))?;
+        scheduler.report_done(&task, ReportEnd::Stored, at(time));
+        Some(task)
+    };
+    let task = (600..=720).find_map(&mut task_at).unwrap();
+    assert_eq!((task.slot, task.delayed), (slot, delayed), "within two minutes");
+    assert_eq!(task_at(49_000), None, "once");
+    demands(&mut scheduler, at(86_400));
+    assert_eq!(expired(&mut scheduler, at(86_400)), [(slot, vec![0])]);
 }
 
 #[test]

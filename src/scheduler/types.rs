@@ -29,7 +29,7 @@ pub struct Admission<'a> {
     pub notice: Option<Timestamp>,
     /// -9 to 9; clamped to that.
     pub priority: i8,
-    /// Whose mail it is; empty for nobody's in particular.
+    /// The tenant that the mail is of; may be empty.
     pub tenant: &'a str,
     /// As which sender it goes out.
     pub identity: IdentityId,
@@ -60,24 +60,6 @@ pub enum Action {
     Route(RouteId),
     /// There is work for a site that had none (or whose `take` had said there is no more).
     Offer(SiteId),
-    /// These recipients were not delivered in time and have ended: report and record it, then call
-    /// `finish_if_over`. (Those out for delivery end when they come back.)
-    Expired {
-        /// Their message.
-        slot: Slot,
-        /// Who, and what was known of them.
-        recipients: Vec<ExpiredRecipient>,
-    },
-    /// The time of the message's notice has come, and these recipients have not ended. Demanded
-    /// once.
-    Delayed {
-        /// Their message.
-        slot: Slot,
-        /// When they are given up.
-        until: Timestamp,
-        /// Who, and what is known of them.
-        recipients: Vec<ExpiredRecipient>,
-    },
     /// These recipients are out for longer than any delivery may take: log it and settle them
     /// `Later`. Repeated while they stay out.
     Overdue {
@@ -88,7 +70,7 @@ pub enum Action {
     },
 }
 
-/// A recipient whose time was over, or took long, while it waited.
+/// A recipient that still waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpiredRecipient {
     /// Its index in the envelope.
@@ -124,12 +106,12 @@ pub enum Disposition {
         /// Exactly when it is due.
         due: Timestamp,
     },
-    /// Deferred once more, but its time is over: it has ended.
-    Expired {
+    /// Refused, or deferred once more when its time is over: it is reported first, and then noted.
+    Failed {
         /// Attempts in all.
         attempts: u16,
     },
-    /// It has ended as told.
+    /// It has ended as told: write it down, and call `over` when that is durable.
     Ended {
         /// Attempts in all.
         attempts: u16,
@@ -139,10 +121,18 @@ pub enum Disposition {
 /// What the shard makes of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// Delivered, bounced or removed: it is over.
+    /// Delivered, removed, or refused where no report is wanted: it has ended.
     Over,
+    /// Handed to the next host; its sender wants a report of that from here.
+    Relayed,
+    /// Handed to its mailbox; its sender wants a report of that from here.
+    Delivered,
+    /// Refused for good; its sender wants a report.
+    Refused,
     /// Try again by the retry schedule.
     Later,
     /// Try again at once; counts as no attempt (452 after others; a job handed back).
     Again,
+    /// Try again in a moment; counts as no attempt (trouble of our own that may pass).
+    Postponed,
 }

@@ -85,7 +85,7 @@ impl Wheel {
 
     /// Goes to the tick `now`. Call before [`Wheel::next`] and, at the latest, before an insertion
     /// into an empty wheel.
-    pub fn override_client<T: Timed>(&mut self, table: &mut Slab<T>, now: u64) {
+    pub fn set_now<T: Timed>(&mut self, table: &mut Slab<T>, now: u64) {
         if self.len == 0 {
             self.current = now;
             self.draining = None;
@@ -238,7 +238,7 @@ mod tests {
             let (mut wheel, mut table) = (Wheel::new(), Slab::<Timer>::new());
             let mut model = BTreeMap::new();
             let mut now = 100_000_000_000u64;
-            wheel.override_client(&mut table, now);
+            wheel.set_now(&mut table, now);
             for _ in 0..3000 {
                 match random.u32(0..10) {
                     0..5 => {
@@ -260,7 +260,7 @@ mod tests {
                         let scale = random.u32(0..33);
                         let step = random.u64(0..1 << scale);
                         now = if random.u32(0..10) == 0 { now - step } else { now + step };
-                        wheel.override_client(&mut table, now);
+                        wheel.set_now(&mut table, now);
                         let mut budget = 100_000;
                         let mut last = 0;
                         while let Some(number) = wheel.next(&mut table, now, &mut budget) {
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn a_small_budget_yields_the_same_entries_in_more_calls() {
         let (mut wheel, mut table) = (Wheel::new(), Slab::<Timer>::new());
-        wheel.override_client(&mut table, 1_000_000);
+        wheel.set_now(&mut table, 1_000_000);
         for tick in 0..1000 {
             let number = table.insert(Timer { tick: 1_300_000 + tick, ..Timer::default() });
             wheel.insert(&mut table, number);

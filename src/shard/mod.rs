@@ -3,20 +3,22 @@
 //! Through it passes everything, but only from one station's hands to the next's. It knows no
 //! protocol and no format.
 //!
-//! - `queue`: the origin side: from a message that is durable to the ending of its last recipient.
+//! - `origin`: the queue: from a message that is durable to the ending of its last recipient.
+//! - `driver`: the tasks around it, and the one cell that they share.
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
 //! - `damage`: what the spool cannot give any more.
-//! - `report`: what senders are told, and who asked for it.
-//! - `register`: what the spool's cleaner is told of the queue.
+//! - `report`: reports to senders, and the workers that make them.
+//! - `queue_index`: what the spool's compactor is told of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
 //! - `view`: what the operator is shown.
 
 mod damage;
+mod driver;
 mod ending;
 mod hot;
-mod queue;
+mod origin;
 mod queue_index;
 mod report;
 mod sites;
@@ -36,7 +38,8 @@ use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, QueueIndex, Recovery, Spool};
 use crate::tls::{Client, ClientFiles, Server};
-use queue::Queue;
+use driver::Driver;
+use origin::Stations;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -164,15 +167,14 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let listeners = config.listeners.iter().map(|listener| listener.address).collect();
     let host_name = Arc::clone(&config.host_name);
     let router = Router::new(host_name, listeners, config.route.clone(), resolver, seed);
-    let queue = Queue::new(
-        index,
-        Arc::clone(&config),
-        &core,
-        spool.clone(),
-        Rc::clone(&events),
-        router.clone(),
-        Rc::clone(&exchange),
-    );
+    let stations = Stations {
+        shard: index,
+        config: Arc::clone(&config),
+        spool: spool.clone(),
+        events: Rc::clone(&events),
+        exchange: Rc::clone(&exchange),
+    };
+    let queue = Driver::new(stations, &core, router.clone());
     let mut report = Ready { index, messages: 0, in_doubt: 0, set_aside: 0 };
     for recovery in recovered {
         tell_recovery(index, &recovery, &events);
@@ -186,15 +188,15 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     }
 
-    let register: Rc<dyn QueueIndex> = Rc::<Queue>::clone(&queue);
+    let register: Rc<dyn QueueIndex> = Rc::<Driver>::clone(&queue);
     spool.clean_for(Rc::downgrade(&register));
     drop(register);
 
     let client = Client::new(&config.tls, &client_files).map_err(|error| error.to_string())?;
     let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
     spawn_exchange(&queue, &pool, &exchange, mailbox);
-    let dispatcher = Rc::clone(&queue);
-    ring::spawn_vital("dispatcher", async move { dispatcher.run().await });
+    ring::spawn_vital("dispatcher", Rc::clone(&queue).run());
+    ring::spawn_vital("endings", Rc::clone(&queue).watch_endings());
     let flusher = Rc::clone(&events);
     ring::spawn_vital("event flush", async move {
         loop {
@@ -286,7 +288,7 @@ fn tell_recovery(shard: usize, recovery: &Recovery, events: &EventLog) {
 
 /// Hands what comes over the exchange to the queue (origin's part) or the pool (home's part).
 fn spawn_exchange(
-    queue: &Rc<Queue>,
+    queue: &Rc<Driver>,
     pool: &Rc<Pool>,
     exchange: &Rc<Exchange>,
     mut mailbox: Mailbox<Dispatch>,
@@ -313,7 +315,7 @@ fn spawn_exchange(
     });
 }
 
-fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispatch: Dispatch) {
+fn hand_over(queue: &Rc<Driver>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispatch: Dispatch) {
     match dispatch {
         Dispatch::Offer { origin, site } => pool.offered(origin, site),
         Dispatch::Drained { origin, site } => pool.drained(origin, site),
@@ -323,8 +325,8 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispat
         Dispatch::State { site, backing_off } => queue.site_state(&site, backing_off),
         Dispatch::Flush { domain, with_below, asker, number } => {
             let (queue, exchange) = (Rc::clone(queue), Rc::clone(exchange));
-            ring::spawn("hasten", async move {
-                let found = queue.flush(domain, with_below).await;
+            ring::spawn("flush", async move {
+                let found = queue.flush(&domain, with_below).await;
                 exchange.send(asker, Dispatch::Flushed { number, found });
             });
         }
@@ -335,7 +337,7 @@ fn hand_over(queue: &Rc<Queue>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispat
 }
 
 fn answer_requests(
-    queue: &Rc<Queue>,
+    queue: &Rc<Driver>,
     pool: &Rc<Pool>,
     mut requests: Mailbox<Request>,
     stop: Signal,

@@ -1,78 +1,51 @@
-//! What the spool's cleaner is told of the queue: where each message is, and what became of its
+//! What the spool's compactor is told of the queue: where each message is, and what became of its
 //! recipients so far.
 
-use super::queue::{Queue, placement};
+use super::driver::Driver;
+use super::origin::placement;
 use crate::message::{Content, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp};
-use crate::scheduler::{RecipientView, Slot};
+use crate::scheduler::RecipientView;
 use crate::spool::{MessageState, Open, Placement, QueueIndex, Remains};
 
-impl QueueIndex for Queue {
+impl QueueIndex for Driver {
     fn placement(&self, id: QueueId) -> Option<Placement> {
-        let scheduler = self.scheduler.borrow();
-        let (_, at) = scheduler.whereabouts(scheduler.find(id)?)?;
+        let origin = self.origin.borrow();
+        let (_, at) = origin.scheduler.whereabouts(origin.scheduler.find(id)?)?;
         Some(placement(at))
     }
 
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>) {
-        self.scheduler.borrow().placed(cursor, |[of_it, ..]| of_it == segment)
+        self.origin.borrow().scheduler.placed(cursor, |[of_it, ..]| of_it == segment)
     }
 
     fn message_state(&self, id: QueueId) -> Option<MessageState> {
-        let scheduler = self.scheduler.borrow();
-        let slot = scheduler.find(id)?;
-        let mut open: Vec<Open> = scheduler.message(slot)?.recipients.iter().map(open_of).collect();
-        // Over for the scheduler, but their report is not stored yet: a crash must find them open.
-        let failing = self.failing.borrow();
-        let failing = failing.get(&slot).into_iter().flatten();
-        open.extend(failing.map(|&index| Open { index, status: None, in_flight: false }));
-        Some(MessageState { open })
+        let origin = self.origin.borrow();
+        let view = origin.scheduler.message(origin.scheduler.find(id)?)?;
+        // Those whose ending was not written yet, though they have ended, must be found open.
+        let open = view.recipients.iter().filter(|one| !one.noted).map(open_of);
+        Some(MessageState { open: open.collect() })
     }
 
     fn moved(&self, id: QueueId, to: Placement) {
-        let mut scheduler = self.scheduler.borrow_mut();
-        let Some(slot) = scheduler.find(id) else { return };
-        scheduler.moved(slot, [to.segment, to.offset, to.length]);
-        drop(scheduler);
+        let origin = &mut *self.origin.borrow_mut();
+        let Some(slot) = origin.scheduler.find(id) else { return };
+        origin.scheduler.moved(slot, [to.segment, to.offset, to.length]);
         // Its pieces would keep the old segment for as long as it waits.
-        let mut hot = self.hot.borrow_mut();
-        if hot.find(slot).is_some_and(|kept| matches!(kept.content, Content::Streamed(_))) {
-            hot.forget(slot);
+        let kept = origin.hot.find(slot);
+        if kept.is_some_and(|kept| matches!(kept.content, Content::Streamed(_))) {
+            origin.hot.forget(slot);
         }
     }
 
     fn is_in_memory(&self, id: QueueId) -> bool {
-        let slot = self.scheduler.borrow().find(id);
-        slot.is_some_and(|slot| self.hot.borrow().find(slot).is_some())
+        let origin = self.origin.borrow();
+        origin.scheduler.find(id).is_some_and(|slot| origin.hot.find(slot).is_some())
     }
 
     fn lost(&self, id: QueueId, remains: &Remains) {
-        let slot = self.scheduler.borrow().find(id);
-        if let Some(slot) = slot {
-            self.end_damaged(id, slot, &[], remains);
-        }
-    }
-}
-
-impl Queue {
-    /// These recipients fail, and that is not recorded yet.
-    pub(super) fn begin_to_fail(&self, slot: Slot, recipients: impl Iterator<Item = u32>) {
-        let mut failing = self.failing.borrow_mut();
-        let known = failing.entry(slot).or_default();
-        recipients.for_each(|index| {
-            if !known.contains(&index) {
-                known.push(index);
-            }
-        });
-    }
-
-    /// It is recorded.
-    pub(super) fn has_failed(&self, slot: Slot, recipient: u32) {
-        let mut failing = self.failing.borrow_mut();
-        if let Some(known) = failing.get_mut(&slot) {
-            known.retain(|&index| index != recipient);
-            if known.is_empty() {
-                failing.remove(&slot);
-            }
+        let origin = &mut *self.origin.borrow_mut();
+        if let Some(slot) = origin.scheduler.find(id) {
+            origin.end_damaged(id, slot, &[], remains);
         }
     }
 }
@@ -80,11 +53,11 @@ impl Queue {
 fn open_of(recipient: &RecipientView<'_>) -> Open {
     let status = (recipient.attempts > 0).then(|| RecipientStatus::Waiting {
         attempts: recipient.attempts,
-        // While it is out its time has come already.
+        // While it is out, or about to end, its time has come already.
         due: recipient.due.unwrap_or(Timestamp(0)),
         reason: recipient.reason.map_or_else(unknown, |reason| (**reason).clone()),
     });
-    Open { index: recipient.index, status, in_flight: recipient.due.is_none() }
+    Open { index: recipient.index, status, in_flight: recipient.state == "out" }
 }
 
 fn unknown() -> Reason {

@@ -1,20 +1,37 @@
-//! Reports to senders: who asked for one, and how it becomes a message of this relay's own.
+//! Reports to senders: when one is wanted, and how it becomes a message of this relay's own.
+//!
+//! At most `REPORTS_IN_FLIGHT_MAX` are made at once, by workers that take the next message from the
+//! scheduler when they are done with one. What an error makes of a report:
+//!
+//! | error | what happens |
+//! | --- | --- |
+//! | the message's record is damaged | what is left is set aside, and its recipients end |
+//! | the message cannot be read (EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN, EIO ...) | it alone is tried again after `REPORT_RETRY_SECONDS` |
+//! | no room on the disk (ENOSPC) | all reports wait `REPORT_STALL_SECONDS`, then one tries; the others follow when it succeeds |
+//! | the spool has failed | nothing more is recorded: after a restart all this comes again |
+//!
+//! The recipients are listed as `ending` all the while.
 
+use super::driver::Driver;
 use super::now;
-use super::queue::Queue;
+use super::origin::Origin;
 use crate::bounce::{self, Kind, Report, ReportedRecipient};
 use crate::event::{self, Event};
 use crate::message::{
     Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
-    Options, QueueId, Reason, Recipient, Stage, Status, Timestamp, expiry, wished_end,
+    Options, Reason, Recipient, Stage, Status, Timestamp, expiry, wished_end,
 };
 use crate::pool::{Reporter, Reports};
 use crate::ring;
-use crate::scheduler::{ExpiredRecipient, Slot, aligned};
+use crate::route::Site;
+use crate::scheduler::{
+    EndedRecipient, Ending, ExpiredRecipient, ReportEnd, ReportTask, Slot, aligned,
+};
 use crate::spool::SpoolError;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What decides when a message is given up, and its sender told.
 pub(super) struct Asked {
@@ -28,38 +45,32 @@ pub(super) struct Asked {
     pub(super) is_report: bool,
 }
 
-/// What there is to tell of a recipient.
+/// A recipient to report on.
 pub(super) struct FailedRecipient {
     pub(super) recipient: u32,
-    pub(super) reason: Reason,
+    pub(super) reason: Rc<Reason>,
     pub(super) attempts: u16,
     /// Given up for its age.
     pub(super) expired: bool,
     /// When it was tried last, if that is known.
     pub(super) last_attempt: Option<Timestamp>,
+    /// The site it was for, if that is known.
+    pub(super) site: Option<Arc<Site>>,
 }
 
 impl FailedRecipient {
-    /// Of one whose attempt has just ended.
-    pub(super) fn of_attempt(
-        recipient: u32,
-        reason: Reason,
-        attempts: u16,
-        now: Timestamp,
-    ) -> FailedRecipient {
-        FailedRecipient { recipient, reason, attempts, expired: false, last_attempt: Some(now) }
-    }
-
-    /// Of one that waits, or did.
-    pub(super) fn of_waiting(expired: ExpiredRecipient) -> FailedRecipient {
-        let ExpiredRecipient { index, attempts, reason } = expired;
-        let reason = reason.map_or_else(never_tried, |reason| (*reason).clone());
-        FailedRecipient { recipient: index, reason, attempts, expired: false, last_attempt: None }
+    /// Of one that still waits.
+    fn of_waiting(waiting: ExpiredRecipient) -> FailedRecipient {
+        let ExpiredRecipient { index, attempts, reason } = waiting;
+        let reason = reason.unwrap_or_else(never_tried);
+        let (recipient, last_attempt) = (index, None);
+        FailedRecipient { recipient, reason, attempts, expired: false, last_attempt, site: None }
     }
 }
 
-fn never_tried() -> Reason {
-    Reason::ours(Stage::Local, Status(4, 4, 7), "its time was over before it could be tried")
+fn never_tried() -> Rc<Reason> {
+    let text = "the message expired before it could be tried";
+    Rc::new(Reason::ours(Stage::Local, Status(4, 4, 7), text))
 }
 
 /// Whether the sender of `message` is to have a report of this kind about `recipient`. Without
@@ -73,7 +84,7 @@ pub(super) fn is_wanted(kind: Kind, message: &Message, recipient: u32) -> bool {
             recipient.notify.is_none_or(|notify| notify.delay)
         }
         Kind::Delayed { .. } => recipient.notify.is_some_and(|notify| notify.delay),
-        // Chosen before: see `hears_of_delivery`.
+        // Chosen before: see `wants_success_report`.
         Kind::Relayed | Kind::Delivered => true,
     }
 }
@@ -83,7 +94,7 @@ fn notifies(message: &Message) -> bool {
 }
 
 /// Whether the sender is to hear from this relay that `recipient` was delivered.
-pub(super) fn hears_of_delivery(message: &Message, recipient: u32, reports: Reports) -> bool {
+pub(super) fn wants_success_report(message: &Message, recipient: u32, reports: Reports) -> bool {
     let Some(recipient) = message.envelope.recipients.get(recipient as usize) else { return false };
     let notify = recipient.notify;
     if reports.on_success != Reporter::NextHop && notify.is_some_and(|notify| notify.success) {
@@ -97,13 +108,13 @@ pub(super) fn hears_of_delivery(message: &Message, recipient: u32, reports: Repo
     (by.trace || is_last) && !notify.is_some_and(DsnNotify::is_never)
 }
 
-impl Queue {
+impl Origin {
     /// When a message is given up, and when its sender is to be told that it still waits: at the
     /// time of BY, or after the wait that the operator has set. `None` when it did not ask, or that
     /// time is past: then it was told, as far as the relay was up, or by the hop before (a by-time
     /// that is not greater than 0, RFC 2852 4.1.2).
     pub(super) fn times(&self, asked: &Asked) -> (Timestamp, Option<Timestamp>) {
-        let retry = &self.config.retry;
+        let retry = &self.stations.config.retry;
         let wished = wished_end(asked.expires, asked.deliver_by);
         let expires = expiry(asked.received_at, asked.not_before, wished, retry.expire);
         let by = asked.deliver_by.and_then(DeliverBy::notifies_at);
@@ -116,61 +127,128 @@ impl Queue {
             (None, _) => (expires, notice),
         }
     }
+    /// What is to be reported of a message, by kind of report.
+    fn due_reports(&mut self, task: &ReportTask) -> Vec<(Kind, Vec<FailedRecipient>)> {
+        if let Some(notice) = &task.delayed {
+            let waiting = notice.recipients.iter().cloned().map(FailedRecipient::of_waiting);
+            return vec![(Kind::Delayed { until: notice.until }, waiting.collect())];
+        }
+        let kinds = [Kind::Failed, Kind::Relayed, Kind::Delivered];
+        let mut all: Vec<(Kind, Vec<FailedRecipient>)> = kinds.map(|kind| (kind, vec![])).into();
+        for ended in self.scheduler.ended(task.slot) {
+            let EndedRecipient { index, ending, attempts, reason, tried_at, site } = ended;
+            let kind = match ending {
+                Ending::Refused | Ending::Expired => 0,
+                Ending::Relayed => 1,
+                Ending::Delivered => 2,
+            };
+            if let Some((_, recipients)) = all.get_mut(kind) {
+                recipients.push(FailedRecipient {
+                    recipient: index,
+                    reason: reason.unwrap_or_else(never_tried),
+                    attempts,
+                    expired: ending == Ending::Expired,
+                    last_attempt: tried_at,
+                    site: site.and_then(|site| self.sites.site(site).cloned()),
+                });
+            }
+        }
+        all.retain(|(_, recipients)| !recipients.is_empty());
+        all
+    }
 
-    /// These recipients were delivered, and the sender is to hear of it from here. Their ending is
-    /// noted already. A report that cannot be stored is lost: it is worth no second delivery.
-    pub(super) fn tell_success(
-        self: &Rc<Self>,
-        slot: Slot,
-        message: &Arc<Message>,
-        delivered: Vec<FailedRecipient>,
-        reports: Reports,
-    ) {
-        let kind = if reports.to_mailboxes { Kind::Delivered } else { Kind::Relayed };
-        if message.envelope.reverse_path.is_none() || delivered.is_empty() {
+    /// The sender was told that these were delivered.
+    fn success_reported(&mut self, task: &ReportTask, recipients: &[FailedRecipient]) {
+        for one in recipients {
+            self.scheduler.noted(task.slot, one.recipient);
+            self.scheduler.over(task.slot, one.recipient);
+        }
+    }
+}
+
+/// Trouble with reports and loads that may pass: one line a minute says so.
+#[derive(Default)]
+pub(super) struct Trouble {
+    logged: Option<Timestamp>,
+    /// Cases since then.
+    cases: u64,
+}
+
+impl Trouble {
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// There was a case.
+    pub(super) fn note(&mut self, text: &str, now: Timestamp) {
+        self.cases += 1;
+        if self.logged.is_some_and(|at| at <= now && now.since(at) < Self::INTERVAL) {
             return;
         }
-        let reporting = Reporting::begin(self, slot, message.id);
-        let (queue, message) = (Rc::clone(self), Arc::clone(message));
-        ring::spawn("report", async move {
-            queue.store_reports(&message, kind, &delivered).await;
-            reporting.end();
-        });
+        tracing::error!(cases = self.cases, "{text}; it is tried again");
+        (self.logged, self.cases) = (Some(now), 0);
+    }
+}
+
+impl Driver {
+    /// Has a worker for each report that may be made now.
+    pub(super) fn begin_reports(self: &Rc<Self>) {
+        loop {
+            let task = self.origin.borrow_mut().scheduler.take_report(now());
+            let Some(task) = task else { return };
+            let worker = ReportWorker { driver: Rc::clone(self), task: Some(task) };
+            ring::spawn("report", worker.run());
+        }
     }
 
-    /// These recipients still wait, and it is time to say so to a sender who asked for that.
-    pub(super) fn delayed(
-        self: &Rc<Self>,
-        slot: Slot,
-        until: Timestamp,
-        waiting: Vec<ExpiredRecipient>,
-    ) {
-        let Some((id, _)) = self.scheduler.borrow().whereabouts(slot) else { return };
-        let reporting = Reporting::begin(self, slot, id);
-        let queue = Rc::clone(self);
-        ring::spawn("delay", async move {
-            match queue.message(slot).await {
-                Ok(message) => {
-                    let waiting: Vec<_> =
-                        waiting.into_iter().map(FailedRecipient::of_waiting).collect();
-                    queue.store_reports(&message, Kind::Delayed { until }, &waiting).await;
+    /// Waits until no report is under way or due.
+    pub(super) async fn settle_reports(&self) {
+        self.origin.borrow_mut().scheduler.close_reports();
+        self.changed();
+        while self.origin.borrow().scheduler.unreported() > 0 {
+            self.reported.wait().await;
+        }
+    }
+
+    /// Makes and stores what is to be reported of one message.
+    async fn report(&self, task: &ReportTask) -> ReportEnd {
+        let message = match self.message(task.slot).await {
+            Ok(message) => message,
+            Err(error) => return self.unreportable(task, &error).await,
+        };
+        let all = self.origin.borrow_mut().due_reports(task);
+        for (kind, recipients) in all {
+            for some in recipients.chunks(bounce::RECIPIENTS_MAX) {
+                if let Err(error) = self.store_report(task.slot, &message, kind, some).await {
+                    let text = format!("a report cannot be stored: {error}");
+                    self.origin.borrow_mut().trouble.note(&text, now());
+                    return match error {
+                        SpoolError::Full(_) => ReportEnd::NoRoom,
+                        _ => ReportEnd::PutOff,
+                    };
                 }
-                // Its next attempt meets the same, and deals with it.
-                Err(error) => tracing::warn!(%id, %error, "no report of delay"),
+                let origin = &mut *self.origin.borrow_mut();
+                match kind {
+                    Kind::Failed => origin.record_failures(task.slot, &message, some),
+                    // Their ending is written already.
+                    Kind::Relayed | Kind::Delivered => origin.success_reported(task, some),
+                    Kind::Delayed { .. } => {}
+                }
             }
-            reporting.end();
-        });
+        }
+        ReportEnd::Stored
     }
 
-    async fn store_reports(
-        self: &Rc<Self>,
-        message: &Message,
-        kind: Kind,
-        all: &[FailedRecipient],
-    ) {
-        for some in all.chunks(bounce::RECIPIENTS_MAX) {
-            if let Err(error) = self.store_report(message, kind, some).await {
-                tracing::error!(id = %message.id, %error, "a report cannot be stored");
+    /// The message that is to be reported on cannot be read.
+    async fn unreportable(&self, task: &ReportTask, error: &SpoolError) -> ReportEnd {
+        match self.set_aside(task.id, task.slot, error).await {
+            Some(copy) => {
+                tracing::error!(id = %task.id, %error, "no report: the message is damaged");
+                self.origin.borrow_mut().end_damaged(task.id, task.slot, &[], &copy);
+                ReportEnd::Stored
+            }
+            None => {
+                let text = format!("message {} cannot be read for its report: {error}", task.id);
+                self.origin.borrow_mut().trouble.note(&text, now());
+                ReportEnd::PutOff
             }
         }
     }
@@ -179,8 +257,9 @@ impl Queue {
     ///
     /// # Errors
     /// It is not stored.
-    pub(super) async fn store_report(
-        self: &Rc<Self>,
+    async fn store_report(
+        &self,
+        slot: Slot,
         message: &Message,
         kind: Kind,
         all: &[FailedRecipient],
@@ -205,13 +284,14 @@ impl Queue {
         }
         let options = &message.options;
         // RFC 8689 5: RET=FULL does not count with REQUIRETLS.
-        let whole = options.dsn_return == Some(DsnReturn::Full)
+        let whole = self.origin.borrow().scheduler.may_return_content(slot)
+            && options.dsn_return == Some(DsnReturn::Full)
             && matches!(kind, Kind::Failed)
             && !options.require_tls
             && message.content.len() <= bounce::FULL_BYTES_MAX as u64;
-        let id = self.spool.next_id(now);
+        let id = self.stations.spool.next_id(now);
         let report = bounce::report(&Report {
-            host_name: &self.config.host_name,
+            host_name: &self.stations.config.host_name,
             to,
             id: message.id,
             received_at: message.received_at,
@@ -227,7 +307,7 @@ impl Queue {
             report_id: id,
             now,
         });
-        let mut draft = self.spool.draft();
+        let mut draft = self.stations.spool.draft();
         draft.extend(&report).await?;
         let eight_bit = !report.is_ascii();
         let accepted = Message {
@@ -246,16 +326,19 @@ impl Queue {
             prepended_headers: Vec::new(),
             content: draft,
         };
-        let (placement, stored) = self.spool.store(accepted).await?;
+        let (placement, stored) = self.stations.spool.store(accepted).await?;
         let event =
             Event::new(event::Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
-        self.events.emit(&Event {
+        self.stations.events.emit(&Event {
             size: Some(stored.content.len()),
             about: Some(message.id),
             queued_ms: None,
             ..event
         });
         self.admit(stored, placement);
+        if whole {
+            self.origin.borrow_mut().scheduler.content_returned(slot);
+        }
         Ok(())
     }
 }
@@ -283,38 +366,34 @@ async fn start_of(content: &Content, whole: bool) -> Cow<'_, [u8]> {
     Cow::Owned(read)
 }
 
-/// A report that is being stored, or will be: counts, and holds the message's place and record. If
-/// it is dropped before [`Reporting::end`], they stay held: after a restart it happens again.
-pub(super) struct Reporting {
-    queue: Rc<Queue>,
-    slot: Slot,
-    id: QueueId,
+/// One of the workers that make reports. It takes one message after the other.
+struct ReportWorker {
+    driver: Rc<Driver>,
+    /// What it is at. If it ends in the middle, that is tried again.
+    task: Option<ReportTask>,
 }
 
-impl Reporting {
-    pub(super) fn begin(queue: &Rc<Queue>, slot: Slot, id: QueueId) -> Reporting {
-        queue.reporting.set(queue.reporting.get() + 1);
-        *queue.reported.borrow_mut().entry(slot).or_default() += 1;
-        Reporting { queue: Rc::clone(queue), slot, id }
-    }
-
-    /// All is recorded.
-    pub(super) fn end(self) {
-        {
-            let mut reported = self.queue.reported.borrow_mut();
-            if let Some(count) = reported.get_mut(&self.slot) {
-                *count -= 1;
-                if *count == 0 {
-                    reported.remove(&self.slot);
-                }
-            }
+impl ReportWorker {
+    async fn run(mut self) {
+        while let Some(task) = self.task.clone() {
+            let end = self.driver.report(&task).await;
+            self.end(end);
+            self.task = self.driver.origin.borrow_mut().scheduler.take_report(now());
         }
-        self.queue.free_if_over(self.slot, self.id);
+    }
+
+    fn end(&mut self, end: ReportEnd) {
+        let Some(task) = self.task.take() else { return };
+        let origin = &mut *self.driver.origin.borrow_mut();
+        origin.scheduler.report_done(&task, end, now());
+        origin.free_if_over(task.slot);
+        self.driver.reported.set();
+        self.driver.changed();
     }
 }
 
-impl Drop for Reporting {
+impl Drop for ReportWorker {
     fn drop(&mut self) {
-        self.queue.reporting.set(self.queue.reporting.get().saturating_sub(1));
+        self.end(ReportEnd::PutOff);
     }
 }

@@ -5,7 +5,7 @@
 //! each shard ends its deliveries, says so to all others, and goes on listening until all have said
 //! the same. Every step is bounded, whatever clients, servers or other shards do.
 
-use super::queue::Queue;
+use super::driver::Driver;
 use crate::event::EventLog;
 use crate::listener::Receiver;
 use crate::pool::{Exchange, Pool};
@@ -24,7 +24,7 @@ const LATER: Duration = Duration::from_secs(1);
 pub(super) struct Stations {
     pub(super) index: usize,
     pub(super) receiver: Rc<Receiver>,
-    pub(super) queue: Rc<Queue>,
+    pub(super) queue: Rc<Driver>,
     pub(super) pool: Rc<Pool>,
     pub(super) exchange: Rc<Exchange>,
     pub(super) spool: Spool,

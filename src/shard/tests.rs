@@ -1,8 +1,9 @@
 //! The origin side on a real spool: what comes back, in which order, and what is kept until when.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::queue::Queue;
-use super::report::{Asked, hears_of_delivery};
+use super::driver::Driver;
+use super::origin::Stations;
+use super::report::{Asked, wants_success_report};
 use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;
@@ -13,7 +14,7 @@ use crate::message::{
 use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
 use crate::route::{Router, Site};
-use crate::scheduler::{Action, DeliveryUnit, SiteId};
+use crate::scheduler::{Action, AttemptResult, DeliveryUnit, SiteId};
 use crate::spool::{Settings, Spool};
 use std::path::Path;
 use std::rc::Rc;
@@ -25,7 +26,7 @@ fn on_a_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Cl
     ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
 }
 
-async fn queue(folder: &Path) -> Rc<Queue> {
+async fn queue(folder: &Path) -> Rc<Driver> {
     let config = Arc::new(Config::read("test", "cores = 1", &[], &Machine::this()).unwrap());
     let (spool, _) = Spool::open(Settings {
         directory: folder.to_owned(),
@@ -48,17 +49,21 @@ async fn queue(folder: &Path) -> Rc<Queue> {
     let (peer, _mailbox) = ring::mailbox(16);
     let exchange = Exchange::new(0, vec![peer]);
     let core = config.cores[0].clone();
-    Queue::new(0, config, &core, spool, Rc::new(EventLog::off()), router, exchange)
+    let events = Rc::new(EventLog::off());
+    let driver = Driver::new(Stations { shard: 0, config, spool, events, exchange }, &core, router);
+    ring::spawn("endings", Rc::clone(&driver).watch_endings());
+    ring::spawn("dispatcher", Rc::clone(&driver).run());
+    driver
 }
 
 /// A message for `a@a.test` and `b@b.test` that is out for both, in two transactions.
-async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
+async fn out(queue: &Rc<Driver>) -> (Arc<Message>, [DeliveryUnit; 2]) {
     let now = ring::wall_clock();
-    let mut draft = queue.spool.draft();
+    let mut draft = queue.stations.spool.draft();
     draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
     let recipients = ["a@a.test", "b@b.test"].map(|to| Recipient::plain(Address::new(to)));
     let accepted = Message {
-        id: queue.spool.next_id(now),
+        id: queue.stations.spool.next_id(now),
         received_at: now,
         envelope: Envelope {
             reverse_path: Some(Address::new("s@sender.test")),
@@ -69,9 +74,10 @@ async fn out(queue: &Rc<Queue>) -> (Arc<Message>, [DeliveryUnit; 2]) {
         flags: ContentFlags::default(),
         content: (),
     };
-    let (placement, message) = queue.spool.store(accepted.with_content(draft)).await.unwrap();
+    let stored = queue.stations.spool.store(accepted.with_content(draft)).await;
+    let (placement, message) = stored.unwrap();
     queue.admit(Arc::clone(&message), placement);
-    let mut scheduler = queue.scheduler.borrow_mut();
+    let scheduler = &mut queue.origin.borrow_mut().scheduler;
     while let Some(demand) = scheduler.poll(now) {
         if let Action::Route(domain) = demand {
             let number =
@@ -97,8 +103,16 @@ fn done(message: &Arc<Message>, work: &DeliveryUnit, outcome: fn(Reason) -> Outc
     }
 }
 
-fn is_known(queue: &Queue, id: QueueId) -> bool {
-    queue.scheduler.borrow().find(id).is_some()
+/// Waits until all endings so far are durable, and known to be.
+async fn endings(queue: &Driver) {
+    queue.stations.spool.sync().await.unwrap();
+    for _ in 0..100 {
+        ring::yield_now().await;
+    }
+}
+
+fn is_known(queue: &Driver, id: QueueId) -> bool {
+    queue.origin.borrow().scheduler.find(id).is_some()
 }
 
 #[test]
@@ -113,9 +127,12 @@ fn a_message_stays_until_the_report_about_it_is_durable_whatever_else_ends() {
             queue.done(done(&message, &first, Outcome::Refused));
             queue.done(done(&message, &second, Outcome::Delivered));
             assert!(is_known(&queue, message.id), "its record may be all there is of the failure");
+            let shown = queue.show(message.id).await;
+            assert_eq!(shown.iter().map(|one| &*one.state).collect::<Vec<_>>(), ["ending"; 2]);
             queue.settle_reports().await;
+            endings(&queue).await;
             assert!(!is_known(&queue, message.id));
-            assert_eq!(queue.scheduler.borrow().messages(), 1, "the report");
+            assert_eq!(queue.origin.borrow().scheduler.messages(), 1, "the report");
         }
     });
 }
@@ -132,13 +149,14 @@ fn an_outcome_that_comes_after_the_slot_was_used_again_changes_nothing() {
             for work in &works {
                 queue.done(done(&old, work, Outcome::Delivered));
             }
+            endings(&queue).await;
             let (new, [first, _]) = out(&queue).await;
             assert_eq!(first.slot, works[0].slot);
             queue.done(done(&old, &works[0], Outcome::Refused));
             queue.done(done(&old, &works[1], Outcome::Delivered));
-            let scheduler = queue.scheduler.borrow();
+            let scheduler = &queue.origin.borrow().scheduler;
             assert_eq!(scheduler.message(first.slot).unwrap().recipients.len(), 2);
-            assert!(is_known(&queue, new.id) && queue.reporting.get() == 0);
+            assert!(is_known(&queue, new.id) && scheduler.unreported() == 0);
         }
     });
 }
@@ -152,10 +170,12 @@ fn what_was_given_up_as_lost_and_was_delivered_is_not_delivered_again() {
         async move {
             let queue = queue(&path).await;
             let (message, works) = out(&queue).await;
-            queue.put_off(works[0].slot, &works[0].recipients, "lost");
+            let (slot, recipients) = (works[0].slot, &works[0].recipients);
+            queue.origin.borrow_mut().put_off(slot, recipients, AttemptResult::Later, "lost");
             for work in &works {
                 queue.done(done(&message, work, Outcome::Delivered));
             }
+            endings(&queue).await;
             assert!(!is_known(&queue, message.id));
         }
     });
@@ -172,7 +192,7 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
             let (damaged, [first, _]) = out(&queue).await;
             let (whole, [other, _]) = out(&queue).await;
             for slot in [first.slot, other.slot] {
-                queue.hot.borrow_mut().forget(slot);
+                queue.origin.borrow_mut().hot.forget(slot);
             }
             let file = path.join("00000001.seg");
             let mut bytes = std::fs::read(&file).unwrap();
@@ -189,15 +209,17 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
 
             let error = queue.message(first.slot).await.unwrap_err();
             queue.unreadable(first.slot, &first.recipients, &error).await;
-            let left = queue.scheduler.borrow().message(first.slot).map(|one| one.recipients.len());
-            assert_eq!(left, Some(1), "the one that is out elsewhere has the message in memory");
+            endings(&queue).await;
+            let left = queue.show(damaged.id).await.len();
+            assert_eq!(left, 1, "the one that is out elsewhere has the message in memory");
             queue.unreadable(first.slot, &[1], &error).await;
+            endings(&queue).await;
             assert!(!is_known(&queue, damaged.id));
             // Trouble that may pass ends nothing.
             queue.unreadable(other.slot, &other.recipients, &error).await;
             assert!(is_known(&queue, whole.id));
 
-            queue.spool.sync().await.unwrap();
+            queue.stations.spool.sync().await.unwrap();
             let found = Spool::inspect(&path).unwrap();
             assert_eq!(found.messages.map(|one| one.id).collect::<Vec<_>>(), [whole.id]);
             assert_eq!(std::fs::read_dir(path.join("quarantine")).unwrap().count(), 1);
@@ -215,13 +237,13 @@ fn rfc2852_4_1_2_a_time_with_r_ends_a_message_and_one_with_n_has_it_told_of() {
             let queue = queue(&path).await;
             let begin = ring::wall_clock();
             let at = |seconds: u64| begin.plus(Duration::from_secs(seconds));
-            let expire = queue.config.retry.expire.as_secs();
+            let expire = queue.stations.config.retry.expire.as_secs();
             let times = |by: Option<(Timestamp, &str)>, is_report| {
                 let deliver_by = by.map(|(at, letters)| {
                     let (mode, trace) = DeliverBy::read_letters(letters).unwrap();
                     DeliverBy { at, mode, trace }
                 });
-                queue.times(&Asked {
+                queue.origin.borrow().times(&Asked {
                     received_at: begin,
                     not_before: None,
                     expires: None,
@@ -282,7 +304,7 @@ fn rfc2852_4_1_4_who_hears_of_a_message_that_is_handed_on() {
         ("NT", to(Reporter::Delivered, false, true), [false, true, false, false]),
     ] {
         let message = message(letters);
-        let of_each = [0, 1, 2, 3].map(|one| hears_of_delivery(&message, one, reports));
+        let of_each = [0, 1, 2, 3].map(|one| wants_success_report(&message, one, reports));
         assert_eq!(of_each, heard, "{letters} {reports:?}");
     }
 }

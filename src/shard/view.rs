@@ -1,7 +1,8 @@
-//! What the operator is shown of a shard's queue: who waits, since when, until when, and why.
+//! What the operator is shown of a shard's queue: what waits, since when, until when, and why.
 
+use super::driver::Driver;
 use super::now;
-use super::queue::{Queue, placement};
+use super::origin::{Origin, placement};
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp, expiry, wished_end};
 use crate::pool::SiteOwnerView;
@@ -11,7 +12,6 @@ use crate::spool::{self, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub struct RecipientEntry {
     /// Forward-path; `?@` and its domain where the message cannot be read.
     pub to: String,
     /// `waiting` for its time, `routing` (its site is looked for), `ready` (waits for a
-    /// connection), `out` (being delivered); `stored` in a stopped relay's spool; `damaged` when
+    /// connection), `out` (being delivered), `ending` (it has ended, and its report or the record of
+    /// its ending is not durable yet); `stored` in a stopped relay's spool; `damaged` when
     /// its record on the disk does not pass.
     pub state: String,
     /// When the message was received (RFC 3339).
@@ -92,18 +93,13 @@ pub struct Page {
     pub next: Option<u32>,
 }
 
-impl Queue {
+impl Driver {
     /// At most `limit` messages from `cursor` on.
-    pub(super) async fn page(
-        self: &Rc<Self>,
-        cursor: u32,
-        limit: usize,
-        domain: Option<&str>,
-    ) -> Page {
+    pub(super) async fn page(&self, cursor: u32, limit: usize, domain: Option<&str>) -> Page {
         let (found, next) = {
-            let scheduler = self.scheduler.borrow();
-            let (views, next) = scheduler.messages_from(cursor, limit);
-            let found: Vec<Found> = views.iter().map(|view| self.found(view, domain)).collect();
+            let origin = self.origin.borrow();
+            let (views, next) = origin.scheduler.messages_from(cursor, limit);
+            let found: Vec<Found> = views.iter().map(|view| origin.found(view, domain)).collect();
             (found, next)
         };
         let mut entries = Vec::new();
@@ -113,12 +109,13 @@ impl Queue {
         Page { entries, next }
     }
 
-    /// The waiting recipients of one message.
-    pub(super) async fn show(self: &Rc<Self>, id: QueueId) -> Vec<RecipientEntry> {
+    /// The recipients of one message that are not over.
+    pub(super) async fn show(&self, id: QueueId) -> Vec<RecipientEntry> {
         let found = {
-            let scheduler = self.scheduler.borrow();
+            let origin = self.origin.borrow();
+            let scheduler = &origin.scheduler;
             let view = scheduler.find(id).and_then(|slot| scheduler.message(slot));
-            view.map(|view| self.found(&view, None))
+            view.map(|view| origin.found(&view, None))
         };
         let mut entries = Vec::new();
         if let Some(found) = found {
@@ -128,17 +125,17 @@ impl Queue {
     }
 
     /// All sites that this shard has mail for or connections to.
-    pub(super) fn site_entries(&self, homes: &[SiteOwnerView]) -> Vec<SiteEntry> {
+    pub(super) fn site_entries(&self, owners: &[SiteOwnerView]) -> Vec<SiteEntry> {
         let mut by_key: HashMap<SiteKey, SiteEntry> = HashMap::new();
         let entry = |site: &Site| SiteEntry {
             site: site.key.to_string(),
             kind: site.kind.name().to_owned(),
-            shard: self.shard,
+            shard: self.stations.shard,
             ..SiteEntry::default()
         };
-        let sites = self.sites.borrow();
-        for view in self.scheduler.borrow().sites() {
-            let Some(site) = sites.site(view.site) else { continue };
+        let origin = self.origin.borrow();
+        for view in origin.scheduler.sites() {
+            let Some(site) = origin.sites.site(view.site) else { continue };
             let shown = by_key.entry(site.key.clone()).or_insert_with(|| entry(site));
             shown.ready = view.ready;
             shown.out = view.out;
@@ -147,7 +144,7 @@ impl Queue {
                 shown.reason = Some(parked.reason.to_string());
             }
         }
-        for owner in homes {
+        for owner in owners {
             let key = owner.site.key.clone();
             let shown = by_key.entry(key).or_insert_with(|| entry(&owner.site));
             shown.connections = owner.connected;
@@ -162,6 +159,23 @@ impl Queue {
         entries
     }
 
+    /// Adds what only the message itself says.
+    async fn complete(&self, found: Found, entries: &mut Vec<RecipientEntry>) {
+        if found.entries.is_empty() {
+            return;
+        }
+        let message = match found.hot {
+            Some(message) => Ok(message),
+            None => self.stations.spool.load(found.id, found.placement).await,
+        };
+        for (index, mut entry) in found.entries {
+            entry.complete(index as usize, &message);
+            entries.push(entry);
+        }
+    }
+}
+
+impl Origin {
     /// What the scheduler knows of a message's recipients; addresses are still missing.
     fn found(&self, view: &MessageView<'_>, domain: Option<&str>) -> Found {
         let now = now();
@@ -171,10 +185,8 @@ impl Queue {
             .filter(|recipient| domain.is_none_or(|domain| recipient.domain == domain));
         let entries = wanted.map(|recipient| {
             let site = recipient.site;
-            let key = site
-                .and_then(|site| self.sites.borrow().site(site).map(|site| site.key.to_string()));
-            let scheduler = self.scheduler.borrow();
-            let parked = site.and_then(|site| scheduler.site_state(site)?.parked);
+            let key = site.and_then(|site| self.sites.site(site).map(|site| site.key.to_string()));
+            let parked = site.and_then(|site| self.scheduler.site_state(site)?.parked);
             let entry = RecipientEntry {
                 id: view.id.to_string(),
                 from: String::new(),
@@ -191,30 +203,15 @@ impl Queue {
                 site: key,
                 site_backs_off: parked
                     .map(|parked| format!("until {}: {}", parked.until, parked.reason)),
-                shard: self.shard,
+                shard: self.stations.shard,
             };
             (recipient.index, entry)
         });
         Found {
             id: view.id,
             placement: placement(view.placement),
-            hot: self.hot.borrow().find(view.slot),
+            hot: self.hot.find(view.slot),
             entries: entries.collect(),
-        }
-    }
-
-    /// Adds what only the message itself says.
-    async fn complete(&self, found: Found, entries: &mut Vec<RecipientEntry>) {
-        if found.entries.is_empty() {
-            return;
-        }
-        let message = match found.hot {
-            Some(message) => Ok(message),
-            None => self.spool.load(found.id, found.placement).await,
-        };
-        for (index, mut entry) in found.entries {
-            entry.complete(index as usize, &message);
-            entries.push(entry);
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Core {
     /// Who knows where a message has moved to.
     pub(super) register: RefCell<Option<Weak<dyn QueueIndex>>>,
     room: Waiters,
+    /// More outcomes are durable.
+    settled: Waiters,
     pub(super) work: ring::Signal,
     pub(super) chores: ring::Signal,
     /// A segment that is being filled is needed.
@@ -131,6 +133,7 @@ impl Core {
             state: RefCell::new(state),
             register: RefCell::new(None),
             room: Waiters::default(),
+            settled: Waiters::default(),
             work: ring::Signal::new(),
             chores: ring::Signal::new(),
             hurry: ring::Signal::new(),
@@ -253,10 +256,24 @@ impl Core {
         self.note(|state| state.batch.begin(id, recipients));
     }
 
-    pub(super) fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) {
+    pub(super) fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) -> u64 {
         self.note(|state| {
             state.batch.settle(id, recipient, status);
         });
+        let state = self.state.borrow();
+        // What a failed spool was not told is never durable.
+        if state.failure.is_some() { u64::MAX } else { state.noted }
+    }
+
+    /// Waits until more than `known` outcomes are durable; how many are. Never, once the spool has
+    /// failed.
+    pub(super) async fn durable_beyond(&self, known: u64) -> u64 {
+        let mut key = None;
+        poll_fn(|context| match self.state.borrow().durable {
+            durable if durable > known => Poll::Ready(durable),
+            _ => self.settled.register(&mut key, context),
+        })
+        .await
     }
 
     /// Everything of `id` is dead: its record at `at`, its pieces, and its copies on their way.
@@ -460,6 +477,7 @@ impl Core {
                 if is_batch {
                     state.batch.give_back(buffer);
                     state.durable = state.sealed;
+                    self.settled.wake();
                     if let Some(ticket) = state.in_flight.take() {
                         ticket.done(Ok(()));
                     }

@@ -394,9 +394,15 @@ impl Spool {
         self.handle.core.begin(id, recipients);
     }
 
-    /// What became of a recipient. Rides in the next commit, at the latest after the interval.
-    pub fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) {
-        self.handle.core.settle(id, recipient, status);
+    /// What became of a recipient. Rides in the next commit, at the latest after the interval. It is
+    /// durable when [`Spool::durable_beyond`] gives the number returned here, or a higher one.
+    pub fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) -> u64 {
+        self.handle.core.settle(id, recipient, status)
+    }
+
+    /// Waits until more than `known` (first 0) outcomes are durable, and says how many are.
+    pub async fn durable_beyond(&self, known: u64) -> u64 {
+        self.handle.core.durable_beyond(known).await
     }
 
     /// All recipients have ended: the record at `at`, where it is now, is dead; segments with no

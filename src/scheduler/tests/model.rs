@@ -10,6 +10,10 @@ enum Place {
     Routing,
     Ready(SiteId),
     Out,
+    /// Ended, and not reported.
+    Ending,
+    /// Reported, and not durable.
+    Noted,
     Over,
 }
 
@@ -36,7 +40,9 @@ struct Model {
     lookups: Vec<RouteId>,
     /// Sites that were offered and whose `take` has not yet said that there is no more.
     told: HashSet<SiteId>,
+    reporting: Vec<ReportTask>,
     endings: usize,
+    reports: usize,
 }
 
 impl Model {
@@ -51,7 +57,9 @@ impl Model {
             routes: HashMap::new(),
             lookups: Vec::new(),
             told: HashSet::new(),
+            reporting: Vec::new(),
             endings: 0,
+            reports: 0,
         }
     }
 
@@ -118,14 +126,11 @@ impl Model {
         let scale = self.random.u32(1..20);
         let step = 10 * self.random.u64(1..1 << scale);
         self.now = self.now.plus(Duration::from_millis(step));
-        let mut expired = Vec::new();
         for letter in self.letters.iter_mut().filter(|letter| !letter.finished) {
-            let mut indices = Vec::new();
-            for (index, (domain, place, _)) in letter.recipients.iter_mut().enumerate() {
-                let is_here = !matches!(place, Place::Out | Place::Over);
+            for (domain, place, _) in &mut letter.recipients {
+                let is_here = matches!(place, Place::Waiting(_) | Place::Routing | Place::Ready(_));
                 if letter.expires <= self.now && is_here {
-                    *place = Place::Over;
-                    indices.push(index as u32);
+                    *place = Place::Ending;
                 } else if let Place::Waiting(due) = *place
                     && due <= self.now
                 {
@@ -135,22 +140,13 @@ impl Model {
                     };
                 }
             }
-            if !indices.is_empty() {
-                expired.push((letter.slot, indices));
-            }
         }
-        let told = self.poll();
-        let mut expected = expired.clone();
-        let mut seen = told;
-        expected.sort();
-        seen.sort();
-        assert_eq!(seen, expected, "what expires, exactly then");
+        self.poll();
         self.finish();
     }
 
-    /// Polls to the end; gives what expired.
-    fn poll(&mut self) -> Vec<(Slot, Vec<u32>)> {
-        let mut expired = Vec::new();
+    /// Polls to the end.
+    fn poll(&mut self) {
         loop {
             match self.scheduler.poll(self.now) {
                 None => break,
@@ -164,12 +160,7 @@ impl Model {
                     assert!(self.told.insert(site), "offered once");
                     assert!(self.ready(site) > 0, "an offer means work");
                 }
-                Some(Action::Expired { slot, recipients }) => {
-                    self.endings += recipients.len();
-                    expired.push((slot, recipients.iter().map(|lapsed| lapsed.index).collect()));
-                }
                 // Told again while it stays out; the model leaves them out at its leisure.
-                Some(Action::Delayed { .. }) => panic!("nobody asked for a notice"),
                 Some(Action::Overdue { slot, recipients }) => {
                     let letter = self.letter(slot);
                     for index in recipients {
@@ -184,7 +175,55 @@ impl Model {
         for (domain, place, _) in self.all() {
             assert!(*place != Place::Routing || self.asked.contains(domain), "{domain} not asked");
         }
-        expired
+    }
+
+    /// A worker takes a message to report on, or is done with one.
+    fn report(&mut self) {
+        if self.random.bool() || self.reporting.is_empty() {
+            let Some(task) = self.scheduler.take_report(self.now) else { return };
+            assert!(self.reporting.len() < crate::limits::REPORTS_IN_FLIGHT_MAX);
+            assert!(self.reporting.iter().all(|other| other.slot != task.slot), "one at a time");
+            assert_eq!(self.letter(task.slot).id, task.id);
+            return self.reporting.push(task);
+        }
+        let at = self.random.usize(0..self.reporting.len());
+        let task = self.reporting.swap_remove(at);
+        let ended = self.scheduler.ended(task.slot);
+        let end = [ReportEnd::Stored, ReportEnd::Stored, ReportEnd::PutOff, ReportEnd::NoRoom]
+            [self.random.usize(0..4)];
+        let letter = self.letters.iter_mut().find(|one| one.slot == task.slot && !one.finished);
+        let recipients = &mut letter.unwrap().recipients;
+        let expected: Vec<u32> = (0..)
+            .zip(recipients.iter())
+            .filter_map(|(index, (_, place, _))| (*place == Place::Ending).then_some(index))
+            .collect();
+        assert_eq!(ended.iter().map(|one| one.index).collect::<Vec<_>>(), expected);
+        if end == ReportEnd::Stored {
+            self.reports += 1;
+            for index in expected {
+                assert!(self.scheduler.noted(task.slot, index));
+                assert!(!self.scheduler.noted(task.slot, index), "once");
+                recipients[index as usize].1 = Place::Noted;
+            }
+        }
+        self.scheduler.report_done(&task, end, self.now);
+        self.finish();
+    }
+
+    /// Some endings become durable.
+    fn durable(&mut self) {
+        for letter in self.letters.iter_mut().filter(|letter| !letter.finished) {
+            for (index, (_, place, _)) in (0..).zip(&mut letter.recipients) {
+                if self.random.bool() {
+                    self.scheduler.over(letter.slot, index);
+                    if *place == Place::Noted {
+                        *place = Place::Over;
+                        self.endings += 1;
+                    }
+                }
+            }
+        }
+        self.finish();
     }
 
     fn all(&self) -> impl Iterator<Item = &(String, Place, u16)> {
@@ -260,8 +299,14 @@ impl Model {
         }
         let at = self.random.usize(0..self.letters.len());
         let index = self.random.usize(0..self.letters[at].recipients.len());
-        let result = [AttemptResult::Over, AttemptResult::Later, AttemptResult::Again]
-            [self.random.usize(0..3)];
+        let result = [
+            AttemptResult::Over,
+            AttemptResult::Later,
+            AttemptResult::Again,
+            AttemptResult::Refused,
+            AttemptResult::Relayed,
+            AttemptResult::Postponed,
+        ][self.random.usize(0..6)];
         if self.letters[at].finished {
             return;
         }
@@ -271,24 +316,33 @@ impl Model {
         let (domain, place, tried) = self.letters[at].recipients[index].clone();
         let Some(settled) = settled else { return assert_ne!(place, Place::Out) };
         assert_eq!(place, Place::Out);
-        let tried = tried + u16::from(result != AttemptResult::Again);
+        let counts = !matches!(result, AttemptResult::Again | AttemptResult::Postponed);
+        let tried = tried + u16::from(counts);
         let place = match settled {
             Disposition::Ended { attempts } => {
-                assert_eq!((attempts, result), (tried, AttemptResult::Over));
-                Place::Over
+                assert_eq!(attempts, tried);
+                match result {
+                    AttemptResult::Over => Place::Noted,
+                    AttemptResult::Relayed => Place::Ending,
+                    _ => panic!("{result:?} has not ended"),
+                }
             }
-            Disposition::Expired { attempts } => {
-                assert!(expires <= now && attempts == tried && result != AttemptResult::Over);
-                Place::Over
+            Disposition::Failed { attempts } => {
+                assert_eq!(attempts, tried);
+                assert!(expires <= now || result == AttemptResult::Refused);
+                Place::Ending
             }
             Disposition::Retry { attempts, due } => {
-                assert!(expires > now && attempts == tried && result != AttemptResult::Over);
+                assert!(expires > now && attempts == tried);
+                assert!(matches!(
+                    result,
+                    AttemptResult::Later | AttemptResult::Again | AttemptResult::Postponed
+                ));
                 assert!(due >= now && due <= expires);
                 let again = result == AttemptResult::Again;
                 if again { self.place_when_due(&domain) } else { Place::Waiting(due) }
             }
         };
-        self.endings += usize::from(place == Place::Over);
         self.letters[at].recipients[index] = (domain, place, tried);
         self.finish();
     }
@@ -310,7 +364,9 @@ impl Model {
 
     fn finish(&mut self) {
         for letter in self.letters.iter_mut().filter(|letter| !letter.finished) {
-            let is_over = letter.recipients.iter().all(|(_, place, _)| *place == Place::Over);
+            let is_reported = self.reporting.iter().any(|task| task.slot == letter.slot);
+            let is_over =
+                letter.recipients.iter().all(|(_, place, _)| *place == Place::Over) && !is_reported;
             assert_eq!(self.scheduler.finish_if_over(letter.slot), is_over);
             letter.finished = is_over;
         }
@@ -328,6 +384,7 @@ impl Model {
                     Place::Waiting(due) => ("waiting", Some(*due)),
                     Place::Routing => ("routing", None),
                     Place::Ready(_) => ("ready", None),
+                    Place::Ending | Place::Noted => ("ending", None),
                     _ => ("out", None),
                 };
                 (index as u32, domain.trim_end_matches("+tls"), state, *attempts, due)
@@ -343,39 +400,64 @@ impl Model {
         assert_eq!(self.scheduler.waiting(), live);
         let ready: usize = self.scheduler.sites().map(|site| site.ready).sum();
         assert_eq!(ready, (0..4).map(|site| self.ready(SiteId(site))).sum::<usize>());
-        assert!(live == 0 || self.scheduler.wake_at().is_some(), "no state without a timer");
+        let (mut timed, mut unreported) = (false, false);
+        for letter in self.letters.iter().filter(|letter| !letter.finished) {
+            let is_reported = self.reporting.iter().any(|task| task.slot == letter.slot);
+            for (_, place, _) in &letter.recipients {
+                timed |= !matches!(place, Place::Ending | Place::Noted | Place::Over);
+                unreported |= *place == Place::Ending && !is_reported;
+            }
+        }
+        let wakes = self.scheduler.wake_at().is_some();
+        assert!(wakes || !timed, "no state without a timer");
+        assert!(wakes || !unreported || !self.reporting.is_empty(), "a report is forgotten");
     }
 }
 
 #[test]
 fn every_recipient_is_in_exactly_one_state_and_ends_exactly_once() {
-    let mut endings = 0;
+    let (mut endings, mut reports) = (0, 0);
     for seed in 0..60 {
         let mut model = Model::new(seed);
-        for _ in 0..600 {
-            match model.random.u32(0..20) {
+        for _ in 0..1200 {
+            match model.random.u32(0..22) {
                 0..5 => model.admit(),
                 5..9 => model.answer(),
                 9..13 => model.take(),
                 13..17 => model.settle(),
                 17 => model.reroute(),
+                18 | 20 => model.report(),
+                19 => model.durable(),
                 _ => model.advance(),
             }
             model.compare();
         }
         endings += model.endings;
-        // To the end: what is out is settled, the rest expires.
+        reports += model.reports;
+        // To the end: what is out is settled, the rest expires and is reported.
         model.now = model.now.plus(30 * HOUR);
-        while !model.scheduler.is_empty_after_settling(model.now) {}
+        for task in std::mem::take(&mut model.reporting) {
+            model.scheduler.report_done(&task, ReportEnd::PutOff, model.now);
+        }
+        while !model.scheduler.is_empty_after_settling(&mut model.now) {}
         assert_eq!(model.scheduler.waiting(), 0, "seed {seed}");
+        assert_eq!(model.scheduler.unreported(), 0, "seed {seed}");
     }
-    assert!(endings > 1000, "{endings}");
+    assert!(endings > 1000 && reports > 300, "{endings} {reports}");
 }
 
 impl Scheduler {
     /// Ends all that is left at `now`, after every expiry; true when nothing is.
-    fn is_empty_after_settling(&mut self, now: Timestamp) -> bool {
+    fn is_empty_after_settling(&mut self, clock: &mut Timestamp) -> bool {
+        let now = *clock;
         while self.poll(now).is_some() {}
+        while let Some(task) = self.take_report(now) {
+            for ended in self.ended(task.slot) {
+                self.noted(task.slot, ended.index);
+            }
+            self.report_done(&task, ReportEnd::Stored, now);
+        }
+        *clock = now.plus(Duration::from_secs(10));
         let (views, _) = self.messages_from(0, usize::MAX);
         let out: Vec<(Slot, u32)> = views
             .iter()
@@ -383,7 +465,9 @@ impl Scheduler {
             .collect();
         for (slot, index) in &out {
             let settled = self.settle(*slot, *index, AttemptResult::Later, None, now);
-            assert!(matches!(settled, Some(Disposition::Expired { .. })));
+            assert!(matches!(settled, Some(Disposition::Failed { .. }) | None));
+            self.over(*slot, *index);
+            self.finish_if_over(*slot);
         }
         out.is_empty()
     }
