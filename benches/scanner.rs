@@ -90,7 +90,7 @@ fn whole_session(criterion: &mut Criterion) {
 fn play(input: &[u8]) -> usize {
     let policy = Policy { host_name: "relay.example".into(), limits: limits() };
     let address = "127.0.0.1:4321".parse().unwrap();
-    let mut session = Session::new(
+    let mut session: Session = Session::new(
         Rc::new(policy),
         Client {
             address,
@@ -101,7 +101,6 @@ fn play(input: &[u8]) -> usize {
             xclient: false,
             protection: None,
             authentication: Authentication::default(),
-            gate: None,
         },
     );
     let mut out = Vec::with_capacity(4096);
@@ -114,8 +113,10 @@ fn play(input: &[u8]) -> usize {
         rest = rest.get(progress.consumed..).unwrap();
         match progress.step {
             Step::ContentWanted => session.begin_content(&mut out),
-            Step::Complete => {
-                black_box(session.take_transaction());
+            Step::Mail(mail) => session.accept_mail(mail, (), &mut out),
+            Step::Recipient(request) => session.accept_recipient(request, &mut out),
+            Step::Complete(transaction) => {
+                black_box(transaction);
                 session.stored(QueueId(1), &mut out);
             }
             Step::Close => return out.len(),
@@ -135,6 +136,12 @@ fn limits() -> config::Session {
         command_line_max: 1000,
         text_line_max: 1000,
         errors_max: 10,
+        junk_commands_max: 100,
+        lenient: true,
+        keep_odd_dots: false,
+        idle_timeout: Duration::from_secs(1800),
+        data_rate_min: 100,
+        message_timeout: Duration::from_secs(14_400),
         received_max: 50,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),

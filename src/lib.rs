@@ -37,6 +37,9 @@ pub mod smtp;
 
 pub mod message;
 
+pub mod credentials;
+pub mod quota;
+
 pub mod auth;
 pub mod sasl;
 

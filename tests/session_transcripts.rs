@@ -22,7 +22,9 @@
 use ringpost::config;
 use ringpost::message::{Body, QueueId, Status, Timestamp};
 use ringpost::sasl::{Channels, Exchange, Fault, Hints, Keys, Mechanism, TokenFault, Turn, decode};
-use ringpost::session::{AuthInput, Authentication, Client, Etrn, Policy, Session, Step};
+use ringpost::session::{
+    AuthInput, Authentication, Client, Etrn, Policy, Session, Step, Transaction,
+};
 use ringpost::smtp::Reply;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -201,6 +203,8 @@ impl Script {
             "text_line_max" => self.limits.text_line_max = value.parse().unwrap(),
             "errors_max" => self.limits.errors_max = value.parse().unwrap(),
             "messages_max" => self.limits.messages_max = value.parse().unwrap(),
+            "junk_commands_max" => self.limits.junk_commands_max = value.parse().unwrap(),
+            "lenient" => self.limits.lenient = value.parse().unwrap(),
             "vrfy" => self.limits.vrfy = value.parse().unwrap(),
             "received_max" => self.limits.received_max = value.parse().unwrap(),
             other => panic!("no such limit: {other}"),
@@ -282,7 +286,6 @@ impl<'a> Player<'a> {
             xclient: script.xclient,
             protection: None,
             authentication: script.authentication.clone(),
-            gate: None,
         };
         let session = Session::new(Rc::new(policy), client);
         let mut player = Player {
@@ -341,11 +344,22 @@ impl<'a> Player<'a> {
             Step::ContentLineEnd => {
                 self.content.as_mut().expect("content that is not void").extend(b"\r\n");
             }
-            Step::Flush { domain, with_below } => {
-                let below = if with_below { " and below" } else { "" };
+            Step::Mail(mail) => {
+                self.session.accept_mail(mail, (), &mut self.out);
+                self.take_replies();
+            }
+            Step::Recipient(request) => {
+                self.session.accept_recipient(request, &mut self.out);
+                self.take_replies();
+            }
+            Step::Etrn { domain, with_subdomains } => {
+                let below = if with_subdomains { " and below" } else { "" };
                 self.seen.push(format!("E: hasten {domain}{below}"));
-                let found = if domain == "empty.test" { Etrn::Nothing } else { Etrn::Begun };
-                self.session.hastened(found, &mut self.out);
+                let found = match domain.as_str() {
+                    "empty.test" => Etrn::NothingQueued,
+                    _ => Etrn::Started,
+                };
+                self.session.answer_etrn(found, &mut self.out);
                 self.take_replies();
             }
             Step::ClientOverride { address, port } => {
@@ -353,12 +367,7 @@ impl<'a> Player<'a> {
                 client.set_ip(address.unwrap_or(client.ip()));
                 client.set_port(port.unwrap_or(client.port()));
                 self.seen.push(format!("E: client {client}"));
-                self.session.override_client(
-                    client,
-                    client.ip().is_loopback(),
-                    None,
-                    &mut self.out,
-                );
+                self.session.override_client(client, client.ip().is_loopback(), &mut self.out);
                 self.take_replies();
             }
             Step::StartTls => panic!("not offered"),
@@ -367,14 +376,14 @@ impl<'a> Player<'a> {
                 self.take(step, &[]);
             }
             Step::ContentVoid => assert!(self.content.take().is_some(), "void once"),
-            Step::Complete => self.complete(),
+            Step::Complete(transaction) => self.complete(*transaction),
             Step::Rejected(rejection) => {
                 let name =
                     |path: Option<String>| path.map_or("-".into(), |path| format!("<{path}>"));
                 let (from, to) = (name(rejection.from), name(rejection.to));
                 let Reply { code, status, .. } = rejection.reply;
                 let status = status.map(|status| status.to_string()).unwrap_or_default();
-                self.seen.push(format!("E: {} {from} {to} {code} {status}", rejection.at));
+                self.seen.push(format!("E: {} {from} {to} {code} {status}", rejection.at.name()));
             }
             Step::Close => {
                 self.seen.push("E: close".to_owned());
@@ -437,9 +446,8 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn complete(&mut self) {
+    fn complete(&mut self, transaction: Transaction) {
         let content = self.content.take().expect("content that is not void");
-        let transaction = self.session.take_transaction();
         assert_eq!(transaction.content_bytes, content.len() as u64);
         let from = transaction.envelope.reverse_path.map(|path| path.to_string());
         let mut event = format!("E: complete <{}>", from.unwrap_or_default());
@@ -547,6 +555,12 @@ fn limits() -> config::Session {
         command_line_max: 1000,
         text_line_max: 1000,
         errors_max: 100,
+        junk_commands_max: 1000,
+        lenient: false,
+        keep_odd_dots: false,
+        idle_timeout: Duration::from_secs(1800),
+        data_rate_min: 100,
+        message_timeout: Duration::from_secs(14_400),
         received_max: 5,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),

@@ -41,9 +41,8 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
             without_tls: true,
             demanded: false,
         },
-        gate: None,
     };
-    let mut session = Session::new(Rc::new(policy), client);
+    let mut session: Session = Session::new(Rc::new(policy), client);
     session.set_now(Timestamp(1_795_459_019_123));
     let mut replies = Vec::new();
     let mut messages = Vec::new();
@@ -69,9 +68,10 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                 }
                 Step::ContentLineEnd => content.as_mut().expect("content").extend(b"\r\n"),
                 Step::ContentVoid => assert!(content.take().is_some(), "void once"),
-                Step::Complete => {
+                Step::Mail(mail) => session.accept_mail(mail, (), &mut replies),
+                Step::Recipient(one) => session.accept_recipient(one, &mut replies),
+                Step::Complete(transaction) => {
                     let whole = content.take().expect("content that is not void");
-                    let transaction = session.take_transaction();
                     assert_eq!(transaction.content_bytes, whole.len() as u64);
                     assert!(!transaction.envelope.recipients.is_empty());
                     let is_text = transaction.options.body != Body::BinaryMime;
@@ -79,10 +79,10 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                     session.stored(QueueId(messages.len() as u64), &mut replies);
                     messages.push(whole);
                 }
-                Step::Flush { .. } => session.hastened(Etrn::Begun, &mut replies),
+                Step::Etrn { .. } => session.answer_etrn(Etrn::Started, &mut replies),
                 Step::ClientOverride { .. } => {
                     let address = session.client_address();
-                    session.override_client(address, true, None, &mut replies);
+                    session.override_client(address, true, &mut replies);
                 }
                 Step::Auth(input) => {
                     let turn = match input {
@@ -130,6 +130,12 @@ fn limits() -> config::Session {
         command_line_max: 600,
         text_line_max: 1000,
         errors_max: 30,
+        junk_commands_max: 40,
+        lenient: true,
+        keep_odd_dots: false,
+        idle_timeout: Duration::from_secs(1800),
+        data_rate_min: 100,
+        message_timeout: Duration::from_secs(14_400),
         received_max: 3,
         messages_max: 10,
         vrfy: true,

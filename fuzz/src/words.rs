@@ -4,8 +4,8 @@ use crate::inputs::cuts;
 use ringpost::listener::proxy::{self, Header};
 use ringpost::message::{Address, domain_key};
 use ringpost::smtp::{
-    self, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Offered, Path,
-    ResponseReader, Scanned, Verb,
+    self, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, OddDots, Offered, Path,
+    RcptSyntax, ResponseReader, Scanned, Syntax, Verb,
 };
 
 /// A line is the same however much comes behind it, and has neither CR nor LF.
@@ -96,6 +96,11 @@ pub fn commands(input: &[u8], seed: u64) {
             scheduling: seed & 2 == 0,
             require_tls: seed & 4 == 0,
             auth: seed & 8 == 0,
+            syntax: match seed & 48 {
+                0 => Syntax::Lenient(OddDots::Quoted),
+                16 => Syntax::Lenient(OddDots::Kept),
+                _ => Syntax::Strict,
+            },
         };
         let fault = match smtp::read_command(line) {
             Err(fault) => Some(fault),
@@ -126,7 +131,14 @@ fn command(
             assert!(offered.extended || told == smtp::MailParameters::default());
         }
         Verb::Rcpt => {
-            let rcpt = smtp::read_rcpt(argument, offered.extended, seed & 8 == 0)?;
+            let rcpt = smtp::read_rcpt(
+                argument,
+                RcptSyntax {
+                    extended: offered.extended,
+                    smtp_utf8: seed & 8 == 0,
+                    syntax: offered.syntax,
+                },
+            )?;
             assert_ne!(rcpt.path, Path::Null);
             assert!(rcpt.parameters.original.is_none_or(|original| original.len() <= 500));
         }

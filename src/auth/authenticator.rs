@@ -1,5 +1,5 @@
-//! Where somebody who wants in is checked: the users of this moment, failed attempts, and the
-//! threads that hash. One for all shards; its locks are held for look-ups only.
+//! Checks credentials: the users of this moment, failed attempts, and the threads
+//! that hash. One for all shards; its locks are held for look-ups only.
 
 use super::attempts::{Attempts, Limits, NotNow};
 use super::hash_pool::HashPool;
@@ -8,9 +8,11 @@ use super::{User, Users, UsersError, file, user};
 use crate::config;
 use crate::ring;
 use crate::sasl::{Digest, Hints, Keys, Secret, TokenFault, keyed};
+use futures_lite::future::or;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,12 +20,15 @@ use std::time::Duration;
 /// two; beyond it 454.
 const WAITING_MAX: usize = 128;
 
+/// So long an attempt waits for others to end; then 454.
+const CROWDED_MAX: Duration = Duration::from_secs(5);
+
 /// What became of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginResult {
-    /// It is he.
+    /// The credentials are valid.
     Right(Arc<User>),
-    /// It is not, or there is nobody of that name.
+    /// They are not, or there is no user of that name.
     Wrong,
     /// Too many wait to be checked.
     Busy,
@@ -48,15 +53,24 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let mut attempts = lock(&self.authenticator.attempts);
         attempts.end(self.address, self.user.as_deref(), self.wrong, ring::now());
+        drop(attempts);
+        for waiting in std::mem::take(&mut *lock(&self.authenticator.crowd)) {
+            let _ = waiting.try_send(());
+        }
     }
 }
 
-/// Where somebody who wants in is checked.
+/// Checks credentials, for all shards.
 pub struct Authenticator {
     /// The users file, if there is one.
     path: Option<PathBuf>,
     users: RwLock<Arc<Users>>,
+    /// Counts how often the users were read: a session that has one notices without a lock when
+    /// they have been read again.
+    generation: AtomicU64,
     attempts: Mutex<Attempts>,
+    /// Sessions that wait until an attempt ends.
+    crowd: Mutex<Vec<ring::Sender<()>>>,
     /// Of users whose password was right: a keyed hash of it, which lives as long as the process
     /// and its users. A client that logs in for each message is not hashed for each.
     right: Mutex<HashMap<Box<str>, Digest>>,
@@ -92,7 +106,9 @@ impl Authenticator {
         Ok(Some(Authenticator {
             path: auth.users.clone(),
             users: RwLock::new(Arc::new(users)),
+            generation: AtomicU64::new(1),
             attempts: Mutex::new(Attempts::new(limits)),
+            crowd: Mutex::default(),
             right: Mutex::default(),
             secret,
             workers: Arc::clone(workers),
@@ -113,11 +129,12 @@ impl Authenticator {
     /// Reads the users again; how many there are. With an error the old ones stay.
     ///
     /// # Errors
-    /// As [`Desk::open`].
+    /// As [`Authenticator::open`].
     pub fn reload(&self) -> Result<usize, UsersError> {
         let users = Arc::new(self.path.as_deref().map_or(Ok(Users::default()), file::read)?);
         let count = users.count();
         *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
+        self.generation.fetch_add(1, Ordering::Release);
         lock(&self.right).clear();
         Ok(count)
     }
@@ -126,7 +143,7 @@ impl Authenticator {
     /// the old files stay.
     ///
     /// # Errors
-    /// As [`Desk::open`].
+    /// As [`Authenticator::open`].
     pub fn reload_tokens(&self) -> Result<usize, UsersError> {
         self.tokens.as_ref().map_or(Ok(()), Tokens::reload)?;
         Ok(1)
@@ -147,14 +164,18 @@ impl Authenticator {
         self.tokens.as_ref().map(Tokens::hints).unwrap_or_default()
     }
 
-    /// The user of this moment, as somebody who has come in by a password, or `by_token`: who then
-    /// has no entry in the users file is taken at the token's word.
+    /// The user of this name now; with `by_token` a user needs no entry in the users file.
     pub fn user(&self, name: &str, by_token: bool) -> Option<Arc<User>> {
         let found = self.users().find(name).cloned();
         found.or_else(|| {
             let name = user::prepared_name(name).filter(|_| by_token)?;
             Some(Arc::new(tokens::guest(name)))
         })
+    }
+
+    /// Changes whenever the users are read again; never 0.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The users of this moment.
@@ -190,6 +211,38 @@ impl Authenticator {
         let user = user.and_then(user::prepared_name);
         lock(&self.attempts).begin(address, user.as_deref(), ring::now())?;
         Ok(Attempt { authenticator: self, address, user, wrong: true })
+    }
+
+    /// The same; while so many are being checked that all could fail, waits for them, for
+    /// [`CROWDED_MAX`] at most.
+    ///
+    /// # Errors
+    /// It must not be looked at now.
+    pub async fn attempt_soon(
+        &self,
+        address: IpAddr,
+        user: Option<&str>,
+    ) -> Result<Attempt<'_>, NotNow> {
+        let turn = async {
+            loop {
+                match self.attempt(address, user) {
+                    Err(NotNow::Crowded) => {}
+                    answer => return answer,
+                }
+                let (sender, mut ended) = ring::mailbox(1);
+                lock(&self.crowd).push(sender);
+                // Once more: the last of the others may have ended before that.
+                match self.attempt(address, user) {
+                    Err(NotNow::Crowded) => ended.recv().await,
+                    answer => return answer,
+                }
+            }
+        };
+        let late = async {
+            ring::sleep(CROWDED_MAX).await;
+            Err(NotNow::Crowded)
+        };
+        or(turn, late).await
     }
 
     /// Counts a failure.
@@ -268,7 +321,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A desk with the user `joe`, who has the password `pencil`.
+    /// One with the user `joe`, whose password is `pencil`.
     fn authenticator(per_address: u32, per_user: u32) -> Authenticator {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.toml");
@@ -279,7 +332,9 @@ mod tests {
             path: Some(path),
             tokens: None,
             users: RwLock::new(Arc::new(users)),
+            generation: AtomicU64::new(1),
             attempts: Mutex::new(Attempts::new(Limits { per_address, per_user, window })),
+            crowd: Mutex::default(),
             right: Mutex::default(),
             secret: [7; 32],
             workers: Arc::new(HashPool::start(1, 1).unwrap()),

@@ -1,16 +1,10 @@
-//! Work that would hold up a shard (hashing, waiting for somebody else's answer), done on a few
-//! threads beside the shards. So much waits and no more: what comes then is told to come again.
+//! Work that would hold up a shard (hashing, waiting for another server's answer), done on a few
+//! threads beside the shards. Only so much work may wait; beyond it a caller has to try later.
 
 use crate::ring;
 use crossbeam_channel::{Receiver, Sender};
-use futures_lite::future::or;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
-use tokio::sync::oneshot;
-
-/// A shard that sleeps over the news that work is done looks again after this.
-const LOOK: Duration = Duration::from_millis(20);
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -30,8 +24,7 @@ impl HashPool {
             let next: Receiver<Work> = next.clone();
             let working = move || {
                 while let Ok(work) = next.recv() {
-                    // Its caller learns of a panic by getting no answer.
-                    let _ = catch_unwind(AssertUnwindSafe(work));
+                    work();
                 }
             };
             std::thread::Builder::new().name("work".to_owned()).spawn(working)?;
@@ -44,21 +37,13 @@ impl HashPool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let (tell, mut found) = oneshot::channel();
+        let (answer, mut found) = ring::mailbox(1);
         let work: Work = Box::new(move || {
-            // Nobody waits when the client has gone.
-            let _ = tell.send(work());
+            let result = catch_unwind(AssertUnwindSafe(work));
+            // The client may have gone meanwhile.
+            let _ = answer.try_send(result.ok());
         });
         self.waiting.try_send(work).ok()?;
-        loop {
-            let answer = async { Some((&mut found).await.ok()) };
-            let look = async {
-                ring::sleep(LOOK).await;
-                None
-            };
-            if let Some(answer) = or(answer, look).await {
-                return answer;
-            }
-        }
+        found.recv().await
     }
 }

@@ -1,35 +1,27 @@
-//! The users: who may send with a name and a password, or with a token that another has given.
-//! Through it passes what the users file says, and the question whether somebody is who he says he
-//! is.
+//! The users: their file, and the check of passwords, SCRAM proofs, certificates and tokens.
 //!
 //! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
 //! - `user`: one user, and what is kept of a password.
-//! - `desk`: where somebody who wants in is checked.
-//! - `tokens`: whose a token is, as who gives tokens says; what he said is kept for a while.
-//! - `introspection`: the question to him, over HTTP.
+//! - `authenticator`: checks credentials against the users of this moment.
+//! - `tokens`: the user of a token, as the authorization server says; kept for a while.
+//! - `introspection`: the question to that server, over HTTP.
 //! - `attempts`: failures, by address and user.
-//! - `login`: who we are at next hops that want to know.
-//! - `quota`: messages and recipients an hour.
-//! - `work`: threads for what would hold up a shard.
+//! - `hash_pool`: threads for work that would hold up a shard.
 //!
 //! It must not know SMTP, nor how a name and a proof came in.
 
 mod attempts;
 mod authenticator;
-mod credentials;
 mod file;
 mod hash_pool;
 mod introspection;
-mod quota;
 mod tokens;
 mod user;
 
 pub use attempts::NotNow;
 pub use authenticator::{Attempt, Authenticator, LoginResult};
-pub use credentials::{OutboundCredentials, check_logins};
 pub use file::{add, read, remove};
 pub use hash_pool::HashPool;
-pub use quota::{Claim, Counted, Quotas, Unit};
 pub use tokens::{TokenRejection, check_tokens};
 pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, password_is};
 

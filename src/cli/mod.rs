@@ -11,6 +11,7 @@ mod user;
 use crate::auth;
 use crate::config::{self, Config};
 use crate::control::{self, RequestError};
+use crate::credentials;
 use crate::shard;
 use crate::spool::{Spool, lock};
 use crate::tls::{Client, ClientFiles, Server};
@@ -71,7 +72,7 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            if let Err(error) = auth::check_logins(&config.route.logins) {
+            if let Err(error) = credentials::check_logins(&config.route.logins) {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }

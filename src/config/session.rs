@@ -27,11 +27,25 @@ table! {
         /// line longer than this is refused with 554 5.6.0.
         text_line_max: usize = size(64 * KIB, 1000..=2 * GIB);
         /// Refused commands since the session's last accepted message. Beyond it the session ends
-        /// with 421 4.7.0: this ends the guessing of addresses, and broken clients. From clients in
-        /// access.relay_networks and users, refused recipients, messages without any accepted
-        /// recipient, and temporary refusals (4xx) do not count: a mailing list may have any number
-        /// of bad addresses.
+        /// with 421 4.7.0. From clients in access.relay_networks and users, refused recipients,
+        /// messages without any accepted recipient, and temporary refusals (4xx) do not count: a
+        /// mailing list may have any number of bad addresses.
         errors_max: u32 = count(20, 1..=1000);
+        /// Commands that move no mail (NOOP, RSET, EHLO, HELO, VRFY, EXPN, HELP, ETRN) since the
+        /// session's last accepted message. Beyond it the session ends with 421 4.7.0. Postfix
+        /// calls it smtpd_junk_command_limit.
+        junk_commands_max: u32 = count(100, 1..=1_000_000);
+        /// Accept addresses from clients in access.relay_networks and users in forms that RFC 5321
+        /// does not allow, and Postfix accepts from its mynetworks: without angle brackets, with
+        /// spaces or doubled brackets around them, with a dot at the end of the domain, and with
+        /// two dots in a row, or one at either end, in the local-part. What is sent on is correct:
+        /// such a local-part is quoted, "a..b", which is the same address. If false, they are
+        /// refused with 501, as from all other clients.
+        lenient: bool = flag(true);
+        /// With lenient, a local-part with such dots is sent as it came, as Postfix does it, for
+        /// receivers that do not know it quoted. It is against RFC 5321, and strict servers refuse
+        /// it.
+        keep_odd_dots: bool = flag(false);
         /// Received fields in a message (RFC 5321 6.3 asks for at least 100). A message with more
         /// is in a loop and is refused with 554 5.4.6.
         received_max: u32 = count(100, 10..=1000);
@@ -44,11 +58,20 @@ table! {
         /// the listener allows it. A longer time is refused with 501 5.5.4. retry.expire counts
         /// from the end of that time.
         hold_max: Duration = duration(days(7), seconds(1)..=days(365));
-        /// Wait for the next command; RFC 5321 4.5.3.2.7 asks for at least 5 minutes. Then the
-        /// session ends with 421 4.4.2.
+        /// Wait for the next command as a whole, in whatever pieces it comes; RFC 5321 4.5.3.2.7
+        /// asks for at least 5 minutes. Then the session ends with 421 4.4.2.
         command_timeout: Duration = duration(minutes(5), seconds(1)..=hours(1));
+        /// Time without an accepted message, whatever else the client sends; the time that content
+        /// takes does not count. Then the session ends with 421 4.4.2.
+        idle_timeout: Duration = duration(minutes(30), seconds(1)..=days(7));
         /// Wait for more content. Then the session ends with 421 4.4.2.
         data_timeout: Duration = duration(minutes(5), seconds(1)..=hours(1));
+        /// Bytes of content in a second, on average over data_timeout; 0 is no bound. Below it the
+        /// session ends with 421 4.4.2. Only the time counts in which the relay waits for the
+        /// client, here and for message_timeout.
+        data_rate_min: u32 = count(100, 0..=1_000_000);
+        /// The content of one message as a whole. Then the session ends with 421 4.4.2.
+        message_timeout: Duration = duration(hours(4), seconds(1)..=days(7));
         /// A TLS handshake, from its first byte to its last. Then the connection is closed.
         tls_timeout: Duration = duration(seconds(30), seconds(1)..=minutes(10));
         /// Connections from one address to one shard, for clients outside access.relay_networks.

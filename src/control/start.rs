@@ -2,10 +2,12 @@
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
 use super::reload::Reloader;
-use crate::auth::{Authenticator, OutboundCredentials, Quotas, UsersError};
+use crate::auth::{Authenticator, UsersError};
 use crate::config::{Config, EventOutput, Listener, Roots};
+use crate::credentials::OutboundCredentials;
 use crate::event::EventWriter;
 use crate::limits;
+use crate::quota::Quotas;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
@@ -318,7 +320,7 @@ fn plans(
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
-    let quotas = Arc::new(Quotas::default());
+    let quotas = Arc::new(Quotas::new(count));
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {

@@ -1,119 +1,143 @@
-//! What a session asks before it says yes to MAIL and RCPT: whose mail it is, whether he may send
-//! from there, and whether it is too much.
+//! Whether a client may send: the answers to a session's steps Mail and Recipient.
+//!
+//! A user is looked up once, at AUTH, and kept as [`Login`]; whether the users have been read again
+//! since is one atomic load at each command.
 
 use super::Receiver;
-use crate::auth::{self, Authenticator, Counted, Quotas, Unit, User};
+use crate::auth::{Authenticator, User};
 use crate::config::Hourly;
 use crate::message::Address;
-use crate::session::{Claim, Gate};
+use crate::quota::{Counted, Leases, Reservation, ShardQuotas, Unit};
 use crate::smtp::Reply;
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Whether the user of a connection has come in by a token, which stands in for an entry in the
-/// users file.
-pub(super) type ByToken = Rc<Cell<bool>>;
-
-/// The gate for one client; `None` where everything may pass.
-pub(super) fn gate(
-    receiver: &Receiver,
-    address: IpAddr,
-    by_token: &ByToken,
-) -> Option<Box<dyn Gate>> {
-    let limits = &receiver.config.access.limits;
-    let network = limits.iter().position(|limit| limit.network.contains(address));
-    let network = network.and_then(|at| Some((at, limits.get(at)?.hourly)));
-    let authenticator = receiver.auth_context.authenticator.clone();
-    if authenticator.is_none() && network.is_none() {
-        return None;
-    }
-    let quotas = Arc::clone(&receiver.auth_context.quotas);
-    Some(Box::new(ClientGate {
-        authenticator,
-        by_token: Rc::clone(by_token),
-        network,
-        quotas,
-        by_default: receiver.config.auth.hourly,
-    }))
-}
-
-struct ClientGate {
-    authenticator: Option<Arc<Authenticator>>,
-    by_token: ByToken,
-    /// That of the client, by its place in the configuration.
-    network: Option<(usize, Hourly)>,
-    quotas: Arc<Quotas>,
-    by_default: Hourly,
-}
-
-impl Gate for ClientGate {
-    fn pass(&self, user: Option<&str>, sender: Option<&Address>) -> Result<Box<dyn Claim>, Reply> {
-        let (user, counted) = match (user, &self.authenticator) {
-            (Some(name), Some(authenticator)) => {
-                let user = user_of(authenticator, name, self.by_token.get())?;
-                if let Some(address) = sender
-                    && !user.may_send_from(address.as_str())
-                {
-                    return Err(Reply::SENDER_NOT_ALLOWED);
-                }
-                let default = self.by_default;
-                let hourly = Hourly {
-                    messages: user.messages_per_hour.unwrap_or(default.messages),
-                    recipients: user.recipients_per_hour.unwrap_or(default.recipients),
-                };
-                let known = (Arc::clone(authenticator), user.name.clone(), self.by_token.get());
-                (Some(known), Some((Counted::User(user.name.clone()), hourly)))
-            }
-            _ => (None, self.network.map(|(at, hourly)| (Counted::Network(at), hourly))),
-        };
-        let mut mail = Mail { user, counted: None };
-        if let Some((whose, hourly)) = counted {
-            let mut claim = auth::Claim::new(Arc::clone(&self.quotas), whose);
-            if hourly.messages > 0 {
-                let taken = claim.take(Unit::Messages, hourly.messages);
-                taken.map_err(|wait| Reply::too_many_messages(hourly.messages, wait))?;
-            }
-            mail.counted = Some((claim, hourly.recipients));
-        }
-        Ok(Box::new(mail))
-    }
-}
-
-/// One transaction.
-struct Mail {
-    /// Whose it is, if he is a user, where he is known, and whether by a token.
-    user: Option<(Arc<Authenticator>, Box<str>, bool)>,
-    /// What it has taken, and the recipients that there may be in an hour; 0 is all.
-    counted: Option<(auth::Claim, u32)>,
-}
-
-impl Claim for Mail {
-    fn one_more(&mut self) -> Result<(), Reply> {
-        if let Some((authenticator, name, by_token)) = &self.user {
-            user_of(authenticator, name, *by_token)?;
-        }
-        match &mut self.counted {
-            Some((claim, limit @ 1..)) => claim
-                .take(Unit::Recipients, *limit)
-                .map_err(|wait| Reply::too_many_recipients(*limit, wait)),
-            _ => Ok(()),
-        }
-    }
-
-    fn keep(self: Box<Self>) {
-        if let Some((claim, _)) = self.counted {
-            claim.keep();
-        }
-    }
-}
-
-/// A user who has been removed since he logged in is one no more.
-pub(super) fn user_of(
-    authenticator: &Authenticator,
-    name: &str,
+/// An authenticated user.
+pub(super) struct Login {
+    pub(super) user: Arc<User>,
+    /// The users that `user` was looked up in.
+    generation: u64,
+    /// Whether a token stands in for an entry in the users file.
     by_token: bool,
-) -> Result<Arc<User>, Reply> {
-    authenticator.user(name, by_token).ok_or(Reply::USER_GONE)
+    /// The user's quota.
+    leases: Rc<Leases>,
+}
+
+impl Login {
+    pub(super) fn new(
+        authenticator: &Authenticator,
+        quotas: &ShardQuotas,
+        user: Arc<User>,
+        by_token: bool,
+    ) -> Login {
+        let leases = quotas.open(&Counted::User(user.name.clone()));
+        // An older generation only costs a look-up.
+        let mut login = Login { user, generation: 0, by_token, leases };
+        let generation = authenticator.generation();
+        if authenticator.user(&login.user.name, by_token).is_some_and(|now| now == login.user) {
+            login.generation = generation;
+        }
+        login
+    }
+
+    /// The user as it is now.
+    ///
+    /// # Errors
+    /// The user has been removed.
+    pub(super) fn current(&mut self, authenticator: &Authenticator) -> Result<&Arc<User>, Reply> {
+        let generation = authenticator.generation();
+        if generation != self.generation {
+            let found = authenticator.user(&self.user.name, self.by_token);
+            self.user = found.ok_or(Reply::USER_GONE)?;
+            self.generation = generation;
+        }
+        Ok(&self.user)
+    }
+}
+
+/// What a transaction has been granted. Dropped without [`Grant::commit`], it counts for nothing.
+#[derive(Default)]
+pub(super) struct Grant {
+    /// What it has taken, and the recipients that there may be in an hour; 0 is all.
+    counted: Option<(Reservation, u32)>,
+}
+
+impl Grant {
+    /// The message was accepted.
+    pub(super) fn commit(self) {
+        if let Some((reservation, _)) = self.counted {
+            reservation.commit();
+        }
+    }
+}
+
+/// The limits of a client's network, and its quota.
+pub(super) struct LimitedNetwork {
+    hourly: Hourly,
+    leases: Rc<Leases>,
+}
+
+/// The first network of `access.limit` that has this address.
+pub(super) fn limited_network(receiver: &Receiver, address: IpAddr) -> Option<LimitedNetwork> {
+    let limits = &receiver.config.access.limits;
+    let place = limits.iter().position(|limit| limit.network.contains(address))?;
+    let hourly = limits.get(place)?.hourly;
+    let leases = receiver.quotas.open(&Counted::Network(place));
+    Some(LimitedNetwork { hourly, leases })
+}
+
+/// Whether `sender` may be the reverse-path of one more message.
+///
+/// # Errors
+/// The refusal.
+pub(super) fn check_sender(
+    receiver: &Receiver,
+    login: Option<&mut Login>,
+    network: Option<&LimitedNetwork>,
+    sender: Option<&Address>,
+) -> Result<Grant, Reply> {
+    let counted = match (login, &receiver.auth_context.authenticator) {
+        (Some(login), Some(authenticator)) => {
+            let user = Arc::clone(login.current(authenticator)?);
+            if sender.is_some_and(|address| !user.may_send_from(address.as_str())) {
+                return Err(Reply::SENDER_NOT_ALLOWED);
+            }
+            let default = receiver.config.auth.hourly;
+            let hourly = Hourly {
+                messages: user.messages_per_hour.unwrap_or(default.messages),
+                recipients: user.recipients_per_hour.unwrap_or(default.recipients),
+            };
+            let is_limited = hourly.messages > 0 || hourly.recipients > 0;
+            is_limited.then(|| (Rc::clone(&login.leases), hourly))
+        }
+        _ => network.map(|network| (Rc::clone(&network.leases), network.hourly)),
+    };
+    let Some((leases, hourly)) = counted else { return Ok(Grant::default()) };
+    let mut reservation = Reservation::new(leases);
+    if hourly.messages > 0 {
+        let taken = reservation.take(Unit::Messages, hourly.messages);
+        taken.map_err(|wait| Reply::too_many_messages(hourly.messages, wait))?;
+    }
+    Ok(Grant { counted: Some((reservation, hourly.recipients)) })
+}
+
+/// Whether the transaction may have one more recipient.
+///
+/// # Errors
+/// The refusal.
+pub(super) fn check_recipient(
+    receiver: &Receiver,
+    login: Option<&mut Login>,
+    grant: Option<&mut Grant>,
+) -> Result<(), Reply> {
+    if let (Some(login), Some(authenticator)) = (login, &receiver.auth_context.authenticator) {
+        login.current(authenticator)?;
+    }
+    match grant {
+        Some(Grant { counted: Some((reservation, limit @ 1..)) }) => reservation
+            .take(Unit::Recipients, *limit)
+            .map_err(|wait| Reply::too_many_recipients(*limit, wait)),
+        _ => Ok(()),
+    }
 }

@@ -1,5 +1,6 @@
-//! Who a client is: what it says in AUTH, against what the desk knows.
+//! AUTH: the messages of a client, checked by the authenticator.
 
+use super::access::{Grant, Login};
 use super::connection::Connection;
 use crate::auth::{Attempt, Authenticator, LoginResult, NotNow, TokenRejection, User};
 use crate::event::{Event, Kind};
@@ -10,27 +11,22 @@ use crate::smtp::Reply;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bytes of a nonce.
 const NONCE_BYTES: usize = 18;
-/// Many who log in at once may have to take turns; how often, and how many times, one asks.
-const TURN: Duration = Duration::from_millis(50);
-const TURNS_MAX: usize = 100;
-
 /// How an exchange ends.
 enum End {
-    /// It is this user.
+    /// The credentials of this user are valid.
     Right(Arc<User>),
-    /// It is this user, as his token says.
+    /// This user's token is.
     RightByToken(Arc<User>),
-    /// It is not; the name, if one was said.
+    /// Refused; the user name, if one was given.
     Refused(Option<String>, Reply),
 }
 
 impl Connection<'_> {
     /// Takes a step of AUTH; what the session says to it.
-    pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step> {
+    pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step<Grant>> {
         let (user, by_token) = match self.answer(input).await {
             Ok(challenge) => {
                 self.session.challenge(&challenge, &mut self.output);
@@ -41,7 +37,7 @@ impl Connection<'_> {
             Err(End::Refused(user, reply)) => {
                 self.exchange = None;
                 let user = self.loggable(user);
-                self.tell_not_authenticated(&user, &reply);
+                self.log_refused(&user, &reply);
                 // Replies to earlier commands do not wait with this one.
                 self.flush().await?;
                 ring::sleep(self.receiver.config.auth.failure_delay).await;
@@ -51,8 +47,9 @@ impl Connection<'_> {
         self.exchange = None;
         if let Some(authenticator) = &self.receiver.auth_context.authenticator {
             authenticator.succeeded(self.session.client_address().ip(), &user.name);
+            let quotas = &self.receiver.quotas;
+            self.login = Some(Login::new(authenticator, quotas, Arc::clone(&user), by_token));
         }
-        self.by_token.set(by_token);
         self.session.authenticated(&user.name, &mut self.output);
         Ok(Step::More)
     }
@@ -128,7 +125,8 @@ impl Connection<'_> {
         }
     }
 
-    /// What a token comes to: who shows one that is not good is told why before it is refused.
+    /// Checks a token: a client with a rejected one gets a challenge that says why before the
+    /// refusal.
     async fn check_token(
         &mut self,
         authenticator: &Authenticator,
@@ -160,7 +158,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Whose certificate the client has shown.
+    /// Finds the user of the client's certificate.
     async fn check_certificate(&self, authenticator: &Authenticator, user: Option<String>) -> End {
         let attempt =
             match attempt(authenticator, self.session.client_address().ip(), user.as_deref()).await
@@ -187,7 +185,7 @@ impl Connection<'_> {
         End::Right(Arc::clone(right))
     }
 
-    /// What a fault is answered with.
+    /// The reply to a fault.
     fn refusal(&self, fault: Fault) -> Reply {
         match fault {
             Fault::Proof => Reply::AUTH_INVALID,
@@ -201,8 +199,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Gives the exchange the client's answer. A proof is checked there and then, and the challenge
-    /// for it may be old: so it is asked once more whether it may be.
+    /// Gives the exchange the client's answer. A proof is checked at once, and its challenge may be
+    /// old: so whether it may be checked is asked once more.
     async fn take_answer(
         &mut self,
         authenticator: &Authenticator,
@@ -232,7 +230,7 @@ impl Connection<'_> {
         }
     }
 
-    fn tell_not_authenticated(&self, user: &str, reply: &Reply) {
+    fn log_refused(&self, user: &str, reply: &Reply) {
         self.receiver.events.emit(&Event {
             stage: "auth",
             code: reply.code,
@@ -246,22 +244,20 @@ impl Connection<'_> {
     }
 }
 
-/// The right to have a password, a proof or a token checked; it may have to wait for others' checks
-/// to end.
+/// The right to have a password, a proof or a token checked; it may have to wait until other checks
+/// end.
 async fn attempt<'a>(
     authenticator: &'a Authenticator,
     address: IpAddr,
     user: Option<&str>,
 ) -> Result<Attempt<'a>, End> {
-    let refused = |reply| Err(End::Refused(user.map(str::to_owned), reply));
-    for _ in 0..TURNS_MAX {
-        match authenticator.attempt(address, user) {
-            Ok(attempt) => return Ok(attempt),
-            Err(NotNow::For(wait)) => return refused(Reply::auth_too_often(wait)),
-            Err(NotNow::Crowded) => ring::sleep(TURN).await,
-        }
-    }
-    refused(Reply::AUTH_TEMPORARY_FAILURE)
+    authenticator.attempt_soon(address, user).await.map_err(|not_now| {
+        let reply = match not_now {
+            NotNow::For(wait) => Reply::auth_too_often(wait),
+            NotNow::Crowded => Reply::AUTH_TEMPORARY_FAILURE,
+        };
+        End::Refused(user.map(str::to_owned), reply)
+    })
 }
 
 /// Random printable characters without a comma; `None` without randomness.

@@ -1,16 +1,19 @@
 //! One inbound connection, from greeting to close.
 
-use super::access::{self, ByToken};
+use super::access::{self, Grant, LimitedNetwork, Login};
+use super::deadlines::Deadlines;
 use super::log_throttle::Warning;
 use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, Kind};
 use crate::message::{Message, QueueId};
-use crate::ring::{RecvBuf, Stream};
+use crate::ring::{self, RecvBuf, Stream};
 use crate::sasl::{Channels, Exchange, Mechanism};
-use crate::session::{Authentication, Client, HeaderWatch, Protection, Rejection};
-use crate::session::{Session, Step, Transaction};
-use crate::smtp::Reply;
+use crate::session::{
+    Authentication, Client, HeaderWatch, MailRequest, Protection, RecipientRequest, Rejection,
+    Session, Stage, Step, Transaction,
+};
+use crate::smtp::{Reply, Verb};
 use crate::spool::{Draft, SpoolError};
 use crate::tls::MaybeTlsStream;
 use std::io;
@@ -20,12 +23,12 @@ use std::time::Duration;
 /// Content arrives in pieces of at most this size; a command line is far shorter.
 const RECEIVE_BYTES: usize = 64 * 1024;
 /// Replies that wait while there is input left are sent beyond this many bytes: small commands have
-/// large replies, and a client that does not read them must not fill our memory instead of its own.
+/// large replies, and a client that does not read them must not fill the relay's memory.
 const REPLIES_BYTES_MAX: usize = 16 * 1024;
-/// A client that does not take our replies for this long is gone.
+/// A client that does not take replies for this long is gone.
 const SEND_WAIT: Duration = Duration::from_secs(60);
 
-/// A message under way: between 354 or the first BDAT and the reply to its final dot or chunk.
+/// A message that is arriving: between 354 or the first BDAT and the reply to its end.
 struct Incoming {
     id: QueueId,
     prepended_headers: Vec<u8>,
@@ -57,7 +60,7 @@ pub(super) async fn serve(
             Ok(None) => {}
             Err(fault) => {
                 match fault {
-                    proxy::Fault::Wrong(complaint) => complaint.tell(address),
+                    proxy::Fault::Wrong(warning) => warning.log(address),
                     proxy::Fault::Silent => {}
                     proxy::Fault::Lost(error) => {
                         tracing::debug!(proxy = %address, %error, "connection lost");
@@ -78,7 +81,6 @@ pub(super) async fn serve(
             }
         }
     }
-    let by_token = ByToken::default();
     let client = Client {
         address,
         may_relay: access.may_relay(address.ip()),
@@ -88,9 +90,9 @@ pub(super) async fn serve(
         xclient: access.may_xclient(address.ip()),
         protection,
         authentication: authentication(receiver, role),
-        gate: access::gate(receiver, address.ip(), &by_token),
     };
-    let session = Session::new(Rc::clone(&listener_policy.policy), client);
+    let policy = &listener_policy.policy;
+    let session = Session::new(Rc::clone(policy), client);
     let mut connection = Connection {
         receiver,
         guard,
@@ -102,7 +104,9 @@ pub(super) async fn serve(
         role,
         asks,
         exchange: None,
-        by_token,
+        login: None,
+        network: access::limited_network(receiver, address.ip()),
+        deadlines: Deadlines::new(&policy.limits, ring::now()),
     };
     match connection.run().await {
         Ok(()) => {}
@@ -111,7 +115,7 @@ pub(super) async fn serve(
     connection.stream.close().await;
 }
 
-/// How clients may say who they are.
+/// How clients may authenticate.
 fn authentication(receiver: &Receiver, role: Role) -> Authentication {
     let Some(authenticator) = &receiver.auth_context.authenticator else {
         return Authentication::default();
@@ -167,25 +171,28 @@ pub(super) struct Connection<'a> {
     pub(super) stream: MaybeTlsStream,
     input: RecvBuf,
     pub(super) output: Vec<u8>,
-    pub(super) session: Session,
+    pub(super) session: Session<Grant>,
     incoming: Option<Incoming>,
     role: Role,
     /// Clients are asked for a certificate.
     asks: bool,
-    /// An AUTH under way.
+    /// An AUTH in progress.
     pub(super) exchange: Option<Exchange>,
-    /// How the user has come in, if there is one.
-    pub(super) by_token: ByToken,
+    /// The user, while the session has one.
+    pub(super) login: Option<Login>,
+    /// The limits of the client's network.
+    network: Option<LimitedNetwork>,
+    deadlines: Deadlines,
 }
 
 impl Connection<'_> {
     async fn run(&mut self) -> io::Result<()> {
-        // A client that talks before the greeting breaks RFC 5321 3.1; what it says tells why.
+        // A client that talks before the greeting breaks RFC 5321 3.1; the reply depends on what.
         if self.stream.try_recv(&mut self.input)? == Some(0) {
             return Ok(());
         }
-        if self.is_of_a_proxy() {
-            return self.turn_away().await;
+        if self.has_proxy_header() {
+            return self.refuse_proxy_header().await;
         }
         let step = self.session.greet(self.input.filled(), &mut self.output);
         if self.is_over_after(step).await? {
@@ -200,10 +207,12 @@ impl Connection<'_> {
                 keep(&mut self.incoming, bytes).await;
             }
             self.input.consume(progress.consumed);
-            let goes_on = progress.step == Step::More;
+            let goes_on = matches!(progress.step, Step::More);
             let needs_input = goes_on && (progress.consumed == 0 || self.input.filled().is_empty());
             let step = match progress.step {
                 Step::Auth(input) => self.authenticate(input).await?,
+                Step::Mail(mail) => self.check_sender(mail),
+                Step::Recipient(request) => self.check_recipient(request),
                 step => step,
             };
             if self.is_over_after(step).await? {
@@ -213,9 +222,9 @@ impl Connection<'_> {
                 if !self.receive().await? {
                     return Ok(());
                 }
-                // The header and our greeting may have met on the way.
-                if std::mem::take(&mut is_first) && self.is_of_a_proxy() {
-                    return self.turn_away().await;
+                // The header and the greeting may have met on the way.
+                if std::mem::take(&mut is_first) && self.has_proxy_header() {
+                    return self.refuse_proxy_header().await;
                 }
             }
             if goes_on || self.output.len() > REPLIES_BYTES_MAX {
@@ -224,31 +233,31 @@ impl Connection<'_> {
         }
     }
 
-    /// Whether the first that came is a PROXY header, which only proxies may send, and before all
-    /// else.
-    fn is_of_a_proxy(&self) -> bool {
+    /// Whether the input begins with a PROXY header, which only proxies may send, and first of all.
+    fn has_proxy_header(&self) -> bool {
         proxy::is_header(self.input.filled())
     }
 
-    /// Without its header a proxy's clients would all be the proxy.
-    async fn turn_away(&mut self) -> io::Result<()> {
-        Warning::NoProxy.tell(self.session.client_address());
+    /// If the header were ignored, all clients of a proxy would have the proxy's address.
+    async fn refuse_proxy_header(&mut self) -> io::Result<()> {
+        Warning::NoProxy.log(self.session.client_address());
         Reply::PROXY_DENIED.write(&mut self.output);
         self.flush().await
     }
 
     /// Does what `step` asks for; true when the connection is to be closed.
-    async fn is_over_after(&mut self, step: Step) -> io::Result<bool> {
+    async fn is_over_after(&mut self, step: Step<Grant>) -> io::Result<bool> {
         match step {
-            // AUTH was answered before.
+            // AUTH, MAIL and RCPT were answered before.
             Step::More | Step::Content(_) | Step::Auth(_) => {}
+            Step::Mail(_) | Step::Recipient(_) => {}
             Step::StartTls => {
                 self.flush().await?;
-                // Whatever came behind STARTTLS in the clear may be somebody else's
-                // (CVE-2011-0411).
+                // What came behind STARTTLS in the clear may be an attacker's (CVE-2011-0411).
                 self.input.consume(usize::MAX);
                 let protection = shake_hands(self.receiver, &mut self.stream, self.asks).await?;
                 self.session.secured(protection);
+                self.login = None;
                 self.incoming = None;
             }
             Step::ClientOverride { address, port } => {
@@ -261,13 +270,15 @@ impl Connection<'_> {
                     return Ok(true);
                 }
                 let may_relay = self.receiver.config.access.may_relay(client.ip());
-                let gate = access::gate(self.receiver, client.ip(), &self.by_token);
+                self.network = access::limited_network(self.receiver, client.ip());
                 self.exchange = None;
-                self.session.override_client(client, may_relay, gate, &mut self.output);
+                self.login = None;
+                self.session.override_client(client, may_relay, &mut self.output);
             }
-            Step::Flush { domain, with_below } => {
-                let found = (self.receiver.queue.flush)(domain, with_below).await;
-                self.session.hastened(found, &mut self.output);
+            Step::Etrn { domain, with_subdomains } => {
+                let queue = Rc::clone(&self.receiver.queue);
+                let found = queue.flush(domain, with_subdomains).await;
+                self.session.answer_etrn(found, &mut self.output);
             }
             Step::ContentWanted => {
                 let replies = self.output.len();
@@ -279,12 +290,12 @@ impl Connection<'_> {
             }
             Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
             Step::ContentVoid => self.incoming = None,
-            Step::Complete => self.store().await,
+            Step::Complete(transaction) => self.store(*transaction).await,
             Step::Rejected(rejection) => {
-                if rejection.at == "xclient" {
-                    Warning::NoXclient.tell(self.session.client_address());
+                if rejection.at == Stage::Command(Verb::Xclient) {
+                    Warning::NoXclient.log(self.session.client_address());
                 }
-                self.tell_rejected(&rejection);
+                self.log_rejected(&rejection);
             }
             Step::Close => {
                 self.flush().await?;
@@ -292,6 +303,31 @@ impl Connection<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Answers MAIL; the step that comes of it.
+    fn check_sender(&mut self, mail: Box<MailRequest>) -> Step<Grant> {
+        let (receiver, login) = (self.receiver, self.login.as_mut());
+        let sender = mail.envelope.reverse_path.as_ref();
+        match access::check_sender(receiver, login, self.network.as_ref(), sender) {
+            Ok(grant) => {
+                self.session.accept_mail(mail, grant, &mut self.output);
+                Step::More
+            }
+            Err(reply) => self.session.decline_mail(&mail, reply, &mut self.output),
+        }
+    }
+
+    /// Answers RCPT; the step that comes of it.
+    fn check_recipient(&mut self, request: RecipientRequest) -> Step<Grant> {
+        let (receiver, login) = (self.receiver, self.login.as_mut());
+        match access::check_recipient(receiver, login, self.session.grant()) {
+            Ok(()) => {
+                self.session.accept_recipient(request, &mut self.output);
+                Step::More
+            }
+            Err(reply) => self.session.decline_recipient(&request, reply, &mut self.output),
+        }
     }
 
     /// Sends the replies and waits for more input; false when the connection is to be closed.
@@ -305,16 +341,28 @@ impl Connection<'_> {
             self.input.release();
             self.stream.release();
         }
-        match self.stream.recv(&mut self.input, self.session.timeout()).await {
-            Ok(0) => Ok(false),
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                self.session.timed_out(&mut self.output);
-                self.flush().await?;
-                Ok(false)
+        loop {
+            let (phase, commands) = (self.session.phase(), self.session.commands());
+            let began = ring::now();
+            let wait = match self.deadlines.left(phase, commands, began) {
+                Ok(wait) => wait,
+                Err(reply) => {
+                    self.session.timed_out(&reply, &mut self.output);
+                    self.flush().await?;
+                    return Ok(false);
+                }
+            };
+            let received = self.stream.recv(&mut self.input, wait).await;
+            let bytes = *received.as_ref().unwrap_or(&0);
+            self.deadlines.received(bytes, ring::now().saturating_duration_since(began));
+            match received {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+                // Which bound it was, `left` says.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -341,8 +389,7 @@ impl Connection<'_> {
         self.session.begin_content(&mut self.output);
     }
 
-    async fn store(&mut self) {
-        let transaction = self.session.take_transaction();
+    async fn store(&mut self, transaction: Transaction<Grant>) {
         let Some(incoming) = self.incoming.take() else {
             let reply = self.receiver.unready().unwrap_or(Reply::STORAGE_FULL);
             self.decline(&transaction, reply);
@@ -359,6 +406,7 @@ impl Connection<'_> {
             let host_name = &self.receiver.config.host_name;
             prepended_headers.extend_from_slice(&header.missing(id, host_name, received_at));
         }
+        let (protocol, grant) = (transaction.protocol, transaction.grant);
         let message = Message {
             id,
             received_at,
@@ -372,8 +420,10 @@ impl Connection<'_> {
         // client waits for this one anyway: one send for all.
         match self.receiver.spool.store(message).await {
             Ok((placement, message)) => {
-                self.tell_received(&message);
-                (self.receiver.queue.admit)(message, placement);
+                grant.commit();
+                self.deadlines.accepted(ring::now());
+                self.log_received(&message, protocol);
+                self.receiver.queue.admit(message, placement);
                 self.session.stored(id, &mut self.output);
             }
             Err(error) => {
@@ -389,27 +439,27 @@ impl Connection<'_> {
         }
     }
 
-    /// Whether the user may be who the header says.
-    fn check_header(&self, header: &HeaderWatch) -> Result<(), Reply> {
-        let (Some(authenticator), Some(name)) =
-            (&self.receiver.auth_context.authenticator, self.session.user())
-        else {
+    /// Whether the user may send from the addresses in the header.
+    fn check_header(&mut self, header: &HeaderWatch) -> Result<(), Reply> {
+        let authenticator = self.receiver.auth_context.authenticator.as_ref();
+        let (Some(authenticator), Some(login)) = (authenticator, &mut self.login) else {
             return Err(Reply::AUTH_FIRST);
         };
-        let user = access::user_of(authenticator, name, self.by_token.get())?;
+        let user = login.current(authenticator)?;
         if user.senders.is_none() {
             return Ok(());
         }
         header.check(|address| user.may_send_from(address))
     }
 
-    fn decline(&mut self, transaction: &Transaction, reply: Reply) {
+    fn decline(&mut self, transaction: &Transaction<Grant>, reply: Reply) {
         let from = transaction.envelope.reverse_path.as_ref().map(ToString::to_string);
-        self.tell_rejected(&Rejection { at: "data", from, to: None, reply: reply.clone() });
+        let at = Stage::Command(Verb::Data);
+        self.log_rejected(&Rejection { at, from, to: None, reply: reply.clone() });
         self.session.decline(reply, &mut self.output);
     }
 
-    fn tell_received(&self, message: &Message) {
+    fn log_received(&self, message: &Message, protocol: &'static str) {
         let envelope = &message.envelope;
         let event = Event::new(Kind::Received, message.received_at)
             .of(message.id, envelope.reverse_path.as_ref())
@@ -420,7 +470,7 @@ impl Connection<'_> {
             size: Some(message.content.len()),
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),
-            protocol: self.session.protocol(),
+            protocol,
             tls: self.session.protection().map_or("", |protection| protection.version),
             cipher: self.session.protection().map_or("", |protection| &protection.cipher),
             queued_ms: None,
@@ -429,12 +479,12 @@ impl Connection<'_> {
         });
     }
 
-    fn tell_rejected(&self, rejection: &Rejection) {
+    fn log_rejected(&self, rejection: &Rejection) {
         let Rejection { at, from, to, reply } = rejection;
         self.receiver.events.emit(&Event {
             from: from.as_deref(),
             to: to.as_deref(),
-            stage: at,
+            stage: at.name(),
             code: reply.code,
             status: reply.status,
             text: &reply.text,

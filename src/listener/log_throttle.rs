@@ -1,6 +1,6 @@
-//! What proxies do wrong, and clients that take themselves for one: told in the log, but each thing
-//! once a minute at most by all shards together, for a health check comes every second and a
-//! stranger as often as he likes.
+//! Warnings about proxies, and about clients that behave like one: each is logged once a minute at
+//! most by all shards together, because a health check comes every second, and an attacker as often
+//! as the network allows.
 
 use crate::message::Timestamp;
 use crate::ring;
@@ -15,17 +15,17 @@ const INTERVAL_MS: u64 = 60_000;
 pub(super) enum Warning {
     /// A proxy begins with something else than a PROXY header.
     Malformed,
-    /// A proxy does not come to the end of its header in time.
+    /// A proxy did not send its whole header in time.
     Late(Duration),
     /// A proxy closed the connection within its header.
     CutShort,
     /// A PROXY header came from somewhere else.
     NoProxy,
-    /// XCLIENT came from somebody who may not use it.
+    /// XCLIENT came from a client that may not use it.
     NoXclient,
 }
 
-/// When each complaint may be told again, and how often it was not told meanwhile.
+/// When a warning may be logged again, and how often it was suppressed meanwhile.
 struct Turns {
     next: AtomicU64,
     silent: AtomicU64,
@@ -38,7 +38,7 @@ impl Turns {
         Turns { next: AtomicU64::new(0), silent: AtomicU64::new(0) }
     }
 
-    /// If it is to be told now: how often it was not since the last time.
+    /// If it is to be logged now: how often it was suppressed since the last time.
     fn take(&self, now: Timestamp) -> Option<u64> {
         let next = self.next.load(Ordering::Relaxed);
         // A clock that was set back must not bring silence for long.
@@ -54,8 +54,8 @@ impl Turns {
 }
 
 impl Warning {
-    /// Tells it of `from`, if it is its turn.
-    pub(super) fn tell(self, from: SocketAddr) {
+    /// Logs it for `from`, unless that was done less than a minute ago.
+    pub(super) fn log(self, from: SocketAddr) {
         let place = match self {
             Warning::Malformed => 0,
             Warning::Late(_) => 1,
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_is_told_once_a_minute_with_the_number_of_the_untold() {
+    fn a_warning_is_logged_once_a_minute_with_the_number_of_those_suppressed() {
         let turns = Turns::new();
         let at = |ms: u64| Timestamp(1_795_459_000_000 + ms);
         assert_eq!(turns.take(at(0)), Some(0));

@@ -1,21 +1,23 @@
 //! Accepts connections and runs their sessions: bytes between a `ring` stream and a `session`.
 //!
 //! Through it passes every message that comes in: from the stream to the spool's draft, and, once
-//! it is durable, to the shard through [`Queue::admit`]. It applies what no session can see: how
+//! it is durable, to the shard's [`Queue`]. It applies what no session can see: how
 //! many connections there are, who the client is, whether the relay takes mail at this moment. It
 //! must not know where messages go.
 
 mod access;
 mod authentication;
 mod connection;
+mod deadlines;
 mod log_throttle;
 pub mod proxy;
 
-use crate::auth::{Authenticator, Quotas};
+use crate::auth::Authenticator;
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
 use crate::message::{Message, Timestamp};
-use crate::ring::{self, Interrupter, Listener, Signal, Stream};
+use crate::quota::{Quotas, ShardQuotas};
+use crate::ring::{self, Interrupter, Listener, Permit, Semaphore, Stream};
 use crate::session::{Etrn, Policy};
 use crate::smtp::Reply;
 use crate::spool::{Placement, Spool};
@@ -32,35 +34,35 @@ use std::time::Duration;
 /// A connection that is refused gets its reply within this time or none.
 const REFUSE_WAIT: Duration = Duration::from_secs(2);
 
-/// Connections that are being told of their refusal. Beyond it they are closed without a word: each
-/// of them holds a descriptor.
+/// Connections that are being refused with a reply. Beyond it they are closed without one: each of
+/// them holds a descriptor.
 const REFUSALS_MAX: usize = 64;
 
-/// Takes over a message that is durable.
-pub type Admit = Box<dyn Fn(Arc<Message>, Placement)>;
-/// Whether the queue takes no more for now.
-pub type IsFull = Box<dyn Fn() -> bool>;
+/// Quota that was leased and is not used comes back after this.
+const LEASE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Has what waits for a domain tried now.
-pub type Flush = Box<dyn Fn(String, bool) -> Pin<Box<dyn Future<Output = Etrn>>>>;
+/// What a queue answers later.
+pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// The queue, as far as listeners know it.
-pub struct Queue {
-    /// Takes over each message after its commit.
-    pub admit: Admit,
-    /// No more is taken while this says so.
-    pub is_full: IsFull,
-    /// Has what waits for a domain, and perhaps for those below it, tried now.
-    pub flush: Flush,
+/// The shard's queue, as far as listeners know it.
+pub trait Queue {
+    /// Takes over a message that is durable.
+    fn admit(&self, message: Arc<Message>, placement: Placement);
+
+    /// No more messages are accepted while this is true.
+    fn is_full(&self) -> bool;
+
+    /// Has messages for a domain, and perhaps for its subdomains, tried now (ETRN).
+    fn flush(self: Rc<Self>, domain: String, with_subdomains: bool) -> Later<Etrn>;
 }
 
-/// What a client may meet on its way in.
+/// What listeners need to know clients by.
 pub struct AuthContext {
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
-    /// Where users are checked, if there are any.
+    /// Checks credentials, if there are users or tokens.
     pub authenticator: Option<Arc<Authenticator>>,
-    /// How much each has sent.
+    /// What users and networks have sent, over all shards.
     pub quotas: Arc<Quotas>,
 }
 
@@ -75,14 +77,14 @@ pub struct Receiver {
     /// This shard's number, for events.
     pub shard: usize,
     config: Arc<Config>,
-    core: config::Core,
     auth_context: AuthContext,
     spool: Spool,
     events: Rc<EventLog>,
-    queue: Queue,
-    refusing: Cell<usize>,
+    queue: Rc<dyn Queue>,
+    quotas: ShardQuotas,
+    connections: Semaphore,
+    refusals: Semaphore,
     stopping: Cell<bool>,
-    ended: Signal,
     open: RefCell<Open>,
 }
 
@@ -125,19 +127,19 @@ impl Receiver {
         auth_context: AuthContext,
         spool: Spool,
         events: Rc<EventLog>,
-        queue: Queue,
+        queue: Rc<dyn Queue>,
     ) -> Rc<Receiver> {
         Rc::new(Receiver {
             shard,
             config,
-            core,
+            quotas: ShardQuotas::new(Arc::clone(&auth_context.quotas)),
+            connections: Semaphore::new(core.connections_max),
             auth_context,
             spool,
             events,
             queue,
-            refusing: Cell::new(0),
+            refusals: Semaphore::new(REFUSALS_MAX),
             stopping: Cell::new(false),
-            ended: Signal::new(),
             open: RefCell::default(),
         })
     }
@@ -168,7 +170,18 @@ impl Receiver {
 
     /// Inbound connections that stand.
     pub fn connections(&self) -> usize {
-        self.open.borrow().interrupters.len()
+        self.connections.in_use()
+    }
+
+    /// Gives back quota that was leased and is not used, for as long as the shard lives.
+    pub fn keep_quotas_shared(self: &Rc<Self>) {
+        let quotas = self.quotas.clone();
+        ring::spawn_vital("quotas", async move {
+            loop {
+                ring::sleep(LEASE_INTERVAL).await;
+                quotas.give_back_idle();
+            }
+        });
     }
 
     /// Takes no more connections, ends sessions at the next message border; returns when all have
@@ -178,9 +191,7 @@ impl Receiver {
         for interrupter in self.open.borrow().interrupters.values() {
             interrupter.interrupt();
         }
-        while self.connections() > 0 {
-            self.ended.wait_for(Duration::from_millis(100)).await;
-        }
+        self.connections.idle().await;
     }
 
     fn take(self: &Rc<Self>, mut stream: Stream, listener_policy: &Rc<ListenerPolicy>) {
@@ -202,12 +213,9 @@ impl Receiver {
             Err(_) if listener_policy.listener.tls == ListenerTls::Implicit => {}
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
-                if self.refusing.get() >= REFUSALS_MAX {
-                    return;
-                }
-                let refusal = Refusal::begin(self);
+                let Some(permit) = self.refusals.try_acquire() else { return };
                 ring::spawn("refusal", async move {
-                    let _refusal = refusal;
+                    let _permit = permit;
                     let mut line = Vec::new();
                     reply.write(&mut line);
                     let _ = stream.send_all(&line, REFUSE_WAIT).await;
@@ -233,18 +241,16 @@ impl Receiver {
         most: usize,
         stream: &Stream,
     ) -> Result<OpenGuard, Reply> {
-        let mut open = self.open.borrow_mut();
         if self.stopping.get() {
             return Err(Reply::STOPPING_AT_GREETING);
         }
-        if open.interrupters.len() >= self.core.connections_max {
-            return Err(Reply::TOO_MANY_CONNECTIONS);
-        }
+        let permit = self.connections.try_acquire().ok_or(Reply::TOO_MANY_CONNECTIONS)?;
+        let mut open = self.open.borrow_mut();
         let client = open.count_in(client, most)?;
         open.last += 1;
         let number = open.last;
         open.interrupters.insert(number, stream.interrupter());
-        Ok(OpenGuard { receiver: Rc::clone(self), client, number })
+        Ok(OpenGuard { receiver: Rc::clone(self), client, number, _permit: permit })
     }
 
     /// Why no message can be taken at this moment, if so.
@@ -256,7 +262,7 @@ impl Receiver {
             Some(Reply::LOCAL_ERROR)
         } else if self.events.backlogged() {
             Some(Reply::BUSY)
-        } else if (self.queue.is_full)() {
+        } else if self.queue.is_full() {
             Some(Reply::STORAGE_FULL)
         } else {
             None
@@ -273,6 +279,7 @@ struct OpenGuard {
     receiver: Rc<Receiver>,
     client: IpAddr,
     number: u64,
+    _permit: Permit,
 }
 
 impl OpenGuard {
@@ -295,27 +302,8 @@ impl OpenGuard {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        {
-            let mut open = self.receiver.open.borrow_mut();
-            open.interrupters.remove(&self.number);
-            open.count_out(self.client);
-        }
-        self.receiver.ended.set();
-    }
-}
-
-/// Counts a refusal while it is told.
-struct Refusal(Rc<Receiver>);
-
-impl Refusal {
-    fn begin(receiver: &Rc<Receiver>) -> Refusal {
-        receiver.refusing.set(receiver.refusing.get() + 1);
-        Refusal(Rc::clone(receiver))
-    }
-}
-
-impl Drop for Refusal {
-    fn drop(&mut self) {
-        self.0.refusing.set(self.0.refusing.get().saturating_sub(1));
+        let mut open = self.receiver.open.borrow_mut();
+        open.interrupters.remove(&self.number);
+        open.count_out(self.client);
     }
 }

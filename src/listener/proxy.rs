@@ -36,7 +36,7 @@ pub enum Header {
 pub(super) enum Fault {
     /// Something else came, or not all of it in time, or the end.
     Wrong(Warning),
-    /// Nothing came but the end: that is how load balancers look whether somebody listens.
+    /// Closed without data: a load-balancer health check.
     Silent,
     /// The connection broke.
     Lost(io::Error),

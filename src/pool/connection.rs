@@ -2,8 +2,8 @@
 
 use super::content;
 use super::exchange::{Job, Reporter, Reports};
-use crate::auth::OutboundCredentials;
 use crate::config::{Config, Scheme};
+use crate::credentials::OutboundCredentials;
 use crate::delivery::{
     Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
 };

@@ -12,8 +12,8 @@
 
 use super::exchange::{Dispatch, Done, Exchange, Job, Reports, owner_share};
 use super::state::State;
-use crate::auth::OutboundCredentials;
 use crate::config::Config;
+use crate::credentials::OutboundCredentials;
 use crate::delivery::Policy;
 use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
 use crate::ring::{self, Signal};

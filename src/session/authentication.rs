@@ -1,25 +1,25 @@
-//! AUTH (RFC 4954): the command, its lines and its replies. What the messages mean and who somebody
-//! is, the caller finds out.
+//! AUTH (RFC 4954): the command, its lines and its replies. What the messages mean, and whether the
+//! credentials are valid, the caller finds out. *Pure.*
 
-use super::{Session, State, Step};
+use super::{Session, Stage, State, Step};
 use crate::sasl::{self, Mechanism};
-use crate::smtp::Reply;
+use crate::smtp::{Reply, Verb};
 
 /// Longest line of an exchange with its CRLF, in bytes (RFC 4954 4).
 pub(super) const AUTH_LINE_MAX: usize = 12_288;
 
-/// How clients of a listener may say who they are.
+/// How clients of a listener may authenticate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authentication {
     /// What is offered, the best first; nothing when there are no users.
     pub mechanisms: Vec<Mechanism>,
-    /// Also in the clear.
+    /// Also without TLS.
     pub without_tls: bool,
-    /// No mail without it.
+    /// No mail without AUTH.
     pub demanded: bool,
 }
 
-/// What a client gave.
+/// A message of the client.
 #[derive(Clone, PartialEq, Eq)]
 pub enum AuthInput {
     /// AUTH, with the initial response if there was one.
@@ -38,7 +38,7 @@ impl std::fmt::Debug for AuthInput {
     }
 }
 
-impl Session {
+impl<G> Session<G> {
     /// The mechanisms that are offered now.
     fn mechanisms(&self) -> impl Iterator<Item = Mechanism> {
         let protection = self.client.protection.as_ref();
@@ -55,13 +55,13 @@ impl Session {
     }
 
     /// What the AUTH line of the reply to EHLO lists, with a space before each; nothing once the
-    /// client has said who he is.
+    /// client is authenticated.
     pub(super) fn offered_mechanisms(&self) -> Option<String> {
         let names: String = self.mechanisms().flat_map(|one| [" ", one.name()]).collect();
         (self.user.is_none() && !names.is_empty()).then_some(names)
     }
 
-    /// Why there is no mail yet, where AUTH is demanded.
+    /// The refusal of MAIL before AUTH, where AUTH is demanded.
     pub(super) fn auth_demand(&self) -> Option<Reply> {
         let authentication = &self.client.authentication;
         if !authentication.demanded || self.user.is_some() {
@@ -71,7 +71,7 @@ impl Session {
         Some(if in_the_clear { Reply::TLS_FIRST } else { Reply::AUTH_FIRST })
     }
 
-    pub(super) fn auth(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+    pub(super) fn auth(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
         let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty());
         let (name, initial, rest) = (words.next(), words.next(), words.next());
         let mechanism = name.and_then(Mechanism::of);
@@ -105,21 +105,21 @@ impl Session {
         } else {
             Reply::AUTH_UNKNOWN_MECHANISM
         };
-        self.refuse("auth", refusal, out)
+        self.refuse(Stage::Command(Verb::Auth), refusal, out)
     }
 
     /// A line that answers a challenge.
-    pub(super) fn auth_answer(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
+    pub(super) fn auth_answer(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step<G> {
         self.state = State::Commands;
         if line == b"*" {
-            return self.refuse("auth", Reply::AUTH_CANCELLED, out);
+            return self.refuse(Stage::Command(Verb::Auth), Reply::AUTH_CANCELLED, out);
         }
         match sasl::decode(line) {
             Some(answer) => {
                 self.state = State::Authenticating;
                 Step::Auth(AuthInput::Answer(answer))
             }
-            None => self.refuse("auth", Reply::AUTH_NOT_BASE64, out),
+            None => self.refuse(Stage::Command(Verb::Auth), Reply::AUTH_NOT_BASE64, out),
         }
     }
 
@@ -131,7 +131,7 @@ impl Session {
         self.state = State::Challenged;
     }
 
-    /// Answers [`Step::Auth`]: it is he.
+    /// Answers [`Step::Auth`]: the credentials are valid.
     pub fn authenticated(&mut self, user: &str, out: &mut Vec<u8>) {
         self.user = Some(user.into());
         self.state = State::Commands;
@@ -139,12 +139,12 @@ impl Session {
     }
 
     /// Answers [`Step::Auth`] with a refusal, which counts as a refused command: the step to take.
-    pub fn not_authenticated(&mut self, reply: Reply, out: &mut Vec<u8>) -> Step {
+    pub fn not_authenticated(&mut self, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
         self.state = State::Commands;
-        self.refuse("auth", reply, out)
+        self.refuse(Stage::Command(Verb::Auth), reply, out)
     }
 
-    /// Who the client has proved to be.
+    /// The authenticated user.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }

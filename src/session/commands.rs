@@ -14,20 +14,24 @@
 //! | RCPT beyond a limit on recipients (452) | does not count | does not count |
 //! | anything else: MAIL with 5xx, unknown commands, AUTH, content | counts | counts |
 
-use super::{Hello, Open, Rejection, Session, State, Step};
-use crate::limits::PATH_BYTES_MAX;
-use crate::message::{
-    Address, Body, DeliverBy, Envelope, Options, Recipient, Timestamp, domain_key,
+use super::step::{RejectedPaths, text_of};
+use super::{
+    Duplicates, Hello, MailRequest, Open, RecipientRequest, Rejection, Session, Stage, State, Step,
 };
-use crate::smtp::{self, CommandFault, Hold, MailParameters, Reply, Verb};
+use crate::limits::PATH_BYTES_MAX;
+use crate::message::{Body, DeliverBy, Envelope, Options, Recipient, Timestamp, domain_key};
+use crate::smtp::{self, CommandFault, Hold, MailParameters, RcptSyntax, Reply, Syntax, Verb};
 use std::time::Duration;
 
-impl Session {
-    pub(super) fn command(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
+impl<G> Session<G> {
+    pub(super) fn command(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step<G> {
         let (verb, argument) = match smtp::read_command(line) {
             Ok(command) => command,
             Err(fault) => return self.refuse_line(line, fault, out),
         };
+        if self.is_one_junk_command_too_many(verb) {
+            return self.close_with(&Reply::TOO_MUCH_JUNK, out);
+        }
         let done = match verb {
             Verb::Ehlo | Verb::Helo => self.hello(argument, verb == Verb::Ehlo, out),
             Verb::Mail => return self.mail(argument, out),
@@ -58,18 +62,38 @@ impl Session {
                 Ok(Step::More)
             }
             Verb::Quit => match smtp::read_nothing(argument) {
+                Err(_) if self.syntax() != Syntax::Strict => {
+                    return self.close_with(&Reply::BYE, out);
+                }
                 Ok(()) => return self.close_with(&Reply::BYE, out),
                 Err(fault) => Err(fault),
             },
         };
         match done {
             Ok(step) => step,
-            Err(fault) => self.refuse(verb.name(), fault.reply(), out),
+            Err(fault) => self.refuse(Stage::Command(verb), fault.reply(), out),
         }
     }
 
+    /// Counts a command that moves no mail, as Postfix's `smtpd_junk_command_limit` does.
+    fn is_one_junk_command_too_many(&mut self, verb: Verb) -> bool {
+        let is_junk = matches!(
+            verb,
+            Verb::Noop
+                | Verb::Rset
+                | Verb::Ehlo
+                | Verb::Helo
+                | Verb::Vrfy
+                | Verb::Expn
+                | Verb::Help
+                | Verb::Etrn
+        );
+        self.junk = self.junk.saturating_add(u32::from(is_junk));
+        is_junk && self.junk > self.policy.limits.junk_commands_max
+    }
+
     /// The open transaction is forgotten.
-    fn forget(&mut self) -> Step {
+    fn forget(&mut self) -> Step<G> {
         match self.transaction.take() {
             Some(open) if open.chunks.is_some() => Step::ContentVoid,
             _ => Step::More,
@@ -78,15 +102,14 @@ impl Session {
 
     /// A line with bytes that no command may have. In MAIL and RCPT it is a bad address; of BDAT,
     /// the chunk would be taken for commands.
-    fn refuse_line(&mut self, line: &[u8], fault: CommandFault, out: &mut Vec<u8>) -> Step {
+    fn refuse_line(&mut self, line: &[u8], fault: CommandFault, out: &mut Vec<u8>) -> Step<G> {
         let argument = line.get(5..).unwrap_or_default();
         match Verb::of(line) {
-            Some(Verb::Mail) => {
-                self.reject("mail", Some(printable(argument)), None, fault.reply(), out)
-            }
+            Some(Verb::Mail) => self.reject_sender(printable(argument), fault.reply(), out),
             Some(Verb::Rcpt) => self.reject_recipient(printable(argument), fault.reply(), out),
             Some(Verb::Bdat) => self.close_with(&fault.reply(), out),
-            verb => self.refuse(verb.map_or("command", Verb::name), fault.reply(), out),
+            Some(verb) => self.refuse(Stage::Command(verb), fault.reply(), out),
+            None => self.refuse(Stage::UnknownCommand, fault.reply(), out),
         }
     }
 
@@ -96,7 +119,7 @@ impl Session {
         argument: &str,
         extended: bool,
         out: &mut Vec<u8>,
-    ) -> Result<Step, CommandFault> {
+    ) -> Result<Step<G>, CommandFault> {
         let name = smtp::read_hello(argument)?;
         self.hello = Some(Hello { name: name.into(), extended });
         if extended {
@@ -113,9 +136,9 @@ impl Session {
         self.client.starttls && self.client.protection.is_none()
     }
 
-    /// RFC 3207 4. What a pipelining client, or somebody in the middle, sent behind it is thrown
-    /// away by the caller.
-    fn starttls(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+    /// RFC 3207 4. What was sent behind it, by a pipelining client or by an attacker, the caller
+    /// discards.
+    fn starttls(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
         let refusal = if !argument.is_empty() {
             CommandFault::ArgumentNotAllowed.reply()
         } else if self.client.protection.is_some() {
@@ -129,11 +152,11 @@ impl Session {
             self.state = State::Handshake;
             return Step::StartTls;
         };
-        self.refuse("starttls", refusal, out)
+        self.refuse(Stage::Command(Verb::StartTls), refusal, out)
     }
 
-    /// RFC 1985 5. The caller has it done.
-    fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+    /// RFC 1985 5. The caller does it.
+    fn etrn(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
         let refusal = if !self.offers_etrn() {
             Reply::ETRN_DENIED
         } else if !self.is_extended() {
@@ -142,44 +165,49 @@ impl Session {
             Reply::NESTED_MAIL
         } else {
             match smtp::read_etrn(argument) {
-                Ok((domain, with_below)) => {
+                Ok((domain, with_subdomains)) => {
                     let domain = domain_key(domain).into_owned();
-                    return Step::Flush { domain, with_below };
+                    self.state = State::Asked;
+                    return Step::Etrn { domain, with_subdomains };
                 }
                 Err(fault) => fault.reply(),
             }
         };
-        self.refuse("etrn", refusal, out)
+        self.refuse(Stage::Command(Verb::Etrn), refusal, out)
     }
 
     /// Postfix's XCLIENT_README: only for those who are configured to.
-    fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
+    fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
         let refusal = if !self.client.xclient {
-            return self.reject("xclient", None, None, Reply::XCLIENT_DENIED, out);
+            let paths = RejectedPaths::default();
+            return self.reject(Stage::Command(Verb::Xclient), paths, Reply::XCLIENT_DENIED, out);
         } else if self.transaction.is_some() {
             Reply::NESTED_MAIL
         } else {
             match smtp::read_xclient(argument) {
                 Ok(told) if told.login => Reply::XCLIENT_LOGIN,
-                Ok(told) => return Step::ClientOverride { address: told.address, port: told.port },
+                Ok(told) => {
+                    self.state = State::Asked;
+                    return Step::ClientOverride { address: told.address, port: told.port };
+                }
                 Err(fault) => fault.reply(),
             }
         };
-        self.refuse("xclient", refusal, out)
+        self.refuse(Stage::Command(Verb::Xclient), refusal, out)
     }
 
-    fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
-        if self.hello.is_none() {
-            return self.refuse("mail", Reply::HELLO_FIRST, out);
-        }
-        if self.client.tls_demanded && self.client.protection.is_none() {
-            return self.refuse("mail", Reply::TLS_FIRST, out);
-        }
-        if let Some(demand) = self.auth_demand() {
-            return self.refuse("mail", demand, out);
-        }
-        if self.transaction.is_some() {
-            return self.refuse("mail", Reply::NESTED_MAIL, out);
+    fn mail(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
+        let refusal = if self.hello.is_none() {
+            Some(Reply::HELLO_FIRST)
+        } else if self.client.tls_demanded && self.client.protection.is_none() {
+            Some(Reply::TLS_FIRST)
+        } else if let Some(demand) = self.auth_demand() {
+            Some(demand)
+        } else {
+            self.transaction.is_some().then_some(Reply::NESTED_MAIL)
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse(Stage::Command(Verb::Mail), refusal, out);
         }
         let messages_max = self.policy.limits.messages_max;
         if messages_max != 0 && self.mails >= messages_max {
@@ -189,7 +217,7 @@ impl Session {
             Ok(mail) => mail,
             Err(fault) => {
                 let given = printable(argument.as_bytes());
-                return self.reject("mail", Some(given), None, fault.reply(), out);
+                return self.reject_sender(given, fault.reply(), out);
             }
         };
         let reverse_path = mail.path.to_address();
@@ -197,26 +225,14 @@ impl Session {
         let bytes_max = self.policy.limits.message_bytes_max;
         if told.size.is_some_and(|declared| declared > bytes_max) {
             let from = text_of(reverse_path.as_ref());
-            return self.reject("mail", Some(from), None, Reply::too_large(bytes_max), out);
+            return self.reject_sender(from, Reply::too_large(bytes_max), out);
         }
         let (not_before, deliver_by) = match self.times(&told) {
             Ok(times) => times,
-            Err(reply) => {
-                let from = text_of(reverse_path.as_ref());
-                return self.reject("mail", Some(from), None, reply, out);
-            }
+            Err(reply) => return self.reject_sender(text_of(reverse_path.as_ref()), reply, out),
         };
-        let gate = self.client.gate.as_ref();
-        let passed = gate.map(|gate| gate.pass(self.user(), reverse_path.as_ref())).transpose();
-        let claim = match passed {
-            Ok(claim) => claim,
-            Err(reply) => {
-                let from = text_of(reverse_path.as_ref());
-                return self.reject("mail", Some(from), None, reply, out);
-            }
-        };
-        self.mails += 1;
-        self.transaction = Some(Open {
+        self.state = State::Asked;
+        Step::Mail(Box::new(MailRequest {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
             options: Options {
                 body: told.body.unwrap_or_default(),
@@ -229,11 +245,22 @@ impl Session {
                 deliver_by,
                 ..Options::default()
             },
-            claim,
-            chunks: None,
-        });
+        }))
+    }
+
+    /// Answers [`Step::Mail`]: a transaction begins, to which `grant` belongs.
+    pub fn accept_mail(&mut self, mail: Box<MailRequest>, grant: G, out: &mut Vec<u8>) {
+        self.resume();
+        self.mails = self.mails.saturating_add(1);
+        let recipients = Duplicates::default();
+        self.transaction = Some(Open { mail, grant, recipients, chunks: None });
         Reply::SENDER_OK.write(out);
-        Step::More
+    }
+
+    /// Answers [`Step::Mail`] with a refusal: the step to take. With 421 the session ends.
+    pub fn decline_mail(&mut self, mail: &MailRequest, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
+        self.resume();
+        self.reject(Stage::Command(Verb::Mail), mail.rejected(), reply, out)
     }
 
     /// Until when a message is held, and by when it is to be delivered.
@@ -262,68 +289,97 @@ impl Session {
         }
     }
 
-    fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
-        let is_own_client = self.is_own_client();
+    fn rcpt(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
+        let (is_own_client, syntax) = (self.is_own_client(), self.syntax());
+        let extended = self.is_extended();
         let Some(open) = &mut self.transaction else {
             let reply = if self.hello.is_some() { Reply::MAIL_FIRST } else { Reply::HELLO_FIRST };
-            return self.refuse("rcpt", reply, out);
+            return self.refuse(Stage::Command(Verb::Rcpt), reply, out);
         };
         if open.chunks.is_some() {
-            return self.refuse("rcpt", Reply::CHUNKS_BEGUN, out);
+            return self.refuse(Stage::Command(Verb::Rcpt), Reply::CHUNKS_BEGUN, out);
         }
-        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
-        let rcpt = match smtp::read_rcpt(argument, extended, open.options.smtp_utf8) {
+        let offered = RcptSyntax { extended, smtp_utf8: open.mail.options.smtp_utf8, syntax };
+        let rcpt = match smtp::read_rcpt(argument, offered) {
             Ok(rcpt) => rcpt,
             Err(fault) => {
                 return self.reject_recipient(printable(argument.as_bytes()), fault.reply(), out);
             }
         };
-        // No domain is ours, so every recipient is elsewhere, the domainless postmaster too.
+        // The relay has no domain of its own, so every recipient is elsewhere, the postmaster
+        // without a domain too.
+        let Some(address) = rcpt.path.to_address() else {
+            return self.reject_recipient(String::new(), Reply::RCPT_SYNTAX, out);
+        };
         if !is_own_client {
-            let to = text_of(rcpt.path.to_address().as_ref());
-            return self.reject_recipient(to, Reply::relay_denied(self.client.address.ip()), out);
+            let reply = Reply::relay_denied(self.client.address.ip());
+            return self.reject_recipient(address.as_str().to_owned(), reply, out);
+        }
+        let recipients = &open.mail.envelope.recipients;
+        if open.recipients.contains(recipients, &address) {
+            Reply::RECIPIENT_OK.write(out);
+            return Step::More;
         }
         // Not a refused command: a client with more recipients than fit is told to do just this
         // (RFC 5321 4.5.3.1.10), and must come to its DATA.
-        if open.envelope.recipients.len() >= self.policy.limits.recipients_max {
+        if recipients.len() >= self.policy.limits.recipients_max {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
-        if let Some(Err(reply)) = open.claim.as_mut().map(|claim| claim.one_more()) {
-            // Not a refused command, either: see above.
-            reply.write(out);
-            let from = self.open_sender();
-            let to = Some(text_of(rcpt.path.to_address().as_ref()));
-            return Step::Rejected(Rejection { at: "rcpt", from, to, reply });
-        }
-        let Some(open) = &mut self.transaction else { return Step::More };
-        if let Some(address) = rcpt.path.to_address() {
-            let smtp::RcptParameters { notify, original } = rcpt.parameters;
-            let original = original.map(Box::from);
-            open.envelope.recipients.push(Recipient { address, notify, original });
-            Reply::RECIPIENT_OK.write(out);
-        }
-        Step::More
+        let smtp::RcptParameters { notify, original } = rcpt.parameters;
+        let original = original.map(Box::from);
+        self.state = State::Asked;
+        Step::Recipient(RecipientRequest { recipient: Recipient { address, notify, original } })
     }
 
-    fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step {
-        let refusal = match &self.transaction {
-            _ if !argument.is_empty() => CommandFault::ArgumentNotAllowed.reply(),
+    /// Answers [`Step::Recipient`]: one more recipient.
+    pub fn accept_recipient(&mut self, request: RecipientRequest, out: &mut Vec<u8>) {
+        self.resume();
+        if let Some(open) = &mut self.transaction {
+            open.mail.envelope.recipients.push(request.recipient);
+            Reply::RECIPIENT_OK.write(out);
+        } else {
+            // A recipient is asked about inside a transaction only.
+            debug_assert!(false, "a recipient without a transaction");
+            Reply::LOCAL_ERROR.write(out);
+        }
+    }
+
+    /// Answers [`Step::Recipient`] with a refusal: the step to take. With 421 the session ends.
+    pub fn decline_recipient(
+        &mut self,
+        request: &RecipientRequest,
+        reply: Reply,
+        out: &mut Vec<u8>,
+    ) -> Step<G> {
+        self.resume();
+        self.reject_recipient(request.recipient.address.as_str().to_owned(), reply, out)
+    }
+
+    fn data(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
+        let refusal = match self.transaction.take() {
+            transaction if !argument.is_empty() => {
+                self.transaction = transaction;
+                CommandFault::ArgumentNotAllowed.reply()
+            }
             None if self.hello.is_none() => Reply::HELLO_FIRST,
             None => Reply::MAIL_FIRST,
-            Some(open) if open.envelope.recipients.is_empty() => Reply::NO_RECIPIENTS,
-            Some(open) if open.chunks.is_some() => Reply::CHUNKS_BEGUN,
-            Some(open) if open.options.body == Body::BinaryMime => Reply::BINARY_NEEDS_CHUNKS,
-            Some(_) => {
-                self.state = State::ContentWanted(None);
-                return Step::ContentWanted;
-            }
+            Some(open) => match refusal_of_data(&open) {
+                Some(refusal) => {
+                    self.transaction = Some(open);
+                    refusal
+                }
+                None => {
+                    self.state = State::ContentWanted(open, None);
+                    return Step::ContentWanted;
+                }
+            },
         };
-        self.refuse("data", refusal, out)
+        self.refuse(Stage::Command(Verb::Data), refusal, out)
     }
 
     /// Refuses a command. Worth an event only when it was one too many.
-    pub(super) fn refuse(&mut self, at: &'static str, reply: Reply, out: &mut Vec<u8>) -> Step {
+    pub(super) fn refuse(&mut self, at: Stage, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
         match self.one_too_many(at, &reply, out) {
             Some(step) => step,
             None => {
@@ -333,36 +389,38 @@ impl Session {
         }
     }
 
-    fn reject_recipient(&mut self, to: String, reply: Reply, out: &mut Vec<u8>) -> Step {
-        let from = self.open_sender();
-        self.reject("rcpt", from, Some(to), reply, out)
+    fn reject_sender(&mut self, from: String, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
+        let paths = RejectedPaths { from: Some(from), to: None };
+        self.reject(Stage::Command(Verb::Mail), paths, reply, out)
     }
 
-    /// Refuses a command, with an event.
+    fn reject_recipient(&mut self, to: String, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
+        let paths = RejectedPaths { to: Some(to), ..self.open_paths() };
+        self.reject(Stage::Command(Verb::Rcpt), paths, reply, out)
+    }
+
+    /// Refuses a command, with an event. With 421 the session ends.
     pub(super) fn reject(
         &mut self,
-        at: &'static str,
-        from: Option<String>,
-        to: Option<String>,
+        at: Stage,
+        paths: RejectedPaths,
         reply: Reply,
         out: &mut Vec<u8>,
-    ) -> Step {
+    ) -> Step<G> {
         match self.one_too_many(at, &reply, out) {
             Some(step) => step,
             None => {
                 reply.write(out);
-                Step::Rejected(Rejection { at, from, to, reply })
+                if reply.code == 421 {
+                    self.state = State::Closing;
+                }
+                Step::Rejected(Rejection { at, from: paths.from, to: paths.to, reply })
             }
         }
     }
 
     /// Counts a refusal. Beyond the limit 421 takes the place of its reply, and the session ends.
-    fn one_too_many(
-        &mut self,
-        at: &'static str,
-        refusal: &Reply,
-        out: &mut Vec<u8>,
-    ) -> Option<Step> {
+    fn one_too_many(&mut self, at: Stage, refusal: &Reply, out: &mut Vec<u8>) -> Option<Step<G>> {
         if self.is_own_client() && !counts_for_own_client(at, refusal) {
             return None;
         }
@@ -370,33 +428,40 @@ impl Session {
         if self.refused <= self.policy.limits.errors_max {
             return None;
         }
-        let from = self.open_sender();
+        let from = self.open_paths().from;
         let reply = Reply::TOO_MANY_ERRORS;
         self.close_with(&reply, out);
         Some(Step::Rejected(Rejection { at, from, to: None, reply }))
     }
 
     /// The reverse-path of the open transaction, for an event.
-    pub(super) fn open_sender(&self) -> Option<String> {
-        self.transaction.as_ref().map(|open| text_of(open.envelope.reverse_path.as_ref()))
+    pub(super) fn open_paths(&self) -> RejectedPaths {
+        self.open().map(|open| open.mail.rejected()).unwrap_or_default()
+    }
+}
+
+fn refusal_of_data<G>(open: &Open<G>) -> Option<Reply> {
+    if open.mail.envelope.recipients.is_empty() {
+        Some(Reply::NO_RECIPIENTS)
+    } else if open.chunks.is_some() {
+        Some(Reply::CHUNKS_BEGUN)
+    } else {
+        let is_binary = open.mail.options.body == Body::BinaryMime;
+        is_binary.then_some(Reply::BINARY_NEEDS_CHUNKS)
     }
 }
 
 /// Whether a refusal says something about the client, and not only about a recipient or a message:
 /// the table in the module documentation.
-fn counts_for_own_client(at: &str, refusal: &Reply) -> bool {
+fn counts_for_own_client(at: Stage, refusal: &Reply) -> bool {
     match at {
-        "rcpt" => false,
-        "mail" => refusal.code >= 500,
-        "data" | "bdat" => {
+        Stage::Command(Verb::Rcpt) => false,
+        Stage::Command(Verb::Mail) => refusal.code >= 500,
+        Stage::Command(Verb::Data | Verb::Bdat) => {
             refusal.code >= 500 && ![Reply::MAIL_FIRST, Reply::NO_RECIPIENTS].contains(refusal)
         }
         _ => true,
     }
-}
-
-fn text_of(address: Option<&Address>) -> String {
-    address.map_or_else(String::new, |address| address.as_str().to_owned())
 }
 
 /// What a client gave for an address, behind `FROM:` or `TO:`, fit for a log line.

@@ -1,41 +1,50 @@
 //! The receiving side of SMTP (RFC 5321) as a state machine. *Pure.*
 //!
-//! Bytes of one client go in as they come, in pieces of any size; replies come out into a buffer
-//! and [`Step`]s say what the caller must do. A piece cut elsewhere gives the same replies and the
-//! same content. No sockets, no policy tables, no disk: whether a client may relay is told at the
-//! start, where content goes is the caller's business, and time is given where it is needed.
+//! Bytes of one client go in as they come, in pieces of any size; replies come out into a buffer,
+//! and [`Step`]s say what the caller must do or decide. A piece cut elsewhere gives the same
+//! replies and the same content. No sockets, no policy tables, no disk, no clock: whether a sender
+//! or a recipient is allowed is a step that the caller answers, at once or later; content is the
+//! caller's business, and the time is given where it is needed.
 //!
 //! ```text
-//! greet -> receive ... ContentWanted -> begin_content -> receive ... Content, Content, Complete
-//!             ^              |                                                         |
-//!             |              +-> decline          take_transaction -> stored or decline
-//!             +------------------------------------------------------------------------+
+//! greet -> receive ... Mail -> accept_mail | decline_mail
+//!             ^        Recipient -> accept_recipient | decline_recipient
+//!             |        Auth -> challenge | authenticated | not_authenticated
+//!             |        ContentWanted -> begin_content | decline
+//!             |        Content, Content, Complete -> stored | decline
+//!             +------------------------------------------------+
 //! ```
+//!
+//! `G` is what the caller grants to a transaction at MAIL: a reservation, for example. It belongs
+//! to the transaction: dropped when that is abandoned, handed over with it in [`Step::Complete`].
 
 mod authentication;
 mod chunks;
 mod commands;
 mod offer;
 mod received;
+mod recipients;
 mod step;
 mod submission;
 
 pub use authentication::{AuthInput, Authentication};
-pub use step::{Etrn, Progress, Rejection, Step, Transaction};
+pub use step::{
+    Etrn, MailRequest, Progress, RecipientRequest, Rejection, Stage, Step, Transaction,
+};
 pub use submission::HeaderWatch;
 
 use crate::config;
-use crate::message::{Address, ContentFlags, Envelope, Options, QueueId, Recipient, Timestamp};
+use crate::message::{Address, Envelope, QueueId, Recipient, Timestamp};
 use crate::sasl::Channels;
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
     Skipped, Verb,
 };
-use chunks::{Chunk, Refused};
+use chunks::{Chunk, DiscardedChunk};
+use recipients::Duplicates;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Replies that may wait in `out`, in bytes, before `receive` stops and lets the caller send them.
 /// A pipelining client is owed an answer to each command; without a stop a buffer of short commands
@@ -54,90 +63,62 @@ pub struct Policy {
     pub limits: config::Session,
 }
 
-/// Who is at the other end.
+/// The client, as the caller knows it.
 pub struct Client {
     /// Address and port of the peer.
     pub address: SocketAddr,
-    /// Lies in a relay network: may send to any domain.
+    /// Is in a relay network: may send to any domain.
     pub may_relay: bool,
-    /// STARTTLS is there to be said.
+    /// STARTTLS can be offered.
     pub starttls: bool,
     /// No mail without TLS.
     pub tls_demanded: bool,
-    /// May say when its mail is to be sent: MT-PRIORITY, FUTURERELEASE.
+    /// May use MT-PRIORITY, FUTURERELEASE and DELIVERBY.
     pub scheduling: bool,
-    /// May say with XCLIENT who the client is.
+    /// May use XCLIENT.
     pub xclient: bool,
-    /// TLS, when it is there from the first byte.
+    /// TLS, if it is there from the first byte.
     pub protection: Option<Protection>,
-    /// How it may say who it is.
+    /// How it may authenticate.
     pub authentication: Authentication,
-    /// Asked before MAIL and RCPT are answered, if there is something to ask.
-    pub gate: Option<Box<dyn Gate>>,
 }
 
-/// Who may send, and how much.
-pub trait Gate {
-    /// Before MAIL is answered: may `sender` be the reverse-path of one more message, of this user,
-    /// if the client is one?
-    ///
-    /// # Errors
-    /// The refusal.
-    fn pass(&self, user: Option<&str>, sender: Option<&Address>) -> Result<Box<dyn Claim>, Reply>;
-}
-
-/// What a transaction has been allowed. Dropped, it counts for nothing.
-pub trait Claim {
-    /// Before RCPT is answered: may there be one more recipient?
-    ///
-    /// # Errors
-    /// The refusal.
-    fn one_more(&mut self) -> Result<(), Reply>;
-
-    /// The message was taken.
-    fn keep(self: Box<Self>);
-}
-
-/// What TLS is like on a connection.
+/// The TLS of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protection {
     /// `TLSv1.3`.
     pub version: &'static str,
     /// As IANA names it: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
-    /// What an exchange of AUTH can be tied to.
+    /// The channel bindings that AUTH may use.
     pub channels: Channels,
-    /// SHA-256 of the certificate that the client has shown.
+    /// SHA-256 of the client's certificate.
     pub client_fingerprint: Option<[u8; 32]>,
-    /// The names in it, where somebody vouches for them.
+    /// The names in it, if a trusted CA signed it.
     pub client_names: Vec<Box<str>>,
 }
 
 /// One client's session, from the greeting to the close.
-pub struct Session {
+pub struct Session<G = ()> {
     policy: Rc<Policy>,
     client: Client,
     hello: Option<Hello>,
-    state: State,
-    /// Who the client has proved to be.
+    state: State<G>,
+    /// The authenticated user.
     user: Option<Box<str>>,
-    transaction: Option<Open>,
-    /// For the trace field: who the message is for, when that is one recipient and the transaction
-    /// has been taken.
-    taken_for: Option<Address>,
-    /// And that it asked for SMTPUTF8.
-    taken_as_utf8: bool,
-    /// And its priority.
-    taken_priority: i8,
-    /// And what it was allowed.
-    taken_claim: Option<Box<dyn Claim>>,
+    /// The open transaction, except while its content arrives: then `state` has it.
+    transaction: Option<Open<G>>,
     /// Refused commands since the session began or last had a message accepted.
     refused: u32,
+    /// Commands that move no mail, since then.
+    junk: u32,
+    /// Complete command lines so far.
+    commands: u64,
     /// Transactions begun.
     mails: u32,
-    /// The time, as last told.
+    /// The time, as last given.
     now: Timestamp,
-    /// The relay stops: close when the content at hand is done.
+    /// The relay is shutting down: close when the content at hand is done.
     stop: bool,
 }
 
@@ -149,46 +130,74 @@ struct Hello {
 }
 
 /// A transaction that MAIL has opened.
-struct Open {
-    envelope: Envelope,
-    /// What MAIL asked for.
-    options: Options,
-    /// What the gate says it may be.
-    claim: Option<Box<dyn Claim>>,
+struct Open<G> {
+    /// Envelope and options.
+    mail: Box<MailRequest>,
+    /// What the caller granted at MAIL.
+    grant: G,
+    /// The recipients so far, to find duplicates.
+    recipients: Duplicates,
     /// Between BDAT commands: of the content so far.
     chunks: Option<ContentScanner>,
 }
 
-enum State {
+/// Content that is arriving, and its transaction.
+struct Incoming<G> {
+    open: Open<G>,
+    scanner: ContentScanner,
+    content: Content,
+}
+
+/// What the caller does with content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Keeps it.
+    Kept,
+    /// Has been told that it is void: it is only scanned to its end.
+    Void,
+}
+
+enum State<G> {
     /// `greet` was not called yet.
     Greeting,
     /// Waiting for a command.
     Commands,
-    /// Throwing away a command line that is too long; so many bytes of it are gone.
+    /// Discarding a command line that is too long; so many bytes of it are gone.
     Skipping(usize),
-    /// STARTTLS was said; the caller shakes hands.
+    /// STARTTLS was accepted; the caller does the handshake.
     Handshake,
     /// Waiting for the answer to a challenge of AUTH.
     Challenged,
-    /// The caller finds out what AUTH has led to.
+    /// The caller decides about a message of AUTH.
     Authenticating,
+    /// The caller decides about MAIL, RCPT, ETRN or XCLIENT.
+    Asked,
     /// DATA is in order, or the first BDAT; the caller decides.
-    ContentWanted(Option<Chunk>),
-    /// Between 354 and the end of data. `true`: void, the caller knows.
-    Content(ContentScanner, bool),
-    /// In a chunk. `true`: void, the caller knows.
-    Chunk(Chunk, ContentScanner, bool),
-    /// In a chunk that is thrown away.
-    Refused(Refused),
-    /// The content is there; the caller makes it durable.
-    Complete(ContentScanner),
-    /// All that comes is thrown away.
+    ContentWanted(Open<G>, Option<Chunk>),
+    /// Between 354 and the end of data.
+    Content(Incoming<G>),
+    /// In a chunk.
+    Chunk(Chunk, Incoming<G>),
+    /// In a chunk that is discarded.
+    Discarding(DiscardedChunk),
+    /// The caller has the transaction and makes it durable.
+    Storing,
+    /// All input is discarded.
     Closing,
 }
 
-impl Session {
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A command, or an answer to a challenge of AUTH.
+    Command,
+    /// Content.
+    Content,
+}
+
+impl<G> Session<G> {
     /// A session with a client that has just connected. Call `greet` next.
-    pub fn new(policy: Rc<Policy>, client: Client) -> Session {
+    pub fn new(policy: Rc<Policy>, client: Client) -> Session<G> {
         Session {
             policy,
             client,
@@ -196,11 +205,9 @@ impl Session {
             state: State::Greeting,
             user: None,
             transaction: None,
-            taken_for: None,
-            taken_as_utf8: false,
-            taken_priority: 0,
-            taken_claim: None,
             refused: 0,
+            junk: 0,
+            commands: 0,
             mails: 0,
             now: Timestamp::default(),
             stop: false,
@@ -212,7 +219,7 @@ impl Session {
     /// After a 554 greeting a server waits for QUIT (RFC 5321 3.1). That is owed to clients that
     /// speak SMTP; one that does not wait for the greeting does not wait for its meaning either,
     /// and gets [`Step::Close`].
-    pub fn greet(&mut self, early: &[u8], out: &mut Vec<u8>) -> Step {
+    pub fn greet(&mut self, early: &[u8], out: &mut Vec<u8>) -> Step<G> {
         let refusal = if early.is_empty() {
             self.write_greeting(out);
             self.state = State::Commands;
@@ -233,38 +240,40 @@ impl Session {
         out.extend_from_slice(b" ESMTP Ringpost\r\n");
     }
 
-    /// Answers Turn: from now on the client is another, and begins from the greeting.
-    pub fn override_client(
-        &mut self,
-        address: SocketAddr,
-        may_relay: bool,
-        gate: Option<Box<dyn Gate>>,
-        out: &mut Vec<u8>,
-    ) {
-        self.client.gate = gate;
+    /// Answers [`Step::ClientOverride`]: from now on the client is another one, and begins from the
+    /// greeting.
+    pub fn override_client(&mut self, address: SocketAddr, may_relay: bool, out: &mut Vec<u8>) {
         self.user = None;
         self.client.address = address;
         self.client.may_relay = may_relay;
         self.hello = None;
         self.transaction = None;
+        self.resume();
         self.write_greeting(out);
     }
 
-    /// Who the client is, as far as it is known.
+    /// The caller has answered: on with the next command, unless the session is over.
+    fn resume(&mut self) {
+        if !matches!(self.state, State::Closing) {
+            self.state = State::Commands;
+        }
+    }
+
+    /// Address and port of the client.
     pub fn client_address(&self) -> SocketAddr {
         self.client.address
     }
 
-    /// What time it is: to be told before input is given.
+    /// Sets the time: to be called before input is given.
     pub fn set_now(&mut self, now: Timestamp) {
         self.now = now;
     }
 
     /// Takes input that came from the client, from the first byte that was not consumed yet.
     ///
-    /// While the session waits for the caller (after [`Step::ContentWanted`] and
-    /// [`Step::Complete`]) nothing is consumed: leave the client's bytes where they are.
-    pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
+    /// While the session waits for an answer of the caller nothing is consumed: leave the client's
+    /// bytes where they are.
+    pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress<G> {
         let out_full = out.len() + OUT_BYTES_MAX;
         let mut consumed = 0;
         loop {
@@ -287,8 +296,8 @@ impl Session {
                 State::Skipping(skipped) => self.receive_overlong(rest, skipped, out),
                 State::Content(..) => self.receive_content(rest, out),
                 State::Chunk(..) => self.receive_chunk(rest),
-                State::Refused(_) => self.receive_refused(rest),
-                State::ContentWanted(_) | State::Complete(_) => (0, Step::More),
+                State::Discarding(_) => self.receive_discarded(rest),
+                State::ContentWanted(..) | State::Storing | State::Asked => (0, Step::More),
                 State::Handshake | State::Authenticating => (0, Step::More),
                 State::Closing => (rest.len(), Step::Close),
             };
@@ -297,13 +306,13 @@ impl Session {
                 step => step,
             };
             consumed += used;
-            if used == 0 || alone || step != Step::More || out.len() > out_full {
+            if used == 0 || alone || !matches!(step, Step::More) || out.len() > out_full {
                 return Progress { consumed, step };
             }
         }
     }
 
-    fn receive_command(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+    fn receive_command(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step<G>) {
         // Of TLS and HTTP: both are known before their first line has ended, if it ever does.
         if smtp::is_tls(rest) {
             return (rest.len(), self.close_with(&Reply::TLS, out));
@@ -312,10 +321,14 @@ impl Session {
             return (rest.len(), self.close_with(&Reply::HTTP, out));
         }
         match smtp::scan(rest, self.line_max(rest)) {
-            Line::Complete(line) if matches!(self.state, State::Challenged) => {
-                (line.len() + 2, self.auth_answer(line, out))
+            Line::Complete(line) => {
+                self.commands += 1;
+                let step = match self.state {
+                    State::Challenged => self.auth_answer(line, out),
+                    _ => self.command(line, out),
+                };
+                (line.len() + 2, step)
             }
-            Line::Complete(line) => (line.len() + 2, self.command(line, out)),
             Line::Incomplete => (0, Step::More),
             // Its chunk would be taken for commands.
             Line::TooLong(_) if Verb::of(rest) == Some(Verb::Bdat) => {
@@ -334,7 +347,7 @@ impl Session {
         rest: &[u8],
         skipped: usize,
         out: &mut Vec<u8>,
-    ) -> (usize, Step) {
+    ) -> (usize, Step<G>) {
         let window = rest.get(..SKIPPED_BYTES_MAX.saturating_sub(skipped)).unwrap_or(rest);
         match smtp::skip(window) {
             // One less than the window may take: its last byte may be a CR that has to wait.
@@ -347,7 +360,8 @@ impl Session {
             }
             Skipped::End(length) => {
                 self.state = State::Commands;
-                (length, self.refuse("command", Reply::LINE_TOO_LONG, out))
+                self.commands += 1;
+                (length, self.refuse(Stage::UnknownCommand, Reply::LINE_TOO_LONG, out))
             }
             Skipped::Bare(bare) => (rest.len(), self.out_of_step(bare, out)),
         }
@@ -355,7 +369,7 @@ impl Session {
 
     /// A lone CR or LF: where the client thinks that its next command begins cannot be known, and
     /// guessing is what command injection lives on.
-    fn out_of_step(&mut self, bare: Bare, out: &mut Vec<u8>) -> Step {
+    fn out_of_step(&mut self, bare: Bare, out: &mut Vec<u8>) -> Step<G> {
         let reply = match bare {
             Bare::Cr => Reply::BARE_CR,
             Bare::Lf => Reply::BARE_LF,
@@ -363,15 +377,15 @@ impl Session {
         self.close_with(&reply, out)
     }
 
-    fn receive_content(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
-        let State::Content(scanner, void) = &mut self.state else {
+    fn receive_content(&mut self, rest: &[u8], out: &mut Vec<u8>) -> (usize, Step<G>) {
+        let State::Content(Incoming { scanner, content, .. }) = &mut self.state else {
             return (0, Step::More);
         };
         match scanner.scan(rest) {
             Scanned::Short | Scanned::Stuffing => (0, Step::More),
-            Scanned::Content(length) if *void => (length, Step::More),
+            Scanned::Content(length) if *content == Content::Void => (length, Step::More),
             Scanned::Content(length) if scanner.defect().is_some() => {
-                *void = true;
+                *content = Content::Void;
                 (length, Step::ContentVoid)
             }
             Scanned::Content(length) => (length, Step::Content(0..length)),
@@ -379,20 +393,38 @@ impl Session {
         }
     }
 
-    fn end_of_content(&mut self, out: &mut Vec<u8>) -> Step {
-        let State::Content(scanner, _) = std::mem::replace(&mut self.state, State::Commands) else {
-            return Step::More;
-        };
-        match scanner.defect() {
-            Some(defect) => self.refuse_content(defect, out),
-            None => {
-                self.state = State::Complete(scanner);
-                Step::Complete
+    fn end_of_content(&mut self, out: &mut Vec<u8>) -> Step<G> {
+        match std::mem::replace(&mut self.state, State::Commands) {
+            State::Content(incoming) => match incoming.scanner.defect() {
+                Some(defect) => self.refuse_content(incoming.open, defect, out),
+                None => self.complete(incoming),
+            },
+            state => {
+                self.state = state;
+                Step::More
             }
         }
     }
 
-    fn refuse_content(&mut self, defect: Defect, out: &mut Vec<u8>) -> Step {
+    /// The content is whole: the transaction leaves the session.
+    fn complete(&mut self, incoming: Incoming<G>) -> Step<G> {
+        let Incoming { open, scanner, .. } = incoming;
+        let protocol = self.protocol_of(Some(&open));
+        let MailRequest { envelope, mut options } = *open.mail;
+        // A client that always asks for it must not have plain mail refused by hops without it.
+        options.smtp_utf8 &= scanner.eight_bit_header() || !is_ascii(&envelope);
+        self.state = State::Storing;
+        Step::Complete(Box::new(Transaction {
+            envelope,
+            options,
+            content_bytes: scanner.bytes(),
+            flags: scanner.flags(),
+            protocol,
+            grant: open.grant,
+        }))
+    }
+
+    fn refuse_content(&mut self, open: Open<G>, defect: Defect, out: &mut Vec<u8>) -> Step<G> {
         let reply = match defect {
             Defect::TooLarge => Reply::too_large(self.policy.limits.message_bytes_max),
             Defect::BareLf => Reply::CONTENT_BARE_LF,
@@ -401,19 +433,34 @@ impl Session {
             Defect::TooManyHops => Reply::TOO_MANY_HOPS,
             Defect::LineTooLong => Reply::CONTENT_LINE_TOO_LONG,
         };
-        let from = self.open_sender();
-        self.transaction = None;
-        self.reject("data", from, None, reply, out)
+        self.reject(Stage::Command(Verb::Data), open.mail.rejected(), reply, out)
     }
 
-    /// Answers ContentWanted: with 354, or by going on, as the chunk is there already.
+    /// Answers [`Step::ContentWanted`]: with 354, or by going on, because the chunk is there.
     pub fn begin_content(&mut self, out: &mut Vec<u8>) {
-        if let State::ContentWanted(Some(chunk)) = self.state {
-            return self.begin_chunks(chunk);
+        match std::mem::replace(&mut self.state, State::Commands) {
+            State::ContentWanted(open, Some(chunk)) => self.begin_chunks(open, chunk),
+            State::ContentWanted(open, None) => {
+                let scanner = ContentScanner::new(self.content_limits(), Framing::Dots);
+                self.state = State::Content(Incoming { open, scanner, content: Content::Kept });
+                Reply::SEND_CONTENT.write(out);
+            }
+            state => self.state = state,
         }
-        let scanner = ContentScanner::new(self.content_limits(), Framing::Dots);
-        self.state = State::Content(scanner, false);
-        Reply::SEND_CONTENT.write(out);
+    }
+
+    /// The transaction that is open, wherever it is.
+    fn open(&self) -> Option<&Open<G>> {
+        match &self.state {
+            State::ContentWanted(open, _) => Some(open),
+            State::Content(incoming) | State::Chunk(_, incoming) => Some(&incoming.open),
+            _ => self.transaction.as_ref(),
+        }
+    }
+
+    /// What the caller granted to the transaction that is open.
+    pub fn grant(&mut self) -> Option<&mut G> {
+        self.transaction.as_mut().map(|open| &mut open.grant)
     }
 
     fn content_limits(&self) -> ContentLimits {
@@ -425,34 +472,31 @@ impl Session {
         }
     }
 
-    /// The Received field (RFC 5321 4.4) for the transaction, ending in CRLF; callable from
-    /// ContentWanted on, until `stored` or `decline`.
+    /// The Received field (RFC 5321 4.4) for the open transaction, ending in CRLF.
     pub fn received_field(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
-        let taken_for = self.taken_for.as_ref();
-        let (recipient, priority) = match &self.transaction {
-            Some(open) => (sole_recipient(&open.envelope), open.options.priority),
-            None => (taken_for, self.taken_priority),
-        };
+        let mail = self.open().map(|open| &open.mail);
+        let recipient = mail.and_then(|mail| sole_recipient(&mail.envelope));
         received::field(&received::ReceivedField {
-            hello: self.hello.as_ref().map_or("", |hello| &hello.name),
+            hello: self.client_name(),
             protocol: self.protocol(),
             client: self.client.address.ip(),
             protection: self.client.protection.as_ref(),
             host_name: &self.policy.host_name,
             id,
             recipient: recipient.map(Address::as_str),
-            priority,
+            priority: mail.map_or(0, |mail| mail.options.priority),
             now,
         })
     }
 
-    /// Answers Hasten (RFC 1985 5.3).
-    pub fn hastened(&self, found: Etrn, out: &mut Vec<u8>) {
+    /// Answers [`Step::Etrn`] (RFC 1985 5.3).
+    pub fn answer_etrn(&mut self, found: Etrn, out: &mut Vec<u8>) {
         let reply = match found {
-            Etrn::Begun => Reply::ETRN_STARTED,
-            Etrn::Nothing => Reply::ETRN_NOTHING_QUEUED,
+            Etrn::Started => Reply::ETRN_STARTED,
+            Etrn::NothingQueued => Reply::ETRN_NOTHING_QUEUED,
             Etrn::Busy => Reply::ETRN_BUSY,
         };
+        self.resume();
         reply.write(out);
     }
 
@@ -461,19 +505,20 @@ impl Session {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// What is spoken in this transaction: `SMTP`, `ESMTP`, `UTF8SMTPSA` and the like (RFC 3848,
+    /// The protocol of the open transaction: `SMTP`, `ESMTP`, `UTF8SMTPSA` and the like (RFC 3848,
     /// RFC 6531 4.3).
     pub fn protocol(&self) -> &'static str {
-        let smtp_utf8 = match &self.transaction {
-            Some(open) => open.options.smtp_utf8,
-            None => self.taken_as_utf8,
-        };
+        self.protocol_of(self.open())
+    }
+
+    fn protocol_of(&self, open: Option<&Open<G>>) -> &'static str {
+        let smtp_utf8 = open.is_some_and(|open| open.mail.options.smtp_utf8);
         let has_tls = self.client.protection.is_some();
         let has_user = self.user.is_some();
         received::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
     }
 
-    /// What protects the connection.
+    /// The TLS of the connection.
     pub fn protection(&self) -> Option<&Protection> {
         self.client.protection.as_ref()
     }
@@ -490,104 +535,72 @@ impl Session {
         }
     }
 
-    /// After Complete, once.
-    pub fn take_transaction(&mut self) -> Transaction {
-        debug_assert!(matches!(self.state, State::Complete(_)) && self.transaction.is_some());
-        let (envelope, mut options) = match self.transaction.take() {
-            Some(open) => {
-                self.taken_claim = open.claim;
-                (open.envelope, open.options)
-            }
-            None => (Envelope { reverse_path: None, recipients: Vec::new() }, Options::default()),
-        };
-        self.taken_for = sole_recipient(&envelope).cloned();
-        self.taken_as_utf8 = options.smtp_utf8;
-        self.taken_priority = options.priority;
-        let (content_bytes, flags, eight_bit_header) = match &self.state {
-            State::Complete(scanner) => {
-                (scanner.bytes(), scanner.flags(), scanner.eight_bit_header())
-            }
-            _ => (0, ContentFlags::default(), false),
-        };
-        // Who asks for it always must not have plain mail refused by next hops without it.
-        options.smtp_utf8 &= eight_bit_header || !is_ascii(&envelope);
-        Transaction { envelope, options, content_bytes, flags }
-    }
-
-    /// The message is durable: 250 with its id.
+    /// Answers [`Step::Complete`]: the message is durable, 250 with its id.
     pub fn stored(&mut self, id: QueueId, out: &mut Vec<u8>) {
-        if let Some(claim) = self.taken_claim.take() {
-            claim.keep();
-        }
-        self.finish_transaction();
-        // The limit is there for clients that try and try; one whose mail is taken may have a bad
-        // address in every mailing, for as long as it stays connected.
+        self.resume();
+        // The limits are there for clients that try and try; one whose mail is accepted may have a
+        // bad address in every mailing, for as long as it stays connected.
         self.refused = 0;
+        self.junk = 0;
         let text = format!("queued as {id}");
         Reply { text: text.into(), ..Reply::OK }.write(out);
     }
 
-    /// Answers ContentWanted or Complete with a refusal (452 4.3.1, 451 4.3.0 ...) instead. With
-    /// 421 the session ends. Refused at DATA, the transaction stays open and DATA may come again;
-    /// refused at the end of data, or at a chunk, it is over (RFC 5321 4.1.1.4).
+    /// Answers [`Step::ContentWanted`] or [`Step::Complete`] with a refusal (452 4.3.1, 451 4.3.0
+    /// ...). With 421 the session ends. Refused at DATA, the transaction stays open and DATA may
+    /// come again; refused at the end of data, or at a chunk, it is over (RFC 5321 4.1.1.4).
     pub fn decline(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        if let (State::ContentWanted(Some(chunk)), true) = (&self.state, reply.code != 421) {
-            let chunk = *chunk;
-            return self.decline_chunk(chunk, reply);
+        let ends = reply.code == 421;
+        match std::mem::replace(&mut self.state, State::Commands) {
+            State::ContentWanted(_, Some(chunk)) if !ends => {
+                return self.decline_chunk(chunk, reply);
+            }
+            State::ContentWanted(open, _) => self.transaction = Some(open),
+            State::Closing => self.state = State::Closing,
+            _ => {}
         }
         reply.write(out);
-        if let State::ContentWanted(_) = self.state {
-            self.state = State::Commands;
-        } else {
-            self.finish_transaction();
-        }
-        if reply.code == 421 {
+        if ends {
             self.state = State::Closing;
         }
     }
 
-    fn finish_transaction(&mut self) {
-        self.transaction = None;
-        self.taken_for = None;
-        self.taken_as_utf8 = false;
-        self.taken_priority = 0;
-        self.taken_claim = None;
-        self.state = State::Commands;
-    }
-
-    /// How long to wait for more input now.
-    pub fn timeout(&self) -> Duration {
+    /// What the session waits for now.
+    pub fn phase(&self) -> Phase {
         match self.state {
-            State::Content(..) | State::Chunk(..) | State::Refused(_) => {
-                self.policy.limits.data_timeout
-            }
-            _ => self.policy.limits.command_timeout,
+            State::Content(..) | State::Chunk(..) | State::Discarding(_) => Phase::Content,
+            _ => Phase::Command,
         }
     }
 
-    /// The wait was too long: 421 4.4.2; close after it.
-    pub fn timed_out(&mut self, out: &mut Vec<u8>) {
-        self.close_with(&Reply::TIMED_OUT, out);
+    /// Complete command lines so far: a client that sends one byte at a time does not get on.
+    pub fn commands(&self) -> u64 {
+        self.commands
     }
 
-    /// The relay stops: 421 4.3.2 if no transaction is in the middle of its content; whether the
+    /// The client was too slow, as `reply` (421) says; close after it.
+    pub fn timed_out(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        self.close_with(reply, out);
+    }
+
+    /// The relay is shutting down: 421 4.3.2 if no content is arriving; whether the
     /// connection may be closed now. If not, the session ends by itself, with 421, after the reply
     /// to the end of data.
     pub fn stopping(&mut self, out: &mut Vec<u8>) -> bool {
         self.stop = true;
         match self.state {
-            State::ContentWanted(_) | State::Content(..) | State::Chunk(..) => return false,
-            State::Complete(_) => return false,
-            State::Closing | State::Handshake | State::Authenticating => {}
+            State::ContentWanted(..) | State::Content(..) | State::Chunk(..) => return false,
+            State::Storing => return false,
+            State::Closing | State::Handshake | State::Authenticating | State::Asked => {}
             State::Greeting => _ = self.close_with(&Reply::STOPPING_AT_GREETING, out),
-            State::Commands | State::Challenged | State::Skipping(_) | State::Refused(_) => {
+            State::Commands | State::Challenged | State::Skipping(_) | State::Discarding(_) => {
                 _ = self.close_with(&Reply::STOPPING, out)
             }
         }
         true
     }
 
-    fn close_with(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Step {
+    fn close_with(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Step<G> {
         reply.write(out);
         self.state = State::Closing;
         Step::Close

@@ -1,13 +1,13 @@
 //! The reply to EHLO (RFC 5321 4.1.1.1): what a client may use, here and now. *Pure.*
 
 use super::Session;
-use crate::smtp::{Offered, Verb};
+use crate::smtp::{OddDots, Offered, Syntax, Verb};
 use std::io::Write;
 
 /// The shortest time that is taken with mode R (RFC 2852 3): none is too short to be kept here.
 const DELIVER_BY_SECONDS_MIN: u32 = 1;
 
-impl Session {
+impl<G> Session<G> {
     /// The extensions that change what MAIL and RCPT may say.
     pub(super) fn offered(&self) -> Offered {
         Offered {
@@ -15,6 +15,7 @@ impl Session {
             scheduling: self.client.scheduling,
             require_tls: self.client.protection.is_some(),
             auth: !self.client.authentication.mechanisms.is_empty(),
+            syntax: self.syntax(),
         }
     }
 
@@ -23,8 +24,18 @@ impl Session {
         self.client.may_relay || self.user.is_some()
     }
 
-    /// ETRN, as a client that may send anywhere may have it done now (RFC 1985 6); not where mail
-    /// is submitted (RFC 6409 7).
+    /// How strictly addresses are read.
+    pub(super) fn syntax(&self) -> Syntax {
+        let limits = &self.policy.limits;
+        match (limits.lenient && self.is_own_client(), limits.keep_odd_dots) {
+            (false, _) => Syntax::Strict,
+            (true, false) => Syntax::Lenient(OddDots::Quoted),
+            (true, true) => Syntax::Lenient(OddDots::Kept),
+        }
+    }
+
+    /// ETRN is for clients that may send to any domain (RFC 1985 6), but not where mail is
+    /// submitted (RFC 6409 7).
     pub(super) fn offers_etrn(&self) -> bool {
         self.is_own_client() && !self.client.authentication.demanded
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::sasl::Mechanism;
 use std::cell::Cell;
+use std::time::Duration;
 
 fn session() -> Session {
     let limits = config::Session {
@@ -11,6 +12,12 @@ fn session() -> Session {
         command_line_max: 1000,
         text_line_max: 1000,
         errors_max: 5,
+        junk_commands_max: 1_000_000,
+        lenient: false,
+        keep_odd_dots: false,
+        idle_timeout: Duration::from_secs(1800),
+        data_rate_min: 100,
+        message_timeout: Duration::from_secs(14_400),
         received_max: 5,
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(180),
@@ -34,9 +41,18 @@ fn session() -> Session {
             xclient: false,
             protection: None,
             authentication: Authentication::default(),
-            gate: None,
         },
     )
+}
+
+/// Answers what is asked before content: everything is allowed.
+fn allow<G: Default>(session: &mut Session<G>, step: Step<G>, out: &mut Vec<u8>) -> Step<G> {
+    match step {
+        Step::Mail(mail) => session.accept_mail(mail, G::default(), out),
+        Step::Recipient(request) => session.accept_recipient(request, out),
+        step => return step,
+    }
+    Step::More
 }
 
 /// A session that has taken `input`, and the step that it came to.
@@ -59,8 +75,8 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn a_silent_client_is_told_and_left() {
     let (mut session, _) = after("EHLO bar.example\r\n");
-    assert_eq!(session.timeout(), Duration::from_secs(300));
-    let said = written(|out| session.timed_out(out));
+    assert_eq!(session.phase(), Phase::Command);
+    let said = written(|out| session.timed_out(&Reply::TIMED_OUT, out));
     assert_eq!(said, "421 4.4.2 Timeout exceeded; closing connection\r\n");
     let progress = session.receive(b"NOOP\r\n", &mut Vec::new());
     assert_eq!(progress, Progress { consumed: 6, step: Step::Close });
@@ -68,7 +84,7 @@ fn a_silent_client_is_told_and_left() {
     let (mut session, step) = after(UP_TO_DATA);
     assert_eq!(step, Step::ContentWanted);
     session.begin_content(&mut Vec::new());
-    assert_eq!(session.timeout(), Duration::from_secs(180));
+    assert_eq!(session.phase(), Phase::Content);
 }
 
 #[test]
@@ -93,9 +109,8 @@ fn a_stop_waits_for_content_that_is_under_way() {
     session.begin_content(&mut out);
     assert_eq!(session.receive(b"x\r\n.\r\n", &mut out).step, Step::Content(0..3));
     assert!(!session.stopping(&mut out));
-    assert_eq!(session.receive(b".\r\n", &mut out).step, Step::Complete);
+    assert!(matches!(session.receive(b".\r\n", &mut out).step, Step::Complete(_)));
     assert!(!session.stopping(&mut out));
-    session.take_transaction();
     session.stored(QueueId(1), &mut out);
     let progress = session.receive(b"", &mut out);
     assert_eq!(progress, Progress { consumed: 0, step: Step::Close });
@@ -113,7 +128,8 @@ fn nothing_is_consumed_while_the_caller_is_to_act() {
     let waiting = Progress { consumed: 0, step: Step::More };
     assert_eq!(session.receive(b"x\r\n.\r\n", &mut Vec::new()), waiting);
     session.begin_content(&mut Vec::new());
-    assert_eq!(session.receive(b".\r\nQUIT\r\n", &mut Vec::new()).step, Step::Complete);
+    let step = session.receive(b".\r\nQUIT\r\n", &mut Vec::new()).step;
+    assert!(matches!(step, Step::Complete(_)));
     assert_eq!(session.receive(b"QUIT\r\n", &mut Vec::new()), waiting);
 }
 
@@ -140,17 +156,16 @@ fn the_trace_field_names_a_recipient_only_when_it_is_the_only_one() {
     let trace =
         |session: &Session| String::from_utf8(session.received_field(QueueId(1), now)).unwrap();
     let (mut session, _) = after(UP_TO_DATA);
-    let before = trace(&session);
     assert_eq!(
-        before,
+        trace(&session),
         "Received: from bar.example ([192.0.2.9])\r\n\
          \tby relay.example with ESMTP id 0000000000001\r\n\
          \tfor <c@d>; Mon, 23 Nov 2026 18:36:59 +0000\r\n"
     );
     session.begin_content(&mut Vec::new());
-    session.receive(b".\r\n", &mut Vec::new());
-    session.take_transaction();
-    assert_eq!(trace(&session), before, "the same after the transaction is taken");
+    assert!(trace(&session).contains("for <c@d>;"), "also while content comes");
+    let step = session.receive(b".\r\n", &mut Vec::new()).step;
+    assert!(matches!(step, Step::Complete(transaction) if transaction.protocol == "ESMTP"));
 
     let two = UP_TO_DATA.replace("DATA", "RCPT TO:<e@f>\r\nDATA").replace("EHLO", "HELO");
     let (session, _) = after(&two);
@@ -176,15 +191,18 @@ fn protection() -> Protection {
     }
 }
 
-/// Gives all of `input`, as a caller does who sends replies wherever the session stops for that.
-fn said(session: &mut Session, input: &str) -> (Progress, String) {
+/// Gives all of `input`, like a caller that allows everything, and sends replies wherever the
+/// session stops for that.
+fn said<G: Default>(session: &mut Session<G>, input: &str) -> (Progress<G>, String) {
     let mut out = Vec::new();
     let mut consumed = 0;
     loop {
-        let progress = session.receive(&input.as_bytes()[consumed..], &mut out);
-        consumed += progress.consumed;
-        if progress.step != Step::More || progress.consumed == 0 || consumed == input.len() {
-            return (Progress { consumed, ..progress }, String::from_utf8(out).unwrap());
+        let Progress { consumed: used, step } =
+            session.receive(&input.as_bytes()[consumed..], &mut out);
+        consumed += used;
+        let step = allow(session, step, &mut out);
+        if !matches!(step, Step::More) || used == 0 || consumed == input.len() {
+            return (Progress { consumed, step }, String::from_utf8(out).unwrap());
         }
     }
 }
@@ -240,10 +258,9 @@ fn starttls_that_is_not_offered_is_not_there() {
 fn rfc2920_3_2_only_some_replies_wait_for_others() {
     let (mut session, _) = after("EHLO bar.example\r\n");
     let mut out = Vec::new();
-    let group = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nNOOP\r\n";
-    let input = format!("{group}VRFY x\r\nNONSENSE\r\nMAIL FROM:<a@b>\r\n");
+    let input = "RSET\r\nRSET\r\nNOOP\r\nVRFY x\r\nNONSENSE\r\nRSET\r\n";
     let mut rest = input.as_bytes();
-    for (used, replies) in [(group.len(), 4), (8, 1), (10, 1), (17, 1)] {
+    for (used, replies) in [(18, 3), (8, 1), (10, 1), (6, 1)] {
         out.clear();
         let progress = session.receive(rest, &mut out);
         assert_eq!(progress, Progress { consumed: used, step: Step::More });
@@ -330,8 +347,8 @@ fn rfc8689_2_requiretls_is_offered_under_tls_alone() {
     said(&mut session, "MAIL FROM:<a@b> REQUIRETLS\r\nRCPT TO:<c@d>\r\nDATA\r\n");
     session.begin_content(&mut Vec::new());
     said(&mut session, "TLS-Required: No\r\n\r\n");
-    assert_eq!(said(&mut session, ".\r\n").0.step, Step::Complete);
-    assert!(session.take_transaction().options.require_tls, "the field does not count then");
+    let Step::Complete(transaction) = said(&mut session, ".\r\n").0.step else { panic!() };
+    assert!(transaction.options.require_tls, "the field does not count then");
 }
 
 #[test]
@@ -342,74 +359,116 @@ fn rfc6409_7_etrn_is_not_for_submission() {
     assert!(said(&mut session, "ETRN example.com\r\n").1.starts_with("459 4.7.1 "));
 }
 
-/// Open claims, messages that were kept, and recipients of either.
-#[derive(Clone, Default)]
-struct Counts(Rc<Cell<(u32, u32, u32)>>);
-
-impl Counts {
-    fn add(&self, open: i32, kept: u32, recipients: u32) {
-        let (were_open, were_kept, had) = self.0.get();
-        let open = were_open.checked_add_signed(open).unwrap();
-        self.0.set((open, were_kept + kept, had + recipients));
-    }
+thread_local! {
+    /// Grants that there are.
+    static GRANTS: Cell<u32> = const { Cell::new(0) };
 }
 
-impl Gate for Counts {
-    fn pass(&self, _: Option<&str>, _: Option<&Address>) -> Result<Box<dyn Claim>, Reply> {
-        self.add(1, 0, 0);
-        Ok(Box::new(Counted(self.clone())))
-    }
-}
+/// What the caller grants.
+#[derive(Debug, PartialEq)]
+struct Counted;
 
-struct Counted(Counts);
-
-impl Claim for Counted {
-    fn one_more(&mut self) -> Result<(), Reply> {
-        self.0.add(0, 0, 1);
-        Ok(())
-    }
-    fn keep(self: Box<Self>) {
-        self.0.add(0, 1, 0);
+impl Default for Counted {
+    fn default() -> Counted {
+        GRANTS.set(GRANTS.get() + 1);
+        Counted
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.add(-1, 0, 0);
+        GRANTS.set(GRANTS.get() - 1);
     }
 }
 
 #[test]
-fn what_the_gate_allowed_is_given_up_with_the_transaction_and_kept_with_the_message() {
-    let counts = Counts::default();
-    let mut session = session();
-    session.client.gate = Some(Box::new(counts.clone()));
-    let mut out = Vec::new();
-    session.greet(b"", &mut out);
-    let say = |session: &mut Session, input: &str| said(session, input).0.step;
+fn a_grant_lives_as_long_as_its_transaction_and_leaves_the_session_with_it() {
+    let plain = session();
+    let mut session: Session<Counted> = Session::new(plain.policy, plain.client);
+    session.greet(b"", &mut Vec::new());
     for ending in ["RSET\r\n", "EHLO bar.example\r\n"] {
-        let before = counts.0.get();
-        say(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
-        assert_eq!(counts.0.get(), (1, 0, before.2 + 1));
-        say(&mut session, ending);
-        assert_eq!(counts.0.get().0, 0, "{ending}");
+        said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        assert_eq!(GRANTS.get(), 1);
+        said(&mut session, ending);
+        assert_eq!(GRANTS.get(), 0, "{ending}");
     }
-    for (reply, kept) in [(Some(Reply::STORAGE_FULL), 0), (None, 1)] {
-        say(&mut session, UP_TO_DATA);
+    for refusal in [Some(Reply::STORAGE_FULL), None] {
+        said(&mut session, UP_TO_DATA);
         session.begin_content(&mut Vec::new());
-        assert!(matches!(say(&mut session, "x\r\n"), Step::Content(_)));
-        assert_eq!(say(&mut session, ".\r\n"), Step::Complete);
-        session.take_transaction();
-        assert_eq!(counts.0.get().0, 1, "until it is known what became of it");
-        match reply {
+        assert!(matches!(said(&mut session, "x\r\n").0.step, Step::Content(_)));
+        let Step::Complete(transaction) = said(&mut session, ".\r\n").0.step else { panic!() };
+        assert_eq!(GRANTS.get(), 1, "the caller has it");
+        match refusal {
             Some(reply) => session.decline(reply, &mut Vec::new()),
             None => session.stored(QueueId(1), &mut Vec::new()),
         }
-        let (open, messages, _) = counts.0.get();
-        assert_eq!((open, messages), (0, kept));
+        drop(transaction);
+        assert_eq!(GRANTS.get(), 0);
     }
-    say(&mut session, "MAIL FROM:<a@b>\r\n");
-    assert_eq!(counts.0.get().0, 1);
+    // Content with a defect.
+    said(&mut session, UP_TO_DATA);
+    session.begin_content(&mut Vec::new());
+    said(&mut session, "a\0b\r\n");
+    said(&mut session, ".\r\n");
+    assert_eq!(GRANTS.get(), 0);
+    said(&mut session, "MAIL FROM:<a@b>\r\n");
     drop(session);
-    assert_eq!(counts.0.get().0, 0, "a lost connection leaves nothing");
+    assert_eq!(GRANTS.get(), 0, "a lost connection leaves nothing");
+}
+
+#[test]
+fn policy_may_wait_and_may_refuse() {
+    let (mut session, _) = after("EHLO bar.example\r\n");
+    let mut out = Vec::new();
+    let input = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\n";
+    let Progress { consumed, step: Step::Mail(mail) } = session.receive(input, &mut out) else {
+        panic!()
+    };
+    assert_eq!(consumed, 17);
+    let rest = &input[consumed..];
+    let waiting = Progress { consumed: 0, step: Step::More };
+    assert_eq!(session.receive(rest, &mut out), waiting, "until it is answered");
+    assert_eq!(out, b"");
+    let refusal = Reply::too_many_messages(5, Duration::from_secs(60));
+    let step = session.decline_mail(&mail, refusal, &mut out);
+    assert!(matches!(step, Step::Rejected(Rejection { at: Stage::Command(Verb::Mail), .. })));
+    assert!(out.starts_with(b"450 4.7.1 "));
+    said(&mut session, "MAIL FROM:<a@b>\r\n");
+    let step = session.receive(rest, &mut out).step;
+    let Step::Recipient(request) = step else { panic!() };
+    let step = session.decline_recipient(&request, Reply::TOO_MANY_RECIPIENTS, &mut out);
+    let Step::Rejected(rejection) = step else { panic!() };
+    assert_eq!((rejection.from.as_deref(), rejection.to.as_deref()), (Some("a@b"), Some("c@d")));
+    let Step::Recipient(request) = session.receive(b"RCPT TO:<e@f>\r\n", &mut out).step else {
+        panic!()
+    };
+    session.accept_recipient(request, &mut out);
+    assert_eq!(said(&mut session, "DATA\r\n").0.step, Step::ContentWanted);
+    // With 421 the session ends.
+    let (mut session, _) = after("EHLO bar.example\r\n");
+    let Step::Mail(mail) = session.receive(b"MAIL FROM:<a@b>\r\n", &mut out).step else { panic!() };
+    let step = session.decline_mail(&mail, Reply::STOPPING, &mut out);
+    assert!(matches!(step, Step::Rejected(_)));
+    assert_eq!(session.receive(b"", &mut out).step, Step::Close);
+}
+
+#[test]
+fn commands_that_move_no_mail_are_bounded() {
+    let plain = session();
+    let mut limits = plain.policy.limits.clone();
+    limits.junk_commands_max = 4;
+    let policy = Policy { host_name: "relay.example".into(), limits };
+    let mut session: Session = Session::new(Rc::new(policy), plain.client);
+    session.greet(b"", &mut Vec::new());
+    for _ in 0..3 {
+        said(&mut session, UP_TO_DATA);
+        session.begin_content(&mut Vec::new());
+        assert!(matches!(said(&mut session, ".\r\n").0.step, Step::Complete(_)));
+        session.stored(QueueId(1), &mut Vec::new());
+        let (_, replies) = said(&mut session, "NOOP\r\nRSET\r\nVRFY x\r\n");
+        assert!(!replies.contains("421"), "{replies}");
+    }
+    let (progress, replies) = said(&mut session, "HELP\r\nNOOP\r\nMAIL FROM:<a@b>\r\n");
+    assert!(replies.ends_with("421 4.7.0 Too many commands without mail; closing connection\r\n"));
+    assert_eq!(progress.step, Step::Close);
 }

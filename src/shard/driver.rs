@@ -8,6 +8,7 @@ use super::ending::DeliveryPath;
 use super::now;
 use super::origin::{Origin, Question, Stations, Step, placement};
 use crate::config::Core;
+use crate::listener::{self, Later};
 use crate::message::{Message, Outcome, Reason, Timestamp};
 use crate::pool::{Dispatch, Done};
 use crate::ring::{self, Semaphore, Signal};
@@ -138,7 +139,7 @@ impl Driver {
                 _ => {}
             }
         }
-        Etrn::Begun
+        Etrn::Started
     }
 
     /// A shard has looked what waits there.
@@ -338,5 +339,19 @@ impl Drop for Loading {
         ] {
             self.driver.stations.exchange.send(self.owner, dispatch);
         }
+    }
+}
+
+impl listener::Queue for Driver {
+    fn admit(&self, message: Arc<Message>, placement: Placement) {
+        Driver::admit(self, message, placement);
+    }
+
+    fn is_full(&self) -> bool {
+        Driver::is_full(self)
+    }
+
+    fn flush(self: Rc<Self>, domain: String, with_subdomains: bool) -> Later<Etrn> {
+        Box::pin(async move { self.request_flush(&domain, with_subdomains).await })
     }
 }

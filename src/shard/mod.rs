@@ -27,13 +27,15 @@ mod stop;
 mod tests;
 mod view;
 
-use crate::auth::{Authenticator, OutboundCredentials, Quotas};
+use crate::auth::Authenticator;
 use crate::config::{Config, Core, Listener};
+use crate::credentials::OutboundCredentials;
 use crate::dns::Resolver;
 use crate::event::{Event, EventLog, Kind};
 use crate::listener::{self, Receiver};
 use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
 use crate::pool::{Dispatch, Exchange, Pool};
+use crate::quota::Quotas;
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, QueueIndex, Recovery, Spool};
@@ -205,15 +207,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         }
     });
 
-    let (admitting, filling, flushing) = (Rc::clone(&queue), Rc::clone(&queue), Rc::clone(&queue));
-    let into = listener::Queue {
-        admit: Box::new(move |message, placement| admitting.admit(message, placement)),
-        is_full: Box::new(move || filling.is_full()),
-        flush: Box::new(move |domain, below| {
-            let queue = Rc::clone(&flushing);
-            Box::pin(async move { queue.request_flush(&domain, below).await })
-        }),
-    };
+    let into: Rc<dyn listener::Queue> = Rc::clone(&queue) as _;
     let receiver = Receiver::new(
         index,
         Arc::clone(&config),
@@ -223,6 +217,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         Rc::clone(&events),
         into,
     );
+    receiver.keep_quotas_shared();
     for listener in listen {
         let address = listener.address;
         receiver

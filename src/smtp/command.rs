@@ -3,11 +3,12 @@
 //! A line without its CRLF goes in; words that borrow from it come out, or a fault with the reply
 //! that names it. What may follow what is not known here.
 
+use super::lenient::{Syntax, read_path_as};
 use super::parameters::{
     MailParameters, Offered, RcptParameters, names_smtp_utf8, read_mail_parameters,
     read_rcpt_parameters,
 };
-use super::path::{Path, PathFault, is_domain, read_literal, read_path};
+use super::path::{Path, PathFault, is_domain, read_literal};
 use super::reply::Reply;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::message::Status;
@@ -274,7 +275,7 @@ pub struct Mail<'a> {
 pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFault> {
     let side = Side::Sender;
     check_ascii(argument, offered.extended, side)?;
-    let (path, rest) = read_address(argument, "FROM:", side)?;
+    let (path, rest) = read_address(argument, "FROM:", side, offered.syntax)?;
     if let Path::Postmaster(_) = path {
         return Err(CommandFault::Path(side, PathFault::NoDomain));
     }
@@ -303,21 +304,28 @@ pub struct Rcpt<'a> {
     pub parameters: RcptParameters<'a>,
 }
 
-/// Reads the argument of RCPT; `smtp_utf8`: MAIL asked for it.
-pub fn read_rcpt(
-    argument: &str,
-    extended: bool,
-    smtp_utf8: bool,
-) -> Result<Rcpt<'_>, CommandFault> {
+/// What RCPT may say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RcptSyntax {
+    /// Parameters: the session began with EHLO.
+    pub extended: bool,
+    /// Addresses in UTF-8: MAIL asked for SMTPUTF8.
+    pub smtp_utf8: bool,
+    /// How strictly the address is read.
+    pub syntax: Syntax,
+}
+
+/// Reads the argument of RCPT.
+pub fn read_rcpt(argument: &str, offered: RcptSyntax) -> Result<Rcpt<'_>, CommandFault> {
     let side = Side::Recipient;
-    if !argument.is_ascii() && !smtp_utf8 {
+    if !argument.is_ascii() && !offered.smtp_utf8 {
         return Err(CommandFault::AddressNotAscii(side));
     }
-    let (path, rest) = read_address(argument, "TO:", side)?;
+    let (path, rest) = read_address(argument, "TO:", side, offered.syntax)?;
     if path == Path::Null {
         return Err(CommandFault::Path(side, PathFault::Null));
     }
-    Ok(Rcpt { path, parameters: read_rcpt_parameters(rest, extended)? })
+    Ok(Rcpt { path, parameters: read_rcpt_parameters(rest, offered.extended)? })
 }
 
 /// `FROM:` or `TO:` and the path. Spaces after the colon are against RFC 5321 3.3, and so common
@@ -326,12 +334,13 @@ fn read_address<'a>(
     argument: &'a str,
     keyword: &str,
     side: Side,
+    syntax: Syntax,
 ) -> Result<(Path<'a>, &'a str), CommandFault> {
     let after = match argument.split_at_checked(keyword.len()) {
         Some((word, after)) if word.eq_ignore_ascii_case(keyword) => after,
         _ => return Err(CommandFault::Keyword(side)),
     };
-    let (path, rest) = read_path(after.trim_start_matches([' ', '\t']))
+    let (path, rest) = read_path_as(after.trim_start_matches([' ', '\t']), syntax)
         .map_err(|fault| CommandFault::Path(side, fault))?;
     if !rest.is_empty() && !rest.starts_with([' ', '\t']) {
         return Err(CommandFault::Parameter);
@@ -397,8 +406,17 @@ mod tests {
     use super::*;
     use crate::message::{Body, DsnNotify};
 
-    const EXTENDED: Offered =
-        Offered { extended: true, scheduling: false, require_tls: false, auth: false };
+    const EXTENDED: Offered = Offered {
+        extended: true,
+        scheduling: false,
+        require_tls: false,
+        auth: false,
+        syntax: Syntax::Strict,
+    };
+
+    fn rcpt(text: &str, smtp_utf8: bool) -> Result<Rcpt<'_>, CommandFault> {
+        read_rcpt(text, RcptSyntax { extended: true, smtp_utf8, syntax: Syntax::Strict })
+    }
 
     #[test]
     fn verbs_are_read_in_any_case_and_parted_from_their_argument() {
@@ -523,7 +541,7 @@ mod tests {
         }
         let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", Offered::default());
         assert_eq!(after_helo, Err(CommandFault::AddressNotAscii(Side::Sender)));
-        let rcpt = |text, utf8| read_rcpt(text, true, utf8).map(|rcpt| rcpt.path);
+        let rcpt = |text, utf8| rcpt(text, utf8).map(|rcpt| rcpt.path);
         assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Path::Mailbox("\u{fc}@b")));
         let refused = CommandFault::AddressNotAscii(Side::Recipient);
         assert_eq!(rcpt("TO:<\u{fc}@b>", false), Err(refused));
@@ -536,7 +554,7 @@ mod tests {
     #[test]
     fn rcpt_takes_a_mailbox_or_the_postmaster() {
         use CommandFault::{Keyword, Parameter, ParameterUnknown};
-        let read = |text| read_rcpt(text, true, false);
+        let read = |text| rcpt(text, false);
         assert_eq!(read("TO:<a@b>").map(|rcpt| rcpt.path), Ok(Path::Mailbox("a@b")));
         let postmaster = read("to: <POSTMASTER>").map(|rcpt| rcpt.path);
         assert_eq!(postmaster, Ok(Path::Postmaster("POSTMASTER")));

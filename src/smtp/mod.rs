@@ -7,6 +7,7 @@ mod command;
 mod content;
 mod dots;
 mod help;
+mod lenient;
 mod mailbox;
 mod parameters;
 mod path;
@@ -18,13 +19,14 @@ mod xclient;
 mod xtext;
 
 pub use command::{
-    CommandFault, Mail, Rcpt, Side, Verb, is_hello_name, is_http, is_tls, may_be_grouped,
-    read_chunk, read_command, read_etrn, read_hello, read_mail, read_nothing, read_question,
-    read_rcpt,
+    CommandFault, Mail, Rcpt, RcptSyntax, Side, Verb, is_hello_name, is_http, is_tls,
+    may_be_grouped, read_chunk, read_command, read_etrn, read_hello, read_mail, read_nothing,
+    read_question, read_rcpt,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 pub use dots::{Dot, Dots, LineEnds};
 pub use help::help;
+pub use lenient::{OddDots, Syntax};
 pub use mailbox::read_addresses;
 pub use parameters::{By, Hold, MailParameters, Offered, RcptParameters};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};

@@ -4,6 +4,7 @@
 //! Which parameters are known on a connection is told; what they do is not known here.
 
 use super::command::CommandFault;
+use super::lenient::Syntax;
 use crate::message::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Timestamp};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,6 +25,8 @@ pub struct Offered {
     pub require_tls: bool,
     /// AUTH (RFC 4954).
     pub auth: bool,
+    /// How strictly the address is read.
+    pub syntax: Syntax,
 }
 
 /// Until when a message is not to be sent (RFC 4865).
@@ -106,7 +109,9 @@ pub(super) fn read_mail_parameters(
             () if keyword.eq_ignore_ascii_case("SMTPUTF8") => {
                 set_flag(&mut known.smtp_utf8, value, "SMTPUTF8 takes no value")?;
             }
-            () if keyword.eq_ignore_ascii_case("AUTH") && offered.auth => {
+            () if keyword.eq_ignore_ascii_case("AUTH")
+                && (offered.auth || offered.syntax != Syntax::Strict) =>
+            {
                 value.filter(|value| is_printable_xtext(value)).ok_or(CommandFault::Parameter)?;
                 known.auth = true;
             }
@@ -471,7 +476,7 @@ mod tests {
 
     #[test]
     fn what_says_when_to_send_is_known_where_it_is_offered() {
-        let offered = Offered { extended: true, scheduling: true, require_tls: false, auth: false };
+        let offered = Offered { extended: true, scheduling: true, ..Offered::default() };
         let told = |words| read_mail_parameters(words, offered);
         for (words, priority) in
             [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
@@ -505,7 +510,7 @@ mod tests {
 
     #[test]
     fn rfc8689_4_2_requiretls_needs_tls() {
-        let offered = Offered { extended: true, scheduling: false, require_tls: true, auth: false };
+        let offered = Offered { extended: true, require_tls: true, ..Offered::default() };
         let told = |words| read_mail_parameters(words, offered);
         assert_eq!(told("requiretls").map(|told| told.require_tls), Ok(true));
         assert!(matches!(told("REQUIRETLS=YES"), Err(CommandFault::Value(_))));

@@ -20,6 +20,13 @@ pub enum Path<'a> {
     Postmaster(&'a str),
     /// `local-part@domain` without brackets and source route.
     Mailbox(&'a str),
+    /// A mailbox whose local-part has dots where the grammar has none (`lenient`).
+    OddDots {
+        /// As given, without quotation marks.
+        local: &'a str,
+        /// The domain or address literal.
+        domain: &'a str,
+    },
 }
 
 impl Path<'_> {
@@ -28,6 +35,7 @@ impl Path<'_> {
         match self {
             Path::Null => None,
             Path::Postmaster(text) | Path::Mailbox(text) => Some(Address::new(text)),
+            Path::OddDots { local, domain } => Some(Address::new(format!("\"{local}\"@{domain}"))),
         }
     }
 }
@@ -111,7 +119,7 @@ fn closing_fault(after_domain: &str) -> PathFault {
 }
 
 /// `@one.example,@two.example:` before the mailbox.
-fn strip_route(inside: &str) -> Result<&str, PathFault> {
+pub(super) fn strip_route(inside: &str) -> Result<&str, PathFault> {
     let mut rest = inside;
     if !rest.starts_with('@') {
         return Ok(inside);
@@ -123,6 +131,14 @@ fn strip_route(inside: &str) -> Result<&str, PathFault> {
             return Ok(mailbox);
         }
         rest = after.strip_prefix(',').ok_or(PathFault::Route)?;
+    }
+}
+
+/// A whole domain or address literal.
+pub(super) fn read_tail(text: &str) -> Result<(), PathFault> {
+    match read_domain_or_literal(text)? {
+        (_, "") => Ok(()),
+        _ => Err(PathFault::Domain),
     }
 }
 

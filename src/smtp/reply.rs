@@ -117,6 +117,17 @@ impl Reply {
     /// More refused commands than a session may have.
     pub const TOO_MANY_ERRORS: Reply =
         with(421, Status(4, 7, 0), "Too many errors; closing connection");
+    /// More commands that move no mail than a session may have (`session.junk_commands_max`).
+    pub const TOO_MUCH_JUNK: Reply =
+        with(421, Status(4, 7, 0), "Too many commands without mail; closing connection");
+    /// Content comes more slowly than `session.data_rate_min`.
+    pub const TOO_SLOW: Reply =
+        with(421, Status(4, 4, 2), "Data transfer too slow; closing connection");
+    /// No message for longer than `session.idle_timeout`, whatever else the client sent.
+    pub const IDLE: Reply = with(421, Status(4, 4, 2), "No mail for too long; closing connection");
+    /// The content of a message took longer than `session.message_timeout`.
+    pub const MESSAGE_TIMED_OUT: Reply =
+        with(421, Status(4, 4, 2), "Message took too long to arrive; closing connection");
     /// More transactions than a session may have (RFC 9422 5).
     pub const TOO_MANY_MESSAGES: Reply =
         with(421, Status(4, 7, 0), "Too many messages in this session; reconnect to send more");

@@ -167,6 +167,72 @@ def five_thousand_recipients_are_told_to_come_in_portions():
         relay.wait_event("delivered", 1000)
 
 
+def drip(peer, bytes_at_a_time, seconds, pause=0.1):
+    """Sends a piece every `pause` until the relay says 421 or `seconds` have passed; what it said."""
+    end, received = time.monotonic() + seconds, b""
+    peer.settimeout(pause)
+    while time.monotonic() < end and b"421" not in received:
+        try:
+            peer.sendall(bytes_at_a_time)
+            received += peer.recv(65536)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return received
+
+
+def clients_that_drip_are_cut():
+    limits = ["--set", "session.command_timeout=2s", "--set", "session.data_timeout=2s", "--set",
+              "session.message_timeout=6s", "--set", "session.idle_timeout=4s"]
+    with Relay(*limits, "--set", "session.data_rate_min=1000") as relay:
+        # A command, byte by byte.
+        assert b"421 4.4.2 Timeout exceeded" in drip(connect(relay), b"x", 8)
+        # Commands without mail.
+        assert b"421 4.4.2 No mail for too long" in drip(connect(relay), b"NOOP\r\n", 12)
+        # Content, a few bytes at a time; then enough of it, but without an end.
+        for piece, words in ((b"x\r\n", b"Data transfer too slow"), (b"x" * 998 + b"\r\n", b"Message took too long")):
+            peer = connect(relay)
+            peer.sendall(ENVELOPE + b"DATA\r\n")
+            time.sleep(0.3)
+            assert b"354 " in peer.recv(65536)
+            received = drip(peer, piece, 15)
+            assert b"421 4.4.2 " + words in received, received
+    # Without an end to the session's idle talk in time, there is one in number.
+    with Relay("--set", "session.junk_commands_max=30") as relay:
+        received = dialogue(relay.port, b"EHLO client.test\r\n" + b"NOOP\r\n" * 40)
+        assert received.count(b"250 2.0.0 OK") == 29 and b"421 4.7.0 Too many commands" in received, received
+        # Mail begins it anew.
+        for _ in range(3):
+            message = ENVELOPE + b"DATA\r\nSubject: x\r\n\r\n.\r\n"
+            received = dialogue(relay.port, (message + b"NOOP\r\n" * 20) * 3 + b"QUIT\r\n")
+            assert received.count(b"queued as") == 3 and b"421" not in received, received
+
+
+def own_clients_may_write_addresses_as_postfix_takes_them():
+    forms = [b"a@sink.test", b" b@sink.test", b"<<c@sink.test>>", b"< d@sink.test >", b"<e@sink.test.>",
+             b"<f..g@sink.test>", b"<h.@sink.test>"]
+    sent = (b"EHLO client.test\r\nMAIL FROM:joe@sender.test SIZE=100\r\n"
+            + b"".join(b"RCPT TO:" + form + b"\r\n" for form in forms)
+            + b"RCPT TO:<a@SINK.test>\r\nRCPT TO:a@sink.test\r\n")
+    content = (b"DATA\r\n", b"Subject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n")
+    plain = {f"{name}@sink.test" for name in "abcde"}
+    for flags, odd in (([], {'"f..g"@sink.test', '"h."@sink.test'}),
+                       (["--set", "session.keep_odd_dots=true"], {"f..g@sink.test", "h.@sink.test"})):
+        with Sink() as sink, Relay(*flags, smart_host=sink.port) as relay:
+            replies = dialogue(relay.port, sent, *content)
+            assert replies.count(b"250 2.1.5 ") == 9 and b"queued as" in replies, replies
+            wait_until("all", lambda: sum(len(to) for _, to, _ in sink.messages) >= 7)
+            relay.wait_empty()
+            got = [to for _, recipients, _ in sink.messages for to in recipients]
+            assert sorted(got) == sorted(plain | odd), got
+            assert relay.wait_event("received")[0]["size"] > 0
+    for flags in (["--set", "session.lenient=false"], ["--set", 'access.relay_networks=["192.0.2.0/24"]']):
+        with Relay(*flags) as relay:
+            replies = dialogue(relay.port, b"EHLO client.test\r\nMAIL FROM:joe@sender.test\r\nQUIT\r\n")
+            assert b"\r\n501 5.1.7 " in replies, replies
+
+
 def bad_recipients_do_not_end_the_session_of_an_own_client():
     bad = [f"{name}{n}{rest}" for n in range(9) for name, rest in (("a@b", "-"), ("a b", "@c.test"), ("none", ""))]
     good = [f"good{n}@sink.test" for n in range(175)]
@@ -561,7 +627,8 @@ def a_server_that_takes_two_connections_gets_all():
 TESTS = [
     commands_without_reading_the_replies_are_bounded, slow_clients_harm_nobody, endless_lines_end,
     five_thousand_recipients_are_told_to_come_in_portions,
-    bad_recipients_do_not_end_the_session_of_an_own_client,
+    bad_recipients_do_not_end_the_session_of_an_own_client, clients_that_drip_are_cut,
+    own_clients_may_write_addresses_as_postfix_takes_them,
     strange_commands_are_answered_and_nothing_is_smuggled,
     a_client_that_stops_talking_gets_its_reply,
     limits_of_connections_are_told_and_over_when_they_are_over,

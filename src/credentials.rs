@@ -1,8 +1,7 @@
-//! Names and passwords for next hops that want to know who we are: one file for each, read again
-//! like the users file.
+//! Credentials for next hops that require AUTH: one file for each, read again like the users file.
+//! It must not know the users of this relay, nor SMTP.
 
-use super::UsersError;
-use super::hash_pool::HashPool;
+use crate::auth::{HashPool, UsersError};
 use crate::config::{self, look_at_private};
 use crate::sasl::{Credentials, Secret, is_token};
 use serde::Deserialize;
@@ -50,7 +49,7 @@ impl OutboundCredentials {
     /// Reads them again; how many there are. With an error the old ones stay.
     ///
     /// # Errors
-    /// As [`Logins::open`].
+    /// As [`OutboundCredentials::open`].
     pub fn reload(&self) -> Result<usize, UsersError> {
         let read = read_all(&self.written)?;
         *self.read.write().unwrap_or_else(PoisonError::into_inner) = read;
@@ -84,7 +83,7 @@ impl OutboundCredentials {
 /// Whether all the files can be used.
 ///
 /// # Errors
-/// As [`Logins::open`].
+/// As [`OutboundCredentials::open`].
 pub fn check_logins(logins: &[config::Login]) -> Result<(), UsersError> {
     read_all(logins).map(drop)
 }
@@ -125,7 +124,7 @@ fn read_one(path: &Path) -> Result<Read, UsersError> {
     Ok(Read { credentials, token_file })
 }
 
-/// One line; whoever gets tokens writes it anew before the old one ends.
+/// One line; the program that gets tokens writes it anew before the old one expires.
 fn read_token(path: &Path) -> Result<Secret, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
     let said = |error: std::io::Error| fault(format!("{error}; token_file names it"));
