@@ -18,15 +18,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use ringpost::config;
-use ringpost::delivery::{
-    Conversation, Converted, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
-};
+use ringpost::delivery::{Conversation, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
 use ringpost::message::{
-    Address, Body, DeliverBy, DsnNotify, DsnReturn, Outcome, Recipient, Timestamp,
+    Address, Body, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
+    Options, Outcome, QueueId, Recipient, Timestamp,
 };
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where input is cut.
@@ -183,43 +183,42 @@ fn described(outcome: &Outcome) -> String {
     format!("{word} {} {}", reason.stage.name(), text.trim_end_matches(" (mx.example)"))
 }
 
+const NOW: Timestamp = Timestamp(1_795_459_019_123);
+
 fn mail(words: &str) -> Mail {
-    let mut mail = Mail {
-        reverse_path: Some(Address::new("from@a.example")),
-        recipients: Vec::new(),
-        size: 1000,
-        body: Body::SevenBit,
-        eight_bit: false,
-        smtp_utf8: false,
-        require_tls: false,
-        priority: 0,
-        deliver_by: None,
-        now: Timestamp(1_795_459_019_123),
-        dsn_return: None,
-        envelope_id: None,
-        conversion: Converted::No,
-        pipelined_content: false,
+    let mut message = Message {
+        id: QueueId(1),
+        received_at: NOW,
+        envelope: Envelope {
+            reverse_path: Some(Address::new("from@a.example")),
+            recipients: Vec::new(),
+        },
+        options: Options::default(),
+        flags: ContentFlags::default(),
+        prepended_headers: Vec::new(),
+        content: Content::Whole(Vec::new()),
     };
+    let (mut size, mut pipelined_content) = (1000, false);
+    let Message { envelope, options, flags, .. } = &mut message;
     for word in words.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
             ("to", list) => {
-                let numbered = (0..).zip(list.split(','));
                 let one = |text| Recipient::plain(Address::new(text));
-                mail.recipients = numbered.map(|(n, text)| (n, one(text))).collect();
+                envelope.recipients = list.split(',').map(one).collect();
             }
-            ("from", "") => mail.reverse_path = None,
-            ("from", text) => mail.reverse_path = Some(Address::new(text)),
-            ("size", text) => mail.size = text.parse().unwrap(),
-            ("body", "8bitmime") => mail.body = Body::EightBitMime,
-            ("body", "binarymime") => mail.body = Body::BinaryMime,
-            ("ahead", _) => mail.pipelined_content = true,
-            ("8bit", _) => mail.eight_bit = true,
-            ("priority", text) => mail.priority = text.parse().unwrap(),
-            ("by", text) => mail.deliver_by = Some(deliver_by(mail.now, text)),
-            ("requiretls", _) => mail.require_tls = true,
-            ("ret", "hdrs") => mail.dsn_return = Some(DsnReturn::Headers),
-            ("ret", "full") => mail.dsn_return = Some(DsnReturn::Full),
-            ("envid", text) => mail.envelope_id = Some(text.into()),
+            ("from", "") => envelope.reverse_path = None,
+            ("from", text) => envelope.reverse_path = Some(Address::new(text)),
+            ("size", text) => size = text.parse().unwrap(),
+            ("body", "8bitmime") => options.body = Body::EightBitMime,
+            ("body", "binarymime") => options.body = Body::BinaryMime,
+            ("ahead", _) => pipelined_content = true,
+            ("8bit", _) => flags.eight_bit = true,
+            ("priority", text) => options.priority = text.parse().unwrap(),
+            ("by", text) => options.deliver_by = Some(deliver_by(text)),
+            ("requiretls", _) => options.require_tls = true,
+            ("ret", "hdrs") => options.dsn_return = Some(DsnReturn::Headers),
+            ("ret", "full") => options.dsn_return = Some(DsnReturn::Full),
+            ("envid", text) => options.dsn_envelope_id = Some(text.into()),
             ("notify", list) => {
                 let has = |word| list.split(',').any(|other| other == word);
                 let notify = DsnNotify {
@@ -227,23 +226,25 @@ fn mail(words: &str) -> Mail {
                     failure: has("failure"),
                     delay: has("delay"),
                 };
-                mail.recipients.iter_mut().for_each(|(_, one)| one.notify = Some(notify));
+                envelope.recipients.iter_mut().for_each(|one| one.notify = Some(notify));
             }
             ("orcpt", text) => {
-                mail.recipients.iter_mut().for_each(|(_, one)| one.original = Some(text.into()));
+                envelope.recipients.iter_mut().for_each(|one| one.original = Some(text.into()));
             }
-            ("utf8", _) => mail.smtp_utf8 = true,
+            ("utf8", _) => options.smtp_utf8 = true,
             _ => panic!("unknown word {word}"),
         }
     }
-    mail
+    let recipients = (0..).take(message.envelope.recipients.len()).collect();
+    let mail = Mail::new(Arc::new(message), recipients, NOW);
+    Mail { size, pipelined_content, ..mail }
 }
 
-/// So many seconds from `now`, or before it.
-fn deliver_by(now: Timestamp, text: &str) -> DeliverBy {
+/// So many seconds from now, or before it.
+fn deliver_by(text: &str) -> DeliverBy {
     let (seconds, letters) = text.split_once(';').unwrap();
     let (mode, trace) = DeliverBy::read_letters(letters).unwrap();
-    let at = now.0.checked_add_signed(seconds.parse::<i64>().unwrap() * 1000).unwrap();
+    let at = NOW.0.checked_add_signed(seconds.parse::<i64>().unwrap() * 1000).unwrap();
     DeliverBy { at: Timestamp(at), mode, trace }
 }
 

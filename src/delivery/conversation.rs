@@ -94,7 +94,7 @@ impl Conversation {
 
     /// Whether mail that demands REQUIRETLS may go to this server (RFC 8689 4.2.1).
     pub fn meets_require_tls(&self) -> bool {
-        self.manner.verified && self.capabilities.require_tls
+        self.capabilities.require_tls
     }
 
     /// The host, as reasons name it.
@@ -239,6 +239,8 @@ impl Conversation {
             2 => {
                 if extended {
                     self.capabilities = Capabilities::of(response);
+                    // Its word counts only where it has proved its name (RFC 8689 4.2.1).
+                    self.capabilities.require_tls &= self.manner.verified;
                 }
                 match self.manner.starttls {
                     StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
@@ -374,8 +376,6 @@ impl Conversation {
         } else if let Some(reason) = self.impossible(&mail) {
             Transaction::refused(mail, Outcome::Refused(reason), out)
         } else {
-            // Reports go all the same, but say it only to who has proved his name (RFC 8689 2).
-            mail.require_tls &= self.manner.verified;
             Transaction::new(mail, self.manner.protocol, self.reset_needed, &self.capabilities)
         };
         transaction.send(&self.capabilities, out);
@@ -385,15 +385,15 @@ impl Conversation {
     /// Before `begin`: whether the caller is to find out if the content of `mail` can be made
     /// 7-bit, and to say so in it.
     pub fn wants_conversion(&self, mail: &Mail) -> bool {
-        mail.eight_bit
-            && mail.body != Body::BinaryMime
+        mail.is_eight_bit()
+            && mail.options().body != Body::BinaryMime
             && !self.capabilities.eight_bit_mime
             && self.manner.eight_bit == EightBit::Convert
     }
 
     /// Why this host can never take `mail`, by what it offered.
     fn impossible(&self, mail: &Mail) -> Option<Reason> {
-        let demands = Demands::new(mail.require_tls, mail.reverse_path.is_none());
+        let demands = Demands::new(mail.options().require_tls, mail.is_report());
         let (status, text) = match self.capabilities.size {
             Some(limit) if limit > 0 && mail.size > limit => {
                 let size = mail.size;
@@ -402,14 +402,14 @@ impl Conversation {
                 (Status(5, 3, 4), text)
             }
             // RFC 3030 3: BINARYMIME goes by BDAT alone.
-            _ if mail.body == Body::BinaryMime
+            _ if mail.options().body == Body::BinaryMime
                 && !(self.capabilities.binary_mime && self.capabilities.chunking) =>
             {
                 let text = "the message is BINARYMIME, which the server does not offer";
                 (Status(5, 6, 3), text.to_owned())
             }
             // RFC 6152 3.
-            _ if mail.eight_bit
+            _ if mail.is_eight_bit()
                 && !self.capabilities.eight_bit_mime
                 && self.manner.eight_bit != EightBit::Send
                 && mail.conversion != Converted::Done =>

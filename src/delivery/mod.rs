@@ -124,9 +124,7 @@ pub use conversation::Conversation;
 pub use conversion::{Conversion, Unconvertible};
 
 use crate::config;
-use crate::message::{
-    Body, ByMode, DeliverBy, DsnReturn, Outcome, Recipient, ReversePath, Timestamp,
-};
+use crate::message::{Address, ByMode, Message, Options, Outcome, Timestamp};
 use std::sync::Arc;
 
 /// What the operator decided for all conversations.
@@ -175,34 +173,48 @@ pub struct Manner {
 /// One message for one site.
 #[derive(Clone, Debug)]
 pub struct Mail {
-    /// The reverse-path; `None` is `<>`.
-    pub reverse_path: ReversePath,
-    /// (index in the envelope, who it is and what was asked for); 1 to `recipients_max` of them.
-    pub recipients: Vec<(u32, Recipient)>,
-    /// Bytes of trace and content as they will be sent, for SIZE=.
+    /// The message.
+    pub message: Arc<Message>,
+    /// To whom of its recipients: indices in the envelope, 1 to `recipients_max` of them.
+    pub recipients: Vec<u32>,
+    /// Bytes of prepended headers and content as they will be sent, for SIZE=.
     pub size: u64,
-    /// What the content was declared to be.
-    pub body: Body,
-    /// Content has bytes above 127.
-    pub eight_bit: bool,
-    /// SMTPUTF8 was given.
-    pub smtp_utf8: bool,
-    /// REQUIRETLS was given.
-    pub require_tls: bool,
-    /// MT-PRIORITY (RFC 6710): -9 to 9; 0 is ordinary.
-    pub priority: i8,
-    /// BY (RFC 2852).
-    pub deliver_by: Option<DeliverBy>,
     /// The time at which it is sent.
     pub now: Timestamp,
-    /// RET as given.
-    pub dsn_return: Option<DsnReturn>,
-    /// ENVID as given, xtext.
-    pub envelope_id: Option<Box<str>>,
     /// What was found out where [`Conversation::wants_conversion`] was true.
     pub conversion: Converted,
     /// Its content may go out with the envelope, where the server can take it so.
     pub pipelined_content: bool,
+}
+
+impl Mail {
+    /// The message as it is stored, to these of its recipients.
+    ///
+    /// # Panics
+    /// When one of the indices is of no recipient: it would be lost without a word.
+    pub fn new(message: Arc<Message>, recipients: Vec<u32>, now: Timestamp) -> Mail {
+        assert!(
+            recipients.iter().all(|&index| message.recipient(index).is_some()),
+            "message {} has no recipient of one of the numbers {recipients:?}",
+            message.id
+        );
+        let size = message.size();
+        let (conversion, pipelined_content) = (Converted::No, false);
+        Mail { message, recipients, size, now, conversion, pipelined_content }
+    }
+
+    fn options(&self) -> &Options {
+        &self.message.options
+    }
+
+    /// It is a report, or other mail that nothing may answer (RFC 5321 4.5.5).
+    fn is_report(&self) -> bool {
+        self.message.envelope.reverse_path.is_none()
+    }
+
+    fn is_eight_bit(&self) -> bool {
+        self.message.flags.eight_bit
+    }
 }
 
 /// Whether 8-bit content is sent as 7-bit MIME.
@@ -272,12 +284,15 @@ pub enum Loss {
 
 /// The host is to tell of delays because it cannot tell of the by-time (RFC 2852 4.1.4.2).
 fn asks_for_delay(mail: &Mail, offered: &Capabilities) -> bool {
-    offered.deliver_by.is_none() && mail.deliver_by.is_some_and(|by| by.mode == ByMode::Notify)
+    let by = mail.options().deliver_by;
+    offered.deliver_by.is_none() && by.is_some_and(|by| by.mode == ByMode::Notify)
 }
 
 /// SMTPUTF8 was asked for, or an address cannot be written without it.
 fn needs_smtp_utf8(mail: &Mail) -> bool {
-    mail.smtp_utf8
-        || mail.reverse_path.as_ref().is_some_and(|address| !address.as_str().is_ascii())
-        || mail.recipients.iter().any(|(_, one)| !one.address.as_str().is_ascii())
+    let is_plain = |address: &Address| address.as_str().is_ascii();
+    let mut recipients = mail.recipients.iter().filter_map(|&index| mail.message.recipient(index));
+    mail.options().smtp_utf8
+        || !mail.message.envelope.reverse_path.as_ref().is_none_or(is_plain)
+        || !recipients.all(|one| is_plain(&one.address))
 }

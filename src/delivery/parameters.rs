@@ -9,35 +9,38 @@ use std::io::{Result, Write};
 
 /// `MAIL FROM:<...>` without its line end. Writing to a Vec cannot fail.
 pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Result<()> {
-    let reverse_path = mail.reverse_path.as_ref().map_or("", |address| address.as_str());
+    let options = mail.options();
+    let reverse_path = mail.message.envelope.reverse_path.as_ref();
+    let reverse_path = reverse_path.map_or("", |address| address.as_str());
     write!(out, "MAIL FROM:<{reverse_path}>")?;
     if offered.size.is_some() {
         write!(out, " SIZE={}", mail.size)?;
     }
-    if mail.body == Body::BinaryMime {
+    if options.body == Body::BinaryMime {
         write!(out, " BODY=BINARYMIME")?;
-    } else if offered.eight_bit_mime && (mail.eight_bit || mail.body == Body::EightBitMime) {
+    } else if offered.eight_bit_mime && (mail.is_eight_bit() || options.body == Body::EightBitMime)
+    {
         write!(out, " BODY=8BITMIME")?;
     }
     if offered.smtp_utf8 && needs_smtp_utf8(mail) {
         write!(out, " SMTPUTF8")?;
     }
-    if mail.require_tls && offered.require_tls {
+    if options.require_tls && offered.require_tls {
         write!(out, " REQUIRETLS")?;
     }
-    if offered.mt_priority && mail.priority != 0 {
-        write!(out, " MT-PRIORITY={}", mail.priority)?;
+    if offered.mt_priority && options.priority != 0 {
+        write!(out, " MT-PRIORITY={}", options.priority)?;
     }
-    if let Some(by) = mail.deliver_by.filter(|_| offered.deliver_by.is_some()) {
+    if let Some(by) = options.deliver_by.filter(|_| offered.deliver_by.is_some()) {
         write!(out, " BY={};{}", by.seconds_left(mail.now), by.letters())?;
     }
     if offered.dsn {
-        match mail.dsn_return {
+        match options.dsn_return {
             Some(DsnReturn::Full) => write!(out, " RET=FULL")?,
             Some(DsnReturn::Headers) => write!(out, " RET=HDRS")?,
             None => {}
         }
-        if let Some(id) = mail.envelope_id.as_deref().and_then(word) {
+        if let Some(id) = options.dsn_envelope_id.as_deref().and_then(word) {
             write!(out, " ENVID={id}")?;
         }
     }
@@ -77,7 +80,7 @@ pub(super) fn rcpt(
 /// Why `mail`, which is to come back if it is not delivered by its time, cannot be sent there (RFC
 /// 2852 4.1.4).
 pub(super) fn too_late(mail: &Mail, offered: &Capabilities, spoken: Protocol) -> Option<String> {
-    let by = mail.deliver_by.filter(|by| by.mode == ByMode::Return)?;
+    let by = mail.options().deliver_by.filter(|by| by.mode == ByMode::Return)?;
     let left = by.seconds_left(mail.now);
     match (offered.deliver_by, spoken) {
         _ if left < 1 => Some("the time by which it was to be delivered (BY) is over".to_owned()),

@@ -4,7 +4,7 @@
 
 use super::transaction::PIPELINE_COMMANDS_MAX;
 use super::*;
-use crate::message::{Address, Stage, Status};
+use crate::message::{Address, Content, ContentFlags, Envelope, QueueId, Recipient, Stage, Status};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,24 +30,20 @@ fn policy() -> Rc<Policy> {
 }
 
 fn mail(recipients: u32) -> Mail {
-    Mail {
-        reverse_path: Some(Address::new("from@a.example")),
-        recipients: (0..recipients)
-            .map(|n| (n, Recipient::plain(Address::new(format!("r{n}@b.example")))))
-            .collect(),
-        size: 100,
-        body: Body::SevenBit,
-        eight_bit: false,
-        smtp_utf8: false,
-        require_tls: false,
-        priority: 0,
-        deliver_by: None,
-        now: Timestamp(0),
-        dsn_return: None,
-        envelope_id: None,
-        conversion: Converted::No,
-        pipelined_content: false,
-    }
+    let to = |n| Recipient::plain(Address::new(format!("r{n}@b.example")));
+    let message = Message {
+        id: QueueId(1),
+        received_at: Timestamp(0),
+        envelope: Envelope {
+            reverse_path: Some(Address::new("from@a.example")),
+            recipients: (0..recipients).map(to).collect(),
+        },
+        options: Options::default(),
+        flags: ContentFlags::default(),
+        prepended_headers: Vec::new(),
+        content: Content::Whole(vec![b'x'; 100]),
+    };
+    Mail::new(Arc::new(message), (0..recipients).collect(), Timestamp(0))
 }
 
 /// Feeds `input` whole; the last step and all that was to be sent.
@@ -370,7 +366,7 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
             Step::Ready => {
                 transactions += 1;
                 let mail = mail(server.random.u32(1..6) * server.random.u32(1..60));
-                open = mail.recipients.iter().map(|(index, _)| *index).collect();
+                open = mail.recipients.iter().copied().collect();
                 conversation.begin(mail, &mut out);
             }
             Step::SendContent => {

@@ -133,7 +133,7 @@ impl Transaction {
         Transaction {
             offered,
             protocol,
-            chunked: pipelined_content || mail.body == Body::BinaryMime,
+            chunked: pipelined_content || mail.options().body == Body::BinaryMime,
             pipelined_content,
             chunk_refused: false,
             submitter_refused: false,
@@ -233,10 +233,13 @@ impl Transaction {
         let _ = match command {
             Command::Reset | Command::ResetOnly => out.write_all(b"RSET"),
             Command::Mail => parameters::mail(&self.mail, capabilities, out),
-            Command::Recipient(place) => match self.mail.recipients.get(place) {
-                Some((_, recipient)) => parameters::rcpt(recipient, &self.mail, capabilities, out),
-                None => Ok(()),
-            },
+            Command::Recipient(place) => {
+                let index = self.mail.recipients.get(place);
+                match index.and_then(|&index| self.mail.message.recipient(index)) {
+                    Some(one) => parameters::rcpt(one, &self.mail, capabilities, out),
+                    None => Ok(()),
+                }
+            }
             Command::Data => out.write_all(b"DATA"),
             Command::Content
             | Command::EndOfData
@@ -452,7 +455,7 @@ impl Transaction {
         let at_once = !close && !self.deferred;
         let mut outcomes = Vec::with_capacity(self.statuses.len());
         let mut again = Vec::new();
-        for ((index, _), state) in self.mail.recipients.into_iter().zip(self.statuses) {
+        for (index, state) in self.mail.recipients.into_iter().zip(self.statuses) {
             match state {
                 RecipientState::Ended(outcome) => outcomes.push((index, outcome)),
                 RecipientState::Again(_) | RecipientState::Beyond if at_once => again.push(index),

@@ -492,31 +492,7 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
 }
 
 fn mail_of(job: &Job) -> Mail {
-    let message = &job.message;
-    let recipients = job
-        .recipients
-        .iter()
-        .filter_map(|&index| {
-            let recipient = message.envelope.recipients.get(index as usize)?;
-            Some((index, recipient.clone()))
-        })
-        .collect();
-    Mail {
-        reverse_path: message.envelope.reverse_path.clone(),
-        recipients,
-        size: message.size(),
-        body: message.options.body,
-        eight_bit: message.flags.eight_bit,
-        smtp_utf8: message.options.smtp_utf8,
-        require_tls: message.options.require_tls,
-        priority: message.options.priority,
-        deliver_by: message.options.deliver_by,
-        now: ring::wall_clock(),
-        dsn_return: message.options.dsn_return,
-        envelope_id: message.options.dsn_envelope_id.clone(),
-        conversion: Converted::No,
-        pipelined_content: false,
-    }
+    Mail::new(Arc::clone(&job.message), job.recipients.clone(), ring::wall_clock())
 }
 
 /// What a host without TLS that proves its name makes of mail that demands it (RFC 8689 4.2.1).
