@@ -2,13 +2,11 @@
 //! takes any bytes, and lets only such paths through as a session would.
 
 use crate::message::{
-    Address, Body, DeliverBy, DsnNotify, DsnReturn, Options, QueueId, Reason, Recipient,
-    RecipientStatus, ReversePath, Stage, Status, Timestamp,
+    Address, OptionSpec, Options, QueueId, Reason, Recipient, RecipientStatus, ReversePath, Shown,
+    Stage, Status, Timestamp,
 };
 use crate::smtp;
 use std::collections::BTreeMap;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// How every letter begins.
 pub(super) const FIRST: &str = "X-Ringpost-Id:";
@@ -53,8 +51,8 @@ impl Head {
         let from = self.reverse_path.as_ref().map_or("", Address::as_str);
         field(&mut out, FIRST, &[self.id.to_string()]);
         field(&mut out, FROM, &[format!("<{from}>")]);
-        field(&mut out, RECEIVED_AT, &[time_text(self.received_at)]);
-        let options = options_words(&self.options);
+        field(&mut out, RECEIVED_AT, &[self.received_at.exact_text()]);
+        let options = option_words(&self.options, Options::OPTIONS);
         if !options.is_empty() {
             field(&mut out, OPTIONS, &options);
         }
@@ -86,7 +84,7 @@ impl Head {
             let value = line.get(name.len()..).unwrap_or_default().trim();
             if name == TO {
                 let waiting = Waiting::read(value);
-                recipients.push(waiting.ok_or_else(|| wrong(TO, value))?);
+                recipients.push(waiting.map_err(|fault| format!("{TO} {fault}"))?);
             } else if fields.insert(name, value).is_some() {
                 return Err(format!("{name} stands there twice"));
             }
@@ -97,17 +95,13 @@ impl Head {
         }
         let id = read(FIRST, required(FIRST)?, QueueId::parse)?;
         let reverse_path = read(FROM, required(FROM)?, read_reverse_path)?;
-        let received_at = read(RECEIVED_AT, required(RECEIVED_AT)?, read_time)?;
-        let options = fields.get(OPTIONS).map(|value| read(OPTIONS, value, read_options));
+        let received_at = read(RECEIVED_AT, required(RECEIVED_AT)?, Timestamp::parse)?;
+        let options = fields.get(OPTIONS).map(|value| read_options(value));
+        let options = options.transpose().map_err(|fault| format!("{OPTIONS} {fault}"))?;
+        let options = options.unwrap_or_default();
         let (prepended_headers, content) = read(LAST, required(LAST)?, read_lengths)?;
         if recipients.is_empty() {
             return Err(format!("{TO} is missing"));
-        }
-        let options = options.transpose()?.unwrap_or_default();
-        // As MAIL takes them (RFC 6710 5).
-        if !(-9..=9).contains(&options.priority) {
-            let what = "is not one from -9 to 9";
-            return Err(format!("{OPTIONS} priority={} {what}", options.priority));
         }
         Ok(Head { id, received_at, reverse_path, options, recipients, prepended_headers, content })
     }
@@ -116,23 +110,13 @@ impl Head {
 impl Waiting {
     fn words(&self) -> Vec<String> {
         let mut words = vec![format!("<{}>", self.recipient.address)];
-        if let Some(notify) = self.recipient.notify {
-            let set =
-                [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
-            let names: Vec<&str> =
-                set.into_iter().filter_map(|(set, name)| set.then_some(name)).collect();
-            let value = if names.is_empty() { "NEVER".to_owned() } else { names.join(",") };
-            words.push(format!("notify={value}"));
-        }
-        if let Some(original) = &self.recipient.original {
-            words.push(format!("orcpt={}", xtext(original)));
-        }
+        words.extend(option_words(&self.recipient, Recipient::OPTIONS));
         if self.in_doubt {
             words.push("in-doubt".to_owned());
         }
         if let Some(RecipientStatus::Waiting { attempts, due, reason }) = &self.status {
             words.push(format!("attempts={attempts}"));
-            words.push(format!("due={}", time_text(*due)));
+            words.push(format!("due={}", due.exact_text()));
             words.push(format!("stage={}", reason.stage.name()));
             words.push(format!("code={}", reason.code));
             words.push(format!("status={}", reason.status));
@@ -142,32 +126,39 @@ impl Waiting {
         words
     }
 
-    fn read(value: &str) -> Option<Waiting> {
-        let (path, rest) = smtp::read_path(value).ok()?;
-        let mut words = Words::read(rest)?;
-        let notify = match words.take("notify") {
-            Some(value) => Some(read_notify(&value)?),
-            None => None,
-        };
-        let original = words.take("orcpt").map(Box::from);
+    fn read(value: &str) -> Result<Waiting, String> {
+        let unreadable = || cannot_be_read(value);
+        let (path, rest) = smtp::read_path(value).map_err(|_| unreadable())?;
+        let mut words = Words::read(rest).ok_or_else(unreadable)?;
+        let mut recipient = Recipient::plain(path.to_address().ok_or_else(unreadable)?);
+        take_options(&mut words, &mut recipient, Recipient::OPTIONS)?;
         let in_doubt = words.take("in-doubt").is_some();
         let status = match words.take("attempts") {
-            Some(attempts) => Some(RecipientStatus::Waiting {
-                attempts: attempts.parse().ok()?,
-                due: read_time(&words.take("due")?)?,
-                reason: Reason {
-                    stage: read_stage(&words.take("stage")?)?,
-                    code: words.take("code")?.parse().ok()?,
-                    status: read_status(&words.take("status")?)?,
-                    text: one_line(words.take("text")?)?,
-                    remote: one_line(words.take("remote")?)?,
-                },
-            }),
+            Some(attempts) => {
+                Some(read_status_so_far(&attempts, &mut words).ok_or_else(unreadable)?)
+            }
             None => None,
         };
-        let recipient = Recipient { address: path.to_address()?, notify, original };
-        words.all_known().then_some(Waiting { recipient, status, in_doubt })
+        if words.all_known() {
+            Ok(Waiting { recipient, status, in_doubt })
+        } else {
+            Err(unreadable())
+        }
     }
+}
+
+fn read_status_so_far(attempts: &str, words: &mut Words) -> Option<RecipientStatus> {
+    Some(RecipientStatus::Waiting {
+        attempts: attempts.parse().ok()?,
+        due: Timestamp::parse(&words.take("due")?)?,
+        reason: Reason {
+            stage: read_stage(&words.take("stage")?)?,
+            code: words.take("code")?.parse().ok()?,
+            status: read_status(&words.take("status")?)?,
+            text: one_line(words.take("text")?)?,
+            remote: one_line(words.take("remote")?)?,
+        },
+    })
 }
 
 /// Reads a path as it is given with MAIL: `<a@b>`, or `<>`.
@@ -179,7 +170,11 @@ pub fn read_reverse_path(value: &str) -> Option<ReversePath> {
 }
 
 fn wrong(name: &str, value: &str) -> String {
-    format!("{name} cannot be understood: {}", value.escape_default())
+    format!("{name} {}", cannot_be_read(value))
+}
+
+fn cannot_be_read(value: &str) -> String {
+    format!("cannot be understood: {}", value.escape_default())
 }
 
 /// A field of words; a word that does not fit begins a new line.
@@ -198,78 +193,35 @@ fn field(out: &mut String, name: &str, words: &[String]) {
     out.push_str("\r\n");
 }
 
-fn options_words(options: &Options) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = |is_set: bool, text: &dyn Fn() -> String| {
-        if is_set {
-            words.push(text());
+/// What is given of `of`, in words.
+fn option_words<T>(of: &T, table: &[OptionSpec<T>]) -> Vec<String> {
+    let word = |row: &OptionSpec<T>| {
+        Some(match row.shown(of)? {
+            Shown::Flag => row.name.to_owned(),
+            Shown::Number(number) => format!("{}={number}", row.name),
+            Shown::Text(text) => format!("{}={}", row.name, xtext(&text)),
+        })
+    };
+    table.iter().filter_map(word).collect()
+}
+
+/// Takes the words that are in the table; an error says what a value should be.
+fn take_options<T>(words: &mut Words, of: &mut T, table: &[OptionSpec<T>]) -> Result<(), String> {
+    for row in table {
+        if let Some(text) = words.take(row.name) {
+            let wrong =
+                || format!("{}={} is not {}", row.name, text.escape_default(), row.expected);
+            row.set(of, &text).ok_or_else(wrong)?;
         }
-    };
-    word(!options.tenant.is_empty(), &|| format!("tenant={}", xtext(&options.tenant)));
-    word(!options.campaign.is_empty(), &|| format!("campaign={}", xtext(&options.campaign)));
-    word(options.priority != 0, &|| format!("priority={}", options.priority));
-    word(options.body == Body::EightBitMime, &|| "body=8BITMIME".to_owned());
-    word(options.body == Body::BinaryMime, &|| "body=BINARYMIME".to_owned());
-    word(options.smtp_utf8, &|| "smtputf8".to_owned());
-    word(options.require_tls, &|| "requiretls".to_owned());
-    word(options.dsn_return == Some(DsnReturn::Full), &|| "ret=FULL".to_owned());
-    word(options.dsn_return == Some(DsnReturn::Headers), &|| "ret=HDRS".to_owned());
-    let times = [("not-before", options.not_before), ("expires", options.expires)];
-    for (name, time) in times {
-        word(time.is_some(), &|| format!("{name}={}", time_text(time.unwrap_or_default())));
     }
-    if let Some(by) = options.deliver_by {
-        words.push(format!("deliver-by={};{}", time_text(by.at), by.letters()));
-    }
-    if let Some(id) = &options.dsn_envelope_id {
-        words.push(format!("envid={}", xtext(id)));
-    }
-    words
+    Ok(())
 }
 
-fn read_options(value: &str) -> Option<Options> {
-    let mut words = Words::read(value)?;
-    let body = match words.take("body").as_deref() {
-        None => Body::SevenBit,
-        Some("8BITMIME") => Body::EightBitMime,
-        Some("BINARYMIME") => Body::BinaryMime,
-        Some(_) => return None,
-    };
-    let dsn_return = match words.take("ret").as_deref() {
-        None => None,
-        Some("FULL") => Some(DsnReturn::Full),
-        Some("HDRS") => Some(DsnReturn::Headers),
-        Some(_) => return None,
-    };
-    let mut time = |name: &str| match words.take(name) {
-        Some(value) => read_time(&value).map(Some),
-        None => Some(None),
-    };
-    let (not_before, expires) = (time("not-before")?, time("expires")?);
-    let deliver_by = match words.take("deliver-by") {
-        Some(value) => Some(read_deliver_by(&value)?),
-        None => None,
-    };
-    let options = Options {
-        tenant: words.take("tenant").unwrap_or_default().into(),
-        campaign: words.take("campaign").unwrap_or_default().into(),
-        priority: words.take("priority").map_or(Some(0), |value| value.parse().ok())?,
-        body,
-        smtp_utf8: words.take("smtputf8").is_some(),
-        require_tls: words.take("requiretls").is_some(),
-        dsn_return,
-        dsn_envelope_id: words.take("envid").map(Box::from),
-        not_before,
-        expires,
-        deliver_by,
-    };
-    words.all_known().then_some(options)
-}
-
-fn read_deliver_by(value: &str) -> Option<DeliverBy> {
-    let (at, letters) = value.split_once(';')?;
-    let (mode, trace) = DeliverBy::read_letters(letters)?;
-    Some(DeliverBy { at: read_time(at)?, mode, trace })
+fn read_options(value: &str) -> Result<Options, String> {
+    let mut words = Words::read(value).ok_or_else(|| cannot_be_read(value))?;
+    let mut options = Options::default();
+    take_options(&mut words, &mut options, Options::OPTIONS)?;
+    if words.all_known() { Ok(options) } else { Err(cannot_be_read(value)) }
 }
 
 fn read_lengths(value: &str) -> Option<(u64, u64)> {
@@ -338,37 +290,6 @@ fn one_line(text: String) -> Option<Box<str>> {
     (!text.chars().any(char::is_control)).then(|| text.into())
 }
 
-/// RFC 3339; milliseconds since the epoch when no calendar has the time.
-pub(super) fn time_text(at: Timestamp) -> String {
-    let text = at.to_string();
-    if read_calendar(&text) == Some(at) { text } else { at.0.to_string() }
-}
-
-fn read_time(text: &str) -> Option<Timestamp> {
-    read_calendar(text).or_else(|| text.parse().ok().map(Timestamp))
-}
-
-fn read_calendar(text: &str) -> Option<Timestamp> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().map(Timestamp)
-}
-
-fn read_notify(value: &str) -> Option<DsnNotify> {
-    let mut notify = DsnNotify::default();
-    if value == "NEVER" {
-        return Some(notify);
-    }
-    for word in value.split(',') {
-        match word {
-            "SUCCESS" => notify.success = true,
-            "FAILURE" => notify.failure = true,
-            "DELAY" => notify.delay = true,
-            _ => return None,
-        }
-    }
-    Some(notify)
-}
-
 fn read_stage(name: &str) -> Option<Stage> {
     (0..).map_while(Stage::from_number).find(|stage| stage.name() == name)
 }
@@ -384,7 +305,7 @@ fn read_status(text: &str) -> Option<Status> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::message::ByMode;
+    use crate::message::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn};
 
     fn plain(address: &str) -> Waiting {
         let recipient = Recipient::plain(Address::new(address));
@@ -489,11 +410,17 @@ mod tests {
             ("status=4.999.999", "status=4.999", "X-Ringpost-To: cannot"),
             ("text=mailbox", "text=+0D+0Amailbox", "X-Ringpost-To: cannot"),
             ("text=mailbox", "text=+4mailbox", "X-Ringpost-To: cannot"),
-            ("priority=-9", "priority=x", "X-Ringpost-Options: cannot"),
-            ("priority=-9", "priority=-10", "priority=-10 is not one from -9 to 9"),
-            ("priority=-9", "priority=10", "priority=10 is not one from -9 to 9"),
-            ("002Z;NT", "002Z;X", "X-Ringpost-Options: cannot"),
-            ("002Z;NT", "002Z", "X-Ringpost-Options: cannot"),
+            (
+                "priority=-9",
+                "priority=x",
+                "X-Ringpost-Options: priority=x is not a number from -9 to 9",
+            ),
+            ("priority=-9", "priority=-10", "priority=-10 is not a number from -9 to 9"),
+            ("priority=-9", "priority=10", "priority=10 is not a number from -9 to 9"),
+            ("002Z;NT", "002Z;X", "is not a date, a semicolon, and R, N, RT or NT"),
+            ("002Z;NT", "002Z", "is not a date, a semicolon, and R, N, RT or NT"),
+            ("requiretls", "requiretls=x", "requiretls=x is not given without a value"),
+            ("requiretls", "require-tls", "X-Ringpost-Options: cannot be understood"),
             ("trace=181 ", "", "X-Ringpost-Content: cannot"),
             ("X-Ringpost-Received-At: ", "X-Ringpost-When: ", "no field of a letter"),
             ("X-Ringpost-Received-At: 2023", "X-Ringpost-Id: ", "stands there twice"),

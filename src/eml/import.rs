@@ -1,6 +1,6 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
-use super::head::{FIRST, Head, LAST, Waiting, time_text};
+use super::head::{FIRST, Head, LAST, Waiting};
 use crate::message::{
     Body, ContentFlags, Envelope, Message, Options, QueueId, Recipient, Timestamp,
 };
@@ -318,7 +318,7 @@ fn check_received_at(received_at: Timestamp, now: Timestamp) -> Result<(), Strin
     if received_at.0 > now.0.saturating_add(CLOCKS_APART_MAX_MS) {
         return Err(format!(
             "X-Ringpost-Received-At: {} is more than a day ahead of this host's clock",
-            time_text(received_at)
+            received_at.exact_text()
         ));
     }
     Ok(())

@@ -1,9 +1,9 @@
-//! The envelope (RFC 5321 2.3.1) and what the sender asked for beside it.
+//! The envelope (RFC 5321 2.3.1).
 
-use super::Timestamp;
+use super::options::DsnNotify;
+use super::tagged::{OptionSpec, option};
 use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
 
 /// A mailbox as it came on the wire, without the angle brackets: `local-part@domain`, or the
 /// domainless `postmaster` (RFC 5321 4.1.1.3). Case and quoting are kept as received.
@@ -81,178 +81,19 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// All that RCPT can ask for, in the order in which it is written: see `OPTIONS`.
+    pub const OPTIONS: &[OptionSpec<Recipient>] =
+        &[option!(1, "notify", notify), option!(2, "orcpt", original)];
+
     /// A recipient for whom nothing but the address was given.
     pub fn plain(address: Address) -> Recipient {
         Recipient { address, notify: None, original: None }
     }
 }
 
-/// When to report on a recipient; all false is NEVER.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DsnNotify {
-    /// NOTIFY=SUCCESS.
-    pub success: bool,
-    /// NOTIFY=FAILURE.
-    pub failure: bool,
-    /// NOTIFY=DELAY.
-    pub delay: bool,
-}
-
-impl DsnNotify {
-    /// NOTIFY=NEVER.
-    pub fn is_never(self) -> bool {
-        self == DsnNotify::default()
-    }
-}
-
-/// How much of the message a report carries (RFC 3461 4.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DsnReturn {
-    /// RET=FULL.
-    Full,
-    /// RET=HDRS.
-    Headers,
-}
-
-/// What the content is declared to be: BODY= (RFC 6152, RFC 3030).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Body {
-    /// Nothing declared, or BODY=7BIT.
-    #[default]
-    SevenBit,
-    /// BODY=8BITMIME.
-    EightBitMime,
-    /// BODY=BINARYMIME.
-    BinaryMime,
-}
-
-/// What a message carries beside envelope and content. Stored with it, whole, from the first
-/// version of the spool format on; later work fills what is still unused.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Whose mail it is; empty for nobody's in particular.
-    pub tenant: Box<str>,
-    /// Which mailing it belongs to; empty for none.
-    pub campaign: Box<str>,
-    /// MT-PRIORITY (RFC 6710): -9 to 9, higher is more urgent; 0 is ordinary.
-    pub priority: i8,
-    /// What the content is declared to be.
-    pub body: Body,
-    /// SMTPUTF8 (RFC 6531) was given, and an address or a header field needs it.
-    pub smtp_utf8: bool,
-    /// REQUIRETLS (RFC 8689) was given.
-    pub require_tls: bool,
-    /// DSN RET.
-    pub dsn_return: Option<DsnReturn>,
-    /// DSN ENVID, still xtext-encoded.
-    pub dsn_envelope_id: Option<Box<str>>,
-    /// Not to be tried before this time.
-    pub not_before: Option<Timestamp>,
-    /// To be given up at this time; the relay's own limit holds when `None`.
-    pub expires: Option<Timestamp>,
-    /// BY (RFC 2852).
-    pub deliver_by: Option<DeliverBy>,
-}
-
-impl Options {
-    /// When the sender wants it given up, for either reason.
-    pub fn wished_end(&self) -> Option<Timestamp> {
-        wished_end(self.expires, self.deliver_by)
-    }
-}
-
-/// By when a message is to be delivered (RFC 2852 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeliverBy {
-    /// The by-time, as a time of the day.
-    pub at: Timestamp,
-    /// What happens then to recipients that still wait.
-    pub mode: ByMode,
-    /// Its sender is told of every host that it is handed to.
-    pub trace: bool,
-}
-
-/// The by-mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByMode {
-    /// `N`: the sender is told, and it is tried on.
-    Notify,
-    /// `R`: it comes back.
-    Return,
-}
-
-impl DeliverBy {
-    /// Behind the by-time: `R`, `N`, `RT` or `NT`.
-    pub fn letters(self) -> &'static str {
-        match (self.mode, self.trace) {
-            (ByMode::Notify, false) => "N",
-            (ByMode::Notify, true) => "NT",
-            (ByMode::Return, false) => "R",
-            (ByMode::Return, true) => "RT",
-        }
-    }
-
-    /// What [`DeliverBy::letters`] or a client wrote.
-    pub fn read_letters(text: &str) -> Option<(ByMode, bool)> {
-        match text.to_ascii_uppercase().as_str() {
-            "N" => Some((ByMode::Notify, false)),
-            "NT" => Some((ByMode::Notify, true)),
-            "R" => Some((ByMode::Return, false)),
-            "RT" => Some((ByMode::Return, true)),
-            _ => None,
-        }
-    }
-
-    /// What is left of its time, in whole seconds as BY can say them; below 0 when it is over.
-    pub fn seconds_left(self, now: Timestamp) -> i64 {
-        const MOST: i64 = 999_999_999;
-        let whole = |left: Duration| i64::try_from(left.as_secs()).unwrap_or(MOST).min(MOST);
-        if self.at >= now { whole(self.at.since(now)) } else { -whole(now.since(self.at)) }
-    }
-
-    /// When the message comes back for it, if it does.
-    pub fn returns_at(self) -> Option<Timestamp> {
-        (self.mode == ByMode::Return).then_some(self.at)
-    }
-
-    /// When its sender is told that it still waits, if he is.
-    pub fn notifies_at(self) -> Option<Timestamp> {
-        (self.mode == ByMode::Notify).then_some(self.at)
-    }
-}
-
-/// When a sender wants a message given up: at the time that it names, or when it comes back.
-pub fn wished_end(expires: Option<Timestamp>, by: Option<DeliverBy>) -> Option<Timestamp> {
-    let times = [expires, by.and_then(DeliverBy::returns_at)];
-    times.into_iter().flatten().min()
-}
-
-/// When a message is given up that came in at `received_at`: `ours` after it, or after the time
-/// that it was held until, and no later than the sender wished.
-pub fn expiry(
-    received_at: Timestamp,
-    not_before: Option<Timestamp>,
-    wished: Option<Timestamp>,
-    ours: Duration,
-) -> Timestamp {
-    let begin = not_before.map_or(received_at, |time| time.max(received_at));
-    let ours = begin.plus(ours);
-    wished.map_or(ours, |wished| wished.min(ours))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_held_has_its_time_after_that() {
-        let day = Duration::from_secs(86_400);
-        let at = |days: u64| Timestamp(days * 86_400_000);
-        assert_eq!(expiry(at(1), None, None, day), at(2));
-        assert_eq!(expiry(at(1), Some(at(5)), None, day), at(6));
-        assert_eq!(expiry(at(1), Some(at(0)), None, day), at(2));
-        assert_eq!(expiry(at(1), Some(at(5)), Some(at(3)), day), at(3));
-    }
 
     #[test]
     fn domains_have_one_spelling() {

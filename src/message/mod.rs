@@ -5,21 +5,24 @@
 //! `Arc<Message>`, and names its recipients by their index in the envelope. This module knows no
 //! wire format, no disk layout, no clock.
 
+pub(crate) mod codec;
 mod content;
 mod envelope;
+pub(crate) mod field;
 mod id;
+mod options;
 mod outcome;
 mod route_key;
+pub(crate) mod tagged;
 
 pub use crate::timestamp::Timestamp;
 pub use content::{Content, ContentFlags, Piece};
-pub use envelope::{
-    Address, Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Envelope, Options, Recipient,
-    ReversePath, domain_key, domain_of, expiry, wished_end,
-};
+pub use envelope::{Address, Envelope, Recipient, ReversePath, domain_key, domain_of};
 pub use id::{QueueId, QueueIdSource};
+pub use options::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Options};
 pub use outcome::{Outcome, Reason, RecipientStatus, Stage, Status};
 pub use route_key::{Demands, IdentityId, RouteKey};
+pub use tagged::{InEvents, OptionSpec, Shown};
 
 /// A message as it is stored and delivered. It does not change once it is durable, and is shared
 /// by all deliveries of it, on any shard.

@@ -7,7 +7,7 @@
 
 use super::hot::Hot;
 use super::now;
-use super::report::{Asked, Trouble};
+use super::report::{DelayReport, Trouble};
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
@@ -126,22 +126,16 @@ impl Origin {
             })
             .collect();
         let options = &message.options;
-        let (expires, notice) = self.times(&Asked {
-            received_at: message.received_at,
-            not_before: options.not_before,
-            expires: options.expires,
-            deliver_by: options.deliver_by,
-            delay_wanted: wants_delay(&message),
-            is_report: message.envelope.reverse_path.is_none(),
-        });
+        let delay = DelayReport::of(&message);
+        let (expires, notice) = self.times(message.received_at, options, delay);
         let slot = self.scheduler.admit(
             &Admission {
                 id: message.id,
                 placement: [placement.segment, placement.offset, placement.length],
                 expires,
                 notice,
-                priority: message.options.priority,
-                tenant: &message.options.tenant,
+                priority: options.priority,
+                tenant: &options.tenant,
                 identity: IdentityId::default(),
                 demands: message.demands(),
                 recipients: &recipients,
@@ -158,7 +152,7 @@ impl Origin {
     /// Takes a message that recovery found; how many of its recipients are in doubt.
     pub(super) fn readmit(&mut self, message: &Recovered) -> usize {
         let now = now();
-        let first_due = message.not_before.unwrap_or(now);
+        let first_due = message.options.not_before.unwrap_or(now);
         let (one, several);
         let recipients: &[AdmittedRecipient<'_>] = match &message.recipients[..] {
             [only] => {
@@ -172,24 +166,18 @@ impl Origin {
             }
         };
         let at = message.placement;
-        let (expires, notice) = self.times(&Asked {
-            received_at: message.received_at,
-            not_before: message.not_before,
-            expires: message.expires,
-            deliver_by: message.deliver_by,
-            delay_wanted: message.delay_wanted,
-            is_report: message.null_reverse_path,
-        });
+        let (options, delay) = (&message.options, DelayReport::of_recovered(message));
+        let (expires, notice) = self.times(message.received_at, options, delay);
         self.scheduler.admit(
             &Admission {
                 id: message.id,
                 placement: [at.segment, at.offset, at.length],
                 expires,
                 notice,
-                priority: message.priority,
-                tenant: &message.tenant,
+                priority: options.priority,
+                tenant: &options.tenant,
                 identity: IdentityId::default(),
-                demands: message.demands,
+                demands: message.demands(),
                 recipients,
             },
             now,
@@ -409,12 +397,6 @@ impl Origin {
     pub(super) fn is_at(&self, slot: Slot, id: QueueId) -> bool {
         self.scheduler.whereabouts(slot).is_some_and(|(known, _)| known == id)
     }
-}
-
-/// Whether the sender is to be told when it waits long.
-fn wants_delay(message: &Message) -> bool {
-    let mut recipients = message.envelope.recipients.iter();
-    recipients.any(|one| one.notify.is_some_and(|notify| notify.delay))
 }
 
 /// The spool's words for where a message is, from the scheduler's.

@@ -19,7 +19,7 @@ use crate::bounce::{self, Kind, Report, ReportedRecipient};
 use crate::event::{self, Event};
 use crate::message::{
     Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
-    Options, Reason, Recipient, Stage, Status, Timestamp, expiry, wished_end,
+    Options, Reason, Recipient, Stage, Status, Timestamp,
 };
 use crate::pool::{Reporter, Reports};
 use crate::ring;
@@ -27,22 +27,41 @@ use crate::route::Site;
 use crate::scheduler::{
     EndedRecipient, Ending, ExpiredRecipient, ReportEnd, ReportTask, Slot, aligned,
 };
-use crate::spool::SpoolError;
+use crate::spool::{Recovered, SpoolError};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What decides when a message is given up, and its sender told.
-pub(super) struct Asked {
-    pub(super) received_at: Timestamp,
-    pub(super) not_before: Option<Timestamp>,
-    pub(super) expires: Option<Timestamp>,
-    pub(super) deliver_by: Option<DeliverBy>,
+/// Whether the sender of a message hears that it is late, unless BY decides that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DelayReport {
     /// NOTIFY=DELAY was given for some recipient.
-    pub(super) delay_wanted: bool,
-    /// Nobody can be told.
-    pub(super) is_report: bool,
+    Requested,
+    /// It was not.
+    NotRequested,
+    /// There is no sender that could hear of it.
+    NoSender,
+}
+
+impl DelayReport {
+    pub(super) fn of(message: &Message) -> DelayReport {
+        let mut recipients = message.envelope.recipients.iter();
+        let wanted = recipients.any(|one| one.notify.is_some_and(|notify| notify.delay));
+        DelayReport::new(message.envelope.reverse_path.is_some(), wanted)
+    }
+
+    pub(super) fn of_recovered(message: &Recovered) -> DelayReport {
+        DelayReport::new(!message.null_reverse_path, message.delay_wanted)
+    }
+
+    fn new(has_sender: bool, wanted: bool) -> DelayReport {
+        match (has_sender, wanted) {
+            (false, _) => DelayReport::NoSender,
+            (true, true) => DelayReport::Requested,
+            (true, false) => DelayReport::NotRequested,
+        }
+    }
 }
 
 /// A recipient to report on.
@@ -113,14 +132,21 @@ impl Origin {
     /// time of BY, or after the wait that the operator has set. `None` when it did not ask, or that
     /// time is past: then it was told, as far as the relay was up, or by the hop before (a by-time
     /// that is not greater than 0, RFC 2852 4.1.2).
-    pub(super) fn times(&self, asked: &Asked) -> (Timestamp, Option<Timestamp>) {
+    pub(super) fn times(
+        &self,
+        received_at: Timestamp,
+        options: &Options,
+        delay: DelayReport,
+    ) -> (Timestamp, Option<Timestamp>) {
         let retry = &self.stations.config.retry;
-        let wished = wished_end(asked.expires, asked.deliver_by);
-        let expires = expiry(asked.received_at, asked.not_before, wished, retry.expire);
-        let by = asked.deliver_by.and_then(DeliverBy::notifies_at);
-        let begin = asked.not_before.unwrap_or_default().max(asked.received_at);
-        let ordinary = || Some(begin.plus(retry.delay_report.filter(|_| asked.delay_wanted)?));
-        let notice = by.or_else(ordinary).filter(|&at| !asked.is_report && at > now());
+        let expires = options.expires_at(received_at, retry.expire);
+        if delay == DelayReport::NoSender {
+            return (expires, None);
+        }
+        let by = options.deliver_by.and_then(DeliverBy::notifies_at);
+        let begin = options.not_before.map_or(received_at, |time| time.max(received_at));
+        let wait = retry.delay_report.filter(|_| delay == DelayReport::Requested);
+        let notice = by.or_else(|| Some(begin.plus(wait?))).filter(|&at| at > now());
         match (by, notice) {
             (Some(_), Some(at)) if at < expires => (aligned(expires, at), notice),
             (Some(_), _) => (expires, None),

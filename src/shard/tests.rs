@@ -3,7 +3,7 @@
 
 use super::driver::Driver;
 use super::origin::Stations;
-use super::report::{Asked, wants_success_report};
+use super::report::{DelayReport, wants_success_report};
 use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;
@@ -238,28 +238,24 @@ fn rfc2852_4_1_2_a_time_with_r_ends_a_message_and_one_with_n_has_it_told_of() {
             let begin = ring::wall_clock();
             let at = |seconds: u64| begin.plus(Duration::from_secs(seconds));
             let expire = queue.stations.config.retry.expire.as_secs();
-            let times = |by: Option<(Timestamp, &str)>, is_report| {
+            let times = |by: Option<(Timestamp, &str)>, has_sender| {
                 let deliver_by = by.map(|(at, letters)| {
                     let (mode, trace) = DeliverBy::read_letters(letters).unwrap();
                     DeliverBy { at, mode, trace }
                 });
-                queue.origin.borrow().times(&Asked {
-                    received_at: begin,
-                    not_before: None,
-                    expires: None,
-                    deliver_by,
-                    delay_wanted: false,
-                    is_report,
-                })
+                let options = Options { deliver_by, ..Options::default() };
+                let delay =
+                    if has_sender { DelayReport::NotRequested } else { DelayReport::NoSender };
+                queue.origin.borrow().times(begin, &options, delay)
             };
-            assert_eq!(times(None, false), (at(expire), None));
-            assert_eq!(times(Some((at(90), "RT")), false), (at(90), None));
-            assert_eq!(times(Some((at(expire + 1), "R")), false), (at(expire), None));
-            let (expires, notice) = times(Some((at(90), "N")), false);
+            assert_eq!(times(None, true), (at(expire), None));
+            assert_eq!(times(Some((at(90), "RT")), true), (at(90), None));
+            assert_eq!(times(Some((at(expire + 1), "R")), true), (at(expire), None));
+            let (expires, notice) = times(Some((at(90), "N")), true);
             assert_eq!(notice, Some(at(90)), "to the second");
             assert!(expires <= at(expire) && expires > at(expire - 120));
-            for (by, is_report) in [(begin, false), (at(expire + 1), false), (at(90), true)] {
-                assert_eq!(times(Some((by, "N")), is_report), (at(expire), None));
+            for (by, has_sender) in [(begin, true), (at(expire + 1), true), (at(90), false)] {
+                assert_eq!(times(Some((by, "N")), has_sender), (at(expire), None));
             }
         }
     });

@@ -4,7 +4,7 @@ use super::driver::Driver;
 use super::now;
 use super::origin::{Origin, placement};
 use crate::config::{Config, EventOutput};
-use crate::message::{Message, Options, QueueId, Reason, Timestamp, expiry, wished_end};
+use crate::message::{Message, Options, QueueId, Reason, Timestamp};
 use crate::pool::SiteOwnerView;
 use crate::route::{Site, SiteKey};
 use crate::scheduler::MessageView;
@@ -293,9 +293,7 @@ pub fn entries_of_recovery(
     let mut entries = Vec::new();
     for message in recovery.messages {
         let stored = Spool::read(folder, message.id, message.placement);
-        let held = message.not_before;
-        let wished = wished_end(message.expires, message.deliver_by);
-        let expires = expiry(message.received_at, held, wished, expire);
+        let expires = message.options.expires_at(message.received_at, expire);
         let open = message.recipients.iter().enumerate().filter(|(_, one)| !one.ended);
         for (index, recipient) in open {
             let mut entry = RecipientEntry {

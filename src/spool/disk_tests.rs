@@ -6,7 +6,7 @@ use super::{
     Draft, MessageState, Open, Placement, QueueIndex, Recovered, Recovery, Remains, Settings,
     Spool, SpoolError, layout,
 };
-use crate::message::{Content, QueueId, RecipientStatus, Timestamp};
+use crate::message::{Content, Options, QueueId, RecipientStatus, Shown, Timestamp};
 use crate::ring;
 use futures_lite::future::{self, poll_once};
 use std::cell::{Cell, RefCell};
@@ -111,11 +111,18 @@ fn what_was_stored_is_there_after_a_restart_with_its_fates() {
         assert_eq!((recovery.set_aside.len(), recovery.torn_bytes), (0, 0));
         let small = &recovery.messages[0];
         assert_eq!((small.id, small.placement), (small_id, small_at));
-        assert_eq!(small.deliver_by, None);
+        assert_eq!(small.options.deliver_by, None);
         let full = recovery.messages.iter().find(|one| one.id == accepted.id).unwrap();
-        let options = &accepted.options;
-        let times = (options.not_before, options.expires, options.deliver_by);
-        assert_eq!((full.not_before, full.expires, full.deliver_by), times);
+        let mut of_the_queue = Options::default();
+        for row in Options::OPTIONS.iter().filter(|row| row.for_queue) {
+            match row.shown(&accepted.options).unwrap() {
+                Shown::Flag => row.set(&mut of_the_queue, ""),
+                Shown::Number(number) => row.set(&mut of_the_queue, &number.to_string()),
+                Shown::Text(text) => row.set(&mut of_the_queue, &text),
+            }
+            .unwrap();
+        }
+        assert_eq!(full.options, of_the_queue);
         let [first, second, third] = &small.recipients[..] else { panic!() };
         assert!(first.ended && !first.in_doubt);
         assert_eq!((second.attempts, second.due), (4, Some(Timestamp(77))));

@@ -2,32 +2,30 @@
 //!
 //! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
 //! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
-//! {received u64, marks u16}, what the marks say is there (tenant, priority, not before, expires,
-//! deliver by), the recipients' domains, fates, deliveries begun and extents as the record has
+//! {received u64, marks u16}, what the marks say is there (the options that the queue needs,
+//! tagged), the recipients' domains, statuses, deliveries begun and extents as the record has
 //! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
 //! panics; of a plain message it allocates nothing.
 
-use super::field::{Fields, put_count};
 use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
-    WITH_BEGUN, WITH_DELIVER_BY, WITH_FATES,
+    WITH_BEGUN, WITH_FATES,
 };
-use crate::message::{DeliverBy, Demands, QueueId, RecipientStatus, Timestamp};
+use crate::message::codec::{self, Form};
+use crate::message::field::{Fields, put_count};
+use crate::message::{QueueId, RecipientStatus, Timestamp, domain_of};
 
 /// Bytes of an entry that every one has.
 const HEAD: usize = 14;
 
 const NULL_REVERSE: u16 = 1;
-const TENANT: u16 = 2;
-const PRIORITY: u16 = 4;
-const NOT_BEFORE: u16 = 8;
-const EXPIRES: u16 = 16;
 const FATES: u16 = 32;
 const UNDER_WAY: u16 = 64;
 const EXTENTS: u16 = 128;
 const DELAY_WANTED: u16 = 256;
-const DELIVER_BY: u16 = 512;
-const REQUIRE_TLS: u16 = 1024;
+const OPTIONS: u16 = 1024;
+/// The marks that a message's entry may have.
+const KNOWN: u16 = NULL_REVERSE | FATES | UNDER_WAY | EXTENTS | DELAY_WANTED | OPTIONS;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -48,19 +46,14 @@ pub(super) enum What<'a> {
 }
 
 /// A message, as far as the queue is concerned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MessageSummary<'a> {
     pub(super) received_at: Timestamp,
     pub(super) null_reverse_path: bool,
     /// NOTIFY=DELAY was given for some recipient.
     pub(super) delay_wanted: bool,
-    /// What it demands of the way to a host.
-    pub(super) demands: Demands,
-    pub(super) tenant: &'a str,
-    pub(super) priority: i8,
-    pub(super) not_before: Option<Timestamp>,
-    pub(super) expires: Option<Timestamp>,
-    pub(super) deliver_by: Option<DeliverBy>,
+    /// Those that the queue needs: see [`codec::queue_options`].
+    pub(super) options: Box<[u8]>,
     pub(super) domains: Domains<'a>,
     /// As they are written.
     statuses: &'a [u8],
@@ -74,14 +67,15 @@ pub(super) struct MessageSummary<'a> {
 pub(super) struct Domains<'a> {
     left: u32,
     fields: Fields<'a>,
-    of_envelope: bool,
+    /// That of the envelope which they are in; `None` in an index.
+    form: Option<Form>,
 }
 
 impl<'a> Entry<'a> {
     /// Of an intact record.
     pub(super) fn of(header: &Header, payload: &'a [u8]) -> Result<Entry<'a>, Unusable> {
-        let what = if header.kind == MESSAGE && header.version <= record::VERSION {
-            What::Message(MessageSummary::of(payload, header.flags).ok_or(Unusable::Malformed)?)
+        let what = if header.kind == MESSAGE {
+            What::Message(MessageSummary::of(header, payload)?)
         } else {
             What::of(record::decode(header, payload)?).ok_or(Unusable::Malformed)?
         };
@@ -131,7 +125,10 @@ pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
     out.extend_from_slice(&header.length.to_le_bytes());
     out.extend_from_slice(&header.id.0.to_le_bytes());
     let said = match header.kind {
-        MESSAGE => MessageSummary::of(payload, header.flags).and_then(|brief| brief.put(out)),
+        MESSAGE => {
+            let summary = MessageSummary::of(&header, payload).ok();
+            summary.and_then(|summary| summary.put(out))
+        }
         BEGUN | SETTLED => {
             out.extend_from_slice(payload);
             Some(())
@@ -148,66 +145,64 @@ pub(super) fn put(out: &mut Vec<u8>, record: &[u8]) -> Option<()> {
 const _: () = assert!(HEAD <= record::HEADER);
 
 impl<'a> MessageSummary<'a> {
-    /// Of a message record's payload. It takes what `record::decode` takes.
-    fn of(payload: &'a [u8], flags: u16) -> Option<MessageSummary<'a>> {
+    /// Of a message record. It takes what [`record::decode_message`] takes.
+    fn of(header: &Header, payload: &'a [u8]) -> Result<MessageSummary<'a>, Unusable> {
+        let form = record::form(header.version, header.flags)?;
         let mut fields = Fields::new(payload);
-        let received_at = Timestamp(fields.u64()?);
-        let null_reverse_path = record::optional(&mut fields)?.is_none();
-        let count = fields.u32()?;
-        let domains = Domains { left: count, fields, of_envelope: true };
+        let head = (|| {
+            let received_at = Timestamp(fields.u64()?);
+            let reverse_path = codec::optional(&mut fields)?;
+            Some((received_at, reverse_path.is_none(), fields.u32()?))
+        })();
+        let (received_at, null_reverse_path, count) = head.ok_or(Unusable::Malformed)?;
+        let domains = Domains { left: count, fields, form: Some(form) };
         let mut delay_wanted = false;
         for _ in 0..count {
-            delay_wanted |= record::wants_delay(fields.u8()?);
-            let _address = fields.text()?;
-            record::optional(&mut fields)?;
+            let (_, wants_delay) = codec::address(&mut fields, form)?;
+            delay_wanted |= wants_delay;
         }
-        let record::Asked { tenant, priority, require_tls, not_before, expires } =
-            record::asked(&mut fields)?;
-        let by = |fields: &mut Fields<'_>| record::deliver_by(fields).map(Some);
-        let deliver_by = if flags & WITH_DELIVER_BY != 0 { by(&mut fields)? } else { None };
-        let _trace = fields.bytes()?;
-        let mut brief = MessageSummary {
+        let options = codec::queue_options(&mut fields, form)?;
+        let summary = MessageSummary {
             received_at,
             null_reverse_path,
             delay_wanted,
-            demands: Demands::new(require_tls, null_reverse_path),
-            tenant,
-            priority,
-            not_before,
-            expires,
-            deliver_by,
+            options,
             domains,
             statuses: &[],
             in_flight: &[],
             extents: None,
         };
+        summary.with_rest(fields, header.flags).ok_or(Unusable::Malformed)
+    }
+
+    /// With what the record says behind the options.
+    fn with_rest(mut self, mut fields: Fields<'a>, flags: u16) -> Option<MessageSummary<'a>> {
+        let _prepended_headers = fields.bytes()?;
         if flags & WITH_FATES != 0 {
-            brief.statuses = statuses(&mut fields, count)?;
+            self.statuses = statuses(&mut fields, self.domains.left)?;
         }
         if flags & WITH_BEGUN != 0 {
-            brief.in_flight = counted(&mut fields, 4)?;
+            self.in_flight = counted(&mut fields, 4)?;
         }
         if flags & STREAMED != 0 {
-            brief.extents = Some((QueueId(fields.u64()?), counted(&mut fields, 12)?));
+            self.extents = Some((QueueId(fields.u64()?), counted(&mut fields, 12)?));
         } else {
             let _content = fields.bytes()?;
         }
-        fields.is_empty().then_some(brief)
+        fields.is_empty().then_some(self)
     }
 
+    /// Of an index.
     fn read(fields: &mut Fields<'a>) -> Option<MessageSummary<'a>> {
         let received_at = Timestamp(fields.u64()?);
-        let marks = fields.u16()?;
+        let marks = fields.u16().filter(|marks| marks & !KNOWN == 0)?;
         let marked = |mark: u16| marks & mark != 0;
-        let tenant = if marked(TENANT) { fields.text()? } else { "" };
-        let priority = if marked(PRIORITY) { fields.u8()?.cast_signed() } else { 0 };
-        let mut time = |mark| {
-            if marked(mark) { fields.u64().map(|at| Some(Timestamp(at))) } else { Some(None) }
+        let options = match marked(OPTIONS) {
+            true => codec::queue_options(fields, Form::Tagged).ok()?,
+            false => Box::default(),
         };
-        let (not_before, expires) = (time(NOT_BEFORE)?, time(EXPIRES)?);
-        let deliver_by = if marked(DELIVER_BY) { Some(record::deliver_by(fields)?) } else { None };
         let count = fields.u32()?;
-        let domains = Domains { left: count, fields: *fields, of_envelope: false };
+        let domains = Domains { left: count, fields: *fields, form: None };
         for _ in 0..count {
             let length = fields.u8()?;
             std::str::from_utf8(fields.take(usize::from(length))?).ok()?;
@@ -216,12 +211,7 @@ impl<'a> MessageSummary<'a> {
             received_at,
             null_reverse_path: marked(NULL_REVERSE),
             delay_wanted: marked(DELAY_WANTED),
-            demands: Demands { require_tls: marked(REQUIRE_TLS) },
-            tenant,
-            priority,
-            not_before,
-            expires,
-            deliver_by,
+            options,
             domains,
             statuses: if marked(FATES) { statuses(fields, count)? } else { &[] },
             in_flight: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
@@ -235,33 +225,17 @@ impl<'a> MessageSummary<'a> {
     fn put(&self, out: &mut Vec<u8>) -> Option<()> {
         let marks = [
             (self.null_reverse_path, NULL_REVERSE),
-            (!self.tenant.is_empty(), TENANT),
-            (self.priority != 0, PRIORITY),
-            (self.not_before.is_some(), NOT_BEFORE),
-            (self.expires.is_some(), EXPIRES),
             (!self.statuses.is_empty(), FATES),
             (!self.in_flight.is_empty(), UNDER_WAY),
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
-            (self.deliver_by.is_some(), DELIVER_BY),
-            (self.demands.require_tls, REQUIRE_TLS),
+            (!self.options.is_empty(), OPTIONS),
         ];
         let set = marks.iter().filter(|(set, _)| *set);
+        let marks: u16 = set.fold(0, |marks, (_, mark)| marks | mark);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
-        let marks = set.fold(0, |marks, (_, mark)| marks | mark);
         out.extend_from_slice(&marks.to_le_bytes());
-        if !self.tenant.is_empty() {
-            super::field::put_bytes(out, self.tenant.as_bytes());
-        }
-        if self.priority != 0 {
-            out.push(self.priority.cast_unsigned());
-        }
-        for time in [self.not_before, self.expires].into_iter().flatten() {
-            out.extend_from_slice(&time.0.to_le_bytes());
-        }
-        if let Some(by) = self.deliver_by {
-            record::put_deliver_by(out, by);
-        }
+        out.extend_from_slice(&self.options);
         put_count(out, self.domains.left as usize);
         for domain in self.domains {
             // No valid path has a longer one (RFC 5321 4.5.3.1.2).
@@ -304,12 +278,11 @@ impl PartialEq for MessageSummary<'_> {
     fn eq(&self, other: &Self) -> bool {
         let said = |brief: &Self| {
             (
-                (brief.received_at, brief.null_reverse_path, brief.priority, brief.demands),
-                (brief.not_before, brief.expires, brief.deliver_by, brief.delay_wanted),
+                (brief.received_at, brief.null_reverse_path),
+                (brief.delay_wanted, brief.options.clone()),
             )
         };
         said(self) == said(other)
-            && self.tenant == other.tenant
             && self.domains.eq(other.domains)
             && (self.statuses, self.in_flight) == (other.statuses, other.in_flight)
             && self.extents == other.extents
@@ -328,19 +301,17 @@ impl<'a> Iterator for Domains<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.left = self.left.checked_sub(1)?;
-        if !self.of_envelope {
+        // All forms were checked when the entry was read.
+        let Some(form) = self.form else {
             let length = self.fields.u8()?;
-            // Both forms were checked when the entry was read.
             return std::str::from_utf8(self.fields.take(usize::from(length))?).ok();
-        }
-        let _notify = self.fields.u8()?;
-        let address = self.fields.text()?;
-        record::optional(&mut self.fields)?;
-        Some(crate::message::domain_of(address))
+        };
+        let (address, _) = codec::address(&mut self.fields, form).ok()?;
+        Some(domain_of(address))
     }
 }
 
-/// A count and that many fates, about recipients below `recipients`.
+/// A count and that many statuses, about recipients below `recipients`.
 fn statuses<'a>(fields: &mut Fields<'a>, recipients: u32) -> Option<&'a [u8]> {
     let begin = *fields;
     for _ in 0..fields.u32()? {

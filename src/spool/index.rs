@@ -12,15 +12,15 @@
 //! costs the time to read the segment, and nothing else.
 
 use super::entry::Entry;
-use super::field::Fields;
 use super::segment::{BATCH_HEADER, BLOCK, checksum, padded};
+use crate::message::field::Fields;
 
 /// A scan that goes on behind the last batch finds no record in an index that begins so.
 const LEAD: usize = 64;
 const FOOTER: usize = 64;
 const MAGIC: [u8; 8] = *b"RINGIDX\n";
 /// The version that is written, and the only one that is used.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// An index takes one part in this many of its segment at most, and so much memory while the
 /// segment fills. One that would take more saves too little, and is given up.
 const PARTS: u32 = 4;

@@ -36,7 +36,6 @@ mod compactor;
 mod content;
 mod draft;
 mod entry;
-mod field;
 mod folder;
 mod index;
 mod inspection;
@@ -68,7 +67,7 @@ pub use quarantine::{Remains, quarantined};
 pub use record::PriorStatus;
 pub use recovered_entries::Messages;
 
-use crate::message::{DeliverBy, Demands, Message, QueueId, Reason, RecipientStatus, Timestamp};
+use crate::message::{Demands, Message, Options, QueueId, Reason, RecipientStatus, Timestamp};
 use crate::ring;
 use commit::Core;
 use log::{Log, Resume};
@@ -156,24 +155,22 @@ pub struct Recovered {
     pub placement: Placement,
     /// When it was accepted.
     pub received_at: Timestamp,
-    /// Whose mail it is; empty for nobody's in particular.
-    pub tenant: Rc<str>,
-    /// -9 to 9, higher is more urgent.
-    pub priority: i8,
-    /// Not to be tried before this time.
-    pub not_before: Option<Timestamp>,
-    /// To be given up at this time, if that was asked for.
-    pub expires: Option<Timestamp>,
-    /// BY (RFC 2852).
-    pub deliver_by: Option<DeliverBy>,
+    /// Those of its options that the queue needs (see `Options::OPTIONS`); the others are as if
+    /// they were not given.
+    pub options: Options,
     /// One per recipient, in envelope order.
     pub recipients: Vec<RecoveredRecipient>,
     /// Its reverse-path is `<>`.
     pub null_reverse_path: bool,
     /// NOTIFY=DELAY was given for some recipient.
     pub delay_wanted: bool,
+}
+
+impl Recovered {
     /// What it demands of the way to a host.
-    pub demands: Demands,
+    pub fn demands(&self) -> Demands {
+        Demands::new(self.options.require_tls, self.null_reverse_path)
+    }
 }
 
 /// One recipient of it.

@@ -6,20 +6,22 @@
 //! bytes: it never panics and never allocates more than the bytes could mean.
 
 use super::content::streamed;
-use super::field::{Fields, put_bytes, put_count};
 use super::segment::checksum;
+use crate::message::codec::{self, Form};
+use crate::message::field::{Fields, put_bytes, put_count};
+use crate::message::tagged::OptionFault;
 use crate::message::{
-    Address, Body, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
-    Options, QueueId, Reason, Recipient, RecipientStatus, Stage, Status, Timestamp,
+    Content, ContentFlags, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
 };
 use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of a record header.
 pub(super) const HEADER: usize = 20;
-/// The newest record version that is read. It is written only where a record says what the first
-/// one could not: an older relay reads all others.
-pub(super) const VERSION: u8 = 2;
+/// The newest record version: message records are of this one, see `message::codec`. Records of all
+/// versions are read.
+pub(super) const VERSION: u8 = 3;
+/// Of the records that are the same in all versions: content and outcomes.
 const FIRST_VERSION: u8 = 1;
 /// Bytes of a chunk record before its content.
 pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
@@ -41,8 +43,10 @@ pub(super) const STREAMED: u16 = 4;
 /// other.
 pub(super) const WITH_FATES: u16 = 8;
 pub(super) const WITH_BEGUN: u16 = 16;
-/// BY (RFC 2852) was given. From version 2 on.
-pub(super) const WITH_DELIVER_BY: u16 = 32;
+/// BY (RFC 2852) was given. In version 2 alone.
+const WITH_DELIVER_BY: u16 = 32;
+/// The flags that a message record of version 3 may have.
+const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_FATES | WITH_BEGUN;
 
 /// A record as read, but for messages (see [`decode_message`]); content is borrowed.
 #[derive(Debug, PartialEq)]
@@ -87,10 +91,14 @@ pub(super) struct Header {
 /// Why an intact record cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// Of a version that we do not know: a newer relay wrote here.
+    /// Of a version that is not known here: a newer relay wrote it.
     Newer(u8),
-    /// Of a kind that we do not know.
+    /// Of a kind that is not known here.
     UnknownKind(u8),
+    /// With flags that must be understood and are not: a newer relay wrote it.
+    UnknownFlags(u16),
+    /// With an option that must be understood and is not, by its tag: a newer relay wrote it.
+    UnknownOption(u8),
     /// Fields that contradict each other or the length.
     Malformed,
 }
@@ -105,7 +113,6 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorSt
         (matches!(message.content, Content::Streamed(_)), STREAMED),
         (!statuses.is_empty(), WITH_FATES),
         (!in_flight.is_empty(), WITH_BEGUN),
-        (message.options.deliver_by.is_some(), WITH_DELIVER_BY),
     ] {
         if set {
             flags |= flag;
@@ -113,11 +120,8 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorSt
     }
     put(out, MESSAGE, flags, message.id, |out| {
         out.extend_from_slice(&message.received_at.0.to_le_bytes());
-        put_envelope(out, &message.envelope);
-        put_options(out, &message.options);
-        if let Some(by) = message.options.deliver_by {
-            put_deliver_by(out, by);
-        }
+        codec::put_envelope(out, &message.envelope);
+        codec::put_options(out, &message.options);
         put_bytes(out, &message.prepended_headers);
         if !statuses.is_empty() {
             put_count(out, statuses.len());
@@ -239,15 +243,12 @@ pub(super) fn decode_message(
     payload: &[u8],
     path_of: impl FnMut(u32) -> Arc<Path>,
 ) -> Result<(Message, PriorStatus), Unusable> {
-    if header.version > VERSION {
-        return Err(Unusable::Newer(header.version));
-    }
     if header.kind != MESSAGE {
         return Err(Unusable::UnknownKind(header.kind));
     }
     let mut fields = Fields::new(payload);
-    let message = message(header, &mut fields, path_of);
-    message.filter(|_| fields.is_empty()).ok_or(Unusable::Malformed)
+    let read = message(header, &mut fields, path_of)?;
+    if fields.is_empty() { Ok(read) } else { Err(Unusable::Malformed) }
 }
 
 /// What an intact record of another kind says.
@@ -281,7 +282,7 @@ fn put(
 ) -> u32 {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    let version = if flags & WITH_DELIVER_BY != 0 { VERSION } else { FIRST_VERSION };
+    let version = if kind == MESSAGE { VERSION } else { FIRST_VERSION };
     out.extend_from_slice(&[kind, version]);
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -294,149 +295,59 @@ fn put(
     length
 }
 
-fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
-    put_optional(out, envelope.reverse_path.as_ref().map(Address::as_str));
-    put_count(out, envelope.recipients.len());
-    for recipient in &envelope.recipients {
-        let notify = recipient.notify.unwrap_or_default();
-        out.push(bits(&[recipient.notify.is_some(), notify.success, notify.failure, notify.delay]));
-        put_bytes(out, recipient.address.as_str().as_bytes());
-        put_optional(out, recipient.original.as_deref());
+/// The form that envelope and options of a message record have.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn form(version: u8, flags: u16) -> Result<Form, Unusable> {
+    match version {
+        0..=2 => Ok(Form::Fixed { deliver_by: flags & WITH_DELIVER_BY != 0 }),
+        VERSION if flags & !KNOWN != 0 => Err(Unusable::UnknownFlags(flags & !KNOWN)),
+        VERSION => Ok(Form::Tagged),
+        _ => Err(Unusable::Newer(version)),
     }
 }
 
-/// Whether what is noted of NOTIFY includes DELAY.
-pub(super) fn wants_delay(notify: u8) -> bool {
-    let [given, _, _, delay, ..] = unbits(notify);
-    given && delay
-}
-
-fn envelope(fields: &mut Fields<'_>) -> Option<Envelope> {
-    let reverse_path = optional(fields)?.map(Address::new);
-    let count = fields.u32()? as usize;
-    // The count is only believed as far as the bytes go: each recipient has 6 at least.
-    let mut recipients = Vec::with_capacity(count.min(fields.len() / 6));
-    for _ in 0..count {
-        let [given, success, failure, delay, ..] = unbits(fields.u8()?);
-        let notify = given.then_some(DsnNotify { success, failure, delay });
-        let address = Address::new(fields.text()?);
-        let original = optional(fields)?.map(Box::from);
-        recipients.push(Recipient { address, notify, original });
+impl From<OptionFault> for Unusable {
+    fn from(fault: OptionFault) -> Unusable {
+        match fault {
+            OptionFault::Malformed => Unusable::Malformed,
+            OptionFault::Unknown(tag) => Unusable::UnknownOption(tag),
+        }
     }
-    Some(Envelope { reverse_path, recipients })
-}
-
-fn put_options(out: &mut Vec<u8>, options: &Options) {
-    put_bytes(out, options.tenant.as_bytes());
-    put_bytes(out, options.campaign.as_bytes());
-    out.extend_from_slice(&options.priority.to_le_bytes());
-    out.push(match options.body {
-        Body::SevenBit => 0,
-        Body::EightBitMime => 1,
-        Body::BinaryMime => 2,
-    });
-    out.push(bits(&[
-        options.smtp_utf8,
-        options.require_tls,
-        options.dsn_return.is_some(),
-        options.dsn_return == Some(DsnReturn::Headers),
-        options.not_before.is_some(),
-        options.expires.is_some(),
-    ]));
-    put_optional(out, options.dsn_envelope_id.as_deref());
-    for time in [options.not_before, options.expires] {
-        out.extend_from_slice(&time.unwrap_or_default().0.to_le_bytes());
-    }
-}
-
-fn options(fields: &mut Fields<'_>) -> Option<Options> {
-    let tenant = fields.text()?.into();
-    let campaign = fields.text()?.into();
-    let priority = fields.u8()?.cast_signed();
-    let body = match fields.u8()? {
-        0 => Body::SevenBit,
-        1 => Body::EightBitMime,
-        2 => Body::BinaryMime,
-        _ => return None,
-    };
-    let [smtp_utf8, require_tls, has_return, headers, has_not_before, has_expires, ..] =
-        unbits(fields.u8()?);
-    let dsn_return =
-        has_return.then_some(if headers { DsnReturn::Headers } else { DsnReturn::Full });
-    let dsn_envelope_id = optional(fields)?.map(Box::from);
-    let not_before = Timestamp(fields.u64()?);
-    let expires = Timestamp(fields.u64()?);
-    Some(Options {
-        tenant,
-        campaign,
-        priority,
-        body,
-        smtp_utf8,
-        require_tls,
-        dsn_return,
-        dsn_envelope_id,
-        not_before: has_not_before.then_some(not_before),
-        expires: has_expires.then_some(expires),
-        deliver_by: None,
-    })
-}
-
-/// {the letters in two bytes, the time u64}.
-pub(super) fn put_deliver_by(out: &mut Vec<u8>, by: DeliverBy) {
-    let mut letters = [0; 2];
-    for (place, letter) in letters.iter_mut().zip(by.letters().bytes()) {
-        *place = letter;
-    }
-    out.extend_from_slice(&letters);
-    out.extend_from_slice(&by.at.0.to_le_bytes());
-}
-
-pub(super) fn deliver_by(fields: &mut Fields<'_>) -> Option<DeliverBy> {
-    let letters = std::str::from_utf8(fields.take(2)?).ok()?;
-    let (mode, trace) = DeliverBy::read_letters(letters.trim_end_matches('\0'))?;
-    Some(DeliverBy { at: Timestamp(fields.u64()?), mode, trace })
-}
-
-/// What the queue needs of the options.
-pub(super) struct Asked<'a> {
-    pub(super) tenant: &'a str,
-    pub(super) priority: i8,
-    pub(super) require_tls: bool,
-    pub(super) not_before: Option<Timestamp>,
-    pub(super) expires: Option<Timestamp>,
-}
-
-/// The same fields as [`options`], without a copy.
-pub(super) fn asked<'a>(fields: &mut Fields<'a>) -> Option<Asked<'a>> {
-    let tenant = fields.text()?;
-    let _campaign = fields.text()?;
-    let priority = fields.u8()?.cast_signed();
-    let _body = fields.u8().filter(|&body| body <= 2)?;
-    let [_, require_tls, _, _, has_not_before, has_expires, ..] = unbits(fields.u8()?);
-    let _dsn_envelope_id = optional(fields)?;
-    let not_before = Some(Timestamp(fields.u64()?)).filter(|_| has_not_before);
-    let expires = Some(Timestamp(fields.u64()?)).filter(|_| has_expires);
-    Some(Asked { tenant, priority, require_tls, not_before, expires })
 }
 
 fn message(
     header: &Header,
     fields: &mut Fields<'_>,
     path_of: impl FnMut(u32) -> Arc<Path>,
-) -> Option<(Message, PriorStatus)> {
-    let flags = header.flags;
-    let received_at = Timestamp(fields.u64()?);
-    let envelope = envelope(fields)?;
-    let mut options = options(fields)?;
-    if flags & WITH_DELIVER_BY != 0 {
-        options.deliver_by = Some(deliver_by(fields)?);
-    }
+) -> Result<(Message, PriorStatus), Unusable> {
+    let Header { id, flags, version, .. } = *header;
+    let form = form(version, flags)?;
+    let received_at = Timestamp(fields.u64().ok_or(Unusable::Malformed)?);
+    let envelope = codec::envelope(fields, form)?;
+    let options = codec::options(fields, form)?;
+    let recipients = envelope.recipients.len();
+    let rest = rest_of_message(fields, flags, recipients, path_of);
+    let (prepended_headers, so_far, content) = rest.ok_or(Unusable::Malformed)?;
+    let flags =
+        ContentFlags { dot_stuffed: flags & DOT_STUFFED != 0, eight_bit: flags & EIGHT_BIT != 0 };
+    let message = Message { id, received_at, envelope, options, flags, prepended_headers, content };
+    Ok((message, so_far))
+}
+
+fn rest_of_message(
+    fields: &mut Fields<'_>,
+    flags: u16,
+    recipients: usize,
+    path_of: impl FnMut(u32) -> Arc<Path>,
+) -> Option<(Vec<u8>, PriorStatus, Content)> {
     let prepended_headers = fields.bytes()?.to_vec();
     let mut so_far = PriorStatus::default();
     if flags & WITH_FATES != 0 {
         for _ in 0..fields.u32()? {
             let (recipient, status) = status(fields)?;
-            let known = usize::try_from(recipient).ok()? < envelope.recipients.len();
+            let known = usize::try_from(recipient).ok()? < recipients;
             so_far.statuses.push(known.then_some((recipient, status))?);
         }
     }
@@ -449,11 +360,7 @@ fn message(
     } else {
         Content::Whole(fields.bytes()?.to_vec())
     };
-    let flags =
-        ContentFlags { dot_stuffed: flags & DOT_STUFFED != 0, eight_bit: flags & EIGHT_BIT != 0 };
-    let id = header.id;
-    let message = Message { id, received_at, envelope, options, flags, prepended_headers, content };
-    Some((message, so_far))
+    Some((prepended_headers, so_far, content))
 }
 
 pub(super) fn extents(fields: &mut Fields<'_>) -> Option<Vec<Extent>> {
@@ -528,29 +435,6 @@ fn clipped(text: &str) -> &str {
     let end =
         (0..=REASON_FIELD_BYTES_MAX.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
-}
-
-fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
-    out.push(u8::from(text.is_some()));
-    if let Some(text) = text {
-        put_bytes(out, text.as_bytes());
-    }
-}
-
-pub(super) fn optional<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a str>> {
-    match fields.u8()? {
-        0 => Some(None),
-        1 => fields.text().map(Some),
-        _ => None,
-    }
-}
-
-fn bits(set: &[bool]) -> u8 {
-    set.iter().enumerate().fold(0, |byte, (place, &bit)| byte | u8::from(bit) << place)
-}
-
-fn unbits(byte: u8) -> [bool; 8] {
-    std::array::from_fn(|place| byte >> place & 1 == 1)
 }
 
 #[cfg(test)]

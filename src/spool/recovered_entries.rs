@@ -3,8 +3,8 @@
 
 use super::entry::MessageSummary;
 use super::record::Extent;
-use super::{Placement, RecipientStatus, Recovered, RecoveredRecipient};
-use crate::message::{DeliverBy, Demands, QueueId, Reason, Timestamp, domain_key};
+use super::{Placement, Recovered, RecoveredRecipient};
+use crate::message::{QueueId, Reason, RecipientStatus, Timestamp, codec, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -26,7 +26,6 @@ pub(super) struct RecoveredEntry {
     pub(super) open: u32,
     null_reverse_path: bool,
     delay_wanted: bool,
-    demands: Demands,
 }
 
 /// What few messages have.
@@ -34,12 +33,8 @@ pub(super) struct RecoveredEntry {
 struct OptionalFields {
     /// Where its content is, when that is in pieces.
     extents: Vec<Extent>,
-    /// A number in [`Names`].
-    tenant: u32,
-    priority: i8,
-    not_before: Option<Timestamp>,
-    expires: Option<Timestamp>,
-    deliver_by: Option<DeliverBy>,
+    /// Those that the queue needs: see [`codec::queue_options`].
+    options: Box<[u8]>,
 }
 
 #[derive(Debug)]
@@ -81,18 +76,11 @@ impl RecoveredEntry {
             1 => recipients.next().map(Recipients::One),
             _ => Some(Recipients::Many(recipients.collect())),
         };
-        let MessageSummary { received_at, null_reverse_path, delay_wanted, .. } = *brief;
-        let MessageSummary { demands, tenant, .. } = *brief;
-        let MessageSummary { priority, not_before, expires, deliver_by, .. } = *brief;
-        let is_timed = not_before.is_some() || expires.is_some() || deliver_by.is_some();
-        let mut rare = None;
-        if !tenant.is_empty() || priority != 0 || is_timed {
-            let tenant = names.number_as_it_is(tenant);
-            let extents = Vec::new();
-            let asked =
-                OptionalFields { extents, tenant, priority, not_before, expires, deliver_by };
-            rare = Some(Box::new(asked));
-        }
+        let &MessageSummary { received_at, null_reverse_path, delay_wanted, .. } = brief;
+        let rare = (!brief.options.is_empty()).then(|| {
+            let (extents, options) = (Vec::new(), brief.options.clone());
+            Box::new(OptionalFields { extents, options })
+        });
         RecoveredEntry {
             id,
             received_at,
@@ -102,7 +90,6 @@ impl RecoveredEntry {
             open: u32::try_from(brief.domains.recipients()).unwrap_or(u32::MAX),
             null_reverse_path,
             delay_wanted,
-            demands,
         }
     }
 
@@ -161,15 +148,10 @@ impl RecoveredEntry {
             id: self.id,
             placement: self.placement,
             received_at: self.received_at,
-            tenant: names.name(rare.tenant),
-            priority: rare.priority,
-            not_before: rare.not_before,
-            expires: rare.expires,
-            deliver_by: rare.deliver_by,
+            options: codec::from_queue_options(&rare.options),
             recipients,
             null_reverse_path: self.null_reverse_path,
             delay_wanted: self.delay_wanted,
-            demands: self.demands,
         }
     }
 }
@@ -216,10 +198,7 @@ impl Default for Names {
 impl Names {
     /// Of a domain, however it is spelled.
     fn number(&mut self, domain: &str) -> u32 {
-        self.number_as_it_is(&domain_key(domain))
-    }
-
-    fn number_as_it_is(&mut self, name: &str) -> u32 {
+        let name = &*domain_key(domain);
         if let Some(&number) = self.numbers.get(name) {
             return number;
         }

@@ -514,14 +514,24 @@ impl Scan {
     ) -> Result<(), Refusal> {
         let cause = match unusable {
             Unusable::Newer(version) => {
-                return Err(Refusal::Newer {
-                    segment,
-                    what: format!(
-                        "a record of version {version} at byte {offset}, and this relay knows up \
-                         to {}",
-                        record::VERSION
-                    ),
-                });
+                let known = record::VERSION;
+                let what = format!(
+                    "a record of version {version} at byte {offset}, and this relay knows up to \
+                     {known}"
+                );
+                return Err(Refusal::Newer { segment, what });
+            }
+            Unusable::UnknownFlags(flags) => {
+                let what = format!(
+                    "a record at byte {offset} with flags {flags:#x} that this relay does not know"
+                );
+                return Err(Refusal::Newer { segment, what });
+            }
+            Unusable::UnknownOption(tag) => {
+                let what = format!(
+                    "a message at byte {offset} with option {tag}, which this relay does not know"
+                );
+                return Err(Refusal::Newer { segment, what });
             }
             Unusable::UnknownKind(kind) => format!("a record of unknown kind {kind}"),
             Unusable::Malformed => "a record that contradicts itself".to_owned(),
@@ -551,7 +561,7 @@ impl Scan {
 const SEARCH: u32 = 256 * BLOCK;
 
 fn claimed_length(head: &[u8]) -> Option<u32> {
-    let length = super::field::Fields::new(head).u32()?;
+    let length = crate::message::field::Fields::new(head).u32()?;
     (length as usize >= record::HEADER).then_some(length)
 }
 

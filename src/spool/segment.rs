@@ -11,7 +11,7 @@
 //! commit made durable. Every checksum is salted with the segment's number and the place in it:
 //! bytes of a file's former life, or bytes moved, do not pass.
 
-use super::field::Fields;
+use crate::message::field::Fields;
 use crate::message::{QueueId, Timestamp};
 use std::path::{Path, PathBuf};
 

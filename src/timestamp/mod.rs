@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::format_description::well_known::Rfc3339;
 
 /// Milliseconds since the Unix epoch, by the wall clock: what is stored, shown and compared across
 /// restarts. Waits on a socket use a `Duration` instead. `ring::wall_clock` gives the present one.
@@ -18,6 +19,23 @@ impl Timestamp {
     pub fn plus(self, wait: Duration) -> Timestamp {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.0.saturating_add(wait_ms))
+    }
+
+    /// RFC 3339; milliseconds since the epoch when no calendar has the time. [`Timestamp::parse`]
+    /// reads both.
+    pub fn exact_text(self) -> String {
+        let text = self.to_string();
+        if Timestamp::on_calendar(&text) == Some(self) { text } else { self.0.to_string() }
+    }
+
+    /// Reads RFC 3339, or milliseconds since the epoch.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        Timestamp::on_calendar(text).or_else(|| text.parse().ok().map(Timestamp))
+    }
+
+    fn on_calendar(text: &str) -> Option<Timestamp> {
+        let at = time::OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().map(Timestamp)
     }
 
     /// How long from `earlier` until this time; zero when `earlier` is later.

@@ -1,7 +1,9 @@
 //! Records written and read back, of every version, and bytes that are none.
 #![allow(clippy::unwrap_used, clippy::panic)]
+use super::super::entry::Entry;
 use super::super::testing::{extreme, in_pieces, inline, path_of, plain, waiting};
 use super::*;
+use crate::message::{DeliverBy, DsnNotify};
 
 fn round_trip(mut bytes: Vec<u8>, length: u32) -> (Vec<u8>, Header) {
     assert_eq!(bytes.len(), length as usize);
@@ -63,10 +65,10 @@ fn outcomes_read_back_as_they_were_written() {
 fn newer_unknown_and_malformed_records_are_told_apart() {
     let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
     let message = |kind, version| decode_message(&header(kind, version), b"\x01", path_of);
-    assert_eq!(message(MESSAGE, 3).map(drop), Err(Unusable::Newer(3)));
+    assert_eq!(message(MESSAGE, 4).map(drop), Err(Unusable::Newer(4)));
     assert_eq!(message(CHUNK, 1).map(drop), Err(Unusable::UnknownKind(CHUNK)));
     assert_eq!(message(MESSAGE, 1).map(drop), Err(Unusable::Malformed));
-    assert_eq!(decode(&header(BEGUN, 3), b""), Err(Unusable::Newer(3)));
+    assert_eq!(decode(&header(BEGUN, 4), b""), Err(Unusable::Newer(4)));
     assert_eq!(decode(&header(99, 1), b""), Err(Unusable::UnknownKind(99)));
     for kind in [CHUNK, BEGUN, SETTLED] {
         assert_eq!(decode(&header(kind, 1), b"\x01"), Err(Unusable::Malformed));
@@ -79,27 +81,68 @@ const OF_VERSION_1: &[u8] = b"\x69\0\0\0\x01\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\
     \x01\0\0\0t\0\0\0\0\x05\0\x30\0\x09\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\
     \x02\0\0\0R\n\x03\0\0\0x\r\n";
 
+/// What the second version put between the times and the prepended headers: BY.
+const OF_VERSION_2: &[u8] = b"RT\x0b\0\0\0\0\0\0\0";
+const BEHIND_THE_TIMES: usize = OF_VERSION_1.len() - 13;
+
 #[test]
-fn an_older_record_is_read_and_a_plain_one_is_still_written_so() {
+fn records_of_the_versions_before_are_read() {
+    let read = |bytes: &mut Vec<u8>| {
+        bytes[0] = u8::try_from(bytes.len()).unwrap();
+        let (header, payload) = split(bytes).unwrap();
+        assert!(Entry::of(&header, payload).is_ok());
+        decode_message(&header, payload, path_of).unwrap()
+    };
     let mut bytes = OF_VERSION_1.to_vec();
-    bytes[0] = u8::try_from(bytes.len()).unwrap();
-    let (header, payload) = split(&bytes).unwrap();
-    assert_eq!(header.version, 1);
-    let (mut message, so_far) = decode_message(&header, payload, path_of).unwrap();
+    let (message, so_far) = read(&mut bytes);
     let options = &message.options;
     assert_eq!((&*options.tenant, options.priority), ("t", 5));
     let times = (options.not_before, options.expires, options.deliver_by);
     assert_eq!(times, (Some(Timestamp(9)), Some(Timestamp(10)), None));
+    let recipient = &message.envelope.recipients[0];
+    let success = DsnNotify { success: true, ..DsnNotify::default() };
+    assert_eq!((recipient.address.as_str(), recipient.notify), ("c@d", Some(success)));
     assert_eq!(message.content, Content::Whole(b"x\r\n".to_vec()));
-    let mut again = Vec::new();
-    put_message(&mut again, &message, &so_far);
-    assert_eq!(again, bytes, "an older relay can go on with it");
+    reads_back(&message, &so_far);
+
+    bytes[5] = 2;
+    bytes[6] = 32;
+    bytes.splice(BEHIND_THE_TIMES..BEHIND_THE_TIMES, OF_VERSION_2.iter().copied());
+    let (with_by, _) = read(&mut bytes);
     let (mode, trace) = DeliverBy::read_letters("rt").unwrap();
-    message.options.deliver_by = Some(DeliverBy { at: Timestamp(11), mode, trace });
-    again.clear();
-    put_message(&mut again, &message, &PriorStatus::default());
-    assert_eq!(again.get(5), Some(&2), "and what it does not know, it refuses");
-    reads_back(&message, &PriorStatus::default());
+    let by = DeliverBy { at: Timestamp(11), mode, trace };
+    assert_eq!(with_by.options.deliver_by, Some(by));
+    assert_eq!(with_by.prepended_headers, message.prepended_headers);
+    reads_back(&with_by, &so_far);
+}
+
+#[test]
+fn what_must_be_understood_and_is_not_is_refused() {
+    let mut bytes = Vec::new();
+    put_message(&mut bytes, &inline(plain(1, 1), b"x\r\n"), &PriorStatus::default());
+    let (header, payload) = split(&bytes).unwrap();
+    let refused = |header: &Header, payload: &[u8]| {
+        assert_eq!(
+            Entry::of(header, payload).map(drop),
+            decode_message(header, payload, path_of).map(drop)
+        );
+        decode_message(header, payload, path_of).map(drop).unwrap_err()
+    };
+    let flags = header.flags | 0x40;
+    assert_eq!(refused(&Header { flags, ..header }, payload), Unusable::UnknownFlags(0x40));
+    // Behind {time, reverse-path, count, address} come the recipient's options, then those of MAIL.
+    let count = 8 + (1 + 4 + 13) + 4 + (4 + 14);
+    assert_eq!(payload[count..count + 2], [0, 0]);
+    for at in [count, count + 1] {
+        let mut changed = payload.to_vec();
+        changed[at] = 1;
+        changed.splice(at + 1..=at, [99, 0, 0, 0, 0]);
+        assert_eq!(refused(&header, &changed), Unusable::UnknownOption(99));
+        changed[at + 1] = 199;
+        let read = decode_message(&header, &changed, path_of);
+        assert_eq!(read.map(|(message, _)| message), Ok(inline(plain(1, 1), b"x\r\n")));
+        assert!(Entry::of(&header, &changed).is_ok());
+    }
 }
 
 #[test]
@@ -109,7 +152,7 @@ fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
     put_message(&mut bytes, &inline(extreme(), b"x"), &so_far);
     let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
     let payload = &bytes[HEADER..];
-    let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 2, flags };
+    let header = Header { length: 0, id: QueueId(1), kind: MESSAGE, version: 3, flags };
     for cut in 0..payload.len() {
         let read = decode_message(&header, &payload[..cut], path_of);
         assert_eq!(read.map(drop), Err(Unusable::Malformed));

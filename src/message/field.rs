@@ -1,61 +1,61 @@
-//! Fields inside a record's payload: fixed-width little-endian numbers and length-prefixed bytes.
-//! *Pure.* Reading never panics and never allocates: what does not fit is `None`.
+//! Fields inside a record: fixed-width little-endian numbers and length-prefixed bytes. *Pure.*
+//! Reading never panics and never allocates: what does not fit is `None`.
 
 /// Reads fields one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Fields<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Fields<'a> {
         Fields { rest: bytes }
     }
 
     /// What is left, all of it.
-    pub(super) fn rest(self) -> &'a [u8] {
+    pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
     }
 
     /// From here to where `later`, which reads the same bytes, has come.
-    pub(super) fn up_to(self, later: &Fields<'_>) -> Option<&'a [u8]> {
+    pub(crate) fn up_to(self, later: &Fields<'_>) -> Option<&'a [u8]> {
         self.rest.get(..self.rest.len().checked_sub(later.rest.len())?)
     }
 
     /// Bytes left: an upper bound for every count that a field may truthfully give.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rest.len()
     }
 
     /// Everything was read; a record with more behind its last field is malformed.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// A u32 length and that many bytes.
-    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
     }
 
     /// The same, as UTF-8.
-    pub(super) fn text(&mut self) -> Option<&'a str> {
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
     }
 
     /// So many bytes.
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
         Some(taken)
@@ -73,12 +73,12 @@ impl<'a> Fields<'a> {
 
 /// Appends a u32 length and the bytes. Longer than a u32 says cannot come: the spool bounds records
 /// far below; such bytes would be cut, and the record found malformed.
-pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_count(out, bytes.len());
     out.extend_from_slice(bytes);
 }
 
 /// Appends a count or length as u32.
-pub(super) fn put_count(out: &mut Vec<u8>, count: usize) {
+pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
 }
