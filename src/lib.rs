@@ -2,10 +2,10 @@
 //! on disk.
 //!
 //! ```text
-//! listener -> session -> spool -> scheduler -> route -> exchange -> pool -> delivery
-//!               |  250 only after  ^                                           |
-//!               |  the spool has it|                             done | retry | bounce
-//!               +-------------------------------------------------------------+
+//! listener -> session -> intake -> spool -> scheduler -> route -> exchange -> pool -> delivery
+//!               |  250 only after   ^                                            |
+//!               |  the spool has it |                              done | retry | bounce
+//!               +-------------------+--------------------------------------------+
 //! ```
 //!
 //! A room (module) imports only the rooms listed below it. `ARCHITECTURE.md` tells one letter's
@@ -26,6 +26,8 @@ pub mod dns;
 pub mod bounce;
 pub mod eml;
 pub mod scheduler;
+
+pub mod intake;
 
 pub mod spool;
 

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The spool is not as it was written, or not all was done.
 const EXIT_DAMAGED: u8 = 1;
@@ -384,6 +385,7 @@ fn import(
     }
     let what = Import {
         spools: spools(config),
+        host_name: Arc::clone(&config.host_name),
         ring: ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt },
         files,
         envelope,

@@ -305,7 +305,7 @@ fn read_status(text: &str) -> Option<Status> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::message::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn};
+    use crate::message::{Body, DsnNotify};
 
     fn plain(address: &str) -> Waiting {
         let recipient = Recipient::plain(Address::new(address));
@@ -348,23 +348,7 @@ mod tests {
         }
         Head {
             reverse_path: Some(Address::new("bounce=b+c@sender.test")),
-            options: Options {
-                tenant: "t n\u{e9}".into(),
-                campaign: "=+\r\n".into(),
-                priority: -9,
-                body: Body::BinaryMime,
-                smtp_utf8: true,
-                require_tls: true,
-                dsn_return: Some(DsnReturn::Headers),
-                dsn_envelope_id: Some("".into()),
-                not_before: Some(Timestamp(0)),
-                expires: Some(Timestamp(1_700_000_000_001)),
-                deliver_by: Some(DeliverBy {
-                    at: Timestamp(1_700_000_000_002),
-                    mode: ByMode::Notify,
-                    trace: true,
-                }),
-            },
+            options: Options::every(),
             recipients,
             prepended_headers: 181,
             content: u64::MAX,

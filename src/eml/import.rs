@@ -1,13 +1,12 @@
 //! Into a stopped relay's spool: through the spool's own writer, on a ring started for it.
 
 use super::head::{FIRST, Head, LAST, Waiting};
-use crate::message::{
-    Body, ContentFlags, Envelope, Message, Options, QueueId, Recipient, Timestamp,
-};
+use crate::intake::{Details, Incoming, Intake, Source};
+use crate::message::{Body, ContentFlags, Envelope, Options, QueueId, Recipient, Timestamp};
 use crate::ring::{self, Signal};
 use crate::smtp::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 use crate::smtp::{Dot, Dots, LineEnds};
-use crate::spool::{Draft, PriorStatus, Settings, Spool};
+use crate::spool::{PriorStatus, Settings, Spool};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -33,6 +32,8 @@ const PIECE: usize = 64 * 1024;
 pub struct Import {
     /// The spools to share the messages out among, none of which may be in use.
     pub spools: Vec<Settings>,
+    /// The relay's name.
+    pub host_name: Arc<str>,
     /// How the ring is set up.
     pub ring: ring::Settings,
     /// Letters, or plain messages when an envelope is given for them.
@@ -91,16 +92,16 @@ type Reports = mpsc::Sender<Result<Report, String>>;
 async fn all(what: Import, reports: Reports) {
     // The receiver is there as long as anything is sent.
     let fail = |cause: String| drop(reports.send(Err(cause)));
-    let mut spools = Vec::new();
+    let mut intakes = Vec::new();
     for settings in &what.spools {
         match Spool::open(settings.clone()).await {
-            Ok((spool, _)) => spools.push(spool),
+            Ok((spool, _)) => intakes.push(Intake::new(spool, Arc::clone(&what.host_name))),
             Err(error) => return fail(error.to_string()),
         }
     }
     let importer = Rc::new(Importer {
         known: RefCell::new(what.live.clone()),
-        spools,
+        intakes,
         next_spool: Cell::new(0),
         next_file: Cell::new(0),
         what,
@@ -125,8 +126,8 @@ async fn all(what: Import, reports: Reports) {
         });
     }
     done.wait().await;
-    for spool in &importer.spools {
-        if let Err(error) = spool.sync().await {
+    for intake in &importer.intakes {
+        if let Err(error) = intake.spool().sync().await {
             fail(error.to_string());
         }
     }
@@ -148,7 +149,7 @@ fn open(path: &Path) -> Result<File, String> {
 
 struct Importer {
     what: Import,
-    spools: Vec<Spool>,
+    intakes: Vec<Intake>,
     next_spool: Cell<usize>,
     next_file: Cell<usize>,
     /// Live in the spool, these files' messages among them.
@@ -162,30 +163,27 @@ impl Importer {
         self.what.files.get(next).cloned()
     }
 
-    /// For a message that has an id, the spool that gives out such ids, as far as there is one: it
-    /// then knows of it.
-    fn spool(&self, id: Option<QueueId>) -> Result<&Spool, String> {
+    /// For a message that has an id, that of the spool that gives out such ids, as far as there is
+    /// one: it then knows of it.
+    fn intake(&self, id: Option<QueueId>) -> Result<&Intake, String> {
         let number = id.map_or_else(
             || self.next_spool.replace(self.next_spool.get().wrapping_add(1)),
             |id| usize::from(id.spool_number()),
         );
-        let place = number.checked_rem(self.spools.len());
-        let spool = place.and_then(|place| self.spools.get(place));
-        spool.ok_or_else(|| "there is no spool to import into".to_owned())
+        let place = number.checked_rem(self.intakes.len());
+        let intake = place.and_then(|place| self.intakes.get(place));
+        intake.ok_or_else(|| "there is no spool to import into".to_owned())
     }
 
     async fn file(&self, path: &Path) -> Result<Report, String> {
         let file = open(path)?;
         let mut source = BufReader::with_capacity(PIECE, file);
         let Some(head) = read_head(&mut source)? else {
-            let spool = self.spool(None)?;
-            let message = self.plain(spool, &mut source).await?;
-            let id = message.id;
-            spool.store(message).await.map_err(|error| error.to_string())?;
+            let id = self.plain(self.intake(None)?, &mut source).await?;
             return Ok(Report::Imported(path.to_owned(), id));
         };
         check_received_at(head.received_at, ring::wall_clock())?;
-        let spool = self.spool((!self.what.new_ids).then_some(head.id))?;
+        let intake = self.intake((!self.what.new_ids).then_some(head.id))?;
         if !self.what.new_ids {
             if self.known.borrow().contains(&head.id) {
                 return Ok(Report::Known(path.to_owned(), head.id));
@@ -206,17 +204,17 @@ impl Importer {
             self.known.borrow_mut().insert(head.id);
         }
         let given = head.id;
-        let stored = self.letter(spool, head, &mut source).await;
+        let stored = self.letter(intake, head, &mut source).await;
         if stored.is_err() {
             self.known.borrow_mut().remove(&given);
         }
         Ok(Report::Imported(path.to_owned(), stored?))
     }
 
-    /// Stores a letter of which the head is read.
+    /// Stores an exported message of which the head is read.
     async fn letter(
         &self,
-        spool: &Spool,
+        intake: &Intake,
         head: Head,
         source: &mut BufReader<File>,
     ) -> Result<QueueId, String> {
@@ -233,11 +231,16 @@ impl Importer {
             Body::BinaryMime => Framing::BinaryChunks,
             Body::SevenBit | Body::EightBitMime => Framing::Dots,
         };
-        let mut intake = ImportBatch::new(spool, UNLIMITED, framing);
+        let now = ring::wall_clock();
+        let incoming = match self.what.new_ids {
+            true => intake.begin(now, ()),
+            false => intake.begin_as(head.id, now, ()),
+        };
+        let mut content = ImportedContent::new(incoming, UNLIMITED, framing);
         let mut length = 0;
         while let Some(piece) = next_piece(source)? {
             length += piece.len() as u64;
-            intake.piece(&piece).await?;
+            content.piece(&piece).await;
         }
         if (prepended_headers.len() as u64, length) != (head.prepended_headers, head.content) {
             return Err(format!(
@@ -247,57 +250,53 @@ impl Importer {
             ));
         }
         check_trace(&prepended_headers)?;
-        let checked = intake.end()?;
-        let id = if self.what.new_ids { spool.next_id(ring::wall_clock()) } else { head.id };
+        let (incoming, flags) = content.end()?;
+        let id = incoming.id();
         let (recipients, so_far) = taken_apart(head.recipients);
-        let message = Message {
-            id,
-            received_at: head.received_at,
+        let details = Details {
             envelope: Envelope { reverse_path: head.reverse_path, recipients },
             options: head.options,
-            prepended_headers,
-            flags: checked.flags,
-            content: checked.draft,
+            flags,
+            received_at: head.received_at,
         };
-        spool.restore(message, &so_far).await.map_err(|error| error.to_string())?;
+        let stored = incoming.restore(Source::File(prepended_headers), details, &so_far).await;
+        stored.map_err(|error| error.to_string())?;
         if !so_far.in_flight.is_empty() {
-            spool.sync().await.map_err(|error| error.to_string())?;
+            intake.spool().sync().await.map_err(|error| error.to_string())?;
         }
         Ok(id)
     }
 
-    /// Reads a message without an envelope of its own.
+    /// Stores a message without an envelope of its own.
     async fn plain(
         &self,
-        spool: &Spool,
+        intake: &Intake,
         source: &mut BufReader<File>,
-    ) -> Result<Message<Draft>, String> {
+    ) -> Result<QueueId, String> {
         let Some(envelope) = self.what.envelope.clone() else {
             return Err(format!("does not begin with {FIRST} and needs --from and --to"));
         };
-        let mut intake = ImportBatch::new(spool, self.what.limits, Framing::Dots);
+        let now = ring::wall_clock();
+        let incoming = intake.begin(now, ());
+        let mut content = ImportedContent::new(incoming, self.what.limits, Framing::Dots);
         let mut ends = LineEnds::default();
         let mut last = None;
         while let Some(piece) = next_piece(source)? {
             let mut lines = Vec::with_capacity(piece.len() + piece.len() / 16);
             ends.piece(&piece, &mut lines);
             last = lines.last().copied();
-            intake.piece(&lines).await?;
+            content.piece(&lines).await;
         }
         if last.is_some_and(|last| last != b'\n') {
-            intake.piece(b"\r\n").await?;
+            content.piece(b"\r\n").await;
         }
-        let checked = intake.end()?;
-        let now = ring::wall_clock();
-        Ok(Message {
-            id: spool.next_id(now),
-            received_at: now,
-            envelope,
-            options: Options::default(),
-            prepended_headers: Vec::new(),
-            flags: checked.flags,
-            content: checked.draft,
-        })
+        let (incoming, flags) = content.end()?;
+        let id = incoming.id();
+        let options = Options::default();
+        let details = Details { envelope, options, flags, received_at: now };
+        let stored = incoming.commit(Source::File(Vec::new()), details).await;
+        stored.map_err(|error| error.to_string())?;
+        Ok(id)
     }
 }
 
@@ -395,9 +394,9 @@ fn next_piece(source: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
 const UNLIMITED: ContentLimits =
     ContentLimits { bytes_max: u64::MAX, line_max: usize::MAX, received_max: u32::MAX };
 
-/// Content on its way into a draft: stuffed, and looked at as a session does.
-struct ImportBatch {
-    draft: Draft,
+/// Content of a file on its way in: stuffed, and looked at as a session does.
+struct ImportedContent {
+    incoming: Incoming,
     dots: Dots,
     /// Of a binary body: it is looked at as it is, not stuffed.
     is_binary: bool,
@@ -406,15 +405,10 @@ struct ImportBatch {
     ahead: Vec<u8>,
 }
 
-struct Checked {
-    draft: Draft,
-    flags: ContentFlags,
-}
-
-impl ImportBatch {
-    fn new(spool: &Spool, limits: ContentLimits, framing: Framing) -> ImportBatch {
-        ImportBatch {
-            draft: spool.draft(),
+impl ImportedContent {
+    fn new(incoming: Incoming, limits: ContentLimits, framing: Framing) -> ImportedContent {
+        ImportedContent {
+            incoming,
             dots: Dots::new(Dot::Doubled),
             is_binary: framing == Framing::BinaryChunks,
             scanner: ContentScanner::new(limits, framing),
@@ -422,11 +416,11 @@ impl ImportBatch {
         }
     }
 
-    async fn piece(&mut self, piece: &[u8]) -> Result<(), String> {
+    async fn piece(&mut self, piece: &[u8]) {
         let mut stuffed = Vec::with_capacity(piece.len() + 64);
         self.dots.piece(piece, &mut stuffed);
         self.scan(if self.is_binary { piece } else { &stuffed });
-        self.draft.extend(&stuffed).await.map_err(|error| error.to_string())
+        self.incoming.push(&stuffed).await;
     }
 
     fn scan(&mut self, stuffed: &[u8]) {
@@ -442,7 +436,7 @@ impl ImportBatch {
         self.ahead.drain(..seen);
     }
 
-    fn end(mut self) -> Result<Checked, String> {
+    fn end(mut self) -> Result<(Incoming, ContentFlags), String> {
         // The dot line ends it if, and only if, it stands on a line of its own.
         let lacks_line_end = if self.is_binary {
             self.scanner.lacks_line_end()
@@ -456,7 +450,7 @@ impl ImportBatch {
         if lacks_line_end {
             return Err("the content does not end with a line".to_owned());
         }
-        Ok(Checked { draft: self.draft, flags: self.scanner.flags() })
+        Ok((self.incoming, self.scanner.flags()))
     }
 }
 

@@ -3,7 +3,10 @@
 //! Fields come in the order in which they stand here; those that say nothing are left out. New ones
 //! may be added at the end of a release; names and meanings do not change.
 
-use crate::message::{Address, QueueId, Reason, Recipient, Status, Timestamp};
+use crate::message::{
+    Address, InEvents, Options, QueueId, Reason, Recipient, Shown, Status, Timestamp,
+};
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use std::net::SocketAddr;
 
@@ -67,12 +70,9 @@ pub struct Event<'a> {
     /// The first [`TO_LIST_MAX`] of them.
     #[serde(serialize_with = "as_list", skip_serializing_if = "<[Recipient]>::is_empty")]
     pub to_list: &'a [Recipient],
-    /// Whose mail it is.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub tenant: &'a str,
-    /// Which mailing it belongs to.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub campaign: &'a str,
+    /// The options of the message, by their names in `Options::OPTIONS`.
+    #[serde(flatten)]
+    pub options: OptionFields<'a>,
     /// The destination as the receiver runs it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub site: &'a str,
@@ -144,8 +144,7 @@ impl<'a> Event<'a> {
             to: None,
             recipients: None,
             to_list: &[],
-            tenant: "",
-            campaign: "",
+            options: OptionFields::default(),
             site: "",
             remote: "",
             stage: "",
@@ -180,6 +179,13 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// With those of the message's options that events of this kind have.
+    #[must_use]
+    pub fn with_options(self, options: &'a Options) -> Event<'a> {
+        let all = self.event == Kind::Received;
+        Event { options: OptionFields { options: Some(options), all }, ..self }
+    }
+
     /// With all recipients, bounded: for `received`.
     #[must_use]
     pub fn to_all(self, recipients: &'a [Recipient]) -> Event<'a> {
@@ -197,6 +203,38 @@ impl<'a> Event<'a> {
             text: &reason.text,
             ..self
         }
+    }
+}
+
+/// The options of a message as fields of an event. The names have underscores for hyphens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OptionFields<'a> {
+    options: Option<&'a Options>,
+    /// Also those that only `received` has.
+    all: bool,
+}
+
+impl Serialize for OptionFields<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_map(None)?;
+        let options = self.options.into_iter();
+        for (row, options) in
+            options.flat_map(|of| Options::OPTIONS.iter().map(move |row| (row, of)))
+        {
+            let wanted = match row.events {
+                InEvents::None => false,
+                InEvents::Received => self.all,
+                InEvents::Every => true,
+            };
+            let Some(shown) = row.shown(options).filter(|_| wanted) else { continue };
+            let name = row.name.replace('-', "_");
+            match shown {
+                Shown::Flag => fields.serialize_entry(&name, &true)?,
+                Shown::Number(number) => fields.serialize_entry(&name, &number)?,
+                Shown::Text(text) => fields.serialize_entry(&name, &*text)?,
+            }
+        }
+        fields.end()
     }
 }
 
@@ -245,24 +283,43 @@ mod tests {
         let to: Vec<Recipient> = ["b@example.net", "\"c d\"@example.net"]
             .map(|address| Recipient::plain(Address::new(address)))
             .into();
+        let options = Options {
+            tenant: "shop".into(),
+            priority: -2,
+            smtp_utf8: true,
+            not_before: Some(NOW),
+            ..Options::default()
+        };
         let event = Event {
             size: Some(4711),
             client: Some("[2001:db8::1]:2525".parse().unwrap()),
             helo: "app.example.org",
             protocol: "ESMTP",
-            tenant: "shop",
             ..Event::new(Kind::Received, NOW).of(id(), Some(&sender)).to_all(&to)
-        };
+        }
+        .with_options(&options);
         assert_eq!(
             line(&event),
             concat!(
                 r#"{"time":"2023-11-14T22:13:20.123Z","event":"received","shard":0,"#,
                 r#""id":"001GA4GC0JF8R","from":"a@example.org","recipients":2,"#,
                 r#""to_list":["b@example.net","\"c d\"@example.net"],"tenant":"shop","#,
+                r#""priority":-2,"smtputf8":true,"not_before":"2023-11-14T22:13:20.123Z","#,
                 r#""size":4711,"client":"[2001:db8::1]:2525","helo":"app.example.org","#,
                 r#""protocol":"ESMTP","queued_ms":1500}"#
             )
         );
+    }
+
+    #[test]
+    fn events_after_the_first_have_few_of_the_options() {
+        let tenant = Options { tenant: "t".into(), ..Options::default() };
+        let options = Options { priority: 3, require_tls: true, ..tenant };
+        let text = line(&Event::new(Kind::Delivered, NOW).with_options(&options));
+        assert!(text.ends_with(r#""shard":0,"tenant":"t"}"#), "{text}");
+        let none = Options::default();
+        let text = line(&Event::new(Kind::Received, NOW).with_options(&none));
+        assert!(text.ends_with(r#""shard":0}"#), "{text}");
     }
 
     #[test]

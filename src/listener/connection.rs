@@ -463,10 +463,9 @@ impl Connection<'_> {
         let envelope = &message.envelope;
         let event = Event::new(Kind::Received, message.received_at)
             .of(message.id, envelope.reverse_path.as_ref())
-            .to_all(&envelope.recipients);
+            .to_all(&envelope.recipients)
+            .with_options(&message.options);
         self.receiver.events.emit(&Event {
-            tenant: &message.options.tenant,
-            campaign: &message.options.campaign,
             size: Some(message.content.len()),
             client: Some(self.session.client_address()),
             helo: self.session.client_name(),

@@ -155,8 +155,7 @@ fn fixed_options(fields: &mut Fields<'_>, has_deliver_by: bool) -> Option<Option
     let dsn_envelope_id = optional(fields)?.map(Box::from);
     let not_before = Timestamp(fields.u64()?);
     let expires = Timestamp(fields.u64()?);
-    let deliver_by = if has_deliver_by { Some(DeliverBy::read(fields.take(10)?)?) } else { None };
-    Some(Options {
+    let mut options = Options {
         tenant,
         campaign,
         priority,
@@ -167,8 +166,13 @@ fn fixed_options(fields: &mut Fields<'_>, has_deliver_by: bool) -> Option<Option
         dsn_envelope_id,
         not_before: has_not_before.then_some(not_before),
         expires: has_expires.then_some(expires),
-        deliver_by,
-    })
+        // What these versions do not know was not given.
+        ..Options::default()
+    };
+    if has_deliver_by {
+        options.deliver_by = Some(DeliverBy::read(fields.take(10)?)?);
+    }
+    Some(options)
 }
 
 /// {given u8, text}.

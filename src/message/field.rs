@@ -71,8 +71,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Appends a u32 length and the bytes. Longer than a u32 says cannot come: the spool bounds records
-/// far below; such bytes would be cut, and the record found malformed.
+/// Appends a u32 length and the bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_count(out, bytes.len());
     out.extend_from_slice(bytes);
@@ -80,5 +79,15 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Appends a count or length as u32.
 pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(&word(count).to_le_bytes());
+}
+
+/// A count or length as records have it.
+///
+/// # Panics
+/// When it does not fit. The spool bounds all that it stores far below; a cut length would make a
+/// record of it that no start can read.
+pub(crate) fn word(count: usize) -> u32 {
+    assert!(count <= u32::MAX as usize, "{count} is beyond what a record can have");
+    count as u32
 }

@@ -223,8 +223,38 @@ impl DeliverBy {
 }
 
 #[cfg(test)]
+impl Options {
+    /// All of them given, for the tests of what must carry them.
+    pub(crate) fn every() -> Options {
+        let at = Timestamp(1_700_000_000_002);
+        Options {
+            tenant: "t n\u{e9} ".repeat(50).into(),
+            campaign: "=+\r\n".into(),
+            priority: -9,
+            body: Body::BinaryMime,
+            smtp_utf8: true,
+            require_tls: true,
+            dsn_return: Some(DsnReturn::Headers),
+            dsn_envelope_id: Some("".into()),
+            not_before: Some(Timestamp(0)),
+            expires: Some(Timestamp::NEVER),
+            deliver_by: Some(DeliverBy { at, mode: ByMode::Notify, trace: true }),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_option_is_in_the_table_once_and_all_can_be_given() {
+        let every = Options::every();
+        for row in Options::OPTIONS {
+            assert!(row.shown(&every).is_some(), "{}", row.name);
+            assert!(row.shown(&Options::default()).is_none(), "{}", row.name);
+        }
+    }
 
     #[test]
     fn a_held_message_has_its_whole_time_after_that() {

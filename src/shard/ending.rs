@@ -156,11 +156,10 @@ impl Origin {
         let to = envelope.recipients.get(recipient as usize);
         let event = Event::new(kind, now())
             .of(message.id, envelope.reverse_path.as_ref())
-            .because(attempt.reason);
+            .because(attempt.reason)
+            .with_options(&message.options);
         self.stations.events.emit(&Event {
             to: to.map(|to| to.address.as_str()),
-            tenant: &message.options.tenant,
-            campaign: &message.options.campaign,
             size: Some(message.content.len()),
             site: attempt.path.site.unwrap_or(""),
             tls: attempt.path.tls.map_or("", |tls| tls.version),

@@ -8,6 +8,7 @@ use super::entry;
 use super::log::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
+use crate::message::field::word;
 use crate::message::{Message, QueueId, RecipientStatus};
 use std::collections::{HashSet, VecDeque};
 
@@ -159,7 +160,7 @@ impl Batch {
         // A begun record alone for each recipient: header, count, index.
         let begun = (self.begun.len() * (record::HEADER + 8)).min(outcome_bytes_max);
         let bytes = BATCH_HEADER.max(self.mail.len()) + outcomes + begun;
-        padded(u32::try_from(bytes).unwrap_or(u32::MAX))
+        padded(word(bytes))
     }
 
     /// Bytes that an index needs at most for the entries of the next batch; `None` when it cannot
@@ -191,19 +192,17 @@ impl Batch {
             self.take_begun(&mut bytes, outcome_bytes_max);
         }
         if let Some(known) = &mut entries
-            && entries_of(known, bytes.get(mail_end..).unwrap_or_default()).is_none()
+            && entries_of(known, &bytes[mail_end..]).is_none()
         {
             entries = None;
         }
-        let records = bytes.get_mut(BATCH_HEADER..).unwrap_or_default();
+        let records = &mut bytes[BATCH_HEADER..];
         let first = offset.saturating_add(BATCH_HEADER as u32);
-        let length = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let length = word(records.len());
         let (count, records_crc) = record::seal(records, segment, first);
         let header = BatchHeader { sequence, length, count, records_crc }.encode(segment, offset);
-        if let Some(place) = bytes.get_mut(..BATCH_HEADER) {
-            place.copy_from_slice(&header);
-        }
-        let whole = padded(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        bytes[..BATCH_HEADER].copy_from_slice(&header);
+        let whole = padded(word(bytes.len()));
         bytes.resize(whole as usize, 0);
         Sealed { bytes, alive, count, entries }
     }
@@ -219,8 +218,7 @@ impl Batch {
         self.alive.push(slot);
         if let Some(entries) = &mut self.entries {
             self.last_entry = entries.len();
-            let record = self.mail.get(slot.offset as usize..).unwrap_or_default();
-            if entry::put(entries, record).is_none() {
+            if entry::put(entries, &self.mail[slot.offset as usize..]).is_none() {
                 self.entries = None;
             }
         }
@@ -232,7 +230,7 @@ impl Batch {
         if self.mail.is_empty() {
             self.mail.resize(BATCH_HEADER, 0);
         }
-        u32::try_from(self.mail.len()).unwrap_or(u32::MAX)
+        word(self.mail.len())
     }
 
     fn take_outcomes(&mut self, bytes: &mut Vec<u8>, outcome_bytes_max: usize) {
@@ -244,7 +242,7 @@ impl Batch {
             }
             end += length as usize;
         }
-        bytes.extend_from_slice(all.get(..end).unwrap_or_default());
+        bytes.extend_from_slice(&all[..end]);
         self.outcomes.drain(..end);
     }
 

@@ -8,6 +8,7 @@ use super::record::{CHUNK_PREFIX, Extent, PriorStatus};
 use super::replay::join;
 use super::segment::BATCH_HEADER;
 use super::{Placement, SpoolError};
+use crate::message::field::word;
 use crate::message::{Content, Message, QueueId, RecipientStatus};
 use crate::ring;
 use std::io;
@@ -130,7 +131,7 @@ impl Draft {
         self.core.wait_for_room().await?;
         let mut bytes = std::mem::take(&mut self.bytes);
         let length = length.min(bytes.len());
-        self.append_chunk(bytes.get(..length).unwrap_or_default());
+        self.append_chunk(&bytes[..length]);
         if length < bytes.len() {
             bytes.drain(..length);
             self.bytes = bytes;
@@ -143,9 +144,9 @@ impl Draft {
         if self.chunks.is_empty() {
             self.id = self.core.next_id(ring::wall_clock());
         }
-        let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        let index = word(self.chunks.len());
         let appended = self.core.chunk(self.id, index, content);
-        let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+        let length = word(content.len());
         self.chunks.push(Chunk { appended, length });
         self.chunk_bytes += content.len() as u64;
     }
@@ -204,7 +205,7 @@ impl Waiting {
             let cause = "the message's envelope does not fit a segment";
             SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
         })?;
-        let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
+        let recipients = word(message.envelope.recipients.len());
         let (core, appended) = (Rc::clone(core), Some(appended));
         Ok(Waiting { core, appended, id: message.id, recipients })
     }

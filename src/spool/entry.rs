@@ -254,6 +254,7 @@ impl<'a> MessageSummary<'a> {
     /// What became of recipients before the record moved, by recipient.
     pub(super) fn statuses(&self) -> impl Iterator<Item = (u32, RecipientStatus)> + use<'a> {
         let mut fields = Fields::new(self.statuses);
+        // None, or a count and statuses that were read before.
         let count = fields.u32().unwrap_or(0);
         (0..count).map_while(move |_| record::status(&mut fields))
     }
@@ -263,7 +264,9 @@ impl<'a> MessageSummary<'a> {
         if self.in_flight.is_empty() {
             return Vec::new();
         }
-        record::begun(&mut Fields::new(self.in_flight)).unwrap_or_default()
+        let begun = record::begun(&mut Fields::new(self.in_flight));
+        assert!(begun.is_some(), "it was read before");
+        begun.into_iter().flatten().collect()
     }
 
     /// The draft and where its pieces are, when the content is in pieces.

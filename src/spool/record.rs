@@ -8,7 +8,7 @@
 use super::content::streamed;
 use super::segment::checksum;
 use crate::message::codec::{self, Form};
-use crate::message::field::{Fields, put_bytes, put_count};
+use crate::message::field::{Fields, put_bytes, put_count, word};
 use crate::message::tagged::OptionFault;
 use crate::message::{
     Content, ContentFlags, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
@@ -288,10 +288,8 @@ fn put(
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&id.0.to_le_bytes());
     payload(out);
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(start..start + 4) {
-        place.copy_from_slice(&length.to_le_bytes());
-    }
+    let length = word(out.len() - start);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     length
 }
 

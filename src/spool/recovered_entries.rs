@@ -4,6 +4,7 @@
 use super::entry::MessageSummary;
 use super::record::Extent;
 use super::{Placement, Recovered, RecoveredRecipient};
+use crate::message::field::word;
 use crate::message::{QueueId, Reason, RecipientStatus, Timestamp, codec, domain_key};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -72,10 +73,13 @@ impl RecoveredEntry {
             ended: false,
             in_doubt: false,
         });
-        let recipients = match brief.domains.recipients() {
-            1 => recipients.next().map(Recipients::One),
-            _ => Some(Recipients::Many(recipients.collect())),
+        let count = brief.domains.recipients();
+        let recipients = match (count, recipients.next()) {
+            (1, Some(only)) => Recipients::One(only),
+            (_, first) => Recipients::Many(first.into_iter().chain(recipients).collect()),
         };
+        // Otherwise outcomes would be taken for those of other recipients.
+        assert_eq!(recipients.all().len(), count, "all domains of message {id} are read");
         let &MessageSummary { received_at, null_reverse_path, delay_wanted, .. } = brief;
         let rare = (!brief.options.is_empty()).then(|| {
             let (extents, options) = (Vec::new(), brief.options.clone());
@@ -84,10 +88,10 @@ impl RecoveredEntry {
         RecoveredEntry {
             id,
             received_at,
-            recipients: recipients.unwrap_or_else(Recipients::none),
+            recipients,
             rare,
             placement,
-            open: u32::try_from(brief.domains.recipients()).unwrap_or(u32::MAX),
+            open: word(count),
             null_reverse_path,
             delay_wanted,
         }
@@ -161,6 +165,13 @@ impl Recipients {
         Recipients::Many(Box::default())
     }
 
+    fn all(&self) -> &[Recipient] {
+        match self {
+            Recipients::One(one) => std::slice::from_ref(one),
+            Recipients::Many(all) => all,
+        }
+    }
+
     fn all_mut(&mut self) -> &mut [Recipient] {
         match self {
             Recipients::One(one) => std::slice::from_mut(one),
@@ -202,7 +213,7 @@ impl Names {
         if let Some(&number) = self.numbers.get(name) {
             return number;
         }
-        let number = u32::try_from(self.all.len()).unwrap_or(0);
+        let number = word(self.all.len());
         let name: Rc<str> = name.into();
         self.all.push(Rc::clone(&name));
         self.numbers.insert(name, number);
@@ -210,7 +221,7 @@ impl Names {
     }
 
     fn name(&self, number: u32) -> Rc<str> {
-        self.all.get(number as usize).or(self.all.first()).map_or_else(|| "".into(), Rc::clone)
+        Rc::clone(&self.all[number as usize])
     }
 }
 
@@ -246,7 +257,7 @@ impl Table {
             block.push(Some(kept));
             block.len() - 1
         });
-        u32::try_from(before + block).unwrap_or(u32::MAX)
+        word(before + block)
     }
 
     pub(super) fn get(&self, place: u32) -> Option<&RecoveredEntry> {

@@ -1,8 +1,8 @@
 //! What the tests of this room share: messages to store.
 
 use crate::message::{
-    Address, Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope,
-    Message, Options, Piece, QueueId, Reason, Recipient, RecipientStatus, Stage, Status, Timestamp,
+    Address, Content, ContentFlags, DsnNotify, Envelope, Message, Options, Piece, QueueId, Reason,
+    Recipient, RecipientStatus, Stage, Status, Timestamp,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -39,19 +39,7 @@ pub(super) fn extreme() -> Message<()> {
         id: QueueId(u64::MAX),
         received_at: Timestamp::NEVER,
         envelope: Envelope { reverse_path: None, recipients },
-        options: Options {
-            tenant: "t".repeat(300).into(),
-            campaign: "c".into(),
-            priority: -9,
-            body: Body::BinaryMime,
-            smtp_utf8: true,
-            require_tls: true,
-            dsn_return: Some(DsnReturn::Headers),
-            dsn_envelope_id: Some("".into()),
-            not_before: Some(Timestamp(0)),
-            expires: Some(Timestamp::NEVER),
-            deliver_by: Some(DeliverBy { at: Timestamp::NEVER, mode: ByMode::Return, trace: true }),
-        },
+        options: Options::every(),
         prepended_headers: vec![0, 255, 13, 10],
         flags: ContentFlags { dot_stuffed: true, eight_bit: true },
         content: (),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 /// Milliseconds since the Unix epoch, by the wall clock: what is stored, shown and compared across
 /// restarts. Waits on a socket use a `Duration` instead. `ring::wall_clock` gives the present one.
@@ -36,6 +36,12 @@ impl Timestamp {
     fn on_calendar(text: &str) -> Option<Timestamp> {
         let at = time::OffsetDateTime::parse(text, &Rfc3339).ok()?;
         u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().map(Timestamp)
+    }
+
+    /// `Mon, 23 Nov 2026 18:36:59 +0000` (RFC 5322 3.3).
+    pub fn rfc5322(self) -> String {
+        let at = time::OffsetDateTime::from(self);
+        at.format(&Rfc2822).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned())
     }
 
     /// How long from `earlier` until this time; zero when `earlier` is later.
