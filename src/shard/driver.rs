@@ -135,7 +135,7 @@ impl Driver {
         while changed.wait_for(ANSWER_WAIT).await {
             match &self.origin.borrow().question {
                 Some(Question { found: true, .. }) => break,
-                Some(Question { open: 0, .. }) => return Etrn::Nothing,
+                Some(Question { open: 0, .. }) => return Etrn::NothingQueued,
                 _ => {}
             }
         }
