@@ -1,7 +1,7 @@
 //! `[pool]`: connections to other servers.
 
 use super::declare::table;
-use super::kinds::{count, duration, minutes, ms, seconds};
+use super::kinds::{count, days, duration, minutes, ms, optional, seconds};
 use std::time::Duration;
 
 table! {
@@ -21,7 +21,18 @@ table! {
         /// best.
         stripe_connections_min: usize = count(4, 1..=1000);
         /// Outbound connections of one shard, over all sites. At the limit another site waits until
-        /// an idle connection is closed.
+        /// an idle connection is closed. Three quarters of them may be still opening; while sites
+        /// wait, those that have been opening longest are ended.
         connections_max: usize = count(4096, 1..=100_000);
+        /// Connections to one remote address, of all shards together and whatever the sites: many
+        /// names may lead to one machine. At the limit a site tries its other addresses, or waits
+        /// for a place. Without it connections_per_site holds.
+        connections_per_address: Option<usize> = optional(count(20, 1..=10_000));
+        /// A site that cannot be reached, or refuses all mail, is left in peace for this long, and
+        /// for twice as long after each further failure. Then one connection is tried. The first
+        /// that stands ends it on all shards. At most retry.first.
+        backoff_first: Duration = duration(seconds(30), ms(100)..=days(1));
+        /// The longest time that a site is left in peace. At most retry.max.
+        backoff_max: Duration = duration(minutes(15), ms(100)..=days(1));
     }
 }

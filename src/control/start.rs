@@ -8,6 +8,7 @@ use crate::credentials::OutboundCredentials;
 use crate::event::EventWriter;
 use crate::limits;
 use crate::quota::Quotas;
+use crate::pool::AddressCounts;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
 use crate::spool;
@@ -321,6 +322,9 @@ fn plans(
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
     let quotas = Arc::new(Quotas::new(count));
+    let limits = &config.pool;
+    let addresses =
+        AddressCounts::new(limits.connections_per_address.unwrap_or(limits.connections_per_site));
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
@@ -338,6 +342,7 @@ fn plans(
             quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),
+            addresses: addresses.clone(),
             mailbox,
             requests: asked,
             events: events.log(index),

@@ -77,6 +77,13 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
+    /// The same outcome for all recipients; no connection was used.
+    pub(super) fn all(job: &Job, outcome: &Outcome) -> Transacted {
+        let all = job.recipients.iter();
+        let outcomes = all.map(|&index| (index, outcome.clone())).collect();
+        Transacted { outcomes, again: Vec::new(), lost: true }
+    }
+
     /// All recipients are to be sent again at once; no connection was used.
     pub(super) fn untried(job: &Job) -> Transacted {
         Transacted { outcomes: Vec::new(), again: job.recipients.clone(), lost: true }

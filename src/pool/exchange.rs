@@ -1,10 +1,10 @@
 //! The exchange: what shards say to one another, over bounded channels, and nothing else.
 //!
-//! The talk about one site between an origin (whose spool holds mail for it) and a home (which
-//! holds connections to it):
+//! The talk about one site between an origin (whose spool holds mail for it) and an owner
+//! (which holds connections to it):
 //!
 //! ```text
-//! origin                      home
+//! origin                      owner
 //!   | -- Offer(site) ----------> |   I have work for it
 //!   | <------------ Credit ----- |   I have a connection free: send one
 //!   | -- Job ------------------> |
@@ -28,42 +28,48 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What one shard says to another, or to itself.
 #[derive(Debug)]
 pub enum Dispatch {
-    /// Origin to home: there is work for `site` where there was none.
+    /// Origin to owner: there is work for `site` where there was none.
     Offer {
         /// The shard that has the work.
         origin: usize,
         /// For which site.
         site: Arc<Site>,
     },
-    /// Home to origin: a connection is free; answer with one Job or Drained.
+    /// Owner to origin: a connection is free; answer with one Job or Drained.
     Credit {
         /// The shard to answer.
         owner: usize,
         /// For which site.
         site: Arc<Site>,
     },
-    /// Origin to home: answer to a Credit, nothing (more) to send.
+    /// Origin to owner: answer to a Credit, nothing (more) to send.
     Drained {
         /// The shard that answers.
         origin: usize,
         /// For which site.
         site: Arc<Site>,
     },
-    /// Origin to home: answer to a Credit, one transaction's worth.
+    /// Origin to owner: answer to a Credit, one transaction's worth.
     Job(Box<Job>),
-    /// Home to origin: what became of a Job.
+    /// Owner to origin: what became of a Job.
     Done(Box<Done>),
-    /// Home to origin: the site backs off, or does no more.
+    /// Owner to origin: the site backs off, or does no more.
     State {
         /// For which site.
         site: Arc<Site>,
         /// Until when, and why; `None` when it answers again.
-        backing_off: Option<(Timestamp, Reason)>,
+        backing_off: Option<(Timestamp, Arc<Reason>)>,
+    },
+    /// Owner to the other owners of a striped site: how the site is.
+    Peer {
+        /// Of which site.
+        site: Arc<Site>,
+        /// How it is.
+        state: PeerState,
     },
     /// To every shard: what waits for this domain, and perhaps below it, is to be tried now.
     Flush {
@@ -83,10 +89,26 @@ pub enum Dispatch {
         /// Something waits there.
         found: bool,
     },
-    /// Origin to home: the site is to be tried now, even if it backs off.
+    /// Origin to owner: the site is to be tried now, even if it backs off.
     Try(Arc<Site>),
-    /// The last word of a shard that stops: no Done of a delivery comes from it any more.
+    /// The last that comes from a shard that stops: no Done of a delivery comes from it any more.
     Closed,
+}
+
+/// What one owner of a site has found out that all should know.
+#[derive(Clone, Debug)]
+pub enum PeerState {
+    /// It takes mail.
+    Delivers,
+    /// It does not.
+    BacksOff {
+        /// Until when it is left in peace.
+        until: Timestamp,
+        /// How many failures in a row there were.
+        failures: u16,
+        /// What its hosts said, or that they said nothing.
+        reason: Arc<Reason>,
+    },
 }
 
 /// One message for one site.
@@ -150,9 +172,6 @@ pub enum Reporter {
     Delivered,
 }
 
-/// How long what did not fit into a full channel waits before the next try.
-const OVERFLOW_RETRY: Duration = Duration::from_millis(1);
-
 /// One shard's end of the exchange.
 pub struct Exchange {
     me: usize,
@@ -161,7 +180,8 @@ pub struct Exchange {
     /// What did not fit, in order, by shard; the own queue is what the shard says to itself.
     waiting: RefCell<Vec<VecDeque<Dispatch>>>,
     to_self: Signal,
-    overflowing: Cell<bool>,
+    /// By shard: a task waits for room in its channel.
+    overflowing: RefCell<Vec<bool>>,
     closed: Cell<bool>,
     /// Shards that have closed, this one included.
     closed_peers: Cell<usize>,
@@ -183,12 +203,13 @@ impl Exchange {
     /// The end of shard `me`; `peers` are the mailboxes of all shards, its own included.
     pub fn new(me: usize, peers: Vec<Sender<Dispatch>>) -> Rc<Exchange> {
         let waiting = RefCell::new(peers.iter().map(|_| VecDeque::new()).collect());
+        let overflowing = RefCell::new(vec![false; peers.len()]);
         Rc::new(Exchange {
             me,
             peers,
             waiting,
             to_self: Signal::new(),
-            overflowing: Cell::new(false),
+            overflowing,
             closed: Cell::new(false),
             closed_peers: Cell::new(0),
             closing: Signal::new(),
@@ -224,9 +245,12 @@ impl Exchange {
             queue.push_back(dispatch);
         }
         drop(waiting);
-        if !self.overflowing.replace(true) {
+        let mut overflowing = self.overflowing.borrow_mut();
+        if let Some(known) = overflowing.get_mut(to)
+            && !std::mem::replace(known, true)
+        {
             let exchange = Rc::clone(self);
-            ring::spawn_vital("exchange overflow", async move { exchange.retry_overflow().await });
+            ring::spawn_vital("exchange overflow", async move { exchange.drain_to(to).await });
         }
     }
 
@@ -251,7 +275,7 @@ impl Exchange {
         }
     }
 
-    /// The next word of this shard to itself.
+    /// What this shard says to itself next.
     pub async fn next_to_self(&self) -> Dispatch {
         loop {
             let next = self.waiting.borrow_mut().get_mut(self.me).and_then(VecDeque::pop_front);
@@ -262,45 +286,46 @@ impl Exchange {
         }
     }
 
-    async fn retry_overflow(&self) {
+    /// Sends what did not fit into the channel of shard `to`, in order, until nothing is left.
+    async fn drain_to(&self, to: usize) {
+        let Some(peer) = self.peers.get(to) else { return };
         loop {
-            ring::sleep(OVERFLOW_RETRY).await;
-            let mut left = false;
-            for (to, queue) in self.waiting.borrow_mut().iter_mut().enumerate() {
-                if to == self.me {
-                    continue;
-                }
-                while let Some(dispatch) = queue.pop_front() {
-                    let Some(peer) = self.peers.get(to) else { break };
-                    if let Err(back) = peer.try_send(dispatch) {
-                        queue.push_front(back);
-                        left = true;
-                        break;
-                    }
+            peer.room().await;
+            let mut waiting = self.waiting.borrow_mut();
+            let Some(queue) = waiting.get_mut(to) else { return };
+            if peer.is_gone() {
+                queue.clear();
+            }
+            while let Some(dispatch) = queue.pop_front() {
+                if let Err(back) = peer.try_send(dispatch) {
+                    queue.push_front(back);
+                    break;
                 }
             }
-            if !left {
-                self.overflowing.set(false);
+            if queue.is_empty() {
+                if let Some(known) = self.overflowing.borrow_mut().get_mut(to) {
+                    *known = false;
+                }
                 return;
             }
         }
     }
 }
 
-/// The home of a site for an origin, and the connections that this home may hold.
+/// The owner of a site for an origin, and the connections that it may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnerShare {
-    /// The home shard.
+    /// The owner shard.
     pub owner: usize,
     /// Its share of the site's connections; at least 1.
     pub connections: usize,
 }
 
-/// Which shard is home of `site_key` for mail of shard `origin`.
+/// Which shard owns `site_key` for mail of shard `origin`.
 ///
 /// A site whose limit gives each of several shards at least `stripe_min` connections is striped:
-/// it has as many homes as that allows, each with an equal share, and a shard that is a home itself
-/// keeps its own mail. Every shard computes the same, so nobody needs to be asked.
+/// it has as many owners as that allows, each with an equal share, and a shard that is an owner
+/// itself keeps its own mail. Every shard computes the same, so none needs to be asked.
 pub fn owner_share(
     site_key: &SiteKey,
     shards: usize,
@@ -308,12 +333,34 @@ pub fn owner_share(
     connections: usize,
     stripe_min: usize,
 ) -> OwnerShare {
-    let stripes = (connections / stripe_min.max(1)).clamp(1, shards.max(1));
-    let first = usize::try_from(site_key.digest() % shards.max(1) as u64).unwrap_or(0);
+    let (first, stripes) = stripes(site_key, shards, connections, stripe_min);
     let position = (origin + shards - first) % shards.max(1);
     let stripe = if position < stripes { position } else { origin % stripes };
     let share = connections / stripes + usize::from(stripe < connections % stripes);
     OwnerShare { owner: (first + stripe) % shards.max(1), connections: share.max(1) }
+}
+
+/// The owners of a site: one, or several when it is striped.
+pub(super) fn owners(
+    site_key: &SiteKey,
+    shards: usize,
+    connections: usize,
+    stripe_min: usize,
+) -> impl Iterator<Item = usize> {
+    let (first, stripes) = stripes(site_key, shards, connections, stripe_min);
+    (0..stripes).map(move |stripe| (first + stripe) % shards.max(1))
+}
+
+/// The first owner of a site, and how many there are.
+fn stripes(
+    site_key: &SiteKey,
+    shards: usize,
+    connections: usize,
+    stripe_min: usize,
+) -> (usize, usize) {
+    let stripes = (connections / stripe_min.max(1)).clamp(1, shards.max(1));
+    let first = usize::try_from(site_key.digest() % shards.max(1) as u64).unwrap_or(0);
+    (first, stripes)
 }
 
 #[cfg(test)]
@@ -327,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn a_small_site_has_one_home_for_all() {
+    fn a_small_site_has_one_owner_for_all() {
         let all = owners(3, 8);
         assert!(all.iter().all(|share| *share == all[0]), "{all:?}");
         assert_eq!(all[0].connections, 3);
     }
 
     #[test]
-    fn a_large_site_is_home_everywhere_and_the_shares_sum_to_the_limit() {
+    fn a_large_site_has_owners_everywhere_and_their_shares_sum_to_the_limit() {
         for (connections, shards) in [(20, 2), (21, 4), (64, 8), (17, 3)] {
             let all = owners(connections, shards);
             for (origin, share) in all.iter().enumerate() {
@@ -345,16 +392,23 @@ mod tests {
     }
 
     #[test]
-    fn a_middling_site_has_some_homes_and_others_agree_with_them_on_the_share() {
+    fn a_middling_site_has_some_owners_and_all_agree_on_their_shares() {
         let all = owners(10, 8);
-        let mut by_home = std::collections::BTreeMap::new();
+        let mut by_owner = std::collections::BTreeMap::new();
         for share in &all {
-            assert_eq!(*by_home.entry(share.owner).or_insert(share.connections), share.connections);
+            assert_eq!(
+                *by_owner.entry(share.owner).or_insert(share.connections),
+                share.connections
+            );
         }
-        assert_eq!(by_home.len(), 2);
-        assert_eq!(by_home.values().sum::<usize>(), 10);
-        for owner in by_home.keys() {
-            assert_eq!(all[*owner].owner, *owner, "a home keeps its own mail");
+        assert_eq!(by_owner.len(), 2);
+        assert_eq!(by_owner.values().sum::<usize>(), 10);
+        for owner in by_owner.keys() {
+            assert_eq!(all[*owner].owner, *owner, "an owner keeps its own mail");
         }
+        let key = SiteKey::new(SiteKind::Mx, "mx:a.test");
+        let mut all: Vec<usize> = super::owners(&key, 8, 10, 4).collect();
+        all.sort_unstable();
+        assert_eq!(all, by_owner.into_keys().collect::<Vec<_>>());
     }
 }

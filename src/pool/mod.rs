@@ -1,22 +1,29 @@
-//! Connections per site: the home of a site holds them, asks origin shards for work, and sends
+//! Connections per site: the owner of a site holds them, asks origin shards for work, and sends
 //! the outcomes back.
 //!
 //! Through it pass jobs (one message for one site, content included) and their outcomes. Bytes run
 //! between a `ring` stream and a `delivery` conversation. It must not know how the message came in,
 //! nor what becomes of an outcome.
 //!
-//! - `exchange`: the only traffic between shards, and who is home of which site.
-//! - `home`: all sites of one shard: their connections, credits, back-off.
-//! - `state`: one site: what is known of it and what follows from that, without I/O.
+//! - `exchange`: the only traffic between shards, and which shard owns which site.
+//! - `site`: the control of one site, pure: offers, credits, connections, back-off.
+//! - `slots`: which site has the next connection slot of the shard, pure.
+//! - `addresses`: connections by remote address, over all shards.
+//! - `owner`: the driver: carries events to these, and does what they say.
+//! - `state`: what an owner keeps of a site beside its control.
 //! - `worker`: a connection task, from its first job to its end.
 //! - `connection`: one TCP connection, from connect to QUIT.
 
+mod addresses;
 mod connection;
 mod content;
 mod exchange;
 mod owner;
+mod site;
+mod slots;
 mod state;
 mod worker;
 
-pub use exchange::{Dispatch, Done, Exchange, Job, Reporter, Reports, owner_share};
+pub use addresses::AddressCounts;
+pub use exchange::{Dispatch, Done, Exchange, Job, PeerState, Reporter, Reports, owner_share};
 pub use owner::{Pool, SiteOwnerView};

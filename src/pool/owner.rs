@@ -1,57 +1,87 @@
-//! The home of sites: who has work for them, the connections that do it, and when to leave a site
-//! in peace.
+//! The pool of one shard: the sites that it owns, and what drives their controls.
 //!
-//! A connection is a task. It waits for a job, connects only when it has one, and goes when it has
+//! What is to be done for a site is decided by [`site::Control`](super::site::Control), and which
+//! site has the next connection slot by [`Slots`]; both are pure. This drives them: it carries
+//! events from tasks, timers and the exchange to them, and does what they say. What it keeps of a
+//! site beside its control are the things themselves: jobs, waiting tasks, hosts.
+//!
+//! A connection is a task. It waits for a job, connects only when it has one, and ends when it has
 //! been idle. Work is asked for (Credit) only for tasks that wait, so nothing piles up here: at
 //! most one job per connection.
-//!
-//! A site that cannot be reached while no connection to it stands backs off as a whole by the retry
-//! curve: the one job that found out is deferred, the others stay with their origins, and the next
-//! try is a single probe. A failure beside standing connections only means that the site wants no
-//! more of them: the number is not raised for a while.
 
-use super::exchange::{Dispatch, Done, Exchange, Job, Reports, owner_share};
+use super::addresses::{AddressCounts, AddressPlace};
+use super::exchange::{Dispatch, Done, Exchange, Job, PeerState, Reports, owner_share, owners};
+use super::site::{Actions, BackOff, BackOffCurve, Control, Event, PeerNews};
+use super::slots::{OpeningId, SiteNumber, Slots};
 use super::state::State;
 use crate::config::Config;
 use crate::credentials::OutboundCredentials;
 use crate::delivery::Policy;
-use crate::message::{Outcome, Reason, Stage, Status, Timestamp};
-use crate::ring::{self, Signal};
+use crate::message::{Outcome, Reason, Stage, Status};
+use crate::ring::{self, Semaphore, Signal};
 use crate::route::{Router, Site, SiteKey};
+use crate::timestamp::Timestamp;
 use crate::tls::{Client, Security};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Sites without work are forgotten, and lost answers and wake-ups made good, at this interval.
+/// Sites without work are forgotten, and lost answers made good, at this interval.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Sites looked at in a row, by a sweep or a listing, before the shard does something else.
+const SWEEP_STEP: usize = 512;
+/// While sites wait for slots, opening connections are looked at this often.
+const EVICTION_LOOK: Duration = Duration::from_millis(250);
+/// Timers handled in a row before the shard does something else.
+const TIMERS_IN_A_ROW: usize = 64;
+/// Back-offs of other owners that are remembered for sites that nothing is known of here. Beyond
+/// it this owner finds out by itself.
+const PEERS_DOWN_MAX: usize = 1 << 18;
 
-/// One shard's connections to all sites that it is home of.
+/// One shard's connections to all sites that it owns.
 pub struct Pool {
     pub(super) config: Arc<Config>,
     pub(super) policy: Rc<Policy>,
     pub(super) client: Client,
-    /// Who we are at hosts that want to know.
+    /// User names and passwords for hosts that require AUTH.
     pub(super) logins: Option<Arc<OutboundCredentials>>,
     pub(super) router: Router,
+    pub(super) addresses: AddressCounts,
     exchange: Rc<Exchange>,
-    owners: RefCell<HashMap<SiteKey, Rc<SiteOwner>>>,
-    /// Connection tasks, and the bound on them: `pool.connections_max`.
-    open: Cell<usize>,
-    /// Sites that want a connection when there is room again.
-    starved: RefCell<VecDeque<Rc<SiteOwner>>>,
-    /// Set when the pool stops: tasks that are about to connect.
-    pub(super) opening: RefCell<Vec<Signal>>,
-    pub(super) stopping: Cell<bool>,
-    stopped: Signal,
+    curve: BackOffCurve,
+    sites: RefCell<Sites>,
+    /// Connection tasks.
+    tasks: Semaphore,
+    /// An earlier timer has been set, or sites wait for slots.
+    timer_changed: Signal,
+    stopping: Cell<bool>,
+    /// The steady clock and the time of day when the pool was made.
+    started: (Instant, Timestamp),
 }
 
+/// All sites of the pool, and what they share.
+struct Sites {
+    by_key: HashMap<SiteKey, SiteNumber>,
+    places: Vec<Option<Rc<SiteOwner>>>,
+    free: Vec<SiteNumber>,
+    slots: Slots,
+    timers: BinaryHeap<Reverse<(Timestamp, SiteNumber)>>,
+    openings: HashMap<OpeningId, Rc<Interrupt>>,
+    /// Sites that wait for a place at an address.
+    for_place: HashMap<IpAddr, VecDeque<SiteNumber>>,
+    /// Digests of sites that other owners have said they back off from, and until when.
+    peers_down: HashMap<u64, Timestamp>,
+    rng: fastrand::Rng,
+}
+
+/// One site at this owner.
 pub(super) struct SiteOwner {
     pub(super) site: Arc<Site>,
-    /// This home's share of the site's connections.
-    share: usize,
+    number: SiteNumber,
     pub(super) state: RefCell<State>,
 }
 
@@ -62,12 +92,26 @@ pub struct SiteOwnerView {
     pub site: Arc<Site>,
     /// Connections that stand.
     pub connected: usize,
-    /// Jobs under way.
+    /// Jobs in flight.
     pub busy: usize,
-    /// Connections that this home may hold.
+    /// Connections that this owner may hold.
     pub share: usize,
     /// Until when it backs off, and why.
-    pub backing_off: Option<(Timestamp, Reason)>,
+    pub backing_off: Option<(Timestamp, Arc<Reason>)>,
+}
+
+/// Why an opening connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// The pool stops.
+    Stopping,
+    /// Other sites wait for the slot.
+    Evicted,
+}
+
+struct Interrupt {
+    signal: Signal,
+    why: Cell<Interrupted>,
 }
 
 impl Pool {
@@ -78,79 +122,112 @@ impl Pool {
         logins: Option<Arc<OutboundCredentials>>,
         router: Router,
         exchange: Rc<Exchange>,
+        addresses: AddressCounts,
     ) -> Rc<Pool> {
         let policy = Rc::new(Policy {
             host_name: Arc::clone(&config.host_name),
             limits: config.delivery.clone(),
         });
+        let sites = Sites {
+            by_key: HashMap::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            slots: Slots::new(config.pool.connections_max),
+            timers: BinaryHeap::new(),
+            openings: HashMap::new(),
+            for_place: HashMap::new(),
+            peers_down: HashMap::new(),
+            rng: ring::rng(),
+        };
+        // A site is not left in peace for longer than its messages wait.
+        let curve = BackOffCurve::new(
+            config.pool.backoff_first.min(config.retry.first),
+            config.pool.backoff_max.min(config.retry.max),
+        );
         let pool = Rc::new(Pool {
             config,
             policy,
             client,
             logins,
             router,
+            addresses,
             exchange,
-            owners: RefCell::default(),
-            open: Cell::new(0),
-            starved: RefCell::default(),
-            opening: RefCell::default(),
+            curve,
+            sites: RefCell::new(sites),
+            tasks: Semaphore::unlimited(),
+            timer_changed: Signal::new(),
             stopping: Cell::new(false),
-            stopped: Signal::new(),
+            started: (ring::now(), ring::wall_clock()),
         });
-        let sweeper = Rc::clone(&pool);
+        let (sweeper, clock) = (Rc::clone(&pool), Rc::clone(&pool));
         ring::spawn_vital("pool sweep", async move {
             loop {
                 ring::sleep(SWEEP).await;
-                sweeper.sweep();
+                sweeper.sweep().await;
             }
         });
+        ring::spawn_vital("pool timers", async move { clock.run_timers().await });
         pool
+    }
+
+    /// The steady clock, as a time of day: a clock that is set back must not make a site wait.
+    pub(super) fn now(&self) -> Timestamp {
+        let (instant, time) = self.started;
+        time.plus(ring::now().saturating_duration_since(instant))
     }
 
     /// `origin` has work for `site`.
     pub fn offered(self: &Rc<Self>, origin: usize, site: Arc<Site>) {
         let owner = self.owner(site);
-        {
-            let mut state = owner.state.borrow_mut();
-            state.offered(origin);
-            if state.backing_off.is_some() {
-                let told = Dispatch::State {
-                    site: Arc::clone(&owner.site),
-                    backing_off: state.backing_off.clone(),
-                };
-                self.exchange.send(origin, told);
-            }
+        self.handle(&owner, Event::Offered(shard_number(origin)));
+        let backing_off = owner.backing_off();
+        if backing_off.is_some() {
+            let site = Arc::clone(&owner.site);
+            self.exchange.send(origin, Dispatch::State { site, backing_off });
         }
-        self.pump(&owner);
     }
 
     /// `origin` has no more work for `site`; answers one credit.
     pub fn drained(self: &Rc<Self>, origin: usize, site: Arc<Site>) {
         let owner = self.owner(site);
-        owner.state.borrow_mut().drained(origin, ring::wall_clock());
-        self.pump(&owner);
+        self.handle(&owner, Event::Drained(shard_number(origin)));
         // A task that waited for this answer may be spare now.
         if self.others_starve(&owner) {
-            owner.state.borrow_mut().wake_spare();
+            self.wake_spare();
         }
     }
 
     /// A job came; answers one credit.
     pub fn accept(self: &Rc<Self>, job: Box<Job>) {
         let owner = self.owner(Arc::clone(&job.site));
-        let refused = {
-            let mut state = owner.state.borrow_mut();
-            state.answered_credit(ring::wall_clock());
-            if state.backing_off.is_some() || self.stopping.get() {
-                Some(job)
-            } else {
-                state.jobs.push_back(job);
-                None
+        if self.stopping.get() {
+            return self.give_back(*job);
+        }
+        owner.state.borrow_mut().jobs.push_back(job);
+        self.handle(&owner, Event::JobArrived);
+    }
+
+    /// Another owner says how the site is.
+    pub fn heard_of_peer(self: &Rc<Self>, site: Arc<Site>, state: PeerState) {
+        let known = self.sites.borrow().find(&site.key);
+        let digest = site.key.digest();
+        let event = match state {
+            PeerState::Delivers => {
+                self.sites.borrow_mut().peers_down.remove(&digest);
+                Event::PeerDelivers
+            }
+            PeerState::BacksOff { until, failures, reason } => {
+                if known.is_none() {
+                    let mut sites = self.sites.borrow_mut();
+                    if sites.peers_down.len() < PEERS_DOWN_MAX {
+                        sites.peers_down.insert(digest, until);
+                    }
+                }
+                Event::PeerBacksOff { until, failures, reason }
             }
         };
-        match refused {
-            Some(job) => self.give_back(*job),
-            None => self.pump(&owner),
+        if let Some(owner) = known {
+            self.handle(&owner, event);
         }
     }
 
@@ -158,48 +235,48 @@ impl Pool {
     /// closed.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
-        self.opening.borrow().iter().for_each(Signal::set);
-        let owners: Vec<Rc<SiteOwner>> = self.owners.borrow().values().cloned().collect();
+        let interrupts: Vec<Rc<Interrupt>> =
+            self.sites.borrow().openings.values().cloned().collect();
+        for interrupt in interrupts {
+            interrupt.why.set(Interrupted::Stopping);
+            interrupt.signal.set();
+        }
+        let owners: Vec<Rc<SiteOwner>> = self.sites.borrow().all().cloned().collect();
         for owner in owners {
-            let (jobs, idle) = {
-                let mut state = owner.state.borrow_mut();
-                (std::mem::take(&mut state.jobs), std::mem::take(&mut state.idle))
-            };
-            jobs.into_iter().for_each(|job| self.give_back(*job));
-            idle.iter().for_each(Signal::set);
+            let actions = owner.state.borrow_mut().control.stop();
+            self.act(&owner, actions);
         }
-        while self.open.get() > 0 {
-            self.stopped.wait_for(Duration::from_millis(100)).await;
-        }
+        self.tasks.close();
+        self.tasks.idle().await;
     }
 
     /// Connection tasks.
     pub fn connections(&self) -> usize {
-        self.open.get()
+        self.sites.borrow().slots.open()
     }
 
-    /// The sites of this home.
-    pub fn views(&self) -> Vec<SiteOwnerView> {
-        let owners = self.owners.borrow();
-        owners
-            .values()
-            .map(|owner| {
-                let state = owner.state.borrow();
-                SiteOwnerView {
-                    site: Arc::clone(&owner.site),
-                    connected: state.connected,
-                    busy: state.tasks.saturating_sub(state.idle.len()),
-                    share: owner.share,
-                    backing_off: state.backing_off.clone(),
+    /// The sites of this owner. In steps: there may be very many.
+    pub async fn views(&self) -> Vec<SiteOwnerView> {
+        let mut views = Vec::new();
+        let mut from = 0;
+        loop {
+            {
+                let sites = self.sites.borrow();
+                let step = sites.places.iter().skip(from).take(SWEEP_STEP).flatten();
+                views.extend(step.map(|owner| owner.view()));
+                from += SWEEP_STEP;
+                if from >= sites.places.len() {
+                    return views;
                 }
-            })
-            .collect()
+            }
+            ring::yield_now().await;
+        }
     }
 
     fn owner(&self, site: Arc<Site>) -> Rc<SiteOwner> {
-        let mut owners = self.owners.borrow_mut();
-        if let Some(owner) = owners.get(&site.key) {
-            return Rc::clone(owner);
+        let mut sites = self.sites.borrow_mut();
+        if let Some(owner) = sites.find(&site.key) {
+            return owner;
         }
         let limits = &self.config.pool;
         let share = owner_share(
@@ -209,157 +286,354 @@ impl Pool {
             limits.connections_per_site,
             limits.stripe_connections_min,
         );
-        let key = site.key.clone();
-        let owner =
-            Rc::new(SiteOwner { site, share: share.connections, state: RefCell::default() });
-        owners.insert(key, Rc::clone(&owner));
-        owner
+        let mut control = Control::new(share.connections, self.curve);
+        if sites.peers_down.remove(&site.key.digest()).is_some() {
+            control.expect_peers();
+        }
+        sites.insert(site, State::new(control))
     }
 
-    /// Does what the site's state asks for.
-    pub(super) fn pump(self: &Rc<Self>, owner: &Rc<SiteOwner>) {
-        if self.stopping.get() {
-            return;
+    /// Tells the site's control what happened, and does what it says.
+    pub(super) fn handle(self: &Rc<Self>, owner: &Rc<SiteOwner>, event: Event) -> Handled {
+        let actions = {
+            let mut sites = self.sites.borrow_mut();
+            owner.state.borrow_mut().control.handle(event, self.now(), &mut sites.rng)
+        };
+        let handled = Handled { wants_no_more: actions.wants_no_more };
+        self.act(owner, actions);
+        handled
+    }
+
+    fn act(self: &Rc<Self>, owner: &Rc<SiteOwner>, actions: Actions) {
+        let mut next = Some(actions);
+        while let Some(actions) = next.take() {
+            let open = actions.open && !self.stopping.get();
+            self.act_once(owner, actions);
+            if open && self.open_or_starve(owner) {
+                let mut sites = self.sites.borrow_mut();
+                let control = &mut owner.state.borrow_mut().control;
+                next = Some(control.handle(Event::TaskBegan, self.now(), &mut sites.rng));
+            }
         }
-        let moves = owner.state.borrow_mut().moves(owner.share, ring::wall_clock());
-        moves.wake.iter().for_each(Signal::set);
-        for origin in moves.credits {
-            let credit =
-                Dispatch::Credit { owner: self.exchange.me(), site: Arc::clone(&owner.site) };
-            self.exchange.send(origin, credit);
+    }
+
+    /// All but opening a connection.
+    fn act_once(self: &Rc<Self>, owner: &Rc<SiteOwner>, actions: Actions) {
+        if actions.lost_credits > 0 {
+            let lost = actions.lost_credits;
+            tracing::error!(site = %owner.site.key, lost, "credits were never answered");
         }
-        if !moves.wants_connection {
-            return;
+        let (jobs, woken) = {
+            let mut state = owner.state.borrow_mut();
+            let jobs = match actions.return_jobs {
+                true => std::mem::take(&mut state.jobs),
+                false => VecDeque::new(),
+            };
+            let woken = match actions.release {
+                true => std::mem::take(&mut state.idle),
+                false => {
+                    let left = state.idle.len().saturating_sub(actions.wake);
+                    state.idle.split_off(left)
+                }
+            };
+            (jobs, woken)
+        };
+        jobs.into_iter().for_each(|job| self.give_back(*job));
+        woken.iter().for_each(Signal::set);
+        let credits = if self.stopping.get() { Vec::new() } else { actions.credits };
+        for origin in credits {
+            let site = Arc::clone(&owner.site);
+            let credit = Dispatch::Credit { owner: self.exchange.me(), site };
+            self.exchange.send(usize::from(origin), credit);
         }
-        if self.has_room() {
-            owner.state.borrow_mut().tasks += 1;
-            self.open.set(self.open.get() + 1);
+        if let Some(at) = actions.timer {
+            self.set_timer(at, owner.number);
+        }
+        if actions.tell_origins {
+            self.tell_origins(owner);
+        }
+        if let Some(news) = actions.tell_peers {
+            self.tell_peers(owner, news);
+        }
+        let mut state = owner.state.borrow_mut();
+        if !state.noted_spare && state.control.spare() > 0 {
+            state.noted_spare = true;
+            self.sites.borrow_mut().slots.note_spare(owner.number);
+        }
+    }
+
+    /// Begins a connection task if there is a slot; else the site waits for one.
+    fn open_or_starve(self: &Rc<Self>, owner: &Rc<SiteOwner>) -> bool {
+        let has_room = self.sites.borrow().slots.has_room();
+        if has_room && let Some(permit) = self.tasks.try_acquire() {
+            self.sites.borrow_mut().slots.task_began();
             let (pool, owner) = (Rc::clone(self), Rc::clone(owner));
             ring::spawn("connection", async move {
+                let _permit = permit;
                 // Its end must be counted even if it panics.
                 let _task = Task { pool: Rc::clone(&pool), owner: Rc::clone(&owner) };
                 pool.connection(&owner).await;
             });
-        } else if !std::mem::replace(&mut owner.state.borrow_mut().starved, true) {
-            self.starved.borrow_mut().push_back(Rc::clone(owner));
-            self.ask_for_room();
+            return true;
+        }
+        if !std::mem::replace(&mut owner.state.borrow_mut().starved, true) {
+            self.sites.borrow_mut().slots.starve(owner.number);
+            if self.sites.borrow().slots.is_full() {
+                self.wake_spare();
+            }
+            self.timer_changed.set();
+        }
+        false
+    }
+
+    /// Whether another site than this one waits for a slot.
+    pub(super) fn others_starve(&self, owner: &SiteOwner) -> bool {
+        let own = usize::from(owner.state.borrow().starved);
+        self.sites.borrow().slots.starving() > own
+    }
+
+    /// Wakes one task that has no work: it sees that others wait for its slot.
+    fn wake_spare(&self) {
+        loop {
+            let next = {
+                let mut sites = self.sites.borrow_mut();
+                let Some(number) = sites.slots.next_spare() else { return };
+                sites.get(number)
+            };
+            let Some(owner) = next else { continue };
+            let mut state = owner.state.borrow_mut();
+            state.noted_spare = false;
+            if state.control.wake_spare() {
+                let woken = state.idle.pop();
+                if state.control.spare() > 0 {
+                    state.noted_spare = true;
+                    self.sites.borrow_mut().slots.note_spare(owner.number);
+                }
+                drop(state);
+                woken.iter().for_each(Signal::set);
+                return;
+            }
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.open.get() < self.config.pool.connections_max
-    }
-
-    /// Whether another site than this one wants room.
-    pub(super) fn others_starve(&self, owner: &Rc<SiteOwner>) -> bool {
-        self.starved.borrow().iter().any(|starved| !Rc::ptr_eq(starved, owner))
-    }
-
-    /// Wakes one task that waits for nothing but its own end: it sees that others starve.
-    fn ask_for_room(&self) {
-        let owners = self.owners.borrow();
-        let _ = owners.values().any(|owner| owner.state.borrow_mut().wake_spare());
-    }
-
-    /// Gives room to starved sites, in turn, as long as there is some.
-    fn give_room(self: &Rc<Self>) {
-        while self.has_room() {
-            let next = self.starved.borrow_mut().pop_front();
-            let Some(owner) = next else { return };
+    /// Gives slots to sites that wait, in turn, as long as there are some.
+    fn give_slots(self: &Rc<Self>) {
+        loop {
+            let next = {
+                let mut sites = self.sites.borrow_mut();
+                if !sites.slots.has_room() {
+                    return;
+                }
+                let Some(number) = sites.slots.next_starving() else { return };
+                sites.get(number)
+            };
+            let Some(owner) = next else { continue };
             owner.state.borrow_mut().starved = false;
-            self.pump(&owner);
+            self.handle(&owner, Event::Tick);
         }
     }
 
-    /// Forgets sites without work. What a fault of ours may have left waiting for ever goes on.
-    fn sweep(self: &Rc<Self>) {
-        let now = ring::wall_clock();
-        self.owners.borrow_mut().retain(|_, owner| !owner.state.borrow().is_forgettable());
-        let owners: Vec<Rc<SiteOwner>> = self.owners.borrow().values().cloned().collect();
-        for owner in owners {
-            let forgotten = owner.state.borrow_mut().forget_overdue_credits(now);
-            if forgotten > 0 {
-                tracing::error!(site = %owner.site.key, forgotten, "nobody answered for work");
-                self.pump(&owner);
+    /// A connection to `owner`'s site stands.
+    pub(super) fn connected(self: &Rc<Self>, owner: &Rc<SiteOwner>) {
+        self.sites.borrow_mut().slots.connected();
+        self.handle(owner, Event::Connected);
+        self.give_slots();
+    }
+
+    /// It is gone.
+    pub(super) fn disconnected(self: &Rc<Self>, owner: &Rc<SiteOwner>) {
+        self.sites.borrow_mut().slots.disconnected();
+        self.handle(owner, Event::Disconnected);
+    }
+
+    /// A place for one more connection to `address`.
+    pub(super) fn place(self: &Rc<Self>, address: IpAddr) -> Option<PlaceGuard> {
+        let place = Some(self.addresses.try_place(address)?);
+        Some(PlaceGuard { pool: Rc::clone(self), place })
+    }
+
+    /// The site waits for a place at `address`.
+    pub(super) fn no_place(self: &Rc<Self>, owner: &Rc<SiteOwner>, address: IpAddr) {
+        if !std::mem::replace(&mut owner.state.borrow_mut().waits_for_place, true) {
+            let mut sites = self.sites.borrow_mut();
+            sites.for_place.entry(address.to_canonical()).or_default().push_back(owner.number);
+        }
+        self.handle(owner, Event::NoPlace);
+    }
+
+    fn place_free(self: &Rc<Self>, address: IpAddr) {
+        let next = {
+            let mut sites = self.sites.borrow_mut();
+            let Some(waiting) = sites.for_place.get_mut(&address) else { return };
+            let next = waiting.pop_front();
+            if waiting.is_empty() {
+                sites.for_place.remove(&address);
             }
-            let until = owner.state.borrow().backing_off.as_ref().map(|(until, _)| *until);
-            if let Some(until) = until
-                && now.since(until) > SWEEP
-            {
-                tracing::error!(site = %owner.site.key, "nobody ended the back-off");
-                self.end_back_off(&owner, until);
-            }
-        }
-    }
-
-    /// The site as a whole said no, or did not answer. True when it only wants no more connections
-    /// than stand; else it backs off.
-    pub(super) fn refused(self: &Rc<Self>, owner: &Rc<SiteOwner>, reason: &Reason) -> bool {
-        let now = ring::wall_clock();
-        let wants_no_more = owner.state.borrow_mut().refused_more(now);
-        if !wants_no_more {
-            self.back_off(owner, reason.clone(), now);
-        }
-        wants_no_more
-    }
-
-    fn back_off(self: &Rc<Self>, owner: &Rc<SiteOwner>, reason: Reason, now: Timestamp) {
-        let (jobs, idle, origins, until);
-        {
-            let mut state = owner.state.borrow_mut();
-            if state.backing_off.is_some() {
-                return;
-            }
-            state.failures += 1;
-            let wait = back_off_wait(&self.config.retry, state.failures, ring::rng().f64());
-            until = now.plus(wait);
-            state.backing_off = Some((until, reason.clone()));
-            jobs = std::mem::take(&mut state.jobs);
-            idle = std::mem::take(&mut state.idle);
-            origins = state.offers.clone();
-        }
-        tracing::debug!(site = %owner.site.key, %until, %reason, "site backs off");
-        jobs.into_iter().for_each(|job| self.give_back(*job));
-        idle.iter().for_each(Signal::set);
-        self.tell(owner, origins.iter().copied());
-        let pool = Rc::clone(self);
-        let owner = Rc::clone(owner);
-        ring::spawn("site back-off", async move {
-            ring::sleep(until.since(ring::wall_clock())).await;
-            pool.end_back_off(&owner, until);
-        });
-    }
-
-    /// Somebody says that the site takes mail again: if it backs off, that ends.
-    pub fn try_now(self: &Rc<Self>, site: &Site) {
-        let owner = self.owners.borrow().get(&site.key).cloned();
-        let Some(owner) = owner else { return };
-        let until = owner.state.borrow().backing_off.as_ref().map(|(until, _)| *until);
-        if let Some(until) = until {
-            self.end_back_off(&owner, until);
-        }
-    }
-
-    fn end_back_off(self: &Rc<Self>, owner: &Rc<SiteOwner>, until: Timestamp) {
-        let origins = {
-            let mut state = owner.state.borrow_mut();
-            if state.backing_off.as_ref().is_none_or(|(known, _)| *known != until) {
-                return;
-            }
-            state.backing_off = None;
-            state.offers.clone()
+            next.and_then(|number| sites.get(number))
         };
-        self.tell(owner, origins.into_iter());
-        self.pump(owner);
+        if let Some(owner) = next {
+            owner.state.borrow_mut().waits_for_place = false;
+            self.handle(&owner, Event::PlaceFree);
+        }
     }
 
-    fn tell(&self, owner: &SiteOwner, origins: impl Iterator<Item = usize>) {
-        let backing_off = owner.state.borrow().backing_off.clone();
+    /// A receiver says that the site takes mail again: if it backs off, that ends.
+    pub fn try_now(self: &Rc<Self>, site: &Site) {
+        let owner = self.sites.borrow().find(&site.key);
+        if let Some(owner) = owner {
+            self.handle(&owner, Event::TryNow);
+        }
+    }
+
+    fn set_timer(&self, at: Timestamp, number: SiteNumber) {
+        let mut sites = self.sites.borrow_mut();
+        let is_first = sites.timers.peek().is_none_or(|Reverse((first, _))| at < *first);
+        sites.timers.push(Reverse((at, number)));
+        if is_first {
+            self.timer_changed.set();
+        }
+    }
+
+    /// Ends back-offs and holds in time, and takes slots from hosts that do not answer while others
+    /// wait.
+    async fn run_timers(self: Rc<Self>) {
+        loop {
+            let mut handled = 0;
+            while let Some(number) = self.due_timer() {
+                let owner = self.sites.borrow().get(number);
+                if let Some(owner) = owner {
+                    self.handle(&owner, Event::Tick);
+                }
+                handled += 1;
+                if handled % TIMERS_IN_A_ROW == 0 {
+                    ring::yield_now().await;
+                }
+            }
+            self.evict();
+            let (first, starving) = {
+                let sites = self.sites.borrow();
+                (sites.timers.peek().map(|Reverse((at, _))| *at), sites.slots.starving() > 0)
+            };
+            let until = first.map(|at| at.since(self.now()));
+            let look = starving.then_some(EVICTION_LOOK);
+            match until.into_iter().chain(look).min() {
+                Some(wait) if starving => ring::sleep(wait).await,
+                Some(wait) => drop(self.timer_changed.wait_for(wait).await),
+                None => self.timer_changed.wait().await,
+            }
+        }
+    }
+
+    fn due_timer(&self) -> Option<SiteNumber> {
+        let mut sites = self.sites.borrow_mut();
+        let Reverse((at, number)) = *sites.timers.peek()?;
+        if at > self.now() {
+            return None;
+        }
+        sites.timers.pop();
+        Some(number)
+    }
+
+    fn evict(&self) {
+        let sites = self.sites.borrow();
+        for id in sites.slots.evictions(self.now()) {
+            if let Some(interrupt) = sites.openings.get(&id) {
+                interrupt.signal.set();
+            }
+        }
+    }
+
+    /// Forgets sites without work, and what faults may have left waiting.
+    async fn sweep(self: &Rc<Self>) {
+        let now = self.now();
+        self.sites.borrow_mut().peers_down.retain(|_, until| *until > now);
+        let mut from = 0;
+        loop {
+            let step: Vec<Rc<SiteOwner>> = {
+                let sites = self.sites.borrow();
+                if from >= sites.places.len() {
+                    return;
+                }
+                sites.places.iter().skip(from).take(SWEEP_STEP).flatten().cloned().collect()
+            };
+            from += SWEEP_STEP;
+            for owner in step {
+                self.handle(&owner, Event::Tick);
+                if owner.state.borrow().is_forgettable() {
+                    self.sites.borrow_mut().forget(&owner);
+                }
+            }
+            ring::yield_now().await;
+        }
+    }
+
+    fn tell_origins(&self, owner: &SiteOwner) {
+        let (origins, backing_off) = {
+            let state = owner.state.borrow();
+            let origins: Vec<u16> = state.control.origins().collect();
+            (origins, owner_back_off(&state.control))
+        };
+        if let Some((until, reason)) = &backing_off {
+            tracing::debug!(site = %owner.site.key, %until, %reason, "site backs off");
+        }
         for origin in origins {
             let site = Arc::clone(&owner.site);
             let state = Dispatch::State { site, backing_off: backing_off.clone() };
-            self.exchange.send(origin, state);
+            self.exchange.send(usize::from(origin), state);
         }
+    }
+
+    /// Tells the other owners of a striped site.
+    fn tell_peers(&self, owner: &SiteOwner, news: PeerNews) {
+        let failures = owner.state.borrow().control.failures();
+        let state = match (news, owner.backing_off()) {
+            (PeerNews::Delivers, _) => PeerState::Delivers,
+            (PeerNews::BacksOff, Some((until, reason))) => {
+                PeerState::BacksOff { until, failures, reason }
+            }
+            (PeerNews::BacksOff, None) => return,
+        };
+        let limits = &self.config.pool;
+        let peers = owners(
+            &owner.site.key,
+            self.exchange.shards(),
+            limits.connections_per_site,
+            limits.stripe_connections_min,
+        );
+        for peer in peers.filter(|peer| *peer != self.exchange.me()) {
+            let site = Arc::clone(&owner.site);
+            self.exchange.send(peer, Dispatch::Peer { site, state: state.clone() });
+        }
+    }
+
+    /// What `opening` gives, unless the pool stops or other sites need the slot before.
+    pub(super) async fn unless_interrupted<T>(
+        &self,
+        opening: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
+        if self.stopping.get() {
+            return Err(Interrupted::Stopping);
+        }
+        let interrupt =
+            Rc::new(Interrupt { signal: Signal::new(), why: Cell::new(Interrupted::Evicted) });
+        let guard = {
+            let mut sites = self.sites.borrow_mut();
+            let id = sites.slots.opening(self.now());
+            sites.openings.insert(id, Rc::clone(&interrupt));
+            Opening { pool: self, id }
+        };
+        let opened = async { Ok(opening.await) };
+        let interrupted = async {
+            interrupt.signal.wait().await;
+            Err(interrupt.why.get())
+        };
+        let result = futures_lite::future::or(opened, interrupted).await;
+        drop(guard);
+        result
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Sends the outcomes back. A recipient of which the delivery said nothing would be out for
@@ -404,7 +678,80 @@ impl Pool {
     }
 }
 
-/// What a fault of ours makes of an attempt.
+/// What an event meant for the task that reports it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handled {
+    /// The failure only means that the site wants no more connections than stand.
+    pub(super) wants_no_more: bool,
+}
+
+impl Sites {
+    fn find(&self, key: &SiteKey) -> Option<Rc<SiteOwner>> {
+        self.get(*self.by_key.get(key)?)
+    }
+
+    fn get(&self, number: SiteNumber) -> Option<Rc<SiteOwner>> {
+        self.places.get(number.0 as usize)?.clone()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rc<SiteOwner>> {
+        self.places.iter().flatten()
+    }
+
+    fn insert(&mut self, site: Arc<Site>, state: State) -> Rc<SiteOwner> {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            SiteNumber(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+        });
+        self.by_key.insert(site.key.clone(), number);
+        let owner = Rc::new(SiteOwner { site, number, state: RefCell::new(state) });
+        if let Some(place) = self.places.get_mut(number.0 as usize) {
+            *place = Some(Rc::clone(&owner));
+        }
+        owner
+    }
+
+    fn forget(&mut self, owner: &SiteOwner) {
+        self.by_key.remove(&owner.site.key);
+        if let Some(place) = self.places.get_mut(owner.number.0 as usize)
+            && place.take().is_some()
+        {
+            self.free.push(owner.number);
+        }
+        // A table that was full of sites once gives its memory back.
+        if self.by_key.len() < self.by_key.capacity() / 8 {
+            self.by_key.shrink_to_fit();
+        }
+    }
+}
+
+impl SiteOwner {
+    fn backing_off(&self) -> Option<(Timestamp, Arc<Reason>)> {
+        owner_back_off(&self.state.borrow().control)
+    }
+
+    fn view(&self) -> SiteOwnerView {
+        let control = &self.state.borrow().control;
+        SiteOwnerView {
+            site: Arc::clone(&self.site),
+            connected: control.connected(),
+            busy: control.busy(),
+            share: control.share(),
+            backing_off: owner_back_off(control),
+        }
+    }
+}
+
+fn owner_back_off(control: &Control) -> Option<(Timestamp, Arc<Reason>)> {
+    control.backing_off().map(|BackOff { until, reason }| (*until, Arc::clone(reason)))
+}
+
+/// Shards have numbers below 1024: a queue id has ten bits for them.
+fn shard_number(shard: usize) -> u16 {
+    u16::try_from(shard).unwrap_or(u16::MAX)
+}
+
+/// What a fault of the relay makes of an attempt.
 pub(super) fn fault() -> Outcome {
     Outcome::Deferred(Reason::ours(
         Stage::Local,
@@ -413,7 +760,7 @@ pub(super) fn fault() -> Outcome {
     ))
 }
 
-/// Counts a connection task out at its end, and lets starved sites have the room.
+/// Counts a connection task out at its end, and lets sites that wait have the slot.
 struct Task {
     pool: Rc<Pool>,
     owner: Rc<SiteOwner>,
@@ -421,44 +768,39 @@ struct Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        {
-            let mut state = self.owner.state.borrow_mut();
-            state.tasks = state.tasks.saturating_sub(1);
-        }
-        self.pool.open.set(self.pool.open.get().saturating_sub(1));
-        self.pool.stopped.set();
+        self.pool.sites.borrow_mut().slots.task_ended();
         if !self.pool.stopping.get() {
-            self.pool.give_room();
+            self.pool.give_slots();
         }
-        self.pool.pump(&self.owner);
+        self.pool.handle(&self.owner, Event::TaskEnded);
     }
 }
 
-/// The wait after the `failures`-th failure in a row; `chance` (0 to 1) makes the jitter.
-fn back_off_wait(retry: &crate::config::Retry, failures: u32, chance: f64) -> Duration {
-    let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
-    let plain = retry.first.as_secs_f64() * retry.factor.powi(exponent);
-    let capped = plain.min(retry.max.as_secs_f64());
-    Duration::from_secs_f64(capped * (1.0 + retry.jitter * (2.0 * chance - 1.0)))
+/// An opening connection, as long as it is one.
+struct Opening<'a> {
+    pool: &'a Pool,
+    id: OpeningId,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut sites = self.pool.sites.borrow_mut();
+        sites.slots.opened(self.id);
+        sites.openings.remove(&self.id);
+    }
+}
 
-    #[test]
-    fn the_back_off_grows_to_its_bound_and_stays_there() {
-        let retry = crate::config::Retry {
-            first: Duration::from_secs(60),
-            factor: 2.0,
-            max: Duration::from_secs(600),
-            expire: Duration::from_secs(86400),
-            jitter: 0.1,
-            delay_report: None,
-        };
-        let waits: Vec<u64> = (1..=6).map(|n| back_off_wait(&retry, n, 0.5).as_secs()).collect();
-        assert_eq!(waits, [60, 120, 240, 480, 600, 600]);
-        assert_eq!(back_off_wait(&retry, u32::MAX, 0.0).as_secs(), 540);
-        assert_eq!(back_off_wait(&retry, 1, 1.0).as_secs(), 66);
+/// A place at a remote address. When it is given back, a site that waits for one is tried.
+pub(super) struct PlaceGuard {
+    pool: Rc<Pool>,
+    place: Option<AddressPlace>,
+}
+
+impl Drop for PlaceGuard {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        let address = place.address();
+        drop(place);
+        self.pool.place_free(address);
     }
 }

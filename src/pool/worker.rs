@@ -3,12 +3,14 @@
 
 use super::connection::{Connection, TlsProfile, Transacted, within};
 use super::exchange::{Job, Reports};
-use super::owner::{Pool, SiteOwner, fault};
+use super::owner::{Interrupted, PlaceGuard, Pool, SiteOwner, fault};
+use super::site::Event;
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, Signal};
 use crate::scheduler::Scheduler;
-use futures_lite::future::or;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A transaction that a slow host drags out beyond this is given up.
@@ -23,26 +25,53 @@ const _: () =
 /// opening the next one costs little beside it.
 const TURN: Duration = Duration::from_secs(5);
 
-/// A connection that counts as standing for its home as long as it lives.
+/// A connection that counts as standing for its site, and at its remote address, as long as it
+/// lives.
 pub(super) struct PooledConnection {
     pub(super) connection: Connection,
     _count: ConnectedCount,
+    _place: PlaceGuard,
 }
 
-struct ConnectedCount(Rc<SiteOwner>);
+struct ConnectedCount {
+    pool: Rc<Pool>,
+    owner: Rc<SiteOwner>,
+}
 
 impl PooledConnection {
-    pub(super) fn new(connection: Connection, owner: &Rc<SiteOwner>) -> PooledConnection {
-        owner.state.borrow_mut().connected += 1;
-        PooledConnection { connection, _count: ConnectedCount(Rc::clone(owner)) }
+    fn new(
+        pool: &Rc<Pool>,
+        owner: &Rc<SiteOwner>,
+        connection: Connection,
+        place: PlaceGuard,
+    ) -> PooledConnection {
+        pool.connected(owner);
+        let count = ConnectedCount { pool: Rc::clone(pool), owner: Rc::clone(owner) };
+        PooledConnection { connection, _count: count, _place: place }
     }
 }
 
 impl Drop for ConnectedCount {
     fn drop(&mut self) {
-        let mut state = self.0.state.borrow_mut();
-        state.connected = state.connected.saturating_sub(1);
+        self.pool.disconnected(&self.owner);
     }
+}
+
+/// Why there is no connection to a site.
+enum NotOpened {
+    /// What its hosts, or the lack of them, mean for a recipient.
+    Outcome(Outcome),
+    /// One of its addresses has as many connections as it may.
+    NoPlace(IpAddr),
+}
+
+/// What a task does after a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Waits for another one.
+    Stay,
+    /// Ends, so that its slot is free.
+    Leave,
 }
 
 /// A job in the hands of one connection task. If the task unwinds, the attempt counts as failed:
@@ -70,11 +99,10 @@ impl Pool {
             if let Some(live) = standing.take_if(|live| !live.connection.is_trusted(&self.client)) {
                 live.connection.quit().await;
             }
-            // From here on the job is in nobody's hands but this task's: if it unwinds, the guard
-            // ends the attempt.
+            // From here on only this task has the job: if it unwinds, the guard ends the attempt.
             let mut held = Held { pool: Rc::clone(self), job: Some(job) };
             let Some(job) = held.job.as_deref() else { continue };
-            let transacted = self.deliver(owner, &mut standing, job).await;
+            let (transacted, next) = self.deliver(owner, &mut standing, job).await;
             let lost = transacted.lost;
             let refusal = transacted.refusal_of_all().cloned();
             if let Some(job) = held.job.take() {
@@ -91,7 +119,10 @@ impl Pool {
             if lost {
                 standing = None;
                 if let Some(reason) = refusal {
-                    self.refused(owner, &reason);
+                    self.handle(owner, Event::Refused(Arc::new(reason)));
+                }
+                if next == Next::Leave {
+                    break;
                 }
             } else if let Some(live) = standing.as_mut()
                 && !live.connection.is_ready_again().await
@@ -114,14 +145,16 @@ impl Pool {
         began: Instant,
     ) -> Option<Box<Job>> {
         loop {
-            if standing.is_none() && owner.state.borrow().is_above_ceiling(ring::wall_clock()) {
-                // With the next job it would only knock again, at once, and keep mail from those
-                // whose connection stands.
-                let job = owner.state.borrow_mut().jobs.pop_front();
-                job.into_iter().for_each(|job| self.give_back(*job));
+            let now = self.now();
+            if standing.is_none() && owner.state.borrow().control.is_above_ceiling(now) {
+                // With the next job it would only be refused again, at once, and keep mail from
+                // those whose connection stands.
+                if let Some(job) = self.take_job(owner) {
+                    self.give_back(*job);
+                }
                 return None;
             }
-            if let Some(job) = owner.state.borrow_mut().jobs.pop_front() {
+            if let Some(job) = self.take_job(owner) {
                 return Some(job);
             }
             if self.must_end(owner, began) {
@@ -129,29 +162,44 @@ impl Pool {
             }
             let signal = Signal::new();
             owner.state.borrow_mut().idle.push(signal.clone());
-            self.pump(owner);
-            let is_spare = owner.state.borrow().spare() > 0;
-            if is_spare && self.others_starve(owner) && owner.state.borrow_mut().withdraw(&signal) {
+            self.handle(owner, Event::TaskWaits);
+            let is_spare = owner.state.borrow().control.spare() > 0;
+            if is_spare && self.others_starve(owner) && self.withdraw(owner, &signal) {
                 return None;
             }
             if is_spare && let Some(standing) = standing.as_mut() {
                 standing.connection.rest();
             }
-            if !signal.wait_for(self.config.pool.idle).await
-                && owner.state.borrow_mut().withdraw(&signal)
-            {
+            let woken = signal.wait_for(self.config.pool.idle).await;
+            if !woken && self.withdraw(owner, &signal) {
                 return None;
             }
+            self.handle(owner, Event::TaskWoke);
         }
     }
 
+    fn take_job(self: &Rc<Self>, owner: &Rc<SiteOwner>) -> Option<Box<Job>> {
+        let job = owner.state.borrow_mut().jobs.pop_front()?;
+        self.handle(owner, Event::JobTaken);
+        Some(job)
+    }
+
+    /// The task waits no more; false when it was woken meanwhile.
+    fn withdraw(self: &Rc<Self>, owner: &Rc<SiteOwner>, signal: &Signal) -> bool {
+        let waited = owner.state.borrow_mut().withdraw(signal);
+        if waited {
+            self.handle(owner, Event::TaskLeft);
+        }
+        waited
+    }
+
     /// Whether a task without a job should not ask for one: stopping, backing off, or its turn is
-    /// over while others wait for room.
+    /// over while others wait for a slot.
     fn must_end(&self, owner: &Rc<SiteOwner>, began: Instant) -> bool {
-        let state = owner.state.borrow();
-        self.stopping.get()
-            || state.backing_off.is_some()
-            || (began.elapsed() >= TURN && self.others_starve(owner))
+        let turn_is_over = ring::now().saturating_duration_since(began) >= TURN;
+        self.is_stopping()
+            || owner.state.borrow().control.backing_off().is_some()
+            || (turn_is_over && self.others_starve(owner))
     }
 
     /// Delivers one job over the standing connection or a new one.
@@ -160,24 +208,29 @@ impl Pool {
         owner: &Rc<SiteOwner>,
         standing: &mut Option<PooledConnection>,
         job: &Job,
-    ) -> Transacted {
+    ) -> (Transacted, Next) {
         if let Some(live) = standing.as_mut() {
             let reused = live.connection.transactions > 0;
             let transacted = transact(&mut live.connection, job).await;
             if !(reused && transacted.was_closed_before()) {
-                return transacted;
+                return (transacted, Next::Stay);
             }
             *standing = None;
         }
-        match self.unless_stopping(self.open_connection(owner)).await {
-            Some(Ok(connection)) => {
-                let live = standing.insert(PooledConnection::new(connection, owner));
-                owner.state.borrow_mut().failures = 0;
-                self.pump(owner);
-                transact(&mut live.connection, job).await
+        match self.unless_interrupted(self.open_connection(owner)).await {
+            Ok(Ok((connection, place))) => {
+                let live = standing.insert(PooledConnection::new(self, owner, connection, place));
+                (transact(&mut live.connection, job).await, Next::Stay)
             }
-            Some(Err(outcome)) => self.not_reached(owner, job, &outcome),
-            None => Transacted::untried(job),
+            Ok(Err(NotOpened::Outcome(outcome))) => {
+                (self.not_reached(owner, job, &outcome), Next::Stay)
+            }
+            Ok(Err(NotOpened::NoPlace(address))) => {
+                self.no_place(owner, address);
+                (Transacted::untried(job), Next::Leave)
+            }
+            Err(Interrupted::Stopping) => (Transacted::untried(job), Next::Leave),
+            Err(Interrupted::Evicted) => (self.evicted(owner, job), Next::Leave),
         }
     }
 
@@ -189,40 +242,34 @@ impl Pool {
         job: &Job,
         outcome: &Outcome,
     ) -> Transacted {
-        let connected = owner.state.borrow().connected;
+        let connected = owner.state.borrow().control.connected();
         if (connected > 0 || matches!(outcome, Outcome::Deferred(_)))
-            && self.refused(owner, outcome.reason())
+            && self.handle(owner, Event::Refused(Arc::new(outcome.reason().clone()))).wants_no_more
         {
             return Transacted::untried(job);
         }
-        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
-        Transacted { outcomes, again: Vec::new(), lost: true }
+        Transacted::all(job, outcome)
     }
 
-    /// What `opening` gives; `None` when the pool stops meanwhile.
-    pub(super) async fn unless_stopping(
-        &self,
-        opening: impl Future<Output = Result<Connection, Outcome>>,
-    ) -> Option<Result<Connection, Outcome>> {
-        if self.stopping.get() {
-            return None;
+    /// Other sites wait for the slot, and the hosts had not answered yet.
+    fn evicted(self: &Rc<Self>, owner: &Rc<SiteOwner>, job: &Job) -> Transacted {
+        let text = "no host had answered when other destinations needed the connection";
+        let reason = Reason::ours(Stage::Connect, Status(4, 4, 1), text);
+        let connected = owner.state.borrow().control.connected();
+        self.handle(owner, Event::Evicted(Arc::new(reason.clone())));
+        if connected > 0 {
+            return Transacted::untried(job);
         }
-        let stop = Signal::new();
-        self.opening.borrow_mut().push(stop.clone());
-        let opened = async { Some(opening.await) };
-        let stopped = async {
-            stop.wait().await;
-            None
-        };
-        let result = or(opened, stopped).await;
-        self.opening.borrow_mut().retain(|other| !other.is(&stop));
-        result
+        Transacted::all(job, &Outcome::Deferred(reason))
     }
 
-    async fn open_connection(&self, owner: &SiteOwner) -> Result<Connection, Outcome> {
-        let candidates = self.router.candidates(&owner.site).await?;
+    async fn open_connection(
+        self: &Rc<Self>,
+        owner: &SiteOwner,
+    ) -> Result<(Connection, PlaceGuard), NotOpened> {
+        let candidates = self.router.candidates(&owner.site).await.map_err(NotOpened::Outcome)?;
         let ordered = owner.state.borrow().living_first(candidates, ring::wall_clock());
-        let mut last = None;
+        let (mut last, mut full) = (None, None);
         let began = ring::now();
         let way = TlsProfile {
             config: &self.config,
@@ -236,11 +283,15 @@ impl Pool {
             if left.is_zero() {
                 break;
             }
+            let Some(place) = self.place(candidate.address.ip()) else {
+                full.get_or_insert(candidate.address.ip());
+                continue;
+            };
             owner.state.borrow_mut().trying(candidate.address, ring::wall_clock());
             match Connection::open(candidate, &way, left).await {
                 Ok(connection) => {
                     owner.state.borrow_mut().lives(candidate.address);
-                    return Ok(connection);
+                    return Ok((connection, place));
                 }
                 Err(outcome) => {
                     owner.state.borrow_mut().tried(candidate.address, &outcome, ring::wall_clock());
@@ -255,13 +306,16 @@ impl Pool {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| {
+        if let Some(address) = full {
+            return Err(NotOpened::NoPlace(address));
+        }
+        Err(NotOpened::Outcome(last.unwrap_or_else(|| {
             Outcome::Deferred(Reason::ours(
                 Stage::Connect,
                 Status(4, 4, 1),
                 "the destination has no address that can be tried",
             ))
-        }))
+        })))
     }
 }
 

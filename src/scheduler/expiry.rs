@@ -43,7 +43,7 @@ impl Scheduler {
         own.or_else(|| {
             let lane = (entry.state() == State::Ready).then_some(entry.place)?;
             let site = self.sites.get(self.sites.site_of(lane))?;
-            Some(Rc::clone(&site.parked.as_ref()?.reason))
+            Some(Rc::new((*site.parked.as_ref()?.reason).clone()))
         })
     }
 

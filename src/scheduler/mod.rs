@@ -68,6 +68,7 @@ use ready::{NO_SITE, Sites};
 use retry::{Attempt, Curve};
 use slab::{NIL, Slab};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use wheel::{TICK_MS, Wheel, tick_at};
 
@@ -405,7 +406,7 @@ impl Scheduler {
     }
 
     /// Notes that a site is not tried until `until`, for explanations. Does not stop `take`.
-    pub fn park(&mut self, site: SiteId, until: Timestamp, reason: Rc<Reason>, now: Timestamp) {
+    pub fn park(&mut self, site: SiteId, until: Timestamp, reason: Arc<Reason>, now: Timestamp) {
         self.sites.park(site.0, Parked { since: now, until, reason });
     }
 

@@ -12,7 +12,7 @@ use crate::message::{Reason, Timestamp};
 use hashbrown::{HashMap, HashTable};
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// One transaction of so many goes to a band below the highest.
 const TURNS: u32 = 8;
@@ -32,7 +32,7 @@ pub struct Parked {
     /// When it will be tried again.
     pub until: Timestamp,
     /// The reply or trouble that is the cause.
-    pub reason: Rc<Reason>,
+    pub reason: Arc<Reason>,
 }
 
 /// The recipients of one class (priority and tenant) that are ready for one site; never empty. Its

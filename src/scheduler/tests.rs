@@ -30,6 +30,10 @@ fn reason(text: &str) -> Option<Rc<Reason>> {
     Some(Rc::new(Reason::ours(Stage::Connect, Status(4, 4, 1), text)))
 }
 
+fn shared_reason(text: &str) -> Arc<Reason> {
+    Arc::new(Reason::ours(Stage::Connect, Status(4, 4, 1), text))
+}
+
 fn at(domain: &str, due: Timestamp) -> AdmittedRecipient<'_> {
     AdmittedRecipient { domain, ended: false, attempts: 0, due, reason: None }
 }
@@ -498,7 +502,7 @@ fn a_clock_set_back_makes_nothing_due_early() {
 fn parking_explains_and_does_not_stop() {
     let mut scheduler = scheduler();
     let until = START.plus(HOUR);
-    scheduler.park(SITE, until, reason("421 too many").unwrap(), START);
+    scheduler.park(SITE, until, shared_reason("421 too many"), START);
     admit(&mut scheduler, 1, &["example.net"]);
     demands(&mut scheduler, START);
     let parked = scheduler.site_state(SITE).unwrap().parked.unwrap();
@@ -509,7 +513,7 @@ fn parking_explains_and_does_not_stop() {
     for site in 0..100_000 {
         let now = START.plus(Duration::from_secs(site));
         let soon = now.plus(Duration::from_secs(60));
-        scheduler.park(SiteId(100 + site as u32), soon, reason("busy").unwrap(), now);
+        scheduler.park(SiteId(100 + site as u32), soon, shared_reason("busy"), now);
     }
     assert!(scheduler.sites().count() < 3000, "old knowledge is swept out");
 }

@@ -267,7 +267,7 @@ impl Driver {
     }
 
     /// What the owner of a site says about it.
-    pub(super) fn site_state(&self, site: &Site, backing_off: Option<(Timestamp, Reason)>) {
+    pub(super) fn site_state(&self, site: &Site, backing_off: Option<(Timestamp, Arc<Reason>)>) {
         self.origin.borrow_mut().site_state(site, backing_off);
         self.changed();
     }

@@ -34,8 +34,8 @@ use crate::dns::Resolver;
 use crate::event::{Event, EventLog, Kind};
 use crate::listener::{self, Receiver};
 use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
-use crate::pool::{Dispatch, Exchange, Pool};
 use crate::quota::Quotas;
+use crate::pool::{AddressCounts, Dispatch, Exchange, Pool};
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
 use crate::spool::{self, QueueIndex, Recovery, Spool};
@@ -79,6 +79,8 @@ pub struct Plan {
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
     pub peers: Vec<Sender<Dispatch>>,
+    /// Connections by remote address, of all shards.
+    pub addresses: AddressCounts,
     /// This shard's mailbox.
     pub mailbox: Mailbox<Dispatch>,
     /// The operator's wishes.
@@ -154,6 +156,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         quotas,
         orphans,
         peers,
+        addresses,
         mailbox,
         requests,
         events,
@@ -195,7 +198,8 @@ async fn serve(plan: Plan) -> Result<(), String> {
     drop(register);
 
     let client = Client::new(&config.tls, &client_files).map_err(|error| error.to_string())?;
-    let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange));
+    let pool =
+        Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange), addresses);
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     ring::spawn_vital("dispatcher", Rc::clone(&queue).run());
     ring::spawn_vital("endings", Rc::clone(&queue).watch_endings());
@@ -327,6 +331,7 @@ fn hand_over(queue: &Rc<Driver>, pool: &Rc<Pool>, exchange: &Rc<Exchange>, dispa
         }
         Dispatch::Flushed { number, found } => queue.answered(number, found),
         Dispatch::Try(site) => pool.try_now(&site),
+        Dispatch::Peer { site, state } => pool.heard_of_peer(site, state),
         Dispatch::Closed => exchange.heard_closed(),
     }
 }
@@ -349,7 +354,8 @@ fn answer_requests(
                     let _ = reply.send(queue.show(id).await);
                 }
                 Request::Sites { reply } => {
-                    let _ = reply.send(queue.site_entries(&pool.views()));
+                    let views = pool.views().await;
+                    let _ = reply.send(queue.site_entries(&views));
                 }
                 Request::Stop => stop.set(),
             }

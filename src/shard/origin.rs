@@ -12,13 +12,15 @@ use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::EventLog;
 use crate::limits;
-use crate::message::{IdentityId, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp};
+use crate::message::{
+    IdentityId, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
+};
 use crate::pool::{Dispatch, Exchange, Job, owner_share};
 use crate::ring::{self, Signal};
 use crate::route::Site;
 use crate::scheduler::{
-    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, RouteId, Flushed,
-    Scheduler, Slot,
+    Action, Admission, AdmittedRecipient, AttemptResult, DeliveryUnit, Flushed, RouteId, Scheduler,
+    Slot,
 };
 use crate::spool::{Placement, Recovered, RecoveredRecipient, Spool};
 use std::borrow::Cow;
@@ -335,10 +337,14 @@ impl Origin {
 
     /// What the owner of a site says about it. What waited while it was left in peace is routed
     /// again before it is tried again: its domain may have moved to other hosts meanwhile.
-    pub(super) fn site_state(&mut self, site: &Site, backing_off: Option<(Timestamp, Reason)>) {
+    pub(super) fn site_state(
+        &mut self,
+        site: &Site,
+        backing_off: Option<(Timestamp, Arc<Reason>)>,
+    ) {
         let Some(number) = self.sites.find(&site.key) else { return };
         match backing_off {
-            Some((until, reason)) => self.scheduler.park(number, until, Rc::new(reason), now()),
+            Some((until, reason)) => self.scheduler.park(number, until, reason, now()),
             None => {
                 self.scheduler.unpark(number);
                 self.scheduler.reroute(number);

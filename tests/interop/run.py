@@ -18,6 +18,7 @@ import inbound_esmtp
 import require_tls
 import lifecycle
 import outbound_extensions
+import sites
 import start_stress
 import deliverby
 import tokens
@@ -28,7 +29,7 @@ import sharding
 from harness import main
 
 SUITES = (
-    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
+    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
     outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, libraries, node, golang, require_tls,
 )
 
