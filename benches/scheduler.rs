@@ -66,6 +66,7 @@ fn one_message(criterion: &mut Criterion) {
                 route(&mut scheduler);
                 let work = scheduler.take(SiteId(1), START, 100).expect("one is ready");
                 let settled = scheduler.settle(work.slot, 0, AttemptResult::Over, None, START);
+                scheduler.over(work.slot, 0);
                 assert_eq!(settled, Some(Disposition::Ended { attempts: 1 }));
                 assert!(scheduler.finish_if_over(work.slot));
             });
@@ -78,6 +79,7 @@ fn one_message(criterion: &mut Criterion) {
                 let work = scheduler.take(SiteId(1), START, 100).expect("one is ready");
                 scheduler.settle(work.slot, 0, AttemptResult::Later, None, START).expect("was out");
                 scheduler.remove(work.slot, &[0]);
+                scheduler.over(work.slot, 0);
                 assert!(scheduler.finish_if_over(work.slot));
             });
         });

@@ -1,13 +1,14 @@
 //! Which recipient is due, for which site, in fair order; retry and expiry. *Pure.*
 //!
-//! A recipient that has not ended is in exactly one state, and none is without a timer:
+//! A recipient that is not over is in exactly one state, and none is without a timer, a report or a
+//! commit that it waits for (`ending` has the states of those that have ended):
 //!
 //! ```text
-//! admit -> Waiting --due--> Routing --routed--> Ready --take--> Out --settle--> over
+//! admit -> Waiting --due--> Routing --routed--> Ready --take--> Out --settle--> ending --> over
 //!            ^  timer wheel    |  the route's     |  the site's   |  watchdog
 //!            |                 |  lookup          |  lanes        |
 //!            +-----------------|------------------|--- deferred --+
-//!                              +---- message's expiry (also while Waiting): over
+//!                              +---- message's expiry (also while Waiting): ending
 //! ```
 //!
 //! While the site of a route key is known, Routing is skipped. Every message stands in an expiry
@@ -24,6 +25,9 @@
 //! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
 //! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
 //! that was set back has the wheels laid out anew and all recipients looked at, once.
+//!
+//! *Reports.* [`Scheduler::take_report`] gives at most `REPORTS_IN_FLIGHT_MAX` messages at once to
+//! be reported on, by slot, whatever has expired or was refused.
 //!
 //! *Notice.* The same wheel says once when a message has waited so long that its sender wants to
 //! know; that time is kept in what was left of the message's 48 bytes.

@@ -14,6 +14,7 @@ use crate::message::{Message, Outcome, Reason, RecipientStatus, Stage, Timestamp
 use crate::pool::{Done, Reports};
 use crate::scheduler::{AttemptResult, Disposition, Slot};
 use crate::tls::Security;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -48,9 +49,13 @@ impl Origin {
         let now = now();
         let mut last: Option<Rc<Reason>> = None;
         let mut unread = false;
+        let taken = taken_domains(message, &outcomes);
         for (index, outcome) in outcomes {
             let at = Settling { slot, message, index, path, now };
             match outcome {
+                Outcome::Deferred(reason) if was_left_out(message, index, &reason, &taken) => {
+                    self.scheduler.settle(slot, index, AttemptResult::Again, None, now);
+                }
                 Outcome::Delivered(reason) => self.delivered(&at, reason),
                 Outcome::Refused(reason) => self.refused(&at, share(&mut last, reason)),
                 Outcome::Deferred(reason) => {
@@ -197,6 +202,31 @@ pub(super) struct DeliveryPath<'a> {
     tls: Option<&'a Security>,
     /// Which host reports on those delivered.
     reports: Reports,
+}
+
+/// The recipient domains that a transaction was good for.
+fn taken_domains<'a>(message: &'a Message, outcomes: &[(u32, Outcome)]) -> Vec<Cow<'a, str>> {
+    let mut domains: Vec<Cow<'a, str>> = Vec::new();
+    for (index, outcome) in outcomes {
+        let recipient = message.envelope.recipients.get(*index as usize);
+        if let (Outcome::Delivered(_), Some(recipient)) = (outcome, recipient)
+            && !domains.contains(&recipient.address.domain_key())
+        {
+            domains.push(recipient.address.domain_key());
+        }
+    }
+    domains
+}
+
+/// Whether a recipient was deferred because the next hop takes one domain (or a few) in a
+/// transaction: it refused RCPT for now, and took recipients of other domains. Such a recipient is
+/// tried again at once. Each transaction that does so has delivered something, so this ends.
+fn was_left_out(message: &Message, index: u32, reason: &Reason, taken: &[Cow<'_, str>]) -> bool {
+    let Some(recipient) = message.envelope.recipients.get(index as usize) else { return false };
+    reason.stage == Stage::Recipient
+        && matches!(reason.code, 450..=452)
+        && !taken.is_empty()
+        && !taken.contains(&recipient.address.domain_key())
 }
 
 /// Recipients of one job mostly meet the same reason: they share one.
