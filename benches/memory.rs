@@ -1,7 +1,7 @@
 //! What a waiting recipient costs in memory, in all: anonymous memory of a process (`RssAnon`) that
 //! stores messages of 200 bytes in a spool and admits them to a scheduler, as a shard does, per
 //! recipient. Each second message is taken once and deferred by a server that says something else
-//! every time; the others wait because nobody takes them. A thousand domains. "At most" is the most
+//! every time; the others wait because none takes them. A thousand domains. "At most" is the most
 //! that was seen on the way from half of the number to it, so that the moments after something
 //! grew count. What is bounded apart is left out by a start with as many messages as it takes to
 //! fill it (buffers, reasons); the messages kept in memory for their first attempt
@@ -148,7 +148,7 @@ impl Shard {
 
     fn admit(&self, number: u64, id: QueueId, domains: &[String], at: Placement) {
         let now = ring::wall_clock();
-        // Half of them are due now and taken; the others are due when nobody looks.
+        // Half of them are due now and taken; the others are due when the bench does not poll.
         let is_tried = number.is_multiple_of(2);
         let due = if is_tried { now } else { now.plus(HOUR) };
         let recipients: Vec<AdmittedRecipient<'_>> = domains
@@ -206,8 +206,8 @@ impl Shard {
         let (id, _) = scheduler.whereabouts(slot).unwrap();
         let settled = scheduler.settle(slot, recipient, AttemptResult::Later, why, now);
         let Some(Disposition::Retry { attempts, due }) = settled else { panic!("{settled:?}") };
-        let fate = RecipientStatus::Waiting { attempts, due, reason: (*reason).clone() };
-        self.spool.settle(id, recipient, &fate);
+        let status = RecipientStatus::Waiting { attempts, due, reason: (*reason).clone() };
+        self.spool.settle(id, recipient, &status);
     }
 
     fn per_recipient(&self, count: u64) -> f64 {

@@ -11,32 +11,32 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A letter of about `bytes` bytes with lines as mail has them, ending in the dot line.
-fn letter(bytes: usize) -> Vec<u8> {
-    let mut letter = Vec::with_capacity(bytes + 100);
+/// A message of about `bytes` bytes with lines as mail has them, ending in the dot line.
+fn message(bytes: usize) -> Vec<u8> {
+    let mut message = Vec::with_capacity(bytes + 100);
     for (name, value) in [("From", "news@bar.example"), ("To", "b@foo.example"), ("Subject", "x")] {
-        letter.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        message.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
-    letter.extend_from_slice(b"\r\n");
+    message.extend_from_slice(b"\r\n");
     let line = [b'A'; 76];
-    while letter.len() < bytes {
-        letter.extend_from_slice(&line);
-        letter.extend_from_slice(b"\r\n");
+    while message.len() < bytes {
+        message.extend_from_slice(&line);
+        message.extend_from_slice(b"\r\n");
     }
-    letter.extend_from_slice(b".\r\n");
-    letter
+    message.extend_from_slice(b".\r\n");
+    message
 }
 
 fn content(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("content");
     let limits = ContentLimits { bytes_max: 1 << 30, line_max: 1000, received_max: 50 };
     for bytes in [4 << 10, 64 << 10, 1 << 20] {
-        let letter = letter(bytes);
-        group.throughput(Throughput::Bytes(letter.len() as u64));
-        group.bench_with_input(BenchmarkId::from_parameter(bytes), &letter, |bencher, letter| {
+        let message = message(bytes);
+        group.throughput(Throughput::Bytes(message.len() as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(bytes), &message, |bencher, message| {
             bencher.iter(|| {
                 let mut scanner = ContentScanner::new(limits, Framing::Dots);
-                let mut rest = letter.as_slice();
+                let mut rest = message.as_slice();
                 while let Scanned::Content(length) = scanner.scan(black_box(rest)) {
                     rest = rest.get(length..).unwrap();
                 }
@@ -49,7 +49,7 @@ fn content(criterion: &mut Criterion) {
 }
 
 fn lines(criterion: &mut Criterion) {
-    let input = b"RCPT TO:<somebody.or.other@mail.example.com>\r\n".repeat(1000);
+    let input = b"RCPT TO:<mailbox.name@mail.example.com>\r\n".repeat(1000);
     let mut group = criterion.benchmark_group("lines");
     group.throughput(Throughput::Bytes(input.len() as u64));
     group.bench_function("rcpt", |bencher| {
@@ -72,8 +72,8 @@ fn whole_session(criterion: &mut Criterion) {
         let mut input = b"EHLO bar.example\r\n".to_vec();
         for _ in 0..10 {
             input.extend_from_slice(b"MAIL FROM:<news@bar.example> BODY=8BITMIME\r\n");
-            input.extend_from_slice(b"RCPT TO:<somebody@foo.example>\r\nDATA\r\n");
-            input.extend_from_slice(&letter(bytes));
+            input.extend_from_slice(b"RCPT TO:<user@foo.example>\r\nDATA\r\n");
+            input.extend_from_slice(&message(bytes));
         }
         input.extend_from_slice(b"QUIT\r\n");
         group.throughput(Throughput::Bytes(input.len() as u64));

@@ -50,7 +50,7 @@ def arguments():
     own = parser.parse_args()
     if not 1 <= own.failures <= 1000:
         parser.error("--failures must be 1 to 1000")
-    # What the rest of the test is told.
+    # What the rest of the test gets.
     sys.argv = ["kill9.py", str(own.relay), "--kills", str(own.failures), "--seed", str(own.seed),
                 "--rate", str(own.rate), "--mixed", "--verify", "--drain", "120",
                 "--set", "spool.segment_bytes=8 MiB"]

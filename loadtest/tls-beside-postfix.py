@@ -2,7 +2,7 @@
 """Measures TLS of Ringpost beside Postfix: same machine, same run, same clients, same certificate.
 
 Connections: connect, TLS 1.3 from the first byte, greeting, QUIT; anew, resumed by ticket, and
-without TLS, so that what TLS adds can be told from the rest. Content: large messages over
+without TLS, so that what TLS adds can be separated from the rest. Content: large messages over
 persistent sessions with TLS and without, to smtp-sink. Clients are Python processes with OpenSSL;
 they share the CPU with the relays, so CPU per handshake and per GB says more than the rates.
 Rounds alternate between the relays, and the ratio is what counts. Must run as root, for Postfix
@@ -215,7 +215,7 @@ def ask(line, command, expected):
 
 
 def shake(port, kind, count):
-    """Makes so many connections; tells what was spoken."""
+    """Makes so many connections; returns what was spoken."""
     client = Client(port, kind)
     spoken = None
     if kind == "resumed":

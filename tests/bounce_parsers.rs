@@ -24,7 +24,7 @@ fn parsed(content: &[u8]) -> Option<String> {
 }
 
 /// One that was refused at once.
-fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
+fn failed<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
     ReportedRecipient { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
@@ -73,8 +73,8 @@ fn an_ordinary_report_is_read_whole() {
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let failed = [
-        told(&one, &unknown),
-        ReportedRecipient { attempts: 31, expired: true, ..told(&two, &busy) },
+        failed(&one, &unknown),
+        ReportedRecipient { attempts: 31, expired: true, ..failed(&two, &busy) },
     ];
     let expected = [
         "type multipart/report delivery-status",
@@ -97,7 +97,7 @@ fn an_ordinary_report_is_read_whole() {
 fn eight_bits_and_stray_line_ends_come_back_as_they_were() {
     let one = Recipient::plain(Address::new("gr\u{fc}n@b.example"));
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n\r\nX: y");
-    let failed = [told(&one, &said)];
+    let failed = [failed(&one, &said)];
     let expected = [
         "type multipart/report delivery-status",
         "date 2023-11-14T22:15:00+00:00",

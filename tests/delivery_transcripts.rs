@@ -118,7 +118,7 @@ impl Replay {
                     self.closed = true;
                     return self.note(&format!("= unusable {}", described(&outcome)));
                 }
-                Step::Prove(_) => panic!("nobody logs in"),
+                Step::Prove(_) => panic!("no transcript logs in"),
                 Step::StartTls => panic!("not wanted"),
                 Step::SendContent => {
                     self.note("= content");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Words that matter to somebody who reads SMTP.
+/// Words that matter to a parser of SMTP.
 const WORDS: [&[u8]; 44] = [
     b"\r\n",
     b"\r",

@@ -98,8 +98,8 @@ fn play(input: &[u8], cuts: &[usize]) -> Seen {
                         Ok(Turn::Check { user, .. }) => session.authenticated(&user, &mut replies),
                         Ok(Turn::Token { .. }) => {
                             let one = exchange.as_mut().expect("begun");
-                            let told = one.refuse_token(TokenFault::NotActive, Hints::default());
-                            let Ok(Turn::Challenge(message)) = told else { panic!("{told:?}") };
+                            let next = one.refuse_token(TokenFault::NotActive, Hints::default());
+                            let Ok(Turn::Challenge(message)) = next else { panic!("{next:?}") };
                             session.challenge(&message, &mut replies);
                         }
                         _ => {

@@ -124,11 +124,11 @@ fn command(
     match verb {
         Verb::Mail => {
             let mail = smtp::read_mail(argument, offered)?;
-            let told = mail.parameters;
-            assert!(argument.is_ascii() || told.smtp_utf8);
-            assert!(told.priority.is_none_or(|priority| (-9..=9).contains(&priority)));
-            assert!(told.envelope_id.is_none_or(|id| id.is_ascii() && id.len() <= 100));
-            assert!(offered.extended || told == smtp::MailParameters::default());
+            let read = mail.parameters;
+            assert!(argument.is_ascii() || read.smtp_utf8);
+            assert!(read.priority.is_none_or(|priority| (-9..=9).contains(&priority)));
+            assert!(read.envelope_id.is_none_or(|id| id.is_ascii() && id.len() <= 100));
+            assert!(offered.extended || read == smtp::MailParameters::default());
         }
         Verb::Rcpt => {
             let rcpt = smtp::read_rcpt(

@@ -10,11 +10,11 @@ use crate::{cli, ledger};
 /// Accepted messages with the number of recipients that were accepted.
 pub type Accepted = HashMap<Id, u32>;
 /// What the sink saw of each recipient of each message.
-pub type Fates = HashMap<Pair, Fate>;
+pub type PairCounts = HashMap<Pair, PairCount>;
 
 /// What the sink saw of one recipient of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fate {
+pub struct PairCount {
     /// How often it arrived and was taken.
     pub arrivals: u32,
     /// How many of these were not intact.
@@ -23,7 +23,7 @@ pub struct Fate {
     pub refused: bool,
 }
 
-impl Fate {
+impl PairCount {
     /// It arrived once more; says whether for the first time.
     pub fn arrive(&mut self, intact: bool) -> bool {
         self.arrivals = self.arrivals.saturating_add(1);
@@ -83,7 +83,7 @@ impl Verdict {
 }
 
 /// Compares. `show` bounds the lost ids that are listed.
-pub fn judge(accepted: &Accepted, fates: &Fates, show: usize) -> Verdict {
+pub fn judge(accepted: &Accepted, pair_counts: &PairCounts, show: usize) -> Verdict {
     #[derive(Default)]
     struct Seen {
         arrived: u32,
@@ -92,17 +92,17 @@ pub fn judge(accepted: &Accepted, fates: &Fates, show: usize) -> Verdict {
     }
     let mut verdict = Verdict { messages: accepted.len() as u64, ..Verdict::default() };
     let mut seen: HashMap<Id, Seen> = HashMap::with_capacity(accepted.len());
-    for (pair, fate) in fates {
-        verdict.doubled += u64::from(fate.arrivals.saturating_sub(1));
-        verdict.corrupted += u64::from(fate.corrupt);
+    for (pair, pair_count) in pair_counts {
+        verdict.doubled += u64::from(pair_count.arrivals.saturating_sub(1));
+        verdict.corrupted += u64::from(pair_count.corrupt);
         let of_id = seen.entry(pair.id).or_default();
         if pair.recipient == Pair::ALL {
-            of_id.sender_refused |= fate.refused;
-        } else if fate.arrivals > 0 {
+            of_id.sender_refused |= pair_count.refused;
+        } else if pair_count.arrivals > 0 {
             of_id.arrived += 1;
             verdict.unknown += u64::from(!accepted.contains_key(&pair.id));
         } else {
-            of_id.refused += u32::from(fate.refused);
+            of_id.refused += u32::from(pair_count.refused);
         }
     }
     let nothing = Seen::default();
@@ -131,8 +131,8 @@ pub fn judge(accepted: &Accepted, fates: &Fates, show: usize) -> Verdict {
 /// A ledger cannot be read.
 pub fn count(options: &cli::Count) -> Result<bool, String> {
     let accepted = ledger::read_accepted(&options.accepted)?;
-    let fates = ledger::read_arrived(&options.arrived)?;
-    let verdict = judge(&accepted, &fates, options.show);
+    let pair_counts = ledger::read_arrived(&options.arrived)?;
+    let verdict = judge(&accepted, &pair_counts, options.show);
     crate::print_report(options.json, &verdict, &verdict.text())?;
     Ok(verdict.good())
 }
@@ -145,22 +145,22 @@ mod tests {
         Id { run: 1, number }
     }
 
-    fn fate(arrivals: u32, corrupt: u32, refused: bool) -> Fate {
-        Fate { arrivals, corrupt, refused }
+    fn pair_count(arrivals: u32, corrupt: u32, refused: bool) -> PairCount {
+        PairCount { arrivals, corrupt, refused }
     }
 
     #[test]
     fn each_recipient_is_counted_once() {
         let accepted = Accepted::from([(id(1), 2), (id(2), 1), (id(3), 1), (id(4), 3)]);
-        let fates = Fates::from([
-            (Pair { id: id(1), recipient: 0 }, fate(1, 0, false)),
-            (Pair { id: id(1), recipient: 1 }, fate(3, 1, true)),
-            (Pair { id: id(2), recipient: 0 }, fate(0, 0, true)),
-            (Pair { id: id(4), recipient: 0 }, fate(1, 0, false)),
-            (Pair { id: id(4), recipient: Pair::ALL }, fate(0, 0, true)),
-            (Pair { id: id(9), recipient: 0 }, fate(2, 0, false)),
+        let pair_counts = PairCounts::from([
+            (Pair { id: id(1), recipient: 0 }, pair_count(1, 0, false)),
+            (Pair { id: id(1), recipient: 1 }, pair_count(3, 1, true)),
+            (Pair { id: id(2), recipient: 0 }, pair_count(0, 0, true)),
+            (Pair { id: id(4), recipient: 0 }, pair_count(1, 0, false)),
+            (Pair { id: id(4), recipient: Pair::ALL }, pair_count(0, 0, true)),
+            (Pair { id: id(9), recipient: 0 }, pair_count(2, 0, false)),
         ]);
-        let verdict = judge(&accepted, &fates, 10);
+        let verdict = judge(&accepted, &pair_counts, 10);
         let expected = Verdict {
             messages: 4,
             accepted: 7,
@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn one_lost_recipient_of_many_is_a_loss() {
         let accepted = Accepted::from([(id(1), 2)]);
-        let fates = Fates::from([(Pair { id: id(1), recipient: 0 }, fate(1, 0, false))]);
-        assert_eq!(judge(&accepted, &fates, 0).lost, 1);
+        let pair_counts =
+            PairCounts::from([(Pair { id: id(1), recipient: 0 }, pair_count(1, 0, false))]);
+        assert_eq!(judge(&accepted, &pair_counts, 0).lost, 1);
     }
 }

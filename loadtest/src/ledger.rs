@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use crate::count::{Accepted, Fate, Fates};
+use crate::count::{Accepted, PairCount, PairCounts};
 use crate::id::{Id, Pair, digits};
 
 /// A ledger open for appending. Each `append` is one write: lines of several threads, each with
@@ -60,8 +60,8 @@ pub fn read_accepted(path: &Path) -> Result<Accepted, String> {
 ///
 /// # Errors
 /// As [`read_accepted`].
-pub fn read_arrived(path: &Path) -> Result<Fates, String> {
-    let mut fates = HashMap::new();
+pub fn read_arrived(path: &Path) -> Result<PairCounts, String> {
+    let mut pair_counts = HashMap::new();
     read(path, |line| {
         let mut words = line.split(' ');
         let id = Id::parse(words.next()?.as_bytes())?;
@@ -69,16 +69,16 @@ pub fn read_arrived(path: &Path) -> Result<Fates, String> {
             "*" => Pair::ALL,
             number => u32::try_from(digits(number)?).ok()?,
         };
-        let fate: &mut Fate = fates.entry(Pair { id, recipient }).or_default();
+        let pair_count: &mut PairCount = pair_counts.entry(Pair { id, recipient }).or_default();
         match words.next()? {
-            "intact" => drop(fate.arrive(true)),
-            "corrupt" => drop(fate.arrive(false)),
-            "refused" => fate.refused = true,
+            "intact" => drop(pair_count.arrive(true)),
+            "corrupt" => drop(pair_count.arrive(false)),
+            "refused" => pair_count.refused = true,
             _ => return None,
         }
         words.next().is_none().then_some(())
     })?;
-    Ok(fates)
+    Ok(pair_counts)
 }
 
 fn read(path: &Path, mut take: impl FnMut(&str) -> Option<()>) -> Result<(), String> {

@@ -80,7 +80,7 @@ pub fn account(mut options: cli::Run) -> Result<Report, String> {
     load.verp |= options.behaviour.refuse.iter().any(|r| r.step == crate::misbehave::Step::Mail);
     if load.messages.saturating_mul(u64::from(load.recipients)) > sink::PAIRS_MAX {
         return Err(format!(
-            "--messages times --recipients is over {}, the most that can be told apart",
+            "--messages times --recipients is over {}, the most that can be distinguished",
             sink::PAIRS_MAX
         ));
     }
@@ -142,7 +142,7 @@ async fn watch(
         // The exact comparison is dear: it is only made when the plain numbers allow it. Refusals
         // at MAIL count once for all recipients, so with them the numbers may stay below.
         let enough = sink.arrivals.ended() >= source.accepted_recipients || options.load.verp;
-        if enough && count::judge(&source.ids, &sink.arrivals.fates(), 0).lost == 0 {
+        if enough && count::judge(&source.ids, &sink.arrivals.pair_counts(), 0).lost == 0 {
             tokio::time::sleep(SETTLE).await;
             break;
         }
@@ -153,6 +153,6 @@ async fn watch(
         }
     }
     bar.clear();
-    let verdict = count::judge(&source.ids, &sink.arrivals.fates(), SHOW);
+    let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), SHOW);
     Ok((source, verdict))
 }

@@ -63,7 +63,7 @@ fn all_that_is_accepted_arrives_intact() {
         let sink = sink("--sink-threads 2");
         let options = format!("--messages 200 --sessions 8 --recipients 3 {flags}");
         let source = finished(source::start(sink.address, &load(&options)).unwrap());
-        let verdict = count::judge(&source.ids, &sink.arrivals.fates(), 5);
+        let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
         let sink = sink.stop().unwrap();
         assert_eq!((source.accepted, source.failed, source.unknown), (200, 0, 0), "{flags}");
         assert_eq!((sink.arrived, sink.doubled, sink.corrupted), (600, 0, 0), "{flags}");
@@ -80,7 +80,7 @@ fn ledgers_say_the_same_as_the_count_in_memory() {
     let mut options = load("--messages 300 --recipients 2 --domain a.test --domain b.test");
     options.ledger = Some(accepted.clone());
     let source = finished(source::start(sink.address, &options).unwrap());
-    let in_memory = count::judge(&source.ids, &sink.arrivals.fates(), 5);
+    let in_memory = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
     sink.stop().unwrap();
     let read = ledger::read_accepted(&accepted).unwrap();
     let on_disk = count::judge(&read, &ledger::read_arrived(&arrived).unwrap(), 5);
@@ -130,7 +130,7 @@ fn trouble_at_every_step_leaves_the_account_exact() {
         let options =
             load(&format!("--messages 400 --sessions 16 --recipients 2 --retry-connect {flags}"));
         let source = finished(source::start(sink.address, &options).unwrap());
-        let verdict = count::judge(&source.ids, &sink.arrivals.fates(), 5);
+        let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
         sink.stop().unwrap();
         assert_eq!(source.accepted + source.failed + source.unknown, 400);
         assert!(verdict.good() && verdict.unknown == 0, "{verdict:?}");
@@ -239,14 +239,14 @@ fn a_relay_that_loses_doubles_or_changes_is_found_out() {
     assert!(!changed.count.good());
 }
 
-/// As in the README: a letter that a person wrote ends `sink --messages 1`.
+/// As in the README: a message that a person wrote ends `sink --messages 1`.
 #[test]
 fn a_message_that_no_source_sent_counts_as_arrived() {
     let sink = sink("");
     let mut stream = TcpStream::connect(sink.address).unwrap();
-    let letter = "EHLO me\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@sink.test>\r\nDATA\r\n\
-                  Subject: hello\r\n\r\nfirst letter\r\n.\r\nQUIT\r\n";
-    stream.write_all(letter.as_bytes()).unwrap();
+    let message = "EHLO me\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@sink.test>\r\nDATA\r\n\
+                  Subject: hello\r\n\r\nfirst message\r\n.\r\nQUIT\r\n";
+    stream.write_all(message.as_bytes()).unwrap();
     let runtime = crate::progress::runtime().unwrap();
     let reached = runtime
         .block_on(async { tokio::time::timeout(Duration::from_secs(10), sink.reached(1)).await });
@@ -278,11 +278,11 @@ fn the_rate_holds_and_the_time_ends_the_load() {
 
 #[test]
 fn without_a_relay_the_source_ends_and_with_retry_it_waits_for_one() {
-    let nobody = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
-    let source = finished(source::start(nobody, &load("--messages 5 --sessions 2")).unwrap());
+    let closed = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    let source = finished(source::start(closed, &load("--messages 5 --sessions 2")).unwrap());
     assert_eq!((source.attempted, source.failures.values().sum::<u64>()), (0, 2));
-    let patient = source::start(nobody, &load("--messages 5 --retry-connect")).unwrap();
+    let patient = source::start(closed, &load("--messages 5 --retry-connect")).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    let _late = sink::start(nobody, &Behaviour::default(), None).unwrap();
+    let _late = sink::start(closed, &Behaviour::default(), None).unwrap();
     assert_eq!(finished(patient).accepted, 5);
 }

@@ -270,7 +270,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
         if let [high, low, rest @ ..] = received.filled() {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             if length > limits::DNS_TCP_BYTES_MAX {
-                let words = format!("an answer of {length} bytes is larger than any we read");
+                let words = format!("an answer of {length} bytes is larger than any that is read");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, words));
             }
             if let Some(message) = rest.get(..length) {

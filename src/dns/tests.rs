@@ -41,7 +41,7 @@ fn words(result: Result<Rc<Answer<Mx>>, Failure>) -> String {
     }
 }
 
-/// An address where nobody listens.
+/// An address where no server listens.
 fn closed_port() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

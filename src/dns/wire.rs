@@ -58,7 +58,7 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// `None` when the name cannot be asked for. Other letters than ASCII go by their A-labels
+    /// `None` when the name cannot be asked for. Names beyond ASCII go by their A-labels
     /// (RFC 5890 2.3.2.1).
     pub(super) fn new(name: &str, kind: Kind) -> Option<Question> {
         let bare = name.strip_suffix('.').unwrap_or(name);
@@ -106,7 +106,7 @@ pub(super) fn text_of(name: &Name) -> Option<Box<str>> {
     Some(text.into())
 }
 
-/// The query for `question`: recursion desired, EDNS with our size (RFC 6891 6.2.5).
+/// The query for `question`: recursion desired, EDNS with this size (RFC 6891 6.2.5).
 pub(super) fn query(question: &Question, id: u16) -> Option<Vec<u8>> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -138,7 +138,7 @@ pub(super) enum Finding {
     NoData { ttl: Option<u32> },
     /// The name does not exist.
     NoSuchDomain { ttl: Option<u32> },
-    /// The server failed; its words, as in "answered ...".
+    /// The server failed; what it said, as in "answered ...".
     Failed { words: String, of_server: bool },
 }
 
@@ -186,12 +186,12 @@ fn answers(message: &Message, question: &Question) -> bool {
 fn read(message: &Message, question: &Question) -> Finding {
     match message.metadata.response_code {
         ResponseCode::NoError => {}
-        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for ours.
+        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for the name asked for.
         ResponseCode::NXDomain => return Finding::NoSuchDomain { ttl: negative_ttl(message) },
         code => {
             return Finding::Failed {
                 words: error_words(message, code),
-                // SERVFAIL is mostly about the name, the others about the server or us.
+                // SERVFAIL is mostly about the name, the others about the server or this relay.
                 of_server: code != ResponseCode::ServFail,
             };
         }
@@ -232,7 +232,7 @@ fn nothing(message: &Message, links: usize, end: Rc<str>, ttl: u32) -> Finding {
     let has_ns = message.authorities.iter().any(|record| record.record_type() == RecordType::NS);
     if negative.is_none() && has_ns {
         // Taken for "no data" it would turn an unknown MX set into delivery to the A record.
-        return failed("a referral (it does not resolve for us)");
+        return failed("a referral (it does not resolve for this relay)");
     }
     Finding::NoData { ttl: negative }
 }

@@ -2,8 +2,8 @@
 //! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
 //! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
-//! Messages of a mechanism go in and come out as bytes; base64 is there for who puts them on lines.
-//! Nonces and salts are given by the caller. It must not know who the users are, nor SMTP.
+//! Messages of a mechanism go in and come out as bytes; base64 is for callers that put them on lines.
+//! Nonces and salts are given by the caller. It must not know users or SMTP.
 
 mod scram;
 mod server;
@@ -18,22 +18,22 @@ use base64::engine::general_purpose::STANDARD;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// A way to say who one is, the best first.
+/// A way to authenticate, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
     /// What lies outside proves it: the certificate of the client (RFC 4422 A).
     External,
-    /// The same, tied to its TLS connection, so that nobody can sit in the middle.
+    /// The same, tied to its TLS connection, so that it cannot be relayed by an attacker in the middle.
     ScramSha256Plus,
-    /// Proves the password without showing it, and has the server prove that it knows it.
+    /// Proves to know the password without sending it, and has the server prove the same.
     ScramSha256,
-    /// Shows a token that somebody else has given.
+    /// Sends a token that an authorization server issued.
     OAuthBearer,
     /// The same in Google's older form.
     XOAuth2,
-    /// Shows the password.
+    /// Sends the password.
     Plain,
-    /// Shows the password, in two steps.
+    /// Sends the password, in two steps.
     Login,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A name and what proves that it is ours.
+/// A user name and its proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The name.
@@ -107,7 +107,7 @@ pub enum Fault {
     /// A message that the mechanism does not have.
     #[error("not a message of this mechanism")]
     Malformed,
-    /// The client wants to act for somebody else.
+    /// The client wants to act as another user.
     #[error("one user cannot act for another here")]
     OtherIdentity,
     /// The client demands a binding to the TLS channel that is not offered, or does not see the one

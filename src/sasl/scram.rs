@@ -8,7 +8,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// What a client may be asked to hash, at most: a server that asks for more wants its time, and the
-/// time of whoever waits for the same core. 600,000 is what OWASP asks for today.
+/// time of all others on the same core. 600,000 is what OWASP asks for today.
 const ITERATIONS_MAX: u32 = 1_000_000;
 /// RFC 7677 4.
 const ITERATIONS_MIN: u32 = 4096;
@@ -39,7 +39,7 @@ impl Channels {
         self.exporter.is_some() || self.end_point.is_some()
     }
 
-    /// Their names, to be told to somebody.
+    /// Their names, for messages.
     pub fn names(&self) -> String {
         let names = [
             self.exporter.as_ref().map(|_| "tls-exporter"),
@@ -227,7 +227,7 @@ impl Challenge {
         if !proven || nonce != Some(&self.nonce) {
             return Err(Fault::Proof);
         }
-        // He has the password, and sees another connection than we do.
+        // The client has the password, and sees another connection than the server does.
         if header != Some(&self.header) {
             return Err(Fault::ChannelBinding);
         }

@@ -1,4 +1,4 @@
-//! The server's side of an exchange, whatever the mechanism: messages in, turns out.
+//! The server's side of an exchange, whatever the mechanism: messages in, next steps out.
 
 use super::scram::{Binding, Challenge, Channels, ClientFirst};
 use super::token::{Shown, read_oauthbearer, read_xoauth2};
@@ -15,31 +15,31 @@ pub enum Turn {
     Challenge(Vec<u8>),
     /// Find out whether this is the user's password; that ends the exchange.
     Check {
-        /// Who he says he is.
+        /// The user that the client claims to be.
         user: String,
-        /// What he has shown.
+        /// What the client sent.
         password: Secret,
     },
     /// Look up the keys of this user and give them to `keys`.
     Keys {
-        /// Who he says he is.
+        /// The user that the client claims to be.
         user: String,
     },
-    /// Find out whose certificate the client has shown; he must be `user`, if one is named.
+    /// Find the user of the certificate that the client presented; it must be `user`, if one is named.
     Certificate {
-        /// Who he says he is.
+        /// The user that the client claims to be.
         user: Option<String>,
     },
-    /// Find out whose token this is; that ends the exchange, or `refuse_token` goes on with it.
+    /// Find the user of this token; that ends the exchange, or `refuse_token` goes on with it.
     Token {
-        /// Who he says he is.
+        /// The user that the client claims to be.
         user: Option<String>,
-        /// What he has shown; nothing when he only asks what he would need.
+        /// What the client sent; nothing when it only asks what it would need.
         token: Option<Secret>,
     },
-    /// This user has proved that he knows his password.
+    /// This user has proved to know the password.
     Proven {
-        /// Who he is.
+        /// The user.
         user: String,
     },
 }
@@ -62,13 +62,13 @@ enum State {
     ScramFirst(bool),
     ScramKeys(ClientFirst),
     ScramProof(Box<Challenge>),
-    /// The client was told that the server knows the password, too; its answer is empty.
+    /// The client has the proof that the server knows the password, too; its answer is empty.
     ScramEnd(String),
     /// OAUTHBEARER or XOAUTH2.
     Token(Mechanism),
     /// The caller finds out about the token of this user.
     TokenShown(Mechanism, Option<String>),
-    /// The client was told what is wrong with it; what it answers means nothing.
+    /// The client has the reason; what it answers means nothing.
     TokenRefused(TokenFault, Option<String>),
     Over,
 }
@@ -123,7 +123,7 @@ impl Exchange {
                 let first = ClientFirst::read(message)?;
                 match (first.binding(), plus) {
                     (Binding::Exporter | Binding::EndPoint, true) | (Binding::None, false) => {}
-                    // RFC 5802 6: the client was kept from seeing that we offer it.
+                    // RFC 5802 6: the client was kept from seeing that it is offered.
                     (Binding::NotOffered, false) if self.channels.is_some() => {
                         return Err(Fault::ChannelBinding);
                     }
@@ -155,7 +155,7 @@ impl Exchange {
         }
     }
 
-    /// After [`Turn::Token`]: the token is not good. The client is told why, and answers; then that
+    /// After [`Turn::Token`]: the token is not good. The client gets the reason, and answers; then that
     /// is the end (RFC 7628 3.2.3).
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl Exchange {
         }
     }
 
-    /// Who the client says he is, as far as he has said.
+    /// The user that the client claims to be, as far as it has said.
     pub fn user(&self) -> Option<&str> {
         match &self.state {
             State::LoginPassword(user) | State::ScramEnd(user) => Some(user),
@@ -288,7 +288,7 @@ mod tests {
                 assert_eq!(end, Err(Fault::Token(TokenFault::Expired)));
                 assert_eq!(exchange.receive(b""), Err(Fault::Malformed), "it is over");
             }
-            assert_eq!(exchange.receive(b"\x01"), Err(Fault::Malformed), "nobody asked");
+            assert_eq!(exchange.receive(b"\x01"), Err(Fault::Malformed), "not asked for");
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
         assert!(scram(Mechanism::ScramSha256, None, None));
         assert!(scram(Mechanism::ScramSha256, None, here), "a client that cannot bind");
         assert!(scram(Mechanism::ScramSha256Plus, here, here));
-        assert!(!scram(Mechanism::ScramSha256Plus, here, there), "somebody is in the middle");
+        assert!(!scram(Mechanism::ScramSha256Plus, here, there), "another channel on the way");
         assert!(!scram(Mechanism::ScramSha256Plus, None, here), "PLUS without binding");
         assert!(!scram(Mechanism::ScramSha256, here, here), "binding without PLUS");
     }

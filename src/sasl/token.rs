@@ -1,5 +1,5 @@
-//! Tokens (OAuth 2.0, RFC 6750): OAUTHBEARER (RFC 7628) and Google's XOAUTH2. The client shows a
-//! token that somebody else has given it; who that is, and what the token is good for, the caller
+//! Tokens (OAuth 2.0, RFC 6750): OAUTHBEARER (RFC 7628) and Google's XOAUTH2. The client sends a
+//! token that an authorization server issued; whether it is valid, and for which user, the caller
 //! finds out.
 
 use super::scram::{read_name, write_name};
@@ -12,10 +12,10 @@ const SEPARATOR: char = '\x01';
 /// What is wrong with a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFault {
-    /// The client has shown none: it asks what it would need (RFC 7628 4.3).
+    /// The client has sent none: it asks what it would need (RFC 7628 4.3).
     #[error("there is none")]
     None,
-    /// Who gives tokens does not know it, or no more.
+    /// The authorization server does not know it, or no longer.
     #[error("it is not active")]
     NotActive,
     /// Its time is over.
@@ -30,52 +30,52 @@ pub enum TokenFault {
     /// What it is for is not enough.
     #[error("it lacks the scope")]
     Scope,
-    /// Only who has a key may use it (RFC 8705, RFC 9449), and AUTH has no way to show that.
+    /// Only the holder of a key may use it (RFC 8705, RFC 9449), and AUTH has no way to show that.
     #[error("it is bound to a key, and AUTH cannot show keys")]
     Bound,
-    /// It is nobody's, or of somebody whose name no user can have.
+    /// It names no user, or a name that no user can have.
     #[error("it names no user")]
     NoUser,
-    /// It is not that user's who wants in.
+    /// It is of another user than the client claims to be.
     #[error("it is another user's")]
     OtherUser,
 }
 
-/// What a client whose token was not taken may be told, to get a better one.
+/// What helps a client whose token was refused to get a better one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hints<'a> {
     /// The scope that is demanded.
     pub scope: Option<&'a str>,
-    /// Where who gives tokens describes himself (RFC 8414).
+    /// Where the authorization server describes itself (RFC 8414).
     pub openid_configuration: Option<&'a str>,
 }
 
 impl TokenFault {
-    /// The challenge that tells it (RFC 7628 3.2.2; for XOAUTH2 as Google writes it).
+    /// The challenge that says so (RFC 7628 3.2.2; for XOAUTH2 as Google writes it).
     pub(super) fn challenge(self, mechanism: Mechanism, hints: Hints<'_>) -> Vec<u8> {
-        let mut told = serde_json::Map::new();
-        let mut tell = |key: &str, value: Option<&str>| {
+        let mut fields = serde_json::Map::new();
+        let mut set = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
-                told.insert(key.to_owned(), value.into());
+                fields.insert(key.to_owned(), value.into());
             }
         };
         if mechanism == Mechanism::XOAuth2 {
-            tell("status", Some("401"));
-            tell("schemes", Some("bearer"));
+            set("status", Some("401"));
+            set("schemes", Some("bearer"));
         } else {
             let lacks = self == TokenFault::Scope;
-            tell("status", Some(if lacks { "insufficient_scope" } else { "invalid_token" }));
-            tell("openid-configuration", hints.openid_configuration);
+            set("status", Some(if lacks { "insufficient_scope" } else { "invalid_token" }));
+            set("openid-configuration", hints.openid_configuration);
         }
-        tell("scope", hints.scope);
-        serde_json::Value::Object(told).to_string().into_bytes()
+        set("scope", hints.scope);
+        serde_json::Value::Object(fields).to_string().into_bytes()
     }
 }
 
-/// What a client has shown.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shown {
-    /// Who he says he is.
+    /// The user that the client claims to be.
     pub(super) user: Option<String>,
     /// `None` when it only asks.
     pub(super) token: Option<Secret>,
@@ -130,7 +130,7 @@ pub fn is_token(text: &str) -> bool {
     !bare.is_empty() && bare.bytes().all(is_known)
 }
 
-/// Keys are letters; each pair ends with the separator, and so do all.
+/// Keys are ASCII letters; each pair ends with the separator, and so do all.
 fn read_pairs(text: &str) -> Result<Vec<(&str, &str)>, Fault> {
     let pairs = text.strip_suffix(SEPARATOR).ok_or(Fault::Malformed)?;
     if pairs.is_empty() {
@@ -150,7 +150,7 @@ fn read_pairs(text: &str) -> Result<Vec<(&str, &str)>, Fault> {
     pairs.split(SEPARATOR).map(pair).collect()
 }
 
-/// The value of a key that is there once: of two nobody knows which holds.
+/// The value of a key that is there once: of two it is not known which one holds.
 fn only<'a>(pairs: &[(&str, &'a str)], key: &str) -> Option<&'a str> {
     let mut found = pairs.iter().filter(|(one, _)| *one == key);
     let value = found.next().map(|(_, value)| *value);
@@ -185,8 +185,8 @@ mod tests {
                         auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01";
         let token = "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==";
         assert_eq!(read_oauthbearer(message), shown(Some("user@example.com"), Some(token)));
-        let nobody = b"n,,\x01auth=bearer  abc\x01\x01";
-        assert_eq!(read_oauthbearer(nobody), shown(None, Some("abc")), "the token says who");
+        let no_user = b"n,,\x01auth=bearer  abc\x01\x01";
+        assert_eq!(read_oauthbearer(no_user), shown(None, Some("abc")), "the token names the user");
         let escaped = b"y,a=a=2Cb=3Dc,\x01auth=Bearer x\x01\x01";
         assert_eq!(read_oauthbearer(escaped), shown(Some("a,b=c"), Some("x")));
     }
@@ -261,21 +261,21 @@ mod tests {
             scope: Some("mail.send"),
             openid_configuration: Some("https://a.test/.well-known/openid-configuration"),
         };
-        let told = |fault: TokenFault, mechanism, hints| {
+        let challenge = |fault: TokenFault, mechanism, hints| {
             String::from_utf8(fault.challenge(mechanism, hints)).unwrap()
         };
         let bearer = Mechanism::OAuthBearer;
         assert_eq!(
-            told(TokenFault::Expired, bearer, hints),
+            challenge(TokenFault::Expired, bearer, hints),
             "{\"openid-configuration\":\"https://a.test/.well-known/openid-configuration\",\
              \"scope\":\"mail.send\",\"status\":\"invalid_token\"}"
         );
         assert_eq!(
-            told(TokenFault::Scope, bearer, Hints::default()),
+            challenge(TokenFault::Scope, bearer, Hints::default()),
             "{\"status\":\"insufficient_scope\"}"
         );
         assert_eq!(
-            told(TokenFault::Expired, Mechanism::XOAuth2, hints),
+            challenge(TokenFault::Expired, Mechanism::XOAuth2, hints),
             "{\"schemes\":\"bearer\",\"scope\":\"mail.send\",\"status\":\"401\"}"
         );
     }

@@ -349,7 +349,7 @@ fn read_address<'a>(
 }
 
 impl CommandFault {
-    /// What the client is told.
+    /// The reply to the client.
     pub fn reply(self) -> Reply {
         match self {
             CommandFault::Unknown => Reply::UNKNOWN_COMMAND,

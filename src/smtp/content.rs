@@ -1,7 +1,7 @@
 //! Content as it comes after DATA (RFC 5321 4.1.1.4) or in chunks (RFC 3030): where it ends, and
 //! what is wrong with it. *Pure.*
 //!
-//! Bytes are looked at where they lie. What is kept of them is the same either way, the wire form
+//! Bytes are scanned in place. What is kept of them is the same either way, the wire form
 //! of DATA: after DATA they are handed on as they are, dot-stuffed; of what comes in chunks each
 //! dot that begins a line is named once more. The scanner keeps a few numbers and no bytes: only
 //! when the input of DATA ends in what may be the dot line, those bytes are left for the next call.
@@ -9,7 +9,7 @@
 //!
 //! *Smuggling* (CVE-2023-51764, CVE-2023-51765, CVE-2023-51766). Servers that take `LF . LF`,
 //! `LF . CRLF`, `CR . CRLF` and the like for the end of content, behind others that pass them on as
-//! plain text, let a sender put commands of his own into a letter: a second letter that nobody
+//! plain text, let a sender put commands into a message: a second message that was never
 //! checked. RFC 5321 2.3.8 and 4.1.1.4 allow CRLF.CRLF alone, so only that ends content here. And
 //! content with a CR or LF that is not half of a CRLF is refused as a whole: passed on, it could be
 //! such an end to a next hop that is less strict; repaired, it would no longer be what was signed.
@@ -28,7 +28,7 @@ pub struct ContentLimits {
     pub received_max: u32,
 }
 
-/// Why content is refused. In order of precedence: of several, the first is told.
+/// Why content is refused. In order of precedence: of several, the first is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Defect {
     /// More bytes than allowed.
@@ -39,7 +39,7 @@ pub enum Defect {
     BareCr,
     /// A NUL byte. Neither a 7bit nor an 8bit body has one (RFC 2045 2.7, 2.8), nor has a header
     /// (RFC 5322 2.2); RFC 5321 4.1.1.4 warns of such bytes, and a BINARYMIME body is the place for
-    /// them. Software behind us would cut the text there, and see another message than was checked.
+    /// them. Software behind this relay would cut the text there, and see another message than was checked.
     Nul,
     /// More `Received` fields than allowed.
     TooManyHops,

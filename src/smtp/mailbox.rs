@@ -1,16 +1,16 @@
 //! The addresses of a header field like From (RFC 5322 3.4). *Pure.*
 //!
-//! Readers of mail are lenient, each in its own way; so this one is strict. What the grammar of
-//! today has no place for may be read as somebody else's address elsewhere, and is nobody's here:
-//! groups, source routes and empty places in the list (RFC 5322 4.4), too.
+//! Readers of mail are lenient, each in its own way; so this one is strict. What the current
+//! grammar does not allow may be read as another address elsewhere, and is refused here, and so are
+//! groups, source routes and empty places in the list (RFC 5322 4.4).
 
 use super::path::{is_atext, is_disruptive, is_mailbox};
 
-/// Addresses of one field that are read, at most: nobody is that many.
+/// Addresses of one field that are read, at most: no message has so many authors.
 const ADDRESSES_MAX: usize = 1000;
 
 /// The addresses of a mailbox-list, one or more, without display names, comments and white space;
-/// `None` when it is not one, and nobody can say whose it is. `field` is unfolded.
+/// `None` when it is not one. `field` is unfolded.
 pub fn read_addresses(field: &[u8]) -> Option<Vec<String>> {
     let mut rest = std::str::from_utf8(field).ok()?;
     if rest.chars().any(|character| character != '\t' && is_disruptive(character)) {

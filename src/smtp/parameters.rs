@@ -1,7 +1,7 @@
 //! Parameters of MAIL and RCPT (RFC 5321 4.1.2), each with the RFC that it comes from. *Pure.*
 //!
 //! Words behind a path go in; values come out, or a fault whose text says what would be right.
-//! Which parameters are known on a connection is told; what they do is not known here.
+//! The caller says which parameters a connection has; what they do is not known here.
 
 use super::command::CommandFault;
 use super::lenient::Syntax;
@@ -70,8 +70,8 @@ pub struct MailParameters<'a> {
     pub hold: Option<Hold>,
     /// BY=.
     pub by: Option<By>,
-    /// AUTH= was given (RFC 4954 5): who first submitted it, for those who believe it. Here nobody
-    /// is believed, which the RFC allows.
+    /// AUTH= was given (RFC 4954 5): the original submitter. No client is trusted to say that,
+    /// which the RFC allows.
     pub auth: bool,
 }
 

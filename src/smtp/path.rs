@@ -1,7 +1,7 @@
 //! Paths (RFC 5321 4.1.2): `<local-part@domain>`, with what may stand in them. *Pure.*
 //!
 //! Text in, borrowed text out. A path that is let through here can be written into a command to the
-//! next hop, into a trace field or a log line without any quoting of ours: it is printable ASCII,
+//! next hop, into a trace field or a log line without further quoting: it is printable ASCII,
 //! or with SMTPUTF8 other UTF-8 without controls, and a `>` stands only inside a quoted local-part.
 
 use crate::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
@@ -14,7 +14,7 @@ const LABEL_BYTES_MAX: usize = 63;
 /// A valid path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path<'a> {
-    /// `<>`: nobody (RFC 5321 4.5.5).
+    /// `<>`: the null reverse-path (RFC 5321 4.5.5).
     Null,
     /// `<postmaster>` without a domain, in any case (RFC 5321 4.1.1.3).
     Postmaster(&'a str),
@@ -63,7 +63,7 @@ pub enum PathFault {
     DomainTooLong,
     /// In brackets, but not `[1.2.3.4]` or `[IPv6:...]`.
     Literal,
-    /// `<>` where somebody must be named.
+    /// `<>` where a mailbox is needed.
     Null,
 }
 
@@ -213,8 +213,8 @@ fn read_domain_or_literal(text: &str) -> Result<(usize, &str), PathFault> {
 
 /// Letters, digits and inner hyphens, in labels parted by single dots (RFC 5321 4.1.2 Domain).
 ///
-/// Underscores are let through, against the letter: such names are in use, DNS carries them, and
-/// nothing that we write a domain into gives them a meaning.
+/// Underscores are let through, against the RFC: such names are in use, DNS carries them, and
+/// nothing that a domain is written into gives them a meaning.
 fn check_domain(domain: &str) -> Result<(), PathFault> {
     if domain.len() > DOMAIN_BYTES_MAX {
         return Err(PathFault::DomainTooLong);
@@ -345,7 +345,7 @@ mod tests {
             assert_eq!(mailbox(text), Err(PathFault::LocalPart), "{text}");
         }
         assert!(mailbox("<u@xn--bcher-va.b\u{fc}cher>").is_err(), "an A-label that is none");
-        // No letter of a name, a dot that is none, and a label that is too long in the DNS.
+        // Not allowed in a name, a dot that is none, and a label that is too long in the DNS.
         let long = format!("<u@{}.example>", "\u{fc}".repeat(31) + &"x".repeat(31));
         for text in ["<u@\u{2603}\u{200d}.example>", "<u@b\u{fc}\u{3002}example>", &long] {
             assert!(mailbox(text).is_err(), "{text}");

@@ -25,7 +25,7 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn new(mut tls: Connection) -> Layer {
-        // We send what is encrypted before more is: the bound is ours.
+        // What is encrypted is sent before more is: the bound is kept here.
         tls.set_buffer_limit(None);
         let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
         Layer {
@@ -246,7 +246,7 @@ impl Layer {
     }
 }
 
-/// rustls shows reasons of our own verifiers as for programmers.
+/// rustls shows the reasons of own verifiers in debug form.
 fn invalid_data(error: rustls::Error) -> io::Error {
     match error {
         rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason)) => {

@@ -1,9 +1,9 @@
 //! TLS over `ring` streams, by rustls. Through it pass the bytes of every connection, in the clear
-//! on this side: a [`Transport`] is a stream that may have a layer of TLS.
+//! on this side: a [`MaybeTlsStream`] is a stream that may have a layer of TLS.
 //!
-//! [`Server`] holds the certificates that listeners show, chosen by the name that the client asks
-//! for (SNI), and can be told to read them again. [`Client`] holds whom the relay believes when it
-//! delivers. It must not know SMTP: when to secure a connection, and what it means when that fails,
+//! [`Server`] holds the certificates of listeners, chosen by the name that the client asks for
+//! (SNI). [`Client`] is the side that delivers: the trusted roots, and the certificates that the
+//! relay presents. Both read their files again when asked to. It must not know SMTP: when to secure a connection, and what it means when that fails,
 //! is the business of `listener` and `pool`.
 //!
 //! One shard's handshakes run on its core; a handshake costs some hundred microseconds. Sessions

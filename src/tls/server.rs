@@ -18,8 +18,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// With SHA-256 before SHA-384, and so AES-128 before AES-256: a handshake is hashing for a good
-/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). AES-128 is enough
-/// for everybody (RFC 8446 9.1 demands it), and who offers AES-256 alone gets it.
+/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). All clients have
+/// AES-128 (RFC 8446 9.1 demands it); one that offers AES-256 alone gets that.
 fn preferring_short_hashes() -> Arc<CryptoProvider> {
     let mut provider = CryptoProvider::clone(&provider());
     provider.cipher_suites.sort_by_key(|suite| match suite {
@@ -132,7 +132,7 @@ impl Server {
         match vouching.verify_client_cert(own, others, UnixTime::now()) {
             Ok(_) => names::names_of(own),
             Err(error) => {
-                tracing::debug!(%error, "nobody vouches for the certificate of a client");
+                tracing::debug!(%error, "no root in tls.client_roots vouches for the certificate of a client");
                 Vec::new()
             }
         }
@@ -148,7 +148,7 @@ impl Server {
     }
 }
 
-/// A certificate of ours.
+/// A certificate of this relay.
 #[derive(Debug)]
 struct Own {
     key: Arc<CertifiedKey>,
@@ -164,12 +164,12 @@ struct ServerCertResolver {
 
 #[derive(Debug)]
 struct Certificates {
-    /// For clients that name nobody, or somebody else: that is not worth a failed handshake, since
-    /// most of them look at no name (RFC 6066 3 leaves it to us).
+    /// For clients that name no host, or an unknown one: that is not worth a failed handshake, since
+    /// most clients do not check the name (RFC 6066 3 leaves it to the server).
     first: Arc<Own>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
     by_name: HashMap<Box<str>, Arc<Own>>,
-    /// Whoever vouches for clients.
+    /// Checks certificates of clients by `tls.client_roots`.
     vouching: Option<Arc<dyn ClientCertVerifier>>,
 }
 

@@ -250,7 +250,7 @@ fn what_a_host_is_shown_is_read_again_too() {
             let first = seen("a.test").await;
             let folder = files.cert.parent().unwrap();
             assert_eq!(certificate(folder, &["relay.test"]), files, "in the same files");
-            assert_eq!(seen("b.test").await, first, "nobody has read them");
+            assert_eq!(seen("b.test").await, first, "not read yet");
             assert_eq!(client_files.reload_certificates().unwrap(), 1);
             let second = seen("c.test").await;
             assert_ne!(second, first);
@@ -283,8 +283,8 @@ fn files_that_are_wrong_are_named() {
     assert!(exchanged.contains("other.test.key: not the key of"), "{exchanged}");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(&one.key, open).unwrap();
-    let told = Server::new(&tls(vec![one], Roots::System)).unwrap_err().to_string();
-    assert!(told.contains("one.test.key: its mode is 644, so others could read"), "{told}");
+    let error = Server::new(&tls(vec![one], Roots::System)).unwrap_err().to_string();
+    assert!(error.contains("one.test.key: its mode is 644, so others could read"), "{error}");
     assert!(Server::new(&tls(Vec::new(), Roots::System)).unwrap().is_none());
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The last words of TLS are given this long.
+/// The end of TLS may take so long to send.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 /// A TCP connection that may have a layer of TLS.
@@ -46,11 +46,12 @@ impl MaybeTlsStream {
         MaybeTlsStream { stream, layer: None }
     }
 
-    /// Answers the handshake, within `timeout` as a whole, and asks for a certificate if so told.
+    /// Answers the handshake, within `timeout` as a whole; with `asks_for_certificate` it asks the
+    /// client for one.
     /// What the client sent in the clear before must have been dropped (RFC 3207 4.2).
     ///
     /// # Errors
-    /// `InvalidData` with rustls's words when the two do not agree; `TimedOut`; what the network
+    /// `InvalidData` with rustls's reason when the two do not agree; `TimedOut`; what the network
     /// says. The connection is of no use then.
     pub async fn accept(
         &mut self,
@@ -68,11 +69,11 @@ impl MaybeTlsStream {
     }
 
     /// Begins the handshake with a server that is called `name` (a domain name, or an address),
-    /// within `timeout` as a whole. `ours` is the place of the certificate that it is shown if it
-    /// asks for one.
+    /// within `timeout` as a whole. `client_certificates` is the place of the certificate that
+    /// it is shown if it asks for one.
     ///
     /// # Errors
-    /// As [`Transport::accept`]; `InvalidInput` when `name` is neither.
+    /// As [`MaybeTlsStream::accept`]; `InvalidInput` when `name` is neither.
     pub async fn connect(
         &mut self,
         client: &Client,

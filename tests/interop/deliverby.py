@@ -1,4 +1,4 @@
-"""By when mail is to be delivered (RFC 2852): what comes back, what is told, and what passes on."""
+"""By when mail is to be delivered (RFC 2852): what comes back, what is reported, and what passes on."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ LETTER = b"Subject: x\r\n\r\nthe body\r\n"
 
 
 class TimedSink:
-    """A next hop that offers DELIVERBY and DSN. It refuses RCPT of whom `refusal` names."""
+    """A next hop that offers DELIVERBY and DSN. It refuses RCPT for those that `refusal` names."""
 
     def __init__(self, shortest, refusal=lambda address: None, port=None):
         self.shortest = shortest

@@ -63,7 +63,7 @@ def attempt(client, number, size=30_000):
 
 
 def fill(relay, count_max=10_000):
-    """Sends until there is no room: how many were taken, and the refusal."""
+    """Sends until there is no space: how many were taken, and the refusal."""
     with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
         for number in range(count_max):
             code, words = attempt(client, number)
@@ -82,7 +82,7 @@ def a_full_disk_refuses_mail_delivers_what_is_there_and_recovers():
         again, code, _ = fill(relay)
         assert again < 100 and code == 452, "still full"
         taken += again
-        # Filled to the last block by somebody else: not even the event log can be written.
+        # Filled to the last block by another program: not even the event log can be written.
         with open(disk / "other", "wb") as other, contextlib.suppress(OSError):
             while other.write(b"x" * 65536):
                 other.flush()

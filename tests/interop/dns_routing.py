@@ -1,7 +1,7 @@
 """Delivery by name: real name servers say where mail goes, and the event log says why it went there.
 
 nsd knows the zones in `dns`, unbound resolves through it. Sinks listen on 127.0.0.2, 127.0.0.3 and so
-on, all on one port, which `route.port` names in place of 25; nobody ever listens on 127.0.0.9.
+on, all on one port, which `route.port` names in place of 25; no program ever listens on 127.0.0.9.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ class Greeter:
 
 
 class Blackhole:
-    """A host that answers no connection at all: its backlog is full and nobody accepts."""
+    """A host that answers no connection at all: its backlog is full and no program accepts."""
 
     def __init__(self, host, port):
         self.listener = socket.socket()
@@ -158,7 +158,7 @@ def post(relay, *to, source=SENDER):
 
 
 def explained(event, status, *words, site=None, remote=None):
-    """Asserts that an event tells its reason: status, words of the text, site, host."""
+    """Asserts that an event has its reason: status, words of the text, site, host."""
     assert event.get("status") == status, event
     for word in words:
         assert word in event.get("text", ""), (word, event)

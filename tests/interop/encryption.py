@@ -138,7 +138,7 @@ def the_name_asked_for_chooses_and_sighup_reads_anew():
 
 
 def commands_before_the_handshake_count_for_nothing():
-    """CVE-2011-0411 and its kin: what somebody in the middle adds behind STARTTLS is thrown away."""
+    """CVE-2011-0411 and its kin: what an attacker in the middle adds behind STARTTLS is dropped."""
     with certificates("relay.test") as (made, root), Sink() as sink:
         with Relay(*flags(made["relay.test"]), smart_host=sink.port) as relay:
             with socket.create_connection(("127.0.0.1", relay.port), 20) as plain:

@@ -45,7 +45,7 @@ class Caged:
 
     def __enter__(self):
         self.own = tempfile.TemporaryDirectory(prefix="ringpost-test-")
-        # Nobody else comes near: Exim gets the rights there that its package gives it.
+        # No other program comes near: Exim gets the rights there that its package gives it.
         self.folder = pathlib.Path(self.own.name, "root")
         for path in ("dev", "etc/ssl/certs", "tmp", "run", "var/run", *self.folders):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ def below_traces(content, count):
 
 
 def post(port, content, mail="", rcpt="", to="b@sink.test"):
-    """Sends one letter with these parameters of MAIL and RCPT."""
+    """Sends one message with these parameters of MAIL and RCPT."""
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
         client.ehlo("client.test")
         client.command_encoding = "utf-8"
@@ -276,7 +276,7 @@ def has_lines(report, *lines):
 
 
 def came_as_joe(relay):
-    """Two letters did; the third that was taken in is the relay's own report."""
+    """Two messages did; the third that was taken in is the relay's own report."""
     came = [(event.get("protocol"), event.get("user")) for event in relay.wait_event("received", 3)]
     assert sorted(came, key=str) == [("ESMTPSA", "joe")] * 2 + [(None, None)], came
 
@@ -386,7 +386,7 @@ def refusals_of_exim_come_to_the_right_recipients():
             assert relay.wait_event("deferred")[0]["to"] == "busy@sink.test"
             bounced = relay.wait_event("bounced")[0]
             assert (bounced["to"], bounced["stage"]) == ("gone@sink.test", "rcpt"), bounced
-            # The letter and the report.
+            # The message and the report.
             sink.wait(2)
             assert [one["to"] for one in relay.queue()] == ["busy@sink.test"], relay.queue()
 

@@ -20,7 +20,7 @@ def letter(content, to=("b@sink.test",), sender="a@sender.test", **more):
 
 
 def go(library, port, letters, env=None, **more):
-    """Has a library of Go send: what became of each letter."""
+    """Has a library of Go send: what became of each message."""
     job = {"library": library, "address": f"127.0.0.1:{port}", "letters": letters, **more}
     return run(golang("client"), job, **(env or {}))
 
@@ -168,7 +168,7 @@ def what_go_smtp_refuses_comes_to_the_right_recipients():
 
 
 def many_letters_of_go_arrive_at_go():
-    """Both ends keep their connections; each letter arrives once."""
+    """Both ends keep their connections; each message arrives once."""
     contents = [b"Subject: %d\r\n\r\n.%d\r\n" % (number, number) for number in range(1000)]
     with GoSmtp() as server, Relay(smart_host=server.port) as relay:
         kept(go("go-smtp client", relay.port, [letter(one) for one in contents]), 1000)

@@ -121,7 +121,7 @@ class Relay:
         return done.returncode, done.stdout, done.stderr
 
     def queue(self, *words):
-        """Waiting recipients, as the relay tells them."""
+        """Waiting recipients, as the relay lists them."""
         code, output, errors = self.command("queue", "list", "--limit", "0", "--json", *words)
         assert code == 0, errors
         return [json.loads(line) for line in output.splitlines()]

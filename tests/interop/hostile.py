@@ -119,7 +119,7 @@ def slow_clients_harm_nobody():
         took, grown = time.monotonic() - began, memory(relay) - before
         print(f"       600 slow clients: {grown // 1024} KiB more, 30 messages in {took:.1f} s")
         assert grown < 60 * MIB and took < 10
-        # Silent at last: each is told, and closed.
+        # Silent at last: each gets its reply, and is closed.
         assert all(b"421 4.4.2" in read_to_close(peer) for peer in peers)
         wait_until("descriptors come back", lambda: open_files(relay) <= files + 4)
 

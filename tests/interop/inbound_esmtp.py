@@ -19,7 +19,7 @@ def offered(relay):
 
 
 def letters_of(relay):
-    """The letters of a relay's spool, which is stopped for it."""
+    """The messages of a relay's spool, which is stopped for it."""
     assert relay.stop() == 0
     with tempfile.TemporaryDirectory() as folder:
         code, _, errors = relay.command("spool", "export", "--to", folder)

@@ -22,7 +22,7 @@ from users import relay_with_users
 
 
 def many_connections_of_aiosmtplib_at_once():
-    """300 connections together, three letters on each."""
+    """300 connections together, three messages on each."""
 
     async def one(port, number):
         async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, timeout=30) as client:
@@ -122,7 +122,7 @@ def perl_letter(*chunks, to=("b@sink.test",), mail=None, rcpt=None):
 
 
 def net_smtp_of_perl_sends():
-    """DATA with 8-bit content and DSN; a bad recipient among good ones, and too large a letter."""
+    """DATA with 8-bit content and DSN; a bad recipient among good ones, and too large a message."""
     small = ["--set", "session.message_bytes_max=5MiB"]
     with Sink() as sink, Relay(*small, smart_host=sink.port) as relay:
         wish = {"Bits": "8", "Envelope": "Q+1 2", "Return": "HDRS"}

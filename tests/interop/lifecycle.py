@@ -1,4 +1,4 @@
-"""Start and stop: what is wrong is said in words that can be acted on; what is told to stop stops."""
+"""Start and stop: errors say what to do, and a relay that is asked to stop stops."""
 
 import ctypes
 import os

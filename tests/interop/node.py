@@ -76,7 +76,7 @@ def nodemailer_pools_its_connections():
 
 
 def nodemailer_logs_in_under_tls():
-    """STARTTLS and TLS from the start, each with PLAIN and LOGIN; what is wrong it is told."""
+    """STARTTLS and TLS from the start, each with PLAIN and LOGIN; it gets the reasons of failures."""
     port = free_port()
     with Sink() as sink, relay_with_users(sink=sink, text=listeners(port)) as (relay, root):
         ways = [secured(relay, root), secured(relay, root, port=port, secure=True)]
@@ -192,7 +192,7 @@ def refusals_of_smtp_server_come_to_the_right_recipients():
         options = {"hideENHANCEDSTATUSCODES": hidden, "authOptional": True, "size": 100_000}
         with SmtpServer(options, refused=refused) as server, Relay(smart_host=server.port) as relay:
             to = ["b@sink.test", "busy@sink.test", "gone@sink.test", "c@sink.test"]
-            # smtp-server tells its limit, and what is larger is not offered (RFC 1870).
+            # smtp-server offers its limit, and what is larger is not offered (RFC 1870).
             kept(nodemailer(at(relay), [raw(SMALL, to=to), raw(LARGE)]))
             bounced = {event["to"]: event for event in relay.wait_event("bounced", 2)}
             assert bounced["gone@sink.test"]["code"] == 550, bounced

@@ -52,7 +52,7 @@ class Mailboxes:
 
 
 class SmtpSink:
-    """Postfix's smtp-sink, which writes down what it was told: `letters()`."""
+    """Postfix's smtp-sink, which writes down what it was sent: `letters()`."""
 
     def __init__(self, *flags):
         need("smtp-sink")
@@ -90,7 +90,7 @@ class SmtpSink:
 
 
 def lmtp_answers_for_each_recipient():
-    """RFC 2033 4.2: one is kept, one deferred until there is room, one refused; from one letter."""
+    """RFC 2033 4.2: one is kept, one deferred until there is room, one refused; from one message."""
     full, gone = "full@sink.test", "gone@sink.test"
     with Mailboxes([full], [gone]) as boxes:
         with Relay("--smart-host", f"lmtp://127.0.0.1:{boxes.port}") as relay:
@@ -193,7 +193,7 @@ def reports(sink):
 
 
 def posted(relay, mail=b"", rcpt=b"", content=b"Subject: x\r\n\r\nthe body\r\n"):
-    """Sends one letter with these parameters of MAIL and RCPT."""
+    """Sends one message with these parameters of MAIL and RCPT."""
     sent = dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test>" + mail + b"\r\n",
                     b"RCPT TO:<b@sink.test>" + rcpt + b"\r\n", b"DATA\r\n", content + b".\r\n", b"QUIT\r\n")
     assert b"\r\n354 " in sent and sent.count(b"\r\n250 ") == 4, sent
@@ -281,7 +281,7 @@ def eight_bits_go_only_where_they_may():
 
 
 def eight_bits_are_converted_and_read_the_same():
-    """RFC 6152 3: what Python's parser reads in the letter is what was sent, and all is 7-bit."""
+    """RFC 6152 3: what Python's parser reads in the message is what was sent, and all is 7-bit."""
     letter = email.message.EmailMessage()
     letter["Subject"] = "x"
     letter.set_content("gr\u00fcn\n.dot\nFrom here = there \n" * 200, cte="8bit")
@@ -319,7 +319,7 @@ def eight_bits_are_converted_and_read_the_same():
 
 
 def hosts_that_ask_are_shown_the_certificate_of_the_route():
-    """`openssl s_server -Verify` says whom it saw; it speaks no SMTP, so the handshake is all."""
+    """`openssl s_server -Verify` says which certificate it saw; it speaks no SMTP, so the handshake is all."""
     with certificates("relay.test", "sink.test") as (made, root):
         certificate, key = made["relay.test"]
         ours = ["--set", f"route.tls_cert={certificate}", "--set", f"route.tls_key={key}"]

@@ -1,4 +1,4 @@
-"""Programs around other mail libraries, in `programs`: each is told in JSON what to do, on its
+"""Programs around other mail libraries, in `programs`: each gets its task in JSON, on its
 standard input, and says in JSON what it saw.
 
 `.ci/run` installs the libraries, and the packages of node below `target/peers` (or RINGPOST_PEERS).
@@ -80,7 +80,7 @@ def run(command, job, **env):
 
 
 class Server:
-    """A next hop that keeps the letters it gets, with what was said about them: `letters`."""
+    """A next hop that keeps the messages it gets, with what was said about them: `messages`."""
 
     def __init__(self, command, settings):
         self.command, self.settings = command, settings
@@ -131,7 +131,7 @@ class Server:
         return self.letters
 
     def came(self):
-        """The letters, without reports."""
+        """The messages, without reports."""
         return [one for one in self.letters if one["from"]]
 
     def reports(self):

@@ -127,7 +127,7 @@ def postfix_behind_the_relay_reports_in_its_place():
 
 
 def postfix_behind_the_relay_takes_international_mail():
-    """RFC 6531: marked when it must be, and only then; and a large letter for many goes, too."""
+    """RFC 6531: marked when it must be, and only then; and a large message for many goes, too."""
     with Sink() as sink, Postfix(sink.port) as postfix, Relay(smart_host=postfix.port) as relay:
         for address, subject in (("gr\u00fcn@sink.test", "x"), ("b@sink.test", "x"), ("c@sink.test", "gr\u00fcn")):
             sent = dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test> SMTPUTF8\r\n",

@@ -36,7 +36,7 @@ VERIFIED = ("--set", "route.tls=must-verify")
 
 
 def the_demand_goes_on_to_a_host_that_meets_it():
-    """RFC 8689 4.2.1; and letters without it go beside, without it."""
+    """RFC 8689 4.2.1; and messages without it go beside, without it."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"]) as server:
             with before(server, made, root, *VERIFIED) as relay:
@@ -83,7 +83,7 @@ def in_the_clear_it_is_not_offered_and_not_taken():
 
 
 def a_host_that_does_not_offer_it_gets_nothing():
-    """5.7.30, and of the letter its header alone goes back, even with RET=FULL (RFC 8689 5)."""
+    """5.7.30, and of the message its header alone goes back, even with RET=FULL (RFC 8689 5)."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"], offers=False) as server:
             with before(server, made, root, *VERIFIED) as relay:
@@ -102,7 +102,7 @@ def a_host_that_does_not_offer_it_gets_nothing():
 
 
 def reports_demand_it_as_the_letter_did():
-    """RFC 8689 5: whatever the letter failed with."""
+    """RFC 8689 5: whatever the message failed with."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         refused = {"b@sink.test": [550, "unknown"]}
         with hop(made["127.0.0.1"], refused=refused) as server:
@@ -114,7 +114,7 @@ def reports_demand_it_as_the_letter_did():
                 text = report["content"].decode()
                 has_lines(text, "Action: failed", "Content-Type: text/rfc822-headers")
                 assert "..dots" not in text, text
-                # Without the demand the letter comes back whole, over a way that is not demanded.
+                # Without the demand the message comes back whole, over a way that is not demanded.
                 kept(nodemailer(secured(relay, root), [raw(SMALL, dsn=WHOLE)]))
                 report = server.wait(2)[1]
                 assert not report["from"] and not report["require_tls"], report
@@ -141,7 +141,7 @@ OPTIONAL = SMALL.replace(b"Subject: x\r\n", b"Subject: x\r\nTLS-Required: No\r\n
 
 
 def tls_required_no_goes_on_as_it_is():
-    """RFC 8689 4.2.2: where TLS cannot be had the letter goes without; with REQUIRETLS the field
+    """RFC 8689 4.2.2: where TLS cannot be had the message goes without; with REQUIRETLS the field
     counts for nothing (4.1)."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         # No version that both speak: the handshake fails.
@@ -159,7 +159,7 @@ def tls_required_no_goes_on_as_it_is():
 
 
 def a_demand_is_met_where_the_route_does_not_demand_it():
-    """RFC 8689 4.2.1, steps 3 to 5: for such a letter the certificate is looked at whatever the
+    """RFC 8689 4.2.1, steps 3 to 5: for such a message the certificate is looked at whatever the
     route says, and this host's is good."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         for policy in ("may", "must"):

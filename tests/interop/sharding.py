@@ -17,7 +17,7 @@ from harness import BINARY, Relay, free_port, main, wait_until
 
 class Server:
     """A next hop by threads, with hooks for its timing: `end_wait` seconds before the reply to the
-    end of data; a connection beyond `connections_max` is told 421; `mail_reply` to MAIL."""
+    end of data; a connection beyond `connections_max` gets 421; `mail_reply` to MAIL."""
 
     def __init__(self, host="127.0.0.1", port=0, end_wait=0.0, connections_max=None,
                  mail_reply="250 2.1.0 ok"):
@@ -98,7 +98,7 @@ def letter(number):
 
 
 def an_outcome_for_another_shard_is_not_lost_at_the_stop():
-    """Eight connections of one home, in the middle of messages of both shards, when the stop comes:
+    """Eight connections of one owner, in the middle of messages of both shards, when the stop comes:
     the shard that has nothing to do must wait for what becomes of its messages at the other."""
     flags = ["--set", "pool.connections_per_site=8", "--set", "pool.stripe_connections_min=100"]
     with Server(end_wait=1.0) as server, Relay(*flags, smart_host=server.port) as relay:
@@ -176,7 +176,7 @@ def a_site_that_says_421_at_mail_backs_off_as_a_whole():
                 send(relay.port, letter(number))
             relay.wait_event("deferred")
             wait_until("the site backs off", lambda: relay.sites()[0].get("backs_off_until"))
-            # On a slow machine some connect before the first is told; then nobody does.
+            # On a slow machine some connect before the first is refused; then none does.
             time.sleep(0.5)
             connects = server.connects
             assert connects < 10, connects

@@ -83,7 +83,7 @@ def a_terminal_is_asked_twice_and_shows_nothing():
             for answer in answers:
                 while not seen.endswith((b"Password: ", b"Again: ")):
                     seen += os.read(terminal, 1000)
-                # Asked first, hidden then: nobody types as fast.
+                # Asked first, then hidden: no person types as fast.
                 wait_until("echo is off", lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
                 seen += b"|"
                 os.write(terminal, answer + b"\n")
@@ -103,7 +103,7 @@ def a_terminal_is_asked_twice_and_shows_nothing():
 
 @contextlib.contextmanager
 def relay_with_users(*words, sink=None, text="", host="relay.test", **users):
-    """A relay with a certificate for `host` and these users, which relays for nobody else: (relay, root). With
+    """A relay with a certificate for `host` and these users, which relays for no other client: (relay, root). With
     `text` also listeners of its own: PORT is the relay's."""
     with tempfile.TemporaryDirectory() as folder, certificates(host) as (made, root):
         path = pathlib.Path(folder) / "users.toml"

@@ -8,20 +8,20 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::count::Fates;
+use crate::count::PairCounts;
 use crate::id::Pair;
 use crate::source::{Latency, histogram};
 
 /// Entries kept apart, so that threads seldom wait for each other.
 const PARTS: usize = 64;
-/// Entries in all: about 1 GB. What comes beyond it is counted but not told apart.
+/// Entries in all: about 1 GB. What comes beyond it is counted but not distinguished.
 pub const PAIRS_MAX: u64 = 20_000_000;
 
 /// What has arrived.
 #[derive(Debug)]
 pub struct Arrivals {
     start: Instant,
-    parts: Vec<Mutex<Fates>>,
+    parts: Vec<Mutex<PairCounts>>,
     /// From the source's first byte to the arrival, in microseconds; first arrivals only.
     latency: Mutex<Option<Histogram<u64>>>,
     /// Misbehaviours by `act step`, and how often.
@@ -100,7 +100,7 @@ impl Arrivals {
     }
 
     /// All that is known of each recipient, in one map.
-    pub fn fates(&self) -> Fates {
+    pub fn pair_counts(&self) -> PairCounts {
         self.parts.iter().flat_map(|part| lock(part).clone()).collect()
     }
 
@@ -109,9 +109,9 @@ impl Arrivals {
     }
 
     /// A message was taken.
-    pub(super) fn message(&self, ours: bool) {
+    pub(super) fn message(&self, is_marked: bool) {
         self.messages.fetch_add(1, Ordering::Relaxed);
-        self.foreign.fetch_add(u64::from(!ours), Ordering::Relaxed);
+        self.foreign.fetch_add(u64::from(!is_marked), Ordering::Relaxed);
         // Zero would mean "none yet".
         let now = (self.start.elapsed().as_micros() as u64).max(1);
         self.first_micros.fetch_min(now, Ordering::Relaxed);
@@ -145,8 +145,8 @@ impl Arrivals {
             self.untold.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let fate = part.entry(pair).or_default();
-        let first = !std::mem::replace(&mut fate.refused, true);
+        let pair_count = part.entry(pair).or_default();
+        let first = !std::mem::replace(&mut pair_count.refused, true);
         self.refused.fetch_add(u64::from(first), Ordering::Relaxed);
     }
 
@@ -159,7 +159,7 @@ impl Arrivals {
         self.ended() >= PAIRS_MAX
     }
 
-    fn part(&self, pair: Pair) -> &Mutex<Fates> {
+    fn part(&self, pair: Pair) -> &Mutex<PairCounts> {
         // Neighbours in number go to different parts.
         &self.parts[(pair.id.number ^ u64::from(pair.recipient)) as usize % PARTS]
     }
@@ -211,7 +211,7 @@ pub struct Report {
     pub doubled: u64,
     /// Arrivals that were not intact or reached another message's recipient.
     pub corrupted: u64,
-    /// Arrivals not told apart, because the bound of the count was reached.
+    /// Arrivals not distinguished, because the bound of the count was reached.
     pub untold: u64,
     /// From the first message taken to the last.
     pub seconds: f64,

@@ -1,4 +1,4 @@
-//! The sink: takes mail as fast as a relay can bring it, or as badly as it was told to.
+//! The sink: takes mail as fast as a relay can bring it, or as badly as asked to.
 //!
 //! Each thread has its own listener on the same port (SO_REUSEPORT), event loop and ledger
 //! handle; they share the plan of misbehaviour and the arrivals.
@@ -98,7 +98,7 @@ pub fn start(
     Ok(Sink { address: bound, arrivals, stop, threads })
 }
 
-/// The address with its port chosen, free at this moment. Without this look a sink that somebody
+/// The address with its port chosen, free at this moment. Without this look a sink that a person
 /// forgot would share the port, take a part of the mail, and the count would call it lost.
 fn free(address: SocketAddr) -> Result<SocketAddr, String> {
     let look = || {

@@ -41,15 +41,15 @@ pub struct Session {
 struct Chunk {
     bytes: usize,
     last: bool,
-    fate: Fate,
+    handling: Handling,
 }
 
 /// What becomes of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Handling {
     Taken,
-    /// There is nobody to take it.
-    ForNobody,
+    /// No recipient is left.
+    NoRecipients,
     /// Refused or deferred as planned.
     Planned(Act),
 }
@@ -324,48 +324,50 @@ impl Session {
             return Ok(Flow::Close);
         };
         let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
-        let nobody = self.transaction.as_ref().is_none_or(|t| t.recipients == 0);
-        let mut fate = Fate::ForNobody;
-        if !nobody {
+        let none_left = self.transaction.as_ref().is_none_or(|t| t.recipients == 0);
+        let mut handling = Handling::NoRecipients;
+        if !none_left {
             let act = match self.step(Step::Data).await {
                 Act::Go => self.step(Step::Content).await,
                 act => act,
             };
-            fate = match act {
-                Act::Go => Fate::Taken,
+            handling = match act {
+                Act::Go => Handling::Taken,
                 Act::HangUp => return self.whole_transaction(act),
-                Act::Refuse(_) | Act::Defer(_) => Fate::Planned(act),
+                Act::Refuse(_) | Act::Defer(_) => Handling::Planned(act),
             };
             self.content.get_or_insert_with(Checker::new);
         }
-        self.chunk = Some(Chunk { bytes, last, fate });
+        self.chunk = Some(Chunk { bytes, last, handling });
         Ok(Flow::On)
     }
 
     /// Takes of a chunk what has come, line by line: how many bytes.
     async fn chunk(&mut self, input: &[u8]) -> Result<(Flow, usize), String> {
-        let Some(Chunk { bytes, last, fate }) = self.chunk.take() else {
+        let Some(Chunk { bytes, last, handling }) = self.chunk.take() else {
             return Ok((Flow::On, 0));
         };
         let here = input.get(..bytes).unwrap_or(input);
         let taken = match memchr::memchr(b'\n', here) {
             Some(end) => end + 1,
-            None if here.len() == bytes || fate != Fate::Taken => here.len(),
+            None if here.len() == bytes || handling != Handling::Taken => here.len(),
             None => 0,
         };
-        if let Some(checker) = self.content.as_mut().filter(|_| taken > 0 && fate == Fate::Taken) {
+        if let Some(checker) =
+            self.content.as_mut().filter(|_| taken > 0 && handling == Handling::Taken)
+        {
             checker.line(here.get(..taken).unwrap_or_default());
         }
         if taken < bytes {
-            self.chunk = Some(Chunk { bytes: bytes - taken, last, fate });
+            self.chunk = Some(Chunk { bytes: bytes - taken, last, handling });
             return Ok((Flow::On, taken));
         }
-        let flow = match (fate, last) {
-            (Fate::ForNobody, _) => self.say("503 5.5.1 no valid recipients\r\n"),
-            (Fate::Planned(act), _) => self.whole_transaction(act)?,
-            (Fate::Taken, false) => self.say("250 2.0.0 more\r\n"),
+        let flow = match (handling, last) {
+            (Handling::NoRecipients, _) => self.say("503 5.5.1 no valid recipients\r\n"),
+            (Handling::Planned(act), _) => self.whole_transaction(act)?,
+            (Handling::Taken, false) => self.say("250 2.0.0 more\r\n"),
             // The lines of all chunks were lines of content: no dots were added.
-            (Fate::Taken, true) => self.end_of_data().await?,
+            (Handling::Taken, true) => self.end_of_data().await?,
         };
         Ok((flow, taken))
     }

@@ -137,7 +137,7 @@ impl Notes {
     }
 
     fn fail(&mut self, what: &str) {
-        /// Kinds of failure told apart; a relay that invents codes cannot grow the list.
+        /// Kinds of failure that are distinguished; a relay that invents codes cannot grow the list.
         const KINDS_MAX: usize = 200;
         if let Some(count) = self.failures.get_mut(what) {
             *count += 1;
@@ -177,7 +177,7 @@ pub fn start(to: SocketAddr, load: &Load) -> Result<Source, String> {
     let run = load.run.unwrap_or_else(|| fastrand::u32(..));
     let tally = Arc::new(Tally::new());
     if let Some(path) = &load.ledger {
-        // Here and not only in the threads, so that a wrong path is told at once.
+        // Here and not only in the threads, so that a wrong path is reported at once.
         crate::ledger::Ledger::open(path)?;
     }
     let shared = Arc::new(Shared {

@@ -27,7 +27,7 @@ enum Phase {
     Between,
     /// The content has not begun: the relay cannot have accepted it.
     Envelope,
-    /// The content flows or has flowed: nobody knows.
+    /// The content flows or has flowed: not known.
     Content,
 }
 
@@ -312,7 +312,7 @@ async fn pipelined(connection: &mut Connection, buffers: &Buffers) -> Result<u32
     }
 }
 
-/// A relay that says 421 and closes has answered: the code tells more than the broken connection.
+/// A relay that says 421 and closes has answered: the code says more than the broken connection.
 fn lost_after(refused: Option<(&'static str, u16)>, step: &'static str) -> Outcome {
     match refused {
         Some((step, 421)) => Outcome::Refused(step, 421),
