@@ -5,8 +5,9 @@
 
 use crate::config::{Override, OverrideFlag};
 use crate::message::QueueId;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Ringpost, a bulk mail relay: takes mail in over SMTP, holds it safely on disk, and delivers it
 /// at the pace that each receiving site accepts.
@@ -34,6 +35,10 @@ pub enum Command {
     },
     /// Check the configuration, print what it means, and exit: 0 if it is right, 2 if not
     Check {
+        /// Also ask the name servers, for this relay's own name forward and back, and print what was
+        /// found to be right
+        #[arg(long)]
+        live: bool,
         /// The flags behind the command.
         #[command(flatten)]
         settings: Settings,
@@ -212,15 +217,40 @@ pub enum SpoolCommand {
 /// What to see of the queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueCommand {
-    /// List waiting messages, one shard after the other
+    /// List waiting recipients, and how many there are
+    ///
+    /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is being
+    /// looked up), "ready" (it waits for a connection) or "out" (it is being delivered); TRIES,
+    /// attempts so far; AGE, time since the message was received; NEXT, when it is tried next; FROM ->
+    /// TO, sender and recipient. The second line says why it waits.
     List {
         /// Show at most this many messages; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
         limit: usize,
-        /// Show only messages with a waiting recipient in this domain
-        #[arg(long, value_name = "DOMAIN", value_parser = domain)]
-        domain: Option<String>,
+        /// Which recipients to show, and in which order.
+        #[command(flatten)]
+        filter: Filter,
         /// Print JSON, one waiting recipient a line
+        #[arg(long)]
+        json: bool,
+        /// The flags behind the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Count waiting recipients by domain and age, as qshape does, and by what they wait for
+    ///
+    /// Columns: TOTAL, all recipients of the domain; 5, 10, 20 and so on, those that were received
+    /// less than so many minutes ago, and before that 1280+, those older; 4XX, DNS and CONN, those
+    /// whose last attempt ended with a reply 4xx (greylisting among them), with trouble in the DNS, or
+    /// with a failed or lost connection; OUT, those that are being delivered.
+    Summary {
+        /// Show at most this many domains; 0 shows all
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
+        limit: usize,
+        /// Order by
+        #[arg(long, value_name = "COLUMN", value_enum, default_value_t)]
+        sort: SummaryOrder,
+        /// Print JSON, one domain a line
         #[arg(long)]
         json: bool,
         /// The flags behind the command.
@@ -240,7 +270,15 @@ pub enum QueueCommand {
         settings: Settings,
     },
     /// List the sites that mail waits for: how much, connections, back-off and its cause
+    ///
+    /// Columns: READY, recipients that wait for a connection to the site; OUT, recipients that are
+    /// being delivered to it; CONNECTIONS, open and allowed, of all shards together; SITE, its name.
+    /// The second line says until when the site backs off, and why. Recipients that wait for their
+    /// next attempt belong to no site until then: see `queue summary`.
     Sites {
+        /// Order by
+        #[arg(long, value_name = "COLUMN", value_enum, default_value_t)]
+        sort: SiteOrder,
         /// Print JSON, one site a line
         #[arg(long)]
         json: bool,
@@ -250,11 +288,94 @@ pub enum QueueCommand {
     },
 }
 
+/// Which recipients `queue list` shows, and in which order.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Filter {
+    /// Show only messages with a waiting recipient in this domain
+    #[arg(long, value_name = "DOMAIN", value_parser = domain)]
+    pub domain: Option<String>,
+    /// Show only recipients of sites whose name contains this text
+    #[arg(long, value_name = "TEXT")]
+    pub site: Option<String>,
+    /// Show only messages whose sender contains this text; <> is the empty sender
+    #[arg(long, value_name = "TEXT")]
+    pub from: Option<String>,
+    /// Show only recipients in this state
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+    /// Show only messages that were received longer ago than this, such as 30m or 2d
+    #[arg(long, value_name = "DURATION", value_parser = age)]
+    pub older_than: Option<Duration>,
+    /// Order by; the whole queue is read for it
+    #[arg(long, value_name = "COLUMN", value_enum)]
+    pub sort: Option<ListOrder>,
+}
+
+impl Filter {
+    /// Whether the relay can do all of it: it knows domains.
+    pub fn is_plain(&self) -> bool {
+        let Filter { site, from, state, older_than, sort, .. } = self;
+        site.is_none()
+            && from.is_none()
+            && state.is_none()
+            && older_than.is_none()
+            && sort.is_none()
+    }
+}
+
+/// The order of `queue list`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListOrder {
+    /// The oldest first
+    Age,
+    /// Those tried next first
+    Next,
+    /// Those tried most often first
+    Tries,
+    /// The largest first
+    Size,
+    /// By sender
+    From,
+    /// By domain of the recipient
+    Domain,
+}
+
+/// The order of `queue sites`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SiteOrder {
+    /// Those with the most recipients ready first
+    #[default]
+    Ready,
+    /// Those with the most recipients out first
+    Out,
+    /// Those with the most connections first
+    Connections,
+    /// By name
+    Site,
+}
+
+/// The order of `queue summary`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SummaryOrder {
+    /// Those with the most recipients first
+    #[default]
+    Total,
+    /// Those with the oldest recipient first
+    Age,
+    /// By name
+    Domain,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a duration, such as 30m, 12h or 2d".into())
+}
+
 /// The flags that say where the configuration is and what differs from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct Settings {
-    /// Read the configuration from FILE; without it the defaults hold
+    /// Read the configuration from FILE [default: the file that RINGPOST_CONFIG names, else
+    /// /etc/ringpost/ringpost.toml if it is there, else the defaults hold]
     #[arg(long, short = 'c', value_name = "FILE")]
     config: Option<PathBuf>,
     /// Listen on this address instead of the configured ones; may be repeated
@@ -317,7 +438,7 @@ impl Arguments {
         let front = self.settings.clone();
         match &self.command {
             None => front,
-            Some(Command::Serve { settings } | Command::Check { settings }) => {
+            Some(Command::Serve { settings } | Command::Check { settings, .. }) => {
                 front.and(settings.clone())
             }
             Some(Command::Version) => front,
@@ -330,6 +451,7 @@ impl Arguments {
             Some(Command::Queue { command, settings: between }) => match command {
                 QueueCommand::List { settings, .. }
                 | QueueCommand::Show { settings, .. }
+                | QueueCommand::Summary { settings, .. }
                 | QueueCommand::Sites { settings, .. } => {
                     front.and(between.clone()).and(settings.clone())
                 }
@@ -476,12 +598,12 @@ mod tests {
     fn queue_commands_take_their_own_flags() {
         let list = parse("ringpost queue list --limit 5 --domain example.com --json");
         let Some(Command::Queue {
-            command: QueueCommand::List { limit, domain, json, .. }, ..
+            command: QueueCommand::List { limit, filter, json, .. }, ..
         }) = list.command
         else {
             panic!("not queue list")
         };
-        assert_eq!((limit, domain.as_deref(), json), (5, Some("example.com"), true));
+        assert_eq!((limit, filter.domain.as_deref(), json), (5, Some("example.com"), true));
         let show = parse("ringpost queue show 06j8pa3qz4s0w");
         let Some(Command::Queue { command: QueueCommand::Show { id, json, .. }, .. }) =
             show.command

@@ -4,14 +4,16 @@
 //! It must not know how anything works.
 
 mod arguments;
+mod log_filter;
 mod show;
 mod spool;
 mod user;
 
 use crate::auth;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Origin};
 use crate::control::{self, RequestError};
 use crate::credentials;
+use crate::ring;
 use crate::shard;
 use crate::spool::{Spool, lock};
 use crate::tls::{Client, ClientFiles, Server};
@@ -19,7 +21,6 @@ use arguments::{Arguments, Command, ConfigCommand, QueueCommand};
 use clap::Parser;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// The configuration, the command line or the request was wrong.
 const EXIT_USAGE: u8 = 2;
@@ -41,7 +42,9 @@ pub fn main() -> ExitCode {
         }
         _ => {}
     }
-    let config = match Config::load(settings.config(), &settings.overrides()) {
+    let environment = std::env::var_os("RINGPOST_CONFIG");
+    let origin = Origin::find(settings.config(), environment.as_deref(), settings.overrides());
+    let config = match origin.load() {
         Ok(config) => config,
         Err(error) => {
             // One line for each thing that is wrong.
@@ -52,9 +55,10 @@ pub fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        None | Some(Command::Serve { .. }) => serve(config),
-        Some(Command::Check { .. }) => {
+        None | Some(Command::Serve { .. }) => serve(config, origin),
+        Some(Command::Check { live, .. }) => {
             warn(&config);
+            preflight(&config, live);
             let shown = Server::new(&config.tls).map(|_| ());
             let ours = || {
                 let files = ClientFiles::new(&config.tls, &config.route.certificates)?;
@@ -76,8 +80,7 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            print!("{}", config.render());
-            ExitCode::SUCCESS
+            print(&format!("# configuration: {}\n{}", origin.describe(), config.render()))
         }
         Some(Command::Config { command, .. }) => match command {
             ConfigCommand::Show { key, .. } => match config.explain(&key) {
@@ -102,14 +105,20 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, origin: Origin) -> ExitCode {
+    let wished = std::env::var("RINGPOST_LOG").unwrap_or_default();
+    let (filter, faults) = log_filter::filter(&wished);
+    for fault in faults {
+        eprintln!("ringpost: warning: RINGPOST_LOG: {fault}");
+    }
     tracing_subscriber::fmt()
-        .with_env_filter(filter())
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
     warn(&config);
-    match control::serve(config) {
+    tracing::info!(file = origin.describe(), "configuration read");
+    match control::serve(config, origin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringpost: {error}");
@@ -118,22 +127,15 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
-/// What libraries say: every handshake that fails is told by us, and what is sent is nobody's
-/// business.
-const OF_OTHERS: &str = "rustls=off,ureq=off,ureq_proto=off";
-
-/// What of the diagnostics is shown: `RINGPOST_LOG`, or from info up.
-fn filter() -> EnvFilter {
-    let wished = std::env::var("RINGPOST_LOG").unwrap_or_default();
-    if wished.is_empty() {
-        return EnvFilter::new(format!("info,{OF_OTHERS}"));
+/// Warns of what a start or the first mail would find wrong with this machine.
+fn preflight(config: &Config, live: bool) {
+    let findings = if live { control::live(config) } else { control::preflight(config) };
+    for warning in findings.warnings {
+        eprintln!("ringpost: warning: {warning}");
     }
-    EnvFilter::try_new(format!("{OF_OTHERS},{wished}")).unwrap_or_else(|error| {
-        eprintln!(
-            "ringpost: warning: RINGPOST_LOG={wished:?} is not understood, so it is info: {error}"
-        );
-        EnvFilter::new(format!("info,{OF_OTHERS}"))
-    })
+    for fact in findings.facts.iter().filter(|_| live) {
+        eprintln!("ringpost: right: {fact}");
+    }
 }
 
 fn warn(config: &Config) {
@@ -144,16 +146,20 @@ fn warn(config: &Config) {
 
 fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
     let (target, json) = match command {
-        QueueCommand::List { limit, domain, json, .. } => {
-            let domain = domain.as_deref().map(|domain| format!("&domain={}", escape(domain)));
+        QueueCommand::List { limit, filter, json, .. } => {
+            let domain =
+                filter.domain.as_deref().map(|domain| format!("&domain={}", escape(domain)));
             // One more than is shown, to know whether there are more.
-            let limit = if *limit == 0 { 0 } else { limit.saturating_add(1) };
+            // What the relay cannot choose is chosen here, out of all.
+            let all = *limit == 0 || !filter.is_plain();
+            let limit = if all { 0 } else { limit.saturating_add(1) };
             (format!("/queue?limit={limit}{}", domain.unwrap_or_default()), *json)
         }
         QueueCommand::Show { id, json, .. } => (format!("/queue/{id}"), *json),
         QueueCommand::Sites { json, .. } => ("/sites".to_owned(), *json),
+        QueueCommand::Summary { json, .. } => ("/summary".to_owned(), *json),
     };
-    let mut screen = show::Screen::new(command, json);
+    let mut screen = show::Screen::new(command, json, ring::wall_clock().into());
     let asked = control::request(&config.control.socket, &target, |line| screen.line(line));
     match asked {
         Ok(()) => {
@@ -183,7 +189,18 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
 fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Screen) -> ExitCode {
     let root = &config.spool.directory;
     if !root.is_dir() {
-        eprintln!("ringpost: {}: no relay runs here, and there is no spool", root.display());
+        eprintln!(
+            "ringpost: {}: no relay runs here, and there is no such folder; name the spool with --spool DIR, \
+             or the configuration with --config FILE",
+            root.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    if matches!(command, QueueCommand::Summary { .. }) {
+        eprintln!(
+            "ringpost: {}: no relay runs here; `ringpost spool stat` counts its spool",
+            root.display()
+        );
         return ExitCode::FAILURE;
     }
     if matches!(command, QueueCommand::Sites { .. }) {
@@ -198,6 +215,15 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
             return ExitCode::FAILURE;
         }
     };
+    // A wrong path must not look like an empty queue.
+    if folders.is_empty() {
+        eprintln!(
+            "ringpost: {}: this is not a spool: it has no folder shard-N; name the spool with \
+             --spool DIR, or the configuration with --config FILE",
+            root.display()
+        );
+        return ExitCode::FAILURE;
+    }
     let mut failed = false;
     let mut entries = Vec::new();
     for (number, folder) in folders.iter().enumerate() {

@@ -1,64 +1,133 @@
 //! What the queue commands print: a table for people, or the JSON lines as they came.
 
-use super::arguments::QueueCommand;
-use crate::shard::{RecipientEntry, SiteEntry};
+use super::arguments::{Filter, ListOrder, QueueCommand, SiteOrder, SummaryOrder};
+use super::counted;
+use crate::shard::{AGES_MINUTES, DomainEntry, RecipientEntry, SiteEntry};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-/// Prints lines of one answer.
+/// Prints the lines of one answer.
 pub(super) struct Screen {
     what: What,
     json: bool,
+    filter: Filter,
+    /// The time of the request, for ages.
+    now: OffsetDateTime,
     shown: usize,
-    /// Messages to show; 0 is all.
+    /// Messages or domains to show; 0 is all.
     limit: usize,
     /// Messages so far, and the id of the last.
     messages: usize,
     last: String,
-    /// Of which domain, when one was asked for.
-    domain: Option<String>,
+    totals: Totals,
+    /// Entries that wait for their order.
+    held: Vec<RecipientEntry>,
+    sites: BTreeMap<String, SiteEntry>,
+    domains: Vec<DomainEntry>,
     /// Standard output is gone (`| head`): the rest is not printed.
     gone: bool,
 }
 
+/// Which answer it is.
 #[derive(Clone, Copy, PartialEq)]
 enum What {
     List,
     Show,
-    Sites,
+    Sites(SiteOrder),
+    Summary(SummaryOrder),
+}
+
+/// What a list comes to.
+#[derive(Default)]
+struct Totals {
+    recipients: u64,
+    messages: u64,
+    by_state: BTreeMap<String, u64>,
+    oldest: Option<Duration>,
 }
 
 impl Screen {
-    pub(super) fn new(command: &QueueCommand, json: bool) -> Screen {
-        let what = match command {
-            QueueCommand::List { .. } => What::List,
-            QueueCommand::Show { .. } => What::Show,
-            QueueCommand::Sites { .. } => What::Sites,
+    pub(super) fn new(command: &QueueCommand, json: bool, now: OffsetDateTime) -> Screen {
+        let (what, limit, filter) = match command {
+            QueueCommand::List { limit, filter, .. } => (What::List, *limit, filter.clone()),
+            QueueCommand::Show { .. } => (What::Show, 0, Filter::default()),
+            QueueCommand::Sites { sort, .. } => (What::Sites(*sort), 0, Filter::default()),
+            QueueCommand::Summary { limit, sort, .. } => {
+                (What::Summary(*sort), *limit, Filter::default())
+            }
         };
-        let (limit, domain) = match command {
-            QueueCommand::List { limit, domain, .. } => (*limit, domain.clone()),
-            QueueCommand::Show { .. } | QueueCommand::Sites { .. } => (0, None),
-        };
-        let last = String::new();
-        Screen { what, json, shown: 0, limit, messages: 0, last, domain, gone: false }
+        Screen {
+            what,
+            json,
+            filter,
+            now,
+            shown: 0,
+            limit,
+            messages: 0,
+            last: String::new(),
+            totals: Totals::default(),
+            held: Vec::new(),
+            sites: BTreeMap::new(),
+            domains: Vec::new(),
+            gone: false,
+        }
     }
 
     /// One JSON line from the relay.
     pub(super) fn line(&mut self, line: &str) {
-        if self.json && self.limit == 0 {
-            return self.print(line);
-        }
         match self.what {
-            What::Sites => match serde_json::from_str::<SiteEntry>(line) {
-                Ok(entry) => self.site(&entry),
+            What::Sites(_) => match serde_json::from_str::<SiteEntry>(line) {
+                Ok(entry) if !self.json => self.merge(entry),
+                _ => self.print(line),
+            },
+            What::Summary(_) => match serde_json::from_str::<DomainEntry>(line) {
+                Ok(entry) => self.domains.push(entry),
                 Err(_) => self.print(line),
             },
             What::List | What::Show => match serde_json::from_str::<RecipientEntry>(line) {
-                Ok(entry) if !self.fits(&entry) => {}
-                Ok(_) if self.json => self.print(line),
-                Ok(entry) => self.recipient(&entry),
+                Ok(entry) => self.take(entry),
                 Err(_) => self.print(line),
             },
         }
+    }
+
+    /// A recipient: shown at once, unless there is an order to bring it into.
+    fn take(&mut self, entry: RecipientEntry) {
+        if !self.is_wanted(&entry) {
+            return;
+        }
+        if self.filter.sort.is_some() {
+            self.held.push(entry);
+        } else if self.fits(&entry) {
+            self.stored(&entry);
+        }
+    }
+
+    fn is_wanted(&self, entry: &RecipientEntry) -> bool {
+        let Filter { domain, site, from, state, older_than, .. } = &self.filter;
+        let holds = |wanted: &Option<String>, of: &str| {
+            wanted
+                .as_ref()
+                .is_none_or(|text| of.to_ascii_lowercase().contains(&text.to_ascii_lowercase()))
+        };
+        let of_sender = match from.as_deref() {
+            Some("<>") => entry.from.is_empty(),
+            _ => holds(from, &entry.from),
+        };
+        of_sender
+            && domain.as_ref().is_none_or(|domain| domain.eq_ignore_ascii_case(domain_of(entry)))
+            && holds(site, entry.site.as_deref().unwrap_or_default())
+            && state.as_ref().is_none_or(|state| *state == entry.state)
+            && older_than.is_none_or(|wanted| self.age(entry).is_some_and(|age| age > wanted))
+    }
+
+    fn age(&self, entry: &RecipientEntry) -> Option<Duration> {
+        let received = OffsetDateTime::parse(&entry.received, &Rfc3339).ok()?;
+        Some((self.now - received).unsigned_abs())
     }
 
     /// Counts the messages: whether this one is within the limit.
@@ -74,18 +143,8 @@ impl Screen {
     /// none was asked for by name.
     pub(super) fn select(&mut self, entries: Vec<RecipientEntry>, command: &QueueCommand) -> bool {
         match command {
-            QueueCommand::List { domain, .. } => {
-                for entry in entries {
-                    let is_wanted = domain.as_ref().is_none_or(|domain| {
-                        entry
-                            .to
-                            .rsplit_once('@')
-                            .is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain))
-                    });
-                    if is_wanted && self.fits(&entry) {
-                        self.stored(&entry);
-                    }
-                }
+            QueueCommand::List { .. } => {
+                entries.into_iter().for_each(|entry| self.take(entry));
                 true
             }
             QueueCommand::Show { id, .. } => {
@@ -97,11 +156,42 @@ impl Screen {
                 }
                 found
             }
-            QueueCommand::Sites { .. } => true,
+            QueueCommand::Sites { .. } | QueueCommand::Summary { .. } => true,
         }
     }
 
+    /// Prints what waited for its order, and the totals.
     pub(super) fn end(&mut self) {
+        if let Some(order) = self.filter.sort {
+            let mut held = std::mem::take(&mut self.held);
+            sort(&mut held, order);
+            for entry in held {
+                if self.fits(&entry) {
+                    self.stored(&entry);
+                }
+            }
+        }
+        match self.what {
+            What::List | What::Show => self.end_list(),
+            What::Sites(order) => self.print_sites(order),
+            What::Summary(order) => self.print_summary(order),
+        }
+    }
+
+    fn end_list(&mut self) {
+        if self.what == What::List && !self.json && self.totals.recipients > 0 {
+            let Totals { recipients, messages, by_state, oldest } = &self.totals;
+            let states: Vec<String> =
+                by_state.iter().map(|(state, count)| format!("{count} {state}")).collect();
+            let total = format!(
+                "{} of {}: {}; oldest {}",
+                counted(*recipients, "recipient", "recipients"),
+                counted(*messages, "message", "messages"),
+                states.join(", "),
+                shown_age(*oldest)
+            );
+            self.print(&total);
+        }
         if self.limit != 0 && self.messages > self.limit {
             eprintln!(
                 "ringpost: there are more: --limit {} ended the list, --limit 0 shows all",
@@ -111,12 +201,10 @@ impl Screen {
         if self.json || self.shown > 0 {
             return;
         }
-        match self.what {
-            What::List | What::Show => match self.domain.take() {
-                Some(domain) => self.print(&format!("Nothing waits for {domain}.")),
-                None => self.print("The queue is empty."),
-            },
-            What::Sites => self.print("No site has mail or connections."),
+        match self.filter.domain.take() {
+            _ if !self.filter.is_plain() => self.print("Nothing in the queue fits."),
+            Some(domain) => self.print(&format!("Nothing waits for {domain}.")),
+            None => self.print("The queue is empty."),
         }
     }
 
@@ -134,13 +222,19 @@ impl Screen {
             return self.details(entry);
         }
         if self.shown == 0 {
-            self.print(&row("ID", "STATE", "TRIES", "NEXT", "FROM -> TO"));
+            self.print(&row("ID", "STATE", "TRIES", "NEXT", "AGE", "FROM -> TO"));
         }
         self.shown += 1;
+        let age = self.age(entry);
+        self.totals.recipients += 1;
+        self.totals.messages = self.messages as u64;
+        *self.totals.by_state.entry(entry.state.clone()).or_default() += 1;
+        self.totals.oldest = self.totals.oldest.max(age);
         let from = if entry.from.is_empty() { "<>" } else { &entry.from };
         let next = next_try(entry).map_or("now".to_owned(), seconds_only);
         let tries = entry.attempts.to_string();
-        let line = row(&entry.id, &entry.state, &tries, &next, &format!("{from} -> {}", entry.to));
+        let path = format!("{from} -> {}", entry.to);
+        let line = row(&entry.id, &entry.state, &tries, &next, &shown_age(age), &path);
         self.print(&line);
         match (&entry.trouble, &entry.site_backs_off, &entry.reason) {
             (Some(why), ..) => self.print(&format!("{:14}{why}", "")),
@@ -183,22 +277,98 @@ impl Screen {
         }
     }
 
-    fn site(&mut self, entry: &SiteEntry) {
-        if self.shown == 0 {
-            self.print(&format!(
-                "{:>5} {:>8} {:>6} {:>12}  SITE",
-                "SHARD", "READY", "OUT", "CONNECTIONS"
-            ));
+    /// Lays what one shard says of a site over what the others say.
+    fn merge(&mut self, entry: SiteEntry) {
+        let Some(site) = self.sites.get_mut(&entry.site) else {
+            self.sites.insert(entry.site.clone(), entry);
+            return;
+        };
+        site.ready += entry.ready;
+        site.out += entry.out;
+        site.connections += entry.connections;
+        site.connections_max += entry.connections_max;
+        if entry.backs_off_until > site.backs_off_until {
+            site.backs_off_until = entry.backs_off_until;
+            site.reason = entry.reason;
         }
-        self.shown += 1;
-        let connections = format!("{}/{}", entry.connections, entry.connections_max);
-        self.print(&format!(
-            "{:>5} {:>8} {:>6} {connections:>12}  {}",
-            entry.shard, entry.ready, entry.out, entry.site
-        ));
-        if let Some(until) = &entry.backs_off_until {
-            let reason = entry.reason.as_deref().unwrap_or("");
-            self.print(&format!("{:36}backs off until {until}: {reason}", ""));
+    }
+
+    fn print_sites(&mut self, order: SiteOrder) {
+        if self.json {
+            return;
+        }
+        let mut sites: Vec<SiteEntry> = std::mem::take(&mut self.sites).into_values().collect();
+        // Stable: equal ones stay in the order of their names.
+        match order {
+            SiteOrder::Ready => sites.sort_by_key(|site| Reverse(site.ready)),
+            SiteOrder::Out => sites.sort_by_key(|site| Reverse(site.out)),
+            SiteOrder::Connections => sites.sort_by_key(|site| Reverse(site.connections)),
+            SiteOrder::Site => {}
+        }
+        if sites.is_empty() {
+            return self.print("No site has mail or connections.");
+        }
+        self.print(&format!("{:>8} {:>6} {:>12}  SITE", "READY", "OUT", "CONNECTIONS"));
+        for site in &sites {
+            let connections = format!("{}/{}", site.connections, site.connections_max);
+            self.print(&format!(
+                "{:>8} {:>6} {connections:>12}  {}",
+                site.ready, site.out, site.site
+            ));
+            if let Some(until) = &site.backs_off_until {
+                let reason = site.reason.as_deref().unwrap_or("");
+                self.print(&format!("{:30}backs off until {until}: {reason}", ""));
+            }
+        }
+        let sum = |of: fn(&SiteEntry) -> usize| sites.iter().map(of).sum::<usize>();
+        let total = format!(
+            "{}: {} ready, {} out, {}",
+            counted(sites.len() as u64, "site", "sites"),
+            sum(|site| site.ready),
+            sum(|site| site.out),
+            counted(sum(|site| site.connections) as u64, "connection", "connections")
+        );
+        self.print(&total);
+    }
+
+    fn print_summary(&mut self, order: SummaryOrder) {
+        let mut domains = std::mem::take(&mut self.domains);
+        match order {
+            SummaryOrder::Total => domains.sort_by_key(|one| Reverse(one.recipients)),
+            SummaryOrder::Age => domains.sort_by_key(|one| Reverse(one.oldest_seconds)),
+            SummaryOrder::Domain => {}
+        }
+        let shown = if self.limit == 0 { domains.len() } else { self.limit.min(domains.len()) };
+        if self.json {
+            for entry in domains.iter().take(shown) {
+                if let Ok(line) = serde_json::to_string(entry) {
+                    self.print(&line);
+                }
+            }
+            return;
+        }
+        if domains.is_empty() {
+            return self.print("The queue is empty.");
+        }
+        let mut head = format!("{:>8}", "TOTAL");
+        for bound in AGES_MINUTES {
+            head.push_str(&format!(" {bound:>6}"));
+        }
+        let last = AGES_MINUTES.last().copied().unwrap_or_default();
+        head.push_str(&format!(" {:>6}", format!("{last}+")));
+        head.push_str(&format!(" {:>6} {:>6} {:>6} {:>6}  DOMAIN", "4XX", "DNS", "CONN", "OUT"));
+        self.print(&head);
+        let mut total = DomainEntry { domain: "(all)".to_owned(), ..DomainEntry::default() };
+        let count = domains.len();
+        for (position, entry) in domains.into_iter().enumerate() {
+            if position < shown {
+                self.print(&summary_row(&entry));
+            }
+            total.add(entry);
+        }
+        self.print(&summary_row(&total));
+        if shown < count {
+            eprintln!("ringpost: there are {count} domains; --limit 0 shows all");
         }
     }
 
@@ -209,8 +379,53 @@ impl Screen {
     }
 }
 
-fn row(id: &str, state: &str, tries: &str, next: &str, who: &str) -> String {
-    format!("{id:13} {state:8} {tries:>5} {next:20} {who}")
+fn row(id: &str, state: &str, tries: &str, next: &str, age: &str, path: &str) -> String {
+    format!("{id:13} {state:8} {tries:>5} {next:20} {age:>7} {path}")
+}
+
+fn summary_row(entry: &DomainEntry) -> String {
+    let mut row = format!("{:>8}", entry.recipients);
+    for count in entry.ages {
+        row.push_str(&format!(" {count:>6}"));
+    }
+    let DomainEntry { after_reply, after_dns, after_connection, out, domain, .. } = entry;
+    row.push_str(&format!(" {after_reply:>6} {after_dns:>6} {after_connection:>6} {out:>6}"));
+    row.push_str(&format!("  {domain}"));
+    row
+}
+
+fn domain_of(entry: &RecipientEntry) -> &str {
+    entry.to.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+/// RFC 3339 in UTC orders as text.
+fn sort(entries: &mut [RecipientEntry], order: ListOrder) {
+    let next = |entry: &RecipientEntry| next_try(entry).unwrap_or_default().to_owned();
+    match order {
+        ListOrder::Age => entries.sort_by(|a, b| a.received.cmp(&b.received)),
+        ListOrder::Next => entries.sort_by_key(next),
+        ListOrder::Tries => entries.sort_by_key(|entry| Reverse(entry.attempts)),
+        ListOrder::Size => entries.sort_by_key(|entry| Reverse(entry.size)),
+        ListOrder::From => entries.sort_by(|a, b| a.from.cmp(&b.from)),
+        ListOrder::Domain => entries.sort_by(|a, b| domain_of(a).cmp(domain_of(b))),
+    }
+}
+
+/// The two largest units: `2d 3h`, `5m 10s`.
+fn shown_age(age: Option<Duration>) -> String {
+    let Some(age) = age else { return "?".to_owned() };
+    let seconds = age.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let first = units.iter().position(|(scale, _)| seconds >= *scale).unwrap_or(3);
+    let mut left = seconds;
+    let mut parts = Vec::new();
+    for (scale, unit) in units.iter().skip(first).take(2) {
+        if left / scale > 0 || parts.is_empty() {
+            parts.push(format!("{}{unit}", left / scale));
+        }
+        left %= scale;
+    }
+    parts.join(" ")
 }
 
 /// When: its own time, or that of the site it is ready for. `None` is now.
@@ -240,6 +455,57 @@ fn explain(state: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_have_at_most_two_units() {
+        let shown = |seconds| shown_age(Some(Duration::from_secs(seconds)));
+        assert_eq!(shown(0), "0s");
+        assert_eq!(shown(70), "1m 10s");
+        assert_eq!(shown(3600), "1h");
+        assert_eq!(shown(2 * 86_400 + 3 * 3600 + 59), "2d 3h");
+        assert_eq!(shown_age(None), "?");
+    }
+
+    #[test]
+    fn entries_are_chosen_by_every_filter_and_ordered() {
+        let entry = |from: &str, to: &str, state: &str, received: &str, size| RecipientEntry {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            state: state.to_owned(),
+            received: received.to_owned(),
+            site: Some("mx:a".to_owned()).filter(|_| state == "ready"),
+            size,
+            ..RecipientEntry::default()
+        };
+        let mut entries = [
+            entry("", "x@b.test", "ready", "2026-01-02T00:00:00.000Z", 5),
+            entry("News@s.test", "y@a.test", "waiting", "2026-01-01T00:00:00.000Z", 9),
+        ];
+        let chosen = |filter: Filter| {
+            let command =
+                QueueCommand::List { limit: 0, filter, json: false, settings: Default::default() };
+            let now = OffsetDateTime::from_unix_timestamp(1_767_312_000 + 3600).ok();
+            let screen = now.map(|now| Screen::new(&command, false, now));
+            let wanted = entries
+                .iter()
+                .filter(|entry| screen.as_ref().is_some_and(|screen| screen.is_wanted(entry)));
+            wanted.map(|entry| entry.size).collect::<Vec<_>>()
+        };
+        let all = Filter::default;
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(chosen(all()), [5, 9]);
+        assert_eq!(chosen(Filter { domain: text("A.test"), ..all() }), [9]);
+        assert_eq!(chosen(Filter { from: text("news@"), ..all() }), [9]);
+        assert_eq!(chosen(Filter { from: text("<>"), ..all() }), [5]);
+        assert_eq!(chosen(Filter { site: text("mx:"), ..all() }), [5]);
+        assert_eq!(chosen(Filter { state: text("waiting"), ..all() }), [9]);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(chosen(Filter { older_than: Some(day), ..all() }), [9]);
+        sort(&mut entries, ListOrder::Age);
+        assert_eq!(entries.first().map(|entry| entry.size), Some(9));
+        sort(&mut entries, ListOrder::Domain);
+        assert_eq!(entries.first().map(|entry| entry.size), Some(9));
+    }
 
     #[test]
     fn what_is_ready_for_a_site_that_backs_off_is_not_tried_now() {

@@ -25,6 +25,10 @@ const EXIT_UNREADABLE: u8 = EXIT_USAGE;
 /// Domains that `stat` names.
 const DOMAINS_SHOWN: usize = 10;
 
+/// What to do about a folder that is no spool.
+const WHICH_SPOOL: &str = "name the spool as DIR or with --spool DIR, or the configuration with \
+                           --config FILE";
+
 /// Runs the command.
 pub(super) fn run(config: &Config, command: SpoolCommand) -> ExitCode {
     let done = match command {
@@ -54,7 +58,7 @@ fn folders_to_read(
 ) -> Result<(Vec<PathBuf>, Vec<lock::Lock>), String> {
     let root = directory.unwrap_or(&config.spool.directory);
     if !root.is_dir() {
-        return Err(format!("{}: there is no spool", root.display()));
+        return Err(format!("{}: there is no such folder; {WHICH_SPOOL}", root.display()));
     }
     let mut locks = Vec::new();
     // The folder of one shard is locked by the root above it.
@@ -80,7 +84,10 @@ fn folders_to_read(
     };
     // A wrong path must not be found clean.
     if !is_spool {
-        return Err(format!("{}: neither a spool nor a shard's folder", root.display()));
+        return Err(format!(
+            "{}: neither a spool (it has no folder shard-N) nor a shard's folder; {WHICH_SPOOL}",
+            root.display()
+        ));
     }
     Ok((folders, locks))
 }

@@ -1,7 +1,7 @@
 //! `[control]`: the operator's socket and the stop.
 
 use super::declare::table;
-use super::kinds::{duration, hours, path_in_spool, seconds};
+use super::kinds::{duration, hours, optional, path_in_spool, seconds, text};
 use super::table::Table;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,9 @@ table! {
     pub struct Control {
         /// The Unix socket that `ringpost queue` speaks to. Its path has at most 107 bytes.
         socket: PathBuf = path_in_spool("control.sock");
+        /// The group whose members may use the socket, by name; its mode is 0660. Without it, the
+        /// group that the relay runs as.
+        group: Option<Box<str>> = optional(text("ringpost-operators"));
         /// After SIGTERM nothing new begins, and transactions may finish for this long. What is not
         /// finished then is tried again after the next start.
         stop_within: Duration = duration(seconds(20), Duration::ZERO..=hours(1));

@@ -6,9 +6,10 @@
 use super::error::ConfigError;
 use super::source::{self, Override, OverrideFlag, Tree};
 use super::table::Report;
-use super::{Config, EventOutput, unit, written};
+use super::{Config, EventOutput, HostName, unit, written};
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the machine says of itself, where the file is silent.
@@ -60,6 +61,54 @@ fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
         Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, 53))
     };
     resolv_conf.lines().filter_map(server).take(RESOLV_CONF_SERVERS_MAX).collect()
+}
+
+/// The file that is read when no other is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/ringpost/ringpost.toml";
+
+/// Where a configuration comes from: for reading it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file; `None` when the defaults hold.
+    pub file: Option<PathBuf>,
+    /// What the command line lays over it.
+    pub overrides: Vec<Override>,
+}
+
+impl Origin {
+    /// The file is the one that was `named` (--config), else the one that `environment`
+    /// (RINGPOST_CONFIG) names, else [`DEFAULT_FILE`] if it is there.
+    pub fn find(
+        named: Option<&Path>,
+        environment: Option<&OsStr>,
+        overrides: Vec<Override>,
+    ) -> Origin {
+        let default = Path::new(DEFAULT_FILE);
+        let file = match (named, environment) {
+            (Some(named), _) => Some(named.to_owned()),
+            // Empty is a way to ask for the defaults.
+            (None, Some(name)) if name.is_empty() => None,
+            (None, Some(name)) => Some(name.into()),
+            (None, None) => default.exists().then(|| default.to_owned()),
+        };
+        Origin { file, overrides }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
+
+    /// The file, or that there is none.
+    pub fn describe(&self) -> String {
+        match &self.file {
+            Some(file) => file.display().to_string(),
+            None => format!("no file, so the defaults ({DEFAULT_FILE} is not there)"),
+        }
+    }
 }
 
 impl Config {
@@ -141,7 +190,38 @@ impl Config {
                     .into(),
             );
         }
+        self.warn_of_names(&mut warnings);
         warnings
+    }
+
+    /// Values that are right and mean something else than they seem to.
+    fn warn_of_names(&self, warnings: &mut Vec<String>) {
+        let hops = self.route.rules.iter().filter_map(|rule| rule.next_hop.as_ref());
+        for hop in self.route.smart_host.iter().chain(hops) {
+            if let HostName::Name(name) = &hop.host
+                && !name.contains('.')
+                && &**name != "localhost"
+            {
+                warnings.push(format!(
+                    "the next hop {name:?} is taken as a host name, and has no domain; write the \
+                     whole name if that is meant"
+                ));
+            }
+        }
+        let socket = self.control.socket.to_string_lossy();
+        if socket.parse::<SocketAddr>().is_ok() {
+            warnings.push(format!(
+                "control.socket is the path of a Unix socket, and {socket:?} looks like an address"
+            ));
+        }
+        let has_users = self.auth.users.is_some() || self.auth.tokens.is_some();
+        if has_users && self.tls.certificates.is_empty() && !self.auth.without_tls {
+            warnings.push(
+                "there are users and no certificate: AUTH is never offered; set tls.cert and \
+                 tls.key (or auth.without_tls = true)"
+                    .into(),
+            );
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod access;
 mod annotated;
 mod auth;
+mod changes;
 mod control;
 mod core;
 mod declare;
@@ -39,15 +40,17 @@ mod written;
 pub use access::{Access, Network, NetworkLimit};
 pub use annotated::annotated;
 pub use auth::{Auth, Hourly};
+pub use changes::Change;
 pub use control::Control;
 pub use core::Core;
+pub use declare::Apply;
 pub use delivery::Delivery;
 pub use dns::Dns;
 pub use error::{ConfigError, Place, Problem};
 pub use event::{Event, EventOutput};
 pub use explain::{UnknownKey, schema};
 pub use listener::{Listener, ListenerTls, Role};
-pub use load::Machine;
+pub use load::{DEFAULT_FILE, Machine, Origin};
 pub use pool::Pool;
 pub use private::look_at_private;
 #[cfg(test)]

@@ -23,15 +23,15 @@ table! {
         roots: Roots = roots();
         /// The relay's certificate (also --tls-cert FILE), a PEM file: its own certificate first,
         /// then the intermediate ones.
-        cert: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.pem"));
+        cert: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.pem")), Reload;
         /// The private key of that certificate (also --tls-key FILE), a PEM file.
-        key: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.key"));
+        key: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.key")), Reload;
         /// The certificate authorities for the certificates of clients, a PEM file: see
         /// listener.client_certificates. Revocation lists are not read: to lock a name out, remove
         /// it from its user.
-        client_roots: Option<PathBuf> = optional(path("/etc/ringpost/clients.pem"));
+        client_roots: Option<PathBuf> = optional(path("/etc/ringpost/clients.pem")), Reload;
         /// More certificates.
-        certificate: Vec<CertificateKeys> = tables(CERTIFICATES_MAX);
+        certificate: Vec<CertificateKeys> = tables(CERTIFICATES_MAX), Reload;
     }
     check = check_pair
 }
@@ -40,9 +40,9 @@ table! {
     /// Another certificate, chosen by the name that the client asks for (SNI).
     pub(super) struct CertificateKeys {
         /// The certificate, a PEM file.
-        cert: PathBuf = needed(path("/etc/ringpost/smtp.example.org.pem"));
+        cert: PathBuf = needed(path("/etc/ringpost/smtp.example.org.pem")), Reload;
         /// Its private key, a PEM file.
-        key: PathBuf = needed(path("/etc/ringpost/smtp.example.org.key"));
+        key: PathBuf = needed(path("/etc/ringpost/smtp.example.org.key")), Reload;
     }
 }
 

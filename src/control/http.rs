@@ -4,12 +4,13 @@
 //! GET /queue?limit=100&domain=example.net   waiting recipients, at most `limit` messages
 //! GET /queue/ID                             the waiting recipients of one message
 //! GET /sites                                sites, one line per shard that knows them
+//! GET /summary                              waiting recipients by domain: state, age, cause
 //! ```
 
 use crate::config::Config;
 use crate::message::QueueId;
 use crate::ring::Sender;
-use crate::shard::{self, Page, Request};
+use crate::shard::{self, DomainEntry, Page, Request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -17,6 +18,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,8 @@ use tokio::sync::oneshot;
 
 /// Messages asked of a shard at once.
 const PAGE: usize = 200;
+/// Messages counted by a shard at once: a moment that its mail waits for.
+const SUMMARY_PAGE: usize = 2000;
 /// A shard that does not answer within this is in trouble.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
@@ -42,6 +46,7 @@ pub(super) fn router(requests: Vec<Sender<Request>>, config: Arc<Config>) -> Rou
         .route("/queue", get(list))
         .route("/queue/{id}", get(show))
         .route("/sites", get(sites))
+        .route("/summary", get(summary))
         .fallback(nothing)
         .with_state(Relay { shards: Arc::new(requests), config })
 }
@@ -127,7 +132,7 @@ async fn show(State(relay): State<Relay>, Path(text): Path<String>) -> Response 
 }
 
 async fn nothing() -> Response {
-    let paths = "there are /queue?limit=N&domain=D, /queue/ID and /sites\n";
+    let paths = "there are /queue?limit=N&domain=D, /queue/ID, /sites and /summary\n";
     (StatusCode::NOT_FOUND, paths).into_response()
 }
 
@@ -137,6 +142,25 @@ async fn sites(State(relay): State<Relay>) -> Response {
         all.extend(ask_shard(shard, |reply| Request::Sites { reply }).await.unwrap_or_default());
     }
     json_lines(Body::from(lines(&all)))
+}
+
+async fn summary(State(relay): State<Relay>) -> Response {
+    let mut by_domain: BTreeMap<String, DomainEntry> = BTreeMap::new();
+    for shard in relay.shards.iter() {
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
+            let request = |reply| Request::Summary { cursor: from, limit: SUMMARY_PAGE, reply };
+            let Some(page) = ask_shard(shard, request).await else {
+                return (StatusCode::GATEWAY_TIMEOUT, "no answer\n").into_response();
+            };
+            for entry in page.domains {
+                by_domain.entry(entry.domain.clone()).or_default().add(entry);
+            }
+            cursor = page.next;
+        }
+    }
+    let entries = by_domain.into_iter().map(|(domain, entry)| DomainEntry { domain, ..entry });
+    json_lines(Body::from(lines(&entries.collect::<Vec<_>>())))
 }
 
 async fn ask_shard<T>(

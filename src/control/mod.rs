@@ -5,21 +5,25 @@
 //!
 //! - `start`: from a checked configuration to running shards.
 //! - `http`: what is asked over the operator's Unix socket.
-//! - `ask`: the asking side, for the command line.
-//! - `reloaders`: files that are read again while it runs.
+//! - `client`: the asking side, for the command line.
+//! - `reload`: what is read again while it runs.
+//! - `service_manager`: what systemd is told.
 
 mod client;
 mod http;
+mod preflight;
 mod reload;
+mod service_manager;
 mod start;
 
 pub use client::{RequestError, request};
+pub use preflight::{Findings, live, preflight};
 use start::ServeError;
 
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::ring::Sender;
 use crate::shard::Request;
-use reload::Reloader;
+use reload::{ConfigReload, Reloader};
 use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,16 +31,17 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A shard whose mailbox is full is asked to stop again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Runs the relay until it is told to stop.
+/// Runs the relay until it is told to stop. At SIGHUP the configuration is read again from
+/// `origin`.
 ///
 /// # Errors
 /// When it cannot start, or a shard ended by a fault.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let result = runtime.block_on(start_and_control(config));
+    let result = runtime.block_on(start_and_control(config, origin));
     // A start that was given up still runs.
     runtime.shutdown_background();
     result
@@ -44,14 +49,14 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
 
 /// Signals are listened to before anything starts: a relay that serves already must not be cut by a
 /// stop, and one that reads a large spool must not keep it waiting.
-async fn start_and_control(config: Config) -> Result<(), ServeError> {
+async fn start_and_control(config: Config, origin: Origin) -> Result<(), ServeError> {
     let mut signals = signals()?;
     let starting = tokio::task::spawn_blocking(move || start::start(config));
     tokio::select! {
         biased;
         running = starting => {
             let running = running.map_err(|error| ServeError::Runtime(error.to_string()))??;
-            control(running, signals).await
+            control(running, signals, origin).await
         }
         _ = signals.0.recv() => given_up(),
         _ = signals.1.recv() => given_up(),
@@ -64,10 +69,11 @@ fn given_up() -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
+async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(), ServeError> {
     let (mut terminate, mut interrupt, mut hang_up) = signals;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
+    let mut reload = ConfigReload::new(&running.config, running.live_tls);
     let router = http::router(running.requests.clone(), running.config);
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(socket, router).await {
@@ -78,15 +84,14 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
     let mut ended = running.ended;
     let mut reloaders = running.reloaders;
     let mut looks = tokio::time::interval(reload::LOOK);
+    service_manager::notify(service_manager::READY);
     let mut result = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             result = &mut ended => break Some(result),
             _ = hang_up.recv() => {
-                if reloaders.is_empty() {
-                    tracing::info!("SIGHUP: there is nothing to read again");
-                }
+                reload.read_again(&origin);
                 running.events.reopen();
                 reloaders.iter_mut().for_each(Reloader::reload);
             },
@@ -94,6 +99,7 @@ async fn control(running: Running, signals: Signals) -> Result<(), ServeError> {
         }
     };
     if result.is_none() {
+        service_manager::notify(service_manager::STOPPING);
         tracing::info!(within = ?running.stop_within, "stopping: transactions may finish");
         let late = tokio::time::sleep(running.stop_within + STOP_GRACE);
         let asking = request_stop(&running.requests);

@@ -1,7 +1,13 @@
-//! Files that change while the relay runs (certificates, users): read again at SIGHUP, and when
-//! they have changed. What cannot be used is reported, and what was read before stays.
+//! What changes while the relay runs.
+//!
+//! At SIGHUP the configuration is read again, and what has changed is reported key by key: what
+//! takes effect now and what needs a restart. If it cannot be used, the running one stays. Files
+//! that it names (certificates, users) are read again at SIGHUP, and when they have changed; if
+//! they cannot be used, what was read before stays.
 
+use crate::config::{Apply, Config, Origin, Tls};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Changed files are noticed within this.
@@ -10,10 +16,92 @@ pub(super) const LOOK: Duration = Duration::from_secs(60);
 /// Reads files again; how much was found in them, or why they cannot be used.
 type Reload = Box<dyn Fn() -> Result<usize, String> + Send>;
 
+/// Which files to read.
+type Files = Box<dyn Fn() -> Vec<PathBuf> + Send>;
+
+/// `[tls]` as it is now: the certificates may be other ones after a reload.
+#[derive(Clone, Debug)]
+pub(super) struct LiveTls(Arc<Mutex<Tls>>);
+
+impl LiveTls {
+    pub(super) fn new(tls: Tls) -> LiveTls {
+        LiveTls(Arc::new(Mutex::new(tls)))
+    }
+
+    pub(super) fn get(&self) -> Tls {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files of the certificates and of the authorities for those of clients.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let tls = self.get();
+        let pairs = tls.certificates.into_iter().flat_map(|one| [one.cert, one.key]);
+        pairs.chain(tls.client_roots).collect()
+    }
+
+    /// Takes over what may change while the relay runs.
+    fn apply(&self, tls: &Tls) {
+        let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        live.certificates.clone_from(&tls.certificates);
+        live.client_roots.clone_from(&tls.client_roots);
+    }
+}
+
+/// The configuration that the relay runs with, to compare with the file.
+pub(super) struct ConfigReload {
+    started: Config,
+    /// The last that was read: its keys that take effect at a reload hold.
+    last: Config,
+    live_tls: LiveTls,
+}
+
+impl ConfigReload {
+    pub(super) fn new(config: &Config, live_tls: LiveTls) -> ConfigReload {
+        ConfigReload { started: config.clone(), last: config.clone(), live_tls }
+    }
+
+    /// Reads the configuration again, applies what can be applied and reports every key that has
+    /// another value than the one that is in use.
+    pub(super) fn read_again(&mut self, origin: &Origin) {
+        let config = match origin.load() {
+            Ok(config) => config,
+            Err(error) => {
+                for fault in error.to_string().lines() {
+                    tracing::error!(fault, "configuration not read again: nothing is changed");
+                }
+                return;
+            }
+        };
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // Without certificates at the start the listeners have nothing to offer TLS with.
+        let had_tls = !self.started.tls.certificates.is_empty();
+        let can_apply = had_tls && !config.tls.certificates.is_empty();
+        let applies = |change: &crate::config::Change| can_apply && change.apply == Apply::Reload;
+        let mut changed = 0;
+        for change in self.last.changes(&config).iter().filter(|change| applies(change)) {
+            let (key, before, after) = (&change.key, &change.before, &change.after);
+            tracing::info!(key, before, after, "changed: takes effect now");
+            changed += 1;
+        }
+        for change in self.started.changes(&config).iter().filter(|change| !applies(change)) {
+            let (key, before, after) = (&change.key, &change.before, &change.after);
+            tracing::warn!(key, before, after, "changed: needs a restart to take effect");
+            changed += 1;
+        }
+        if can_apply {
+            self.live_tls.apply(&config.tls);
+        }
+        self.last = config;
+        tracing::info!(file = origin.describe(), changed, "configuration read again");
+    }
+}
+
 /// Files that belong together, and their state when they were last read.
 pub(super) struct Reloader {
     what: &'static str,
-    files: Vec<PathBuf>,
+    files: Files,
     reload: Reload,
     seen: Vec<Option<(SystemTime, u64)>>,
 }
@@ -21,13 +109,18 @@ pub(super) struct Reloader {
 impl Reloader {
     /// `what` is in the `files`, in the plural, for the log; it was read just now.
     pub(super) fn new(what: &'static str, files: Vec<PathBuf>, reload: Reload) -> Reloader {
-        let seen = states(&files);
+        Reloader::of_files(what, Box::new(move || files.clone()), reload)
+    }
+
+    /// The same for files that may be other ones after a reload.
+    pub(super) fn of_files(what: &'static str, files: Files, reload: Reload) -> Reloader {
+        let seen = states(&files());
         Reloader { what, files, reload, seen }
     }
 
     /// Reads them again if a file has changed since.
     pub(super) fn look(&mut self) {
-        if states(&self.files) != self.seen {
+        if states(&(self.files)()) != self.seen {
             self.reload();
         }
     }
@@ -35,7 +128,7 @@ impl Reloader {
     /// Reads them again.
     pub(super) fn reload(&mut self) {
         // Before the files are read: a change meanwhile is seen the next time.
-        self.seen = states(&self.files);
+        self.seen = states(&(self.files)());
         match (self.reload)() {
             Ok(count) => tracing::info!(count, "{} read again", self.what),
             Err(error) => {

@@ -1,9 +1,9 @@
 //! From a checked configuration to running shards. Everything that can be wrong with the machine is
 //! found here, before the first message is taken, and said in words that an operator can act on.
 
-use super::reload::Reloader;
+use super::reload::{LiveTls, Reloader};
 use crate::auth::{Authenticator, UsersError};
-use crate::config::{Config, EventOutput, Listener, Roots};
+use crate::config::{self, Config, EventOutput, Listener, Roots};
 use crate::credentials::OutboundCredentials;
 use crate::event::EventWriter;
 use crate::limits;
@@ -103,6 +103,8 @@ pub(super) struct Running {
     pub(super) config: Arc<Config>,
     pub(super) stop_within: Duration,
     pub(super) reloaders: Vec<Reloader>,
+    /// What [`Reloader`]s of certificates read.
+    pub(super) live_tls: LiveTls,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
     /// Held as long as the relay runs.
@@ -130,7 +132,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
         .zip(&config.listeners)
         .map(|(reservation, one)| Listener { address: reservation.address(), ..one.clone() })
         .collect();
-    let socket = bind_socket(&config.control.socket)?;
+    let socket = bind_socket(&config.control)?;
     if let EventOutput::File(path) = &config.event.output
         && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
     {
@@ -163,13 +165,15 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     for Listener { address, .. } in &listen {
         tracing::info!(%address, shards = config.cores.len(), "listening");
     }
+    let live_tls = LiveTls::new(config.tls.clone());
     Ok(Running {
         requests,
         socket,
         socket_path: config.control.socket.clone(),
         events,
         stop_within: config.control.stop_within,
-        reloaders: reloaders(&config, shown, accounts),
+        reloaders: reloaders(&config, &live_tls, shown, accounts),
+        live_tls,
         config,
         ended,
         _lock: lock,
@@ -212,17 +216,21 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
 }
 
 /// What is read again while the relay runs.
-fn reloaders(config: &Config, shown: Shown, accounts: Accounts) -> Vec<Reloader> {
+fn reloaders(
+    config: &Config,
+    live_tls: &LiveTls,
+    shown: Shown,
+    accounts: Accounts,
+) -> Vec<Reloader> {
     let Shown { server, client_files } = shown;
     let certificates = server.map(|server| {
-        let tls = config.tls.clone();
-        let files = tls.certificates.iter().flat_map(|one| [one.cert.clone(), one.key.clone()]);
-        let files = files.chain(tls.client_roots.clone()).collect();
+        let (tls, watched) = (live_tls.clone(), live_tls.clone());
         let reload = move || {
+            let tls = tls.get();
             server.reload(&tls).map_err(|error| error.to_string())?;
             Ok(tls.certificates.len())
         };
-        Reloader::new("certificates", files, Box::new(reload))
+        Reloader::of_files("certificates", Box::new(move || watched.files()), Box::new(reload))
     });
     let others = (!config.route.certificates.is_empty()).then(|| {
         let files = &config.route.certificates;
@@ -455,15 +463,19 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
 }
 
 /// After a kill the kernel takes a moment to let go of what the rings of the old process held, its
-/// listening sockets among it.
+/// listening sockets among it. That it waits is said at once.
 fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     let began = ring::now();
+    let mut said = false;
     loop {
         match ring::reserve(address) {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse
                     && began.elapsed() < ADDRESS_WAIT =>
             {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%address, within = ?ADDRESS_WAIT, "in use: waiting for it");
+                }
                 std::thread::sleep(ADDRESS_RETRY);
             }
             result => return result,
@@ -484,21 +496,39 @@ pub(super) fn remove_socket(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// The operator's socket; a stale one is removed, which is safe because the spool's lock is held.
-fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
+/// The control socket, for the relay's user and one group. A stale one is removed, which is safe
+/// because the spool's lock is held.
+fn bind_socket(control: &config::Control) -> Result<UnixListener, ServeError> {
+    let path = &*control.socket;
     let failed = |error: std::io::Error| ServeError::Path {
         path: path.to_owned(),
-        cause: format!("cannot open the operator's socket: {error}"),
+        cause: format!("cannot open the control socket: {error}"),
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         create_folder(folder)?;
     }
     remove_socket(path).map_err(failed)?;
     let socket = UnixListener::bind(path).map_err(failed)?;
-    let owner_only = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, owner_only).map_err(failed)?;
+    if let Some(name) = &control.group {
+        give_to_group(path, name)
+            .map_err(|cause| ServeError::Path { path: path.to_owned(), cause })?;
+    }
+    let owner_and_group = std::fs::Permissions::from_mode(0o660);
+    std::fs::set_permissions(path, owner_and_group).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
+}
+
+fn give_to_group(path: &Path, name: &str) -> Result<(), String> {
+    let group = nix::unistd::Group::from_name(name)
+        .map_err(|error| format!("control.group {name:?} cannot be looked up: {error}"))?
+        .ok_or_else(|| format!("control.group: there is no group {name:?} on this machine"))?;
+    std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| {
+        format!(
+            "control.group: the socket cannot be given to the group {name:?}: {error}; the relay's \
+             user must be a member of it"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -506,20 +536,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn control(path: &Path) -> config::Control {
+        config::Control { socket: path.to_owned(), ..config::Control::default() }
+    }
+
     #[test]
     fn only_a_socket_is_replaced_by_the_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        drop(bind_socket(&path).unwrap());
-        drop(bind_socket(&path).unwrap());
+        drop(bind_socket(&control(&path)).unwrap());
+        drop(bind_socket(&control(&path)).unwrap());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        let error = bind_socket(&path).unwrap_err().to_string();
+        let error = bind_socket(&control(&path)).unwrap_err().to_string();
         assert!(error.contains("no socket") && error.contains("control.sock"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         let link = folder.path().join("link.sock");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(bind_socket(&link).is_err());
+        assert!(bind_socket(&control(&link)).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 

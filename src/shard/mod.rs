@@ -23,6 +23,7 @@ mod queue_index;
 mod report;
 mod sites;
 mod stop;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+pub use summary::{AGES_MINUTES, DomainEntry, SummaryPage};
 pub use view::{Page, RecipientEntry, SiteEntry, absence, entries_of_recovery, folders};
 
 /// Events are handed to the log at least this often.
@@ -116,6 +118,15 @@ pub enum Request {
         domain: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<Page>,
+    },
+    /// A part of the queue, counted by domain.
+    Summary {
+        /// Where the last part ended; 0 to begin.
+        cursor: u32,
+        /// Messages in a part.
+        limit: usize,
+        /// Where the answer goes.
+        reply: oneshot::Sender<SummaryPage>,
     },
     /// One message.
     Show {
@@ -349,6 +360,9 @@ fn answer_requests(
             match requests.recv().await {
                 Request::List { cursor, limit, domain, reply } => {
                     let _ = reply.send(queue.page(cursor, limit, domain.as_deref()).await);
+                }
+                Request::Summary { cursor, limit, reply } => {
+                    let _ = reply.send(queue.summary(cursor, limit));
                 }
                 Request::Show { id, reply } => {
                     let _ = reply.send(queue.show(id).await);

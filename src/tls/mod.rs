@@ -17,6 +17,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod validity;
 mod verify;
 
 pub use client::{Client, ClientFiles, Trust};
@@ -24,6 +25,7 @@ pub use names::certificate_name;
 pub use roots::root_certificates;
 pub use server::Server;
 pub use transport::{MaybeTlsStream, Security};
+pub use validity::{Validity, validity};
 
 use rustls::crypto::CryptoProvider;
 use std::path::PathBuf;

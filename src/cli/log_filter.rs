@@ -1,0 +1,91 @@
+//! Which diagnostics are shown: `RINGPOST_LOG`.
+//!
+//! A level alone (`debug`) is for the relay's own modules; libraries stay at info, or silent where
+//! they repeat what the relay says itself. `ringpost::pool=trace,glommio=debug` names modules; what
+//! is not named stays as it is. What cannot be understood is reported, and the rest counts.
+
+use tracing_subscriber::EnvFilter;
+
+/// Libraries that say of each handshake what the relay says itself, or what was sent.
+const SILENT: &str = "rustls=off,ureq=off,ureq_proto=off";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The first part of a module's path: what says anything in this program.
+const CRATES: [&str; 8] =
+    ["ringpost", "glommio", "rustls", "ureq", "hyper", "axum", "tokio", "hickory_proto"];
+
+/// The filter that `wished` asks for, and what in it was not understood.
+pub(super) fn filter(wished: &str) -> (EnvFilter, Vec<String>) {
+    let (text, faults) = directives(wished);
+    (EnvFilter::new(text), faults)
+}
+
+fn directives(wished: &str) -> (String, Vec<String>) {
+    let mut directives = format!("info,{SILENT}");
+    let mut faults = Vec::new();
+    for part in wished.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match read(part) {
+            Ok(directive) => directives.push_str(&format!(",{directive}")),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    (directives, faults)
+}
+
+fn read(part: &str) -> Result<String, String> {
+    let known = |level: &str| LEVELS.contains(&level.to_ascii_lowercase().as_str());
+    match part.split_once('=') {
+        None if known(part) => Ok(format!("ringpost={}", part.to_ascii_lowercase())),
+        None if is_module(part) => Ok(format!("{part}=trace")),
+        None => Err(format!("{part:?} is not a level; write {}", LEVELS.join(", "))),
+        Some((module, level)) if is_module(module) && known(level) => {
+            Ok(format!("{module}={}", level.to_ascii_lowercase()))
+        }
+        Some((module, level)) if is_module(module) => {
+            Err(format!("{level:?} in {part:?} is not a level; write {}", LEVELS.join(", ")))
+        }
+        Some((module, _)) => {
+            Err(format!("{module:?} is not a module; write one such as ringpost::pool=debug"))
+        }
+    }
+}
+
+fn is_module(path: &str) -> bool {
+    let first = path.split("::").next().unwrap_or(path);
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    CRATES.contains(&first) && path.chars().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_for_the_relay_and_not_for_the_driver() {
+        let base = format!("info,{SILENT}");
+        assert_eq!(directives(""), (base.clone(), vec![]));
+        assert_eq!(directives("debug"), (format!("{base},ringpost=debug"), vec![]));
+        assert_eq!(directives("WARN"), (format!("{base},ringpost=warn"), vec![]));
+        let two = "ringpost::pool=trace, glommio=debug";
+        let expected = format!("{base},ringpost::pool=trace,glommio=debug");
+        assert_eq!(directives(two), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_typo_is_reported_and_never_silences() {
+        let base = format!("info,{SILENT}");
+        for (typo, fault) in [
+            ("debgu", "\"debgu\" is not a level; write off, error, warn, info, debug, trace"),
+            (
+                "rnigpost=debug",
+                "\"rnigpost\" is not a module; write one such as ringpost::pool=debug",
+            ),
+            (
+                "ringpost=loud",
+                "\"loud\" in \"ringpost=loud\" is not a level; write off, error, warn, info, debug, \
+                 trace",
+            ),
+        ] {
+            assert_eq!(directives(typo), (base.clone(), vec![fault.to_owned()]), "{typo}");
+        }
+    }
+}

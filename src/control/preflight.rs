@@ -1,0 +1,263 @@
+//! What a start, or the first mail, would find wrong with this machine: for `ringpost check`.
+//!
+//! The plain check looks at files, folders and addresses of this machine only. The live check also
+//! asks the name servers, for this relay's own name forward and back.
+
+use crate::config::Config;
+use crate::ring;
+use crate::spool::lock;
+use crate::tls::{Validity, validity};
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RData, RecordType};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+/// A certificate that ends within this is warned of.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How long the live check waits for a name server.
+const DNS_WAIT: Duration = Duration::from_secs(2);
+/// The largest answer that the live check reads, in bytes.
+const DNS_ANSWER_MAX: usize = 4096;
+
+/// What was found: each a sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What would fail.
+    pub warnings: Vec<String>,
+    /// What was looked at and is right.
+    pub facts: Vec<String>,
+}
+
+/// Looks at files, folders and addresses.
+pub fn preflight(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    // Of a relay that runs the addresses and folders are in use.
+    let runs = lock::holder(&config.spool.directory).is_some();
+    certificates(config, &mut findings);
+    for folder in [&config.spool.directory].into_iter().chain(config.cores.iter().map(|c| &c.spool))
+    {
+        folder_is_usable(folder, &config.spool.directory, &mut findings);
+    }
+    for listener in &config.listeners {
+        let address = listener.address;
+        match ring::reserve(address) {
+            Ok(_) => findings.facts.push(format!("{address} can be listened on")),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
+                findings.facts.push(format!("{address} is in use, by the relay that runs"));
+            }
+            Err(error) => findings.warnings.push(format!("cannot listen on {address}: {error}")),
+        }
+    }
+    findings
+}
+
+fn certificates(config: &Config, findings: &mut Findings) {
+    let now = Duration::from_millis(ring::wall_clock().unix_millis());
+    for one in config.tls.certificates.iter().chain(&config.route.certificates) {
+        let path = one.cert.display();
+        let Some(Validity { from, until }) = validity(&one.cert) else { continue };
+        let days = |span: Duration| span.as_secs() / (24 * 3600);
+        if now < from {
+            let left = days(from - now);
+            findings
+                .warnings
+                .push(format!("{path}: not valid yet: its time begins in {left} days"));
+        } else if now > until {
+            let past = days(now - until);
+            findings.warnings.push(format!("{path}: expired {past} days ago"));
+        } else if until - now < EXPIRES_SOON {
+            let left = days(until - now);
+            findings.warnings.push(format!("{path}: expires in {left} days"));
+        } else {
+            findings.facts.push(format!("{path}: valid for {} days more", days(until - now)));
+        }
+    }
+}
+
+/// A folder that is there must be writable; one that is not must be makable. Shards' folders in the
+/// spool directory are made with it.
+fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
+    let path = folder.display();
+    if folder.is_dir() {
+        return match writable(folder) {
+            Ok(()) => findings.facts.push(format!("{path}: writable")),
+            Err(error) => findings.warnings.push(format!("{path}: not writable: {error}")),
+        };
+    }
+    if folder.exists() {
+        findings.warnings.push(format!("{path}: is not a folder"));
+        return;
+    }
+    let above = match folder.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => return,
+    };
+    if above == root {
+        return;
+    }
+    match writable(above) {
+        Ok(()) => findings.facts.push(format!("{path}: will be made")),
+        Err(error) => {
+            let above = above.display();
+            findings.warnings.push(format!("{path}: cannot be made in {above}: {error}"));
+        }
+    }
+}
+
+/// Only an attempt shows it: permissions, read-only mounts, file systems such as /proc.
+fn writable(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".ringpost-check-{}", std::process::id()));
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    std::fs::remove_file(&probe)
+}
+
+/// The plain check, and what the name servers say.
+pub fn live(config: &Config) -> Findings {
+    let mut findings = preflight(config);
+    let mut working = Vec::new();
+    for server in &config.dns.servers {
+        match ask(*server, &config.host_name, RecordType::A) {
+            Ok(_) => {
+                findings.facts.push(format!("name server {server} answers"));
+                working.push(*server);
+            }
+            Err(error) => {
+                findings.warnings.push(format!("name server {server} does not answer: {error}"));
+            }
+        }
+    }
+    if let Some(server) = working.first() {
+        own_name(config, *server, &mut findings);
+    }
+    findings
+}
+
+/// The relay's name should lead to an address, and that address back to the name.
+fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
+    let name = &*config.host_name;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        for data in ask(server, name, kind).unwrap_or_default() {
+            match data {
+                RData::A(address) => addresses.push(IpAddr::V4(address.0)),
+                RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
+                _ => {}
+            }
+        }
+    }
+    if addresses.is_empty() {
+        findings.warnings.push(format!(
+            "host_name {name} has no address in the DNS; many servers refuse mail from such a name"
+        ));
+    }
+    for address in addresses {
+        let back = ask(server, &reverse_name(address), RecordType::PTR).unwrap_or_default();
+        let names: Vec<String> = back
+            .iter()
+            .filter_map(|data| match data {
+                RData::PTR(name) => Some(name.0.to_ascii().trim_end_matches('.').to_owned()),
+                _ => None,
+            })
+            .collect();
+        if names.iter().any(|back| back.eq_ignore_ascii_case(name)) {
+            findings.facts.push(format!("host_name {name} leads to {address} and back"));
+        } else if names.is_empty() {
+            findings.warnings.push(format!(
+                "host_name {name} leads to {address}, which has no name (PTR) in the DNS"
+            ));
+        } else {
+            findings.warnings.push(format!(
+                "host_name {name} leads to {address}, whose name (PTR) is {}",
+                names.join(", ")
+            ));
+        }
+    }
+}
+
+/// `1.2.0.192.in-addr.arpa`, or the nibbles of an IPv6 address.
+fn reverse_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let bytes = address.octets();
+            let nibbles = bytes.iter().rev().map(|b| format!("{:x}.{:x}.", b & 15, b >> 4));
+            format!("{}ip6.arpa", nibbles.collect::<String>())
+        }
+    }
+}
+
+/// What one name server answers over UDP.
+fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Vec<RData>, String> {
+    let name = Name::from_ascii(format!("{name}.")).map_err(|error| error.to_string())?;
+    let mut query = Message::new(ring::rng().u16(..), MessageType::Query, OpCode::Query);
+    query.metadata.recursion_desired = true;
+    query.add_query(Query::query(name, kind));
+    let bytes = query.to_vec().map_err(|error| error.to_string())?;
+    let asked = || -> io::Result<Vec<u8>> {
+        let local: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((local, 0))?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(DNS_WAIT))?;
+        socket.send(&bytes)?;
+        let mut answer = vec![0; DNS_ANSWER_MAX];
+        let length = socket.recv(&mut answer)?;
+        answer.truncate(length);
+        Ok(answer)
+    };
+    let answer = asked().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no answer within {} s", DNS_WAIT.as_secs())
+        }
+        _ => error.to_string(),
+    })?;
+    let answer = Message::from_vec(&answer).map_err(|error| error.to_string())?;
+    Ok(answer.answers.into_iter().map(|record| record.data).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn addresses_have_names_in_the_dns() {
+        let v4 = reverse_name("192.0.2.1".parse().unwrap());
+        assert_eq!(v4, "1.2.0.192.in-addr.arpa");
+        let v6 = reverse_name("2001:db8::1".parse().unwrap());
+        assert!(v6.starts_with("1.0.0.0.") && v6.ends_with("8.b.d.0.1.0.0.2.ip6.arpa"), "{v6}");
+    }
+
+    #[test]
+    fn a_folder_is_writable_makable_or_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let judged = |path: &Path| {
+            let mut findings = Findings::default();
+            folder_is_usable(path, Path::new("/nowhere"), &mut findings);
+            findings
+        };
+        assert!(judged(folder.path()).warnings.is_empty());
+        assert!(judged(&folder.path().join("new")).warnings.is_empty());
+        assert_eq!(judged(&folder.path().join("no/new")).warnings.len(), 1);
+        assert_eq!(judged(Path::new("/proc/spool")).warnings.len(), 1);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(judged(&file).warnings.first().unwrap().ends_with("is not a folder"));
+    }
+
+    #[test]
+    fn a_name_server_that_is_not_there_is_told() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        drop(socket);
+        assert!(ask(address, "a.test", RecordType::A).is_err());
+    }
+}
