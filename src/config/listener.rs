@@ -1,4 +1,4 @@
-//! `[[listener]]`: where the relay listens, and for whom.
+//! `[[listener]]`: where the relay listens, and which clients it is for.
 
 use super::declare::{Entries, Setting, Shape, table};
 use super::error::Place;

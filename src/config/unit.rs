@@ -18,7 +18,7 @@ pub(super) fn read_duration(text: &str) -> Result<Duration, Fault> {
              \"50ms\", \"30s\", \"5m\", \"1h 30m\" or \"5d\""
         )
     };
-    // The library's M is a month: nobody who writes "5M" for a time-out means that.
+    // The library's M is a month, which "5M" for a time-out never means.
     if text.contains('M') || text.trim() == "0" {
         return Err(fault());
     }
@@ -217,7 +217,7 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.parse::<u16>().is_ok()
 }
 
-/// Without brackets, or with one of them, nobody can tell where an IPv6 address ends and its port
+/// Without brackets, or with one of them, it is not clear where an IPv6 address ends and its port
 /// begins. The last part may be either, and both readings are offered.
 fn bracket_hint(text: &str, port: u16) -> Option<Fault> {
     if in_brackets(text).is_some() || text.parse::<SocketAddr>().is_ok() {

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody listens on the socket.
+    /// Nothing listens on the socket.
     #[error("{path}: no relay runs here ({cause})")]
     NotRunning {
         /// The socket.

@@ -54,7 +54,7 @@ pub fn preflight(config: &Config) -> Findings {
 }
 
 fn certificates(config: &Config, findings: &mut Findings) {
-    let now = Duration::from_millis(ring::wall_clock().unix_millis());
+    let now = Duration::from_millis(ring::wall_clock().0);
     for one in config.tls.certificates.iter().chain(&config.route.certificates) {
         let path = one.cert.display();
         let Some(Validity { from, until }) = validity(&one.cert) else { continue };

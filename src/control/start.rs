@@ -290,7 +290,7 @@ fn watch(
             true => shards.join(),
             false => Err(vec!["after the end of one shard another did not end".to_owned()]),
         };
-        // Nobody listens when the process is about to end.
+        // No one listens when the process is about to end.
         let _ = tell.send(result);
     };
     std::thread::Builder::new()

@@ -1,8 +1,8 @@
 //! What waits, counted by domain: by age as qshape does, by state, and by what was wrong with the
 //! last attempt. No record is read, so it is cheap on a queue of millions.
 
+use super::driver::Driver;
 use super::now;
-use super::queue::Queue;
 use crate::message::{Reason, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct DomainEntry {
     pub routing: u64,
     /// Those that wait for a connection.
     pub ready: u64,
-    /// Those that are being delivered.
+    /// Those that are being delivered, or whose end is being recorded.
     pub out: u64,
     /// Those whose last attempt ended with a reply 4xx.
     pub after_reply: u64,
@@ -101,12 +101,12 @@ pub struct SummaryPage {
     pub next: Option<u32>,
 }
 
-impl Queue {
+impl Driver {
     /// Counts at most `limit` messages from `cursor` on.
     pub(super) fn summary(&self, cursor: u32, limit: usize) -> SummaryPage {
         let now = now();
-        let scheduler = self.scheduler.borrow();
-        let (views, next) = scheduler.messages_from(cursor, limit);
+        let origin = self.origin.borrow();
+        let (views, next) = origin.scheduler.messages_from(cursor, limit);
         let mut by_domain: BTreeMap<&str, DomainEntry> = BTreeMap::new();
         for view in &views {
             let age = now.since(view.id.born());
