@@ -348,9 +348,10 @@ impl Driver {
             }
             1 | 2 => self.answer_credit(),
             3 if self.wants_slot => {
-                self.wants_slot = false;
                 // As the pool does: the wish is looked at again when there is a slot.
-                if self.site.on(Event::Tick).open {
+                let still_wanted = self.on(Event::Tick).open;
+                self.wants_slot = false;
+                if still_wanted {
                     self.tasks.push(Task::Begun);
                     self.on(Event::TaskBegan);
                 }
