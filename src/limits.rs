@@ -64,6 +64,16 @@ pub const ROUTE_KEY_BYTES_MAX: usize = 200;
 /// Domains whose site a shard remembers; the site seen longest ago gives way.
 pub const ROUTE_SITES_MAX: usize = 16 * 1024;
 
+// --- delivery ---
+
+/// Hosts of a site that may get as far as a transaction in one attempt; those that fail before are
+/// bounded by `ROUTE_CANDIDATES_MAX`. Postfix has 2 (`smtp_mx_session_limit`): beyond a few, the
+/// next host of a receiver says what the first ones said, and each costs a connection.
+pub const ATTEMPT_SESSIONS_MAX: usize = 3;
+/// Hosts of one attempt that its outcome names, the most telling ones: a bound on memory and on
+/// the length of an event.
+pub const ATTEMPT_HOSTS_SHOWN_MAX: usize = 8;
+
 // --- spool ---
 
 /// What the cleaner moves from old segments to the head, in bytes a second for each shard: its

@@ -52,7 +52,7 @@ fn built(failed: &[ReportedRecipient<'_>], header: &[u8]) -> Vec<u8> {
 
 fn reason(code: u16, status: Status, text: &str) -> Reason {
     let remote = "mx1.b.example [192.0.2.1]:25".into();
-    Reason { stage: Stage::Recipient, code, status, text: text.into(), remote }
+    Reason { stage: Stage::Recipient, code, status, text: text.into(), remote, hosts: None }
 }
 
 fn agrees(content: &[u8], expected: &[&str], flufl: &str) {

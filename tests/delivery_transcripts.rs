@@ -18,7 +18,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use ringpost::config;
-use ringpost::delivery::{Conversation, Loss, Mail, Manner, Policy, Protocol, StartTls, Step};
+use ringpost::delivery::{
+    Conversation, Loss, Mail, Manner, Policy, Protocol, RecipientOutcome, StartTls, Step,
+};
 use ringpost::message::{
     Address, Body, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
     Options, Outcome, QueueId, Recipient, Timestamp,
@@ -66,7 +68,8 @@ impl Replay {
             true => config::EightBit::Send,
             false => config::EightBit::Bounce,
         };
-        let manner = Manner { protocol, starttls: StartTls::Never, verified, eight_bit };
+        let starttls = StartTls::Never;
+        let manner = Manner { protocol, starttls, verified, eight_bit, pipelining: true };
         let conversation = Conversation::new(policy, "mx.example".into(), manner);
         Replay { conversation, log: String::new(), cut, closed: false }
     }
@@ -134,8 +137,8 @@ impl Replay {
         }
     }
 
-    fn finished(&mut self, outcomes: &[(u32, Outcome)], again: &[u32]) {
-        for (index, outcome) in outcomes {
+    fn finished(&mut self, outcomes: &[RecipientOutcome], again: &[u32]) {
+        for RecipientOutcome { index, outcome, .. } in outcomes {
             self.note(&format!("= {index} {}", described(outcome)));
         }
         for index in again {

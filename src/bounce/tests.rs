@@ -13,7 +13,7 @@ fn recipient(address: &str) -> Recipient {
 
 fn reason(code: u16, status: Status, text: &str) -> Reason {
     let remote = "mx1.b.example [192.0.2.1]:25".into();
-    Reason { stage: Stage::Recipient, code, status, text: text.into(), remote }
+    Reason { stage: Stage::Recipient, code, status, text: text.into(), remote, hosts: None }
 }
 
 /// One that was refused at once.

@@ -107,6 +107,10 @@ pub(super) fn detail(kind: Kind, told: &ReportedRecipient<'_>, text: &mut String
         }
     };
     wrapped(text, "    ", &sentence);
+    for other in reason.other_hosts() {
+        let words = one_line(other.to_string().as_bytes(), Reason::TEXT_LENGTH_MAX);
+        wrapped(text, "    ", &format!("Also tried: {words}"));
+    }
     text.push_str("\r\n");
 }
 

@@ -275,6 +275,9 @@ impl Screen {
         if let Some(reason) = &entry.reason {
             self.print(&format!("last      {reason}"));
         }
+        for other in &entry.other_hosts {
+            self.print(&format!("          {other}"));
+        }
     }
 
     /// Lays what one shard says of a site over what the others say.
@@ -369,6 +372,12 @@ impl Screen {
         self.print(&summary_row(&total));
         if shown < count {
             eprintln!("ringpost: there are {count} domains; --limit 0 shows all");
+        }
+        for known in &entry.fallbacks {
+            self.print(&format!(
+                "{:36}without {} until {} at {}: {}",
+                "", known.broken, known.until, known.remote, known.reason
+            ));
         }
     }
 

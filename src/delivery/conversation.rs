@@ -5,16 +5,20 @@ mod login;
 use super::authentication::{Exchange, Login};
 use super::capabilities::Capabilities;
 use super::parameters;
+use super::scope::{Event, Scope, Usage};
 use super::transaction::{Command, Progression, Transaction};
 use super::{
-    Converted, Loss, Mail, Manner, Policy, Progress, Protocol, StartTls, Step, Unconvertible,
-    needs_smtp_utf8,
+    Converted, Loss, Mail, Manner, Policy, Progress, Protocol, RecipientOutcome, StartTls, Step,
+    Unconvertible, needs_smtp_utf8,
 };
 use crate::config::EightBit;
 use crate::message::{Body, Demands, Outcome, Reason, Stage, Status};
 use crate::smtp::{Response, ResponseReader, one_line};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// A server that has said 421 to a recipient and does not close has this long for further replies.
+const CLOSING_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 enum State {
@@ -56,6 +60,10 @@ pub struct Conversation {
     /// That, or that it did not understand AUTH=, was in the last transaction.
     misunderstood: bool,
     replies: u64,
+    /// How the next transaction finds the connection.
+    usage: Usage,
+    /// See [`Conversation::pipelining_failed`].
+    pipelining_failed: bool,
 }
 
 impl Conversation {
@@ -75,6 +83,8 @@ impl Conversation {
             chunk_refused: false,
             misunderstood: false,
             replies: 0,
+            usage: Usage::Fresh,
+            pipelining_failed: false,
         }
     }
 
@@ -193,6 +203,17 @@ impl Conversation {
         ))
     }
 
+    /// The connection broke when some of the commands that were sent together had been answered and
+    /// others had not: the host may not be able to do what PIPELINING promises.
+    pub fn pipelining_failed(&self) -> bool {
+        self.pipelining_failed
+    }
+
+    /// After [`Step::Finished`]: the connection cannot be used any more.
+    pub fn will_close(&self) -> bool {
+        matches!(self.state, State::Ended { close: true } | State::Closed)
+    }
+
     /// Replies that have come as a whole: the time limit of [`Conversation::timeout`] holds for
     /// each of them from its first awaited moment to its last byte.
     pub fn replies(&self) -> u64 {
@@ -241,6 +262,7 @@ impl Conversation {
                     self.capabilities = Capabilities::of(response);
                     // Its word counts only where it has proved its name (RFC 8689 4.2.1).
                     self.capabilities.require_tls &= self.manner.verified;
+                    self.capabilities.pipelining &= self.manner.pipelining;
                 }
                 match self.manner.starttls {
                     StartTls::IfOffered | StartTls::Always if self.capabilities.starttls => {
@@ -322,15 +344,16 @@ impl Conversation {
 
     /// Ends the open transaction.
     fn finish(&mut self, close: bool) -> Step {
-        let state = std::mem::replace(&mut self.state, State::Ended { close });
-        let State::Open(transaction) = state else {
+        let State::Open(transaction) = std::mem::replace(&mut self.state, State::Closed) else {
             return Step::Close;
         };
+        let close = close || transaction.is_closing();
+        self.state = State::Ended { close };
         self.reset_needed = transaction.leaves_envelope();
         self.chunk_refused |= transaction.is_chunk_refused();
         self.capabilities.logged_in &= !transaction.is_submitter_refused();
         self.misunderstood = transaction.is_chunk_refused() || transaction.is_submitter_refused();
-        let (outcomes, again) = transaction.into_fates(close);
+        let (outcomes, again) = transaction.into_outcomes(close);
         Step::Finished { outcomes, again }
     }
 
@@ -342,10 +365,11 @@ impl Conversation {
         if stage == Stage::EndOfData || self.takes_content_ahead() {
             text.push_str("; the message may have been delivered");
         }
-        let outcome = Outcome::Deferred(self.ours(stage, Status(4, 5, 0), &text));
+        let reason = self.ours(stage, Status(4, 5, 0), &text);
         match &mut self.state {
             State::Open(transaction) => {
-                transaction.settle(outcome);
+                self.pipelining_failed |= transaction.pipelining_failed();
+                transaction.broken(reason, Event::Malformed);
                 self.finish(true)
             }
             State::Greeting
@@ -356,7 +380,7 @@ impl Conversation {
             | State::Auth(_)
             | State::Idle => {
                 self.state = State::Closed;
-                Step::Unusable(outcome)
+                Step::Unusable(Outcome::Deferred(reason))
             }
             State::Ended { .. } | State::Quit | State::Closed => {
                 self.state = State::Closed;
@@ -372,12 +396,14 @@ impl Conversation {
         debug_assert!(matches!(self.state, State::Idle), "begin is for a ready connection");
         let mut transaction = if !matches!(self.state, State::Idle) {
             let reason = self.ours(Stage::Local, Status(4, 3, 0), "the connection was not ready");
-            Transaction::refused(mail, Outcome::Deferred(reason), out)
+            Transaction::refused(mail, Outcome::Deferred(reason), Scope::Connection, out)
         } else if let Some(reason) = self.impossible(&mail) {
-            Transaction::refused(mail, Outcome::Refused(reason), out)
+            Transaction::refused(mail, Outcome::Refused(reason), Scope::Transaction, out)
         } else {
-            Transaction::new(mail, self.manner.protocol, self.reset_needed, &self.capabilities)
+            let Manner { protocol, .. } = self.manner;
+            Transaction::new(mail, protocol, self.reset_needed, &self.capabilities, self.usage)
         };
+        self.usage = Usage::Reused;
         transaction.send(&self.capabilities, out);
         self.state = State::Open(transaction);
     }
@@ -385,10 +411,17 @@ impl Conversation {
     /// Before `begin`: whether the caller is to find out if the content of `mail` can be made
     /// 7-bit, and to say so in it.
     pub fn wants_conversion(&self, mail: &Mail) -> bool {
+        // A report that is refused is dropped, because it has no sender to tell: it is converted
+        // whatever the operator says of other mail.
+        let is_allowed = match self.manner.eight_bit {
+            EightBit::Convert => true,
+            EightBit::Bounce => mail.is_report(),
+            EightBit::Send => false,
+        };
         mail.is_eight_bit()
             && mail.options().body != Body::BinaryMime
             && !self.capabilities.eight_bit_mime
-            && self.manner.eight_bit == EightBit::Convert
+            && is_allowed
     }
 
     /// Why this host can never take `mail`, by what it offered.
@@ -493,7 +526,13 @@ impl Conversation {
         let limits = &self.policy.limits;
         match &self.state {
             State::Greeting => limits.greeting_timeout,
+            State::StartTls => limits.tls_timeout,
             State::Open(transaction) => match transaction.awaited() {
+                Command::Reset | Command::Mail | Command::Recipient(_) | Command::Data
+                    if transaction.is_closing() =>
+                {
+                    CLOSING_WAIT.min(limits.recipient_timeout)
+                }
                 Command::Reset | Command::ResetOnly => limits.hello_timeout,
                 Command::Mail => limits.mail_timeout,
                 Command::Recipient(_) => limits.recipient_timeout,
@@ -509,13 +548,20 @@ impl Conversation {
 
     /// The connection is gone: what that means, by the table in the room's documentation. With no
     /// transaction open the list is empty and the reason is for the host.
-    pub fn lost(&mut self, loss: Loss) -> (Vec<(u32, Outcome)>, Reason) {
+    pub fn lost(&mut self, loss: Loss) -> (Vec<RecipientOutcome>, Reason) {
         let reason = self.meaning(&loss);
         let State::Open(mut transaction) = std::mem::replace(&mut self.state, State::Closed) else {
             return (Vec::new(), reason);
         };
-        transaction.settle(Outcome::Deferred(reason.clone()));
-        let (outcomes, _) = transaction.into_fates(true);
+        self.pipelining_failed |= transaction.pipelining_failed();
+        match loss {
+            Loss::Closed(_) => transaction.broken(reason.clone(), Event::Lost),
+            Loss::TimedOut => transaction.broken(reason.clone(), Event::TimedOut),
+            Loss::Content(_) => {
+                transaction.settle(Outcome::Deferred(reason.clone()), Scope::Message);
+            }
+        }
+        let (outcomes, _) = transaction.into_outcomes(true);
         (outcomes, reason)
     }
 

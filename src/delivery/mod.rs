@@ -24,7 +24,8 @@
 //! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that they may have it: only a second copy is sure to lose nothing (RFC 1047, RFC 5321 6.1) |
 //! | after the dot of an empty message | end-of-data | 4.4.2 | all have outcomes already |
 //!
-//! Where commands are pipelined the step is that of the first missing reply.
+//! Where commands are pipelined the step is that of the first missing reply. "Deferred" is the
+//! outcome at this host: [`Scope`] says whether another one is tried in the same attempt.
 //!
 //! # Decisions
 //!
@@ -35,7 +36,12 @@
 //! down cannot be known in this room. Postfix does the same (`smtp_skip_5xx_greeting`). The reason
 //! keeps the server's own code.
 //!
-//! *421 at any point* defers the transaction and closes (RFC 5321 3.8).
+//! *What is tried next* after a failure stands in [`scope`](Scope): which host, over which
+//! connection, for which recipients.
+//!
+//! *421 at any point* ends the transaction and closes (RFC 5321 3.8), but not to RCPT: some say it
+//! of one recipient and go on, so the others are served as far as the server does. If it closes,
+//! they are tried at once over a new connection.
 //!
 //! *Too many recipients.* 452 to RCPT, 552 in its place (RFC 5321 4.5.3.1.10) and any 4xx with
 //! status x.5.3 put the recipient in `again` when others were accepted before it, and defer it
@@ -50,7 +56,8 @@
 //! 7-bit, or sent as it is, as the operator says. Converting breaks signatures over the whole
 //! message (DKIM), so it is not the default. Sending works often: hosts that lack the keyword pass
 //! eight bits in practice, and Exim sends this way. `BODY=` is then left out. What was only
-//! declared to be 8-bit, and is not, goes anywhere.
+//! declared to be 8-bit, and is not, goes anywhere. Mail with the null reverse-path (a report) is
+//! converted even where other mail comes back: it has no sender to tell.
 //!
 //! *BINARYMIME* may hold bare CR and LF: it goes out by BDAT (RFC 3030) to a host with BINARYMIME
 //! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere.
@@ -108,20 +115,24 @@
 //! is awaited to its last byte, so that a host that drips its reply is given up after it. The
 //! defaults are the least times of RFC 5321 4.5.3.2 or longer.
 
+mod attempt;
 mod authentication;
 mod capabilities;
 mod conversation;
 mod conversion;
 mod parameters;
+mod scope;
 mod transaction;
 
 #[cfg(test)]
 mod tests;
 
+pub use attempt::{Attempt, Finality, HostFailure, Next, Telling};
 pub use authentication::{Login, Proof, Proved};
 pub use capabilities::Capabilities;
 pub use conversation::Conversation;
 pub use conversion::{Conversion, Unconvertible};
+pub use scope::{Event, Point, Scope, Usage, scope_of};
 
 use crate::config;
 use crate::message::{Address, ByMode, Message, Options, Outcome, Timestamp};
@@ -168,6 +179,8 @@ pub struct Manner {
     pub verified: bool,
     /// What becomes of 8-bit content where 8BITMIME is not offered.
     pub eight_bit: config::EightBit,
+    /// PIPELINING is used where it is offered: the host is not known to break at it.
+    pub pipelining: bool,
 }
 
 /// One message for one site.
@@ -249,8 +262,8 @@ pub enum Step {
     /// The transaction ended. Next `receive` call (with whatever input is left, maybe none) gives
     /// Ready or Close.
     Finished {
-        /// By index in the envelope.
-        outcomes: Vec<(u32, Outcome)>,
+        /// What became of the recipients, and what that is about.
+        outcomes: Vec<RecipientOutcome>,
         /// 452 after others were accepted, or more than the server takes in one transaction: to
         /// be sent in another at once.
         again: Vec<u32>,
@@ -260,6 +273,17 @@ pub enum Step {
     Unusable(Outcome),
     /// Send `out`, then close. No transaction is open.
     Close,
+}
+
+/// What a transaction did to one recipient.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipientOutcome {
+    /// Index in the envelope.
+    pub index: u32,
+    /// What became of it here.
+    pub outcome: Outcome,
+    /// What that is about; of a delivery it says nothing.
+    pub scope: Scope,
 }
 
 /// How far [`Conversation::receive`] came.

@@ -59,6 +59,7 @@ fn manner(starttls: StartTls) -> Manner {
         starttls,
         verified: false,
         eight_bit: config::EightBit::Bounce,
+        pipelining: true,
     }
 }
 
@@ -83,8 +84,12 @@ fn open(replies: &str) -> Conversation {
     conversation
 }
 
-fn stages(outcomes: &[(u32, Outcome)]) -> Vec<(u32, Stage, Status)> {
-    outcomes.iter().map(|(i, o)| (*i, o.reason().stage, o.reason().status)).collect()
+fn stages(outcomes: &[RecipientOutcome]) -> Vec<(u32, Stage, Status)> {
+    let stage = |one: &RecipientOutcome| {
+        let reason = one.outcome.reason();
+        (one.index, reason.stage, reason.status)
+    };
+    outcomes.iter().map(stage).collect()
 }
 
 #[test]
@@ -158,8 +163,8 @@ fn a_lost_connection_means_what_the_table_says() {
 fn too_many_recipients_are_deferred_by_their_own_reply_when_the_connection_is_lost() {
     let mut conversation = open("250 a\r\n250 b\r\n452 too many\r\n354 go\r\n");
     let (outcomes, _) = conversation.lost(Loss::TimedOut);
-    assert_eq!(outcomes[1].1.reason().code, 452);
-    assert!(matches!(outcomes[1].1, Outcome::Deferred(_)));
+    assert_eq!(outcomes[1].outcome.reason().code, 452);
+    assert!(matches!(outcomes[1].outcome, Outcome::Deferred(_)));
 }
 
 #[test]
@@ -241,14 +246,14 @@ fn a_reply_too_many_closes_and_is_never_taken_for_the_next_ones() {
     let progress = done.receive(input.as_bytes(), &mut Vec::new());
     assert_eq!(progress.consumed, "250 kept\r\n".len());
     let Step::Finished { outcomes, .. } = progress.step else { panic!() };
-    assert!(outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered(_))));
+    assert!(outcomes.iter().all(|one| matches!(one.outcome, Outcome::Delivered(_))));
     assert_eq!(feed(&mut done, &input[progress.consumed..]).0, Step::Close);
     // After 354 a second reply means that content must not follow.
     let mut twice = ready();
     twice.begin(mail(1), &mut Vec::new());
     let (step, _) = feed(&mut twice, "250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
     let Step::Finished { outcomes, .. } = step else { panic!("{step:?}") };
-    assert!(matches!(outcomes[0].1, Outcome::Deferred(_)));
+    assert!(matches!(outcomes[0].outcome, Outcome::Deferred(_)));
 }
 
 #[test]
@@ -261,7 +266,7 @@ fn a_refusal_in_the_midst_of_content_counts() {
     let Step::Finished { outcomes, .. } = step else { panic!("{step:?}") };
     let expected = (0, Stage::Content, Status(5, 3, 4));
     assert_eq!(stages(&outcomes), vec![expected]);
-    assert!(matches!(outcomes[0].1, Outcome::Refused(_)));
+    assert!(matches!(outcomes[0].outcome, Outcome::Refused(_)));
     assert_eq!(feed(&mut conversation, "").0, Step::Close);
 }
 
@@ -375,7 +380,7 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
             Step::Finished { outcomes, again } => {
                 tally.ended += outcomes.len();
                 tally.again += again.len();
-                for index in outcomes.iter().map(|(index, _)| *index).chain(again) {
+                for index in outcomes.iter().map(|one| one.index).chain(again) {
                     assert!(open.remove(&index), "seed {seed}: {index} ended twice");
                 }
                 assert!(open.is_empty(), "seed {seed}: {open:?} did not end");
@@ -393,7 +398,7 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
     }
     let (outcomes, _) = conversation.lost(Loss::Closed("end".into()));
     tally.lost += outcomes.len();
-    for (index, _) in outcomes {
+    for RecipientOutcome { index, .. } in outcomes {
         assert!(open.remove(&index), "seed {seed}: {index} ended twice");
     }
     assert!(open.is_empty(), "seed {seed}: {open:?} did not end");
@@ -483,8 +488,11 @@ fn after_the_dot_any_last_line_of_class_2_means_taken() {
         for mut conversation in [by_data, by_chunk, by_lmtp] {
             let (step, _) = feed(&mut conversation, reply);
             let Step::Finished { outcomes, .. } = step else { panic!("{reply:?}: {step:?}") };
-            assert!(matches!(outcomes[0].1, Outcome::Delivered(_)), "{reply:?}: {outcomes:?}");
-            assert!(matches!(outcomes[1].1, Outcome::Refused(_)), "{outcomes:?}");
+            assert!(
+                matches!(outcomes[0].outcome, Outcome::Delivered(_)),
+                "{reply:?}: {outcomes:?}"
+            );
+            assert!(matches!(outcomes[1].outcome, Outcome::Refused(_)), "{outcomes:?}");
             assert_eq!(feed(&mut conversation, "").0, Step::Ready);
         }
     }
@@ -514,3 +522,4 @@ fn mail_that_must_not_go_in_the_clear_does_not() {
 }
 
 mod login;
+mod scopes;

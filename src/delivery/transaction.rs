@@ -2,7 +2,8 @@
 //! the replies make of each recipient. It knows nothing of greetings and of what closes a line.
 
 use super::capabilities::Capabilities;
-use super::{Converted, Mail, Protocol, parameters};
+use super::scope::{Event, Point, Scope, Usage, scope_of};
+use super::{Converted, Mail, Protocol, RecipientOutcome, parameters};
 use crate::message::{Body, Outcome, Reason, Stage, Status};
 use crate::smtp::Response;
 use std::io::Write;
@@ -45,6 +46,18 @@ impl Command {
             Command::EndOfData | Command::EndOfDataFor(_) | Command::EmptyEnd => Stage::EndOfData,
         }
     }
+
+    fn point(self) -> Point {
+        match self {
+            Command::Reset | Command::ResetOnly => Point::Reset,
+            Command::Mail => Point::Mail,
+            Command::Recipient(_) => Point::Recipient,
+            Command::Data => Point::Data,
+            Command::Content => Point::Content,
+            Command::EndOfData | Command::EmptyEnd => Point::EndOfData,
+            Command::EndOfDataFor(_) => Point::EndOfDataEach,
+        }
+    }
 }
 
 /// What is known of one recipient.
@@ -58,7 +71,7 @@ enum RecipientState {
     Again(Reason),
     /// Beyond the server's RCPTMAX: not offered.
     Beyond,
-    Ended(Outcome),
+    Ended(Outcome, Scope),
 }
 
 /// What a reply means for the transaction.
@@ -68,7 +81,7 @@ pub(super) enum Progression {
     Continue,
     /// The server waits for content for at least one recipient.
     SendContent,
-    /// Every recipient has its fate.
+    /// Every recipient has its outcome.
     Finished {
         /// The connection cannot be used any more.
         close: bool,
@@ -107,6 +120,12 @@ pub(super) struct Transaction {
     data_begun: bool,
     /// The accepted recipients were deferred together: no sense in sending on at once.
     deferred: bool,
+    usage: Usage,
+    /// Replies that have come.
+    answered: usize,
+    /// 421 to a recipient: the server closes the connection, now or when it has answered what it
+    /// can.
+    closing: Option<Reason>,
 }
 
 impl Transaction {
@@ -116,6 +135,7 @@ impl Transaction {
         protocol: Protocol,
         reset: bool,
         capabilities: &Capabilities,
+        usage: Usage,
     ) -> Transaction {
         let first = if reset { Command::Reset } else { Command::Mail };
         let all = mail.recipients.len();
@@ -148,15 +168,23 @@ impl Transaction {
             accepted: 0,
             data_begun: false,
             deferred: false,
+            usage,
+            answered: 0,
+            closing: None,
         }
     }
 
     /// A transaction that ends here, with `outcome` for all. RSET is sent all the same: its reply
     /// is what the caller, which waits for one, gets to receive.
-    pub(super) fn refused(mail: Mail, outcome: Outcome, out: &mut Vec<u8>) -> Transaction {
-        let mut transaction =
-            Transaction::new(mail, Protocol::Smtp, true, &Capabilities::default());
-        transaction.settle(outcome);
+    pub(super) fn refused(
+        mail: Mail,
+        outcome: Outcome,
+        scope: Scope,
+        out: &mut Vec<u8>,
+    ) -> Transaction {
+        let nothing = Capabilities::default();
+        let mut transaction = Transaction::new(mail, Protocol::Smtp, true, &nothing, Usage::Reused);
+        transaction.settle(outcome, scope);
         transaction.next = None;
         transaction.awaited = Command::ResetOnly;
         transaction.outstanding = 1;
@@ -259,10 +287,13 @@ impl Transaction {
     ) -> Progression {
         let answered = self.awaited;
         self.outstanding = self.outstanding.saturating_sub(1);
+        self.answered += 1;
         let reason = || response.reason(answered.stage(), remote);
-        if response.code() == 421 {
-            // RFC 5321 3.8: the host is closing, whatever the command was.
-            self.settle(Outcome::Deferred(reason()));
+        let scope = scope_of(answered.point(), Event::of_code(response.code()), self.usage);
+        if response.code() == 421 && !matches!(answered, Command::Recipient(_)) {
+            // RFC 5321 3.8: the host is closing, whatever the command was. To RCPT some say it of
+            // one recipient, and go on.
+            self.settle(Outcome::Deferred(reason()), scope);
             return Progression::Finished { close: true };
         }
         match (answered, response.class()) {
@@ -270,7 +301,7 @@ impl Transaction {
             (Command::EmptyEnd, class) => return Progression::Finished { close: class == 3 },
             (Command::Reset, 2) => {}
             (Command::Reset, _) => {
-                self.settle(Outcome::Deferred(reason()));
+                self.settle(Outcome::Deferred(reason()), scope);
                 return Progression::Finished { close: true };
             }
             (Command::Mail, 2) => self.mail_accepted = true,
@@ -280,19 +311,19 @@ impl Transaction {
             {
                 self.mail_refused = true;
                 self.submitter_refused = true;
-                self.settle(Outcome::Deferred(reason()));
+                self.settle(Outcome::Deferred(reason()), scope);
             }
             (Command::Mail, 4 | 5) => {
                 self.mail_refused = true;
-                self.settle(judged(reason()));
+                self.settle(judged(reason()), scope);
             }
             (Command::Recipient(place), 2) => self.recipient_accepted(place),
             (Command::Recipient(place), 4 | 5) => {
                 self.recipient_refused(place, response, reason());
             }
             (Command::Data, 3) => return self.data(out),
-            (Command::Data, 4 | 5) => return self.end(judged(reason()), false),
-            (Command::Content, 4 | 5) => return self.end(judged(reason()), true),
+            (Command::Data, 4 | 5) => return self.end(judged(reason()), scope, false),
+            (Command::Content, 4 | 5) => return self.end(judged(reason()), scope, true),
             (Command::EndOfDataFor(place), 2) => {
                 return self.end_one(place, Outcome::Delivered(reason()));
             }
@@ -303,14 +334,14 @@ impl Transaction {
             }
             (Command::EndOfData, 2) => {
                 self.data_begun = true;
-                return self.end(Outcome::Delivered(reason()), false);
+                return self.end(Outcome::Delivered(reason()), scope, false);
             }
             // RFC 5321 4.2.2: not about the message. It may be tried by DATA.
             (Command::EndOfData, 5) if self.pipelined_content && response.code() <= 504 => {
                 self.chunk_refused = true;
-                return self.end(Outcome::Deferred(reason()), false);
+                return self.end(Outcome::Deferred(reason()), scope, false);
             }
-            (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), false),
+            (Command::EndOfData, 4 | 5) => return self.end(judged(reason()), scope, false),
             (Command::Content, _) => return Progression::Violation("a reply before the final dot"),
             (_, 3) => return Progression::Violation("a 3xx reply to a command that asks for none"),
             (_, _) => return Progression::Violation("a 2xx reply to DATA"),
@@ -347,7 +378,11 @@ impl Transaction {
             return; // MAIL was refused: what the server says now is about its order of commands.
         };
         let code = response.code();
+        if code == 421 {
+            self.closing.get_or_insert_with(|| reason.clone());
+        }
         let too_many = match response.status() {
+            _ if code == 421 => false,
             None => matches!(code, 452 | 552),
             Some(status) => (status.1, status.2) == (5, 3) && (code < 500 || code == 552),
         };
@@ -357,8 +392,8 @@ impl Transaction {
         }
         *state = match too_many {
             true if self.accepted > 0 => RecipientState::Again(reason),
-            true => RecipientState::Ended(Outcome::Deferred(reason)),
-            false => RecipientState::Ended(judged(reason)),
+            true => RecipientState::Ended(Outcome::Deferred(reason), Scope::Recipient),
+            false => RecipientState::Ended(judged(reason), Scope::Recipient),
         };
     }
 
@@ -411,7 +446,7 @@ impl Transaction {
     /// One of the replies to the final dot (RFC 2033 4.2).
     fn end_one(&mut self, place: usize, outcome: Outcome) -> Progression {
         if let Some(state) = self.statuses.get_mut(place) {
-            *state = RecipientState::Ended(outcome);
+            *state = RecipientState::Ended(outcome, Scope::Recipient);
         }
         match self.next_accepted(place + 1) {
             Some(next) => {
@@ -424,50 +459,85 @@ impl Transaction {
 
     /// `outcome` for all that were accepted. Recipients refused by RCPT keep their replies: the
     /// "no valid recipients" that then answers DATA says less.
-    fn end(&mut self, outcome: Outcome, close: bool) -> Progression {
+    fn end(&mut self, outcome: Outcome, scope: Scope, close: bool) -> Progression {
         self.deferred = matches!(outcome, Outcome::Deferred(_));
         // Those that were not offered yet have the next transaction, unless there is to be none.
         let concerned = if self.deferred { self.statuses.len() } else { self.offered };
-        self.settle_first(concerned, &outcome);
+        self.settle_first(concerned, &outcome, scope);
         Progression::Finished { close }
     }
 
-    /// Gives `outcome` to all whose fate is open.
-    pub(super) fn settle(&mut self, outcome: Outcome) {
-        self.settle_first(self.statuses.len(), &outcome);
+    /// The server has said 421 to a recipient.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_some()
     }
 
-    fn settle_first(&mut self, count: usize, outcome: &Outcome) {
+    /// Some of the commands that were sent together were answered, and others were not.
+    pub(super) fn pipelining_failed(&self) -> bool {
+        self.window > 1
+            && self.answered > 0
+            && self.outstanding > 1
+            && self.closing.is_none()
+            && matches!(self.awaited, Command::Recipient(_) | Command::Data)
+    }
+
+    /// Nothing more can be learned on this connection, for this reason of ours: settles what is
+    /// open.
+    pub(super) fn broken(&mut self, reason: Reason, event: Event) {
+        let scope = scope_of(self.awaited.point(), event, self.usage);
+        match self.closing.clone() {
+            // It said that it would close. The other recipients may do better without the one
+            // that it said so to.
+            Some(said) if scope != Scope::Message => {
+                self.settle(Outcome::Deferred(said), Scope::Connection);
+            }
+            _ if self.pipelining_failed() => {
+                self.settle(Outcome::Deferred(reason), Scope::Connection);
+            }
+            _ => self.settle(Outcome::Deferred(reason), scope),
+        }
+    }
+
+    /// Gives `outcome` to all recipients that have none.
+    pub(super) fn settle(&mut self, outcome: Outcome, scope: Scope) {
+        self.settle_first(self.statuses.len(), &outcome, scope);
+    }
+
+    fn settle_first(&mut self, count: usize, outcome: &Outcome, scope: Scope) {
         for state in self.statuses.iter_mut().take(count) {
             if matches!(
                 state,
                 RecipientState::Waiting | RecipientState::Accepted | RecipientState::Beyond
             ) {
-                *state = RecipientState::Ended(outcome.clone());
+                *state = RecipientState::Ended(outcome.clone(), scope);
             }
         }
     }
 
-    /// Hands over the fates: every recipient in exactly one of the two lists. After `close`, or
-    /// when the others were deferred, nobody is to be sent again at once: those who would have
-    /// been are deferred by their own reply.
-    pub(super) fn into_fates(self, close: bool) -> (Vec<(u32, Outcome)>, Vec<u32>) {
+    /// Hands over the outcomes: every recipient in exactly one of the two lists. After `close`, or
+    /// when the others were deferred, none is to be sent again at once: those that would have been
+    /// are deferred by their own reply.
+    pub(super) fn into_outcomes(self, close: bool) -> (Vec<RecipientOutcome>, Vec<u32>) {
         let at_once = !close && !self.deferred;
         let mut outcomes = Vec::with_capacity(self.statuses.len());
         let mut again = Vec::new();
         for (index, state) in self.mail.recipients.into_iter().zip(self.statuses) {
-            match state {
-                RecipientState::Ended(outcome) => outcomes.push((index, outcome)),
-                RecipientState::Again(_) | RecipientState::Beyond if at_once => again.push(index),
-                RecipientState::Again(reason) => outcomes.push((index, Outcome::Deferred(reason))),
+            let (outcome, scope) = match state {
+                RecipientState::Ended(outcome, scope) => (outcome, scope),
+                RecipientState::Again(_) | RecipientState::Beyond if at_once => {
+                    again.push(index);
+                    continue;
+                }
+                RecipientState::Again(reason) => (Outcome::Deferred(reason), Scope::Recipient),
                 // Only those not offered come here, when the connection ends after the others; and
                 // if there were another path, the recipient must not be lost.
                 RecipientState::Waiting | RecipientState::Accepted | RecipientState::Beyond => {
                     let text = "the transaction ended without a reply for this recipient";
                     let reason = Reason::ours(Stage::Local, Status(4, 3, 0), text);
-                    outcomes.push((index, Outcome::Deferred(reason)));
+                    (Outcome::Deferred(reason), Scope::Connection)
                 }
-            }
+            };
+            outcomes.push(RecipientOutcome { index, outcome, scope });
         }
         (outcomes, again)
     }

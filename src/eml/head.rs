@@ -157,6 +157,7 @@ fn read_status_so_far(attempts: &str, words: &mut Words) -> Option<RecipientStat
             status: read_status(&words.take("status")?)?,
             text: one_line(words.take("text")?)?,
             remote: one_line(words.take("remote")?)?,
+            hosts: None,
         },
     })
 }
@@ -332,6 +333,7 @@ mod tests {
             status: Status(4, 999, 999),
             text: "mailbox + \u{fc}ber = full\\, later ".repeat(20).into(),
             remote: "mx.example.org [192.0.2.1]:25".into(),
+            hosts: None,
         };
         let mut recipients = vec![plain("Postmaster"), plain("\"odd> name\"@x.test")];
         for notify in

@@ -4,9 +4,9 @@
 //! may be added at the end of a release; names and meanings do not change.
 
 use crate::message::{
-    Address, InEvents, Options, QueueId, Reason, Recipient, Shown, Status, Timestamp,
+    Address, HostAttempt, InEvents, Options, QueueId, Reason, Recipient, Shown, Status, Timestamp,
 };
-use serde::ser::SerializeMap;
+use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use std::net::SocketAddr;
 
@@ -91,6 +91,9 @@ pub struct Event<'a> {
     /// The rest of the reply, or our own words.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub text: &'a str,
+    /// All hosts that were tried in the attempt, where there was more than one; `remote` first.
+    #[serde(serialize_with = "as_hosts", skip_serializing_if = "<[HostAttempt]>::is_empty")]
+    pub hosts: &'a [HostAttempt],
     /// Number of the attempt: the first is 1.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempt: u16,
@@ -151,6 +154,7 @@ impl<'a> Event<'a> {
             code: 0,
             status: None,
             text: "",
+            hosts: &[],
             attempt: 0,
             due: None,
             size: None,
@@ -201,6 +205,7 @@ impl<'a> Event<'a> {
             code: reason.code,
             status: Some(reason.status),
             text: &reason.text,
+            hosts: reason.hosts.as_deref().unwrap_or_default(),
             ..self
         }
     }
@@ -254,6 +259,32 @@ fn as_text_if_any<T: std::fmt::Display, S: Serializer>(
         Some(value) => to.collect_str(value),
         None => to.serialize_none(),
     }
+}
+
+/// One host of an attempt, with the names that the event's own fields have.
+#[derive(Serialize)]
+struct Host<'a> {
+    remote: &'a str,
+    stage: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    code: u16,
+    #[serde(serialize_with = "as_text")]
+    status: Status,
+    text: &'a str,
+}
+
+fn as_hosts<S: Serializer>(hosts: &&[HostAttempt], to: S) -> Result<S::Ok, S::Error> {
+    let mut list = to.serialize_seq(Some(hosts.len()))?;
+    for host in *hosts {
+        list.serialize_element(&Host {
+            remote: &host.remote,
+            stage: host.stage.name(),
+            code: host.code,
+            status: host.status,
+            text: &host.text,
+        })?;
+    }
+    list.end()
 }
 
 fn as_list<S: Serializer>(recipients: &&[Recipient], to: S) -> Result<S::Ok, S::Error> {
@@ -330,6 +361,7 @@ mod tests {
             status: Status(4, 2, 1),
             text: "Mailbox \"b\"\tbusy".into(),
             remote: "mx1.example.net [192.0.2.1]:25".into(),
+            hosts: None,
         };
         let event = Event {
             to: Some("b@example.net"),

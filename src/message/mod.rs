@@ -20,7 +20,7 @@ pub use content::{Content, ContentFlags, Piece};
 pub use envelope::{Address, Envelope, Recipient, ReversePath, domain_key, domain_of};
 pub use id::{QueueId, QueueIdSource};
 pub use options::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Options};
-pub use outcome::{Outcome, Reason, RecipientStatus, Stage, Status};
+pub use outcome::{HostAttempt, Outcome, Reason, RecipientStatus, Stage, Status};
 pub use route_key::{Demands, IdentityId, RouteKey};
 pub use tagged::{InEvents, OptionSpec, Shown};
 

@@ -2,6 +2,7 @@
 
 use super::Timestamp;
 use std::fmt;
+use std::sync::Arc;
 
 /// An enhanced status code (RFC 3463): class.subject.detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +96,44 @@ pub struct Reason {
     pub text: Box<str>,
     /// The host that spoke or was tried, `mx1.example.net [192.0.2.1]:25`; empty when none was.
     pub remote: Box<str>,
+    /// All hosts of the attempt where there was more than one, the one above first. Not stored:
+    /// after a restart only the one above is known.
+    pub hosts: Option<Arc<[HostAttempt]>>,
+}
+
+/// What happened at one host in an attempt that tried several.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostAttempt {
+    /// The host, `mx1.example.net [192.0.2.1]:25`.
+    pub remote: Box<str>,
+    /// How far the attempt had come there.
+    pub stage: Stage,
+    /// The SMTP reply code; 0 when the host did not reply.
+    pub code: u16,
+    /// The enhanced status.
+    pub status: Status,
+    /// One line, as in [`Reason::text`].
+    pub text: Box<str>,
+}
+
+impl HostAttempt {
+    /// What `reason` says about its host.
+    pub fn of(reason: &Reason) -> HostAttempt {
+        HostAttempt {
+            remote: reason.remote.clone(),
+            stage: reason.stage,
+            code: reason.code,
+            status: reason.status,
+            text: reason.text.clone(),
+        }
+    }
+}
+
+/// As [`Reason`] is written.
+impl fmt::Display for HostAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write(f, self.code, self.status, &self.text, &self.remote)
+    }
 }
 
 impl Reason {
@@ -103,22 +142,37 @@ impl Reason {
 
     /// A reason of our own, with no server's reply.
     pub fn ours(stage: Stage, status: Status, text: impl Into<Box<str>>) -> Reason {
-        Reason { stage, code: 0, status, text: text.into(), remote: "".into() }
+        Reason { stage, code: 0, status, text: text.into(), remote: "".into(), hosts: None }
+    }
+
+    /// The hosts that were tried beside [`Reason::remote`].
+    pub fn other_hosts(&self) -> &[HostAttempt] {
+        self.hosts.as_deref().and_then(|hosts| hosts.get(1..)).unwrap_or_default()
     }
 }
 
 /// `450 4.2.1 Mailbox busy (mx1.example.net [192.0.2.1]:25)`.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.code != 0 {
-            write!(f, "{} ", self.code)?;
-        }
-        write!(f, "{} {}", self.status, self.text)?;
-        if !self.remote.is_empty() {
-            write!(f, " ({})", self.remote)?;
-        }
-        Ok(())
+        write(f, self.code, self.status, &self.text, &self.remote)
     }
+}
+
+fn write(
+    f: &mut fmt::Formatter<'_>,
+    code: u16,
+    status: Status,
+    text: &str,
+    remote: &str,
+) -> fmt::Result {
+    if code != 0 {
+        write!(f, "{code} ")?;
+    }
+    write!(f, "{status} {text}")?;
+    if !remote.is_empty() {
+        write!(f, " ({remote})")?;
+    }
+    Ok(())
 }
 
 /// The status of a recipient so far, as stored.
@@ -159,6 +213,15 @@ pub enum Outcome {
 impl Outcome {
     /// Why, whichever it is.
     pub fn reason(&self) -> &Reason {
+        match self {
+            Outcome::Delivered(reason) | Outcome::Deferred(reason) | Outcome::Refused(reason) => {
+                reason
+            }
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn reason_mut(&mut self) -> &mut Reason {
         match self {
             Outcome::Delivered(reason) | Outcome::Deferred(reason) | Outcome::Refused(reason) => {
                 reason

@@ -2,17 +2,20 @@
 
 use super::content;
 use super::exchange::{Job, Reporter, Reports};
+use super::fallback::{Broken, Fallbacks};
 use crate::config::{Config, Scheme};
 use crate::credentials::OutboundCredentials;
 use crate::delivery::{
-    Conversation, Converted, Login, Loss, Mail, Manner, Policy, Protocol, StartTls, Step,
+    Conversation, Converted, Finality, HostFailure, Login, Loss, Mail, Manner, Policy, Protocol,
+    RecipientOutcome, Scope, StartTls, Step, Telling,
 };
 use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
-use crate::route::{Candidate, CredentialsId, TlsPolicy, Transport};
+use crate::route::{Candidate, CredentialsId, SiteKey, TlsPolicy, Transport};
 use crate::sasl::encode;
 use crate::smtp::one_line;
 use crate::tls::{Client, MaybeTlsStream, Security, Trust};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,24 +31,60 @@ pub(super) struct TlsProfile<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Rc<Policy>,
     pub(super) client: &'a Client,
+    /// The key of the site.
+    pub(super) site: &'a SiteKey,
     pub(super) transport: &'a Transport,
-    /// Who we are at hosts that want to know.
+    /// Credentials for hosts that require AUTH.
     pub(super) logins: Option<&'a OutboundCredentials>,
+    /// What is known not to work at hosts.
+    pub(super) fallbacks: &'a RefCell<Fallbacks>,
+}
+
+/// Whether content may leave with the envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ContentAhead {
+    Allowed,
+    /// Something failed in this attempt already.
+    Not,
+}
+
+/// Whether commands go out before their replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commands {
+    /// Where the host offers PIPELINING and is not known to break at it.
+    Pipelined,
+    OneByOne,
+}
+
+/// How a host is talked to, as far as a failure may change it.
+struct Plan {
+    starttls: StartTls,
+    commands: Commands,
+    /// No earlier session is taken up.
+    full_handshake: bool,
 }
 
 /// Why there is no connection.
 enum Failure {
-    /// The handshake failed; whether by what the host showed or said, and not on its way.
-    Tls(Reason, bool),
-    /// Anything else: what it means for a recipient.
-    Other(Outcome),
+    /// TLS failed.
+    Tls {
+        reason: Reason,
+        /// By what the host showed or said, and not on its way.
+        is_final: bool,
+        /// The handshake offered to take up an earlier session.
+        offered_session: bool,
+    },
+    /// Anything else.
+    Other(HostFailure),
 }
 
 impl Failure {
-    fn into_outcome(self) -> Outcome {
+    fn into_host_failure(self) -> HostFailure {
         match self {
-            Failure::Tls(reason, _) => Outcome::Deferred(reason),
-            Failure::Other(outcome) => outcome,
+            Failure::Tls { reason, .. } => {
+                HostFailure { reason, telling: Telling::Tls, finality: Finality::Later }
+            }
+            Failure::Other(failure) => failure,
         }
     }
 }
@@ -64,12 +103,14 @@ pub(super) struct Connection {
     chunking: bool,
     /// Transactions begun on it.
     pub(super) transactions: u32,
+    /// Where it leads.
+    pub(super) candidate: Candidate,
 }
 
 /// What one transaction did.
 pub(super) struct Transacted {
-    /// By index in the envelope.
-    pub(super) outcomes: Vec<(u32, Outcome)>,
+    /// What became of the recipients.
+    pub(super) outcomes: Vec<RecipientOutcome>,
     /// To be sent again at once.
     pub(super) again: Vec<u32>,
     /// The connection is gone.
@@ -77,147 +118,135 @@ pub(super) struct Transacted {
 }
 
 impl Transacted {
-    /// The same outcome for all recipients; no connection was used.
-    pub(super) fn all(job: &Job, outcome: &Outcome) -> Transacted {
-        let all = job.recipients.iter();
-        let outcomes = all.map(|&index| (index, outcome.clone())).collect();
+    /// All of `recipients` have the same outcome, and the connection is gone.
+    pub(super) fn lost_with(recipients: &[u32], outcome: &Outcome, scope: Scope) -> Transacted {
+        let one = |&index| RecipientOutcome { index, outcome: outcome.clone(), scope };
+        let outcomes = recipients.iter().map(one).collect();
         Transacted { outcomes, again: Vec::new(), lost: true }
-    }
-
-    /// All recipients are to be sent again at once; no connection was used.
-    pub(super) fn untried(job: &Job) -> Transacted {
-        Transacted { outcomes: Vec::new(), again: job.recipients.clone(), lost: true }
     }
 
     /// The content cannot be read. Nothing was said to the host.
-    fn unreadable(job: &Job, error: &io::Error) -> Transacted {
+    fn unreadable(recipients: &[u32], error: &io::Error) -> Transacted {
         let text = format!("the message could not be read here: {error}");
         let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX);
         let outcome = Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 0), text));
-        let outcomes = job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
-        Transacted { outcomes, again: Vec::new(), lost: true }
+        Transacted::lost_with(recipients, &outcome, Scope::Message)
     }
 
-    /// The host's 421 to MAIL, if that was all: it takes no mail now, whoever it is for.
-    pub(super) fn refusal_of_all(&self) -> Option<&Reason> {
-        let (_, first) = self.outcomes.first()?;
-        let is_refusal = |outcome: &Outcome| {
-            matches!(outcome, Outcome::Deferred(reason)
-                if reason.stage == Stage::Mail && reason.code == 421)
+    /// The host closed the connection and said of no recipient more than that.
+    pub(super) fn is_hang_up(&self) -> Option<&Reason> {
+        let says_nothing = |one: &RecipientOutcome| {
+            let reason = one.outcome.reason();
+            matches!(reason.code, 0 | 421)
+                && matches!(one.scope, Scope::Transaction | Scope::Recipient)
         };
-        let all = self.lost && self.again.is_empty();
-        (all && self.outcomes.iter().all(|(_, outcome)| is_refusal(outcome)))
-            .then(|| first.reason())
+        let all = self.lost && self.again.is_empty() && self.outcomes.iter().all(says_nothing);
+        self.outcomes.first().filter(|_| all).map(|first| first.outcome.reason())
     }
 
-    /// Lost before the host said anything to this transaction but 421: on a connection that had
-    /// been idle this means only that the host has closed it meanwhile.
-    pub(super) fn was_closed_before(&self) -> bool {
-        self.lost
-            && self.again.is_empty()
-            && self.outcomes.iter().all(|(_, outcome)| {
-                let reason = outcome.reason();
-                reason.stage == Stage::Mail && matches!(reason.code, 0 | 421)
-            })
+    /// Something was said about the connection alone: for all recipients a new one is needed.
+    pub(super) fn is_about_connection(&self) -> bool {
+        self.again.is_empty() && self.outcomes.iter().all(|one| one.scope == Scope::Connection)
     }
 }
 
 impl Connection {
     /// Connects to one candidate and brings it to the point where mail can be sent, within `left`
-    /// at the latest.
+    /// at the latest. What does not work there is done without: see [`super::fallback`].
     ///
     /// # Errors
-    /// The outcome that this host alone would mean for a recipient.
+    /// What keeps this host from taking mail.
     pub(super) async fn open(
         candidate: &Candidate,
         way: &TlsProfile<'_>,
+        commands: Commands,
         left: Duration,
-    ) -> Result<Connection, Outcome> {
-        let began = ring::now();
+    ) -> Result<Connection, HostFailure> {
+        let until = ring::now() + left;
+        let broken =
+            |what| way.fallbacks.borrow().is_broken(candidate.address, what, ring::wall_clock());
         let starttls = match way.transport.tls {
             _ if way.transport.protocol == Scheme::Smtps => StartTls::Never,
             TlsPolicy::Off => StartTls::Never,
+            TlsPolicy::Opportunistic if broken(Broken::Tls) => StartTls::Never,
             TlsPolicy::Opportunistic => StartTls::IfOffered,
             TlsPolicy::Mandatory(_) | TlsPolicy::RequireTls => StartTls::Always,
         };
-        if way.transport.tls == TlsPolicy::RequireTls {
-            return Connection::open_for_require_tls(candidate, way, starttls, left).await;
-        }
-        match Connection::open_with(candidate, way, starttls, left).await {
-            Ok(connection) => Ok(connection),
-            Err(Failure::Other(outcome)) => Err(outcome),
-            // What may go in the clear does so, over a new connection: this one is of no use.
-            Err(Failure::Tls(reason, _)) if starttls == StartTls::IfOffered => {
-                tracing::debug!(%reason, "no TLS: in the clear");
-                let left = left.saturating_sub(began.elapsed());
-                let again = Connection::open_with(candidate, way, StartTls::Never, left).await;
-                again.map_err(Failure::into_outcome)
+        let commands = if broken(Broken::Pipelining) { Commands::OneByOne } else { commands };
+        let full_handshake = broken(Broken::Resumption);
+        let mut plan = Plan { starttls, commands, full_handshake };
+        let remember = |what, reason: &Reason| {
+            let (address, now) = (candidate.address, ring::wall_clock());
+            way.fallbacks.borrow_mut().remember(address, way.site, what, reason.clone(), now);
+        };
+        // Each turn changes the plan, so there are three at most. The connection that failed is of
+        // no use in any case.
+        loop {
+            let left = until.saturating_duration_since(ring::now());
+            let failure = match Connection::open_with(candidate, way, &plan, left).await {
+                Ok(connection) if way.transport.tls != TlsPolicy::RequireTls => {
+                    return Ok(connection);
+                }
+                Ok(connection) => return connection.for_require_tls().await,
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::Tls { reason, offered_session: true, .. } if !plan.full_handshake => {
+                    tracing::debug!(%reason, "a resumed TLS session failed: full handshake");
+                    remember(Broken::Resumption, &reason);
+                    plan.full_handshake = true;
+                }
+                Failure::Tls { reason, .. } if plan.starttls == StartTls::IfOffered => {
+                    tracing::debug!(%reason, "no TLS: in the clear");
+                    remember(Broken::Tls, &reason);
+                    plan.starttls = StartTls::Never;
+                }
+                failure if way.transport.tls == TlsPolicy::RequireTls => {
+                    return Err(without_tls(failure));
+                }
+                failure => return Err(failure.into_host_failure()),
             }
-            Err(Failure::Tls(reason, _)) => Err(Outcome::Deferred(reason)),
         }
     }
 
-    /// The same, to a host that proves its name under TLS and offers REQUIRETLS (RFC 8689 4.2.1).
-    /// Refused is what is certain of this host: 5.7.10 without such TLS, 5.7.30 without the
-    /// extension.
-    async fn open_for_require_tls(
-        candidate: &Candidate,
-        way: &TlsProfile<'_>,
-        starttls: StartTls,
-        left: Duration,
-    ) -> Result<Connection, Outcome> {
-        let failure = match Connection::open_with(candidate, way, starttls, left).await {
-            Ok(connection) if connection.conversation.meets_require_tls() => {
-                return Ok(connection);
-            }
-            Ok(connection) => {
-                let text = "the message demands REQUIRETLS, and the host does not offer it";
-                let reason = Reason {
-                    remote: connection.conversation.remote().into(),
-                    ..Reason::ours(Stage::Tls, Status(5, 7, 30), text)
-                };
-                connection.quit().await;
-                return Err(Outcome::Refused(reason));
-            }
-            Err(failure) => failure,
+    /// This connection, if mail that demands REQUIRETLS may go there (RFC 8689 4.2.1); 5.7.30
+    /// otherwise.
+    async fn for_require_tls(self) -> Result<Connection, HostFailure> {
+        if self.conversation.meets_require_tls() {
+            return Ok(self);
+        }
+        let text = "the message demands REQUIRETLS, and the host does not offer it";
+        let reason = Reason {
+            remote: self.conversation.remote().into(),
+            ..Reason::ours(Stage::Tls, Status(5, 7, 30), text)
         };
-        Err(match failure {
-            Failure::Tls(reason, true) => without_tls(reason),
-            Failure::Other(Outcome::Deferred(reason))
-                if reason.stage == Stage::Hello && reason.status == Conversation::NOT_PROTECTED =>
-            {
-                without_tls(reason)
-            }
-            failure => failure.into_outcome(),
-        })
+        self.quit().await;
+        Err(HostFailure { reason, telling: Telling::Reply, finality: Finality::Never })
     }
 
     async fn open_with(
         candidate: &Candidate,
         way: &TlsProfile<'_>,
-        starttls: StartTls,
+        plan: &Plan,
         left: Duration,
     ) -> Result<Connection, Failure> {
         let remote = remote_name(candidate);
         let limits = &way.config.delivery;
-        let other = |outcome| Err(Failure::Other(outcome));
-        let stream = match Stream::connect(
-            candidate.address,
-            None,
-            limits.connect_timeout.min(left),
-        )
-        .await
-        {
-            Ok(stream) => stream,
-            Err(error) => return other(Outcome::Deferred(connect_failed(&error, remote))),
-        };
+        let wait = limits.connect_timeout.min(left);
+        let stream = Stream::connect(candidate.address, None, wait)
+            .await
+            .map_err(|error| Failure::Other(connect_failed(&error, remote.clone())))?;
         let protocol = match way.transport.protocol {
             Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
             Scheme::Lmtp => Protocol::Lmtp,
         };
-        let verified = way.transport.tls.is_verified();
-        let eight_bit = way.transport.eight_bit;
-        let manner = Manner { protocol, starttls, verified, eight_bit };
+        let manner = Manner {
+            protocol,
+            starttls: plan.starttls,
+            verified: way.transport.tls.is_verified(),
+            eight_bit: way.transport.eight_bit,
+            pipelining: plan.commands == Commands::Pipelined,
+        };
         let mut connection = Connection {
             stream: MaybeTlsStream::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
@@ -228,26 +257,27 @@ impl Connection {
             lmtp: protocol == Protocol::Lmtp,
             chunking: way.transport.chunking,
             transactions: 0,
+            candidate: candidate.clone(),
         };
         if way.transport.protocol == Scheme::Smtps {
-            connection.shake_hands(candidate, way, left).await?;
+            connection.shake_hands(candidate, way, plan, left).await?;
             connection.conversation.secured_from_the_start();
         }
         if let Some(CredentialsId(place)) = way.transport.credentials {
             let login = login(way.logins, place).ok_or_else(|| {
                 let text = "our login for this host is not there";
-                Failure::Other(Outcome::Deferred(Reason::ours(Stage::Local, Status(4, 3, 5), text)))
+                let reason = Reason::ours(Stage::Local, Status(4, 3, 5), text);
+                Failure::Other(HostFailure::of_conversation(reason))
             })?;
             connection.conversation.log_in_as(login);
         }
-        // A host that drips never runs into the time-out of one receive, but into that of all its
-        // replies: greeting, EHLO, HELO.
+        // Each reply has its time; greeting, EHLO and HELO together have no more than this.
         let in_time = limits.greeting_timeout + 2 * limits.hello_timeout;
         let mut talked = within(in_time.min(left), connection.talk()).await;
         if let Some(Ok(Step::StartTls)) = talked {
             // Nothing that came before the handshake counts.
             connection.input.consume(usize::MAX);
-            connection.shake_hands(candidate, way, left).await?;
+            connection.shake_hands(candidate, way, plan, left).await?;
             connection.conversation.secured(&mut connection.output);
             talked = within(limits.hello_timeout.min(left), connection.talk()).await;
         }
@@ -259,21 +289,35 @@ impl Connection {
             connection.conversation.proved(proved, &mut connection.output);
             talked = within(limits.hello_timeout.min(left), connection.talk()).await;
         }
-        match talked.unwrap_or(Err(Loss::TimedOut)) {
-            Ok(Step::Ready) => Ok(connection),
+        let reason = match talked.unwrap_or(Err(Loss::TimedOut)) {
+            Ok(Step::Ready) => return Ok(connection),
             Ok(Step::Unusable(outcome)) => {
                 connection.finish_output().await;
-                other(outcome)
+                outcome.reason().clone()
             }
-            Ok(_) => {
-                let (_, reason) =
-                    connection.conversation.lost(Loss::Closed("closed by the host".into()));
-                other(Outcome::Deferred(reason))
+            Ok(_) => connection.conversation.lost(Loss::Closed("closed by the host".into())).1,
+            Err(loss) => connection.conversation.lost(loss).1,
+        };
+        Err(connection.failed(reason))
+    }
+
+    /// Why this connection, which has not carried mail yet, is of no use.
+    fn failed(&self, reason: Reason) -> Failure {
+        let offered_session = self.stream.offered_session();
+        match (reason.stage, reason.code) {
+            // STARTTLS was not answered, or not with a reply.
+            (Stage::Tls, 0) => Failure::Tls { reason, is_final: false, offered_session },
+            // With TLS 1.3 a host that does not like the handshake says so only after it.
+            (Stage::Hello | Stage::Greeting, 0)
+                if self.security.is_some() && reason.status != Conversation::NOT_PROTECTED =>
+            {
+                let text = format!("TLS broke after the handshake: {}", reason.text);
+                let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX).into();
+                let (stage, status) = (Stage::Tls, Status(4, 7, 5));
+                let reason = Reason { stage, status, text, ..reason };
+                Failure::Tls { reason, is_final: false, offered_session }
             }
-            Err(loss) => {
-                let (_, reason) = connection.conversation.lost(loss);
-                other(Outcome::Deferred(reason))
-            }
+            _ => Failure::Other(HostFailure::of_conversation(reason)),
         }
     }
 
@@ -282,6 +326,7 @@ impl Connection {
         &mut self,
         candidate: &Candidate,
         way: &TlsProfile<'_>,
+        plan: &Plan,
         left: Duration,
     ) -> Result<(), Failure> {
         let is_verified = way.transport.tls.is_verified();
@@ -289,10 +334,14 @@ impl Connection {
         let ours = way.transport.certificate;
         let wait = way.config.delivery.tls_timeout.min(left);
         self.verified_by = (trust == Trust::Verified).then(|| way.client.generation());
+        if plan.full_handshake {
+            way.client.forget_session(trust, ours, &candidate.host);
+        }
         let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
-        shaken.map_err(|error| {
-            let is_final = error.kind() == io::ErrorKind::InvalidData;
-            Failure::Tls(tls_failed(&error, remote_name(candidate)), is_final)
+        shaken.map_err(|error| Failure::Tls {
+            is_final: error.kind() == io::ErrorKind::InvalidData,
+            reason: tls_failed(&error, remote_name(candidate)),
+            offered_session: self.stream.offered_session(),
         })?;
         self.security = self.stream.security().map(Arc::new);
         Ok(())
@@ -324,12 +373,21 @@ impl Connection {
         self.security.clone()
     }
 
-    /// Sends one message. Only on a connection that is ready.
-    pub(super) async fn transact(&mut self, job: &Job) -> Transacted {
+    /// Sends one message to `recipients` of `job`; `content` says how. Only on a connection that is
+    /// ready.
+    pub(super) async fn transact(
+        &mut self,
+        job: &Job,
+        recipients: &[u32],
+        ahead: ContentAhead,
+    ) -> Transacted {
         self.transactions += 1;
-        let mut mail = mail_of(job);
+        let mut mail = mail_of(job, recipients);
         // A host that fails over it gets the next attempt by DATA.
-        mail.pipelined_content = self.chunking && job.untried && content::is_small(&job.message);
+        mail.pipelined_content = self.chunking
+            && ahead == ContentAhead::Allowed
+            && job.untried
+            && content::is_small(&job.message);
         let mut conversion = None;
         if self.conversation.wants_conversion(&mail) {
             match content::convert(&job.message).await {
@@ -340,7 +398,7 @@ impl Connection {
                     conversion = Some(converted.conversion);
                 }
                 Ok(Err(why)) => mail.conversion = Converted::Impossible(why),
-                Err(error) => return Transacted::unreadable(job, &error),
+                Err(error) => return Transacted::unreadable(recipients, &error),
             }
         }
         let (size, converted, now) = (mail.size, mail.conversion, mail.now);
@@ -358,17 +416,16 @@ impl Connection {
                 },
                 Ok(Step::Finished { outcomes, again }) => {
                     if self.conversation.retry_without_extension() && self.is_ready_again().await {
-                        let mail = Mail { size, conversion: converted, now, ..mail_of(job) };
+                        let mail = mail_of(job, recipients);
+                        let mail = Mail { size, conversion: converted, now, ..mail };
                         self.begin(mail, job);
                         continue;
                     }
-                    let lost = outcomes.iter().any(|(_, outcome)| outcome.reason().code == 421);
+                    let lost = self.conversation.will_close();
                     return Transacted { outcomes, again, lost };
                 }
                 Ok(Step::Unusable(outcome)) => {
-                    let outcomes =
-                        job.recipients.iter().map(|&index| (index, outcome.clone())).collect();
-                    return Transacted { outcomes, again: Vec::new(), lost: true };
+                    return Transacted::lost_with(recipients, &outcome, Scope::Transaction);
                 }
                 Ok(Step::Ready | Step::Close | Step::More | Step::StartTls | Step::Prove(_)) => {
                     Loss::Closed("closed by the host".into())
@@ -389,8 +446,9 @@ impl Connection {
     }
 
     /// Ends a transaction that takes too long: what that means for its recipients.
-    pub(super) fn give_up(&mut self) -> (Vec<(u32, Outcome)>, Reason) {
-        self.conversation.lost(Loss::TimedOut)
+    pub(super) fn give_up(&mut self) -> Transacted {
+        let (outcomes, _) = self.conversation.lost(Loss::TimedOut);
+        Transacted { outcomes, again: Vec::new(), lost: true }
     }
 
     /// After a transaction: whether the connection can take another one.
@@ -498,14 +556,25 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
     futures_lite::future::or(in_time, too_long).await
 }
 
-fn mail_of(job: &Job) -> Mail {
-    Mail::new(Arc::clone(&job.message), job.recipients.clone(), ring::wall_clock())
+fn mail_of(job: &Job, recipients: &[u32]) -> Mail {
+    Mail::new(Arc::clone(&job.message), recipients.to_vec(), ring::wall_clock())
 }
 
-/// What a host without TLS that proves its name makes of mail that demands it (RFC 8689 4.2.1).
-fn without_tls(reason: Reason) -> Outcome {
+/// What a host without TLS that proves its name makes of mail that demands it (RFC 8689 4.2.1):
+/// what is certain of the host is final.
+fn without_tls(failure: Failure) -> HostFailure {
+    let reason = match failure {
+        Failure::Tls { reason, is_final: true, .. } => reason,
+        Failure::Other(HostFailure { reason, .. })
+            if reason.stage == Stage::Hello && reason.status == Conversation::NOT_PROTECTED =>
+        {
+            reason
+        }
+        failure => return failure.into_host_failure(),
+    };
     let text = format!("the message demands REQUIRETLS: {}", reason.text);
-    Outcome::Refused(Reason { status: Status(5, 7, 10), text: text.into(), ..reason })
+    let reason = Reason { status: Status(5, 7, 10), text: text.into(), ..reason };
+    HostFailure { reason, telling: Telling::Tls, finality: Finality::Never }
 }
 
 /// `mx1.example.net [192.0.2.1]:25`; of a host that is an address, `[192.0.2.1]:25`.
@@ -535,13 +604,21 @@ fn tls_failed(error: &io::Error, remote: Box<str>) -> Reason {
 }
 
 /// RFC 3463: 4.4.1 no answer from host, 4.4.0 for what the network or this machine did.
-fn connect_failed(error: &io::Error, remote: Box<str>) -> Reason {
-    let (status, text) = match error.kind() {
-        io::ErrorKind::TimedOut => (Status(4, 4, 1), "no answer to the connection".to_owned()),
-        io::ErrorKind::ConnectionRefused => {
-            (Status(4, 4, 1), "the host refused the connection".to_owned())
+fn connect_failed(error: &io::Error, remote: Box<str>) -> HostFailure {
+    let (telling, status, text) = match error.kind() {
+        io::ErrorKind::TimedOut => {
+            (Telling::NoAnswer, Status(4, 4, 1), "no answer to the connection".to_owned())
         }
-        _ => (Status(4, 4, 0), format!("cannot connect: {error}")),
+        io::ErrorKind::ConnectionRefused => {
+            (Telling::Refused, Status(4, 4, 1), "the host refused the connection".to_owned())
+        }
+        io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::AddrNotAvailable => {
+            (Telling::Unreachable, Status(4, 4, 0), format!("cannot connect: {error}"))
+        }
+        _ => (Telling::Broken, Status(4, 4, 0), format!("cannot connect: {error}")),
     };
-    Reason { stage: Stage::Connect, code: 0, status, text: text.into(), remote }
+    let reason = Reason { remote, ..Reason::ours(Stage::Connect, status, text) };
+    HostFailure { reason, telling, finality: Finality::Later }
 }

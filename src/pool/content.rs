@@ -36,7 +36,14 @@ pub(super) async fn convert(message: &Message) -> io::Result<Result<Convertible,
     let mut out = Vec::new();
     let mut conversion = Conversion::survey(message.flags.dot_stuffed);
     if let Err(why) = through(&mut conversion, message, &mut out, |_| {}).await? {
-        return Ok(Err(why));
+        if message.envelope.reverse_path.is_some() {
+            return Ok(Err(why));
+        }
+        out.clear();
+        conversion = Conversion::survey_report(message.flags.dot_stuffed);
+        if let Err(why) = through(&mut conversion, message, &mut out, |_| {}).await? {
+            return Ok(Err(why));
+        }
     }
     let mut size = message.prepended_headers.len() as u64;
     let mut writer = conversion.written();

@@ -28,6 +28,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What one shard says to another, or to itself.
 #[derive(Debug)]
@@ -143,10 +144,19 @@ pub struct Done {
     pub outcomes: Vec<(u32, Outcome)>,
     /// Not tried, or put off by the server within the transaction: to be sent again at once.
     pub again: Vec<u32>,
+    /// How it was done.
+    pub handling: Handling,
+}
+
+/// How a [`Job`] was done. Where one attempt went to several hosts: at the last that took mail.
+#[derive(Clone, Debug, Default)]
+pub struct Handling {
     /// What protected the connection, if there was one and it was.
     pub tls: Option<Arc<Security>>,
     /// Who reports on those delivered.
     pub reports: Reports,
+    /// From the job's arrival at its connection to the end of the attempt.
+    pub elapsed: Duration,
 }
 
 /// What the sender is still to be told of a recipient that was delivered, and by whom.

@@ -13,11 +13,15 @@
 //! - `state`: what an owner keeps of a site beside its control.
 //! - `worker`: a connection task, from its first job to its end.
 //! - `connection`: one TCP connection, from connect to QUIT.
+//! - `fallback`: what did not work at a host, and what is done instead.
+//! - `hang_ups`: hosts that close the connection at every message.
 
 mod addresses;
 mod connection;
 mod content;
 mod exchange;
+mod fallback;
+mod hang_ups;
 mod owner;
 mod site;
 mod slots;
@@ -25,5 +29,8 @@ mod state;
 mod worker;
 
 pub use addresses::AddressCounts;
-pub use exchange::{Dispatch, Done, Exchange, Job, PeerState, Reporter, Reports, owner_share};
+pub use exchange::{
+    Dispatch, Done, Exchange, Handling, Job, PeerState, Reporter, Reports, owner_share,
+};
+pub use fallback::{Broken, Remembered};
 pub use owner::{Pool, SiteOwnerView};

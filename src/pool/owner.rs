@@ -10,7 +10,8 @@
 //! most one job per connection.
 
 use super::addresses::{AddressCounts, AddressPlace};
-use super::exchange::{Dispatch, Done, Exchange, Job, PeerState, Reports, owner_share, owners};
+use super::exchange::{Dispatch, Done, Exchange, Handling, Job, PeerState, owner_share, owners};
+use super::fallback::{Fallbacks, Remembered};
 use super::site::{Actions, BackOff, BackOffCurve, Control, Event, PeerNews};
 use super::slots::{OpeningId, SiteNumber, Slots};
 use super::state::State;
@@ -21,7 +22,7 @@ use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, Semaphore, Signal};
 use crate::route::{Router, Site, SiteKey};
 use crate::timestamp::Timestamp;
-use crate::tls::{Client, Security};
+use crate::tls::Client;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -51,6 +52,8 @@ pub struct Pool {
     pub(super) logins: Option<Arc<OutboundCredentials>>,
     pub(super) router: Router,
     pub(super) addresses: AddressCounts,
+    /// What is known not to work at hosts.
+    pub(super) fallbacks: RefCell<Fallbacks>,
     exchange: Rc<Exchange>,
     curve: BackOffCurve,
     sites: RefCell<Sites>,
@@ -98,6 +101,8 @@ pub struct SiteOwnerView {
     pub share: usize,
     /// Until when it backs off, and why.
     pub backing_off: Option<(Timestamp, Arc<Reason>)>,
+    /// What is known not to work at its hosts.
+    pub fallbacks: Vec<Remembered>,
 }
 
 /// Why an opening connection is given up.
@@ -151,6 +156,7 @@ impl Pool {
             logins,
             router,
             addresses,
+            fallbacks: RefCell::default(),
             exchange,
             curve,
             sites: RefCell::new(sites),
@@ -258,12 +264,16 @@ impl Pool {
     /// The sites of this owner. In steps: there may be very many.
     pub async fn views(&self) -> Vec<SiteOwnerView> {
         let mut views = Vec::new();
+        let mut fallbacks = self.fallbacks.borrow().by_site(ring::wall_clock());
         let mut from = 0;
         loop {
             {
                 let sites = self.sites.borrow();
                 let step = sites.places.iter().skip(from).take(SWEEP_STEP).flatten();
-                views.extend(step.map(|owner| owner.view()));
+                views.extend(step.map(|owner| {
+                    let known = fallbacks.remove(&owner.site.key).unwrap_or_default();
+                    SiteOwnerView { fallbacks: known, ..owner.view() }
+                }));
                 from += SWEEP_STEP;
                 if from >= sites.places.len() {
                     return views;
@@ -643,8 +653,7 @@ impl Pool {
         job: Job,
         mut outcomes: Vec<(u32, Outcome)>,
         again: Vec<u32>,
-        tls: Option<Arc<Security>>,
-        reports: Reports,
+        handling: Handling,
     ) {
         let Job { origin, slot, site, message, recipients, .. } = job;
         if recipients.len() != outcomes.len() + again.len() {
@@ -655,7 +664,7 @@ impl Pool {
             tracing::error!(id = %message.id, recipients = ?untold, "a delivery forgot recipients");
             outcomes.extend(untold.into_iter().map(|index| (index, fault())));
         }
-        let done = Done { slot, id: message.id, site, message, outcomes, again, tls, reports };
+        let done = Done { slot, id: message.id, site, message, outcomes, again, handling };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
 
@@ -663,7 +672,7 @@ impl Pool {
     pub(super) fn give_back(&self, mut job: Job) {
         let again = std::mem::take(&mut job.recipients);
         let Job { origin, slot, site, message, .. } = job;
-        let (outcomes, tls) = (Vec::new(), None);
+        let outcomes = Vec::new();
         let done = Done {
             slot,
             id: message.id,
@@ -671,8 +680,7 @@ impl Pool {
             message,
             outcomes,
             again,
-            tls,
-            reports: Reports::default(),
+            handling: Handling::default(),
         };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
     }
@@ -738,6 +746,7 @@ impl SiteOwner {
             busy: control.busy(),
             share: control.share(),
             backing_off: owner_back_off(control),
+            fallbacks: Vec::new(),
         }
     }
 }

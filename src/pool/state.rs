@@ -2,8 +2,9 @@
 //! for one, and which of its hosts were silent lately. No sockets; the time comes with each call.
 
 use super::exchange::Job;
+use super::hang_ups::HangUps;
 use super::site::Control;
-use crate::message::Outcome;
+use crate::message::Reason;
 use crate::ring::Signal;
 use crate::route::Candidate;
 use crate::timestamp::Timestamp;
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) waits_for_place: bool,
     /// Addresses that did not answer, and until when they are tried last.
     dead: HashMap<SocketAddr, Timestamp>,
+    /// Connections that were closed at a message.
+    pub(super) hang_ups: HangUps,
 }
 
 impl State {
@@ -41,6 +44,7 @@ impl State {
             noted_spare: false,
             waits_for_place: false,
             dead: HashMap::new(),
+            hang_ups: HangUps::default(),
         }
     }
 
@@ -80,13 +84,18 @@ impl State {
 
     /// It did not take the connection, or took it and never said a word: both cost a time-out.
     /// What had its time again and was not tried (the host has other addresses now) is forgotten.
-    pub(super) fn tried(&mut self, address: SocketAddr, outcome: &Outcome, now: Timestamp) {
+    pub(super) fn tried(&mut self, address: SocketAddr, reason: &Reason, now: Timestamp) {
         self.dead.retain(|_, until| *until > now);
-        if outcome.reason().code == 0 {
-            self.dead.insert(address, now.plus(DEAD_ADDRESS_HOLD));
+        if reason.code == 0 {
+            self.avoid(address, now);
         } else {
             self.dead.remove(&address);
         }
+    }
+
+    /// It takes connections and gives nothing for them: the others come first.
+    pub(super) fn avoid(&mut self, address: SocketAddr, now: Timestamp) {
+        self.dead.insert(address, now.plus(DEAD_ADDRESS_HOLD));
     }
 
     /// A connection to it stands.
@@ -99,7 +108,7 @@ impl State {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::message::{Reason, Stage, Status};
+    use crate::message::{Stage, Status};
     use crate::pool::site::BackOffCurve;
 
     fn state() -> State {
@@ -108,15 +117,16 @@ mod tests {
     }
 
     fn candidate(last: u8) -> Candidate {
-        Candidate { host: "mx.test".into(), address: ([192, 0, 2, last], 25).into() }
+        let address = ([192, 0, 2, last], 25).into();
+        Candidate { host: "mx.test".into(), address, preference: 0 }
     }
 
     fn lasts(candidates: &[Candidate]) -> Vec<String> {
         candidates.iter().map(|candidate| candidate.address.ip().to_string()).collect()
     }
 
-    fn silence() -> Outcome {
-        Outcome::Deferred(Reason::ours(Stage::Connect, Status(4, 4, 1), "no answer"))
+    fn silence() -> Reason {
+        Reason::ours(Stage::Connect, Status(4, 4, 1), "no answer")
     }
 
     #[test]

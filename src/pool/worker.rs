@@ -1,14 +1,20 @@
 //! A connection task: it waits for a job, connects only when it has one, and goes when it has been
 //! idle, when the site wants fewer connections, or when others must have the room.
 
-use super::connection::{Connection, TlsProfile, Transacted, within};
-use super::exchange::{Job, Reports};
+use super::connection::{Commands, Connection, ContentAhead, TlsProfile, Transacted, within};
+use super::exchange::{Handling, Job};
+use super::fallback::Broken;
+use super::hang_ups::Charge;
 use super::owner::{Interrupted, PlaceGuard, Pool, SiteOwner, fault};
 use super::site::Event;
-use crate::message::{Outcome, Reason, Stage, Status};
+use crate::delivery::{Attempt, Next, RecipientOutcome};
+use crate::message::{Address, Outcome, Reason, Stage, Status};
 use crate::ring::{self, Signal};
+use crate::route::Candidate;
 use crate::scheduler::Scheduler;
-use std::net::IpAddr;
+use crate::smtp::one_line;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +23,15 @@ use std::time::{Duration, Instant};
 const TRANSACTION_MAX: Duration = Duration::from_secs(45 * 60);
 /// So is the search for a host of the site that takes mail, DNS aside.
 pub(super) const OPENING_MAX: Duration = Duration::from_secs(20 * 60);
-/// An attempt (a transaction on a connection found closed, the search, a transaction) is shorter
-/// than the time after which the origin asks what became of it, so that no recipient is out twice.
-const _: () =
-    assert!(TRANSACTION_MAX.as_secs() * 2 + OPENING_MAX.as_secs() < Scheduler::OVERDUE.as_secs());
+/// An attempt as a whole: beyond it, no further host is tried.
+const ATTEMPT_MAX: Duration = Duration::from_secs(45 * 60);
+/// An attempt (transactions until its time is over, and then a search and a transaction that had
+/// begun before) is shorter than the time after which the origin asks what became of it, so that no
+/// recipient is out twice.
+const _: () = assert!(
+    ATTEMPT_MAX.as_secs() + TRANSACTION_MAX.as_secs() + OPENING_MAX.as_secs()
+        < Scheduler::OVERDUE.as_secs()
+);
 /// While other sites wait for room, a connection works this long and then goes: long enough that
 /// opening the next one costs little beside it.
 const TURN: Duration = Duration::from_secs(5);
@@ -28,7 +39,10 @@ const TURN: Duration = Duration::from_secs(5);
 /// A connection that counts as standing for its site, and at its remote address, as long as it
 /// lives.
 pub(super) struct PooledConnection {
-    pub(super) connection: Connection,
+    connection: Connection,
+    /// It leads to a less preferred host because a better one deferred a message: the next message
+    /// goes to the better one first.
+    is_detour: bool,
     _count: ConnectedCount,
     _place: PlaceGuard,
 }
@@ -47,7 +61,7 @@ impl PooledConnection {
     ) -> PooledConnection {
         pool.connected(owner);
         let count = ConnectedCount { pool: Rc::clone(pool), owner: Rc::clone(owner) };
-        PooledConnection { connection, _count: count, _place: place }
+        PooledConnection { connection, is_detour: false, _count: count, _place: place }
     }
 }
 
@@ -57,17 +71,19 @@ impl Drop for ConnectedCount {
     }
 }
 
-/// Why there is no connection to a site.
-enum NotOpened {
-    /// What its hosts, or the lack of them, mean for a recipient.
-    Outcome(Outcome),
+/// What became of the search for a host that can be used.
+enum Opened {
+    /// One can.
+    Connection(Box<Connection>, PlaceGuard),
+    /// None of them can: the attempt knows why.
+    Nothing,
     /// One of its addresses has as many connections as it may.
     NoPlace(IpAddr),
 }
 
 /// What a task does after a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum After {
     /// Waits for another one.
     Stay,
     /// Ends, so that its slot is free.
@@ -85,7 +101,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
             let outcomes = job.recipients.iter().map(|&index| (index, fault())).collect();
-            self.pool.done(*job, outcomes, Vec::new(), None, Reports::default());
+            self.pool.done(*job, outcomes, Vec::new(), Handling::default());
         }
     }
 }
@@ -102,33 +118,23 @@ impl Pool {
             // From here on only this task has the job: if it unwinds, the guard ends the attempt.
             let mut held = Held { pool: Rc::clone(self), job: Some(job) };
             let Some(job) = held.job.as_deref() else { continue };
-            let (transacted, next) = self.deliver(owner, &mut standing, job).await;
-            let lost = transacted.lost;
-            let refusal = transacted.refusal_of_all().cloned();
+            let arrived = ring::now();
+            let Delivered { outcomes, again, mut handling, after } =
+                self.deliver(owner, &mut standing, job).await;
+            handling.elapsed = ring::now().saturating_duration_since(arrived);
             if let Some(job) = held.job.take() {
-                let tls = standing.as_ref().and_then(|live| live.connection.security());
-                let reports = standing.as_ref().map(|live| live.connection.reports());
-                let reports = reports.unwrap_or_default();
-                self.done(*job, transacted.outcomes, transacted.again, tls, reports);
+                self.done(*job, outcomes, again, handling);
             }
-            let worn = standing.as_ref().is_some_and(|standing| {
-                let max = standing.connection.transactions_max();
-                let max = max.min(self.config.pool.messages_per_connection);
-                standing.connection.transactions >= max
-            });
-            if lost {
+            if after == After::Leave {
+                break;
+            }
+            let Some(live) = standing.as_mut() else { continue };
+            let max = live.connection.transactions_max();
+            let max = max.min(self.config.pool.messages_per_connection);
+            let is_worn = live.connection.transactions >= max || live.is_detour;
+            if !live.connection.is_ready_again().await {
                 standing = None;
-                if let Some(reason) = refusal {
-                    self.handle(owner, Event::Refused(Arc::new(reason)));
-                }
-                if next == Next::Leave {
-                    break;
-                }
-            } else if let Some(live) = standing.as_mut()
-                && !live.connection.is_ready_again().await
-            {
-                standing = None;
-            } else if worn && let Some(standing) = standing.take() {
+            } else if is_worn && let Some(standing) = standing.take() {
                 standing.connection.quit().await;
             }
         }
@@ -202,128 +208,335 @@ impl Pool {
             || (turn_is_over && self.others_starve(owner))
     }
 
-    /// Delivers one job over the standing connection or a new one.
+    /// One attempt: over the standing connection or a new one, and at further hosts as long as
+    /// there is something for them to do (RFC 5321 5.1).
     async fn deliver(
         self: &Rc<Self>,
         owner: &Rc<SiteOwner>,
         standing: &mut Option<PooledConnection>,
         job: &Job,
-    ) -> (Transacted, Next) {
-        if let Some(live) = standing.as_mut() {
-            let reused = live.connection.transactions > 0;
-            let transacted = transact(&mut live.connection, job).await;
-            if !(reused && transacted.was_closed_before()) {
-                return (transacted, Next::Stay);
-            }
-            *standing = None;
+    ) -> Delivered {
+        if let Some(reason) = self.held_reason(owner, job) {
+            let outcome = Outcome::Deferred(reason);
+            return Delivered::of(all(job, &outcome), Vec::new());
         }
-        match self.unless_interrupted(self.open_connection(owner)).await {
-            Ok(Ok((connection, place))) => {
-                let live = standing.insert(PooledConnection::new(self, owner, connection, place));
-                (transact(&mut live.connection, job).await, Next::Stay)
+        let began = ring::now();
+        let mut course = Course::new(&job.recipients);
+        if let Some(live) = standing.as_mut() {
+            course.at(&live.connection.candidate);
+            self.session(owner, standing, job, &mut course).await;
+        }
+        while course.attempt.next() != Next::End
+            && ring::now().saturating_duration_since(began) < ATTEMPT_MAX
+        {
+            if let Some(no_host) = self.plan(owner, &mut course).await {
+                if course.attempt.had_session() {
+                    break;
+                }
+                let (outcomes, again) = self.not_reached(owner, job, all(job, &no_host));
+                return Delivered::of(outcomes, again);
             }
-            Ok(Err(NotOpened::Outcome(outcome))) => {
-                (self.not_reached(owner, job, &outcome), Next::Stay)
+            if course.next.is_empty() {
+                break;
             }
-            Ok(Err(NotOpened::NoPlace(address))) => {
-                self.no_place(owner, address);
-                (Transacted::untried(job), Next::Leave)
+            // Never more connections than the site may have.
+            if let Some(mut spent) = standing.take()
+                && spent.connection.is_ready_again().await
+            {
+                spent.connection.quit().await;
             }
-            Err(Interrupted::Stopping) => (Transacted::untried(job), Next::Leave),
-            Err(Interrupted::Evicted) => (self.evicted(owner, job), Next::Leave),
+            let opening = self.open_connection(owner, &mut course);
+            match self.unless_interrupted(opening).await {
+                Ok(Opened::Connection(connection, place)) => {
+                    let live = PooledConnection::new(self, owner, *connection, place);
+                    let live = standing.insert(live);
+                    live.is_detour = course.is_detour(&live.connection.candidate);
+                    self.session(owner, standing, job, &mut course).await;
+                }
+                Ok(Opened::Nothing) => {}
+                Ok(Opened::NoPlace(address)) if !course.attempt.had_session() => {
+                    self.no_place(owner, address);
+                    let untried = Delivered::of(Vec::new(), job.recipients.clone());
+                    return Delivered { after: After::Leave, ..untried };
+                }
+                Err(Interrupted::Evicted) if !course.attempt.had_session() => {
+                    let (outcomes, again) = self.evicted(owner, job);
+                    return Delivered { after: After::Leave, ..Delivered::of(outcomes, again) };
+                }
+                // What was not tried is given back, or has the outcome that it had elsewhere.
+                Ok(Opened::NoPlace(_)) | Err(Interrupted::Stopping | Interrupted::Evicted) => {
+                    let (outcomes, again) = course.attempt.finish();
+                    let (handling, after) = (course.handling, After::Leave);
+                    return Delivered { outcomes, again, handling, after };
+                }
+            }
+        }
+        let had_session = course.attempt.had_session();
+        let (outcomes, again) = course.attempt.finish();
+        let (outcomes, again) = match had_session || outcomes.is_empty() {
+            true => (outcomes, again),
+            false => self.not_reached(owner, job, outcomes),
+        };
+        Delivered { handling: course.handling, ..Delivered::of(outcomes, again) }
+    }
+
+    /// One transaction on the standing connection, and what it means for the attempt, the
+    /// connection and the host.
+    async fn session(
+        self: &Rc<Self>,
+        owner: &Rc<SiteOwner>,
+        standing: &mut Option<PooledConnection>,
+        job: &Job,
+        course: &mut Course,
+    ) {
+        let Some(live) = standing.as_mut() else { return };
+        let connection = &mut live.connection;
+        let recipients = course.attempt.recipients();
+        let ahead = match course.attempt.is_untried() {
+            true => ContentAhead::Allowed,
+            false => ContentAhead::Not,
+        };
+        let transacted = transact(connection, job, &recipients, ahead).await;
+        let host = connection.candidate.address;
+        let sender = sender_of(job);
+        let now = ring::wall_clock();
+        if let Some(reason) = transacted.is_hang_up() {
+            let charge = owner.state.borrow_mut().hang_ups.hung_up(host, sender, reason, now);
+            match charge {
+                Charge::Nothing => {}
+                Charge::Host => owner.state.borrow_mut().avoid(host, now),
+                Charge::Site => {
+                    self.handle(owner, Event::Refused(Arc::new(reason.clone())));
+                }
+            }
+        } else if !transacted.is_about_connection() {
+            owner.state.borrow_mut().hang_ups.answered(host, sender);
+            if let Some(reason) = course.pipelining_failed.take() {
+                let site = &owner.site.key;
+                let broken = Broken::Pipelining;
+                self.fallbacks.borrow_mut().remember(host, site, broken, reason, now);
+            }
+        }
+        if connection.conversation.pipelining_failed()
+            && let Some(first) = transacted.outcomes.first()
+        {
+            course.pipelining_failed = Some(first.outcome.reason().clone());
+        }
+        let delivered = |one: &RecipientOutcome| matches!(one.outcome, Outcome::Delivered(_));
+        if course.handling.tls.is_none() || transacted.outcomes.iter().any(delivered) {
+            course.handling = handling_of(connection);
+        }
+        let lost = transacted.lost;
+        course.attempt.transacted(transacted.outcomes, transacted.again);
+        if lost {
+            *standing = None;
         }
     }
 
-    /// No host of the site could be used. Where other connections stand, that says nothing of the
-    /// job: they take it.
+    /// Why nothing of the sender of `job` is tried at the site now.
+    fn held_reason(&self, owner: &SiteOwner, job: &Job) -> Option<Reason> {
+        let sender = sender_of(job);
+        let mut state = owner.state.borrow_mut();
+        let reason = state.hang_ups.held(sender, ring::wall_clock())?;
+        let text = format!("not tried: the last messages of this sender met: {}", reason.text);
+        let text = one_line(text.as_bytes(), Reason::TEXT_LENGTH_MAX).into();
+        Some(Reason { text, ..reason.clone() })
+    }
+
+    /// No host of the site got as far as a transaction. Where other connections stand, that says
+    /// nothing of the job: they take it.
     fn not_reached(
         self: &Rc<Self>,
         owner: &Rc<SiteOwner>,
         job: &Job,
-        outcome: &Outcome,
-    ) -> Transacted {
+        outcomes: Vec<(u32, Outcome)>,
+    ) -> (Vec<(u32, Outcome)>, Vec<u32>) {
         let connected = owner.state.borrow().control.connected();
-        if (connected > 0 || matches!(outcome, Outcome::Deferred(_)))
+        if let Some((_, outcome)) = outcomes.first()
+            && (connected > 0 || matches!(outcome, Outcome::Deferred(_)))
             && self.handle(owner, Event::Refused(Arc::new(outcome.reason().clone()))).wants_no_more
         {
-            return Transacted::untried(job);
+            return (Vec::new(), job.recipients.clone());
         }
-        Transacted::all(job, outcome)
+        (outcomes, Vec::new())
+    }
+
+    /// Finds out which hosts the attempt may go to now; why there is none, when DNS says so.
+    async fn plan(&self, owner: &SiteOwner, course: &mut Course) -> Option<Outcome> {
+        if course.attempt.next() == Next::SameHost
+            && let Some(here) = course.here.clone()
+        {
+            course.next = VecDeque::from([here]);
+            return None;
+        }
+        if !course.is_known {
+            course.is_known = true;
+            match self.router.candidates(&owner.site).await {
+                Ok(candidates) => {
+                    let now = ring::wall_clock();
+                    let ordered = owner.state.borrow().living_first(candidates, now);
+                    course.best = ordered.first().map(|first| first.preference);
+                    course.candidates = ordered;
+                }
+                Err(outcome) => return Some(outcome),
+            }
+        }
+        let is_new = |candidate: &&Candidate| !course.tried.contains(&candidate.address);
+        course.next = course.candidates.iter().filter(is_new).cloned().collect();
+        None
     }
 
     /// Other sites wait for the slot, and the hosts had not answered yet.
-    fn evicted(self: &Rc<Self>, owner: &Rc<SiteOwner>, job: &Job) -> Transacted {
+    fn evicted(
+        self: &Rc<Self>,
+        owner: &Rc<SiteOwner>,
+        job: &Job,
+    ) -> (Vec<(u32, Outcome)>, Vec<u32>) {
         let text = "no host had answered when other destinations needed the connection";
         let reason = Reason::ours(Stage::Connect, Status(4, 4, 1), text);
         let connected = owner.state.borrow().control.connected();
         self.handle(owner, Event::Evicted(Arc::new(reason.clone())));
         if connected > 0 {
-            return Transacted::untried(job);
+            return (Vec::new(), job.recipients.clone());
         }
-        Transacted::all(job, &Outcome::Deferred(reason))
+        (all(job, &Outcome::Deferred(reason)), Vec::new())
     }
 
-    async fn open_connection(
-        self: &Rc<Self>,
-        owner: &SiteOwner,
-    ) -> Result<(Connection, PlaceGuard), NotOpened> {
-        let candidates = self.router.candidates(&owner.site).await.map_err(NotOpened::Outcome)?;
-        let ordered = owner.state.borrow().living_first(candidates, ring::wall_clock());
-        let (mut last, mut full) = (None, None);
+    /// A connection to the first host that can be used; what the others do goes to the attempt.
+    async fn open_connection(self: &Rc<Self>, owner: &SiteOwner, course: &mut Course) -> Opened {
         let began = ring::now();
+        let mut full = None;
         let way = TlsProfile {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
+            site: &owner.site.key,
             transport: &owner.site.transport,
             logins: self.logins.as_deref(),
+            fallbacks: &self.fallbacks,
         };
-        for candidate in &ordered {
-            let left = OPENING_MAX.saturating_sub(began.elapsed());
+        while let Some(candidate) = course.next.pop_front() {
+            let left = OPENING_MAX.saturating_sub(ring::now().saturating_duration_since(began));
             if left.is_zero() {
                 break;
             }
-            let Some(place) = self.place(candidate.address.ip()) else {
-                full.get_or_insert(candidate.address.ip());
+            let address = candidate.address;
+            let Some(place) = self.place(address.ip()) else {
+                full.get_or_insert(address.ip());
                 continue;
             };
-            owner.state.borrow_mut().trying(candidate.address, ring::wall_clock());
-            match Connection::open(candidate, &way, left).await {
+            course.at(&candidate);
+            owner.state.borrow_mut().trying(address, ring::wall_clock());
+            let commands = match course.pipelining_failed {
+                Some(_) => Commands::OneByOne,
+                None => Commands::Pipelined,
+            };
+            match Connection::open(&candidate, &way, commands, left).await {
                 Ok(connection) => {
-                    owner.state.borrow_mut().lives(candidate.address);
-                    return Ok((connection, place));
+                    owner.state.borrow_mut().lives(address);
+                    return Opened::Connection(Box::new(connection), place);
                 }
-                Err(outcome) => {
-                    owner.state.borrow_mut().tried(candidate.address, &outcome, ring::wall_clock());
-                    // A host that says "not now" outweighs one that says "never": another try may
-                    // succeed there (RFC 5321 5.1).
-                    if !matches!(
-                        (&last, &outcome),
-                        (Some(Outcome::Deferred(_)), Outcome::Refused(_))
-                    ) {
-                        last = Some(outcome);
-                    }
+                Err(failure) => {
+                    owner.state.borrow_mut().tried(address, &failure.reason, ring::wall_clock());
+                    course.pipelining_failed = None;
+                    course.attempt.host_failed(failure);
                 }
             }
         }
-        if let Some(address) = full {
-            return Err(NotOpened::NoPlace(address));
-        }
-        Err(NotOpened::Outcome(last.unwrap_or_else(|| {
-            Outcome::Deferred(Reason::ours(
-                Stage::Connect,
-                Status(4, 4, 1),
-                "the destination has no address that can be tried",
-            ))
-        })))
+        full.map_or(Opened::Nothing, Opened::NoPlace)
     }
 }
 
-/// One transaction, within [`TRANSACTION_MAX`].
-pub(super) async fn transact(connection: &mut Connection, job: &Job) -> Transacted {
-    if let Some(transacted) = within(TRANSACTION_MAX, connection.transact(job)).await {
-        return transacted;
+/// What an attempt did.
+struct Delivered {
+    /// By index in the envelope.
+    outcomes: Vec<(u32, Outcome)>,
+    /// To be sent again at once.
+    again: Vec<u32>,
+    handling: Handling,
+    after: After,
+}
+
+impl Delivered {
+    fn of(outcomes: Vec<(u32, Outcome)>, again: Vec<u32>) -> Delivered {
+        Delivered { outcomes, again, handling: Handling::default(), after: After::Stay }
     }
-    let (outcomes, _) = connection.give_up();
-    Transacted { outcomes, again: Vec::new(), lost: true }
+}
+
+/// The same outcome for all recipients of `job`.
+fn all(job: &Job, outcome: &Outcome) -> Vec<(u32, Outcome)> {
+    job.recipients.iter().map(|&index| (index, outcome.clone())).collect()
+}
+
+/// One attempt as it goes from host to host.
+struct Course {
+    attempt: Attempt,
+    handling: Handling,
+    /// The host that was tried last.
+    here: Option<Candidate>,
+    tried: Vec<SocketAddr>,
+    /// The site's hosts have been looked up: these.
+    is_known: bool,
+    candidates: Vec<Candidate>,
+    /// The ones that are tried now, in order.
+    next: VecDeque<Candidate>,
+    /// The preference of the first host.
+    best: Option<u16>,
+    /// The host here may break at PIPELINING: it is tried again without, and why.
+    pipelining_failed: Option<Reason>,
+}
+
+impl Course {
+    fn new(recipients: &[u32]) -> Course {
+        Course {
+            attempt: Attempt::new(recipients),
+            handling: Handling::default(),
+            here: None,
+            tried: Vec::new(),
+            is_known: false,
+            candidates: Vec::new(),
+            next: VecDeque::new(),
+            best: None,
+            pipelining_failed: None,
+        }
+    }
+
+    /// `candidate` is tried.
+    fn at(&mut self, candidate: &Candidate) {
+        if !self.tried.contains(&candidate.address) {
+            self.tried.push(candidate.address);
+        }
+        if self.here.as_ref() != Some(candidate) {
+            self.pipelining_failed = None;
+        }
+        self.here = Some(candidate.clone());
+    }
+
+    /// `candidate` is there only because a better host deferred the message.
+    fn is_detour(&self, candidate: &Candidate) -> bool {
+        let is_worse = self.best.is_some_and(|best| candidate.preference > best);
+        is_worse && self.attempt.had_session()
+    }
+}
+
+fn handling_of(connection: &Connection) -> Handling {
+    let (tls, reports) = (connection.security(), connection.reports());
+    Handling { tls, reports, ..Handling::default() }
+}
+
+fn sender_of(job: &Job) -> &str {
+    job.message.envelope.reverse_path.as_ref().map_or("", Address::as_str)
+}
+
+/// One transaction, within [`TRANSACTION_MAX`].
+pub(super) async fn transact(
+    connection: &mut Connection,
+    job: &Job,
+    recipients: &[u32],
+    ahead: ContentAhead,
+) -> Transacted {
+    match within(TRANSACTION_MAX, connection.transact(job, recipients, ahead)).await {
+        Some(transacted) => transacted,
+        None => connection.give_up(),
+    }
 }

@@ -116,7 +116,8 @@ fn candidate(host: &SiteHost, address: IpAddr) -> Candidate {
         HostName::Name(name) => name.clone(),
         HostName::Address(address) => format!("[{address}]").into(),
     };
-    Candidate { host: name, address: SocketAddr::new(address.to_canonical(), host.port) }
+    let address = SocketAddr::new(address.to_canonical(), host.port);
+    Candidate { host: name, address, preference: host.preference }
 }
 
 /// What becomes of recipients when no host of `site` has an address to try.

@@ -64,6 +64,8 @@ pub struct Candidate {
     pub host: Box<str>,
     /// Its address and the port.
     pub address: SocketAddr,
+    /// Of its host: lower ones come first (RFC 5321 5.1).
+    pub preference: u16,
 }
 
 /// One shard's router. Clones share it.

@@ -17,12 +17,13 @@ use crate::tls::Security;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Origin {
     /// A job came back from the owner of its site. True when content could not be read: it is to
     /// be checked.
     pub(super) fn done(&mut self, done: Done) -> bool {
-        let Done { slot, id, site, message, outcomes, again, tls, reports } = done;
+        let Done { slot, id, site, message, outcomes, again, handling } = done;
         let slot = Slot(slot);
         if !self.is_at(slot, id) {
             tracing::error!(%id, "a delivery came back after its message had ended");
@@ -31,7 +32,12 @@ impl Origin {
         for index in again {
             self.scheduler.settle(slot, index, AttemptResult::Again, None, now());
         }
-        let path = DeliveryPath { site: Some(site.key.as_str()), tls: tls.as_deref(), reports };
+        let path = DeliveryPath {
+            site: Some(site.key.as_str()),
+            tls: handling.tls.as_deref(),
+            reports: handling.reports,
+            elapsed: Some(handling.elapsed),
+        };
         self.settle(slot, &message, outcomes, path)
     }
 
@@ -106,7 +112,7 @@ impl Origin {
             last_attempt: Some(now),
             site: None,
         };
-        self.record_failure(slot, message, &failure, path.site);
+        self.record_failure(slot, message, &failure, path);
     }
 
     fn deferred(&mut self, at: &Settling<'_>, reason: Rc<Reason>) {
@@ -131,7 +137,8 @@ impl Origin {
         for failure in failures {
             if self.scheduler.noted(slot, failure.recipient) {
                 let site = failure.site.as_ref().map(|site| site.key.as_str());
-                self.record_failure(slot, message, failure, site);
+                let path = DeliveryPath { site, ..DeliveryPath::default() };
+                self.record_failure(slot, message, failure, path);
             }
         }
     }
@@ -141,7 +148,7 @@ impl Origin {
         slot: Slot,
         message: &Message,
         failure: &FailedRecipient,
-        site: Option<&str>,
+        path: DeliveryPath<'_>,
     ) {
         let is_report = message.envelope.reverse_path.is_none();
         let (kind, status) = match (failure.expired, is_report) {
@@ -150,7 +157,6 @@ impl Origin {
             (false, false) => (Kind::Bounced, RecipientStatus::Bounced),
         };
         self.note_ending(slot, message.id, failure.recipient, &status);
-        let path = DeliveryPath { site, ..DeliveryPath::default() };
         let attempt =
             Attempt { reason: &failure.reason, number: failure.attempts, due: None, path };
         self.emit(kind, message, failure.recipient, &attempt);
@@ -171,6 +177,7 @@ impl Origin {
             cipher: attempt.path.tls.map_or("", |tls| &tls.cipher),
             attempt: attempt.number,
             due: attempt.due,
+            attempt_ms: attempt.path.elapsed.map(millis),
             ..event
         });
     }
@@ -202,6 +209,12 @@ pub(super) struct DeliveryPath<'a> {
     tls: Option<&'a Security>,
     /// Which host reports on those delivered.
     reports: Reports,
+    /// How long the attempt took.
+    elapsed: Option<Duration>,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The recipient domains that a transaction was good for.

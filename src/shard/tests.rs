@@ -98,8 +98,7 @@ fn done(message: &Arc<Message>, work: &DeliveryUnit, outcome: fn(Reason) -> Outc
         message: Arc::clone(message),
         outcomes: work.recipients.iter().map(|&to| (to, outcome(reason.clone()))).collect(),
         again: Vec::new(),
-        tls: None,
-        reports: crate::pool::Reports::default(),
+        handling: crate::pool::Handling::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use super::now;
 use super::origin::{Origin, placement};
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp};
-use crate::pool::SiteOwnerView;
+use crate::pool::{Remembered, SiteOwnerView};
 use crate::route::{Site, SiteKey};
 use crate::scheduler::MessageView;
 use crate::spool::{self, Placement, Recovery, Spool, SpoolError};
@@ -46,6 +46,9 @@ pub struct RecipientEntry {
     /// The last attempt's reply or trouble.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What the other hosts of that attempt said, the most telling first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_hosts: Vec<String>,
     /// Why the message cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -82,6 +85,22 @@ pub struct SiteEntry {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is known not to work at its hosts, and is not tried for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<FallbackEntry>,
+}
+
+/// Something that does not work at a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FallbackEntry {
+    /// The host, `mx1.example.net [192.0.2.1]:25`.
+    pub remote: String,
+    /// `tls`, `tls-resumption` or `pipelining`.
+    pub broken: String,
+    /// Until when it is done without (RFC 3339).
+    pub until: String,
+    /// What happened.
+    pub reason: String,
 }
 
 /// Part of a shard's queue.
@@ -91,6 +110,10 @@ pub struct Page {
     pub entries: Vec<RecipientEntry>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<u32>,
+}
+
+fn other_hosts(reason: &Reason) -> Vec<String> {
+    reason.other_hosts().iter().map(ToString::to_string).collect()
 }
 
 impl Driver {
@@ -153,6 +176,13 @@ impl Driver {
                 shown.backs_off_until = Some(until.to_string());
                 shown.reason = Some(reason.to_string());
             }
+            let entry = |known: &Remembered| FallbackEntry {
+                remote: known.reason.remote.to_string(),
+                broken: known.broken.name().to_owned(),
+                until: known.until.to_string(),
+                reason: known.reason.text.to_string(),
+            };
+            shown.fallbacks = owner.fallbacks.iter().map(entry).collect();
         }
         let mut entries: Vec<SiteEntry> = by_key.into_values().collect();
         entries.sort_by(|one, other| (&one.site, &one.kind).cmp(&(&other.site, &other.kind)));
@@ -199,6 +229,7 @@ impl Origin {
                 expires: view.expires.to_string(),
                 deliver_by: None,
                 reason: recipient.reason.map(|reason| reason.to_string()),
+                other_hosts: recipient.reason.map(|reason| other_hosts(reason)).unwrap_or_default(),
                 trouble: None,
                 site: key,
                 site_backs_off: parked

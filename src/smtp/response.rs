@@ -300,6 +300,7 @@ impl<'a> Response<'a> {
             status: self.status().unwrap_or(Status(class, 0, 0)),
             text: self.text().into(),
             remote: remote.into(),
+            hosts: None,
         }
     }
 }

@@ -415,7 +415,7 @@ pub(super) fn status(fields: &mut Fields<'_>) -> Option<(u32, RecipientStatus)> 
             let status = Status(fields.u8()?, fields.u16()?, fields.u16()?);
             let text = fields.text()?.into();
             let remote = fields.text()?.into();
-            let reason = Reason { stage, code, status, text, remote };
+            let reason = Reason { stage, code, status, text, remote, hosts: None };
             RecipientStatus::Waiting { attempts, due, reason }
         }
         1 => RecipientStatus::Delivered,

@@ -77,6 +77,7 @@ pub(super) fn waiting(attempts: u16, due: u64) -> RecipientStatus {
         status: Status(4, 999, 999),
         text: "later".into(),
         remote: "mx.example.org [192.0.2.1]:25".into(),
+        hosts: None,
     };
     RecipientStatus::Waiting { attempts, due: Timestamp(due), reason }
 }

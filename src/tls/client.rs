@@ -2,6 +2,7 @@
 
 use super::roots::TrustedRoots;
 use super::server::read_one;
+use super::sessions::Sessions;
 use super::verify::{AcceptAnyServerCert, VerifiedServerCert};
 use super::{TlsError, provider, versions};
 use crate::config::{self, Certificate};
@@ -126,17 +127,33 @@ pub struct Client {
 /// certificate that began them.
 struct TlsProfile {
     shown: Option<Arc<ClientCertResolver>>,
-    anyone: Arc<ClientConfig>,
+    anyone: ResumingConfig,
     /// For hosts whose name cannot stand in the handshake (RFC 6066 3).
-    without_name: Arc<ClientConfig>,
+    without_name: ResumingConfig,
     verified: RefCell<Option<Verified>>,
+}
+
+/// With the sessions that it may take up again: its own, because one that was taken up without
+/// verification proves nothing.
+#[derive(Clone)]
+struct ResumingConfig {
+    config: Arc<ClientConfig>,
+    sessions: Arc<Sessions>,
+}
+
+impl ResumingConfig {
+    fn new(mut config: ClientConfig) -> ResumingConfig {
+        let sessions = Arc::new(Sessions::new(SESSIONS_MAX));
+        config.resumption = Resumption::store(Arc::<Sessions>::clone(&sessions));
+        ResumingConfig { config: Arc::new(config), sessions }
+    }
 }
 
 /// What goes by the trusted roots: made when first needed, and anew when they have changed, so that
 /// no session outlives the root that vouched for it.
 struct Verified {
     generation: u64,
-    config: Arc<ClientConfig>,
+    config: ResumingConfig,
 }
 
 impl Client {
@@ -160,42 +177,63 @@ impl Client {
         self.roots.generation()
     }
 
+    /// A connection that has not shaken hands, and whether it offers to take up an earlier session.
     pub(super) fn connection(
         &self,
         trust: Trust,
         client_certificate: Option<usize>,
         name: &str,
-    ) -> Result<ClientConnection, TlsError> {
+    ) -> Result<(ClientConnection, bool), TlsError> {
+        let (ResumingConfig { config, sessions }, name) =
+            self.profile(trust, client_certificate, name)?;
+        sessions.watch();
+        let connection = ClientConnection::new(config, name)?;
+        Ok((connection, sessions.was_taken()))
+    }
+
+    /// A server refused to take up a session: the next handshake with it is a full one.
+    pub fn forget_session(&self, trust: Trust, client_certificate: Option<usize>, name: &str) {
+        if let Ok((profile, name)) = self.profile(trust, client_certificate, name) {
+            profile.sessions.forget(&name);
+        }
+    }
+
+    /// What goes for a server, and the name that it is asked for.
+    fn profile(
+        &self,
+        trust: Trust,
+        client_certificate: Option<usize>,
+        name: &str,
+    ) -> Result<(ResumingConfig, ServerName<'static>), TlsError> {
         let profile = self
             .profiles
             .get(client_certificate.map_or(0, |place| place + 1))
             .ok_or_else(|| TlsError::Other("there is no such client certificate".to_owned()))?;
         let bare = name.trim_start_matches('[').trim_end_matches([']', '.']);
-        let (config, name) = match (trust, ServerName::try_from(bare.to_owned())) {
-            (Trust::Anyone, Ok(name)) => (Arc::clone(&profile.anyone), name),
-            (Trust::Anyone, Err(_)) => (Arc::clone(&profile.without_name), stand_in(bare)?),
-            (Trust::Verified, Ok(name)) => (self.verified(profile)?, name),
+        match (trust, ServerName::try_from(bare.to_owned())) {
+            (Trust::Anyone, Ok(name)) => Ok((profile.anyone.clone(), name)),
+            (Trust::Anyone, Err(_)) => Ok((profile.without_name.clone(), stand_in(bare)?)),
+            (Trust::Verified, Ok(name)) => Ok((self.verified(profile)?, name)),
             (Trust::Verified, Err(_)) => {
                 let words = format!(
                     "\"{bare}\" is not a host name that a certificate can be verified for: labels \
                      of letters, digits and inner hyphens, the last one not all digits"
                 );
-                return Err(TlsError::Other(words));
+                Err(TlsError::Other(words))
             }
-        };
-        Ok(ClientConnection::new(config, name)?)
+        }
     }
 
-    fn verified(&self, profile: &TlsProfile) -> Result<Arc<ClientConfig>, TlsError> {
+    fn verified(&self, profile: &TlsProfile) -> Result<ResumingConfig, TlsError> {
         let (generation, roots) = self.roots.now()?;
         let mut kept = profile.verified.borrow_mut();
         if let Some(verified) = &*kept
             && verified.generation == generation
         {
-            return Ok(Arc::clone(&verified.config));
+            return Ok(verified.config.clone());
         }
         let config = profile.verifying(self.only_1_3, roots)?;
-        *kept = Some(Verified { generation, config: Arc::clone(&config) });
+        *kept = Some(Verified { generation, config: config.clone() });
         Ok(config)
     }
 }
@@ -214,7 +252,8 @@ impl TlsProfile {
         let mut without_name =
             config(only_1_3, shown.as_ref(), Arc::new(AcceptAnyServerCert::new()))?;
         without_name.enable_sni = false;
-        let (anyone, without_name) = (Arc::new(anyone), Arc::new(without_name));
+        let anyone = ResumingConfig::new(anyone);
+        let without_name = ResumingConfig::new(without_name);
         Ok(TlsProfile { shown, anyone, without_name, verified: RefCell::default() })
     }
 
@@ -222,13 +261,13 @@ impl TlsProfile {
         &self,
         only_1_3: bool,
         roots: Arc<RootCertStore>,
-    ) -> Result<Arc<ClientConfig>, TlsError> {
+    ) -> Result<ResumingConfig, TlsError> {
         let verifier = Arc::new(VerifiedServerCert::new(roots)?);
-        config(only_1_3, self.shown.as_ref(), verifier).map(Arc::new)
+        config(only_1_3, self.shown.as_ref(), verifier).map(ResumingConfig::new)
     }
 }
 
-/// With a memory of sessions of its own: one that was taken up without verification proves nothing.
+/// For servers that `verifier` accepts.
 fn config(
     only_1_3: bool,
     shown: Option<&Arc<ClientCertResolver>>,
@@ -238,10 +277,8 @@ fn config(
         .with_protocol_versions(versions(only_1_3))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let mut config = match shown {
+    Ok(match shown {
         None => builder.with_no_client_auth(),
         Some(shown) => builder.with_client_cert_resolver(Arc::<ClientCertResolver>::clone(shown)),
-    };
-    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-    Ok(config)
+    })
 }

@@ -14,6 +14,7 @@ mod layer;
 mod names;
 mod roots;
 mod server;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod transport;

@@ -17,6 +17,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 pub struct MaybeTlsStream {
     stream: Stream,
     layer: Option<Box<Layer>>,
+    session_offered: bool,
 }
 
 /// What protects a connection.
@@ -43,7 +44,7 @@ pub struct Security {
 impl MaybeTlsStream {
     /// A connection in the clear.
     pub fn new(stream: Stream) -> MaybeTlsStream {
-        MaybeTlsStream { stream, layer: None }
+        MaybeTlsStream { stream, layer: None, session_offered: false }
     }
 
     /// Answers the handshake, within `timeout` as a whole; with `asks_for_certificate` it asks the
@@ -82,12 +83,19 @@ impl MaybeTlsStream {
         name: &str,
         timeout: Duration,
     ) -> io::Result<()> {
-        let tls =
+        let (tls, session_offered) =
             client.connection(trust, client_certificates, name).map_err(|error| match error {
                 TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
                 error => io::Error::other(error),
             })?;
+        self.session_offered = session_offered;
         self.secure(Connection::Client(tls), timeout).await
+    }
+
+    /// Whether the handshake offered to take up an earlier session: where it failed, or what
+    /// followed it, that may be the reason.
+    pub fn offered_session(&self) -> bool {
+        self.session_offered
     }
 
     async fn secure(&mut self, tls: Connection, timeout: Duration) -> io::Result<()> {

@@ -11,6 +11,7 @@ import libraries
 import disk_faults
 import exim_opensmtpd
 import dns_fairness
+import failure_scopes
 import dns_routing
 import node
 import postfix
@@ -30,7 +31,7 @@ from harness import main
 
 SUITES = (
     clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
-    outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, libraries, node, golang, require_tls,
+    outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, failure_scopes, libraries, node, golang, require_tls,
 )
 
 if __name__ == "__main__":

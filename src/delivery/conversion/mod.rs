@@ -10,6 +10,10 @@
 //! (RFC 1847 2.1: its bytes must not change), in a message/* that must not be encoded
 //! (RFC 2046 5.2), or in one that is declared to be encoded already.
 //!
+//! A report is never refused for that: of a message given back in it that cannot be encoded, only
+//! the header goes out, quoted (RFC 6522 4; `message/global-headers` of RFC 6533 6 for one of
+//! SMTPUTF8). [`Conversion::survey_report`] has this form.
+//!
 //! Text of no declared kind becomes `text/plain; charset=unknown-8bit` (RFC 1428 3).
 
 mod fields;
@@ -40,6 +44,7 @@ pub struct Unconvertible(pub &'static str);
 #[derive(Clone, Debug)]
 pub struct Conversion {
     dot_stuffed: bool,
+    returned: Returned,
     /// Of each part in order: it has bytes above 127. Found by the survey.
     eight_bit: Vec<bool>,
     /// The survey is over: content is written.
@@ -57,10 +62,21 @@ pub struct Conversion {
     line: Vec<u8>,
 }
 
+/// What becomes of a message that a report gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Returned {
+    Whole,
+    HeaderAlone,
+}
+
 /// Where in the content we are.
 #[derive(Clone, Debug, PartialEq)]
 enum Place {
     Header,
+    /// In the header of a message given back, which is quoted.
+    ReturnedHeader,
+    /// In its body, which is left out.
+    ReturnedBody,
     /// In the body of a part, which is this.
     Body(Leaf),
     /// Around the parts of a multipart.
@@ -83,6 +99,7 @@ impl Conversion {
     pub fn survey(dot_stuffed: bool) -> Conversion {
         Conversion {
             dot_stuffed,
+            returned: Returned::Whole,
             eight_bit: Vec::new(),
             writing: false,
             parts: 0,
@@ -94,10 +111,16 @@ impl Conversion {
         }
     }
 
+    /// The same of a report, of which a message given back may be cut to its header.
+    pub fn survey_report(dot_stuffed: bool) -> Conversion {
+        Conversion { returned: Returned::HeaderAlone, ..Conversion::survey(dot_stuffed) }
+    }
+
     /// After the survey: before the content comes a second time, to be written.
     pub fn written(&self) -> Conversion {
         let fresh = Conversion::survey(self.dot_stuffed);
-        Conversion { eight_bit: self.eight_bit.clone(), writing: true, ..fresh }
+        let (eight_bit, returned) = (self.eight_bit.clone(), self.returned);
+        Conversion { eight_bit, returned, writing: true, ..fresh }
     }
 
     /// Takes the next piece of content. Appends to `out` what becomes of it, dot-stuffed as the
@@ -168,6 +191,17 @@ impl Conversion {
                 }
                 Ok(())
             }
+            Place::ReturnedHeader if bare.is_empty() => {
+                self.place = Place::ReturnedBody;
+                Ok(())
+            }
+            Place::ReturnedHeader => {
+                if self.writing {
+                    quote_line(unstuffed(bare, self.dot_stuffed), out);
+                }
+                Ok(())
+            }
+            Place::ReturnedBody => Ok(()),
             Place::Between if !bare.is_ascii() => {
                 Err(Unconvertible("there are 8-bit bytes outside of its parts"))
             }
@@ -191,10 +225,7 @@ impl Conversion {
     }
 
     fn body_line(&mut self, line: &[u8], bare: &[u8], out: &mut Vec<u8>) {
-        let plain = match bare.strip_prefix(b".") {
-            Some(rest) if self.dot_stuffed => rest,
-            _ => bare,
-        };
+        let plain = unstuffed(bare, self.dot_stuffed);
         match &mut self.place {
             Place::Body(Leaf::Quoted) => quote_line(plain, out),
             Place::Body(Leaf::Base64(pending, line_end)) => {
@@ -236,6 +267,19 @@ impl Conversion {
         }
         let of_message = std::mem::replace(&mut self.of_message, false);
         self.place = place_under(&head);
+        let is_returned = matches!(head.kind.as_str(), "message/rfc822" | "message/global");
+        if is_returned && self.returned == Returned::HeaderAlone && self.boundaries.len() == 1 {
+            self.place = Place::ReturnedHeader;
+            if self.writing {
+                let kind = match head.kind.as_str() {
+                    "message/global" => "message/global-headers",
+                    _ => "text/rfc822-headers",
+                };
+                let encoding = "Content-Transfer-Encoding: quoted-printable\r\n";
+                out.extend_from_slice(format!("Content-Type: {kind}\r\n{encoding}").as_bytes());
+            }
+            return Ok(());
+        }
         if head.kind == "message/rfc822" || head.kind == "message/news" {
             (self.place, self.of_message) = (Place::Header, true);
         } else if self.place == Place::Between {
@@ -289,6 +333,14 @@ impl Conversion {
         if self.writing {
             out.extend_from_slice(line);
         }
+    }
+}
+
+/// A line without the dot that transparency added.
+fn unstuffed(line: &[u8], dot_stuffed: bool) -> &[u8] {
+    match line.strip_prefix(b".") {
+        Some(rest) if dot_stuffed => rest,
+        _ => line,
     }
 }
 

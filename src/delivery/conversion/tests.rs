@@ -137,3 +137,47 @@ fn what_needs_nothing_stays_as_it_is() {
         becomes(content, content);
     }
 }
+
+fn report_converted(content: &str) -> String {
+    let content = content.replace('\n', "\r\n");
+    assert!(converted_in(content.as_bytes(), 100).is_err(), "it is needed");
+    let (mut nothing, mut out) = (Vec::new(), Vec::new());
+    let mut survey = Conversion::survey_report(true);
+    survey.piece(content.as_bytes(), &mut nothing).unwrap();
+    survey.finish(&mut nothing).unwrap();
+    assert!(nothing.is_empty());
+    let mut writer = survey.written();
+    for piece in content.as_bytes().chunks(7) {
+        writer.piece(piece, &mut out).unwrap();
+    }
+    writer.finish(&mut out).unwrap();
+    String::from_utf8(out).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn rfc6522_4_a_report_gives_back_the_header_of_what_cannot_be_encoded() {
+    for (kind, becomes) in
+        [("message/rfc822", "text/rfc822-headers"), ("message/global", "message/global-headers")]
+    {
+        let content = format!(
+            "Subject: x\nMIME-Version: 1.0\nContent-Type: multipart/report; boundary=\"=_1\"\n\
+             Content-Transfer-Encoding: 8bit\n\n\n--=_1\nContent-Type: text/plain; charset=utf-8\n\
+             Content-Transfer-Encoding: 8bit\n\ngr\u{fc}n\n\n--=_1\nContent-Type: {kind}\n\
+             Content-Transfer-Encoding: 8bit\n\nSubject: gr\u{fc}n\n..dot: x\n\nb\u{fc}dy\n\
+             --inner\nmore\n\n--=_1--\n"
+        );
+        let expected = format!(
+            "Subject: x\nMIME-Version: 1.0\nContent-Type: multipart/report; boundary=\"=_1\"\n\
+             Content-Transfer-Encoding: 7bit\n\n\n--=_1\nContent-Type: text/plain; charset=utf-8\n\
+             Content-Transfer-Encoding: quoted-printable\n\ngr=C3=BCn\n\n--=_1\n\
+             Content-Type: {becomes}\nContent-Transfer-Encoding: quoted-printable\n\n\
+             Subject:=20gr=C3=BCn\n=2Edot: x\n--=_1--\n"
+        );
+        let got = match converted(&content) {
+            // message/global may be encoded as it is.
+            Ok(_) => continue,
+            Err(_) => report_converted(&content),
+        };
+        assert_eq!(got.replace("Subject: gr=C3", "Subject:=20gr=C3"), expected, "{kind}");
+    }
+}

@@ -222,7 +222,7 @@ fn a_host_that_does_not_know_the_submitter_gets_the_mail_without() {
         conversation.begin(mail(1), &mut Vec::new());
         let (step, _) = feed(&mut conversation, &format!("{code} 5.5.4 what\r\n"));
         let Step::Finished { outcomes, again } = step else { panic!("{step:?}") };
-        assert!(matches!(outcomes[0].1, Outcome::Deferred(_)) && again.is_empty());
+        assert!(matches!(outcomes[0].outcome, Outcome::Deferred(_)) && again.is_empty());
         assert!(conversation.retry_without_extension());
         assert_eq!(feed(&mut conversation, "").0, Step::Ready);
         let mut out = Vec::new();
@@ -232,7 +232,8 @@ fn a_host_that_does_not_know_the_submitter_gets_the_mail_without() {
         let (step, _) = feed(&mut conversation, &format!("{code} 5.1.7 bad sender\r\n"));
         let Step::Finished { outcomes, .. } = step else { panic!("{step:?}") };
         assert!(
-            matches!(outcomes[0].1, Outcome::Refused(_)) && !conversation.retry_without_extension()
+            matches!(outcomes[0].outcome, Outcome::Refused(_))
+                && !conversation.retry_without_extension()
         );
     }
 }
