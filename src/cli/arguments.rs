@@ -35,8 +35,8 @@ pub enum Command {
     },
     /// Check the configuration, print what it means, and exit: 0 if it is right, 2 if not
     Check {
-        /// Also ask the name servers, for this relay's own name forward and back, and print what was
-        /// found to be right
+        /// Also ask the name servers, for this relay's own name forward and back, and print what
+        /// was found to be right
         #[arg(long)]
         live: bool,
         /// The flags behind the command.
@@ -219,10 +219,11 @@ pub enum SpoolCommand {
 pub enum QueueCommand {
     /// List waiting recipients, and how many there are
     ///
-    /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is being
-    /// looked up), "ready" (it waits for a connection) or "out" (it is being delivered); TRIES,
-    /// attempts so far; AGE, time since the message was received; NEXT, when it is tried next; FROM ->
-    /// TO, sender and recipient. The second line says why it waits.
+    /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is
+    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered) or
+    /// "ending" (it has ended, and its report or the record of that is not on disk yet); TRIES,
+    /// attempts so far; AGE, time since the message was received; NEXT, when it is tried next;
+    /// FROM -> TO, sender and recipient. The second line says why it waits.
     List {
         /// Show at most this many messages; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
@@ -241,8 +242,8 @@ pub enum QueueCommand {
     ///
     /// Columns: TOTAL, all recipients of the domain; 5, 10, 20 and so on, those that were received
     /// less than so many minutes ago, and before that 1280+, those older; 4XX, DNS and CONN, those
-    /// whose last attempt ended with a reply 4xx (greylisting among them), with trouble in the DNS, or
-    /// with a failed or lost connection; OUT, those that are being delivered.
+    /// whose last attempt ended with a reply 4xx (greylisting among them), with trouble in the DNS,
+    /// or with a failed or lost connection; OUT, those that are being delivered.
     Summary {
         /// Show at most this many domains; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
@@ -272,8 +273,8 @@ pub enum QueueCommand {
     /// List the sites that mail waits for: how much, connections, back-off and its cause
     ///
     /// Columns: READY, recipients that wait for a connection to the site; OUT, recipients that are
-    /// being delivered to it; CONNECTIONS, open and allowed, of all shards together; SITE, its name.
-    /// The second line says until when the site backs off, and why. Recipients that wait for their
+    /// being delivered to it; CONNECTIONS, open and allowed, of all shards together; SITE, its
+    /// name. The second line says until when the site backs off, and why. Recipients that wait for their
     /// next attempt belong to no site until then: see `queue summary`.
     Sites {
         /// Order by

@@ -1,9 +1,10 @@
 //! Which diagnostics are shown: `RINGPOST_LOG`.
 //!
 //! A level alone (`debug`) is for the relay's own modules; libraries stay at info, or silent where
-//! they repeat what the relay says itself. `ringpost::pool=trace,glommio=debug` names modules; what
+//! they repeat what the relay says itself. `ringpost::pool=trace,hyper=debug` names modules; what
 //! is not named stays as it is. What cannot be understood is reported, and the rest counts.
 
+use crate::ring;
 use tracing_subscriber::EnvFilter;
 
 /// Libraries that say of each handshake what the relay says itself, or what was sent.
@@ -11,7 +12,7 @@ const SILENT: &str = "rustls=off,ureq=off,ureq_proto=off";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The first part of a module's path: what says anything in this program.
 const CRATES: [&str; 8] =
-    ["ringpost", "glommio", "rustls", "ureq", "hyper", "axum", "tokio", "hickory_proto"];
+    ["ringpost", ring::DRIVER, "rustls", "ureq", "hyper", "axum", "tokio", "hickory_proto"];
 
 /// The filter that `wished` asks for, and what in it was not understood.
 pub(super) fn filter(wished: &str) -> (EnvFilter, Vec<String>) {
@@ -65,8 +66,8 @@ mod tests {
         assert_eq!(directives(""), (base.clone(), vec![]));
         assert_eq!(directives("debug"), (format!("{base},ringpost=debug"), vec![]));
         assert_eq!(directives("WARN"), (format!("{base},ringpost=warn"), vec![]));
-        let two = "ringpost::pool=trace, glommio=debug";
-        let expected = format!("{base},ringpost::pool=trace,glommio=debug");
+        let two = "ringpost::pool=trace, hyper=debug";
+        let expected = format!("{base},ringpost::pool=trace,hyper=debug");
         assert_eq!(directives(two), (expected, vec![]));
     }
 

@@ -290,6 +290,7 @@ impl Screen {
         site.out += entry.out;
         site.connections += entry.connections;
         site.connections_max += entry.connections_max;
+        site.fallbacks.extend(entry.fallbacks);
         if entry.backs_off_until > site.backs_off_until {
             site.backs_off_until = entry.backs_off_until;
             site.reason = entry.reason;
@@ -321,6 +322,12 @@ impl Screen {
             if let Some(until) = &site.backs_off_until {
                 let reason = site.reason.as_deref().unwrap_or("");
                 self.print(&format!("{:30}backs off until {until}: {reason}", ""));
+            }
+            for known in &site.fallbacks {
+                self.print(&format!(
+                    "{:30}without {} until {} at {}: {}",
+                    "", known.broken, known.until, known.remote, known.reason
+                ));
             }
         }
         let sum = |of: fn(&SiteEntry) -> usize| sites.iter().map(of).sum::<usize>();
@@ -372,12 +379,6 @@ impl Screen {
         self.print(&summary_row(&total));
         if shown < count {
             eprintln!("ringpost: there are {count} domains; --limit 0 shows all");
-        }
-        for known in &entry.fallbacks {
-            self.print(&format!(
-                "{:36}without {} until {} at {}: {}",
-                "", known.broken, known.until, known.remote, known.reason
-            ));
         }
     }
 

@@ -4,6 +4,7 @@
 mod faults;
 
 use super::*;
+use crate::config;
 use std::path::Path;
 use std::time::Duration;
 
@@ -383,7 +384,10 @@ fn every_key_of_the_shipped_file_can_be_uncommented() {
     let defaults = defaults();
     assert_eq!(config.session.message_bytes_max, defaults.session.message_bytes_max);
     assert_eq!(config.retry, defaults.retry);
-    assert_eq!(config.pool, defaults.pool);
+    let per_address = config.pool.connections_per_address;
+    assert_eq!(per_address, Some(defaults.pool.connections_per_site));
+    let pool = config::Pool { connections_per_address: per_address, ..defaults.pool.clone() };
+    assert_eq!(config.pool, pool);
     assert_eq!(config.delivery, defaults.delivery);
     assert_eq!(config.ring, defaults.ring);
 }

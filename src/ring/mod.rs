@@ -59,6 +59,9 @@ mod timer;
 mod udp;
 mod watchdog;
 
+/// The driver's name, under which it logs.
+pub const DRIVER: &str = "glommio";
+
 pub use clock::{now, random_bytes, rng, wall_clock};
 pub use file::File;
 #[cfg(test)]

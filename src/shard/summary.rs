@@ -137,6 +137,7 @@ mod tests {
             status: Status(4, 2, 0),
             text: "greylisted".into(),
             remote: "".into(),
+            hosts: None,
         };
         let dns = Reason::ours(Stage::Route, Status(4, 4, 3), "no answer");
         entry.count("ready", minutes(1), None);

@@ -137,7 +137,8 @@ impl Notes {
     }
 
     fn fail(&mut self, what: &str) {
-        /// Kinds of failure that are distinguished; a relay that invents codes cannot grow the list.
+        /// Kinds of failure that are counted apart, so that a relay that invents codes cannot grow
+        /// the list.
         const KINDS_MAX: usize = 200;
         if let Some(count) = self.failures.get_mut(what) {
             *count += 1;
