@@ -274,8 +274,8 @@ pub enum QueueCommand {
     ///
     /// Columns: READY, recipients that wait for a connection to the site; OUT, recipients that are
     /// being delivered to it; CONNECTIONS, open and allowed, of all shards together; SITE, its
-    /// name. The second line says until when the site backs off, and why. Recipients that wait for their
-    /// next attempt belong to no site until then: see `queue summary`.
+    /// name. The second line says until when the site backs off, and why. Recipients that wait for
+    /// their next attempt belong to no site until then: see `queue summary`.
     Sites {
         /// Order by
         #[arg(long, value_name = "COLUMN", value_enum, default_value_t)]

@@ -82,8 +82,8 @@ mod tests {
             ),
             (
                 "ringpost=loud",
-                "\"loud\" in \"ringpost=loud\" is not a level; write off, error, warn, info, debug, \
-                 trace",
+                "\"loud\" in \"ringpost=loud\" is not a level; write off, error, warn, info, \
+                 debug, trace",
             ),
         ] {
             assert_eq!(directives(typo), (base.clone(), vec![fault.to_owned()]), "{typo}");

@@ -190,8 +190,8 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
     let root = &config.spool.directory;
     if !root.is_dir() {
         eprintln!(
-            "ringpost: {}: no relay runs here, and there is no such folder; name the spool with --spool DIR, \
-             or the configuration with --config FILE",
+            "ringpost: {}: no relay runs here, and there is no such folder; name the spool with \
+             --spool DIR, or the configuration with --config FILE",
             root.display()
         );
         return ExitCode::FAILURE;

@@ -186,7 +186,8 @@ fn answers(message: &Message, question: &Question) -> bool {
 fn read(message: &Message, question: &Question) -> Finding {
     match message.metadata.response_code {
         ResponseCode::NoError => {}
-        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for the name asked for.
+        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for the name
+        // asked for.
         ResponseCode::NXDomain => return Finding::NoSuchDomain { ttl: negative_ttl(message) },
         code => {
             return Finding::Failed {

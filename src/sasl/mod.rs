@@ -2,8 +2,8 @@
 //! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
 //! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
-//! Messages of a mechanism go in and come out as bytes; base64 is for callers that put them on lines.
-//! Nonces and salts are given by the caller. It must not know users or SMTP.
+//! Messages of a mechanism go in and come out as bytes; base64 is for callers that put them on
+//! lines. Nonces and salts are given by the caller. It must not know users or SMTP.
 
 mod scram;
 mod server;
@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 pub enum Mechanism {
     /// What lies outside proves it: the certificate of the client (RFC 4422 A).
     External,
-    /// The same, tied to its TLS connection, so that it cannot be relayed by an attacker in the middle.
+    /// The same, tied to its TLS connection, so that it cannot be relayed by an attacker in the
+    /// middle.
     ScramSha256Plus,
     /// Proves to know the password without sending it, and has the server prove the same.
     ScramSha256,

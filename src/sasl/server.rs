@@ -25,7 +25,8 @@ pub enum Turn {
         /// The user that the client claims to be.
         user: String,
     },
-    /// Find the user of the certificate that the client presented; it must be `user`, if one is named.
+    /// Find the user of the certificate that the client presented; it must be `user`, if one is
+    /// named.
     Certificate {
         /// The user that the client claims to be.
         user: Option<String>,
@@ -155,8 +156,8 @@ impl Exchange {
         }
     }
 
-    /// After [`Turn::Token`]: the token is not good. The client gets the reason, and answers; then that
-    /// is the end (RFC 7628 3.2.3).
+    /// After [`Turn::Token`]: the token is not good. The client gets the reason, and answers; then
+    /// that is the end (RFC 7628 3.2.3).
     ///
     /// # Errors
     /// Nobody has shown one.

@@ -20,11 +20,12 @@
 //!
 //! *Cost.* 86 bytes for each message with one recipient left, at every number of them, everything
 //! included except what is kept once per route key, tenant, site and reason; 40 bytes for each
-//! further recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
-//! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
-//! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
-//! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
-//! that was set back has the wheels laid out anew and all recipients looked at, once.
+//! further recipient (`benches/memory.rs` measures the whole). From admission to the end a message
+//! takes about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take`
+//! looks at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and
+//! `reroute` cost in proportion to the recipients that they move, an expiry to those of its
+//! message; a clock that was set back has the wheels laid out anew and all recipients looked at,
+//! once.
 //!
 //! *Reports.* [`Scheduler::take_report`] gives at most `REPORTS_IN_FLIGHT_MAX` messages at once to
 //! be reported on, by slot, whatever has expired or was refused.
@@ -378,7 +379,8 @@ impl Scheduler {
     }
 
     /// Ends recipients without a report. Those out for delivery cannot be called back and are left
-    /// alone. Gives those that ended, with [`Disposition::Ended`]; call `over` when that is durable.
+    /// alone. Gives those that ended, with [`Disposition::Ended`]; call `over` when that is
+    /// durable.
     pub fn remove(&mut self, slot: Slot, recipients: &[u32]) -> Vec<(u32, Disposition)> {
         let mut ended = Vec::new();
         for &index in recipients {

@@ -39,7 +39,8 @@ pub enum Defect {
     BareCr,
     /// A NUL byte. Neither a 7bit nor an 8bit body has one (RFC 2045 2.7, 2.8), nor has a header
     /// (RFC 5322 2.2); RFC 5321 4.1.1.4 warns of such bytes, and a BINARYMIME body is the place for
-    /// them. Software behind this relay would cut the text there, and see another message than was checked.
+    /// them. Software behind this relay would cut the text there, and see another message than was
+    /// checked.
     Nul,
     /// More `Received` fields than allowed.
     TooManyHops,

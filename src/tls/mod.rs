@@ -3,8 +3,8 @@
 //!
 //! [`Server`] holds the certificates of listeners, chosen by the name that the client asks for
 //! (SNI). [`Client`] is the side that delivers: the trusted roots, and the certificates that the
-//! relay presents. Both read their files again when asked to. It must not know SMTP: when to secure a connection, and what it means when that fails,
-//! is the business of `listener` and `pool`.
+//! relay presents. Both read their files again when asked to. It must not know SMTP: when to secure
+//! a connection, and what it means when that fails, is the business of `listener` and `pool`.
 //!
 //! One shard's handshakes run on its core; a handshake costs some hundred microseconds. Sessions
 //! are resumed by tickets that all shards can read, so it does not matter which one a client meets.

@@ -132,7 +132,7 @@ impl Server {
         match vouching.verify_client_cert(own, others, UnixTime::now()) {
             Ok(_) => names::names_of(own),
             Err(error) => {
-                tracing::debug!(%error, "no root in tls.client_roots vouches for the certificate of a client");
+                tracing::debug!(%error, "a client's certificate is not signed by tls.client_roots");
                 Vec::new()
             }
         }
@@ -164,8 +164,8 @@ struct ServerCertResolver {
 
 #[derive(Debug)]
 struct Certificates {
-    /// For clients that name no host, or an unknown one: that is not worth a failed handshake, since
-    /// most clients do not check the name (RFC 6066 3 leaves it to the server).
+    /// For clients that name no host, or an unknown one: that is not worth a failed handshake,
+    /// since most clients do not check the name (RFC 6066 3 leaves it to the server).
     first: Arc<Own>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
     by_name: HashMap<Box<str>, Arc<Own>>,
