@@ -140,7 +140,7 @@ impl Lookups {
         let (result, ttl) = match quick_answer {
             Some(answer) => answer,
             None => {
-                if !turn.goes_on() {
+                if slot == Slot::Quick && !turn.goes_on() {
                     landing.over.set(true);
                     drop(turn);
                     let class = self.class_of_late(&question);

@@ -467,3 +467,30 @@ fn a_server_that_is_back_is_found_without_a_lookup_that_waits_for_it() {
     let of_second: Vec<_> = second.asked().iter().map(|line| line[7..8].to_owned()).collect();
     assert_eq!(of_second, ["a", "b", "c"]);
 }
+
+#[test]
+fn a_name_that_was_silent_is_found_when_its_server_answers_again() {
+    let up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let zone = Zone::new().with("a.test", mx(1, "mx.test"));
+    let server_up = std::sync::Arc::clone(&up);
+    let server = FakeServer::start(move |query, _| {
+        match server_up.load(std::sync::atomic::Ordering::Relaxed) {
+            true => at_once(zone.answer(query)),
+            false => Vec::new(),
+        }
+    });
+    let mut settings = settings(&[server.address]);
+    settings.timeout = Duration::from_millis(limits::DNS_QUICK_MILLIS + 100);
+    settings.attempts = 1;
+    settings.failure_ttl = Duration::from_millis(50);
+    on_shard(move || {
+        let resolver = Resolver::new(settings.clone());
+        let up = std::sync::Arc::clone(&up);
+        async move {
+            assert_eq!(resolver.mx("a.test").await, Err(Failure::TimedOut));
+            crate::ring::sleep(Duration::from_millis(100)).await;
+            up.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(resolver.mx("a.test").await.is_ok());
+        }
+    });
+}

@@ -490,7 +490,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[route.rule]]\nnext_hop = \"mx\"",
-        "r.toml:1: route.rule.domain: missing; write domain = \".inside.example.com\"",
+        "r.toml:1: route.rule.domain: missing; write domain = \".int.example.com\"",
     ),
     (
         "[[route.rule]]\ndomain = \"example.com\"",
