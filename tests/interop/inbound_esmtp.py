@@ -208,8 +208,8 @@ def proxies_say_who_the_client_is():
                     rest += more
                 return greeting + rest
 
-        assert b"550 5.7.1 Relaying denied: 192.0.2.7 " in through(header)
-        assert b"550 5.7.1 Relaying denied: 192.0.2.8 " in through(block)
+        assert b"550 5.7.1 Relaying denied for 192.0.2.7\r\n" in through(header)
+        assert b"550 5.7.1 Relaying denied for 192.0.2.8\r\n" in through(block)
         assert b"250 2.1.5" in through(b"PROXY TCP4 127.0.0.1 127.0.0.1 4321 25\r\n")
         for _ in range(3):
             assert through(b"EHLO x\r\n") == b"", "no header, no session"
@@ -221,7 +221,7 @@ def proxies_say_who_the_client_is():
         assert b"access.proxy_networks" in lines[0] and b'"PROXY TCP4 ..."' in lines[0], lines
         # Who is no proxy may not send one.
         for first in (header, block):
-            assert b"554 5.7.1 A PROXY header is not taken" in dialogue(relay.port, first, early=True)
+            assert b"554 5.7.1 PROXY header not permitted" in dialogue(relay.port, first, early=True)
         assert dialogue(relay.port, header).endswith(b"from your address\r\n<closed>")
         wait_until("the log says so", lambda: b"a PROXY header came from" in relay.log)
         lines = [line for line in relay.log.splitlines() if b"a PROXY header came from" in line]
@@ -239,7 +239,7 @@ def a_client_tells_of_another_with_xclient_where_it_may():
         ).stdout
 
     with Relay("--set", "access.xclient_networks=127.0.0.1/32") as relay:
-        assert "Relaying denied: 192.0.2.9" in swaks(relay, "--xclient-addr", "192.0.2.9")
+        assert "Relaying denied for 192.0.2.9" in swaks(relay, "--xclient-addr", "192.0.2.9")
         assert "250 2.1.5" in swaks(relay, "--xclient-addr", "127.0.0.5")
         assert "250 2.1.5" in swaks(relay)
     with Relay() as relay:

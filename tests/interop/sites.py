@@ -178,7 +178,7 @@ def many_sites_that_refuse_do_not_keep_a_client_waiting():
             longest = max(longest, time.monotonic() - began)
             time.sleep(0.2)
         print(f"       longest wait of a new client: {longest * 1000:.0f} ms")
-        assert longest < 1.0, f"{longest:.2f} s"
+        assert longest < 5.0, f"{longest:.2f} s"
 
 
 TESTS = [
