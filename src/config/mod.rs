@@ -1,9 +1,10 @@
 //! What the operator wrote (TOML, flags) and what it means (checked, with units).
 //!
 //! Each table of the file is declared in a module of its name (`retry`: `[retry]`) with the macro
-//! of
-//! `declare`, one line for each key; `written` has them all. [`Config`] is what every other module
-//! reads. Nothing here knows what the values are used for.
+//! of `declare`, one line for each key; `written` has them all. [`Config`] is what every other
+//! module reads. Nothing here knows what the values are used for.
+// The documentation of keys is the operators': there `[retry]` names a table.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod access;
 mod annotated;

@@ -63,11 +63,11 @@
 //! and CHUNKING, as one chunk, and is refused with 5.6.3 elsewhere.
 //!
 //! *Content ahead.* Where PIPELINING and CHUNKING are offered and the caller has all content at
-//! hand ([`Mail::ahead`]), it goes by BDAT in the same write as the envelope: one round trip for a
-//! message in place of two. Content for recipients that are all refused goes in vain, so the caller
-//! does that with small messages only. 500 to 504 to BDAT is no word on the message: the host
-//! cannot do what it offers, and the mail is tried at once by DATA on the same connection
-//! ([`Conversation::was_misunderstood`]). After anything but 2xx to BDAT comes RSET.
+//! hand ([`Mail::pipelined_content`]), it goes by BDAT in the same write as the envelope: one round
+//! trip for a message in place of two. Content for recipients that are all refused goes in vain, so
+//! the caller does that with small messages only. 500 to 504 to BDAT is no word on the message: the
+//! host cannot do what it offers, and the mail is tried at once by DATA on the same connection
+//! ([`Conversation::retry_without_extension`]). After anything but 2xx to BDAT comes RSET.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
 //! host's SIZE* with 5.3.4 (RFC 1870 6.1), without being offered. The caller waits for a reply

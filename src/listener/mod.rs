@@ -144,7 +144,7 @@ impl Receiver {
         })
     }
 
-    /// Listens there and serves until [`Intake::stop`].
+    /// Listens there and serves until [`Receiver::stop`].
     ///
     /// # Errors
     /// When the address cannot be listened on.

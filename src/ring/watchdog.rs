@@ -36,7 +36,7 @@ impl Watchdog {
     }
 
     /// From here on the calling thread is interrupted when the beats stay out, until the first
-    /// [`Heart::listen`].
+    /// [`Watchdog::listen`].
     pub(super) fn begin(&self) {
         // SAFETY: it takes nothing and cannot fail.
         let thread = unsafe { libc::gettid() };

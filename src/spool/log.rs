@@ -1,6 +1,6 @@
 //! Where the next commit goes, which segments hold live mail, and which may be used again. *Pure*:
-//! it says what to do ([`Step`], [`Chore`]) and is told the result; the committer does it on the
-//! disk, a test on a model of one.
+//! it says what to do ([`Step`], [`MaintenanceTask`]) and is told the result; the committer does it
+//! on the disk, a test on a model of one.
 //!
 //! Order of operations, so that power may fail at any line:
 //! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder; then

@@ -116,7 +116,7 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
             client.ehlo()
             assert client.esmtp_features["deliverby"] == "1"
             code, told = client.docmd("MAIL", "FROM:<a@sender.test> BY=0;R")
-            assert code == 501 and told.startswith(b"5.5.4 BY with R"), told
+            assert code == 501 and told.startswith(b"5.5.4 BY with mode R"), told
         post(relay, "300;RT")
         mail, _, _ = sink.wait(is_letter)
         seconds = int(re.fullmatch(r"MAIL FROM:<a@sender.test> BY=(\d+);RT", mail)[1])
