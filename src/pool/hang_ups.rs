@@ -53,10 +53,20 @@ pub(super) struct HangUps {
 }
 
 impl HangUps {
-    /// `host` closed the connection at a message of `sender` and said no more than `reason`.
-    pub(super) fn hung_up(
+    /// `host` closed the connection at a message, whatever other hosts of the site do with it.
+    pub(super) fn host_hung_up(&mut self, host: SocketAddr) -> Charge {
+        if self.hosts.len() >= SENDERS_MAX && !self.hosts.contains_key(&host) {
+            self.hosts.clear();
+        }
+        let at_host = self.hosts.entry(host).or_default();
+        *at_host = at_host.saturating_add(1);
+        if *at_host >= IN_A_ROW_MAX { Charge::Host } else { Charge::Nothing }
+    }
+
+    /// An attempt of a message of `sender` is over, no host took it, and the last one that was
+    /// reached closed the connection and said no more than `reason`.
+    pub(super) fn attempt_hung_up(
         &mut self,
-        host: SocketAddr,
         sender: &str,
         reason: &Reason,
         now: Timestamp,
@@ -76,15 +86,8 @@ impl HangUps {
         entry.at = now;
         entry.reason = reason.clone();
         self.in_a_row = self.in_a_row.saturating_add(1);
-        if self.hosts.len() >= SENDERS_MAX && !self.hosts.contains_key(&host) {
-            self.hosts.clear();
-        }
-        let at_host = self.hosts.entry(host).or_default();
-        *at_host = at_host.saturating_add(1);
         if self.in_a_row >= SITE_IN_A_ROW_MAX && self.senders.len() > 1 {
             Charge::Site
-        } else if *at_host >= IN_A_ROW_MAX {
-            Charge::Host
         } else {
             Charge::Nothing
         }
@@ -119,6 +122,23 @@ impl HangUps {
 mod tests {
     use super::*;
     use crate::message::{Stage, Status};
+
+    impl HangUps {
+        /// A site of one host: the attempt ends with it.
+        fn hung_up(
+            &mut self,
+            host: SocketAddr,
+            sender: &str,
+            reason: &Reason,
+            now: Timestamp,
+        ) -> Charge {
+            let at_host = self.host_hung_up(host);
+            match self.attempt_hung_up(sender, reason, now) {
+                Charge::Nothing => at_host,
+                charge => charge,
+            }
+        }
+    }
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 

@@ -272,6 +272,17 @@ impl Pool {
             }
         }
         let had_session = course.attempt.had_session();
+        let mut site_hung_up = None;
+        if let Some(reason) = course.hung_up.take() {
+            let (sender, now) = (sender_of(job), ring::wall_clock());
+            let hang_ups = &mut owner.state.borrow_mut().hang_ups;
+            if hang_ups.attempt_hung_up(sender, &reason, now) == Charge::Site {
+                site_hung_up = Some(reason);
+            }
+        }
+        if let Some(reason) = site_hung_up {
+            self.handle(owner, Event::Refused(Arc::new(reason)));
+        }
         let (outcomes, again) = course.attempt.finish();
         let (outcomes, again) = match had_session || outcomes.is_empty() {
             true => (outcomes, again),
@@ -301,16 +312,13 @@ impl Pool {
         let sender = sender_of(job);
         let now = ring::wall_clock();
         if let Some(reason) = transacted.is_hang_up() {
-            let charge = owner.state.borrow_mut().hang_ups.hung_up(host, sender, reason, now);
-            match charge {
-                Charge::Nothing => {}
-                Charge::Host => owner.state.borrow_mut().avoid(host, now),
-                Charge::Site => {
-                    self.handle(owner, Event::Refused(Arc::new(reason.clone())));
-                }
+            if owner.state.borrow_mut().hang_ups.host_hung_up(host) == Charge::Host {
+                owner.state.borrow_mut().avoid(host, now);
             }
+            course.hung_up = Some(reason.clone());
         } else if !transacted.is_about_connection() {
             owner.state.borrow_mut().hang_ups.answered(host, sender);
+            course.hung_up = None;
             if let Some(reason) = course.pipelining_failed.take() {
                 let site = &owner.site.key;
                 let broken = Broken::Pipelining;
@@ -484,6 +492,8 @@ struct Course {
     best: Option<u16>,
     /// The host here may break at PIPELINING: it is tried again without, and why.
     pipelining_failed: Option<Reason>,
+    /// The host that was reached last closed the connection at the message, and why.
+    hung_up: Option<Reason>,
 }
 
 impl Course {
@@ -492,6 +502,7 @@ impl Course {
             attempt: Attempt::new(recipients),
             handling: Handling::default(),
             here: None,
+            hung_up: None,
             tried: Vec::new(),
             is_known: false,
             candidates: Vec::new(),
