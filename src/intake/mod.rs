@@ -1,20 +1,10 @@
-//! The way in for every message: no other module makes one that is accepted (Postfix's cleanup(8)
-//! is its model). SMTP, `spool import` and the relay's own reports come through it.
+//! The way of a message into the spool (Postfix's cleanup(8) is its model). `spool import` comes
+//! through it; listeners and the relay's own reports still make their messages themselves.
 //!
 //! Content goes through it to the spool's draft, in wire form and untouched, and each [`Observer`]
 //! sees it on the way. When it has ended, [`Incoming::commit`] puts the relay's header fields on
-//! top, has the message made durable, and returns it: only then may 250 be sent. What is decided
-//! here is *pure*: `received` writes the Received field, `submission` finds what a submission lacks
-//! and whether its header may be believed.
-//!
-//! | step | for | where |
-//! | --- | --- | --- |
-//! | bytes that cannot be content, size, hop count | all | `smtp::ContentScanner`: framing needs it anyway |
-//! | Received (RFC 5321 4.4) | what a client sent | `received` |
-//! | Date, Message-ID (RFC 6409 8) | submission | `submission`, an observer |
-//! | header check (RFC 5322 3.6), From, Sender | submission | `submission` |
-//! | quota | what a client sent | its reservation, which is committed with the message |
-//! | fields of signatures and metadata | | an observer each |
+//! top, has the message made durable, and returns it: only then may 250 be sent. `received`, which
+//! writes the Received field, is *pure*.
 //!
 //! It must not know how a message came in, nor when and where it is delivered.
 
