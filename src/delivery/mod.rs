@@ -188,7 +188,7 @@ pub struct Manner {
 pub struct Mail {
     /// The message.
     pub message: Arc<Message>,
-    /// To whom of its recipients: indices in the envelope, 1 to `recipients_max` of them.
+    /// The recipients that it goes to: indices in the envelope, 1 to `recipients_max` of them.
     pub recipients: Vec<u32>,
     /// Bytes of prepended headers and content as they will be sent, for SIZE=.
     pub size: u64,

@@ -286,7 +286,7 @@ impl Writer {
         }
     }
 
-    /// `None`: whoever gives orders is gone, and with it the relay.
+    /// `None`: the sender of orders is gone, and the relay with it.
     fn obey(&mut self, order: Option<Order>) {
         match order {
             Some(Order::Reopen) => self.sink.reopen(),

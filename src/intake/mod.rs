@@ -42,7 +42,7 @@ pub struct Ended<'a> {
     pub received_at: Timestamp,
     /// The relay's name.
     pub host_name: &'a str,
-    /// From whom and for whom.
+    /// Its sender and its recipients.
     pub envelope: &'a Envelope,
     /// What was asked for it.
     pub options: &'a Options,
@@ -90,7 +90,7 @@ pub enum Source<'a> {
 
 /// What belongs to a message beside its content.
 pub struct Details {
-    /// From whom and for whom.
+    /// Its sender and its recipients.
     pub envelope: Envelope,
     /// What was asked for it.
     pub options: Options,

@@ -32,7 +32,7 @@ pub struct Tls<'a> {
     pub cipher: &'a str,
 }
 
-/// By whom, as what and when it was received.
+/// The host, the id and the time of its reception.
 pub(super) struct Stamp<'a> {
     pub(super) host_name: &'a str,
     pub(super) id: QueueId,

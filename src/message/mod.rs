@@ -1,7 +1,7 @@
 //! What is carried: a message, its envelope and options, each recipient and its status so far.
 //! *Pure.*
 //!
-//! One type for each of these, and every module above uses them: whoever has a message holds an
+//! One type for each of these, and every module above uses them: the owner of a message holds an
 //! `Arc<Message>`, and names its recipients by their index in the envelope. This module knows no
 //! wire format, no disk layout, no clock.
 
@@ -34,7 +34,7 @@ pub struct Message<C = Content> {
     pub id: QueueId,
     /// When the end of data came.
     pub received_at: Timestamp,
-    /// From whom and for whom.
+    /// Its sender and its recipients.
     pub envelope: Envelope,
     /// What the client asked for with it.
     pub options: Options,
