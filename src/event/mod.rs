@@ -13,5 +13,5 @@
 mod line;
 mod writer;
 
-pub use line::{Event, Kind, OptionFields, TO_LIST_MAX};
+pub use line::{Event, ForwardPath, Kind, OptionFields, Remote, TO_LIST_MAX, non_empty};
 pub use writer::{BACKLOG_BYTES_MAX, BACKLOGGED_AT, BUFFER_BYTES, EventLog, EventWriter};

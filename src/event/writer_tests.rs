@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 const LONG: Duration = Duration::from_secs(10);
 
 fn event(number: u64) -> Event<'static> {
-    Event { text: "x", size: Some(number), ..Event::new(Kind::Delivered, Timestamp(number)) }
+    Event { text: Some("x"), size: Some(number), ..Event::new(Kind::Delivered, Timestamp(number)) }
 }
 
 fn to_file(path: &Path, rotate_bytes: u64, keep: usize) -> EventWriter {

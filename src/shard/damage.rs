@@ -4,7 +4,7 @@
 use super::driver::{Driver, UNREADABLE};
 use super::now;
 use super::origin::{Origin, placement};
-use crate::event::{Event, Kind};
+use crate::event::{Event, ForwardPath, Kind};
 use crate::message::{Content, Message, QueueId, Reason, RecipientStatus, Stage, Status};
 use crate::ring;
 use crate::scheduler::{AttemptResult, Disposition, Slot};
@@ -108,8 +108,8 @@ impl Origin {
         for (index, to, attempts) in &ended {
             self.note_ending(slot, id, *index, &RecipientStatus::Removed);
             let event = Event::new(Kind::SetAside, now()).of(id, None).because(&reason);
-            let event = Event { from: None, to: Some(to), attempt: *attempts, ..event };
-            self.stations.events.emit(&event);
+            let (to, attempt) = (Some(ForwardPath(to)), Some(*attempts));
+            self.stations.events.emit(&Event { from: None, to, attempt, ..event });
         }
     }
 }

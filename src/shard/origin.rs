@@ -10,7 +10,7 @@ use super::now;
 use super::report::{DelayReport, Trouble};
 use super::sites::Sites;
 use crate::config::{Config, Core};
-use crate::event::EventLog;
+use crate::event::{Event, EventLog, ForwardPath, Kind};
 use crate::limits;
 use crate::message::{
     IdentityId, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
@@ -188,6 +188,10 @@ impl Origin {
         let mut count = 0;
         for recipient in in_doubt {
             count += 1;
+            let to = format!("?@{}", recipient.domain);
+            let event = Event::new(Kind::InDoubt, now).of(message.id, None);
+            let to = Some(ForwardPath(&to));
+            self.stations.events.emit(&Event { from: None, to, ..event });
             tracing::info!(
                 id = %message.id,
                 domain = %recipient.domain,
