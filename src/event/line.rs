@@ -29,8 +29,8 @@ pub enum Kind {
     Bounced,
     /// A recipient was given up: its time was over.
     Expired,
-    /// A recipient of mail with the null reverse-path was refused for good: there is nobody to
-    /// tell.
+    /// A recipient of mail with the null reverse-path was refused for good: no report
+    /// is sent.
     Dropped,
     /// A recipient's message is damaged on the disk: it is not delivered, and what is left of it is
     /// in the quarantine. Of the forward-path only the domain is known.
@@ -244,7 +244,7 @@ impl<'a> Event<'a> {
         Event { recipients: Some(recipients.len()), to_list: recipients, ..self }
     }
 
-    /// With the words of a server, or ours.
+    /// With the words of a server, or the relay's own.
     #[must_use]
     pub fn because(self, reason: &'a Reason) -> Event<'a> {
         Event {

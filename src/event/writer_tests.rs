@@ -265,7 +265,7 @@ fn the_stop_is_bounded_in_time_whatever_the_output_does() {
     assert!(!writer.shutdown(Duration::from_millis(50)), "it hangs");
     assert!(began.elapsed() < Duration::from_secs(5));
     drop(open);
-    // Nobody takes any more: bounded all the same.
+    // Nothing is taken any more: bounded all the same.
     (0..20_000).for_each(|number| log.emit(&event(number)));
     assert!(log.held.borrow().lines.len() <= BACKLOG_BYTES_MAX);
 

@@ -213,7 +213,7 @@ impl<'a> MessageSummary<'a> {
             delay_wanted: marked(DELAY_WANTED),
             options,
             domains,
-            statuses: if marked(FATES) { statuses(fields, count)? } else { &[] },
+            statuses: if marked(STATUSES) { statuses(fields, count)? } else { &[] },
             in_flight: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
             extents: match marked(EXTENTS) {
                 true => Some((QueueId(fields.u64()?), counted(fields, 12)?)),
@@ -259,7 +259,7 @@ impl<'a> MessageSummary<'a> {
         (0..count).map_while(move |_| record::status(&mut fields))
     }
 
-    /// Recipients to whom a delivery had begun before the record moved.
+    /// Recipients whose delivery had begun before the record moved.
     pub(super) fn in_flight(&self) -> Vec<u32> {
         if self.in_flight.is_empty() {
             return Vec::new();

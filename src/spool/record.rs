@@ -64,7 +64,7 @@ pub(super) enum Record<'a> {
 pub struct PriorStatus {
     /// By recipient; of those never tried there is none.
     pub statuses: Vec<(u32, RecipientStatus)>,
-    /// Recipients to whom a delivery had begun, and not ended.
+    /// Recipients whose delivery had begun, and not ended.
     pub in_flight: Vec<u32>,
 }
 

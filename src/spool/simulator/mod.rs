@@ -1,10 +1,10 @@
-//! The simulator, first stage: the spool as it is (committer, keeper, cleaner, drafts, adoption,
-//! recovery) on a ring and a disk that are simulated (`ring::simulation`), from a seed.
+//! The simulator, first stage: the spool as it is (committer, segment allocator, compactor, drafts,
+//! adoption, recovery) on a ring and a disk that are simulated (`ring::simulation`), from a seed.
 //!
 //! A history is some lives of a relay, each on the disk that the one before left: clients send,
-//! stream and give up, deliveries end and defer, readers hold on to content, the cleaner moves what
-//! stays. A life ends in good order, by a kill (the page cache stays) or by a power failure (of
-//! what was not synced any part is there); after it bytes may have rotted. The next has other
+//! stream and give up, deliveries end and defer, readers hold on to content, the compactor moves
+//! what stays. A life ends in good order, by a kill (the page cache stays) or by a power failure
+//! (of what was not synced any part is there); after it bytes may have rotted. The next has other
 //! shards or a clock that was set back (not both: a shard that is there again cannot know its old
 //! ids).
 //!
