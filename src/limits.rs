@@ -28,8 +28,8 @@ pub const DNS_FRESH_WAITING_MAX: usize = 16 * 1024;
 /// Slow lookups that wait for a patient slot. Beyond it the oldest of the names that were silent
 /// before fails, or else the oldest of the others.
 pub const DNS_SLOW_WAITING_MAX: usize = 2 * 1024;
-/// Longest wait for an answer in the first of several rounds over the name servers, in milliseconds:
-/// a datagram that was lost, or a server that is down, costs no more than this.
+/// Longest wait for an answer in the first of several rounds over the name servers, in
+/// milliseconds: a datagram that was lost, or a server that is down, costs no more than this.
 pub const DNS_FIRST_WAIT_MILLIS: u64 = 1000;
 /// Longest that one lookup takes with all its repetitions and aliases, in seconds, whatever the
 /// settings multiply to.

@@ -31,8 +31,8 @@ pub(super) struct Servers {
 struct Server {
     address: SocketAddr,
     health: Cell<Health>,
-    /// When it last answered. Of servers that all failed, the one that answered last is asked first:
-    /// silence about one name does not mean that the server is down.
+    /// When it last answered. Of servers that all failed, the one that answered last is asked
+    /// first: silence about one name does not mean that the server is down.
     answered: Cell<Option<Instant>>,
 }
 
@@ -283,7 +283,8 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
     }
 }
 
-/// Query ids that cannot be foreseen from outside: a counter through a hash with a secret random key.
+/// Query ids that cannot be foreseen from outside: a counter through a hash with a secret random
+/// key.
 struct Ids {
     secret: RandomState,
     count: Cell<u64>,

@@ -1,8 +1,8 @@
 //! The wall clock set back while mail waits: no recipient waits longer for that than `retry.max`.
 //!
-//! Due times are those of the wall clock, because they are kept over restarts. One that was reckoned
-//! before the step would be late by as much as the clock was set back. Times that a sender asked for
-//! (FUTURERELEASE, RFC 4865) and expiries are times of day, and stay.
+//! Due times are those of the wall clock, because they are kept over restarts. One that was
+//! reckoned before the step would be late by as much as the clock was set back. Times that a sender
+//! asked for (FUTURERELEASE, RFC 4865) and expiries are times of day, and stay.
 
 use super::entry::{State, kept};
 use super::{Scheduler, Timestamp};

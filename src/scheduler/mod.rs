@@ -19,11 +19,12 @@
 //!
 //! *Cost.* 86 bytes for each message with one recipient left, at every number of them, everything
 //! included except what is kept once per route key, tenant, site and reason; 40 bytes for each
-//! further recipient (`benches/memory.rs` measures the whole). From admission to the end a message takes
-//! about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take` looks
-//! at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and `reroute`
-//! cost in proportion to the recipients that they move, an expiry to those of its message; a clock
-//! that was set back has the wheels laid out anew and all recipients looked at, once.
+//! further recipient (`benches/memory.rs` measures the whole). From admission to the end a message
+//! takes about 0.4 us, 0.7 us beside a million others. Every step is constant time, except: `take`
+//! looks at no more than [`SCAN_MAX`] recipients of the message; `routed`, `unroutable` and
+//! `reroute` cost in proportion to the recipients that they move, an expiry to those of its
+//! message; a clock that was set back has the wheels laid out anew and all recipients looked at,
+//! once.
 //!
 //! *Notice.* The same wheel says once when a message has waited so long that its sender wants to
 //! know; that time is kept in what was left of the message's 48 bytes.

@@ -60,8 +60,8 @@ fn read_all(files: &[Certificate]) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
     files.iter().map(|one| read_one(one).map(|(key, _)| Arc::new(key))).collect()
 }
 
-/// What the clients of all shards share: the certificates that they present, and the roots that they
-/// trust.
+/// What the clients of all shards share: the certificates that they present, and the roots that
+/// they trust.
 #[derive(Clone, Debug)]
 pub struct ClientFiles {
     certificates: Arc<ClientCertificates>,

@@ -1,6 +1,6 @@
-//! What a certificate says of itself: the names in its subjectAltName (RFC 5280 4.2.1.6), and the hash
-//! that stands for it in channel bindings (RFC 5929 4.1). *Pure.* Names are to be believed only of a
-//! certificate that a trusted root has vouched for.
+//! What a certificate says of itself: the names in its subjectAltName (RFC 5280 4.2.1.6), and the
+//! hash that stands for it in channel bindings (RFC 5929 4.1). *Pure.* Names are to be believed
+//! only of a certificate that a trusted root has vouched for.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_parser::der_parser::{Oid, oid};

@@ -1,5 +1,5 @@
-//! The certificate authorities that the relay trusts (`tls.roots`), for all shards; read again while
-//! the relay runs.
+//! The certificate authorities that the relay trusts (`tls.roots`), for all shards; read again
+//! while the relay runs.
 
 use super::TlsError;
 use crate::config::Roots;
@@ -9,7 +9,8 @@ use rustls_pki_types::pem::PemObject;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Trusted roots. What was verified by them is marked with their generation, which changes with them.
+/// Trusted roots. What was verified by them is marked with their generation, which changes with
+/// them.
 #[derive(Debug)]
 pub(super) struct TrustedRoots {
     from: Roots,

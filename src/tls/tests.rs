@@ -317,8 +317,8 @@ fn openssl(folder: &Path, words: &[&str]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A TLS server by OpenSSL with this key (words for `req -newkey`), and a certificate of X.509 v1 or
-/// v3, until it is dropped.
+/// A TLS server by OpenSSL with this key (words for `req -newkey`), and a certificate of X.509 v1
+/// or v3, until it is dropped.
 struct OpensslServer {
     process: std::process::Child,
     port: u16,
@@ -337,7 +337,8 @@ impl OpensslServer {
             let new = ["req", "-x509", "-newkey"];
             openssl(folder, &[&new, key, &subject, &["-out", &pem]].concat());
         }
-        // A port of the kernel's choice; another test may take it in between, then it is tried again.
+        // A port of the kernel's choice; another test may take it in between, then it is tried
+        // again.
         for _ in 0..20 {
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = free.local_addr().unwrap().port();
