@@ -149,7 +149,7 @@ impl Connection {
             // What may go in the clear does so, over a new connection: this one is of no use.
             Err(Failure::Tls(reason, _)) if starttls == StartTls::IfOffered => {
                 tracing::debug!(%reason, "no TLS: in the clear");
-                let left = left.saturating_sub(began.elapsed());
+                let left = left.saturating_sub(ring::now().saturating_duration_since(began));
                 let again = Connection::open_with(candidate, way, StartTls::Never, left).await;
                 again.map_err(Failure::into_outcome)
             }

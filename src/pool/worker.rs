@@ -279,7 +279,7 @@ impl Pool {
             logins: self.logins.as_deref(),
         };
         for candidate in &ordered {
-            let left = OPENING_MAX.saturating_sub(began.elapsed());
+            let left = OPENING_MAX.saturating_sub(ring::now().saturating_duration_since(began));
             if left.is_zero() {
                 break;
             }

@@ -36,7 +36,7 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
     let Stations { index, receiver, queue, pool, exchange, spool, events } = stations;
     let shard = *index;
     let began = ring::now();
-    let left = || limit.saturating_sub(began.elapsed());
+    let left = || limit.saturating_sub(ring::now().saturating_duration_since(began));
 
     queue.stop();
     // Both at once: a client that dawdles must not let deliveries begin until they are cut.

@@ -292,7 +292,7 @@ fn run_all(seeds: impl Iterator<Item = u64>) -> Seen {
             failed.push(seed);
         }
     }
-    let took = begin.elapsed().as_secs_f64();
+    let took = ring::now().saturating_duration_since(begin).as_secs_f64();
     let rate = crash_points as f64 / took.max(0.001);
     println!("{count} histories, {crash_points} crash points, {rate:.0} a second: {seen:?}");
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
