@@ -51,6 +51,7 @@ mod signal;
 #[cfg(test)]
 pub(crate) mod simulation;
 mod start;
+mod start_error;
 mod stream;
 mod task;
 #[cfg(test)]
@@ -70,7 +71,8 @@ pub use recv_buf::RecvBuf;
 pub use reservation::{Reservation, reserve};
 pub use semaphore::{Permit, Semaphore};
 pub use signal::Signal;
-pub use start::{Settings, Shards, StartError, start};
+pub use start::{Settings, Shards, start};
+pub use start_error::StartError;
 pub use stream::{Interrupter, Stream};
 pub use task::{spawn, spawn_vital};
 pub use timer::{sleep, yield_now};

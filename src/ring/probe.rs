@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::start::StartError;
+use super::start_error::StartError;
 
 /// The driver's words for "too old" are about this version.
 const KERNEL_MIN: (u32, u32) = (5, 8);

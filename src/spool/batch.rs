@@ -5,7 +5,7 @@
 //! begun and still open: a fold of the records in that order is right for each recipient.
 
 use super::entry;
-use super::log::Live;
+use super::live::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
 use crate::message::field::word;

@@ -4,11 +4,10 @@
 
 use super::batch::Batch;
 use super::commit_waiter::{Appended, CommitWaiter, Failure, Waiters};
-use super::compactor::Moving;
-use super::log::{LiveRef, Log, MaintenanceTask, Step, Write};
+use super::live::LiveRef;
+use super::log::{Log, MaintenanceTask, Step, Write};
 use super::record::PriorStatus;
 use super::segment;
-use super::segment_allocator;
 use super::{Placement, QueueIndex, SpoolError};
 use crate::message::{Message, QueueId, QueueIdSource, RecipientStatus, Timestamp};
 use crate::ring;
@@ -89,6 +88,16 @@ pub(super) struct State {
     ended: bool,
 }
 
+/// A message whose new record is on its way.
+pub(super) struct Moving {
+    pub(super) appended: Appended,
+    pub(super) from: Placement,
+    /// The segment that is cleaned.
+    pub(super) segment: u32,
+    /// Its pieces that lay there, where they are now.
+    pub(super) pieces: Vec<LiveRef>,
+}
+
 enum Next {
     Rest(Option<Duration>),
     Write(Write, Rc<ring::File>),
@@ -143,12 +152,6 @@ impl Core {
             ended: Waiters::default(),
             prepared: Waiters::default(),
         })
-    }
-
-    /// Starts the two tasks.
-    pub(super) fn start(self: &Rc<Core>) {
-        ring::spawn_vital("spool commit", commit(Rc::clone(self)));
-        ring::spawn_vital("spool segment allocator", segment_allocator::keep(Rc::clone(self)));
     }
 
     /// No handle is left: what was noted is still committed.
@@ -606,7 +609,8 @@ impl State {
     }
 }
 
-async fn commit(core: Rc<Core>) {
+/// Commits for as long as the spool is open.
+pub(super) async fn commit(core: Rc<Core>) {
     loop {
         match core.next() {
             Next::Rest(None) => core.work.wait().await,

@@ -2,7 +2,7 @@
 //! waker for each waiter.
 
 use super::batch::Slot;
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::{Placement, SpoolError};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -12,9 +12,9 @@
 //! and 2 is dead in both places: its last ending comes behind the later copy. What is being read
 //! keeps its segment: see [`Core::path`].
 
-use super::commit::{Core, State};
+use super::commit::{Core, Moving, State};
 use super::commit_waiter::{Appended, Failure};
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::record::{self, PriorStatus};
 use super::replay::join;
 use super::{Placement, QueueIndex};
@@ -26,16 +26,6 @@ use std::time::Duration;
 
 /// While more segments exist than are always there, the compactor looks at them so often.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// A message whose new record is on its way.
-pub(super) struct Moving {
-    pub(super) appended: Appended,
-    from: Placement,
-    /// The segment that is cleaned.
-    segment: u32,
-    /// Its pieces that lay there, where they are now.
-    pub(super) pieces: Vec<LiveRef>,
-}
 
 /// Why a message was not moved.
 enum Stay {

@@ -3,7 +3,7 @@
 use super::commit::Core;
 use super::commit_waiter::Appended;
 use super::content::streamed;
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::record::{CHUNK_PREFIX, Extent, PriorStatus};
 use super::replay::join;
 use super::segment::BATCH_HEADER;

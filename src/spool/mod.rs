@@ -39,6 +39,7 @@ mod entry;
 mod folder;
 mod index;
 mod inspection;
+mod live;
 pub mod lock;
 mod log;
 mod manifest;
@@ -294,7 +295,9 @@ impl Spool {
             state.pieces = read.scan.replay.pieces();
             state.foreign = read.scan.replay.foreign(settings.number);
         }
-        core.start();
+        ring::spawn_vital("spool commit", commit::commit(Rc::clone(&core)));
+        let allocator = segment_allocator::keep(Rc::clone(&core));
+        ring::spawn_vital("spool segment allocator", allocator);
         let recovery = recovery_of(read, set_aside);
         Ok((Spool { handle: Rc::new(Handle { core, settings }) }, recovery))
     }

@@ -2,13 +2,21 @@
 
 use super::Placement;
 use super::entry::{Entry, MessageSummary, What};
-use super::log::{Live, LiveRef};
+use super::live::{Live, LiveRef};
 use super::record::{CHUNK_PREFIX, Extent};
 use super::recovered_entries::{Messages, Names, Reasons, RecoveredEntry, Table};
-use super::recovery::SetAside;
 use crate::message::QueueId;
 use hashbrown::HashTable;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Bytes to be copied into the quarantine, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SetAside {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    pub(super) length: u32,
+    pub(super) cause: String,
+}
 
 /// What is known of each message so far.
 #[derive(Debug, Default)]

@@ -287,15 +287,10 @@ pub const MUTUAL: &[(&str, &str)] = &[
     ("src/config/tls.rs", "src/config/written.rs"),
     ("src/dns/aliases.rs", "src/dns/wire.rs"),
     ("src/pool/connection.rs", "src/pool/content.rs"),
-    ("src/ring/probe.rs", "src/ring/start.rs"),
     ("src/shard/ending.rs", "src/shard/queue.rs"),
     ("src/shard/queue.rs", "src/shard/report.rs"),
     ("src/smtp/command.rs", "src/smtp/parameters.rs"),
-    ("src/spool/batch.rs", "src/spool/log.rs"),
-    ("src/spool/commit.rs", "src/spool/compactor.rs"),
-    ("src/spool/commit.rs", "src/spool/segment_allocator.rs"),
     ("src/spool/content.rs", "src/spool/record.rs"),
-    ("src/spool/recovery.rs", "src/spool/replay.rs"),
     ("src/tls/layer.rs", "src/tls/transport.rs"),
 ];
 
