@@ -67,8 +67,12 @@ table! {
     /// [route], except auth, because credentials are for one host.
     pub(super) struct RuleKeys {
         /// "example.com" is that domain, ".example.com" also all below it, "*" every domain.
-        domain: Box<str> =
-            needed(parsed("domain", ".inside.example.com".into(), read_domain, |it| it.to_string()));
+        domain: Box<str> = needed(parsed(
+            "domain",
+            ".inside.example.com".into(),
+            read_domain,
+            |it| it.to_string(),
+        ));
         /// The next hop: as route.smart_host.
         next_hop: Hop = needed(next_hop(Hop::example()));
         /// TLS to the next hop: as route.tls.
