@@ -375,7 +375,8 @@ impl Scheduler {
     }
 
     /// Ends recipients without a report. Those out for delivery cannot be called back and are left
-    /// alone. Gives those that ended, with [`Disposition::Ended`]; call `over` when that is durable.
+    /// alone. Gives those that ended, with [`Disposition::Ended`]; call `over` when that is
+    /// durable.
     pub fn remove(&mut self, slot: Slot, recipients: &[u32]) -> Vec<(u32, Disposition)> {
         let mut ended = Vec::new();
         for &index in recipients {

@@ -1,8 +1,8 @@
 //! The tasks around a shard's [`Origin`]: whatever has to wait, for the disk, a look-up, or time.
 //!
 //! It holds the one cell that they share. None of them keeps it borrowed while it waits. Each kind
-//! of task has a bound: look-ups `ROUTE_LOOKUPS_MAX`, loads the connections that ask for work, reports
-//! `REPORTS_IN_FLIGHT_MAX`, checks of damaged content one.
+//! of task has a bound: look-ups `ROUTE_LOOKUPS_MAX`, loads the connections that ask for work,
+//! reports `REPORTS_IN_FLIGHT_MAX`, checks of damaged content one.
 
 use super::ending::DeliveryPath;
 use super::now;

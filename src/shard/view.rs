@@ -25,9 +25,9 @@ pub struct RecipientEntry {
     /// Forward-path; `?@` and its domain where the message cannot be read.
     pub to: String,
     /// `waiting` for its time, `routing` (its site is looked for), `ready` (waits for a
-    /// connection), `out` (being delivered), `ending` (it has ended, and its report or the record of
-    /// its ending is not durable yet); `stored` in a stopped relay's spool; `damaged` when
-    /// its record on the disk does not pass.
+    /// connection), `out` (being delivered), `ending` (it has ended, and its report or the record
+    /// of its ending is not durable yet); `stored` in a stopped relay's spool; `damaged` when its
+    /// record on the disk does not pass.
     pub state: String,
     /// When the message was received (RFC 3339).
     pub received: String,

@@ -394,8 +394,8 @@ impl Spool {
         self.handle.core.begin(id, recipients);
     }
 
-    /// What became of a recipient. Rides in the next commit, at the latest after the interval. It is
-    /// durable when [`Spool::durable_beyond`] gives the number returned here, or a higher one.
+    /// What became of a recipient. Rides in the next commit, at the latest after the interval. It
+    /// is durable when [`Spool::durable_beyond`] gives the number returned here, or a higher one.
     pub fn settle(&self, id: QueueId, recipient: u32, status: &RecipientStatus) -> u64 {
         self.handle.core.settle(id, recipient, status)
     }
