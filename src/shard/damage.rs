@@ -3,7 +3,7 @@
 
 use super::driver::{Driver, UNREADABLE};
 use super::now;
-use super::origin::{Origin, placement};
+use super::origin::Origin;
 use crate::event::{Event, ForwardPath, Kind};
 use crate::message::{Content, Message, QueueId, Reason, RecipientStatus, Stage, Status};
 use crate::ring;
@@ -44,7 +44,7 @@ impl Driver {
             return None;
         };
         let set_aside = match known == id {
-            true => self.stations.spool.set_aside(id, placement(at)).await,
+            true => self.stations.spool.set_aside(id, at).await,
             false => Ok(None),
         };
         let still = self.origin.borrow().scheduler.whereabouts(slot) == Some((id, at));

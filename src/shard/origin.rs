@@ -133,7 +133,7 @@ impl Origin {
         let slot = self.scheduler.admit(
             &Admission {
                 id: message.id,
-                placement: [placement.segment, placement.offset, placement.length],
+                placement,
                 expires,
                 notice,
                 priority: options.priority,
@@ -173,7 +173,7 @@ impl Origin {
         self.scheduler.admit(
             &Admission {
                 id: message.id,
-                placement: [at.segment, at.offset, at.length],
+                placement: at,
                 expires,
                 notice,
                 priority: options.priority,
@@ -399,7 +399,7 @@ impl Origin {
         let Some((id, at)) = self.scheduler.whereabouts(slot) else { return };
         if self.scheduler.finish_if_over(slot) {
             self.hot.forget(slot);
-            self.stations.spool.dead(id, placement(at));
+            self.stations.spool.dead(id, at);
         }
     }
 

@@ -61,6 +61,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use crate::message::Placement;
 pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
@@ -105,17 +106,6 @@ pub struct Settings {
     pub content_bytes_max: usize,
     /// An outcome waits at most this long for a commit to ride in.
     pub outcome_interval: Duration,
-}
-
-/// Where a message record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Number of the segment.
-    pub segment: u32,
-    /// Of the record in it, in bytes.
-    pub offset: u32,
-    /// Of the record, in bytes.
-    pub length: u32,
 }
 
 /// Why the spool did not do what was asked.
