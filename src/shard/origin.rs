@@ -409,11 +409,6 @@ impl Origin {
     }
 }
 
-/// The spool's words for where a message is, from the scheduler's.
-pub(super) fn placement(at: [u32; 3]) -> Placement {
-    Placement { segment: at[0], offset: at[1], length: at[2] }
-}
-
 /// What the scheduler is told of a recipient that recovery found.
 fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRecipient<'_> {
     AdmittedRecipient {

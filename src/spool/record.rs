@@ -46,7 +46,7 @@ pub(super) const WITH_BEGUN: u16 = 16;
 /// BY (RFC 2852) was given. In version 2 alone.
 const WITH_DELIVER_BY: u16 = 32;
 /// The flags that a message record of version 3 may have.
-const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_FATES | WITH_BEGUN;
+const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_STATUSES | WITH_BEGUN;
 
 /// A record as read, but for messages (see [`decode_message`]); content is borrowed.
 #[derive(Debug, PartialEq)]
