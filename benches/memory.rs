@@ -165,7 +165,7 @@ impl Shard {
         let slot = scheduler.admit(
             &Admission {
                 id,
-                placement: [at.segment, at.offset, at.length],
+                placement: at,
                 expires: now.plus(120 * HOUR),
                 notice: None,
                 priority: 0,

@@ -146,7 +146,7 @@ async fn start(root: PathBuf, shard: usize) {
         let at = message.placement;
         let admission = Admission {
             id: message.id,
-            placement: [at.segment, at.offset, at.length],
+            placement: at,
             expires: message.received_at.plus(Duration::from_secs(432_000)),
             notice: None,
             priority: message.options.priority,

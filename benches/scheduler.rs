@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config;
-use ringpost::message::{Demands, IdentityId, QueueId, Timestamp};
+use ringpost::message::{Demands, IdentityId, Placement, QueueId, Timestamp};
 use ringpost::scheduler::{
     Action, Admission, AdmittedRecipient, AttemptResult, Disposition, Scheduler, SiteId,
 };
@@ -33,7 +33,7 @@ fn admit(scheduler: &mut Scheduler, id: u64, domain: &str, due: Timestamp) {
     let recipient = AdmittedRecipient { domain, ended: false, attempts: 0, due, reason: None };
     let message = Admission {
         id: QueueId(id),
-        placement: [0; 3],
+        placement: Placement::default(),
         expires: START.plus(24 * HOUR),
         notice: None,
         priority: 0,

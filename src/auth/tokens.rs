@@ -136,7 +136,7 @@ impl Inquiry {
         if let Some(user) = self.find(&seal) {
             return Ok(user);
         }
-        if asked.elapsed() > self.config.timeout {
+        if ring::now().saturating_duration_since(asked) > self.config.timeout {
             self.tell("many questions wait, and each takes long");
             return Err(TokenRejection::NotNow);
         }
@@ -173,7 +173,7 @@ impl Inquiry {
     /// Tells the operator that tokens cannot be checked, now and then.
     fn tell(&self, error: &str) {
         let mut told = lock(&self.told);
-        if told.is_none_or(|at| at.elapsed() >= TELL) {
+        if told.is_none_or(|at| ring::now().saturating_duration_since(at) >= TELL) {
             *told = Some(ring::now());
             let endpoint = &*self.config.introspection_endpoint;
             tracing::warn!(endpoint, error, "tokens cannot be checked: clients are told 454");

@@ -389,7 +389,7 @@ fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<()
             }
         }
     }
-    let took = began.elapsed();
+    let took = ring::now().saturating_duration_since(began);
     tracing::info!(shards = count, messages, in_doubt, set_aside, ?took, "spool recovered");
     Ok(())
 }
@@ -471,7 +471,7 @@ fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
         match ring::reserve(address) {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse
-                    && began.elapsed() < ADDRESS_WAIT =>
+                    && ring::now().saturating_duration_since(began) < ADDRESS_WAIT =>
             {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(%address, within = ?ADDRESS_WAIT, "in use: waiting for it");

@@ -29,8 +29,8 @@ pub enum Kind {
     Bounced,
     /// A recipient was given up: its time was over.
     Expired,
-    /// A recipient of mail with the null reverse-path was refused for good: there is nobody to
-    /// tell.
+    /// A recipient of mail with the null reverse-path was refused for good: no report
+    /// is sent.
     Dropped,
     /// A recipient's message is damaged on the disk: it is not delivered, and what is left of it is
     /// in the quarantine. Of the forward-path only the domain is known.
@@ -58,12 +58,15 @@ pub struct Event<'a> {
     /// The message.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub id: Option<QueueId>,
+    /// When the message was received.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub received: Option<Timestamp>,
     /// The reverse-path; empty for `<>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
-    /// The forward-path that the event is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub to: Option<&'a str>,
+    /// The forward-path that the event is about; its domain is written beside it.
+    #[serde(flatten)]
+    pub to: Option<ForwardPath<'a>>,
     /// How many recipients a received message has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
@@ -74,50 +77,53 @@ pub struct Event<'a> {
     #[serde(flatten)]
     pub options: OptionFields<'a>,
     /// The destination as the receiver runs it.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub site: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<&'a str>,
     /// The host that spoke or was tried.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub remote: &'a str,
+    #[serde(flatten)]
+    pub remote: Option<Remote<'a>>,
     /// How far the conversation had come.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub stage: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<&'a str>,
     /// SMTP reply code.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
     /// Enhanced status code.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
-    /// The rest of the reply, or our own words.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub text: &'a str,
+    /// The rest of the reply; without a code the relay's own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<&'a str>,
     /// All hosts that were tried in the attempt, where there was more than one; `remote` first.
     #[serde(serialize_with = "as_hosts", skip_serializing_if = "<[HostAttempt]>::is_empty")]
     pub hosts: &'a [HostAttempt],
     /// Number of the attempt: the first is 1.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub attempt: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u16>,
     /// When it will be tried again.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
     /// Content in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// Who sent it.
+    /// The client that sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
+    /// The address and port that it connected to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SocketAddr>,
     /// What the client called itself.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub helo: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helo: Option<&'a str>,
     /// `SMTP`, `ESMTP` ... (RFC 3848).
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub protocol: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'a str>,
     /// What protected the connection: `TLSv1.3`.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub tls: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'a str>,
     /// And how: `TLS_AES_256_GCM_SHA384`.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub cipher: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<&'a str>,
     /// Milliseconds since reception.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<u64>,
@@ -130,9 +136,52 @@ pub struct Event<'a> {
     /// Lines that were dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
-    /// Who the client has proved to be; of a failed AUTH, who it said it was.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub user: &'a str,
+    /// The authenticated user; of a failed AUTH the name that was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'a str>,
+}
+
+/// A forward-path, and its domain in lower case.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardPath<'a>(pub &'a str);
+
+impl Serialize for ForwardPath<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_map(None)?;
+        fields.serialize_entry("to", self.0)?;
+        if let Some((_, domain)) = self.0.rsplit_once('@').filter(|(_, domain)| !domain.is_empty())
+        {
+            if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                fields.serialize_entry("domain", &domain.to_ascii_lowercase())?;
+            } else {
+                fields.serialize_entry("domain", domain)?;
+            }
+        }
+        fields.end()
+    }
+}
+
+/// A host as [`Reason`] writes it, `name [address]:port`, and its parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote<'a>(pub &'a str);
+
+impl Serialize for Remote<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_map(None)?;
+        fields.serialize_entry("remote", self.0)?;
+        if let Some((name, rest)) = self.0.rsplit_once('[')
+            && let Some((address, port)) = rest.rsplit_once("]:")
+            && let Ok(port) = port.parse::<u16>()
+        {
+            let name = name.trim_end();
+            if !name.is_empty() {
+                fields.serialize_entry("remote_name", name)?;
+            }
+            fields.serialize_entry("remote_address", address)?;
+            fields.serialize_entry("remote_port", &port)?;
+        }
+        fields.end()
+    }
 }
 
 impl<'a> Event<'a> {
@@ -143,31 +192,33 @@ impl<'a> Event<'a> {
             event,
             shard: 0,
             id: None,
+            received: None,
             from: None,
             to: None,
             recipients: None,
             to_list: &[],
             options: OptionFields::default(),
-            site: "",
-            remote: "",
-            stage: "",
-            code: 0,
+            site: None,
+            remote: None,
+            stage: None,
+            code: None,
             status: None,
-            text: "",
+            text: None,
             hosts: &[],
-            attempt: 0,
+            attempt: None,
             due: None,
             size: None,
             client: None,
-            helo: "",
-            protocol: "",
-            tls: "",
-            cipher: "",
+            listener: None,
+            helo: None,
+            protocol: None,
+            tls: None,
+            cipher: None,
             queued_ms: None,
             attempt_ms: None,
             about: None,
             lost: None,
-            user: "",
+            user: None,
         }
     }
 
@@ -177,6 +228,7 @@ impl<'a> Event<'a> {
         let queued = self.time.since(id.born());
         Event {
             id: Some(id),
+            received: Some(id.born()),
             from: Some(from.map_or("", Address::as_str)),
             queued_ms: Some(u64::try_from(queued.as_millis()).unwrap_or(u64::MAX)),
             ..self
@@ -196,15 +248,15 @@ impl<'a> Event<'a> {
         Event { recipients: Some(recipients.len()), to_list: recipients, ..self }
     }
 
-    /// With the words of a server, or ours.
+    /// With the words of a server, or the relay's own.
     #[must_use]
     pub fn because(self, reason: &'a Reason) -> Event<'a> {
         Event {
-            remote: &reason.remote,
-            stage: reason.stage.name(),
-            code: reason.code,
+            remote: Some(Remote(&reason.remote)).filter(|remote| !remote.0.is_empty()),
+            stage: Some(reason.stage.name()).filter(|stage| !stage.is_empty()),
+            code: Some(reason.code).filter(|&code| code != 0),
             status: Some(reason.status),
-            text: &reason.text,
+            text: Some(&*reason.text).filter(|text| !text.is_empty()),
             hosts: reason.hosts.as_deref().unwrap_or_default(),
             ..self
         }
@@ -243,8 +295,9 @@ impl Serialize for OptionFields<'_> {
     }
 }
 
-fn is_zero(number: &u16) -> bool {
-    *number == 0
+/// For what is known as a text that may be empty: an event leaves out what says nothing.
+pub fn non_empty(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
@@ -264,10 +317,11 @@ fn as_text_if_any<T: std::fmt::Display, S: Serializer>(
 /// One host of an attempt, with the names that the event's own fields have.
 #[derive(Serialize)]
 struct Host<'a> {
-    remote: &'a str,
+    #[serde(flatten)]
+    remote: Remote<'a>,
     stage: &'a str,
-    #[serde(skip_serializing_if = "is_zero")]
-    code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
     #[serde(serialize_with = "as_text")]
     status: Status,
     text: &'a str,
@@ -277,9 +331,9 @@ fn as_hosts<S: Serializer>(hosts: &&[HostAttempt], to: S) -> Result<S::Ok, S::Er
     let mut list = to.serialize_seq(Some(hosts.len()))?;
     for host in *hosts {
         list.serialize_element(&Host {
-            remote: &host.remote,
+            remote: Remote(&host.remote),
             stage: host.stage.name(),
-            code: host.code,
+            code: Some(host.code).filter(|&code| code != 0),
             status: host.status,
             text: &host.text,
         })?;
@@ -324,8 +378,9 @@ mod tests {
         let event = Event {
             size: Some(4711),
             client: Some("[2001:db8::1]:2525".parse().unwrap()),
-            helo: "app.example.org",
-            protocol: "ESMTP",
+            listener: Some("192.0.2.9:25".parse().unwrap()),
+            helo: Some("app.example.org"),
+            protocol: Some("ESMTP"),
             ..Event::new(Kind::Received, NOW).of(id(), Some(&sender)).to_all(&to)
         }
         .with_options(&options);
@@ -333,11 +388,12 @@ mod tests {
             line(&event),
             concat!(
                 r#"{"time":"2023-11-14T22:13:20.123Z","event":"received","shard":0,"#,
-                r#""id":"001GA4GC0JF8R","from":"a@example.org","recipients":2,"#,
+                r#""id":"001GA4GC0JF8R","received":"2023-11-14T22:13:18.623Z","#,
+                r#""from":"a@example.org","recipients":2,"#,
                 r#""to_list":["b@example.net","\"c d\"@example.net"],"tenant":"shop","#,
                 r#""priority":-2,"smtputf8":true,"not_before":"2023-11-14T22:13:20.123Z","#,
-                r#""size":4711,"client":"[2001:db8::1]:2525","helo":"app.example.org","#,
-                r#""protocol":"ESMTP","queued_ms":1500}"#
+                r#""size":4711,"client":"[2001:db8::1]:2525","listener":"192.0.2.9:25","#,
+                r#""helo":"app.example.org","protocol":"ESMTP","queued_ms":1500}"#
             )
         );
     }
@@ -364,9 +420,9 @@ mod tests {
             hosts: None,
         };
         let event = Event {
-            to: Some("b@example.net"),
-            site: "mx:mx1.example.net",
-            attempt: 2,
+            to: Some(ForwardPath("b@Example.net")),
+            site: Some("mx:mx1.example.net"),
+            attempt: Some(2),
             due: Some(Timestamp(NOW.0 + 60_000)),
             attempt_ms: Some(12),
             ..Event::new(Kind::Deferred, NOW).of(id(), None).because(&reason)
@@ -375,12 +431,32 @@ mod tests {
             line(&event),
             concat!(
                 r#"{"time":"2023-11-14T22:13:20.123Z","event":"deferred","shard":0,"#,
-                r#""id":"001GA4GC0JF8R","from":"","to":"b@example.net","#,
+                r#""id":"001GA4GC0JF8R","received":"2023-11-14T22:13:18.623Z","from":"","#,
+                r#""to":"b@Example.net","domain":"example.net","#,
                 r#""site":"mx:mx1.example.net","remote":"mx1.example.net [192.0.2.1]:25","#,
+                r#""remote_name":"mx1.example.net","remote_address":"192.0.2.1","#,
+                r#""remote_port":25,"#,
                 r#""stage":"rcpt","code":450,"status":"4.2.1","text":"Mailbox \"b\"\tbusy","#,
                 r#""attempt":2,"due":"2023-11-14T22:14:20.123Z","queued_ms":1500,"attempt_ms":12}"#
             )
         );
+    }
+
+    #[test]
+    fn a_host_is_taken_apart_as_far_as_it_goes() {
+        for (remote, parts) in [
+            (
+                "mx [2001:db8::1]:25",
+                r#","remote_name":"mx","remote_address":"2001:db8::1","remote_port":25"#,
+            ),
+            ("[192.0.2.1]:2525", r#","remote_address":"192.0.2.1","remote_port":2525"#),
+            ("mx", ""),
+            ("mx [192.0.2.1]:x", ""),
+        ] {
+            let event = Event { remote: Some(Remote(remote)), ..Event::new(Kind::Deferred, NOW) };
+            let expected = format!(r#""shard":0,"remote":"{remote}"{parts}}}"#);
+            assert!(line(&event).ends_with(&expected), "{}", line(&event));
+        }
     }
 
     #[test]

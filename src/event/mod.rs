@@ -2,7 +2,7 @@
 //!
 //! Every shard writes lines into a buffer of its own ([`EventLog`]) and hands it over, when full or
 //! every few milliseconds, to one thread that writes all of them out ([`EventWriter`]). Through
-//! here pass finished facts; this room decides nothing about mail and waits for nothing.
+//! here pass finished facts; this module decides nothing about mail and waits for nothing.
 //!
 //! *What is promised.* Lines come out whole and, for one shard, in order. They are not synced to
 //! disk: after a power failure the last ones may be missing or repeated by recovery, since the
@@ -13,5 +13,5 @@
 mod line;
 mod writer;
 
-pub use line::{Event, Kind, OptionFields, TO_LIST_MAX};
+pub use line::{Event, ForwardPath, Kind, OptionFields, Remote, TO_LIST_MAX, non_empty};
 pub use writer::{BACKLOG_BYTES_MAX, BACKLOGGED_AT, BUFFER_BYTES, EventLog, EventWriter};

@@ -257,7 +257,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Until the stop, or until nobody is left to write for. False when lines were given up.
+    /// Until the stop, or until no shard is left to write for. False when lines were given up.
     fn run(mut self, full: &Receiver<Vec<u8>>, spare: &Sender<Vec<u8>>) -> bool {
         let mut all_written = true;
         loop {
@@ -387,7 +387,7 @@ struct RotatedFile {
     is_stray: bool,
 }
 
-/// Who writes to whom is for the relay's user and its group: they may collect the log.
+/// The addresses in it are for the relay's user and its group: they may collect the log.
 const MODE: u32 = 0o640;
 
 fn open(path: &Path) -> io::Result<File> {

@@ -3,7 +3,7 @@
 use super::access::{Grant, Login};
 use super::connection::Connection;
 use crate::auth::{Attempt, Authenticator, LoginResult, NotNow, TokenRejection, User};
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, non_empty};
 use crate::ring;
 use crate::sasl::{self, Exchange, Fault, Secret, TokenFault, Turn};
 use crate::session::{AuthInput, Step};
@@ -232,13 +232,14 @@ impl Connection<'_> {
 
     fn log_refused(&self, user: &str, reply: &Reply) {
         self.receiver.events.emit(&Event {
-            stage: "auth",
-            code: reply.code,
+            stage: Some("auth"),
+            code: Some(reply.code),
             status: reply.status,
-            text: &reply.text,
+            text: Some(&reply.text),
             client: Some(self.session.client_address()),
-            helo: self.session.client_name(),
-            user,
+            listener: Some(self.stream.local_address()),
+            helo: non_empty(self.session.client_name()),
+            user: non_empty(user),
             ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }

@@ -5,7 +5,7 @@ use super::deadlines::Deadlines;
 use super::log_throttle::Warning;
 use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
-use crate::event::{Event, Kind};
+use crate::event::{Event, ForwardPath, Kind, non_empty};
 use crate::message::{Message, QueueId};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::sasl::{Channels, Exchange, Mechanism};
@@ -468,12 +468,14 @@ impl Connection<'_> {
         self.receiver.events.emit(&Event {
             size: Some(message.content.len()),
             client: Some(self.session.client_address()),
-            helo: self.session.client_name(),
-            protocol,
-            tls: self.session.protection().map_or("", |protection| protection.version),
-            cipher: self.session.protection().map_or("", |protection| &protection.cipher),
+            listener: Some(self.stream.local_address()),
+            helo: non_empty(self.session.client_name()),
+            protocol: Some(protocol),
+            tls: self.session.protection().map(|protection| protection.version),
+            cipher: self.session.protection().map(|protection| &*protection.cipher),
+            received: None,
             queued_ms: None,
-            user: self.session.user().unwrap_or_default(),
+            user: self.session.user(),
             ..event
         });
     }
@@ -482,14 +484,15 @@ impl Connection<'_> {
         let Rejection { at, from, to, reply } = rejection;
         self.receiver.events.emit(&Event {
             from: from.as_deref(),
-            to: to.as_deref(),
-            stage: at.name(),
-            code: reply.code,
+            to: to.as_deref().map(ForwardPath),
+            stage: Some(at.name()),
+            code: Some(reply.code),
             status: reply.status,
-            text: &reply.text,
+            text: Some(&reply.text),
             client: Some(self.session.client_address()),
-            helo: self.session.client_name(),
-            user: self.session.user().unwrap_or_default(),
+            listener: Some(self.stream.local_address()),
+            helo: non_empty(self.session.client_name()),
+            user: self.session.user(),
             ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }

@@ -12,6 +12,7 @@ pub(crate) mod field;
 mod id;
 mod options;
 mod outcome;
+mod placement;
 mod route_key;
 pub(crate) mod tagged;
 
@@ -21,6 +22,7 @@ pub use envelope::{Address, Envelope, Recipient, ReversePath, domain_key, domain
 pub use id::{QueueId, QueueIdSource};
 pub use options::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Options};
 pub use outcome::{HostAttempt, Outcome, Reason, RecipientStatus, Stage, Status};
+pub use placement::Placement;
 pub use route_key::{Demands, IdentityId, RouteKey};
 pub use tagged::{InEvents, OptionSpec, Shown};
 

@@ -40,7 +40,7 @@ thread_local! {
 #[derive(Default)]
 struct Table {
     slots: Vec<Slot>,
-    /// Places in `slots` that nobody uses.
+    /// Places in `slots` that are not in use.
     free: Vec<usize>,
     /// No slot has an earlier deadline: until then there is nothing to look through.
     earliest: Option<Instant>,
@@ -112,7 +112,7 @@ impl Drop for Wait {
     }
 }
 
-/// Wakes whoever waits at `place`, before the deadline.
+/// Wakes the task that waits at `place`, before the deadline.
 pub(super) fn wake(place: usize) {
     let waker = with_table(|table| table.slots.get_mut(place)?.waker.take());
     if let Some(waker) = waker {
@@ -173,7 +173,7 @@ fn look(
     is_over
 }
 
-/// Marks what has passed by `now`, and gives back who waits for it.
+/// Marks what has passed by `now`, and gives back what waits for it.
 fn fire(now: Instant) -> Vec<Waker> {
     with_table(|table| {
         if table.earliest.is_none_or(|earliest| now < earliest) {
@@ -197,7 +197,7 @@ fn fire(now: Instant) -> Vec<Waker> {
 }
 
 /// Wakers are neither woken nor dropped inside: both may run code that comes back here. The table
-/// may be gone when a thread ends: then there is nobody to wake.
+/// may be gone when a thread ends: then there is no task to wake.
 fn with_table<T: Default>(act: impl FnOnce(&mut Table) -> T) -> T {
     TABLE.try_with(|table| act(&mut table.borrow_mut())).unwrap_or_default()
 }

@@ -35,7 +35,7 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     options().open(path)
 }
 
-/// Mail is nobody's business but the relay's.
+/// Readable by the relay's user alone.
 #[cfg(not(test))]
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();

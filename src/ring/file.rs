@@ -81,7 +81,7 @@ impl File {
     /// A file that was removed, replaced or cut meanwhile is an error (`NotFound` or
     /// `UnexpectedEof`).
     ///
-    /// A commit that was begun is carried out even if nobody waits for it any more.
+    /// A commit that was begun is carried out even if no caller waits for it any more.
     pub async fn commit(&self, bytes: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
         let (path, size) = (Rc::clone(&self.path), self.size);
@@ -264,7 +264,7 @@ async fn blocking<T: Send + 'static>(
         })
         .await?;
     }
-    // Not handed back by the driver: it would leak what nobody waits for any more, and wait for
+    // Not handed back by the driver: it would leak what no caller waits for any more, and wait for
     // ever for a thread that panicked.
     let done = Arc::new(Mutex::new(None));
     let here = Arc::clone(&done);

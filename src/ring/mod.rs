@@ -6,7 +6,7 @@
 //! the clocks and chance, [`Sender`] and a [`Mailbox`] on its way belongs to the shard that made
 //! it, and may be called there only.
 //!
-//! It is the only room with `unsafe`, and the only one that works around the driver below it.
+//! It is the only module with `unsafe`, and the only one that works around the driver below it.
 //! Pitfalls of glommio 0.9.0, and where each is handled:
 //!
 //! | pitfall | handled in |
@@ -31,7 +31,7 @@
 //! | `Directory::sync` is an fdatasync, which need not make a new name durable | `file`: a true fsync |
 //! | `write_at` keeps the buffer, and may write less | `file`: writes copies of pieces, goes on after a short one |
 //! | opening a path with a NUL panics; a large read may panic for want of memory | `file`: opened by std; read in pieces |
-//! | a panic in `spawn_blocking` hangs its caller; its result leaks if nobody waits | `file::blocking` |
+//! | a panic in `spawn_blocking` hangs its caller; its result leaks if no caller waits | `file::blocking` |
 //! | the news that blocking work is done can be slept over | `file::blocking`: a timer beside it |
 //! | the thread for blocking work is pinned with the shard | `start` gives it the process's mask |
 //! | `shared_channel` spins until both ends are connected | `mailbox`: crossbeam and one waker |
@@ -51,6 +51,7 @@ mod signal;
 #[cfg(test)]
 pub(crate) mod simulation;
 mod start;
+mod start_error;
 mod stream;
 mod task;
 #[cfg(test)]
@@ -73,7 +74,8 @@ pub use recv_buf::RecvBuf;
 pub use reservation::{Reservation, reserve};
 pub use semaphore::{Permit, Semaphore};
 pub use signal::Signal;
-pub use start::{Settings, Shards, StartError, start};
+pub use start::{Settings, Shards, start};
+pub use start_error::StartError;
 pub use stream::{Interrupter, Stream};
 pub use task::{spawn, spawn_vital};
 pub use timer::{sleep, yield_now};

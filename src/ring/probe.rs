@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::start::StartError;
+use super::start_error::StartError;
 
 /// The driver's words for "too old" are about this version.
 const KERNEL_MIN: (u32, u32) = (5, 8);
@@ -127,7 +127,7 @@ pub(super) fn pin(cpus: &[usize]) -> io::Result<()> {
         // SAFETY: CPU_SET writes within the set, since `cpu` is below CPU_SETSIZE.
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
-    // SAFETY: the set is ours, with its size; 0 is the calling thread.
+    // SAFETY: the set is our own, with its size; 0 is the calling thread.
     match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -137,7 +137,7 @@ pub(super) fn pin(cpus: &[usize]) -> io::Result<()> {
 fn affinity() -> io::Result<libc::cpu_set_t> {
     // SAFETY: a set of CPUs is plain bits, and all zero is the empty one.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours, with its size; 0 is the calling thread.
+    // SAFETY: the set is our own, with its size; 0 is the calling thread.
     match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } {
         0 => Ok(set),
         _ => Err(io::Error::last_os_error()),
@@ -148,10 +148,10 @@ fn affinity() -> io::Result<libc::cpu_set_t> {
 fn set_up(depth: usize) -> io::Result<OwnedFd> {
     // `struct io_uring_params`: 120 bytes, all zero for the defaults.
     let mut parameters = [0u32; 30];
-    // SAFETY: the parameters are ours, and as large as the kernel's structure.
+    // SAFETY: the parameters are our own, and as large as the kernel's structure.
     let result = unsafe { libc::syscall(libc::SYS_io_uring_setup, depth, parameters.as_mut_ptr()) };
     match libc::c_int::try_from(result) {
-        // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows it.
+        // SAFETY: the kernel has just opened this descriptor for us, and no other code has it.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         _ => Err(io::Error::last_os_error()),
     }
@@ -181,7 +181,7 @@ fn missing_operations(ring: &OwnedFd) -> io::Result<Vec<&'static str>> {
     const SUPPORTED: u64 = 1;
     // `struct io_uring_probe`: 16 bytes, then 8 bytes for each operation.
     let mut probe = [0u64; 2 + OPERATIONS_MAX];
-    // SAFETY: the structure is ours, zeroed, and has room for as many operations as stated.
+    // SAFETY: the structure is our own, zeroed, and has room for as many operations as stated.
     let result = unsafe {
         libc::syscall(
             libc::SYS_io_uring_register,
@@ -246,7 +246,7 @@ fn refusal(error: &io::Error, disabled: Option<u32>, release: &str) -> String {
 
 /// Major and minor number of a release such as `6.1.0-18-amd64`.
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    let mut numbers = release.split(|digit: char| !digit.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
@@ -268,7 +268,7 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = limits(resource);
     if limit.rlim_cur < limit.rlim_max {
         limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the structure is ours.
+        // SAFETY: the structure is our own.
         unsafe { libc::setrlimit(resource, &limit) };
     }
     limits(resource).rlim_cur
@@ -277,14 +277,14 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
 /// Sets both limits to `value`, which takes privilege; the soft limit that holds then.
 fn lift(resource: libc::__rlimit_resource_t, value: u64) -> u64 {
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: the structure is ours.
+    // SAFETY: the structure is our own.
     unsafe { libc::setrlimit(resource, &limit) };
     limits(resource).rlim_cur
 }
 
 fn limits(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is ours. It fails for an unknown resource only, and leaves zeros.
+    // SAFETY: the structure is our own. It fails for an unknown resource only, and leaves zeros.
     unsafe { libc::getrlimit(resource, &mut limit) };
     limit
 }

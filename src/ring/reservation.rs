@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Keeps an address for the listeners of this process. Each shard's [`Listener`](super::Listener)
-/// binds it as well; nobody connects to the reservation itself.
+/// binds it as well; no client connects to the reservation itself.
 #[derive(Debug)]
 pub struct Reservation {
-    /// Bound, so that the port stays ours, but not listening.
+    /// Bound, so that the port stays with this process, but not listening.
     _socket: Socket,
     address: SocketAddr,
 }
@@ -23,8 +23,8 @@ impl Reservation {
 
 /// Takes `address` before the shards start; port 0 lets the kernel choose one.
 ///
-/// `AddrInUse` when anybody listens there already, even with SO_REUSEPORT: another instance of the
-/// relay would else share the port without a word, and take part of the mail. A client that
+/// `AddrInUse` when another process listens there already, even with SO_REUSEPORT: another instance
+/// of the relay would else share the port without a word, and take part of the mail. A client that
 /// connects at this very moment may be reset.
 pub fn reserve(address: SocketAddr) -> io::Result<Reservation> {
     let test = socket(address)?;

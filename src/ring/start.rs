@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
+use super::start_error::StartError;
 use super::task::{Contained, panic_message};
 use super::watchdog::Watchdog;
 use super::{deadline, probe, task, watchdog};
@@ -30,63 +30,6 @@ pub struct Settings {
     pub depth: usize,
     /// A busy shard looks at its rings at least this often; less than 0.1 ms is taken as that.
     pub preempt: Duration,
-}
-
-/// Why no shard could be started. Each says what an operator can do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// io_uring is missing or forbidden.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The rings need more locked memory than the process may have.
-    #[error(
-        "the limit of locked memory (RLIMIT_MEMLOCK) is {}, for all processes of the user; \
-         {shards} shards with rings of depth {depth} need about {}: set LimitMEMLOCK=infinity for \
-         the service (ulimit -l), give it CAP_IPC_LOCK, or configure fewer shards or a lower depth",
-        readable(*limit), readable(*needed)
-    )]
-    MemoryLock {
-        /// The limit that holds, in bytes.
-        limit: u64,
-        /// What the shards need, in bytes, estimated.
-        needed: u64,
-        /// How many shards were to start.
-        shards: usize,
-        /// Entries of each ring.
-        depth: usize,
-    },
-    /// A shard cannot be pinned to its CPU.
-    #[error(
-        "shard {shard} cannot run on CPU {cpu}: the process may use CPUs {allowed} (see the \
-         configured cores, and the CPU set of the service or container)"
-    )]
-    Cpu {
-        /// The shard's index.
-        shard: usize,
-        /// The CPU that was asked for.
-        cpu: usize,
-        /// The CPUs that there are for this process: `0-3,8`.
-        allowed: String,
-    },
-    /// The settings make no sense.
-    #[error("{0}")]
-    Settings(String),
-    /// The operating system gave no thread.
-    #[error("no thread for shard {shard}: {error} (see the limit of tasks, TasksMax)")]
-    Thread {
-        /// The shard's index.
-        shard: usize,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A shard panicked while it started.
-    #[error("shard {shard} panicked while it started: {message}")]
-    Panicked {
-        /// The shard's index.
-        shard: usize,
-        /// The text of the panic.
-        message: String,
-    },
 }
 
 /// The running shards.
@@ -335,15 +278,6 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
 
 fn message(payload: Box<dyn Any + Send>) -> String {
     panic_message(payload.as_ref())
-}
-
-/// `8 MiB`, rounded down; `none` for no limit.
-fn readable(bytes: u64) -> String {
-    match bytes {
-        libc::RLIM_INFINITY => "none".to_owned(),
-        0..0x10_0000 => format!("{} KiB", bytes / 1024),
-        _ => format!("{} MiB", bytes / (1024 * 1024)),
-    }
 }
 
 /// `0-3,8` for 0, 1, 2, 3 and 8.

@@ -97,7 +97,7 @@ impl Stream {
     /// end of the stream. `InvalidInput` when the buffer is full.
     pub fn try_recv(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
         let free = room(buffer)?;
-        // SAFETY: `free` is memory of ours, of the length given; the descriptor is open as long as
+        // SAFETY: `free` is our own memory, of the length given; the descriptor is open as long as
         // `self.inner` is.
         let count = unsafe {
             libc::recv(
@@ -274,7 +274,7 @@ pub(super) fn adopt(socket: Socket) -> TcpStream {
 /// are. A kernel that cannot do it loses nothing else.
 fn choose_port_late(socket: &Socket) {
     let on: libc::c_int = 1;
-    // SAFETY: the option's value is a `c_int` of ours, with its size.
+    // SAFETY: the option's value is our own `c_int`, with its size.
     unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

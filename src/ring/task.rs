@@ -21,7 +21,7 @@ const FINISH_LOOK: Duration = Duration::from_millis(1);
 const END_TURNS_MAX: usize = 1000;
 
 thread_local! {
-    static CENSUS: RefCell<TaskRegistry> = RefCell::default();
+    static REGISTRY: RefCell<TaskRegistry> = RefCell::default();
 }
 
 /// The tasks of this shard.
@@ -39,7 +39,7 @@ struct TaskRegistry {
     ending: bool,
     /// The panic of a vital task.
     fault: Option<String>,
-    /// Who runs the body, and is to know of it.
+    /// The task that runs the body, to be woken.
     fault_waiter: Option<Waker>,
 }
 
@@ -48,7 +48,7 @@ struct TaskRegistry {
 ///
 /// Must be called on a shard.
 pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
-    with_census(|census| census.tasks += 1);
+    with_registry(|registry| registry.tasks += 1);
     schedule(Task { name, contained: Contained::new(future), place: None, ended: false });
 }
 
@@ -58,9 +58,9 @@ pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
 pub fn spawn_vital(name: &'static str, future: impl Future<Output = ()> + 'static) {
     spawn(name, async move {
         let Err(message) = Contained::new(future).await else { return };
-        let waiter = with_census(|census| {
-            census.fault.get_or_insert_with(|| format!("task '{name}': {message}"));
-            census.fault_waiter.take()
+        let waiter = with_registry(|registry| {
+            registry.fault.get_or_insert_with(|| format!("task '{name}': {message}"));
+            registry.fault_waiter.take()
         });
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -70,22 +70,22 @@ pub fn spawn_vital(name: &'static str, future: impl Future<Output = ()> + 'stati
 
 /// The panic of a vital task; when there is none yet, `waker` is woken when there is.
 pub(super) fn vital_fault(waker: &Waker) -> Option<String> {
-    with_census(|census| {
-        if census.fault.is_none() {
-            keep_waker(&mut census.fault_waiter, waker);
+    with_registry(|registry| {
+        if registry.fault.is_none() {
+            keep_waker(&mut registry.fault_waiter, waker);
         }
-        census.fault.clone()
+        registry.fault.clone()
     })
 }
 
 /// Does `operation` even if the caller stops waiting for its output, or the shard's body ends:
-/// for what the kernel works on in memory of ours, and for what must not be left half done.
+/// for what the kernel works on in our memory, and for what must not be left half done.
 pub(super) async fn to_the_end<T: 'static>(
     operation: impl Future<Output = T> + 'static,
 ) -> io::Result<T> {
     let handover = Rc::new(Handover { output: Cell::new(None), waiter: RefCell::new(None) });
     let far_end = Rc::clone(&handover);
-    with_census(|census| census.unfinished += 1);
+    with_registry(|registry| registry.unfinished += 1);
     schedule(async move {
         let output = Rc::clone(&far_end);
         let contained = Contained::new(async move {
@@ -96,7 +96,7 @@ pub(super) async fn to_the_end<T: 'static>(
             let message = format!("an operation of the driver panicked: {message}");
             far_end.output.set(Some(Err(io::Error::other(message))));
         }
-        with_census(|census| census.unfinished = census.unfinished.saturating_sub(1));
+        with_registry(|registry| registry.unfinished = registry.unfinished.saturating_sub(1));
         let waiter = far_end.waiter.take();
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -112,14 +112,14 @@ pub(super) async fn to_the_end<T: 'static>(
     .await
 }
 
-/// The same for a task of the driver itself that nobody waits for.
+/// The same for a task of the driver itself that no caller waits for.
 pub(super) fn spawn_to_the_end(operation: impl Future<Output = ()> + 'static) {
-    with_census(|census| census.unfinished += 1);
+    with_registry(|registry| registry.unfinished += 1);
     schedule(async move {
         if let Err(message) = Contained::new(operation).await {
             tracing::error!(message, "a task of the driver panicked");
         }
-        with_census(|census| census.unfinished = census.unfinished.saturating_sub(1));
+        with_registry(|registry| registry.unfinished = registry.unfinished.saturating_sub(1));
     });
 }
 
@@ -132,21 +132,21 @@ struct Handover<T> {
 /// Drops all tasks of this shard and waits for operations in flight. Whether nothing is left: else
 /// the executor must not be dropped, because the kernel may still use its memory.
 pub(super) async fn end_all() -> bool {
-    with_census(|census| census.ending = true);
+    with_registry(|registry| registry.ending = true);
     for _ in 0..END_TURNS_MAX {
         let wakers: Vec<Waker> =
-            with_census(|census| census.wakers.iter().flatten().cloned().collect());
-        if with_census(|census| census.tasks) == 0 {
+            with_registry(|registry| registry.wakers.iter().flatten().cloned().collect());
+        if with_registry(|registry| registry.tasks) == 0 {
             break;
         }
         wakers.into_iter().for_each(Waker::wake);
         futures_lite::future::yield_now().await;
     }
     let until = Instant::now() + FINISH_WITHIN;
-    while with_census(|census| census.unfinished) > 0 && Instant::now() < until {
+    while with_registry(|registry| registry.unfinished) > 0 && Instant::now() < until {
         glommio::timer::sleep(FINISH_LOOK).await;
     }
-    with_census(|census| census.tasks == 0 && census.unfinished == 0)
+    with_registry(|registry| registry.tasks == 0 && registry.unfinished == 0)
 }
 
 /// Keeps `waker` in `place`, without a clone when it is there already.
@@ -170,8 +170,8 @@ pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
 
 /// A future whose panics, in `poll` or in its destructor, become an `Err` with their text.
 pub(super) struct Contained {
-    // Boxed, so that it can be dropped where a panic is caught, and so that a waker that somebody
-    // forgot holds a few bytes instead of a whole session.
+    // Boxed, so that it can be dropped where a panic is caught, and so that a waker that another
+    // task forgot holds a few bytes instead of a whole session.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
@@ -215,13 +215,13 @@ impl Drop for Contained {
 struct Task {
     name: &'static str,
     contained: Contained,
-    /// Its place in the census once it was polled.
+    /// Its place in the registry once it was polled.
     place: Option<usize>,
     ended: bool,
 }
 
 impl Task {
-    /// Leaves the census, and drops the future.
+    /// Leaves the registry, and drops the future.
     fn end(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -230,11 +230,11 @@ impl Task {
         if let Err(message) = self.contained.end() {
             tracing::error!(name = self.name, message, "a task panicked while it was dropped");
         }
-        let waker = with_census(|census| {
-            census.tasks = census.tasks.saturating_sub(1);
+        let waker = with_registry(|registry| {
+            registry.tasks = registry.tasks.saturating_sub(1);
             let place = self.place.take()?;
-            census.free.push(place);
-            census.wakers.get_mut(place)?.take()
+            registry.free.push(place);
+            registry.wakers.get_mut(place)?.take()
         });
         drop(waker);
     }
@@ -244,7 +244,7 @@ impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let ending = with_census(|census| census.ending);
+        let ending = with_registry(|registry| registry.ending);
         if !ending {
             if self.place.is_none() {
                 self.place = Some(enter(context.waker()));
@@ -268,24 +268,24 @@ impl Drop for Task {
     }
 }
 
-/// Takes a place in the census.
+/// Takes a place in the registry.
 fn enter(waker: &Waker) -> usize {
     let waker = Some(waker.clone());
-    with_census(|census| {
-        if let Some(place) = census.free.pop()
-            && let Some(free) = census.wakers.get_mut(place)
+    with_registry(|registry| {
+        if let Some(place) = registry.free.pop()
+            && let Some(free) = registry.wakers.get_mut(place)
         {
             *free = waker;
             return place;
         }
-        census.wakers.push(waker);
-        census.wakers.len() - 1
+        registry.wakers.push(waker);
+        registry.wakers.len() - 1
     })
 }
 
-/// The census may be gone when a thread ends: then there is nothing to keep.
-fn with_census<T: Default>(act: impl FnOnce(&mut TaskRegistry) -> T) -> T {
-    CENSUS.try_with(|census| act(&mut census.borrow_mut())).unwrap_or_default()
+/// The registry may be gone when a thread ends: then there is nothing to keep.
+fn with_registry<T: Default>(act: impl FnOnce(&mut TaskRegistry) -> T) -> T {
+    REGISTRY.try_with(|registry| act(&mut registry.borrow_mut())).unwrap_or_default()
 }
 
 /// Puts `future` into the shard's queue. Unlike `spawn_local`, `spawn_local_into` does not poll it

@@ -354,7 +354,7 @@ mod datagrams {
         drop(echo.join().unwrap());
         on_shard(move || async move {
             let udp = Udp::connect(address).unwrap();
-            udp.send(b"nobody there").await.unwrap();
+            udp.send(b"no peer").await.unwrap();
             let error = udp.recv(&mut [0; 16], LONG).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         });
@@ -439,7 +439,10 @@ mod files {
                 assert!(end > offset && end <= 8 << 20);
                 (offset, pieces) = (end, pieces + 1);
             }
-            assert!(pieces == 0 || pieces >= 8, "{pieces}; none where nobody tells what is new");
+            assert!(
+                pieces == 0 || pieces >= 8,
+                "{pieces}; none where the file system does not say what is new"
+            );
             assert_eq!(file.read(1 << 20, 4096).await.unwrap(), [7; 4096]);
             assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 << 20);
             assert_eq!(file.fill(0, 1 << 20).await.unwrap(), None, "once");

@@ -43,7 +43,7 @@ impl Watchdog {
         self.thread.store(thread, Ordering::Release);
     }
 
-    /// Whom to wake when the beats stay out.
+    /// What to wake when the beats stay out.
     pub(super) fn listen(&self, waker: &Waker) {
         self.waker.register(waker);
         self.thread.store(0, Ordering::Release);
@@ -57,7 +57,7 @@ impl Watchdog {
     }
 }
 
-/// The signal that interrupts a shard. Ignored where nobody handles it, so that one that comes late
+/// The signal that interrupts a shard. Ignored where it is not handled, so that one that comes late
 /// or from elsewhere does no harm.
 const INTERRUPT: libc::c_int = libc::SIGURG;
 

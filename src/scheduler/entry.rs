@@ -6,7 +6,7 @@
 
 use super::slab::{Linked, Links, NIL};
 use super::wheel::{Timed, tick_from};
-use crate::message::{QueueId, Timestamp};
+use crate::message::{Placement, QueueId, Timestamp};
 use std::time::Duration;
 
 const _: () = assert!(size_of::<Message>() == 48);
@@ -89,7 +89,7 @@ pub(super) struct Message {
     /// The next one in its chain of the index by queue id.
     pub next: u32,
     id: [u32; 2],
-    pub placement: [u32; 3],
+    pub placement: Placement,
     expires: [u16; 3],
     /// How long before it expires its notice is due, in steps of a second, or of two minutes with
     /// [`LONG_STEPS`]; 0 for none.
@@ -102,7 +102,7 @@ pub(super) struct Message {
 impl Message {
     pub fn new(
         id: QueueId,
-        placement: [u32; 3],
+        placement: Placement,
         expires: Timestamp,
         notice: Option<Timestamp>,
         class: u32,

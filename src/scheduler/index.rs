@@ -130,11 +130,11 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Timestamp;
+    use crate::message::{Placement, Timestamp};
     use std::collections::HashMap;
 
     fn message(id: u64) -> Message {
-        Message::new(QueueId(id), [0; 3], Timestamp(0), None, 0)
+        Message::new(QueueId(id), Placement::default(), Timestamp(0), None, 0)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::entry::{Members, State};
 use super::slab::NIL;
 use super::{Parked, Scheduler, SiteId, Slot};
-use crate::message::{QueueId, Reason, Timestamp};
+use crate::message::{Placement, QueueId, Reason, Timestamp};
 use std::rc::Rc;
 
 /// Places that one call of [`Scheduler::placed`] looks at, and free ones that one of
@@ -19,7 +19,7 @@ pub struct MessageView<'a> {
     /// Its place in the table.
     pub slot: Slot,
     /// Where the spool has it.
-    pub placement: [u32; 3],
+    pub placement: Placement,
     /// When its recipients are given up.
     pub expires: Timestamp,
     /// -9 to 9.
@@ -94,7 +94,7 @@ impl Scheduler {
     pub fn placed(
         &self,
         cursor: u32,
-        wanted: impl Fn([u32; 3]) -> bool,
+        wanted: impl Fn(Placement) -> bool,
     ) -> (Vec<QueueId>, Option<u32>) {
         let end = self.messages.places().min(cursor.saturating_add(PLACES_MAX as u32));
         let messages = (cursor..end).filter_map(|place| self.messages.get(place));

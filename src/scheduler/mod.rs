@@ -64,7 +64,7 @@ pub use types::{
 
 use crate::config;
 use crate::limits::POSTPONED_SECONDS;
-use crate::message::{QueueId, Reason, RouteKey, Timestamp};
+use crate::message::{Placement, QueueId, Reason, RouteKey, Timestamp};
 use ending::Reports;
 use entry::{Flag, Group, Members, Message, Recipient, State, kept};
 use index::Index;
@@ -422,14 +422,14 @@ impl Scheduler {
     }
 
     /// The message's record moved in the spool.
-    pub fn moved(&mut self, slot: Slot, placement: [u32; 3]) {
+    pub fn moved(&mut self, slot: Slot, placement: Placement) {
         if self.messages.get(slot.0).is_some() {
             self.messages[slot.0].placement = placement;
         }
     }
 
     /// The name of the message in `slot` and where the spool has it; `None` when the slot is free.
-    pub fn whereabouts(&self, slot: Slot) -> Option<(QueueId, [u32; 3])> {
+    pub fn whereabouts(&self, slot: Slot) -> Option<(QueueId, Placement)> {
         self.messages.get(slot.0).map(|message| (message.id(), message.placement))
     }
 

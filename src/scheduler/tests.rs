@@ -38,11 +38,15 @@ fn at(domain: &str, due: Timestamp) -> AdmittedRecipient<'_> {
     AdmittedRecipient { domain, ended: false, attempts: 0, due, reason: None }
 }
 
+fn place(segment: u32, offset: u32, length: u32) -> Placement {
+    Placement { segment, offset, length }
+}
+
 fn admit_for(scheduler: &mut Scheduler, id: u64, tenant: &str, priority: i8, to: &[&str]) -> Slot {
     let recipients: Vec<_> = to.iter().map(|domain| at(domain, START)).collect();
     let message = Admission {
         id: QueueId(id),
-        placement: [1, 2, id as u32],
+        placement: place(1, 2, id as u32),
         expires: START.plus(24 * HOUR),
         notice: None,
         priority,
@@ -112,7 +116,8 @@ fn a_message_goes_from_admission_to_its_end() {
     assert_eq!(scheduler.poll(START), Some(Action::Offer(SITE)));
     assert_eq!(scheduler.poll(START), None);
     let work = scheduler.take(SITE, START, 10).unwrap();
-    let (id, placement, recipients) = (QueueId(5), [1, 2, 5], vec![0]);
+    let (id, placement, recipients) =
+        (QueueId(5), Placement { segment: 1, offset: 2, length: 5 }, vec![0]);
     assert_eq!(work, DeliveryUnit { slot, id, placement, recipients, untried: true });
     assert_eq!(scheduler.take(SITE, START, 10), None);
     assert!(!scheduler.finish_if_over(slot));
@@ -340,7 +345,7 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
     let held = scheduler.admit(
         &Admission {
             id: QueueId(3),
-            placement: [1, 2, 3],
+            placement: place(1, 2, 3),
             expires: START.plus(24 * HOUR),
             notice: None,
             priority: 0,
@@ -379,7 +384,7 @@ fn a_recovered_message_goes_on_where_it_was() {
     let why = reason("greylisted");
     let message = Admission {
         id: QueueId(77),
-        placement: [0; 3],
+        placement: Placement::default(),
         expires: START.plus(24 * HOUR),
         notice: None,
         priority: 100,
@@ -407,8 +412,8 @@ fn a_recovered_message_goes_on_where_it_was() {
             reason: why.as_ref(),
         }]
     );
-    scheduler.moved(slot, [4, 5, 6]);
-    assert_eq!(scheduler.message(slot).unwrap().placement, [4, 5, 6]);
+    scheduler.moved(slot, place(4, 5, 6));
+    assert_eq!(scheduler.message(slot).unwrap().placement, place(4, 5, 6));
     demands(&mut scheduler, due);
     scheduler.take(SITE, due, 1).unwrap();
     let settled = scheduler.settle(slot, 1, AttemptResult::Later, None, due);
@@ -473,7 +478,7 @@ fn a_due_time_from_before_a_restart_is_at_most_the_longest_wait_ahead() {
 fn admission<'a>(recipients: &'a [AdmittedRecipient<'a>]) -> Admission<'a> {
     Admission {
         id: QueueId(77),
-        placement: [1, 2, 3],
+        placement: place(1, 2, 3),
         expires: START.plus(24 * HOUR),
         notice: None,
         priority: 0,
@@ -556,7 +561,7 @@ fn nonsense_from_outside_finds_nothing() {
     assert_eq!(scheduler.messages_from(u32::MAX, 10), (Vec::new(), None));
     let never = Admission {
         id: QueueId(u64::MAX),
-        placement: [0; 3],
+        placement: Placement::default(),
         expires: Timestamp::NEVER,
         notice: None,
         priority: i8::MIN,
@@ -600,7 +605,7 @@ fn a_waiting_message_costs_at_most_87_bytes_at_any_number_of_them() {
         let due = START.plus(Duration::from_millis(id % 86_400_000));
         let message = Admission {
             id: QueueId(START.0 * 1000 + id * 13),
-            placement: [0; 3],
+            placement: Placement::default(),
             expires: START.plus(120 * HOUR),
             notice: None,
             priority: 0,
@@ -673,7 +678,7 @@ fn who_waits_long_is_told_of_once_and_expires_all_the_same() {
     let at = |seconds: u64| START.plus(Duration::from_secs(seconds));
     let message = Admission {
         id: QueueId(1),
-        placement: [0; 3],
+        placement: Placement::default(),
         expires: at(86_400),
         notice: Some(at(600)),
         priority: 0,
@@ -708,7 +713,8 @@ fn beside_an_expiry_that_is_aligned_a_notice_comes_exactly() {
         let aligned = aligned(at(expires), at(notice));
         assert!(aligned <= at(expires) && at(expires).since(aligned) < Duration::from_secs(120));
         assert!(aligned > at(notice));
-        let kept = Message::new(QueueId(1), [0; 3], aligned, Some(at(notice)), 0).notice();
+        let kept =
+            Message::new(QueueId(1), Placement::default(), aligned, Some(at(notice)), 0).notice();
         let fits = at(expires).since(at(notice)) > Duration::from_secs(1)
             && at(expires).since(at(notice)) < Duration::from_secs(45 * 86_400);
         assert!(!fits || kept == Some(at(notice)), "{expires} {notice}: {kept:?}");

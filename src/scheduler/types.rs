@@ -1,6 +1,6 @@
 //! What goes into the scheduler and what comes out of it.
 
-use crate::message::{Demands, IdentityId, QueueId, Reason, Timestamp};
+use crate::message::{Demands, IdentityId, Placement, QueueId, Reason, Timestamp};
 use std::rc::Rc;
 
 /// A message in the scheduler's table, until its last recipient ends. Reused after that.
@@ -21,7 +21,7 @@ pub struct Admission<'a> {
     /// Its name.
     pub id: QueueId,
     /// Opaque here: where the spool has it (three words).
-    pub placement: [u32; 3],
+    pub placement: Placement,
     /// When its recipients are given up.
     pub expires: Timestamp,
     /// When it is to be told that it still waits, if ever: not before that time, and within two
@@ -89,7 +89,7 @@ pub struct DeliveryUnit {
     /// Its name.
     pub id: QueueId,
     /// Where the spool has it.
-    pub placement: [u32; 3],
+    pub placement: Placement,
     /// Indices in the envelope, rising; all for the site asked for.
     pub recipients: Vec<u32>,
     /// None of them was tried before.

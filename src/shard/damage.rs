@@ -3,8 +3,8 @@
 
 use super::driver::{Driver, UNREADABLE};
 use super::now;
-use super::origin::{Origin, placement};
-use crate::event::{Event, Kind};
+use super::origin::Origin;
+use crate::event::{Event, ForwardPath, Kind};
 use crate::message::{Content, Message, QueueId, Reason, RecipientStatus, Stage, Status};
 use crate::ring;
 use crate::scheduler::{AttemptResult, Disposition, Slot};
@@ -44,7 +44,7 @@ impl Driver {
             return None;
         };
         let set_aside = match known == id {
-            true => self.stations.spool.set_aside(id, placement(at)).await,
+            true => self.stations.spool.set_aside(id, at).await,
             false => Ok(None),
         };
         let still = self.origin.borrow().scheduler.whereabouts(slot) == Some((id, at));
@@ -108,8 +108,8 @@ impl Origin {
         for (index, to, attempts) in &ended {
             self.note_ending(slot, id, *index, &RecipientStatus::Removed);
             let event = Event::new(Kind::SetAside, now()).of(id, None).because(&reason);
-            let event = Event { from: None, to: Some(to), attempt: *attempts, ..event };
-            self.stations.events.emit(&event);
+            let (to, attempt) = (Some(ForwardPath(to)), Some(*attempts));
+            self.stations.events.emit(&Event { from: None, to, attempt, ..event });
         }
     }
 }

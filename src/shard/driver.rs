@@ -6,7 +6,7 @@
 
 use super::ending::DeliveryPath;
 use super::now;
-use super::origin::{Origin, Question, Stations, Step, placement};
+use super::origin::{Origin, Question, Stations, Step};
 use crate::config::Core;
 use crate::listener::{self, Later};
 use crate::message::{Message, Outcome, Reason, Timestamp};
@@ -252,7 +252,7 @@ impl Driver {
             Loading { driver: Rc::clone(&self), owner, site: Arc::clone(&site), work: Some(work) };
         while let Some(work) = loading.work.clone() {
             let DeliveryUnit { slot, id, placement: at, recipients, .. } = work;
-            match self.stations.spool.load(id, placement(at)).await {
+            match self.stations.spool.load(id, at).await {
                 Ok(message) => {
                     let Some(work) = loading.work.take() else { return };
                     return self.origin.borrow().send_job(owner, site, work, message);
@@ -283,7 +283,7 @@ impl Driver {
             let ended = || SpoolError::Failed("the message has ended".to_owned());
             whereabouts.ok_or_else(ended)?
         };
-        self.stations.spool.load(id, placement(at)).await
+        self.stations.spool.load(id, at).await
     }
 }
 

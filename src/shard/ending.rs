@@ -9,7 +9,7 @@ use super::now;
 use super::origin::Origin;
 use super::report::{FailedRecipient, is_wanted, wants_success_report};
 use crate::bounce;
-use crate::event::{Event, Kind};
+use crate::event::{Event, ForwardPath, Kind};
 use crate::message::{Message, Outcome, Reason, RecipientStatus, Stage, Timestamp};
 use crate::pool::{Done, Reports};
 use crate::scheduler::{AttemptResult, Disposition, Slot};
@@ -170,12 +170,12 @@ impl Origin {
             .because(attempt.reason)
             .with_options(&message.options);
         self.stations.events.emit(&Event {
-            to: to.map(|to| to.address.as_str()),
+            to: to.map(|to| ForwardPath(to.address.as_str())),
             size: Some(message.content.len()),
-            site: attempt.path.site.unwrap_or(""),
-            tls: attempt.path.tls.map_or("", |tls| tls.version),
-            cipher: attempt.path.tls.map_or("", |tls| &tls.cipher),
-            attempt: attempt.number,
+            site: attempt.path.site,
+            tls: attempt.path.tls.map(|tls| tls.version),
+            cipher: attempt.path.tls.map(|tls| &*tls.cipher),
+            attempt: Some(attempt.number),
             due: attempt.due,
             attempt_ms: attempt.path.elapsed.map(millis),
             ..event

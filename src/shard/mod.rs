@@ -242,6 +242,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let stop = Signal::new();
     answer_requests(&queue, &pool, requests, stop.clone());
     let _ = ready.send(Ok(report));
+    events.emit(&Event::new(Kind::Started, now()));
 
     stop.wait().await;
     let stations = stop::Stations { index, receiver, queue, pool, exchange, spool, events };

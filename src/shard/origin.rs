@@ -10,7 +10,7 @@ use super::now;
 use super::report::{DelayReport, Trouble};
 use super::sites::Sites;
 use crate::config::{Config, Core};
-use crate::event::EventLog;
+use crate::event::{Event, EventLog, ForwardPath, Kind};
 use crate::limits;
 use crate::message::{
     IdentityId, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
@@ -133,7 +133,7 @@ impl Origin {
         let slot = self.scheduler.admit(
             &Admission {
                 id: message.id,
-                placement: [placement.segment, placement.offset, placement.length],
+                placement,
                 expires,
                 notice,
                 priority: options.priority,
@@ -173,7 +173,7 @@ impl Origin {
         self.scheduler.admit(
             &Admission {
                 id: message.id,
-                placement: [at.segment, at.offset, at.length],
+                placement: at,
                 expires,
                 notice,
                 priority: options.priority,
@@ -188,6 +188,10 @@ impl Origin {
         let mut count = 0;
         for recipient in in_doubt {
             count += 1;
+            let to = format!("?@{}", recipient.domain);
+            let event = Event::new(Kind::InDoubt, now).of(message.id, None);
+            let to = Some(ForwardPath(&to));
+            self.stations.events.emit(&Event { from: None, to, ..event });
             tracing::info!(
                 id = %message.id,
                 domain = %recipient.domain,
@@ -395,7 +399,7 @@ impl Origin {
         let Some((id, at)) = self.scheduler.whereabouts(slot) else { return };
         if self.scheduler.finish_if_over(slot) {
             self.hot.forget(slot);
-            self.stations.spool.dead(id, placement(at));
+            self.stations.spool.dead(id, at);
         }
     }
 
@@ -403,11 +407,6 @@ impl Origin {
     pub(super) fn is_at(&self, slot: Slot, id: QueueId) -> bool {
         self.scheduler.whereabouts(slot).is_some_and(|(known, _)| known == id)
     }
-}
-
-/// The spool's words for where a message is, from the scheduler's.
-pub(super) fn placement(at: [u32; 3]) -> Placement {
-    Placement { segment: at[0], offset: at[1], length: at[2] }
 }
 
 /// What the scheduler is told of a recipient that recovery found.

@@ -2,7 +2,6 @@
 //! recipients so far.
 
 use super::driver::Driver;
-use super::origin::placement;
 use crate::message::{Content, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp};
 use crate::scheduler::RecipientView;
 use crate::spool::{MessageState, Open, Placement, QueueIndex, Remains};
@@ -11,11 +10,11 @@ impl QueueIndex for Driver {
     fn placement(&self, id: QueueId) -> Option<Placement> {
         let origin = self.origin.borrow();
         let (_, at) = origin.scheduler.whereabouts(origin.scheduler.find(id)?)?;
-        Some(placement(at))
+        Some(at)
     }
 
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>) {
-        self.origin.borrow().scheduler.placed(cursor, |[of_it, ..]| of_it == segment)
+        self.origin.borrow().scheduler.placed(cursor, |at| at.segment == segment)
     }
 
     fn message_state(&self, id: QueueId) -> Option<MessageState> {
@@ -29,7 +28,7 @@ impl QueueIndex for Driver {
     fn moved(&self, id: QueueId, to: Placement) {
         let origin = &mut *self.origin.borrow_mut();
         let Some(slot) = origin.scheduler.find(id) else { return };
-        origin.scheduler.moved(slot, [to.segment, to.offset, to.length]);
+        origin.scheduler.moved(slot, to);
         // Its pieces would keep the old segment for as long as it waits.
         let kept = origin.hot.find(slot);
         if kept.is_some_and(|kept| matches!(kept.content, Content::Streamed(_))) {

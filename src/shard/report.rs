@@ -358,6 +358,7 @@ impl Driver {
         self.stations.events.emit(&Event {
             size: Some(stored.content.len()),
             about: Some(message.id),
+            received: None,
             queued_ms: None,
             ..event
         });

@@ -6,7 +6,7 @@
 //! the same. Every step is bounded, whatever clients, servers or other shards do.
 
 use super::driver::Driver;
-use crate::event::EventLog;
+use crate::event::{Event, EventLog, Kind};
 use crate::listener::Receiver;
 use crate::pool::{Exchange, Pool};
 use crate::ring;
@@ -36,7 +36,7 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
     let Stations { index, receiver, queue, pool, exchange, spool, events } = stations;
     let shard = *index;
     let began = ring::now();
-    let left = || limit.saturating_sub(began.elapsed());
+    let left = || limit.saturating_sub(ring::now().saturating_duration_since(began));
 
     queue.stop();
     // Both at once: a client that dawdles must not let deliveries begin until they are cut.
@@ -61,6 +61,7 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
     if !within(left() + LATER, spool.close()).await {
         tracing::warn!(shard, "the spool does not end: the next start takes longer");
     }
+    events.emit(&Event::new(Kind::Stopped, ring::wall_clock()));
     events.flush();
 }
 

@@ -195,7 +195,7 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
             }
             let file = path.join("00000001.seg");
             let mut bytes = std::fs::read(&file).unwrap();
-            bytes[first.placement[1] as usize + 40] ^= 1;
+            bytes[first.placement.offset as usize + 40] ^= 1;
             std::fs::write(&file, bytes).unwrap();
             let shown = queue.show(damaged.id).await;
             let found = shown.iter().map(|one| (&*one.from, &*one.to, &*one.state));

@@ -2,7 +2,7 @@
 
 use super::driver::Driver;
 use super::now;
-use super::origin::{Origin, placement};
+use super::origin::Origin;
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp};
 use crate::pool::{Remembered, SiteOwnerView};
@@ -240,7 +240,7 @@ impl Origin {
         });
         Found {
             id: view.id,
-            placement: placement(view.placement),
+            placement: view.placement,
             hot: self.hot.find(view.slot),
             entries: entries.collect(),
         }

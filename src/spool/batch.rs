@@ -5,7 +5,7 @@
 //! begun and still open: a fold of the records in that order is right for each recipient.
 
 use super::entry;
-use super::log::Live;
+use super::live::Live;
 use super::record;
 use super::segment::{BATCH_HEADER, BatchHeader, padded};
 use crate::message::field::word;
@@ -29,7 +29,7 @@ pub(super) struct Slot {
 pub(super) struct Batch {
     /// Room for the batch header, then mail records.
     mail: Vec<u8>,
-    /// The mail records that somebody needs: what will live in the segment.
+    /// The mail records that are needed: what will live in the segment.
     alive: Vec<Slot>,
     /// What the segment's index will say of the mail; `None` when it cannot.
     entries: Option<Vec<u8>>,
@@ -64,7 +64,7 @@ impl Default for Batch {
 pub(super) struct Sealed {
     /// All of it, padded to whole blocks.
     pub(super) bytes: Vec<u8>,
-    /// Mail records in it that somebody needs, and their bytes.
+    /// Mail records in it that are needed, and their bytes.
     pub(super) alive: Live,
     /// Records in it.
     pub(super) count: u32,
@@ -117,7 +117,7 @@ impl Batch {
         true
     }
 
-    /// Nobody needs the record that waits in `slot`: its bytes will be dead.
+    /// The record is not needed that waits in `slot`: its bytes will be dead.
     pub(super) fn forget(&mut self, slot: Slot) {
         self.alive.retain(|other| *other != slot);
     }

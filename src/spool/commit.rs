@@ -1,13 +1,13 @@
-//! Group commit: the committer writes one batch and syncs it while the next one fills; the keeper
-//! looks after segment files beside it (`keeper`). Both only do what `log` says.
+//! Group commit: the committer writes one batch and syncs it while the next one fills; the segment
+//! allocator looks after segment files beside it (`segment_allocator`). Both only do what `log`
+//! says.
 
 use super::batch::Batch;
 use super::commit_waiter::{Appended, CommitWaiter, Failure, Waiters};
-use super::compactor::Moving;
-use super::log::{LiveRef, Log, MaintenanceTask, Step, Write};
+use super::live::LiveRef;
+use super::log::{Log, MaintenanceTask, Step, Write};
 use super::record::PriorStatus;
 use super::segment;
-use super::segment_allocator;
 use super::{Placement, QueueIndex, SpoolError};
 use crate::message::{Message, QueueId, QueueIdSource, RecipientStatus, Timestamp};
 use crate::ring;
@@ -39,14 +39,14 @@ pub(super) struct Core {
     /// More outcomes are durable.
     settled: Waiters,
     pub(super) work: ring::Signal,
-    pub(super) chores: ring::Signal,
+    pub(super) maintenance: ring::Signal,
     /// A segment that is being filled is needed.
     pub(super) hurry: ring::Signal,
     pub(super) cleaning: ring::Signal,
     /// The check of the segments is to end.
     pub(super) check: ring::Signal,
     ended: Waiters,
-    /// The keeper has done something.
+    /// The segment allocator has done something.
     pub(super) prepared: Waiters,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct State {
     pub(super) full_cause: String,
     /// Since when an outcome waits.
     outcomes_since: Option<Instant>,
-    /// Somebody waits for outcomes to be durable.
+    /// A caller waits for outcomes to be durable.
     urgent: bool,
     /// Outcomes noted, those of them in sealed batches, and the durable ones of these.
     noted: u64,
@@ -74,7 +74,7 @@ pub(super) struct State {
     pub(super) files: HashMap<u32, Rc<ring::File>>,
     pub(super) readers: HashMap<u32, Rc<ring::File>>,
     /// Paths of segments that were handed out with pieces of streamed content, perhaps to other
-    /// shards. Whoever has a clone may read there.
+    /// shards. A holder of a clone may read there.
     pub(super) paths: HashMap<u32, Arc<Path>>,
     /// What streamed messages need beside their record.
     pub(super) pieces: HashMap<QueueId, Vec<LiveRef>>,
@@ -83,9 +83,19 @@ pub(super) struct State {
     /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
     pub(super) closing: bool,
-    /// The committer has ended, and after it the keeper.
+    /// The committer has ended, and after it the segment allocator.
     pub(super) committed: bool,
     ended: bool,
+}
+
+/// A message whose new record is on its way.
+pub(super) struct Moving {
+    pub(super) appended: Appended,
+    pub(super) from: Placement,
+    /// The segment that is cleaned.
+    pub(super) segment: u32,
+    /// Its pieces that lay there, where they are now.
+    pub(super) pieces: Vec<LiveRef>,
 }
 
 enum Next {
@@ -135,7 +145,7 @@ impl Core {
             room: Waiters::default(),
             settled: Waiters::default(),
             work: ring::Signal::new(),
-            chores: ring::Signal::new(),
+            maintenance: ring::Signal::new(),
             hurry: ring::Signal::new(),
             cleaning: ring::Signal::new(),
             check: ring::Signal::new(),
@@ -144,17 +154,11 @@ impl Core {
         })
     }
 
-    /// Starts the two tasks.
-    pub(super) fn start(self: &Rc<Core>) {
-        ring::spawn_vital("spool commit", commit(Rc::clone(self)));
-        ring::spawn_vital("spool keeper", segment_allocator::keep(Rc::clone(self)));
-    }
-
     /// No handle is left: what was noted is still committed.
     pub(super) fn close(&self) {
         self.state.borrow_mut().closing = true;
         self.work.set();
-        self.chores.set();
+        self.maintenance.set();
         self.hurry.set();
         self.cleaning.set();
         self.check.set();
@@ -227,11 +231,11 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let slot = state.batch.chunk(draft, index, content);
         self.work.set();
-        Appended { ticket: Rc::clone(&state.pending), slot }
+        Appended { waiter: Rc::clone(&state.pending), slot }
     }
 
     /// Appends a message, which needs `pieces` from now on. `None` when it is longer than any
-    /// segment could hold: then nobody needs the pieces.
+    /// segment could hold: then the pieces are not needed.
     pub(super) fn message(
         &self,
         message: &Message,
@@ -249,7 +253,7 @@ impl Core {
             state.pieces.insert(message.id, pieces);
         }
         self.work.set();
-        Some(Appended { ticket: Rc::clone(&state.pending), slot })
+        Some(Appended { waiter: Rc::clone(&state.pending), slot })
     }
 
     pub(super) fn begin(&self, id: QueueId, recipients: &[u32]) {
@@ -287,11 +291,11 @@ impl Core {
             empty |= state.give_up_move(moving);
         }
         if empty {
-            self.chores.set();
+            self.maintenance.set();
         }
     }
 
-    /// A message that was appended, and everything of it, belongs to nobody.
+    /// A message that was appended, and everything of it, is not needed.
     pub(super) fn give_up_message(&self, id: QueueId, appended: Appended) {
         let state = &mut *self.state.borrow_mut();
         let mut empty = state.give_up(appended);
@@ -299,11 +303,11 @@ impl Core {
             empty |= state.release(pieces);
         }
         if empty {
-            self.chores.set();
+            self.maintenance.set();
         }
     }
 
-    /// Pieces that were appended belong to nobody.
+    /// Pieces that were appended are not needed.
     pub(super) fn give_up(&self, all: impl Iterator<Item = Appended>) {
         let state = &mut *self.state.borrow_mut();
         let mut empty = false;
@@ -311,7 +315,7 @@ impl Core {
             empty |= state.give_up(appended);
         }
         if empty {
-            self.chores.set();
+            self.maintenance.set();
         }
     }
 
@@ -319,7 +323,7 @@ impl Core {
     pub(super) async fn sync(&self) -> Result<(), Failure> {
         let noted = self.state.borrow().noted;
         loop {
-            let ticket = {
+            let waiter = {
                 let state = &mut *self.state.borrow_mut();
                 if let Some(cause) = &state.failure {
                     return Err(Failure::Failed(cause.clone()));
@@ -330,12 +334,12 @@ impl Core {
                 }
                 state.urgent = waiting;
                 match &state.in_flight {
-                    Some(ticket) if state.sealed >= noted => Rc::clone(ticket),
+                    Some(waiter) if state.sealed >= noted => Rc::clone(waiter),
                     _ => Rc::clone(&state.pending),
                 }
             };
             self.work.set();
-            ticket.wait().await?;
+            waiter.wait().await?;
         }
     }
 
@@ -359,7 +363,7 @@ impl Core {
         Ok(file)
     }
 
-    /// The path of `segment`, which is not used again while somebody has a clone of this.
+    /// The path of `segment`, which is not used again while there is a clone of this.
     pub(super) fn path(&self, segment: u32) -> Arc<Path> {
         let paths = &mut self.state.borrow_mut().paths;
         let path = paths.entry(segment).or_insert_with(|| {
@@ -379,8 +383,8 @@ impl Core {
         self.work.set();
     }
 
-    pub(super) fn wake_keeper(&self) {
-        self.chores.set();
+    pub(super) fn wake_allocator(&self) {
+        self.maintenance.set();
     }
 
     /// Notes an outcome: it rides in the next commit, which comes after the interval at the latest.
@@ -423,7 +427,7 @@ impl Core {
                 }
                 Step::Write(write) => return self.write(state, write),
                 Step::Wait => {
-                    self.chores.set();
+                    self.maintenance.set();
                     self.hurry.set();
                     return Next::Rest(None);
                 }
@@ -442,11 +446,11 @@ impl Core {
 
     fn write(&self, state: &mut State, write: Write) -> Next {
         if write.is_index {
-            // Nobody waits for it.
+            // No caller waits for it.
         } else if write.is_batch {
-            let ticket = std::mem::take(&mut state.pending);
-            ticket.sealed(write.segment, write.offset);
-            state.in_flight = Some(ticket);
+            let waiter = std::mem::take(&mut state.pending);
+            waiter.sealed(write.segment, write.offset);
+            state.in_flight = Some(waiter);
             if state.batch.has_outcomes() {
                 // More than fits a batch: the next one goes at once.
                 state.urgent = true;
@@ -462,7 +466,7 @@ impl Core {
         match state.files.get(&write.segment) {
             Some(file) => Next::Write(write, Rc::clone(file)),
             None => {
-                // A segment that the keeper did not make cannot be the head.
+                // A segment that the segment allocator did not make cannot be the head.
                 self.fail(state, format!("segment {} is not open", write.segment));
                 Next::Rest(None)
             }
@@ -478,14 +482,14 @@ impl Core {
                     state.batch.give_back(buffer);
                     state.durable = state.sealed;
                     self.settled.wake();
-                    if let Some(ticket) = state.in_flight.take() {
-                        ticket.done(Ok(()));
+                    if let Some(waiter) = state.in_flight.take() {
+                        waiter.done(Ok(()));
                     }
                 } else {
                     // A new head: more disk is used than before.
                     self.cleaning.set();
                 }
-                self.chores.set();
+                self.maintenance.set();
             }
             // What is on disk is unknown, and a second sync may say yes without having written: the
             // spool takes nothing more (see "fsyncgate"). Recovery tells what is there.
@@ -502,10 +506,10 @@ impl Core {
             tracing::warn!(segment, %error, "no index: the next start reads the whole segment");
         }
         self.state.borrow_mut().log.indexed();
-        self.chores.set();
+        self.maintenance.set();
     }
 
-    /// The keeper ends after the committer: from here on nothing changes on the disk.
+    /// The segment allocator ends after the committer: from here on nothing changes on the disk.
     pub(super) fn end(&self) {
         let mut state = self.state.borrow_mut();
         // Without the list the next start compares nothing: no reason to fail a stop.
@@ -527,8 +531,8 @@ impl Core {
         let failure = Failure::Failed(cause.clone());
         state.failure = Some(cause);
         state.batch.drop_all();
-        if let Some(ticket) = state.in_flight.take() {
-            ticket.done(Err(failure.clone()));
+        if let Some(waiter) = state.in_flight.take() {
+            waiter.done(Err(failure.clone()));
         }
         std::mem::take(&mut state.pending).done(Err(failure));
         self.room.wake();
@@ -553,12 +557,12 @@ impl State {
         std::mem::take(&mut self.pending).done(Err(failure));
     }
 
-    /// Nobody needs this record; whether it was the last that lived in its segment. Of a batch that
-    /// was refused nothing is left to give up.
+    /// This record is not needed; whether it was the last that lived in its segment. Of a batch
+    /// that was refused nothing is left to give up.
     fn give_up(&mut self, appended: Appended) -> bool {
         match appended.placement() {
             Some(at) => self.log.release(LiveRef::in_record(at)),
-            None if Rc::ptr_eq(&appended.ticket, &self.pending) => {
+            None if Rc::ptr_eq(&appended.waiter, &self.pending) => {
                 self.batch.forget(appended.slot);
                 false
             }
@@ -566,9 +570,9 @@ impl State {
         }
     }
 
-    /// Nobody needs these records; whether a segment is left without any.
-    pub(super) fn release(&mut self, stakes: Vec<LiveRef>) -> bool {
-        stakes.into_iter().fold(false, |empty, stake| self.log.release(stake) | empty)
+    /// These records are not needed; whether a segment is left without any.
+    pub(super) fn release(&mut self, live_refs: Vec<LiveRef>) -> bool {
+        live_refs.into_iter().fold(false, |empty, live_ref| self.log.release(live_ref) | empty)
     }
 
     /// The new copies of a message that moves are dead.
@@ -584,18 +588,19 @@ impl State {
         so_far: &PriorStatus,
     ) -> Option<Appended> {
         let slot = self.batch.message(message, so_far);
-        // Its fates may have made it longer than a new one can be.
+        // Its statuses may have made it longer than a new one can be.
         if slot.length as usize > self.log.record_bytes_max() * 2 {
             self.batch.undo(slot);
             return None;
         }
-        Some(Appended { ticket: Rc::clone(&self.pending), slot })
+        Some(Appended { waiter: Rc::clone(&self.pending), slot })
     }
 
-    pub(super) fn chore(&mut self) -> Option<MaintenanceTask> {
+    pub(super) fn next_task(&mut self) -> Option<MaintenanceTask> {
         let paths = &self.paths;
-        self.log
-            .chore(|segment| paths.get(&segment).is_some_and(|path| Arc::strong_count(path) > 1))
+        self.log.next_task(|segment| {
+            paths.get(&segment).is_some_and(|path| Arc::strong_count(path) > 1)
+        })
     }
 
     /// Closed, or failed.
@@ -604,7 +609,8 @@ impl State {
     }
 }
 
-async fn commit(core: Rc<Core>) {
+/// Commits for as long as the spool is open.
+pub(super) async fn commit(core: Rc<Core>) {
     loop {
         match core.next() {
             Next::Rest(None) => core.work.wait().await,
@@ -627,7 +633,7 @@ async fn commit(core: Rc<Core>) {
             }
             Next::End => {
                 core.state.borrow_mut().committed = true;
-                core.chores.set();
+                core.maintenance.set();
                 return;
             }
         }

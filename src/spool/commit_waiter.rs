@@ -2,7 +2,7 @@
 //! waker for each waiter.
 
 use super::batch::Slot;
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::{Placement, SpoolError};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -81,24 +81,24 @@ impl CommitWaiter {
     }
 }
 
-/// A mail record handed to the committer. Whoever has this answers for it: he passes it on, or
+/// A mail record handed to the committer. The holder is responsible for it: it passes it on, or
 /// gives it up with `State::give_up`, which takes it.
 #[derive(Debug)]
 pub(super) struct Appended {
-    pub(super) ticket: Rc<CommitWaiter>,
+    pub(super) waiter: Rc<CommitWaiter>,
     pub(super) slot: Slot,
 }
 
 impl Appended {
     /// Where the record is; `None` before that is known, and when its batch was refused.
     pub(super) fn placement(&self) -> Option<Placement> {
-        let (segment, start) = self.ticket.place()?;
+        let (segment, start) = self.waiter.place()?;
         let offset = start.saturating_add(self.slot.offset);
         Some(Placement { segment, offset, length: self.slot.length })
     }
 
     /// What it takes in its segment, once that is known: to be released there.
-    pub(super) fn into_stake(self) -> Option<LiveRef> {
+    pub(super) fn into_live_ref(self) -> Option<LiveRef> {
         self.placement().map(LiveRef::in_record)
     }
 }

@@ -1,20 +1,20 @@
-//! The cleaner: the live mail of the oldest segment moves to the head, so that a few messages that
-//! wait for days do not keep the disk that millions have passed through since.
+//! The compactor: the live mail of the oldest segment moves to the head, so that a few messages
+//! that wait for days do not keep the disk that millions have passed through since.
 //!
 //! A message moves as one record that also says what became of its recipients so far (as it does
 //! when a folder is adopted); of streamed content only the pieces in the oldest segment move, under
 //! their old name. Order of operations, so that power may fail at any line:
 //! 1. records and pieces are appended to the batch that fills, like mail;
-//! 2. when their commit is durable, the queue is told the new place, and the old one is dead;
+//! 2. when their commit is durable, the queue gets the new place, and the old one is dead;
 //! 3. when nothing lives in the segment any more, it is recycled.
 //!
 //! Until 3 both copies are there, and a start takes the later one. A message that ends between 1
 //! and 2 is dead in both places: its last ending comes behind the later copy. What is being read
 //! keeps its segment: see [`Core::path`].
 
-use super::commit::{Core, State};
+use super::commit::{Core, Moving, State};
 use super::commit_waiter::{Appended, Failure};
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::record::{self, PriorStatus};
 use super::replay::join;
 use super::{Placement, QueueIndex};
@@ -24,18 +24,8 @@ use crate::ring;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-/// While more segments exist than are always there, the cleaner looks at them so often.
+/// While more segments exist than are always there, the compactor looks at them so often.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// A message whose new record is on its way.
-pub(super) struct Moving {
-    pub(super) appended: Appended,
-    from: Placement,
-    /// The segment that is cleaned.
-    segment: u32,
-    /// Its pieces that lay there, where they are now.
-    pub(super) pieces: Vec<LiveRef>,
-}
 
 /// Why a message was not moved.
 enum Stay {
@@ -101,14 +91,15 @@ impl Core {
             result = step.finish(register).await;
         }
         drop(step);
-        self.wake_keeper();
+        self.wake_allocator();
         result.is_ok() && self.state.borrow().log.alive_in(segment).records == 0
     }
 
     /// The messages that need something in `segment`, oldest first, as far as the queue has them.
     async fn who_lives_in(&self, segment: u32, register: &Weak<dyn QueueIndex>) -> Vec<QueueId> {
         let streamed = |state: &State| -> Vec<QueueId> {
-            let in_it = |pieces: &[LiveRef]| pieces.iter().any(|stake| stake.segment == segment);
+            let in_it =
+                |pieces: &[LiveRef]| pieces.iter().any(|live_ref| live_ref.segment == segment);
             let all = state.pieces.iter().filter(|(_, pieces)| in_it(pieces));
             all.map(|(&id, _)| id).collect()
         };
@@ -183,9 +174,9 @@ impl Core {
             let content = piece.read().await.map_err(|_| Stay::Here)?;
             self.wait_for_room().await?;
             let appended = self.chunk(piece.draft, piece.index, &content);
-            let (ticket, slot) = (Rc::clone(&appended.ticket), appended.slot);
+            let (waiter, slot) = (Rc::clone(&appended.waiter), appended.slot);
             chunks.all.push(appended);
-            let (segment, start) = ticket.wait_for_place().await?;
+            let (segment, start) = waiter.wait_for_place().await?;
             piece.path = self.path(segment);
             piece.segment = segment;
             piece.offset = start.saturating_add(slot.offset);
@@ -207,13 +198,13 @@ impl Step {
     /// Waits until all are durable, and says so to the queue.
     async fn finish(&mut self, register: &Weak<dyn QueueIndex>) -> Result<(), Stay> {
         while let Some(&id) = self.ids.last() {
-            let ticket = {
+            let waiter = {
                 let state = self.core.state.borrow();
-                state.moving.get(&id).map(|moving| Rc::clone(&moving.appended.ticket))
+                state.moving.get(&id).map(|moving| Rc::clone(&moving.appended.waiter))
             };
             // Not there: it has ended meanwhile.
-            if let Some(ticket) = ticket {
-                ticket.wait().await?;
+            if let Some(waiter) = waiter {
+                waiter.wait().await?;
                 let moved = self.core.state.borrow_mut().moved(id);
                 if let (Some(placement), Some(register)) = (moved, register.upgrade()) {
                     register.moved(id, placement);
@@ -262,8 +253,8 @@ impl Chunks<'_> {
     /// They are a message's from now on.
     fn hand_over(&mut self) -> Vec<LiveRef> {
         let mut pieces = Vec::new();
-        let stakes = self.all.drain(..).filter_map(Appended::into_stake);
-        stakes.for_each(|stake| join(&mut pieces, stake));
+        let live_refs = self.all.drain(..).filter_map(Appended::into_live_ref);
+        live_refs.for_each(|live_ref| join(&mut pieces, live_ref));
         pieces
     }
 }
@@ -284,8 +275,8 @@ impl State {
         self.log.release(LiveRef::in_record(from));
         if let Some(known) = self.pieces.get_mut(&id) {
             let left: Vec<LiveRef> =
-                known.extract_if(.., |stake| stake.segment == segment).collect();
-            pieces.into_iter().for_each(|stake| join(known, stake));
+                known.extract_if(.., |live_ref| live_ref.segment == segment).collect();
+            pieces.into_iter().for_each(|live_ref| join(known, live_ref));
             self.release(left);
         }
         Some(to)

@@ -53,11 +53,11 @@ impl Piece {
         };
         let (header, payload) =
             record::check(&record, self.segment, self.offset).ok_or_else(damaged)?;
-        let ours = header.id == self.draft
+        let matches = header.id == self.draft
             && header.length as usize == record.len()
             && matches!(record::decode(&header, payload),
                 Ok(Record::Chunk { index, .. }) if index == self.index);
-        if !ours {
+        if !matches {
             return Err(damaged());
         }
         record.drain(..CHUNK_PREFIX);

@@ -3,7 +3,7 @@
 use super::commit::Core;
 use super::commit_waiter::Appended;
 use super::content::streamed;
-use super::log::LiveRef;
+use super::live::LiveRef;
 use super::record::{CHUNK_PREFIX, Extent, PriorStatus};
 use super::replay::join;
 use super::segment::BATCH_HEADER;
@@ -103,7 +103,7 @@ impl Draft {
             None => Content::Whole(std::mem::take(&mut self.bytes)),
         };
         let mut pieces = Vec::new();
-        let live = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_stake());
+        let live = self.chunks.drain(..).filter_map(|chunk| chunk.appended.into_live_ref());
         live.for_each(|live| join(&mut pieces, live));
         Ok((content, pieces))
     }
@@ -119,8 +119,8 @@ impl Draft {
         }
         let mut extents = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
-            let Appended { ticket, slot } = &chunk.appended;
-            let (segment, start) = ticket.wait_for_place().await?;
+            let Appended { waiter, slot } = &chunk.appended;
+            let (segment, start) = waiter.wait_for_place().await?;
             let offset = start.saturating_add(slot.offset);
             extents.push(Extent { segment, offset, length: chunk.length });
         }
@@ -183,8 +183,8 @@ pub(super) async fn store(
     Ok((waiting.stored().await?, message))
 }
 
-/// A message record on its way to the disk. If its writer goes away before it is durable, nobody
-/// was told that the message is accepted and nobody will deliver it: it ends as removed.
+/// A message record on its way to the disk. If its writer goes away before it is durable, the
+/// client has no 250 and the queue does not know the message: it ends as removed.
 pub(super) struct Waiting {
     core: Rc<Core>,
     /// `None`: it is durable, or given up.
@@ -223,7 +223,7 @@ impl Waiting {
     /// The same, and the record may still be given up.
     pub(super) async fn written(&self) -> Result<Placement, SpoolError> {
         if let Some(appended) = &self.appended {
-            appended.ticket.wait().await?;
+            appended.waiter.wait().await?;
             if let Some(placement) = appended.placement() {
                 return Ok(placement);
             }
@@ -231,7 +231,7 @@ impl Waiting {
         Err(SpoolError::Failed("a record went astray".to_owned()))
     }
 
-    /// Somebody else answers for the durable record now.
+    /// The queue is responsible for the durable record from now on.
     pub(super) fn keep(&mut self) {
         self.appended = None;
     }

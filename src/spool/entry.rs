@@ -9,7 +9,7 @@
 
 use super::record::{
     self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
-    WITH_BEGUN, WITH_FATES,
+    WITH_BEGUN, WITH_STATUSES,
 };
 use crate::message::codec::{self, Form};
 use crate::message::field::{Fields, put_count};
@@ -19,13 +19,13 @@ use crate::message::{QueueId, RecipientStatus, Timestamp, domain_of};
 const HEAD: usize = 14;
 
 const NULL_REVERSE: u16 = 1;
-const FATES: u16 = 32;
+const STATUSES: u16 = 32;
 const UNDER_WAY: u16 = 64;
 const EXTENTS: u16 = 128;
 const DELAY_WANTED: u16 = 256;
 const OPTIONS: u16 = 1024;
 /// The marks that a message's entry may have.
-const KNOWN: u16 = NULL_REVERSE | FATES | UNDER_WAY | EXTENTS | DELAY_WANTED | OPTIONS;
+const KNOWN: u16 = NULL_REVERSE | STATUSES | UNDER_WAY | EXTENTS | DELAY_WANTED | OPTIONS;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -178,7 +178,7 @@ impl<'a> MessageSummary<'a> {
     /// With what the record says behind the options.
     fn with_rest(mut self, mut fields: Fields<'a>, flags: u16) -> Option<MessageSummary<'a>> {
         let _prepended_headers = fields.bytes()?;
-        if flags & WITH_FATES != 0 {
+        if flags & WITH_STATUSES != 0 {
             self.statuses = statuses(&mut fields, self.domains.left)?;
         }
         if flags & WITH_BEGUN != 0 {
@@ -213,7 +213,7 @@ impl<'a> MessageSummary<'a> {
             delay_wanted: marked(DELAY_WANTED),
             options,
             domains,
-            statuses: if marked(FATES) { statuses(fields, count)? } else { &[] },
+            statuses: if marked(STATUSES) { statuses(fields, count)? } else { &[] },
             in_flight: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
             extents: match marked(EXTENTS) {
                 true => Some((QueueId(fields.u64()?), counted(fields, 12)?)),
@@ -225,7 +225,7 @@ impl<'a> MessageSummary<'a> {
     fn put(&self, out: &mut Vec<u8>) -> Option<()> {
         let marks = [
             (self.null_reverse_path, NULL_REVERSE),
-            (!self.statuses.is_empty(), FATES),
+            (!self.statuses.is_empty(), STATUSES),
             (!self.in_flight.is_empty(), UNDER_WAY),
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
@@ -259,7 +259,7 @@ impl<'a> MessageSummary<'a> {
         (0..count).map_while(move |_| record::status(&mut fields))
     }
 
-    /// Recipients to whom a delivery had begun before the record moved.
+    /// Recipients whose delivery had begun before the record moved.
     pub(super) fn in_flight(&self) -> Vec<u32> {
         if self.in_flight.is_empty() {
             return Vec::new();

@@ -81,7 +81,7 @@ pub fn acquire_for_reading(root: &Path) -> Result<Option<Lock>, SpoolError> {
 /// The process that the lock file names.
 fn named_holder(file: &File) -> String {
     let mut holder = String::new();
-    // At most what a pid takes: the file is not ours alone.
+    // At most what a pid takes: others may have written the file.
     let _ = file.take(20).read_to_string(&mut holder);
     let holder = holder.trim();
     if holder.is_empty() { "unknown".to_owned() } else { holder.to_owned() }

@@ -1,6 +1,6 @@
 //! Where the next commit goes, which segments hold live mail, and which may be used again. *Pure*:
-//! it says what to do ([`Step`], [`MaintenanceTask`]) and is told the result; the committer does it
-//! on the disk, a test on a model of one.
+//! it says what to do ([`Step`], [`MaintenanceTask`]) and gets the result; the committer does it on
+//! the disk, a test on a model of one.
 //!
 //! Order of operations, so that power may fail at any line:
 //! 1. a spare segment is made: reserved, its (new, never used) number durable in the folder; then
@@ -14,9 +14,9 @@
 //! Only the oldest may go: a later segment may hold outcomes of mail in an earlier one. Under the
 //! new number no checksum of the former life passes, so an unwritten rest is never taken for mail.
 
-use super::Placement;
 use super::batch::{Batch, Sealed};
 use super::index::Growing;
+use super::live::{Live, LiveRef};
 use super::manifest::Manifest;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
@@ -46,7 +46,7 @@ pub(super) enum Step {
     Wait,
     /// No room for the mail that waits: refuse it, then ask again.
     Full,
-    /// No room even for outcomes: they wait in memory; ask again after a chore or a while.
+    /// No room even for outcomes: they wait in memory; ask again after a task or a while.
     Stuck,
 }
 
@@ -58,8 +58,8 @@ pub(super) struct Write {
     pub(super) bytes: Vec<u8>,
     /// A batch: its waiters are answered with its result.
     pub(super) is_batch: bool,
-    /// The index of a segment that takes no more batches: nobody waits for it, and nothing is lost
-    /// when it cannot be written. If neither, a segment's header.
+    /// The index of a segment that takes no more batches: no caller waits for it, and nothing is
+    /// lost when it cannot be written. If neither, a segment's header.
     pub(super) is_index: bool,
 }
 
@@ -76,7 +76,7 @@ pub(super) enum MaintenanceTask {
     Fill { segment: u32 },
 }
 
-/// How a chore ended.
+/// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MaintenanceEnd {
     Done,
@@ -103,41 +103,6 @@ pub(super) struct Resume {
     pub(super) highest_id: Option<QueueId>,
 }
 
-/// The live mail of one segment. Who that is, the queue knows: a set of ids here would cost every
-/// message that waits some fifteen bytes more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Live {
-    /// Message and chunk records that somebody needs.
-    pub(super) records: u32,
-    /// Of them all.
-    pub(super) bytes: u64,
-}
-
-impl Live {
-    /// So many records more, of `bytes` together.
-    pub(super) fn add(&mut self, records: u32, bytes: u32) {
-        self.records += records;
-        self.bytes += u64::from(bytes);
-    }
-}
-
-/// Records that a message or a draft needs in one segment. They count as alive from the seal of
-/// their batch until [`Log::release`], which takes this: so it happens once. Too early, and mail
-/// is lost with its segment; never, and the segment stays until the next start.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct LiveRef {
-    pub(super) segment: u32,
-    pub(super) records: u32,
-    pub(super) bytes: u32,
-}
-
-impl LiveRef {
-    /// The one record at `at`.
-    pub(super) fn in_record(at: Placement) -> LiveRef {
-        LiveRef { segment: at.segment, records: 1, bytes: at.length }
-    }
-}
-
 /// A segment that may become the head.
 #[derive(Clone, Copy, Debug)]
 struct Spare {
@@ -157,7 +122,7 @@ pub(super) struct Log {
     head: Option<(u32, u32)>,
     header_due: bool,
     spares: VecDeque<Spare>,
-    /// The committer can do nothing until a chore ends.
+    /// The committer can do nothing until a task ends.
     waited_for: bool,
     /// Of the head; `None` when it gets none.
     index: Option<Growing>,
@@ -168,7 +133,7 @@ pub(super) struct Log {
     next_segment: u32,
     next_batch: u64,
     cut: (u32, u32),
-    chore: Option<MaintenanceTask>,
+    task: Option<MaintenanceTask>,
     no_room: bool,
 }
 
@@ -189,7 +154,7 @@ impl Log {
             next_segment: resume.next_segment.max(1),
             next_batch: resume.next_batch.max(1),
             cut: resume.cut,
-            chore: None,
+            task: None,
             no_room: false,
         }
     }
@@ -232,7 +197,7 @@ impl Log {
             };
         };
         // Not another one, which may be free: heads rise in number.
-        if self.chore == Some(MaintenanceTask::Fill { segment }) {
+        if self.task == Some(MaintenanceTask::Fill { segment }) {
             self.waited_for = true;
             return Step::Wait;
         }
@@ -247,7 +212,7 @@ impl Log {
         Step::Write(self.header(segment, now, highest_id))
     }
 
-    /// A commit waits for the chore under way.
+    /// A commit waits for the task under way.
     pub(super) fn is_waited_for(&self) -> bool {
         self.waited_for
     }
@@ -310,13 +275,13 @@ impl Log {
 
     /// The next thing to do to the folder, if any and if none is being done. Call after anything
     /// changed. A segment that is still being read (`pinned`) is left alone.
-    pub(super) fn chore(&mut self, pinned: impl Fn(u32) -> bool) -> Option<MaintenanceTask> {
-        if self.chore.is_some() {
+    pub(super) fn next_task(&mut self, pinned: impl Fn(u32) -> bool) -> Option<MaintenanceTask> {
+        if self.task.is_some() {
             return None;
         }
         let reusable =
             self.blank.last().copied().or_else(|| self.oldest_dead().filter(|&s| !pinned(s)));
-        let chore = match reusable {
+        let task = match reusable {
             Some(segment) if self.spares.len() >= SPARES => MaintenanceTask::Delete { segment },
             Some(from) => MaintenanceTask::Recycle { from, to: self.number()? },
             None if self.spares.len() < SPARES && !self.no_room => {
@@ -329,14 +294,14 @@ impl Log {
                 MaintenanceTask::Fill { segment: raw.segment }
             }
         };
-        self.chore = Some(chore);
-        Some(chore)
+        self.task = Some(task);
+        Some(task)
     }
 
-    /// The chore ended.
-    pub(super) fn chore_done(&mut self, end: MaintenanceEnd) {
-        let Some(chore) = self.chore.take() else { return };
-        if let MaintenanceTask::Fill { segment } = chore {
+    /// The task ended.
+    pub(super) fn maintenance_done(&mut self, end: MaintenanceEnd) {
+        let Some(task) = self.task.take() else { return };
+        if let MaintenanceTask::Fill { segment } = task {
             // A file that does not take zeros shall not get mail.
             self.spares.retain(|spare| end == MaintenanceEnd::Done || spare.segment != segment);
             let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
@@ -347,12 +312,12 @@ impl Log {
             return;
         }
         if let MaintenanceTask::Recycle { from: gone, .. }
-        | MaintenanceTask::Delete { segment: gone } = chore
+        | MaintenanceTask::Delete { segment: gone } = task
         {
             self.segments.remove(&gone);
             self.blank.retain(|&segment| segment != gone);
         }
-        let made = match chore {
+        let made = match task {
             MaintenanceTask::Create { segment } | MaintenanceTask::Recycle { to: segment, .. } => {
                 Some(segment)
             }
@@ -365,7 +330,7 @@ impl Log {
         }
     }
 
-    /// A while has passed since a chore failed: it may be tried again.
+    /// A while has passed since a task failed: it may be tried again.
     pub(super) fn try_again(&mut self) {
         self.no_room = false;
     }
@@ -375,23 +340,24 @@ impl Log {
         self.spares.len() >= SPARES || self.no_room
     }
 
-    /// Whether the last chore failed.
+    /// Whether the last task failed.
     pub(super) fn no_room(&self) -> bool {
         self.no_room
     }
 
-    /// Nobody needs these records any more. Whether they were the last that lived in their segment.
-    pub(super) fn release(&mut self, stake: LiveRef) -> bool {
-        let Some(live) = self.segments.get_mut(&stake.segment) else {
-            debug_assert!(false, "{stake:?} in no segment");
+    /// These records are not needed any more. Whether they were the last that lived in their
+    /// segment.
+    pub(super) fn release(&mut self, live_ref: LiveRef) -> bool {
+        let Some(live) = self.segments.get_mut(&live_ref.segment) else {
+            debug_assert!(false, "{live_ref:?} in no segment");
             return false;
         };
         debug_assert!(
-            live.records >= stake.records && live.bytes >= u64::from(stake.bytes),
-            "{stake:?} of {live:?}"
+            live.records >= live_ref.records && live.bytes >= u64::from(live_ref.bytes),
+            "{live_ref:?} of {live:?}"
         );
-        live.records = live.records.saturating_sub(stake.records);
-        live.bytes = live.bytes.saturating_sub(u64::from(stake.bytes));
+        live.records = live.records.saturating_sub(live_ref.records);
+        live.bytes = live.bytes.saturating_sub(u64::from(live_ref.bytes));
         live.records == 0
     }
 
@@ -430,7 +396,7 @@ impl Log {
         self.oldest_dead().is_some()
     }
 
-    /// The list that a stop leaves. No chore may follow it.
+    /// The list that a stop leaves. No task may follow it.
     pub(super) fn closed(&self) -> Manifest {
         let written = |segment: u32| self.head.is_none_or(|head| head != (segment, BLOCK));
         let segments = self.segments.iter().filter(|&(&segment, _)| written(segment));

@@ -9,24 +9,24 @@
 //! | state | on the disk | the next write, and what it makes | recovery |
 //! | --- | --- | --- | --- |
 //! | arriving | nothing, or chunk records | chunk records, as content comes in | dead bytes |
-//! | appended | part of a batch, not synced | **the sync of that batch: accepted, 250 may be sent** | what passes its checksums is kept: the client was told nothing and may send it again; the rest is cut |
+//! | appended | part of a batch, not synced | **the sync of that batch: accepted, 250 may be sent** | what passes its checksums is kept: the client has no reply and may send it again; the rest is cut |
 //! | accepted | message record | begun record: under way; settled record: settled | all recipients due at once |
 //! | under way | and a begun record | settled record | the same, and said to be in doubt |
 //! | settled, some | and settled records | more of them | ended ones stay so; the others have attempts and due time as written |
 //! | ended | a settled record for every recipient | its segment is recycled | dropped |
 //! | sealed | its segment has an index behind the last batch, not synced with any mail | | the index is read instead of the records; one that does not pass is as good as none, and the segment is read whole |
 //! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
-//! | moving up | message record, and a later one with its fates so far | its old segment is recycled | the later place, with all that is known of the recipients |
-//! | moved up | the later message record alone | as accepted, under way or settled | its fates, and what comes behind it |
+//! | moving up | message record, and a later one with the statuses so far | its old segment is recycled | the later place, with all that is known of the recipients |
+//! | moved up | the later message record alone | as accepted, under way or settled | its statuses, and what comes behind it |
 //! | damaged | a message record that does not pass | found when it is read: a copy in `quarantine/`, then settled records | in a segment without index: the copy is made here, and the message is gone; with one: as accepted, until it is read |
-//! | adopted | message record with fates here, the old records in another folder | the old folder is removed | the one here wins |
+//! | adopted | message record with statuses here, the old records in another folder | the old folder is removed | the one here wins |
 //!
 //! A settled or begun record may be up to the outcome interval (and a commit) behind the truth: in
-//! that window a crash makes a recipient be tried again, and `in_doubt` says for whom that may be a
+//! that window a crash makes a recipient be tried again, and `in_doubt` marks those that may get a
 //! second delivery. `clean` moves what stays behind in old segments, so that the disk used keeps to
-//! a factor of the mail that lives. `closed` is what a stop leaves to compare with. `log` gives the
-//! order of operations when segments change hands, `recovery` the table of what is done about bytes
-//! that do not pass.
+//! a factor of the mail that lives. The file `closed` (`manifest`) is what a stop leaves to compare
+//! with. `log` gives the order of operations when segments change hands, `recovery` the table of
+//! what is done about bytes that do not pass.
 
 mod adopt;
 mod batch;
@@ -39,6 +39,7 @@ mod entry;
 mod folder;
 mod index;
 mod inspection;
+mod live;
 pub mod lock;
 mod log;
 mod manifest;
@@ -60,6 +61,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use crate::message::Placement;
 pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
@@ -104,17 +106,6 @@ pub struct Settings {
     pub content_bytes_max: usize,
     /// An outcome waits at most this long for a commit to ride in.
     pub outcome_interval: Duration,
-}
-
-/// Where a message record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Number of the segment.
-    pub segment: u32,
-    /// Of the record in it, in bytes.
-    pub offset: u32,
-    /// Of the record, in bytes.
-    pub length: u32,
 }
 
 /// Why the spool did not do what was asked.
@@ -205,7 +196,7 @@ pub struct Recovery {
     pub bytes_read: u64,
 }
 
-/// Who keeps the queue: the spool's cleaner asks it what to write about messages that it moves.
+/// Who keeps the queue: the spool's compactor asks it what to write about messages that it moves.
 pub trait QueueIndex {
     /// Where the queue believes the record of `id` to be; `None` when the message is not in it, and
     /// from [`Spool::dead`] on.
@@ -215,7 +206,7 @@ pub trait QueueIndex {
     /// stays there the whole time is among them.
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>);
     /// What became of its recipients so far. It may know more than was noted here, but must not
-    /// take for ended what [`Spool::settle`] was not told to be.
+    /// take for ended what [`Spool::settle`] was not called for.
     fn message_state(&self, id: QueueId) -> Option<MessageState>;
     /// The record of `id` is at `to` now.
     fn moved(&self, id: QueueId, to: Placement);
@@ -294,7 +285,9 @@ impl Spool {
             state.pieces = read.scan.replay.pieces();
             state.foreign = read.scan.replay.foreign(settings.number);
         }
-        core.start();
+        ring::spawn_vital("spool commit", commit::commit(Rc::clone(&core)));
+        let allocator = segment_allocator::keep(Rc::clone(&core));
+        ring::spawn_vital("spool segment allocator", allocator);
         let recovery = recovery_of(read, set_aside);
         Ok((Spool { handle: Rc::new(Handle { core, settings }) }, recovery))
     }
@@ -343,7 +336,7 @@ impl Spool {
         core.state.borrow_mut().foreign = HashSet::new();
         let spool = Rc::downgrade(&self.handle);
         ring::spawn("spool check", segment_check::run(spool, Weak::clone(&register)));
-        ring::spawn_vital("spool cleaner", compactor::clean(Rc::clone(core), register));
+        ring::spawn_vital("spool compactor", compactor::clean(Rc::clone(core), register));
     }
 
     /// Reads a message back. `Damaged` when its record is not at `at`, intact, nor where it has
@@ -353,7 +346,7 @@ impl Spool {
         loop {
             let loaded = self.load_at(id, at).await;
             // Streamed content holds on to its segments from here on, but they may have gone while
-            // the record was read. Nobody moves so often that this has no end.
+            // the record was read. No message moves so often that this has no end.
             match core.placement(id).filter(|&now| now != at) {
                 Some(now) => at = now,
                 None => return loaded,

@@ -41,12 +41,12 @@ const EIGHT_BIT: u16 = 2;
 pub(super) const STREAMED: u16 = 4;
 /// What became of a moved message so far is in the same record: one cannot be durable without the
 /// other.
-pub(super) const WITH_FATES: u16 = 8;
+pub(super) const WITH_STATUSES: u16 = 8;
 pub(super) const WITH_BEGUN: u16 = 16;
 /// BY (RFC 2852) was given. In version 2 alone.
 const WITH_DELIVER_BY: u16 = 32;
 /// The flags that a message record of version 3 may have.
-const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_FATES | WITH_BEGUN;
+const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_STATUSES | WITH_BEGUN;
 
 /// A record as read, but for messages (see [`decode_message`]); content is borrowed.
 #[derive(Debug, PartialEq)]
@@ -64,7 +64,7 @@ pub(super) enum Record<'a> {
 pub struct PriorStatus {
     /// By recipient; of those never tried there is none.
     pub statuses: Vec<(u32, RecipientStatus)>,
-    /// Recipients to whom a delivery had begun, and not ended.
+    /// Recipients whose delivery had begun, and not ended.
     pub in_flight: Vec<u32>,
 }
 
@@ -111,7 +111,7 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorSt
         (message.flags.dot_stuffed, DOT_STUFFED),
         (message.flags.eight_bit, EIGHT_BIT),
         (matches!(message.content, Content::Streamed(_)), STREAMED),
-        (!statuses.is_empty(), WITH_FATES),
+        (!statuses.is_empty(), WITH_STATUSES),
         (!in_flight.is_empty(), WITH_BEGUN),
     ] {
         if set {
@@ -342,7 +342,7 @@ fn rest_of_message(
 ) -> Option<(Vec<u8>, PriorStatus, Content)> {
     let prepended_headers = fields.bytes()?.to_vec();
     let mut so_far = PriorStatus::default();
-    if flags & WITH_FATES != 0 {
+    if flags & WITH_STATUSES != 0 {
         for _ in 0..fields.u32()? {
             let (recipient, status) = status(fields)?;
             let known = usize::try_from(recipient).ok()? < recipients;

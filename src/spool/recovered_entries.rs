@@ -139,7 +139,7 @@ impl RecoveredEntry {
         }
     }
 
-    /// What the relay is told of it.
+    /// What the relay gets of it.
     fn recovered(self, names: &Names) -> Recovered {
         let rare = self.rare.map(|rare| *rare).unwrap_or_default();
         let recipients = match self.recipients {

@@ -11,6 +11,7 @@ use super::entry::{self, Entry};
 use super::index::{Footer, Growing};
 use super::record::{self, Unusable};
 use super::replay::Replay;
+pub(super) use super::replay::SetAside;
 use super::segment::{BATCH_HEADER, BLOCK, BatchHeader, FORMAT, FirstBlock, SegmentHeader, padded};
 use crate::message::QueueId;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -102,15 +103,6 @@ struct Damage {
     length: u32,
     /// Batches read before it, in all segments: later ones follow it.
     batches_before: u64,
-}
-
-/// Bytes to be copied into the quarantine, once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SetAside {
-    pub(super) segment: u32,
-    pub(super) offset: u32,
-    pub(super) length: u32,
-    pub(super) cause: String,
 }
 
 /// Why nothing may be read, or written, here.

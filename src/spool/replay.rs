@@ -2,13 +2,21 @@
 
 use super::Placement;
 use super::entry::{Entry, MessageSummary, What};
-use super::log::{Live, LiveRef};
+use super::live::{Live, LiveRef};
 use super::record::{CHUNK_PREFIX, Extent};
 use super::recovered_entries::{Messages, Names, Reasons, RecoveredEntry, Table};
-use super::recovery::SetAside;
 use crate::message::QueueId;
 use hashbrown::HashTable;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Bytes to be copied into the quarantine, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SetAside {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    pub(super) length: u32,
+    pub(super) cause: String,
+}
 
 /// What is known of each message so far.
 #[derive(Debug, Default)]
@@ -91,8 +99,8 @@ impl Replay {
         let mut live: BTreeMap<u32, Live> = BTreeMap::new();
         for kept in self.alive() {
             let record = LiveRef::in_record(kept.placement);
-            for stake in pieces_of(kept.extents()).into_iter().chain([record]) {
-                live.entry(stake.segment).or_default().add(stake.records, stake.bytes);
+            for live_ref in pieces_of(kept.extents()).into_iter().chain([record]) {
+                live.entry(live_ref.segment).or_default().add(live_ref.records, live_ref.bytes);
             }
         }
         live
@@ -171,7 +179,7 @@ impl Replay {
     }
 }
 
-/// A hash of an id. Ids are given out here, by the clock, and nobody else chooses them.
+/// A hash of an id. Ids are given out here, by the clock, and no client chooses them.
 fn spread(id: QueueId) -> u64 {
     let product = id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     product ^ product >> 32
@@ -187,13 +195,13 @@ pub(super) fn pieces_of(extents: &[Extent]) -> Vec<LiveRef> {
     pieces
 }
 
-/// Adds `stake` to what is there in its segment.
-pub(super) fn join(pieces: &mut Vec<LiveRef>, stake: LiveRef) {
-    match pieces.iter_mut().find(|known| known.segment == stake.segment) {
+/// Adds `live_ref` to what is there in its segment.
+pub(super) fn join(pieces: &mut Vec<LiveRef>, live_ref: LiveRef) {
+    match pieces.iter_mut().find(|known| known.segment == live_ref.segment) {
         Some(known) => {
-            known.records += stake.records;
-            known.bytes = known.bytes.saturating_add(stake.bytes);
+            known.records += live_ref.records;
+            known.bytes = known.bytes.saturating_add(live_ref.bytes);
         }
-        None => pieces.push(stake),
+        None => pieces.push(live_ref),
     }
 }

@@ -119,7 +119,7 @@ impl SegmentHeader {
         })();
         match header {
             Some((_, named, _)) if named < u64::from(segment) => FirstBlock::Former,
-            // Numbers only rise: somebody has copied or renamed the file.
+            // Numbers only rise: the file was copied or renamed.
             Some((_, named, _)) if named > u64::from(segment) => FirstBlock::Damaged,
             Some((format, ..)) if format > FORMAT => FirstBlock::Newer(format),
             Some((_, _, header)) => FirstBlock::Current(header),

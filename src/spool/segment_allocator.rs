@@ -1,5 +1,6 @@
-//! The keeper: makes segments before they are needed, writes zeros to them, uses dead ones again
-//! and removes those that are too many, beside the committer. It only does what `log` says.
+//! The segment allocator: makes segments before they are needed, writes zeros to them, uses dead
+//! ones again and removes those that are too many, beside the committer. It only does what `log`
+//! says.
 
 use super::commit::{Core, RETRY};
 use super::log::{MaintenanceEnd, MaintenanceTask};
@@ -11,9 +12,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 impl Core {
-    async fn carry_out(&self, chore: MaintenanceTask) -> io::Result<MaintenanceEnd> {
+    async fn carry_out(&self, task: MaintenanceTask) -> io::Result<MaintenanceEnd> {
         let path = |number| segment::path(&self.folder, number);
-        let made = match chore {
+        let made = match task {
             MaintenanceTask::Fill { segment } => return self.fill(segment).await,
             MaintenanceTask::Create { segment } => segment,
             MaintenanceTask::Recycle { from, to } => {
@@ -41,7 +42,7 @@ impl Core {
                 self.state.borrow_mut().files.insert(made, Rc::new(file));
                 Ok(MaintenanceEnd::Done)
             }
-            Err(_) if matches!(chore, MaintenanceTask::Recycle { .. }) => {
+            Err(_) if matches!(task, MaintenanceTask::Recycle { .. }) => {
                 // The old name is gone; a file that cannot be used again is of no use.
                 let _ = disk::remove_file(path(made));
                 Ok(MaintenanceEnd::Gone)
@@ -87,40 +88,40 @@ impl Core {
 pub(super) async fn keep(core: Rc<Core>) {
     let mut retry_at = ring::now();
     loop {
-        let (chore, no_room, over) = {
+        let (task, no_room, over) = {
             let state = &mut *core.state.borrow_mut();
             // After a failed sync the folder stays as it is, for recovery.
-            let chore = if state.failure.is_some() { None } else { state.chore() };
-            (chore, state.log.no_room(), state.closing && state.committed)
+            let task = if state.failure.is_some() { None } else { state.next_task() };
+            (task, state.log.no_room(), state.closing && state.committed)
         };
-        let Some(chore) = chore else {
+        let Some(task) = task else {
             let wait = retry_at.saturating_duration_since(ring::now());
             match (over, no_room) {
                 (true, _) => return core.end(),
                 (false, true) if wait.is_zero() => core.state.borrow_mut().log.try_again(),
                 (false, true) => {
-                    core.chores.wait_for(wait).await;
+                    core.maintenance.wait_for(wait).await;
                 }
                 // Kept by a reader, perhaps on another shard, who does not say when it is done.
                 (false, false) if core.state.borrow().log.has_dead() => {
-                    core.chores.wait_for(RETRY).await;
+                    core.maintenance.wait_for(RETRY).await;
                 }
-                (false, false) => core.chores.wait().await,
+                (false, false) => core.maintenance.wait().await,
             }
             continue;
         };
-        match core.carry_out(chore).await {
-            Ok(end) => core.state.borrow_mut().log.chore_done(end),
+        match core.carry_out(task).await {
+            Ok(end) => core.state.borrow_mut().log.maintenance_done(end),
             Err(error) => {
                 let state = &mut *core.state.borrow_mut();
                 state.full_cause = error.to_string();
-                state.log.chore_done(MaintenanceEnd::Failed);
+                state.log.maintenance_done(MaintenanceEnd::Failed);
                 retry_at = ring::now() + RETRY;
             }
         }
         core.work.set();
         core.prepared.wake();
-        if !matches!(chore, MaintenanceTask::Create { .. }) && core.state.borrow().log.no_room() {
+        if !matches!(task, MaintenanceTask::Create { .. }) && core.state.borrow().log.no_room() {
             ring::sleep(RETRY).await;
         }
     }

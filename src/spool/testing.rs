@@ -1,4 +1,4 @@
-//! What the tests of this room share: messages to store.
+//! What the tests of this module share: messages to store.
 
 use crate::message::{
     Address, Content, ContentFlags, DsnNotify, Envelope, Message, Options, Piece, QueueId, Reason,

@@ -41,8 +41,8 @@ pub(super) fn small_segment() -> Vec<u8> {
 pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut log = Log::new(0, SEGMENT, resume);
     for _ in 0..2 {
-        let Some(MaintenanceTask::Create { .. }) = log.chore(|_| false) else { panic!() };
-        log.chore_done(MaintenanceEnd::Done);
+        let Some(MaintenanceTask::Create { .. }) = log.next_task(|_| false) else { panic!() };
+        log.maintenance_done(MaintenanceEnd::Done);
     }
     let mut batch = Batch::default();
     let mut file = vec![0; BLOCK as usize * 5];

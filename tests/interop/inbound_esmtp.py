@@ -177,6 +177,7 @@ def senders_say_when_where_they_may():
                 )
                 client.sendmail("a@sender.test", ["now@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
             sink.wait(1)
+            wait_until("only the held one is left", lambda: len(relay.queue()) == 1)
             entry, = relay.queue()
             assert entry["to"] == "held@sink.test" and entry["attempts"] == 0, entry
             # It is held over a restart, too.

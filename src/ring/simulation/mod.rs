@@ -1,7 +1,7 @@
 //! The ring simulated, for unit tests: tasks, timers and a disk of one process on one thread, all
 //! from one seed. While a [`Simulation`] is entered, `spawn`, `sleep`, `now`, `File` and the plain
-//! calls of `disk` go to it instead of the driver, so that rooms above run as they are. It must not
-//! know mail.
+//! calls of `disk` go to it instead of the driver, so that the modules above run as they are. It
+//! must not know mail.
 //!
 //! Tasks that can run are polled in random order. The clock stands still while one can, and then
 //! jumps to the next timer. Simulations may be nested: a crash is examined in one of its own.

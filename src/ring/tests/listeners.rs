@@ -11,7 +11,7 @@ fn an_accept_that_is_given_up_loses_no_connection() {
         for _ in 0..200 {
             let given_up = async {
                 drop(listener.accept().await);
-                panic!("nobody has connected yet");
+                panic!("no client has connected yet");
             };
             futures_lite::future::or(given_up, sleep(Duration::from_micros(100))).await;
             let near = Stream::connect(address, None, LONG).await.unwrap();

@@ -150,10 +150,10 @@ fn a_stream_that_never_has_to_wait_lets_other_tasks_run() {
 #[test]
 fn connecting_tells_refusal_and_silence_apart() {
     let refused = reserve(ANY_PORT).unwrap();
-    let nobody = refused.address();
+    let closed = refused.address();
     on_shard(move || {
         async move {
-            let error = Stream::connect(nobody, None, LONG).await.err().unwrap();
+            let error = Stream::connect(closed, None, LONG).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
             // A backlog that is full: the kernel drops further SYNs.
             let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);

@@ -85,7 +85,7 @@ impl Model {
         let tenants = ["", "one", "two"];
         let message = Admission {
             id,
-            placement: [0; 3],
+            placement: Placement::default(),
             expires,
             notice: None,
             priority: self.random.i8(-2..3),

@@ -45,15 +45,15 @@ impl Disk {
 
     fn commit(&mut self) {
         loop {
-            if let Some(chore) = self.log.chore(|_| false) {
-                match chore {
+            if let Some(task) = self.log.next_task(|_| false) {
+                match task {
                     MaintenanceTask::Create { segment } => {
                         self.files.insert(segment, vec![0; SEGMENT as usize]);
                     }
                     MaintenanceTask::Fill { .. } => {}
                     other => panic!("nothing has died: {other:?}"),
                 }
-                self.log.chore_done(MaintenanceEnd::Done);
+                self.log.maintenance_done(MaintenanceEnd::Done);
             }
             match self.log.step(&mut self.batch, Timestamp(9), QueueId(9)) {
                 Step::Write(write) => self.put(write),

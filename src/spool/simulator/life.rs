@@ -1,5 +1,5 @@
 //! One life of a relay's spools, from start to end: clients that send and give up, deliveries that
-//! succeed and defer, readers, and the queue that the cleaner asks.
+//! succeed and defer, readers, and the queue that the compactor asks.
 
 use super::super::manifest::Manifest;
 use super::super::recovery::Scan;
@@ -254,7 +254,7 @@ pub(super) async fn live(world: Rc<World>) {
     while world.clients.get() > 0 {
         ring::sleep(Duration::from_millis(10)).await;
     }
-    // The cleaner and the keeper have time to do all that they want.
+    // The compactor and the segment allocator have time to do all that they want.
     ring::sleep(Duration::from_secs(20)).await;
     world.judge_disk();
     for spool in &spools {
@@ -408,7 +408,7 @@ async fn send(world: Rc<World>, spool: Spool, shard: u16) {
     }
 }
 
-/// Sends one message: where it is and what was answered; `None` when nobody knows what it is.
+/// Sends one message: where it is and what was answered; `None` when it is not known.
 async fn hand_over(
     world: &Rc<World>,
     spool: &Spool,
@@ -508,7 +508,7 @@ fn status(random: &mut fastrand::Rng, patient: bool) -> RecipientStatus {
 }
 
 impl World {
-    /// Some recipients of one message to whom no delivery is under way.
+    /// Some recipients of one message for which no delivery is under way.
     fn take_job(&self, shard: u16) -> Option<(u64, Vec<u32>)> {
         let (truth, random) = (&mut *self.truth.borrow_mut(), &mut *self.random.borrow_mut());
         let id = random.choice(truth.waiting_at(shard))?;
@@ -578,7 +578,7 @@ async fn sync(world: Rc<World>, spool: Spool, shard: u16) {
     }
 }
 
-/// The queue of one shard, as the cleaner knows it.
+/// The queue of one shard, as the compactor knows it.
 struct Queue {
     world: Rc<World>,
     shard: u16,

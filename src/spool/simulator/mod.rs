@@ -1,10 +1,10 @@
-//! The simulator, first stage: the spool as it is (committer, keeper, cleaner, drafts, adoption,
-//! recovery) on a ring and a disk that are simulated (`ring::simulation`), from a seed.
+//! The simulator, first stage: the spool as it is (committer, segment allocator, compactor, drafts,
+//! adoption, recovery) on a ring and a disk that are simulated (`ring::simulation`), from a seed.
 //!
 //! A history is some lives of a relay, each on the disk that the one before left: clients send,
-//! stream and give up, deliveries end and defer, readers hold on to content, the cleaner moves what
-//! stays. A life ends in good order, by a kill (the page cache stays) or by a power failure (of
-//! what was not synced any part is there); after it bytes may have rotted. The next has other
+//! stream and give up, deliveries end and defer, readers hold on to content, the compactor moves
+//! what stays. A life ends in good order, by a kill (the page cache stays) or by a power failure
+//! (of what was not synced any part is there); after it bytes may have rotted. The next has other
 //! shards or a clock that was set back (not both: a shard that is there again cannot know its old
 //! ids).
 //!
@@ -292,7 +292,7 @@ fn run_all(seeds: impl Iterator<Item = u64>) -> Seen {
             failed.push(seed);
         }
     }
-    let took = begin.elapsed().as_secs_f64();
+    let took = ring::now().saturating_duration_since(begin).as_secs_f64();
     let rate = crash_points as f64 / took.max(0.001);
     println!("{count} histories, {crash_points} crash points, {rate:.0} a second: {seen:?}");
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");

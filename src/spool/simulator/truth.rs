@@ -1,4 +1,4 @@
-//! What the relay was told and told others, and whether what a start found agrees with that.
+//! What the relay was sent and what it answered, and whether what a start found agrees with that.
 
 use super::super::testing::waiting;
 use super::super::{Placement, RecipientStatus, Recovered, RecoveredRecipient};
@@ -27,7 +27,7 @@ pub(super) enum State {
 #[derive(Clone, Debug)]
 pub(super) struct Mail {
     pub(super) state: State,
-    /// Somebody was told its id with a 250.
+    /// A client has its id with a 250.
     pub(super) is_known: bool,
     pub(super) recipients: Vec<Recipient>,
     /// Of the content, which follows from it and the id.
@@ -43,14 +43,14 @@ pub(super) struct Recipient {
     /// In the order of noting, with the time; the first `durable` are for certain.
     pub(super) statuses: Vec<(Known, u64)>,
     pub(super) durable: usize,
-    /// A delivery began then, and no fate was noted since.
+    /// A delivery began then, and no status was noted since.
     pub(super) begun_at: Option<u64>,
     ever_begun: bool,
     /// A delivery is under way in this life.
     pub(super) is_taken: bool,
 }
 
-/// What is compared of a fate.
+/// What is compared of a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     Ended,
@@ -67,7 +67,7 @@ impl Known {
         }
     }
 
-    /// As the queue tells the cleaner.
+    /// As the queue tells the compactor.
     pub(super) fn status(self) -> RecipientStatus {
         match self {
             Known::Ended => RecipientStatus::Over,
@@ -92,13 +92,13 @@ impl Recipient {
         self.statuses.push((Known::of(status), now));
     }
 
-    /// The fates that must be on the disk.
+    /// The statuses that must be on the disk.
     fn durable(&self, certain_before: u64) -> usize {
         let by_time = self.statuses.iter().take_while(|(_, at)| *at < certain_before).count();
         by_time.max(self.durable)
     }
 
-    /// What a start says, after the first `count` fates.
+    /// What a start says, after the first `count` statuses.
     fn is_after(&self, count: usize, found: &RecoveredRecipient) -> bool {
         match count.checked_sub(1).and_then(|last| self.statuses.get(last)) {
             None => !found.ended && found.due.is_none(),
@@ -133,7 +133,7 @@ impl Mail {
     }
 }
 
-/// Where bytes changed on the disk while nobody looked.
+/// Where bytes changed on the disk unnoticed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rot {
     pub(super) shard: u16,
