@@ -6,7 +6,7 @@ import threading
 from clients import send
 from harness import Relay, main, without_trace
 
-LETTER = b"Subject: x\r\n\r\n.one dot\r\n..two\r\n.\r\nno dot\r\n"
+MESSAGE = b"Subject: x\r\n\r\n.one dot\r\n..two\r\n.\r\nno dot\r\n"
 
 
 class ChunkHost:
@@ -73,9 +73,9 @@ class ChunkHost:
 def content_goes_with_the_envelope_where_that_is_offered():
     """One round trip for a message, and its dots as they were written."""
     with ChunkHost("takes") as host, Relay(smart_host=host.port) as relay:
-        send(relay.port, LETTER)
+        send(relay.port, MESSAGE)
         relay.wait_event("delivered")
-        assert [without_trace(one) for one in host.contents] == [LETTER]
+        assert [without_trace(one) for one in host.contents] == [MESSAGE]
         assert host.verbs()[:4] == ["EHLO", "MAIL", "RCPT", "BDAT"], host.commands
         relay.wait_empty()
 
@@ -84,10 +84,10 @@ def a_host_that_does_not_know_what_it_offers_gets_it_by_data_at_once():
     """RFC 5321 4.2.2: 502 says nothing of the message; it is neither bounced nor delayed."""
     one = ["--set", "pool.connections_per_site=1"]
     with ChunkHost("does not know") as host, Relay(*one, smart_host=host.port) as relay:
-        send(relay.port, LETTER)
-        send(relay.port, LETTER)
+        send(relay.port, MESSAGE)
+        send(relay.port, MESSAGE)
         relay.wait_event("delivered", 2)
-        assert [without_trace(one) for one in host.contents] == [LETTER, LETTER]
+        assert [without_trace(one) for one in host.contents] == [MESSAGE, MESSAGE]
         assert not relay.events("deferred") and not relay.events("bounced")
         expected = ["EHLO", "MAIL", "RCPT", "BDAT", "RSET", "MAIL", "RCPT", "DATA"]
         assert host.verbs()[:8] == expected, host.commands
@@ -95,19 +95,19 @@ def a_host_that_does_not_know_what_it_offers_gets_it_by_data_at_once():
 
 def a_host_that_hangs_up_over_it_gets_the_next_attempt_by_data():
     with ChunkHost("hangs up") as host, Relay(smart_host=host.port) as relay:
-        send(relay.port, LETTER)
+        send(relay.port, MESSAGE)
         deferred = relay.wait_event("deferred")[0]
         assert "may have been delivered" in deferred["text"], deferred
         relay.wait_event("delivered")
-        assert [without_trace(one) for one in host.contents] == [LETTER]
+        assert [without_trace(one) for one in host.contents] == [MESSAGE]
 
 
 def chunking_can_be_forbidden():
     with ChunkHost("takes") as host:
         with Relay("--set", "route.chunking=false", smart_host=host.port) as relay:
-            send(relay.port, LETTER)
+            send(relay.port, MESSAGE)
             relay.wait_event("delivered")
-            assert [without_trace(one) for one in host.contents] == [LETTER]
+            assert [without_trace(one) for one in host.contents] == [MESSAGE]
             assert "BDAT" not in host.verbs() and "DATA" in host.verbs(), host.commands
 
 

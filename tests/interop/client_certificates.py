@@ -69,7 +69,7 @@ def relay_with_roots(path, failures=1000):
         yield relay, root
 
 
-def a_certificate_of_his_lets_a_user_in():
+def a_certificate_lets_its_user_in():
     need("msmtp")
     text = SUBMISSION + "client_certificates = true\n"
     with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
@@ -94,7 +94,7 @@ def a_certificate_of_his_lets_a_user_in():
         assert reply("joe", "=") == 235 and reply("joe", "=", ssl.TLSVersion.TLSv1_2) == 235
         assert reply("joe", base64.b64encode(b"joe").decode()) == 235
         assert reply("joe", base64.b64encode(b"ann").decode()) == 535, "another's name"
-        assert reply("ann", "=") == 535, "a certificate of nobody"
+        assert reply("ann", "=") == 535, "a certificate of no user"
         assert reply(None, "=") == 504, "none at all"
         cert, key = made["joe"]
         done = subprocess.run(
@@ -188,7 +188,7 @@ def names_without_roots_are_warned_of():
 
 
 TESTS = (
-    a_certificate_of_his_lets_a_user_in,
+    a_certificate_lets_its_user_in,
     a_name_that_a_root_vouches_for_lets_a_user_in,
     of_a_certificate_of_several_users_one_is_named,
     certificates_that_do_not_fit_are_counted_like_passwords,

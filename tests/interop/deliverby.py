@@ -11,7 +11,7 @@ import time
 
 from harness import Relay, Sink, free_port, main, wait_until
 
-LETTER = b"Subject: x\r\n\r\nthe body\r\n"
+MESSAGE = b"Subject: x\r\n\r\nthe body\r\n"
 
 
 class TimedSink:
@@ -70,7 +70,7 @@ class TimedSink:
             elif verb == "QUIT":
                 return say("221 bye")
             else:
-                say("554 nobody" if verb == "DATA" else "250 ok")
+                say("554 no valid recipients" if verb == "DATA" else "250 ok")
 
     def wait(self, test, seconds=20.0):
         """The one message that `test` is true of."""
@@ -83,7 +83,7 @@ def is_report(message):
     return message[0].startswith("MAIL FROM:<>")
 
 
-def is_letter(message):
+def is_mail(message):
     return not is_report(message)
 
 
@@ -107,7 +107,7 @@ def timed_relay(smart_host, *flags):
 
 def post(relay, by, *wishes, to="b@sink.test"):
     with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
-        client.sendmail("a@sender.test", [to], LETTER, mail_options=[f"BY={by}"], rcpt_options=wishes)
+        client.sendmail("a@sender.test", [to], MESSAGE, mail_options=[f"BY={by}"], rcpt_options=wishes)
 
 
 def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
@@ -118,7 +118,7 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
             code, told = client.docmd("MAIL", "FROM:<a@sender.test> BY=0;R")
             assert code == 501 and told.startswith(b"5.5.4 BY with mode R"), told
         post(relay, "300;RT")
-        mail, _, _ = sink.wait(is_letter)
+        mail, _, _ = sink.wait(is_mail)
         seconds = int(re.fullmatch(r"MAIL FROM:<a@sender.test> BY=(\d+);RT", mail)[1])
         assert 280 <= seconds <= 300, mail
         report = text_of(sink.wait(is_report))
@@ -128,7 +128,7 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
         # Mode N, its time over, and no wish to hear of anything.
         sink.messages.clear()
         post(relay, "-30;NT", "NOTIFY=NEVER")
-        mail, recipients, _ = sink.wait(is_letter)
+        mail, recipients, _ = sink.wait(is_mail)
         assert re.fullmatch(r"MAIL FROM:<a@sender.test> BY=-3\d;NT", mail), mail
         assert recipients == ["RCPT TO:<b@sink.test> NOTIFY=NEVER"], recipients
         relay.wait_empty()
@@ -139,7 +139,7 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
         assert event["status"] == "5.4.7" and "promises nothing below 60" in event["text"], event
         report = text_of(sink.wait(is_report))
         assert "Action: failed Status: 5.4.7" in report, report
-        assert not any(map(is_letter, sink.messages))
+        assert not any(map(is_mail, sink.messages))
 
 
 def a_host_that_knows_no_such_time_gets_nothing_with_r_and_all_with_n():
@@ -190,8 +190,8 @@ def what_is_not_delivered_in_time_comes_back_or_is_told_of_once():
         with tempfile.TemporaryDirectory() as folder:
             code, _, errors = relay.command("spool", "export", "--to", folder)
             assert code == 0, errors
-            letters = [path.read_bytes() for path in pathlib.Path(folder).glob("*.eml")]
-            assert len(letters) == 2 and all(b" deliver-by=20" in letter for letter in letters), letters
+            messages = [path.read_bytes() for path in pathlib.Path(folder).glob("*.eml")]
+            assert len(messages) == 2 and all(b" deliver-by=20" in message for message in messages), messages
 
 
 TESTS = (

@@ -158,7 +158,7 @@ def commands_before_the_handshake_count_for_nothing():
             assert not relay.events("received")
 
 
-def handshakes_that_stop_midway_cost_nobody_else():
+def handshakes_that_stop_midway_do_not_hold_up_others():
     with certificates("relay.test") as (made, _), Sink() as sink:
         with Relay(*flags(made["relay.test"]), "--set", "session.tls_timeout=1s",
                    smart_host=sink.port) as relay:
@@ -309,7 +309,7 @@ TESTS = (
     swaks_and_openssl_are_served,
     the_name_asked_for_chooses_and_sighup_reads_anew,
     commands_before_the_handshake_count_for_nothing,
-    handshakes_that_stop_midway_cost_nobody_else,
+    handshakes_that_stop_midway_do_not_hold_up_others,
     deliveries_are_protected_where_the_host_can,
     a_handshake_that_fails_means_what_the_route_says,
     only_who_proves_its_name_is_believed,

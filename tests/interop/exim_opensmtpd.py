@@ -21,7 +21,7 @@ import tempfile
 from clients import send
 from encryption import certificates, flags
 from harness import ROOT, Relay, Sink, dialogue, free_port, main, need, wait_until, without_trace
-from inbound_esmtp import letters_of
+from inbound_esmtp import messages_of
 from users import password_file, relay_with_users
 
 PROGRAMS = pathlib.Path(os.environ.get("RINGPOST_MTAS", ROOT / "target/mtas")).resolve()
@@ -254,10 +254,10 @@ def post(port, content, mail="", rcpt="", to="b@sink.test"):
 WISH = ("BODY=8BITMIME RET=HDRS ENVID=Q+2B1", "NOTIFY=SUCCESS ORCPT=rfc822;old@x.test")
 
 
-def letters_and_reports(sink):
-    letters = [content for source, _, content in sink.messages if source]
+def messages_and_reports(sink):
+    messages = [content for source, _, content in sink.messages if source]
     reports = [content.decode() for source, _, content in sink.messages if not source]
-    return letters, reports
+    return messages, reports
 
 
 @contextlib.contextmanager
@@ -293,8 +293,8 @@ def exim_behind_the_relay_has_it_all():
                 for event in relay.wait_event("delivered", 2):
                     assert event["tls"] == "TLSv1.3" and "+auth-" in event["site"], event
                 relay.wait_empty()
-            letters, reports = letters_and_reports(sink)
-            assert [below_traces(one, 2) for one in letters] == [SMALL, LARGE]
+            messages, reports = messages_and_reports(sink)
+            assert [below_traces(one, 2) for one in messages] == [SMALL, LARGE]
             assert len(reports) == 1, reports
             # Exim 4.96 writes the envelope identifier without decoding it.
             has_lines(reports[0], "Reporting-MTA: dns; exim.test", "Original-Envelope-Id: Q+",
@@ -329,8 +329,8 @@ def exim_before_the_relay_has_it_all():
                     sink.wait(2, 40)
                     post(exim.port, LARGE, "BODY=8BITMIME")
                     sink.wait(3, 40)
-                    letters, reports = letters_and_reports(sink)
-                    assert [below_traces(one, 2) for one in letters] == [SMALL, LARGE]
+                    messages, reports = messages_and_reports(sink)
+                    assert [below_traces(one, 2) for one in messages] == [SMALL, LARGE]
                     assert len(reports) == 1, reports
                     has_lines(reports[0], "Original-Envelope-Id: Q+1", "Action: relayed",
                               "Original-Recipient: rfc822;old@x.test", "Reporting-MTA: dns; ")
@@ -359,9 +359,9 @@ def international_mail_passes_through_exim():
             arrived = {line.split(" for ")[1]: line for line in arrived}
             assert " P=utf8esmtps " in arrived["gr\u00fcn@sink.test"], log
             assert " P=esmtps " in arrived["b@sink.test"] and len(arrived) == 2, log
-        letters = letters_of(behind)
-        assert len(letters) == 2 and all(one.endswith(SMALL) for one in letters), letters
-        assert any("<gr\u00fcn@sink.test>".encode() in one for one in letters), letters
+        messages = messages_of(behind)
+        assert len(messages) == 2 and all(one.endswith(SMALL) for one in messages), messages
+        assert any("<gr\u00fcn@sink.test>".encode() in one for one in messages), messages
 
 
 def binary_mail_does_not_go_to_exim():
@@ -412,7 +412,7 @@ def too_large_is_said_before_it_is_sent():
                 assert " ** b@sink.test " in exim.log(), exim.log()
 
 
-def many_letters_of_exim_and_opensmtpd_arrive():
+def many_messages_of_exim_and_opensmtpd_arrive():
     with contextlib.ExitStack() as stack:
         made, root = stack.enter_context(certificates("127.0.0.1"))
         sink = stack.enter_context(Sink())
@@ -420,8 +420,8 @@ def many_letters_of_exim_and_opensmtpd_arrive():
         for number, program in enumerate((Exim, OpenSmtpd), 1):
             with program(relay.port, made["127.0.0.1"], root) as host:
                 with smtplib.SMTP("127.0.0.1", host.port, timeout=60) as client:
-                    for letter in range(100):
-                        to = [f"r{letter}-{n}@sink.test" for n in range(3)]
+                    for message in range(100):
+                        to = [f"r{message}-{n}@sink.test" for n in range(3)]
                         client.sendmail("a@sender.test", to, SMALL, ["BODY=8BITMIME"])
                 relay.wait_event("delivered", 300 * number, 60)
         relay.wait_empty()
@@ -450,8 +450,8 @@ def opensmtpd_behind_the_relay_has_what_it_can():
                 for event in relay.wait_event("delivered", 2):
                     assert ("tls" in event) == works, event
                 relay.wait_empty()
-            letters, reports = letters_and_reports(sink)
-            assert [below_traces(one, 2) for one in letters] == [SMALL, LARGE]
+            messages, reports = messages_and_reports(sink)
+            assert [below_traces(one, 2) for one in messages] == [SMALL, LARGE]
             assert len(reports) == 1, reports
             has_lines(reports[0], "Reporting-MTA: dns; opensmtpd.test")
             with Relay("--set", "route.tls=must", smart_host=host.port) as relay:
@@ -470,7 +470,7 @@ def opensmtpd_behind_the_relay_is_not_given_what_it_cannot():
                 event = relay.wait_event("bounced")[0]
                 assert event["status"] == "5.6.7", event
                 sink.wait(1)
-                wait_until("the letter arrives", lambda: any(
+                wait_until("the message arrives", lambda: any(
                     to == ["b@sink.test"] and content.endswith(SMALL)
                     for _, to, content in sink.messages))
 
@@ -489,8 +489,8 @@ def opensmtpd_before_the_relay_has_it_all():
                     sink.wait(2, 40)
                     post(host.port, LARGE, "BODY=8BITMIME")
                     sink.wait(3, 40)
-                    letters, reports = letters_and_reports(sink)
-                    assert [below_traces(one, 2) for one in letters] == [SMALL, LARGE]
+                    messages, reports = messages_and_reports(sink)
+                    assert [below_traces(one, 2) for one in messages] == [SMALL, LARGE]
                     assert len(reports) == 1, reports
                     has_lines(reports[0], "Reporting-MTA: dns; ", "Action: relayed",
                               "Original-Recipient: rfc822;old@x.test")
@@ -505,7 +505,7 @@ TESTS = [
     binary_mail_does_not_go_to_exim,
     refusals_of_exim_come_to_the_right_recipients,
     too_large_is_said_before_it_is_sent,
-    many_letters_of_exim_and_opensmtpd_arrive,
+    many_messages_of_exim_and_opensmtpd_arrive,
     opensmtpd_behind_the_relay_has_what_it_can,
     opensmtpd_behind_the_relay_is_not_given_what_it_cannot,
     opensmtpd_before_the_relay_has_it_all,

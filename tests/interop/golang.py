@@ -15,13 +15,13 @@ from users import relay_with_users
 INTERNATIONAL = "gr\u00fcn@sink.test"
 
 
-def letter(content, to=("b@sink.test",), sender="a@sender.test", **more):
+def message(content, to=("b@sink.test",), sender="a@sender.test", **more):
     return {"from": sender, "to": list(to), "content": encoded(content), **more}
 
 
-def go(library, port, letters, env=None, **more):
+def go(library, port, messages, env=None, **more):
     """Has a library of Go send: what became of each message."""
-    job = {"library": library, "address": f"127.0.0.1:{port}", "letters": letters, **more}
+    job = {"library": library, "address": f"127.0.0.1:{port}", "messages": messages, **more}
     return run(golang("client"), job, **(env or {}))
 
 
@@ -37,8 +37,8 @@ def net_smtp_sends():
     """Its SendMail uses STARTTLS and 8BITMIME where they are offered; and PLAIN."""
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         many = [f"r{number}@sink.test" for number in range(100)]
-        letters = [letter(SMALL), letter(LARGE, to=many)]
-        kept(go("net/smtp", relay.port, letters), 2)
+        messages = [message(SMALL), message(LARGE, to=many)]
+        kept(go("net/smtp", relay.port, messages), 2)
         sink.wait(2)
         arrived = sorted((without_trace(content), len(to)) for _, to, content in sink.messages)
         assert arrived == sorted([(SMALL, 1), (LARGE, 100)])
@@ -46,18 +46,18 @@ def net_smtp_sends():
         assert [event["protocol"] for event in came] == ["UTF8SMTP"] * 2, came
     with Sink() as sink, relay_with_users(sink=sink, host="127.0.0.1") as (relay, root):
         trust = {"SSL_CERT_FILE": root}
-        kept(go("net/smtp", relay.port, [letter(SMALL), letter(LARGE)], env=trust, **LOGIN), 2)
+        kept(go("net/smtp", relay.port, [message(SMALL), message(LARGE)], env=trust, **LOGIN), 2)
         sink.wait(2)
         contents = sorted(without_trace(content) for _, _, content in sink.messages)
         assert contents == sorted([SMALL, LARGE])
         for event in relay.wait_event("received", 2):
             assert (event["user"], event["tls"]) == ("joe", "TLSv1.3"), event
         wrong = {**LOGIN, "password": "pencel"}
-        wrong, = go("net/smtp", relay.port, [letter(SMALL)], env=trust, **wrong)
+        wrong, = go("net/smtp", relay.port, [message(SMALL)], env=trust, **wrong)
         assert wrong["Error"].startswith("535 5.7.8 "), wrong
-        stranger, = go("net/smtp", relay.port, [letter(SMALL)], env=trust)
+        stranger, = go("net/smtp", relay.port, [message(SMALL)], env=trust)
         assert stranger["Error"].startswith("550 5.7.1 "), stranger
-        doubtful, = go("net/smtp", relay.port, [letter(SMALL)], **LOGIN)
+        doubtful, = go("net/smtp", relay.port, [message(SMALL)], **LOGIN)
         assert "unknown authority" in doubtful["Error"], doubtful
 
 
@@ -66,7 +66,7 @@ def net_smtp_logs_in_without_tls_at_home():
     words = ["--set", "auth.without_tls=true"]
     text = '[[listener]]\naddress = "127.0.0.1:PORT"\ntls = "off"\n'
     with Sink() as sink, relay_with_users(*words, sink=sink, text=text) as (relay, _):
-        kept(go("net/smtp", relay.port, [letter(SMALL)], **LOGIN), 1)
+        kept(go("net/smtp", relay.port, [message(SMALL)], **LOGIN), 1)
         sink.wait()
 
 
@@ -80,31 +80,31 @@ def go_smtp_sends():
         count = 0
         for at, way in ((relay.port, "starttls"), (port, "implicit")):
             for mechanism in ("PLAIN", "LOGIN"):
-                letters = [letter(SMALL, size=len(SMALL)),
-                           letter(LARGE, to=[INTERNATIONAL], utf8=True)]
+                messages = [message(SMALL, size=len(SMALL)),
+                           message(LARGE, to=[INTERNATIONAL], utf8=True)]
                 login = {**LOGIN, "mechanism": mechanism}
-                results = go("go-smtp client", at, letters, tls=way, root=root,
+                results = go("go-smtp client", at, messages, tls=way, root=root,
                              server_name="127.0.0.1", **login)
                 for one in kept(results, 2):
                     offered = ["SIZE", "8BITMIME", "SMTPUTF8", "REQUIRETLS", "AUTH"]
                     assert one["Extensions"] == offered, one
                 count += 2
                 server.wait(count)
-        contents = [without_trace(one["content"]) for one in server.letters]
+        contents = [without_trace(one["content"]) for one in server.messages]
         assert sorted(contents) == sorted([SMALL, LARGE] * 4)
-        assert sorted((one["to"][0], one["utf8"]) for one in server.letters) == \
+        assert sorted((one["to"][0], one["utf8"]) for one in server.messages) == \
             [("b@sink.test", False)] * 4 + [(INTERNATIONAL, True)] * 4
         assert {event["user"] for event in relay.wait_event("received", 8)} == {"joe"}
-        kept(go("go-smtp", relay.port, [letter(SMALL)], env={"SSL_CERT_FILE": root}, **LOGIN), 1)
+        kept(go("go-smtp", relay.port, [message(SMALL)], env={"SSL_CERT_FILE": root}, **LOGIN), 1)
         server.wait(9)
 
 
 def go_smtp_is_told_what_is_wrong():
     small = ["--set", "session.message_bytes_max=100KiB"]
     with Sink() as sink, Relay(*small, smart_host=sink.port) as relay:
-        letters = [letter(LARGE, size=len(LARGE)), letter(LARGE), letter(SMALL, require_tls=True),
-                   letter(SMALL)]
-        declared, sent, demanding, taken = go("go-smtp client", relay.port, letters)
+        messages = [message(LARGE, size=len(LARGE)), message(LARGE), message(SMALL, require_tls=True),
+                   message(SMALL)]
+        declared, sent, demanding, taken = go("go-smtp client", relay.port, messages)
         for one in (declared, sent):
             assert (one["Code"], one["Enhanced"]) == (552, [5, 3, 4]), one
         assert demanding["Error"] == "smtp: server does not support REQUIRETLS", demanding
@@ -146,8 +146,8 @@ def what_go_smtp_refuses_comes_to_the_right_recipients():
     with GoSmtp(refused=refused, size=100_000, recipients_max=3) as server:
         with Relay(smart_host=server.port) as relay:
             to = ["b@sink.test", *refused, "c@sink.test"]
-            kept(go("go-smtp", relay.port, [letter(SMALL, to=to)]), 1)
-            kept(go("go-smtp", relay.port, [letter(LARGE)]), 1)
+            kept(go("go-smtp", relay.port, [message(SMALL, to=to)]), 1)
+            kept(go("go-smtp", relay.port, [message(LARGE)]), 1)
             bounced = {event["to"]: event for event in relay.wait_event("bounced", 2)}
             gone, large = bounced["gone@sink.test"], bounced["b@sink.test"]
             assert (gone["code"], gone["status"], gone["stage"]) == (550, "5.1.1", "rcpt"), gone
@@ -158,7 +158,7 @@ def what_go_smtp_refuses_comes_to_the_right_recipients():
             assert server.came()[0]["to"] == ["b@sink.test", "c@sink.test"], server.came()
         with Relay(smart_host=server.port) as relay:
             to = [f"r{number}@sink.test" for number in range(10)]
-            kept(go("go-smtp", relay.port, [letter(SMALL, to=to)]), 1)
+            kept(go("go-smtp", relay.port, [message(SMALL, to=to)]), 1)
             server.wait(7)
             assert not relay.events("bounced") and not relay.events("deferred"), relay.events()
             taken = [one["to"] for one in server.came()[1:]]
@@ -167,14 +167,14 @@ def what_go_smtp_refuses_comes_to_the_right_recipients():
             relay.wait_empty()
 
 
-def many_letters_of_go_arrive_at_go():
+def many_messages_of_go_arrive_at_go():
     """Both ends keep their connections; each message arrives once."""
     contents = [b"Subject: %d\r\n\r\n.%d\r\n" % (number, number) for number in range(1000)]
     with GoSmtp() as server, Relay(smart_host=server.port) as relay:
-        kept(go("go-smtp client", relay.port, [letter(one) for one in contents]), 1000)
+        kept(go("go-smtp client", relay.port, [message(one) for one in contents]), 1000)
         server.wait(1000, 60)
         relay.wait_empty()
-        assert sorted(without_trace(one["content"]) for one in server.letters) == sorted(contents)
+        assert sorted(without_trace(one["content"]) for one in server.messages) == sorted(contents)
 
 
 def go_smtp_takes_lmtp():
@@ -187,7 +187,7 @@ def go_smtp_takes_lmtp():
                      f"tls.roots={root}", "--set", "route.tls=must-verify"]
             with Relay(*words) as relay:
                 post(relay.port, LARGE, "BODY=8BITMIME", to="c@sink.test")
-                kept(go("go-smtp", relay.port, [letter(SMALL, to=["b@sink.test", *ends])]), 1)
+                kept(go("go-smtp", relay.port, [message(SMALL, to=["b@sink.test", *ends])]), 1)
                 done = {event["to"] for event in relay.wait_event("delivered", 3)}
                 assert done == {"a@sender.test", "b@sink.test", "c@sink.test"}, done
                 deferred = relay.wait_event("deferred")[0]
@@ -196,7 +196,7 @@ def go_smtp_takes_lmtp():
                 assert (bounced["to"], bounced["status"]) == ("gone@sink.test", "5.2.1"), bounced
             arrived = {one["to"][0]: without_trace(one["content"]) for one in server.came()}
             assert arrived["b@sink.test"] == SMALL and arrived["c@sink.test"] == LARGE
-            assert all(one["tls"] for one in server.letters)
+            assert all(one["tls"] for one in server.messages)
 
 
 TESTS = [
@@ -206,7 +206,7 @@ TESTS = [
     go_smtp_is_told_what_is_wrong,
     go_smtp_behind_the_relay_has_it_all,
     what_go_smtp_refuses_comes_to_the_right_recipients,
-    many_letters_of_go_arrive_at_go,
+    many_messages_of_go_arrive_at_go,
     go_smtp_takes_lmtp,
 ]
 

@@ -100,7 +100,7 @@ def commands_without_reading_the_replies_are_bounded():
             reset(peer)
 
 
-def slow_clients_harm_nobody():
+def slow_clients_do_not_hold_up_others():
     """Hundreds that send a byte now and then, in commands and in content."""
     with Sink() as sink, Relay("--set", "session.command_timeout=3s", "--set",
                                "session.data_timeout=3s", smart_host=sink.port) as relay:
@@ -627,7 +627,7 @@ def a_server_that_takes_two_connections_gets_all():
 
 
 TESTS = [
-    commands_without_reading_the_replies_are_bounded, slow_clients_harm_nobody, endless_lines_end,
+    commands_without_reading_the_replies_are_bounded, slow_clients_do_not_hold_up_others, endless_lines_end,
     five_thousand_recipients_are_told_to_come_in_portions,
     bad_recipients_do_not_end_the_session_of_an_own_client, clients_that_drip_are_cut,
     own_clients_may_write_addresses_as_postfix_takes_them,

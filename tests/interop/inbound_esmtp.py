@@ -18,7 +18,7 @@ def offered(relay):
         return client.esmtp_features
 
 
-def letters_of(relay):
+def messages_of(relay):
     """The messages of a relay's spool, which is stopped for it."""
     assert relay.stop() == 0
     with tempfile.TemporaryDirectory() as folder:
@@ -37,8 +37,8 @@ def dsn_parameters_are_kept_with_the_message():
                 rcpt_options=["NOTIFY=SUCCESS,DELAY", "ORCPT=rfc822;c.tag@d.test"],
             )
         relay.wait_event("deferred")
-        letter, = letters_of(relay)
-        head = letter.split(b"\r\n\r\n")[0].lower()
+        message, = messages_of(relay)
+        head = message.split(b"\r\n\r\n")[0].lower()
         for word in (b"qq314159", b"rfc822;c.tag@d.test", b"success", b"delay"):
             assert word in head, (word, head)
 
@@ -106,19 +106,19 @@ def binary_mail_is_kept_as_it_is():
             assert client.docmd("DATA")[0] == 503
             assert bdat(client, text, last=True)[0] == 250
         relay.wait_event("deferred")
-        letter, = letters_of(relay)
-        assert letter.endswith(text), letter
+        message, = messages_of(relay)
+        assert message.endswith(text), message
         # Out of the spool and back into it, and the same comes out.
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder, "letter.eml")
-            path.write_bytes(letter)
+            path = pathlib.Path(folder, "message.eml")
+            path.write_bytes(message)
             shutil.rmtree(relay.spool)
             code, _, errors = relay.command("spool", "import", str(path))
             assert code == 0, errors
             code, _, errors = relay.command("spool", "export", "--to", folder + "/out")
             assert code == 0, errors
             again, = [path.read_bytes() for path in pathlib.Path(folder, "out").glob("*.eml")]
-            assert again == letter, again
+            assert again == message, again
 
 
 def what_was_asked_passes_from_relay_to_relay():
@@ -134,9 +134,9 @@ def what_was_asked_passes_from_relay_to_relay():
             assert bdat(client, text, last=True)[0] == 250
         relay.wait_event("delivered")
         behind.wait_event("deferred")
-        letter, = letters_of(behind)
-        assert letter.endswith(text), letter
-        head = letter.split(b"\r\n\r\n")[0].lower()
+        message, = messages_of(behind)
+        assert message.endswith(text), message
+        head = message.split(b"\r\n\r\n")[0].lower()
         for word in (b"binarymime", b"utf8", b"ret=hdrs", b"envid=qq314159", b"notify=failure"):
             assert word in head, (word, head)
         assert b"with utf8smtp id" in head, head

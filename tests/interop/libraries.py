@@ -15,9 +15,9 @@ except ImportError:
 
 from encryption import trusting
 from harness import Relay, Sink, free_port, main, need, without_trace
-from exim_opensmtpd import LARGE, SMALL, has_lines, letters_and_reports, listeners
+from exim_opensmtpd import LARGE, SMALL, has_lines, messages_and_reports, listeners
 from peers import PROGRAMS, run
-from inbound_esmtp import letters_of
+from inbound_esmtp import messages_of
 from users import relay_with_users
 
 
@@ -26,8 +26,8 @@ def many_connections_of_aiosmtplib_at_once():
 
     async def one(port, number):
         async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, timeout=30) as client:
-            for letter in range(3):
-                text = b"Subject: %d\r\n\r\n.%d\r\n" % (number, letter)
+            for message in range(3):
+                text = b"Subject: %d\r\n\r\n.%d\r\n" % (number, message)
                 to = [f"r{number}@sink.test"]
                 refused, said = await client.sendmail("a@sender.test", to, text)
                 assert not refused and said.startswith("2.0.0 "), (refused, said)
@@ -40,8 +40,8 @@ def many_connections_of_aiosmtplib_at_once():
         sink.wait(900, 60)
         relay.wait_empty()
         arrived = sorted(without_trace(content) for _, _, content in sink.messages)
-        assert arrived == sorted(b"Subject: %d\r\n\r\n.%d\r\n" % (number, letter)
-                                 for number in range(300) for letter in range(3))
+        assert arrived == sorted(b"Subject: %d\r\n\r\n.%d\r\n" % (number, message)
+                                 for number in range(300) for message in range(3))
 
 
 def aiosmtplib_logs_in_under_tls():
@@ -74,8 +74,8 @@ def aiosmtplib_logs_in_under_tls():
                 except aiosmtplib.SMTPAuthenticationError as error:
                     assert error.code == 535 and error.message.startswith("5.7.8 "), error
             sink.wait(16)
-            letters, reports = letters_and_reports(sink)
-            assert sorted(map(without_trace, letters)) == sorted([SMALL, LARGE] * 4)
+            messages, reports = messages_and_reports(sink)
+            assert sorted(map(without_trace, messages)) == sorted([SMALL, LARGE] * 4)
             assert len(reports) == 8, len(reports)
             assert sum("\r\nOriginal-Envelope-Id: x" in one for one in reports) == 4
             events = relay.wait_event("received", 8)
@@ -102,21 +102,21 @@ def refusals_reach_aiosmtplib():
         assert sorted(to for _, to, _ in sink.wait(2)) == [["b@sink.test"], ["c@sink.test"]]
 
 
-def net_smtp(port, *letters):
+def net_smtp(port, *messages):
     need("perl")
     with tempfile.TemporaryDirectory() as folder:
-        for letter in letters:
-            chunks, letter["chunks"] = letter["chunks"], []
+        for message in messages:
+            chunks, message["chunks"] = message["chunks"], []
             for chunk in chunks:
                 path = pathlib.Path(folder, str(uuid.uuid4()))
                 path.write_bytes(chunk)
-                letter["chunks"].append(str(path))
-        results = run(["perl", str(PROGRAMS / "net_smtp.pl")], {"port": port, "letters": letters})
-    assert len(results) == len(letters), results
+                message["chunks"].append(str(path))
+        results = run(["perl", str(PROGRAMS / "net_smtp.pl")], {"port": port, "messages": messages})
+    assert len(results) == len(messages), results
     return results
 
 
-def perl_letter(*chunks, to=("b@sink.test",), mail=None, rcpt=None):
+def perl_message(*chunks, to=("b@sink.test",), mail=None, rcpt=None):
     return {"from": "a@sender.test", "to": list(to), "chunks": list(chunks),
             "mail": mail or {}, "rcpt": rcpt or {}}
 
@@ -128,16 +128,16 @@ def net_smtp_of_perl_sends():
         wish = {"Bits": "8", "Envelope": "Q+1 2", "Return": "HDRS"}
         for_it = {"Notify": ["SUCCESS"], "ORcpt": "rfc822;old@x.test"}
         taken, partly, declared, sent = net_smtp(
-            relay.port, perl_letter(SMALL, mail=wish, rcpt=for_it),
-            perl_letter(LARGE, to=["b@sink.test", "b@@sink.test", "c@sink.test"]),
-            perl_letter(SMALL, mail={"Size": 10_000_000}), perl_letter(LARGE * 2))
+            relay.port, perl_message(SMALL, mail=wish, rcpt=for_it),
+            perl_message(LARGE, to=["b@sink.test", "b@@sink.test", "c@sink.test"]),
+            perl_message(SMALL, mail={"Size": 10_000_000}), perl_message(LARGE * 2))
         assert taken["code"] == "250" and partly["code"] == "250", (taken, partly)
         assert partly["taken"] == ["b@sink.test", "c@sink.test"], partly
         for one in (declared, sent):
             assert one["code"] == "552" and "5.3.4 " in one["said"], one
         sink.wait(3)
-        letters, reports = letters_and_reports(sink)
-        assert sorted(map(without_trace, letters)) == sorted([SMALL, LARGE])
+        messages, reports = messages_and_reports(sink)
+        assert sorted(map(without_trace, messages)) == sorted([SMALL, LARGE])
         has_lines(*reports, "Action: relayed", "Original-Envelope-Id: Q+1 2",
                   "Original-Recipient: rfc822;old@x.test")
 
@@ -147,14 +147,14 @@ def net_smtp_of_perl_sends_chunks():
     chunks = [b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n.\r\n",
               bytes(range(256)) * 5000, b".", b"bare\nand\rno end"]
     with Relay(smart_host=free_port()) as behind, Relay(smart_host=behind.port) as relay:
-        sent, empty = net_smtp(relay.port, perl_letter(*chunks, mail={"Bits": "binary"}),
-                               perl_letter(b"Subject: y\r\n\r\n", b"", mail={"Bits": "binary"}))
+        sent, empty = net_smtp(relay.port, perl_message(*chunks, mail={"Bits": "binary"}),
+                               perl_message(b"Subject: y\r\n\r\n", b"", mail={"Bits": "binary"}))
         assert sent["code"] == "250" and empty["code"] == "250", (sent, empty)
         relay.wait_event("delivered", 2)
         behind.wait_event("received", 2)
-        letters = letters_of(behind)
-        assert sorted(one.endswith(b"".join(chunks)) for one in letters) == [False, True]
-        assert sorted(one.endswith(b"Subject: y\r\n\r\n") for one in letters) == [False, True]
+        messages = messages_of(behind)
+        assert sorted(one.endswith(b"".join(chunks)) for one in messages) == [False, True]
+        assert sorted(one.endswith(b"Subject: y\r\n\r\n") for one in messages) == [False, True]
 
 
 TESTS = [

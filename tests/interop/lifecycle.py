@@ -70,9 +70,9 @@ def a_slip_in_the_path_of_the_spool_makes_no_folders():
         right = ["--spool", f"{folder}/spool", "--listen", "127.0.0.1:0", "--cores", "1"]
         for key in ("control.socket", "event.file"):
             start_fails(*right, "--set", f"{key}={above}/a/b", says=[f"the folder above it, {above},"])
-        letter = pathlib.Path(folder, "a.eml")
-        letter.write_text("Subject: x\n\nx\n")
-        plain = ["import", str(letter), "--from", "a@b.test", "--to", "c@d.test"]
+        message = pathlib.Path(folder, "a.eml")
+        message.write_text("Subject: x\n\nx\n")
+        plain = ["import", str(message), "--from", "a@b.test", "--to", "c@d.test"]
         for words in ([*plain, *wrong], ["verify", *wrong], ["export", "--to", f"{above}/out", *right]):
             done = subprocess.run(
                 [BINARY, "spool", *words], capture_output=True, text=True, timeout=20, check=False,

@@ -103,8 +103,8 @@ def what_is_too_large_nodemailer_is_told():
         declared = raw(LARGE)
         declared["options"]["envelope"]["size"] = len(LARGE)
         way = at(relay, pool=True, maxConnections=1)
-        letters = [raw(LARGE), raw(SMALL), declared, raw(SMALL)]
-        refused, first, kept_back, second = nodemailer(way, letters)
+        messages = [raw(LARGE), raw(SMALL), declared, raw(SMALL)]
+        refused, first, kept_back, second = nodemailer(way, messages)
         assert first["ok"] and second["ok"], (first, second)
         assert refused["responseCode"] == 552 and " 5.3.4 " in refused["response"], refused
         # It reads the limit in the reply to EHLO.
@@ -126,9 +126,9 @@ def nodemailer_and_smtp_server_have_it_all():
             messages = [raw(SMALL, dsn=DSN), raw(LARGE, to=[INTERNATIONAL])]
             assert kept(nodemailer(at(relay), messages)) == [SMALL, LARGE]
             server.wait(2)
-            letters = {one["to"][0]["address"]: one for one in server.letters}
-            assert sorted(letters) == ["b@sink.test", INTERNATIONAL], letters.keys()
-            plain, international = letters["b@sink.test"], letters[INTERNATIONAL]
+            messages = {one["to"][0]["address"]: one for one in server.messages}
+            assert sorted(messages) == ["b@sink.test", INTERNATIONAL], messages.keys()
+            plain, international = messages["b@sink.test"], messages[INTERNATIONAL]
             for one, content in ((plain, SMALL), (international, LARGE)):
                 assert without_trace(one["content"]) == content
                 assert one["secure"] and one["tls"].startswith("TLS_"), one["tls"]
@@ -154,14 +154,14 @@ def the_smart_host_smtp_server_lets_the_relay_in():
                 kept(nodemailer(at(relay), [raw(SMALL), raw(LARGE)]))
                 for one in server.wait(2):
                     assert (one["user"], one["mechanism"]) == ("joe", method), one
-                assert [without_trace(one["content"]) for one in server.letters] == [SMALL, LARGE]
+                assert [without_trace(one["content"]) for one in server.messages] == [SMALL, LARGE]
                 assert "+auth-" in relay.wait_event("delivered")[0]["site"]
         server = SmtpServer({}, pair=made["127.0.0.1"], login=["joe", "eraser"])
         with server, relay_before(server, root) as relay:
             kept(nodemailer(at(relay), [raw(SMALL)]))
             event = relay.wait_event("deferred")[0]
             assert (event["stage"], event["code"]) == ("auth", 535), event
-            assert not server.letters and not relay.events("bounced")
+            assert not server.messages and not relay.events("bounced")
 
 
 def what_smtp_server_does_not_offer_it_is_not_given():
@@ -180,8 +180,8 @@ def what_smtp_server_does_not_offer_it_is_not_given():
             assert [below_traces(one["content"], 1) for one in server.came()] == [SMALL]
     with SmtpServer({"authOptional": True}) as server, Relay(smart_host=server.port) as relay:
         kept(nodemailer(at(relay), [raw(SMALL, dsn=DSN)]))
-        letter, report = server.wait(2)
-        assert "ENVID" not in letter["parameters"] and not letter["to"][0]["parameters"], letter
+        message, report = server.wait(2)
+        assert "ENVID" not in message["parameters"] and not message["to"][0]["parameters"], message
         has_lines(report["content"].decode(), "Action: relayed", "Original-Envelope-Id: Q+1 2",
                   "Original-Recipient: rfc822;old@x.test")
 
@@ -201,8 +201,8 @@ def refusals_of_smtp_server_come_to_the_right_recipients():
             assert (large["stage"], large["status"]) == ("mail", "5.3.4"), large
             assert relay.wait_event("deferred")[0]["to"] == "busy@sink.test"
             server.wait(3)
-            letter, = server.came()
-            assert [one["address"] for one in letter["to"]] == ["b@sink.test", "c@sink.test"]
+            message, = server.came()
+            assert [one["address"] for one in message["to"]] == ["b@sink.test", "c@sink.test"]
             assert [one["to"] for one in relay.queue()] == ["busy@sink.test"]
 
 
@@ -224,9 +224,9 @@ def smtp_server_takes_lmtp():
                 assert (deferred["to"], deferred["status"]) == ("full@sink.test", "4.2.2"), deferred
                 bounced = relay.wait_event("bounced")[0]
                 assert (bounced["to"], bounced["status"]) == ("gone@sink.test", "5.2.1"), bounced
-            letter = server.came()[0]
-            assert letter["hello"] == "LHLO" and letter["secure"], letter["hello"]
-            assert without_trace(letter["content"]) == LARGE
+            message = server.came()[0]
+            assert message["hello"] == "LHLO" and message["secure"], message["hello"]
+            assert without_trace(message["content"]) == LARGE
 
 
 TESTS = [

@@ -52,7 +52,7 @@ class Mailboxes:
 
 
 class SmtpSink:
-    """Postfix's smtp-sink, which writes down what it was sent: `letters()`."""
+    """Postfix's smtp-sink, which writes down what it was sent: `messages()`."""
 
     def __init__(self, *flags):
         need("smtp-sink")
@@ -78,15 +78,15 @@ class SmtpSink:
         except OSError:
             return False
 
-    def letters(self):
+    def messages(self):
         return [path.read_bytes() for path in sorted(pathlib.Path(self.folder.name).iterdir())]
 
     def wait(self, count):
         def written():
-            letters = self.letters()
-            return letters if len(letters) >= count and all(letters) else None
+            messages = self.messages()
+            return messages if len(messages) >= count and all(messages) else None
 
-        return wait_until(f"{count} letters", written)
+        return wait_until(f"{count} messages", written)
 
 
 def lmtp_answers_for_each_recipient():
@@ -121,7 +121,7 @@ def lmtp_of_postfix_takes_what_is_sent():
             relay.wait_event("delivered", 100)
             relay.wait_empty()
             # smtp-sink keeps one copy for each recipient.
-            assert all(b"LHLO" in letter or b"X-Helo-Args" in letter for letter in sink.wait(5))
+            assert all(b"LHLO" in message or b"X-Helo-Args" in message for message in sink.wait(5))
 
 
 def smtp_is_not_spoken_to_an_lmtp_server():
@@ -157,9 +157,9 @@ def wishes_for_reports_go_on_where_they_are_understood():
                         b"DATA\r\n", b"Subject: x\r\n\r\nx\r\n.\r\n", b"QUIT\r\n")
         assert sent.count(b"\r\n250 ") >= 4, sent
         relay.wait_event("delivered")
-        letter = sink.wait(1)[0]
-        assert b"RET=HDRS ENVID=Q+2B1" in letter, letter
-        assert b"NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test" in letter, letter
+        message = sink.wait(1)[0]
+        assert b"RET=HDRS ENVID=Q+2B1" in message, message
+        assert b"NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test" in message, message
 
 
 def binary_content_goes_in_chunks_and_stays_as_it_is():
@@ -179,8 +179,8 @@ def binary_content_goes_in_chunks_and_stays_as_it_is():
         with tempfile.TemporaryDirectory() as folder:
             code, output, errors = behind.command("spool", "export", "--to", folder + "/out")
             assert code == 0, errors
-            letters = [path.read_bytes() for path in pathlib.Path(folder, "out").iterdir()]
-        assert any(letter.endswith(content) for letter in letters), len(letters)
+            messages = [path.read_bytes() for path in pathlib.Path(folder, "out").iterdir()]
+        assert any(message.endswith(content) for message in messages), len(messages)
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test> BODY=BINARYMIME\r\n",
                  b"RCPT TO:<b@sink.test>\r\n", b"BDAT %d LAST\r\n" % len(content) + content)
@@ -219,7 +219,7 @@ def success_is_reported_where_the_next_hop_does_not():
     with Mailboxes() as boxes:
         with Relay("--smart-host", f"lmtp://127.0.0.1:{boxes.port}") as relay:
             posted(relay, b"", wish)
-            wait_until("letter and report are kept", lambda: len(boxes.kept) == 2)
+            wait_until("message and report are kept", lambda: len(boxes.kept) == 2)
             assert boxes.kept == ["b@sink.test", "a@sender.test"]
             assert b"\r\nAction: delivered\r\n" in boxes.contents[1]
 
@@ -276,22 +276,22 @@ def eight_bits_go_only_where_they_may():
     with SmtpSink() as sink, Relay(smart_host=sink.port) as relay:
         send(relay.port, text)
         relay.wait_event("delivered")
-        letter = sink.wait(1)[0]
-        assert b"BODY=8BITMIME" in letter and "g\u00fcn".encode() in letter, letter
+        message = sink.wait(1)[0]
+        assert b"BODY=8BITMIME" in message and "g\u00fcn".encode() in message, message
 
 
 def eight_bits_are_converted_and_read_the_same():
     """RFC 6152 3: what Python's parser reads in the message is what was sent, and all is 7-bit."""
-    letter = email.message.EmailMessage()
-    letter["Subject"] = "x"
-    letter.set_content("gr\u00fcn\n.dot\nFrom here = there \n" * 200, cte="8bit")
-    letter.add_attachment("<p>\u00e4</p>\n" * 3000, subtype="html", cte="8bit")
-    letter.add_attachment(bytes(range(256)) * 500, maintype="image", subtype="x")
+    message = email.message.EmailMessage()
+    message["Subject"] = "x"
+    message.set_content("gr\u00fcn\n.dot\nFrom here = there \n" * 200, cte="8bit")
+    message.add_attachment("<p>\u00e4</p>\n" * 3000, subtype="html", cte="8bit")
+    message.add_attachment(bytes(range(256)) * 500, maintype="image", subtype="x")
     inner = email.message.EmailMessage()
     inner.set_content("\u00df\n", cte="8bit")
-    letter.add_attachment(inner)
+    message.add_attachment(inner)
     policy = email.policy.SMTP
-    text = letter.as_bytes(policy=policy)
+    text = message.as_bytes(policy=policy)
     assert not text.isascii()
 
     def leaves(raw):

@@ -84,7 +84,7 @@ class Server:
 
     def __init__(self, command, settings):
         self.command, self.settings = command, settings
-        self.letters = []
+        self.messages = []
         self.port = None
 
     def __enter__(self):
@@ -116,9 +116,9 @@ class Server:
 
     def _read(self):
         for line in self.process.stdout:
-            letter = json.loads(line)
-            letter["content"] = self.unread(base64.b64decode(letter["content"]))
-            self.letters.append(letter)
+            message = json.loads(line)
+            message["content"] = self.unread(base64.b64decode(message["content"]))
+            self.messages.append(message)
 
     @staticmethod
     def unread(content):
@@ -126,16 +126,16 @@ class Server:
         return content
 
     def wait(self, count=1, seconds=20.0):
-        wait_until(f"{count} letter(s) (has {len(self.letters)})",
-                   lambda: len(self.letters) >= count, seconds)
-        return self.letters
+        wait_until(f"{count} message(s) (has {len(self.messages)})",
+                   lambda: len(self.messages) >= count, seconds)
+        return self.messages
 
     def came(self):
         """The messages, without reports."""
-        return [one for one in self.letters if one["from"]]
+        return [one for one in self.messages if one["from"]]
 
     def reports(self):
-        return [one["content"].decode() for one in self.letters if not one["from"]]
+        return [one["content"].decode() for one in self.messages if not one["from"]]
 
 
 class SmtpServer(Server):

@@ -116,9 +116,9 @@ def postfix_behind_the_relay_reports_in_its_place():
                         "Subject: x\r\n\r\ngr\u00fcn\r\n.\r\n".encode(), b"QUIT\r\n")
         assert sent.count(b"\r\n250 ") == 4, sent
         sink.wait(2)
-        letters = [content for source, _, content in sink.messages if source]
+        messages = [content for source, _, content in sink.messages if source]
         reports = [content.decode() for source, _, content in sink.messages if not source]
-        assert len(letters) == 1 and "gr\u00fcn".encode() in letters[0], letters
+        assert len(messages) == 1 and "gr\u00fcn".encode() in messages[0], messages
         relay.wait_empty()
         assert len(reports) == 1, reports
         for line in ("Reporting-MTA: dns; postfix.test", "Original-Envelope-Id: Q+1",

@@ -5,7 +5,7 @@ import contextlib
 import os
 
 from encryption import certificates, flags
-from golang import go, letter
+from golang import go, message
 from harness import Relay, dialogue, free_port, main, without_trace
 from exim_opensmtpd import LARGE, SMALL, has_lines
 from dns_routing import NameServers
@@ -40,20 +40,20 @@ def the_demand_goes_on_to_a_host_that_meets_it():
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"]) as server:
             with before(server, made, root, *VERIFIED) as relay:
-                letters = [demanding(SMALL), raw(SMALL, to=["c@sink.test"]), demanding(LARGE)]
-                kept(nodemailer(secured(relay, root, pool=True, maxConnections=1), letters))
+                messages = [demanding(SMALL), raw(SMALL, to=["c@sink.test"]), demanding(LARGE)]
+                kept(nodemailer(secured(relay, root, pool=True, maxConnections=1), messages))
                 server.wait(3)
-                for one in server.letters:
+                for one in server.messages:
                     assert one["require_tls"] == (one["to"][0]["address"] == "b@sink.test"), one
-                assert all(one["secure"] for one in server.letters)
-                contents = sorted(without_trace(one["content"]) for one in server.letters)
+                assert all(one["secure"] for one in server.messages)
+                contents = sorted(without_trace(one["content"]) for one in server.messages)
                 assert contents == sorted([SMALL, SMALL, LARGE])
                 relay.wait_empty()
     with certificates("127.0.0.1") as (made, root):
         with GoSmtp(pair=made["127.0.0.1"], require_tls=True) as server:
             with before(server, made, root, *VERIFIED) as relay:
-                letters = [letter(SMALL, require_tls=True), letter(SMALL)]
-                for one in go("go-smtp client", relay.port, letters, tls="starttls", root=root,
+                messages = [message(SMALL, require_tls=True), message(SMALL)]
+                for one in go("go-smtp client", relay.port, messages, tls="starttls", root=root,
                               server_name="127.0.0.1"):
                     assert not one["Error"], one
                 demanded = sorted((one["require_tls"], one["tls"]) for one in server.wait(2))
@@ -87,8 +87,8 @@ def a_host_that_does_not_offer_it_gets_nothing():
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"], offers=False) as server:
             with before(server, made, root, *VERIFIED) as relay:
-                letters = [demanding(SMALL, dsn=WHOLE), raw(SMALL, to=["c@sink.test"])]
-                kept(nodemailer(secured(relay, root), letters))
+                messages = [demanding(SMALL, dsn=WHOLE), raw(SMALL, to=["c@sink.test"])]
+                kept(nodemailer(secured(relay, root), messages))
                 event = relay.wait_event("bounced")[0]
                 assert (event["to"], event["status"]) == ("b@sink.test", "5.7.30"), event
                 server.wait(2)
@@ -101,7 +101,7 @@ def a_host_that_does_not_offer_it_gets_nothing():
                 assert "..dots" not in report, report
 
 
-def reports_demand_it_as_the_letter_did():
+def reports_demand_it_as_the_message_did():
     """RFC 8689 5: whatever the message failed with."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         refused = {"b@sink.test": [550, "unknown"]}
@@ -227,7 +227,7 @@ BY_MX = "b@preferred.names.test"
 MX = (("mx2.names.test", "127.0.0.2"), ("mx3.names.test", "127.0.0.3"))
 
 
-def an_mx_record_that_nobody_signed_is_not_believed():
+def an_unsigned_mx_record_is_not_believed():
     """RFC 8689 2 and 4.2.1 step 2: the name of an MX host must be vouched for, by DNSSEC or by
     MTA-STS; this zone has neither."""
     with NameServers() as names, certificates("relay.test", *dict(MX)) as (made, root):
@@ -253,14 +253,14 @@ TESTS = [
     over_lmtp_too,
     in_the_clear_it_is_not_offered_and_not_taken,
     a_host_that_does_not_offer_it_gets_nothing,
-    reports_demand_it_as_the_letter_did,
+    reports_demand_it_as_the_message_did,
     demands_outlive_a_restart,
     tls_required_no_goes_on_as_it_is,
     a_demand_is_met_where_the_route_does_not_demand_it,
     a_host_without_tls_is_5_7_10,
     a_certificate_that_is_not_good_is_5_7_10,
     the_next_host_is_asked,
-    an_mx_record_that_nobody_signed_is_not_believed,
+    an_unsigned_mx_record_is_not_believed,
     a_report_demands_nothing_of_a_host_that_proved_nothing,
 ]
 

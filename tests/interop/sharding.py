@@ -93,7 +93,7 @@ class Server:
         return {what: n for what, n in collections.Counter(self.subjects).items() if n > 1}
 
 
-def letter(number):
+def message(number):
     return f"Subject: {number}\r\n\r\nx\r\n".encode()
 
 
@@ -102,10 +102,10 @@ def an_outcome_for_another_shard_is_not_lost_at_the_stop():
     the shard that has nothing to do must wait for what becomes of its messages at the other."""
     flags = ["--set", "pool.connections_per_site=8", "--set", "pool.stripe_connections_min=100"]
     with Server(end_wait=1.0) as server, Relay(*flags, smart_host=server.port) as relay:
-        send(relay.port, letter("first"))  # the site is known to answer
+        send(relay.port, message("first"))  # the site is known to answer
         wait_until("the first arrives", lambda: server.subjects)
         for number in range(8):
-            send(relay.port, letter(number))
+            send(relay.port, message(number))
         time.sleep(0.4)
         relay.restart()
         wait_until("all arrive", lambda: len(set(server.subjects)) == 9)
@@ -122,7 +122,7 @@ def a_client_that_stays_in_its_content_does_not_have_deliveries_cut():
                 stuck.recv(100)
                 stuck.sendall(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@c.test>\r\nDATA\r\n")
                 for number in range(40):
-                    send(relay.port, letter(number))
+                    send(relay.port, message(number))
                 relay.restart()
             wait_until("all arrive", lambda: len(set(server.subjects)) == 40, 30)
             relay.wait_empty()
@@ -144,10 +144,10 @@ def a_host_that_is_slow_to_greet_does_not_hold_up_the_stop():
 def a_server_that_takes_few_connections_is_not_hammered():
     with Server(end_wait=0.05, connections_max=2) as server:
         with Relay(smart_host=server.port, cores="1") as relay:
-            send(relay.port, letter("first"))
+            send(relay.port, message("first"))
             wait_until("the first arrives", lambda: server.subjects)
             for number in range(100):
-                send(relay.port, letter(number))
+                send(relay.port, message(number))
             wait_until("all arrive", lambda: len(server.subjects) == 101, 30)
             assert server.connects < 60, server.connects
             assert not relay.events("deferred")
@@ -156,10 +156,10 @@ def a_server_that_takes_few_connections_is_not_hammered():
 def a_server_that_goes_away_while_connections_idle_is_found_out_at_once():
     with Relay("--set", "pool.idle=30s", smart_host=(port := free_port()), cores="1") as relay:
         with Server(port=port, end_wait=0.2) as server:
-            send(relay.port, letter("first"))
+            send(relay.port, message("first"))
             wait_until("the first arrives", lambda: server.subjects)
             for number in range(30):
-                send(relay.port, letter(number))
+                send(relay.port, message(number))
             wait_until("all arrive", lambda: len(server.subjects) == 31)
             site, = relay.sites()
             assert site["connections"] > 2, site
@@ -173,7 +173,7 @@ def a_host_that_says_421_at_mail_gets_few_connections_and_its_site_is_not_charge
     with Server(mail_reply="421 4.7.0 not today") as server:
         with Relay(smart_host=server.port, cores="1", retry_first="60s") as relay:
             for number in range(30):
-                send(relay.port, letter(number))
+                send(relay.port, message(number))
             relay.wait_event("deferred", 30)
             assert not any(site.get("backs_off_until") for site in relay.sites())
             assert server.connects < 15, server.connects
@@ -186,8 +186,8 @@ def at_the_limit_of_connections_sites_take_turns():
         with Relay(*flags, cores="1") as relay:
             with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
                 for number in range(400):
-                    client.sendmail("a@sender.test", ["b@[127.0.0.2]"], letter(number))
-                client.sendmail("a@sender.test", ["b@[127.0.0.3]"], letter("small"))
+                    client.sendmail("a@sender.test", ["b@[127.0.0.2]"], message(number))
+                client.sendmail("a@sender.test", ["b@[127.0.0.3]"], message("small"))
             wait_until("the small site gets its mail", lambda: small.subjects, 12)
             assert len(large.subjects) < 390, "while the large one still has work"
 
@@ -199,9 +199,9 @@ def an_idle_connection_makes_room_for_a_site_that_has_none():
     with Server("127.0.0.2", port) as one, Server("127.0.0.3", port) as other:
         with Relay(*flags, cores="1") as relay:
             for number in range(3):
-                send(relay.port, letter(number), to=("b@[127.0.0.2]",))
+                send(relay.port, message(number), to=("b@[127.0.0.2]",))
                 wait_until("one", lambda: len(one.subjects) == number + 1, 5)
-                send(relay.port, letter(number), to=("b@[127.0.0.3]",))
+                send(relay.port, message(number), to=("b@[127.0.0.3]",))
                 wait_until("the other", lambda: len(other.subjects) == number + 1, 5)
 
 
@@ -209,10 +209,10 @@ def a_full_queue_refuses_mail_until_there_is_room():
     flags = ["--set", "core_default.queue_recipients_max=3"]
     with Relay(*flags, smart_host=(port := free_port()), cores="1") as relay:
         for number in range(3):
-            send(relay.port, letter(number))
+            send(relay.port, message(number))
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
             try:
-                client.sendmail("a@sender.test", ["b@sink.test"], letter("more"))
+                client.sendmail("a@sender.test", ["b@sink.test"], message("more"))
                 raise AssertionError("taken")
             except smtplib.SMTPDataError as refusal:
                 assert refusal.smtp_code == 452 and b"4.3.1" in refusal.smtp_error, refusal
@@ -220,7 +220,7 @@ def a_full_queue_refuses_mail_until_there_is_room():
                 wait_until("room", lambda: len(server.subjects) == 3)
                 relay.wait_empty()
                 client.rset()
-                client.sendmail("a@sender.test", ["b@sink.test"], letter("more"))
+                client.sendmail("a@sender.test", ["b@sink.test"], message("more"))
 
 
 def a_shard_that_cannot_begin_ends_the_relay_with_its_words():

@@ -259,7 +259,7 @@ def a_server_that_was_away_is_asked_again():
             assert told(relay, root, "OAUTHBEARER", "abc")[0] == 535, "taken back"
 
 
-def a_server_that_nobody_vouches_for_is_shown_nothing():
+def a_server_with_an_unknown_certificate_is_shown_nothing():
     with certificates("127.0.0.1") as (made, _), relay_with_tokens() as (relay, root, server):
         server.__exit__()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -364,7 +364,7 @@ TESTS = (
     wrong_tokens_are_counted,
     without_an_answer_clients_come_again_and_nothing_is_counted,
     a_server_that_was_away_is_asked_again,
-    a_server_that_nobody_vouches_for_is_shown_nothing,
+    a_server_with_an_unknown_certificate_is_shown_nothing,
     many_tokens_at_once_wait_their_turn_and_passwords_do_not,
     the_users_file_holds_for_who_is_in_it,
     a_client_secret_is_read_again,

@@ -38,7 +38,7 @@ def subject_of(content):
     return content.split(b"Subject: ", 1)[1].split(b"\r\n", 1)[0]
 
 
-def letters(folder):
+def messages(folder):
     """{id: (fields, trace and content)} of exported files."""
     found = {}
     for path in pathlib.Path(folder).iterdir():
@@ -81,7 +81,7 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
         assert "30 waiting for their next try" in tool(relay, "stat")
 
         assert "exported 30 messages" in tool(relay, "export", "--to", f"{folder}/out")
-        out = letters(f"{folder}/out")
+        out = messages(f"{folder}/out")
         assert len(out) == 30
         for fields, content in out.values():
             assert without_trace(content) == texts[subject_of(content)]
@@ -99,7 +99,7 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
         assert "30 imported" in tool(relay, "import", f"{folder}/out")
         assert "30 live messages, all intact" in tool(relay, "verify")
         assert "exported 30 " in tool(relay, "export", "--to", f"{folder}/again")
-        assert letters(f"{folder}/again") == out, "out again, it is what it was"
+        assert messages(f"{folder}/again") == out, "out again, it is what it was"
         for path in pathlib.Path(folder, "out").iterdir():
             assert path.read_bytes() == (pathlib.Path(folder, "again") / path.name).read_bytes()
 
@@ -112,8 +112,8 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
         # Let them go: as they are, but never tried.
         shutil.rmtree(relay.spool)
         for path in pathlib.Path(folder, "out").iterdir():
-            letter = path.read_bytes()
-            head, rest = letter.split(b"X-Ringpost-Content:", 1)
+            message = path.read_bytes()
+            head, rest = message.split(b"X-Ringpost-Content:", 1)
             lines = head.replace(b"\r\n ", b" ").split(b"\r\n")
             lines = [line.split(b"> ")[0] + b">" if b"-To: <" in line and b"> " in line else line for line in lines]
             path.write_bytes(b"\r\n".join(lines) + b"X-Ringpost-Content:" + rest)
@@ -248,7 +248,7 @@ def plain_files_are_imported_with_an_envelope():
             assert got[b"wire"] == (*envelope, wire.read_bytes())
 
 
-def a_letter_that_was_changed_is_refused():
+def a_message_that_was_changed_is_refused():
     with tempfile.TemporaryDirectory() as folder, Relay(smart_host=free_port(), cores="1") as relay:
         queue_up(relay, 5)
         relay.stop()
@@ -292,7 +292,7 @@ TESTS = [
     a_running_relay_is_left_alone,
     kills_leave_a_clean_spool,
     plain_files_are_imported_with_an_envelope,
-    a_letter_that_was_changed_is_refused,
+    a_message_that_was_changed_is_refused,
     what_is_no_spool_is_not_found_clean,
 ]
 

@@ -1,5 +1,5 @@
-# Sends what standard input says (JSON: port, letters, each of them in files) with Net::SMTP, and
-# prints what became of it: one line of JSON for each letter.
+# Sends what standard input says (JSON: port, messages, each of them in files) with Net::SMTP, and
+# prints what became of it: one line of JSON for each message.
 use strict;
 use warnings;
 use JSON::PP;
@@ -19,12 +19,12 @@ sub bytes_of {
 
 # The recipients that were taken.
 sub post {
-    my ($letter) = @_;
-    my @content = map { bytes_of($_) } @{ $letter->{chunks} };
-    $client->mail($letter->{from}, %{ $letter->{mail} }) or return;
-    my @taken = $client->recipient(@{ $letter->{to} }, { SkipBad => 1, %{ $letter->{rcpt} } });
+    my ($message) = @_;
+    my @content = map { bytes_of($_) } @{ $message->{chunks} };
+    $client->mail($message->{from}, %{ $message->{mail} }) or return;
+    my @taken = $client->recipient(@{ $message->{to} }, { SkipBad => 1, %{ $message->{rcpt} } });
     return @taken unless @taken;
-    if (($letter->{mail}{Bits} // '') eq 'binary') {
+    if (($message->{mail}{Bits} // '') eq 'binary') {
         my $last = pop @content;
         $client->bdat($_) or return @taken for @content;
         $client->bdatlast($last);
@@ -35,8 +35,8 @@ sub post {
     return @taken;
 }
 
-for my $letter (@{ $job->{letters} }) {
-    my @taken = post($letter);
+for my $message (@{ $job->{messages} }) {
+    my @taken = post($message);
     my $came = { code => $client->code, said => $client->message, taken => \@taken };
     print $json->encode($came), "\n";
     $client->reset;

@@ -1,5 +1,5 @@
 // A next hop made of smtp-server. Standard input says how it is (one line of JSON); it prints its
-// port, and a line of JSON for each letter that it was given.
+// port, and a line of JSON for each message that it was given.
 'use strict';
 
 const { SMTPServer } = require('smtp-server');

@@ -14,7 +14,7 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-type letter struct {
+type message struct {
 	From       string
 	To         []string
 	Content    []byte
@@ -35,7 +35,7 @@ type job struct {
 	Mechanism string
 	User      string
 	Password  string
-	Letters   []letter
+	Messages  []message
 }
 
 type result struct {
@@ -51,7 +51,7 @@ func client() {
 		fail(err)
 	}
 	if todo.Library != "go-smtp client" {
-		for _, one := range todo.Letters {
+		for _, one := range todo.Messages {
 			say(told(todo.sendMail(one)))
 		}
 		return
@@ -61,7 +61,7 @@ func client() {
 		say(told(err))
 		return
 	}
-	for _, one := range todo.Letters {
+	for _, one := range todo.Messages {
 		came := told(command(connection, one))
 		for _, name := range []string{"SIZE", "8BITMIME", "SMTPUTF8", "REQUIRETLS", "STARTTLS", "AUTH"} {
 			if there, _ := connection.Extension(name); there {
@@ -100,7 +100,7 @@ func (todo job) mechanism() sasl.Client {
 }
 
 // With STARTTLS where it is offered; the root is in SSL_CERT_FILE.
-func (todo job) sendMail(one letter) error {
+func (todo job) sendMail(one message) error {
 	if todo.Library == "go-smtp" {
 		content := bytes.NewReader(one.Content)
 		return smtp.SendMail(todo.Address, todo.mechanism(), one.From, one.To, content)
@@ -147,7 +147,7 @@ func (todo job) open() (*smtp.Client, error) {
 	return connection, err
 }
 
-func command(connection *smtp.Client, one letter) error {
+func command(connection *smtp.Client, one message) error {
 	options := &smtp.MailOptions{Size: one.Size, UTF8: one.Utf8, RequireTLS: one.RequireTls}
 	if err := connection.Mail(one.From, options); err != nil {
 		return err

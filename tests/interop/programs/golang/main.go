@@ -1,7 +1,7 @@
 // Go's net/smtp and github.com/emersion/go-smtp (0.12, as Debian 12 has it) at a relay's two ends.
 //
 // `client` and `server` read on standard input, in JSON, what to do, and print in JSON what came of
-// it: one line for each letter.
+// it: one line for each message.
 package main
 
 import (

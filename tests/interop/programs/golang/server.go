@@ -67,7 +67,7 @@ func (b backend) AnonymousLogin(state *smtp.ConnectionState) (smtp.Session, erro
 }
 
 func (b backend) session(state *smtp.ConnectionState, user string) smtp.Session {
-	one := session{settings: b.settings, letter: taken{User: user, Tls: state.TLS.HandshakeComplete}}
+	one := session{settings: b.settings, message: taken{User: user, Tls: state.TLS.HandshakeComplete}}
 	if b.settings.Lmtp {
 		return &mailboxes{one}
 	}
@@ -76,18 +76,18 @@ func (b backend) session(state *smtp.ConnectionState, user string) smtp.Session 
 
 type session struct {
 	settings settings
-	letter   taken
+	message  taken
 }
 
 func (s *session) Reset() {
-	s.letter = taken{User: s.letter.User, Tls: s.letter.Tls}
+	s.message = taken{User: s.message.User, Tls: s.message.Tls}
 }
 
 func (s *session) Logout() error { return nil }
 
 func (s *session) Mail(from string, options smtp.MailOptions) error {
-	s.letter.From, s.letter.Size = from, options.Size
-	s.letter.Utf8, s.letter.RequireTls = options.UTF8, options.RequireTLS
+	s.message.From, s.message.Size = from, options.Size
+	s.message.Utf8, s.message.RequireTls = options.UTF8, options.RequireTLS
 	return nil
 }
 
@@ -95,7 +95,7 @@ func (s *session) Rcpt(to string) error {
 	if said, there := s.settings.Refused[to]; there {
 		return said.err()
 	}
-	s.letter.To = append(s.letter.To, to)
+	s.message.To = append(s.message.To, to)
 	return nil
 }
 
@@ -104,8 +104,8 @@ func (s *session) Data(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	s.letter.Content = content
-	say(s.letter)
+	s.message.Content = content
+	say(s.message)
 	return nil
 }
 
@@ -115,7 +115,7 @@ func (m *mailboxes) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 	if err := m.Data(r); err != nil {
 		return err
 	}
-	for _, to := range m.letter.To {
+	for _, to := range m.message.To {
 		if said, there := m.settings.AtTheEnd[to]; there {
 			status.SetStatus(to, said.err())
 		} else {
