@@ -43,7 +43,7 @@ pub struct Verdict {
     pub arrived: u64,
     /// Of the accepted, those that the sink refused for good: they are bounces, not losses.
     pub refused: u64,
-    /// Accepted, never arrived and never refused.
+    /// Accepted, and neither arrived nor refused when the sink stopped; it may still be queued.
     pub lost: u64,
     /// Arrivals beyond the first, accepted or not.
     pub doubled: u64,
@@ -75,6 +75,11 @@ impl Verdict {
             self.corrupted,
             self.unknown
         );
+        if self.lost > 0 {
+            text.push_str(
+                "          (not here in time: `ringpost queue list` says what still waits)\n",
+            );
+        }
         for id in &self.lost_ids {
             text.push_str(&format!("lost id   {id}\n"));
         }

@@ -5,7 +5,7 @@
 
 use crate::config::{Override, OverrideFlag};
 use crate::message::QueueId;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,8 +115,8 @@ pub enum UserCommand {
         /// The name to log in with
         #[arg(value_name = "NAME")]
         name: String,
-        /// An address to send from, or @DOMAIN for all of a domain; may be repeated; without any
-        /// he may send from all
+        /// An address to send from, or @DOMAIN for all of a domain; may be repeated; without it
+        /// the user may send from every address
         #[arg(long, value_name = "ADDRESS")]
         sender: Vec<String>,
         /// Give a user that is there already a new password
@@ -134,7 +134,7 @@ pub enum UserCommand {
     },
     /// Remove a user
     Remove {
-        /// His name
+        /// The user's name
         #[arg(value_name = "NAME")]
         name: String,
         /// The flags behind the command.
@@ -143,7 +143,7 @@ pub enum UserCommand {
     },
     /// Check a password, asked for or a line of standard input: exit 0 if it is right, 1 if not
     Verify {
-        /// His name
+        /// The user's name
         #[arg(value_name = "NAME")]
         name: String,
         /// The flags behind the command.
@@ -217,11 +217,14 @@ pub enum SpoolCommand {
 /// What to see of the queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueCommand {
-    /// List waiting recipients, and how many there are
+    /// List waiting recipients, and how many of them were shown
+    ///
+    /// Shard by shard, in no order but that of --sort.
     ///
     /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is
-    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered) or
-    /// "ending" (it has ended, and its report or the record of that is not on disk yet); TRIES,
+    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered), "ending"
+    /// (it has ended, and its report or the record of that is not on disk yet), "stored" (in the
+    /// spool of a relay that does not run) or "damaged" (its record does not pass); TRIES,
     /// attempts so far; AGE, time since the message was received; NEXT, when it is tried next;
     /// FROM -> TO, sender and recipient. The second line says why it waits.
     List {
@@ -243,7 +246,8 @@ pub enum QueueCommand {
     /// Columns: TOTAL, all recipients of the domain; 5, 10, 20 and so on, those that were received
     /// less than so many minutes ago, and before that 1280+, those older; 4XX, DNS and CONN, those
     /// whose last attempt ended with a reply 4xx (greylisting among them), with trouble in the DNS,
-    /// or with a failed or lost connection; OUT, those that are being delivered.
+    /// or with a failed or lost connection; READY, those that wait for a connection to their site,
+    /// which may back off (see `queue sites`); OUT, those that are being delivered.
     Summary {
         /// Show at most this many domains; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
@@ -302,8 +306,8 @@ pub struct Filter {
     #[arg(long, value_name = "TEXT")]
     pub from: Option<String>,
     /// Show only recipients in this state
-    #[arg(long, value_name = "STATE")]
-    pub state: Option<String>,
+    #[arg(long, value_name = "STATE", value_enum)]
+    pub state: Option<State>,
     /// Show only messages that were received longer ago than this, such as 30m or 2d
     #[arg(long, value_name = "DURATION", value_parser = age)]
     pub older_than: Option<Duration>,
@@ -321,6 +325,42 @@ impl Filter {
             && state.is_none()
             && older_than.is_none()
             && sort.is_none()
+    }
+}
+
+/// The states of a recipient, as `queue list` shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Waits for its next attempt (Postfix: deferred)
+    #[value(alias = "deferred")]
+    Waiting,
+    /// Its site is being looked up
+    Routing,
+    /// Waits for a connection to its site
+    Ready,
+    /// Is being delivered (Postfix: active)
+    #[value(alias = "active")]
+    Out,
+    /// Has ended; its report or the record of that is not on disk yet
+    Ending,
+    /// In the spool of a relay that does not run
+    Stored,
+    /// Its record on the disk is damaged
+    Damaged,
+}
+
+impl State {
+    /// As the relay writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Routing => "routing",
+            State::Ready => "ready",
+            State::Out => "out",
+            State::Ending => "ending",
+            State::Stored => "stored",
+            State::Damaged => "damaged",
+        }
     }
 }
 
@@ -371,15 +411,18 @@ fn age(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write a duration, such as 30m, 12h or 2d".into())
 }
 
+const SETTINGS: &str = "Configuration";
+
 /// The flags that say where the configuration is and what differs from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
-#[command(next_help_heading = "Configuration")]
+#[command(next_help_heading = SETTINGS)]
 pub struct Settings {
     /// Read the configuration from FILE [default: the file that RINGPOST_CONFIG names, else
     /// /etc/ringpost/ringpost.toml if it is there, else the defaults hold]
     #[arg(long, short = 'c', value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Listen on this address instead of the configured ones; may be repeated
+    /// Listen on this address instead of the configured ones; may be repeated [key:
+    /// listener.address]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
     /// Keep the spool in DIR [key: spool.directory]
@@ -398,7 +441,7 @@ pub struct Settings {
     /// The certificate's private key, a PEM file [key: tls.key]
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
-    /// Let the users of this file in [key: auth.users]
+    /// The file of the users that may log in [key: auth.users]
     #[arg(long, value_name = "FILE")]
     users: Option<String>,
     /// Set any key, such as retry.first=2s, or all of a `[[table]]` at once, such as
@@ -433,7 +476,28 @@ fn domain(text: &str) -> Result<String, String> {
     }
 }
 
+/// The help of commands that serve nothing does not list how to serve: the flags are taken there
+/// all the same, so that one line of flags does for `serve` and for the commands beside it.
+fn without_serve_flags(command: clap::Command) -> clap::Command {
+    let shown = ["config", "spool", "users", "set"];
+    let hide = |flag: clap::Arg| {
+        let of_serve =
+            flag.get_help_heading() == Some(SETTINGS) && !shown.contains(&flag.get_id().as_str());
+        if of_serve { flag.hide(true) } else { flag }
+    };
+    command.mut_args(hide).mut_subcommands(without_serve_flags)
+}
+
 impl Arguments {
+    /// Reads the command line; what is wrong with it ends the program.
+    pub fn read() -> Arguments {
+        let all = ["serve", "check"];
+        let command = Arguments::command().mut_subcommands(|command| {
+            if all.contains(&command.get_name()) { command } else { without_serve_flags(command) }
+        });
+        Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     /// The flags from before and behind the command, as one.
     pub fn settings(&self) -> Settings {
         let front = self.settings.clone();
@@ -530,7 +594,6 @@ impl Settings {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Arguments {
         Arguments::try_parse_from(line.split_whitespace()).unwrap()

@@ -1,5 +1,4 @@
-//! The command line: reads the flags, hands over to the room that does the work, shows what it
-//! said.
+//! The command line: reads the flags, calls the module that does the work, prints the result.
 //!
 //! It must not know how anything works.
 
@@ -18,7 +17,6 @@ use crate::shard;
 use crate::spool::{Spool, lock};
 use crate::tls::{Client, ClientFiles, Server};
 use arguments::{Arguments, Command, ConfigCommand, QueueCommand};
-use clap::Parser;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -29,7 +27,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     let settings = arguments.settings();
     // These need no configuration.
     match &arguments.command {
@@ -58,7 +56,7 @@ pub fn main() -> ExitCode {
         None | Some(Command::Serve { .. }) => serve(config, origin),
         Some(Command::Check { live, .. }) => {
             warn(&config);
-            preflight(&config, live);
+            let can_start = preflight(&config, live);
             let shown = Server::new(&config.tls).map(|_| ());
             let ours = || {
                 let files = ClientFiles::new(&config.tls, &config.route.certificates)?;
@@ -80,7 +78,10 @@ pub fn main() -> ExitCode {
                 eprintln!("ringpost: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            print(&format!("# configuration: {}\n{}", origin.describe(), config.render()))
+            let shown =
+                print(&format!("# configuration: {}\n{}", origin.describe(), config.render()));
+            // The configuration is right, but not for this machine.
+            if can_start { shown } else { ExitCode::FAILURE }
         }
         Some(Command::Config { command, .. }) => match command {
             ConfigCommand::Show { key, .. } => match config.explain(&key) {
@@ -127,8 +128,9 @@ fn serve(config: Config, origin: Origin) -> ExitCode {
     }
 }
 
-/// Warns of what a start or the first mail would find wrong with this machine.
-fn preflight(config: &Config, live: bool) {
+/// Says what a start or the first mail would find wrong with this machine; false if a start would
+/// end with it.
+fn preflight(config: &Config, live: bool) -> bool {
     let findings = if live { control::live(config) } else { control::preflight(config) };
     for warning in findings.warnings {
         eprintln!("ringpost: warning: {warning}");
@@ -136,6 +138,10 @@ fn preflight(config: &Config, live: bool) {
     for fact in findings.facts.iter().filter(|_| live) {
         eprintln!("ringpost: right: {fact}");
     }
+    for fault in &findings.faults {
+        eprintln!("ringpost: the relay would not start here: {fault}");
+    }
+    findings.faults.is_empty()
 }
 
 fn warn(config: &Config) {

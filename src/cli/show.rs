@@ -121,7 +121,7 @@ impl Screen {
         of_sender
             && domain.as_ref().is_none_or(|domain| domain.eq_ignore_ascii_case(domain_of(entry)))
             && holds(site, entry.site.as_deref().unwrap_or_default())
-            && state.as_ref().is_none_or(|state| *state == entry.state)
+            && state.is_none_or(|state| state.name() == entry.state)
             && older_than.is_none_or(|wanted| self.age(entry).is_some_and(|age| age > wanted))
     }
 
@@ -136,7 +136,20 @@ impl Screen {
             self.messages += 1;
             self.last.clone_from(&entry.id);
         }
-        self.limit == 0 || self.messages <= self.limit
+        let fits = self.limit == 0 || self.messages <= self.limit;
+        // Of a plain list the relay sends no more than is shown, and one more; else all is read.
+        if fits || !self.filter.is_plain() {
+            self.count(entry);
+        }
+        fits
+    }
+
+    fn count(&mut self, entry: &RecipientEntry) {
+        let age = self.age(entry);
+        self.totals.recipients += 1;
+        self.totals.messages = self.messages as u64;
+        *self.totals.by_state.entry(entry.state.clone()).or_default() += 1;
+        self.totals.oldest = self.totals.oldest.max(age);
     }
 
     /// The entries of a stopped relay's spool that `command` asks for; whether there was any, or
@@ -179,12 +192,14 @@ impl Screen {
     }
 
     fn end_list(&mut self) {
+        let more = self.limit != 0 && self.messages > self.limit;
         if self.what == What::List && !self.json && self.totals.recipients > 0 {
             let Totals { recipients, messages, by_state, oldest } = &self.totals;
             let states: Vec<String> =
                 by_state.iter().map(|(state, count)| format!("{count} {state}")).collect();
+            let what = if more && self.filter.is_plain() { "shown: " } else { "" };
             let total = format!(
-                "{} of {}: {}; oldest {}",
+                "{what}{} of {}: {}; oldest {}",
                 counted(*recipients, "recipient", "recipients"),
                 counted(*messages, "message", "messages"),
                 states.join(", "),
@@ -192,9 +207,10 @@ impl Screen {
             );
             self.print(&total);
         }
-        if self.limit != 0 && self.messages > self.limit {
+        if more {
             eprintln!(
-                "ringpost: there are more: --limit {} ended the list, --limit 0 shows all",
+                "ringpost: there are more: --limit {} ended the list, --limit 0 shows all, and \
+                 `ringpost queue summary` counts all",
                 self.limit
             );
         }
@@ -226,10 +242,6 @@ impl Screen {
         }
         self.shown += 1;
         let age = self.age(entry);
-        self.totals.recipients += 1;
-        self.totals.messages = self.messages as u64;
-        *self.totals.by_state.entry(entry.state.clone()).or_default() += 1;
-        self.totals.oldest = self.totals.oldest.max(age);
         let from = if entry.from.is_empty() { "<>" } else { &entry.from };
         let next = next_try(entry).map_or("now".to_owned(), seconds_only);
         let tries = entry.attempts.to_string();
@@ -366,7 +378,10 @@ impl Screen {
         }
         let last = AGES_MINUTES.last().copied().unwrap_or_default();
         head.push_str(&format!(" {:>6}", format!("{last}+")));
-        head.push_str(&format!(" {:>6} {:>6} {:>6} {:>6}  DOMAIN", "4XX", "DNS", "CONN", "OUT"));
+        head.push_str(&format!(
+            " {:>6} {:>6} {:>6} {:>6} {:>6}  DOMAIN",
+            "4XX", "DNS", "CONN", "READY", "OUT"
+        ));
         self.print(&head);
         let mut total = DomainEntry { domain: "(all)".to_owned(), ..DomainEntry::default() };
         let count = domains.len();
@@ -398,8 +413,9 @@ fn summary_row(entry: &DomainEntry) -> String {
     for count in entry.ages {
         row.push_str(&format!(" {count:>6}"));
     }
-    let DomainEntry { after_reply, after_dns, after_connection, out, domain, .. } = entry;
-    row.push_str(&format!(" {after_reply:>6} {after_dns:>6} {after_connection:>6} {out:>6}"));
+    let DomainEntry { after_reply, after_dns, after_connection, ready, out, domain, .. } = entry;
+    row.push_str(&format!(" {after_reply:>6} {after_dns:>6} {after_connection:>6}"));
+    row.push_str(&format!(" {ready:>6} {out:>6}"));
     row.push_str(&format!("  {domain}"));
     row
 }
@@ -464,6 +480,7 @@ fn explain(state: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::arguments::State;
     use super::*;
 
     #[test]
@@ -508,7 +525,7 @@ mod tests {
         assert_eq!(chosen(Filter { from: text("news@"), ..all() }), [9]);
         assert_eq!(chosen(Filter { from: text("<>"), ..all() }), [5]);
         assert_eq!(chosen(Filter { site: text("mx:"), ..all() }), [5]);
-        assert_eq!(chosen(Filter { state: text("waiting"), ..all() }), [9]);
+        assert_eq!(chosen(Filter { state: Some(State::Waiting), ..all() }), [9]);
         let day = Duration::from_secs(86_400);
         assert_eq!(chosen(Filter { older_than: Some(day), ..all() }), [9]);
         sort(&mut entries, ListOrder::Age);

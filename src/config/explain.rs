@@ -3,6 +3,7 @@
 use super::Config;
 use super::annotated::{paragraphs, text_of, wrap};
 use super::declare::{Apply, Entries, Key, Keys, Shape, Shown, TableNumber};
+use super::postfix;
 use super::written::{Declared, Written, declared, join};
 use serde_json::{Map, json};
 
@@ -110,6 +111,9 @@ impl Config {
 }
 
 fn unknown(name: &str, all: &[Declared]) -> UnknownKey {
+    if let Some(key) = postfix::key_of(name) {
+        return UnknownKey { name: name.to_owned(), near: vec![key.to_owned()] };
+    }
     let last = name.rsplit('.').next().unwrap_or(name);
     let mut near: Vec<(f64, String)> = all
         .iter()

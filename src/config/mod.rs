@@ -22,6 +22,7 @@ mod kinds;
 mod listener;
 mod load;
 mod pool;
+mod postfix;
 mod private;
 mod render;
 mod retry;

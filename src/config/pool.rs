@@ -26,13 +26,13 @@ table! {
         connections_max: usize = count(4096, 1..=100_000);
         /// Connections to one remote address, of all shards together and whatever the sites: many
         /// names may lead to one machine. At the limit a site tries its other addresses, or waits
-        /// for a place. Without it connections_per_site holds.
+        /// for a connection to close. Not set, only connections_per_site holds.
         connections_per_address: Option<usize> = optional(count(20, 1..=10_000));
         /// A site that cannot be reached, or refuses all mail, is left in peace for this long, and
         /// for twice as long after each further failure. Then one connection is tried. The first
-        /// that stands ends it on all shards. At most retry.first.
+        /// that stands ends it on all shards. If retry.first is shorter, that holds.
         backoff_first: Duration = duration(seconds(30), ms(100)..=days(1));
-        /// The longest time that a site is left in peace. At most retry.max.
+        /// The longest time that a site is left in peace. If retry.max is shorter, that holds.
         backoff_max: Duration = duration(minutes(15), ms(100)..=days(1));
     }
 }

@@ -86,10 +86,15 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
     for error in errors {
         let place = lines.place(error.span().map_or(0, |span| span.start));
         if problems.last().is_none_or(|last| last.place != place) {
-            let what = format!("not valid TOML: {}", error.message());
+            let what = format!(
+                "not valid TOML: {}; write one key = \"text\", key = 5 or [table] a line",
+                error.message()
+            );
             problems.push(Problem { place, key: String::new(), what });
         }
     }
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    problems.dedup_by(|a, b| a.place == b.place);
     Err(problems)
 }
 

@@ -7,6 +7,7 @@
 use super::declare::Keys;
 use super::error::{Place, Problem};
 use super::load::Machine;
+use super::postfix;
 use super::source::{Node, Tree, Value, whole_list};
 use super::unit::{self, Fault};
 use super::written;
@@ -404,6 +405,9 @@ impl<'a> Table<'a> {
             let path = self.path_of(key);
             let elsewhere = written::tables_with(key);
             let what = match (self.nearest(key), &node.place) {
+                _ if let Some(known) = postfix::key_of(key).filter(|_| elsewhere.is_empty()) => {
+                    format!("unknown key; what Postfix calls {key} is `{known}` here")
+                }
                 (_, Place::Set(_)) if !elsewhere.is_empty() => {
                     let keys: Vec<String> =
                         elsewhere.iter().map(|(table, _)| format!("`{table}.{key}`")).collect();

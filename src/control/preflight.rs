@@ -3,9 +3,10 @@
 //! The plain check looks at files, folders and addresses of this machine only. The live check also
 //! asks the name servers, for this relay's own name forward and back.
 
-use crate::config::Config;
+use super::start;
+use crate::config::{Config, EventOutput};
 use crate::ring;
-use crate::spool::lock;
+use crate::spool::{self, lock};
 use crate::tls::{Validity, validity};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
@@ -24,7 +25,9 @@ const DNS_ANSWER_MAX: usize = 4096;
 /// What was found: each a sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What would fail.
+    /// What a start would end with.
+    pub faults: Vec<String>,
+    /// What would fail later, or may.
     pub warnings: Vec<String>,
     /// What was looked at and is right.
     pub facts: Vec<String>,
@@ -36,9 +39,30 @@ pub fn preflight(config: &Config) -> Findings {
     // Of a relay that runs the addresses and folders are in use.
     let runs = lock::holder(&config.spool.directory).is_some();
     certificates(config, &mut findings);
-    for folder in [&config.spool.directory].into_iter().chain(config.cores.iter().map(|c| &c.spool))
+    let root = &*config.spool.directory;
+    for folder in [root].into_iter().chain(config.cores.iter().map(|core| &*core.spool)) {
+        folder_is_usable(folder, root, &mut findings);
+    }
+    let socket = Some(&*config.control.socket);
+    let events = match &config.event.output {
+        EventOutput::File(path) => Some(&**path),
+        _ => None,
+    };
+    for file in socket.into_iter().chain(events) {
+        match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => {
+                folder_is_usable(folder, root, &mut findings);
+            }
+            _ => {}
+        }
+    }
+    if let Some(name) = &config.control.group
+        && let Err(fault) = start::group(name)
     {
-        folder_is_usable(folder, &config.spool.directory, &mut findings);
+        findings.faults.push(fault);
+    }
+    if let Err(error) = start::check_open_files(config) {
+        findings.faults.push(error.to_string());
     }
     for listener in &config.listeners {
         let address = listener.address;
@@ -47,7 +71,7 @@ pub fn preflight(config: &Config) -> Findings {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
                 findings.facts.push(format!("{address} is in use, by the relay that runs"));
             }
-            Err(error) => findings.warnings.push(format!("cannot listen on {address}: {error}")),
+            Err(error) => findings.faults.push(format!("cannot listen on {address}: {error}")),
         }
     }
     findings
@@ -69,7 +93,8 @@ fn certificates(config: &Config, findings: &mut Findings) {
             findings.warnings.push(format!("{path}: expired {past} days ago"));
         } else if until - now < EXPIRES_SOON {
             let left = days(until - now);
-            findings.warnings.push(format!("{path}: expires in {left} days"));
+            let unit = if left == 1 { "day" } else { "days" };
+            findings.warnings.push(format!("{path}: expires in {left} {unit}"));
         } else {
             findings.facts.push(format!("{path}: valid for {} days more", days(until - now)));
         }
@@ -83,11 +108,11 @@ fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
     if folder.is_dir() {
         return match writable(folder) {
             Ok(()) => findings.facts.push(format!("{path}: writable")),
-            Err(error) => findings.warnings.push(format!("{path}: not writable: {error}")),
+            Err(error) => findings.faults.push(format!("{path}: not writable: {error}")),
         };
     }
     if folder.exists() {
-        findings.warnings.push(format!("{path}: is not a folder"));
+        findings.faults.push(format!("{path}: is not a folder"));
         return;
     }
     let above = match folder.parent() {
@@ -95,14 +120,18 @@ fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
         Some(above) => above,
         None => return,
     };
-    if above == root {
+    if above == root || findings.faults.iter().any(|fault| fault.starts_with(&*path.to_string())) {
+        return;
+    }
+    if !above.exists() {
+        findings.faults.push(format!("{path}: {}", spool::missing_above(above)));
         return;
     }
     match writable(above) {
         Ok(()) => findings.facts.push(format!("{path}: will be made")),
         Err(error) => {
             let above = above.display();
-            findings.warnings.push(format!("{path}: cannot be made in {above}: {error}"));
+            findings.faults.push(format!("{path}: cannot be made in {above}: {error}"));
         }
     }
 }
@@ -237,20 +266,20 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_writable_makable_or_warned_of() {
+    fn a_folder_is_writable_can_be_made_or_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
         let judged = |path: &Path| {
             let mut findings = Findings::default();
             folder_is_usable(path, Path::new("/nowhere"), &mut findings);
             findings
         };
-        assert!(judged(folder.path()).warnings.is_empty());
-        assert!(judged(&folder.path().join("new")).warnings.is_empty());
-        assert_eq!(judged(&folder.path().join("no/new")).warnings.len(), 1);
-        assert_eq!(judged(Path::new("/proc/spool")).warnings.len(), 1);
+        assert!(judged(folder.path()).faults.is_empty());
+        assert!(judged(&folder.path().join("new")).faults.is_empty());
+        assert_eq!(judged(&folder.path().join("no/new")).faults.len(), 1);
+        assert_eq!(judged(Path::new("/proc/spool")).faults.len(), 1);
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(judged(&file).warnings.first().unwrap().ends_with("is not a folder"));
+        assert!(judged(&file).faults.first().unwrap().ends_with("is not a folder"));
     }
 
     #[test]

@@ -432,7 +432,7 @@ fn whose(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn check_open_files(config: &Config) -> Result<(), ServeError> {
+pub(super) fn check_open_files(config: &Config) -> Result<(), ServeError> {
     let limit = ring::raise_open_files();
     let inbound: u64 = config.cores.iter().map(|core| core.connections_max as u64).sum();
     let shards = config.cores.len() as u64;
@@ -519,10 +519,15 @@ fn bind_socket(control: &config::Control) -> Result<UnixListener, ServeError> {
     Ok(socket)
 }
 
-fn give_to_group(path: &Path, name: &str) -> Result<(), String> {
-    let group = nix::unistd::Group::from_name(name)
+/// The group that `control.group` names.
+pub(super) fn group(name: &str) -> Result<nix::unistd::Group, String> {
+    nix::unistd::Group::from_name(name)
         .map_err(|error| format!("control.group {name:?} cannot be looked up: {error}"))?
-        .ok_or_else(|| format!("control.group: there is no group {name:?} on this machine"))?;
+        .ok_or_else(|| format!("control.group: there is no group {name:?} on this machine"))
+}
+
+fn give_to_group(path: &Path, name: &str) -> Result<(), String> {
+    let group = group(name)?;
     std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| {
         format!(
             "control.group: the socket cannot be given to the group {name:?}: {error}; the relay's \

@@ -10,10 +10,10 @@ use crate::message::{Message, QueueId};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::sasl::{Channels, Exchange, Mechanism};
 use crate::session::{
-    Authentication, Client, HeaderWatch, MailRequest, Protection, RecipientRequest, Rejection,
-    Session, Stage, Step, Transaction,
+    Authentication, Client, HeaderWatch, MailRequest, Progress, Protection, RecipientRequest,
+    Rejection, Session, Stage, Step, Transaction,
 };
-use crate::smtp::{Reply, Verb};
+use crate::smtp::{Reply, Verb, commands_shown, replies_shown};
 use crate::spool::{Draft, SpoolError};
 use crate::tls::MaybeTlsStream;
 use std::io;
@@ -206,6 +206,7 @@ impl Connection<'_> {
                 let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
                 keep(&mut self.incoming, bytes).await;
             }
+            self.log_commands(&progress);
             self.input.consume(progress.consumed);
             let goes_on = matches!(progress.step, Step::More);
             let needs_input = goes_on && (progress.consumed == 0 || self.input.filled().is_empty());
@@ -366,8 +367,32 @@ impl Connection<'_> {
         }
     }
 
+    /// Content is not logged, and of AUTH only the mechanism.
+    fn log_commands(&self, progress: &Progress<Grant>) {
+        if !tracing::enabled!(target: "ringpost::smtp", tracing::Level::DEBUG)
+            || matches!(progress.step, Step::Content(_))
+        {
+            return;
+        }
+        let client = self.session.client_address();
+        let bytes = self.input.filled().get(..progress.consumed).unwrap_or_default();
+        for line in commands_shown(bytes) {
+            tracing::debug!(target: "ringpost::smtp", %client, "C: {line}");
+        }
+    }
+
+    fn log_replies(&self) {
+        if tracing::enabled!(target: "ringpost::smtp", tracing::Level::DEBUG) {
+            let client = self.session.client_address();
+            for line in replies_shown(&self.output) {
+                tracing::debug!(target: "ringpost::smtp", %client, "S: {line}");
+            }
+        }
+    }
+
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
+            self.log_replies();
             let sent = self.stream.send_all(&self.output, SEND_WAIT).await;
             self.output.clear();
             sent?;

@@ -13,7 +13,7 @@ use crate::message::{Outcome, Reason, Stage, Status};
 use crate::ring::{self, RecvBuf, Stream};
 use crate::route::{Candidate, CredentialsId, SiteKey, TlsPolicy, Transport};
 use crate::sasl::encode;
-use crate::smtp::one_line;
+use crate::smtp::{commands_shown, one_line, replies_shown};
 use crate::tls::{Client, MaybeTlsStream, Security, Trust};
 use std::cell::RefCell;
 use std::io;
@@ -474,11 +474,14 @@ impl Connection {
     pub(super) async fn quit(mut self) {
         self.conversation.quit(&mut self.output);
         self.finish_output().await;
-        let _ = self.stream.recv(&mut self.input, QUIT_WAIT).await;
+        if self.stream.recv(&mut self.input, QUIT_WAIT).await.is_ok() {
+            self.log_replies(self.input.filled().len());
+        }
         self.stream.close().await;
     }
 
     async fn finish_output(&mut self) {
+        self.log_commands();
         let _ = self.stream.send_all(&self.output, QUIT_WAIT).await;
         self.output.clear();
     }
@@ -490,6 +493,7 @@ impl Connection {
         let (mut awaited_since, mut replies) = (ring::now(), self.conversation.replies());
         loop {
             if !self.output.is_empty() {
+                self.log_commands();
                 let sent = self.stream.send_all(&self.output, self.conversation.timeout()).await;
                 self.output.clear();
                 if let Err(error) = sent {
@@ -497,6 +501,7 @@ impl Connection {
                 }
             }
             let progress = self.conversation.receive(self.input.filled(), &mut self.output);
+            self.log_replies(progress.consumed);
             self.input.consume(progress.consumed);
             match progress.step {
                 Step::More => {}
@@ -520,6 +525,26 @@ impl Connection {
                 Ok(0) => return Err(Loss::Closed("closed by the host".into())),
                 Ok(_) => {}
                 Err(error) => return Err(loss_of(error)),
+            }
+        }
+    }
+
+    /// Content that goes with the commands is not logged, and of AUTH only the mechanism.
+    fn log_commands(&self) {
+        if tracing::enabled!(target: "ringpost::smtp", tracing::Level::DEBUG) {
+            let host = remote_name(&self.candidate);
+            for line in commands_shown(&self.output) {
+                tracing::debug!(target: "ringpost::smtp", %host, "C: {line}");
+            }
+        }
+    }
+
+    /// The first `length` bytes of the input are replies.
+    fn log_replies(&self, length: usize) {
+        if tracing::enabled!(target: "ringpost::smtp", tracing::Level::DEBUG) {
+            let host = remote_name(&self.candidate);
+            for line in replies_shown(self.input.filled().get(..length).unwrap_or_default()) {
+                tracing::debug!(target: "ringpost::smtp", %host, "S: {line}");
             }
         }
     }

@@ -15,6 +15,7 @@ mod quoted;
 mod reply;
 mod response;
 mod scanner;
+mod transcript;
 mod xclient;
 mod xtext;
 
@@ -34,5 +35,6 @@ pub use quoted::quote_line;
 pub use reply::Reply;
 pub use response::{Malformed, Response, ResponseReader, one_line};
 pub use scanner::{Bare, Line, Skipped, scan, skip};
+pub use transcript::{commands_shown, replies_shown};
 pub use xclient::{Xclient, read_xclient};
 pub use xtext::{ascii, from_xtext, to_unitext, to_utf8_xtext, unitext_to_xtext};

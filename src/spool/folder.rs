@@ -251,7 +251,10 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
 
 /// Why no folder is made in `above`.
 pub fn missing_above(above: &Path) -> String {
-    format!("the folder above it, {}, is not there; make it, or mend the path", above.display())
+    format!(
+        "the folder above it, {}, does not exist; create it, or correct the path",
+        above.display()
+    )
 }
 
 fn sync(folder: &Path) -> Result<(), SpoolError> {

@@ -604,7 +604,27 @@ def mail_waits_when_the_smart_host_does_not_know_us():
     assert seen == [b"pencil"]
 
 
+def the_debug_log_has_the_conversations_without_secrets_and_content():
+    with Sink() as sink, relay_with_users(sink=sink) as (relay, root):
+        relay.env["RINGPOST_LOG"] = "debug"
+        relay.restart()
+        with secured(relay, root) as client:
+            client.login("joe", "pencil")
+            client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: private\r\n\r\nits text\r\n")
+        sink.wait(1)
+        relay.wait_empty()
+
+        for line in ("C: STARTTLS", "C: rcpt TO:<b@sink.test>", "S: 354 ", "C: QUIT"):
+            wait_until(f"the client's {line}", lambda line=line: line.encode() in relay.log)
+        for line in ("C: MAIL FROM:<a@sender.test>", "C: DATA", "S: 221 ", "S: 354 End data with <CR><LF>.<CR><LF>"):
+            wait_until(f"the host's {line}", lambda line=line: line.encode() in relay.log)
+        assert b" C: AUTH " in relay.log
+        for secret in (b"pencil", base64.b64encode(b"\0joe\0pencil"), base64.b64encode(b"pencil"), b"private", b"its text"):
+            assert secret not in relay.log, secret
+
+
 TESTS = (
+    the_debug_log_has_the_conversations_without_secrets_and_content,
     users_are_added_listed_verified_and_removed,
     files_with_secrets_that_others_may_read_are_refused,
     a_terminal_is_asked_twice_and_shows_nothing,

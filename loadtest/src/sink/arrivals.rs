@@ -88,7 +88,7 @@ impl Arrivals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let foreign = match read(&self.foreign) {
             0 => String::new(),
-            foreign => format!(", other {foreign}"),
+            foreign => format!(", other mail {foreign}"),
         };
         format!(
             "arrived {}, refused {}, doubled {}, corrupted {}{foreign}",
@@ -233,7 +233,7 @@ impl Report {
         };
         let other = match self.foreign {
             0 => "",
-            _ => " (no source made them, so they are counted in the first line alone)",
+            _ => " (mail of others than `ringpost-load`, such as yours or bounces: not checked)",
         };
         let connections = if self.connections == 1 { "connection" } else { "connections" };
         let mut text = format!(
