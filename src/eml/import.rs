@@ -258,6 +258,7 @@ impl Importer {
             options: head.options,
             flags,
             received_at: head.received_at,
+            reservation: None,
         };
         let stored = incoming.restore(Source::File(prepended_headers), details, &so_far).await;
         stored.map_err(|error| error.to_string())?;
@@ -293,7 +294,8 @@ impl Importer {
         let (incoming, flags) = content.end()?;
         let id = incoming.id();
         let options = Options::default();
-        let details = Details { envelope, options, flags, received_at: now };
+        let (received_at, reservation) = (now, None);
+        let details = Details { envelope, options, flags, received_at, reservation };
         let stored = incoming.commit(Source::File(Vec::new()), details).await;
         stored.map_err(|error| error.to_string())?;
         Ok(id)

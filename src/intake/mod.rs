@@ -1,42 +1,68 @@
-//! The way of a message into the spool (Postfix's cleanup(8) is its model). `spool import` comes
-//! through it; listeners and the relay's own reports still make their messages themselves.
+//! Makes every accepted message, as Postfix's cleanup(8) does: those of SMTP, of `spool import` and
+//! the relay's own reports. No other module stores one.
 //!
-//! Content goes through it to the spool's draft, in wire form and untouched, and each [`Observer`]
-//! sees it on the way. When it has ended, [`Incoming::commit`] puts the relay's header fields on
-//! top, has the message made durable, and returns it: only then may 250 be sent. `received`, which
-//! writes the Received field, is *pure*.
+//! ```text
+//! begin -> push, push ... (each Observer sees the content) -> commit: 250 may be sent
+//! ```
 //!
-//! It must not know how a message came in, nor when and where it is delivered.
+//! Content goes to the spool's draft in wire form and is not rewritten. [`Incoming::commit`] puts
+//! the relay's header fields on top, has the message made durable, counts it in the quota, and
+//! returns it. On top of a message stand, in this order:
+//!
+//! | fields | of |
+//! | --- | --- |
+//! | Received | clients ([`Source::Client`]): `received` |
+//! | Date and Message-ID, where they are missing | submission: the observer [`HeaderCheck`] |
+//! | signatures and metadata | the place for them is the observers: see [`Observer::fields`] |
+//!
+//! What is checked, and where:
+//!
+//! | check | where |
+//! | --- | --- |
+//! | hop count, size, line length, bare CR and LF, NUL | `smtp::ContentScanner`, which also finds the end of the content: in `session` and in `eml` |
+//! | a header that is well-formed and has only addresses that the user may send from | [`HeaderCheck::check`], on submission |
+//! | the hourly quota | reserved at MAIL and RCPT; counted by `commit`, given back when there is none |
+//!
+//! `received` and `header` are *pure*. This module must not know how a message came in, nor when
+//! and where it is delivered.
 
+mod header;
 mod received;
 
+pub use header::HeaderCheck;
 pub use received::{Client, Tls};
 
 use crate::message::{ContentFlags, Envelope, Message, Options, QueueId, Timestamp};
+use crate::quota::Reservation;
 use crate::spool::{Draft, Placement, PriorStatus, Spool, SpoolError};
+use std::rc::Rc;
 use std::sync::Arc;
 
-/// One shard's way into its spool.
+/// The intake of one spool.
 #[derive(Clone)]
 pub struct Intake {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
     spool: Spool,
     host_name: Arc<str>,
 }
 
-/// Watches content as it arrives, such as for a signature over it. `()` watches nothing, and costs
-/// nothing; a pair watches one after the other.
+/// Sees content as it arrives, for example to hash it for a signature. `()` does nothing and costs
+/// nothing; of a pair, both see it.
 pub trait Observer {
     /// The next piece of content, in wire form, cut anywhere.
     fn observe(&mut self, piece: &[u8]);
 
-    /// The content has ended: appends header fields that go on top of the message, each with its
-    /// CRLF.
+    /// The content has ended: appends header fields to go on top of the message, each with its
+    /// CRLF. A signature or a metadata field is added here.
     fn fields(&self, _message: &Ended<'_>, _out: &mut Vec<u8>) {}
 }
 
 /// A message whose content has ended, as observers see it.
 pub struct Ended<'a> {
-    /// Its name.
+    /// Its queue id.
     pub id: QueueId,
     /// When its content ended.
     pub received_at: Timestamp,
@@ -44,7 +70,7 @@ pub struct Ended<'a> {
     pub host_name: &'a str,
     /// Its sender and its recipients.
     pub envelope: &'a Envelope,
-    /// What was asked for it.
+    /// Its options.
     pub options: &'a Options,
 }
 
@@ -78,13 +104,13 @@ impl<O: Observer> Observer for Option<O> {
     }
 }
 
-/// Where a message comes from: what the relay puts on top of it.
+/// Where a message comes from: decides what the relay puts on top of it.
 pub enum Source<'a> {
     /// A client: a Received field.
     Client(Client<'a>),
     /// The relay itself: nothing.
     Relay,
-    /// A file that has kept what a relay had put on top before.
+    /// An exported message: the fields that were on top of it before.
     File(Vec<u8>),
 }
 
@@ -92,40 +118,43 @@ pub enum Source<'a> {
 pub struct Details {
     /// Its sender and its recipients.
     pub envelope: Envelope,
-    /// What was asked for it.
+    /// Its options.
     pub options: Options,
-    /// What was found out about the content.
+    /// What the scan of the content found.
     pub flags: ContentFlags,
     /// When the content ended, or was received by an earlier relay.
     pub received_at: Timestamp,
+    /// What it takes of an hourly quota. It counts when the message is durable, and is given back
+    /// when the message is not accepted.
+    pub reservation: Option<Reservation>,
 }
 
 impl Intake {
     /// Into `spool`, by the relay of this name.
     pub fn new(spool: Spool, host_name: Arc<str>) -> Intake {
-        Intake { spool, host_name }
+        Intake { shared: Rc::new(Shared { spool, host_name }) }
     }
 
     /// Where the messages go.
     pub fn spool(&self) -> &Spool {
-        &self.spool
+        &self.shared.spool
     }
 
     /// A message whose content begins to arrive `now`.
     pub fn begin<O: Observer>(&self, now: Timestamp, observer: O) -> Incoming<O> {
-        self.begin_as(self.spool.next_id(now), now, observer)
+        self.begin_as(self.spool().next_id(now), now, observer)
     }
 
-    /// The same of a message that has a name already: see [`Spool::restore`] for which it may be.
+    /// The same for a message that has an id: [`Spool::restore`] says which ids are allowed.
     pub fn begin_as<O: Observer>(&self, id: QueueId, now: Timestamp, observer: O) -> Incoming<O> {
-        let (intake, content) = (self.clone(), Ok(self.spool.draft()));
-        Incoming { intake, id, begun_at: now, content, observer }
+        let (shared, content) = (Rc::clone(&self.shared), Ok(self.spool().draft()));
+        Incoming { shared, id, begun_at: now, content, observer }
     }
 }
 
-/// A message on its way in. Dropped: forgotten.
+/// A message on its way in. Dropped before `commit`, it is discarded.
 pub struct Incoming<O = ()> {
-    intake: Intake,
+    shared: Rc<Shared>,
     id: QueueId,
     begun_at: Timestamp,
     /// Or why it cannot be kept.
@@ -134,19 +163,24 @@ pub struct Incoming<O = ()> {
 }
 
 impl<O: Observer> Incoming<O> {
-    /// Its name.
+    /// Its queue id.
     pub fn id(&self) -> QueueId {
         self.id
     }
 
-    /// Who watches its content.
+    /// The observer of its content.
     pub fn observer(&self) -> &O {
         &self.observer
     }
 
+    /// Whether all content so far is kept. If not, [`Incoming::commit`] returns the error.
+    pub fn is_kept(&self) -> bool {
+        self.content.is_ok()
+    }
+
     /// Takes the next piece of content, in wire form. Waits while the disk is slower than the
-    /// sender. When it cannot be kept, [`Incoming::commit`] says why: a client is told so at the
-    /// end of its content, and not before.
+    /// sender. An error is kept for [`Incoming::commit`]: the client gets its reply at the end of
+    /// the content.
     pub async fn push(&mut self, piece: &[u8]) {
         let Ok(draft) = &mut self.content else { return };
         self.observer.observe(piece);
@@ -156,7 +190,8 @@ impl<O: Observer> Incoming<O> {
         }
     }
 
-    /// Makes the message durable. If the caller goes away before that, it ends as removed.
+    /// Makes the message durable. If the future is dropped before that, the message ends as
+    /// removed.
     ///
     /// # Errors
     /// The message is not accepted.
@@ -165,11 +200,15 @@ impl<O: Observer> Incoming<O> {
         source: Source<'_>,
         details: Details,
     ) -> Result<(Placement, Arc<Message>), SpoolError> {
-        let spool = self.intake.spool.clone();
-        spool.store(self.message(source, details)?).await
+        let (shared, reservation, message) = self.message(source, details)?;
+        let stored = shared.spool.store(message).await?;
+        if let Some(reservation) = reservation {
+            reservation.commit();
+        }
+        Ok(stored)
     }
 
-    /// The same with what became of the message's recipients before.
+    /// The same for a message that was tried before: with the status of its recipients.
     ///
     /// # Errors
     /// The message is not accepted.
@@ -179,17 +218,17 @@ impl<O: Observer> Incoming<O> {
         details: Details,
         so_far: &PriorStatus,
     ) -> Result<Placement, SpoolError> {
-        let spool = self.intake.spool.clone();
-        spool.restore(self.message(source, details)?, so_far).await
+        let (shared, _, message) = self.message(source, details)?;
+        shared.spool.restore(message, so_far).await
     }
 
-    fn message(self, source: Source<'_>, details: Details) -> Result<Message<Draft>, SpoolError> {
-        let Incoming { intake, id, begun_at, content, observer } = self;
-        let Details { envelope, options, flags, received_at } = details;
+    fn message(self, source: Source<'_>, details: Details) -> Result<Made, SpoolError> {
+        let Incoming { shared, id, begun_at, content, observer } = self;
+        let Details { envelope, options, flags, received_at, reservation } = details;
         let content = content?;
-        // A message for no recipient would be in no list, and never end.
+        // A message without recipients would be in no list, and never end.
         assert!(!envelope.recipients.is_empty(), "message {id} has no recipients");
-        let host_name = &*intake.host_name;
+        let host_name = &*shared.host_name;
         let mut prepended_headers = match source {
             Source::Client(client) => {
                 let stamp = received::Stamp { host_name, id, at: begun_at };
@@ -200,6 +239,56 @@ impl<O: Observer> Incoming<O> {
         };
         let ended = Ended { id, received_at, host_name, envelope: &envelope, options: &options };
         observer.fields(&ended, &mut prepended_headers);
-        Ok(Message { id, received_at, envelope, options, flags, prepended_headers, content })
+        let message =
+            Message { id, received_at, envelope, options, flags, prepended_headers, content };
+        Ok((shared, reservation, message))
+    }
+}
+
+type Made = (Rc<Shared>, Option<Reservation>, Message<Draft>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Length(usize);
+
+    impl Observer for Length {
+        fn observe(&mut self, piece: &[u8]) {
+            self.0 += piece.len();
+        }
+
+        fn fields(&self, message: &Ended<'_>, out: &mut Vec<u8>) {
+            let field = format!("X-Length: {} of {}\r\n", self.0, message.id);
+            out.extend_from_slice(field.as_bytes());
+        }
+    }
+
+    #[test]
+    fn observers_see_each_piece_once_and_add_their_fields_in_order() {
+        let mut observers = (Some(Length::default()), ((), (None::<Length>, Length(5))));
+        for piece in [&b"Subject: x\r\n"[..], b"", b"\r\nbody\r\n"] {
+            observers.observe(piece);
+        }
+        let envelope = Envelope { reverse_path: None, recipients: Vec::new() };
+        let ended = Ended {
+            id: QueueId(0),
+            received_at: Timestamp(0),
+            host_name: "relay.example",
+            envelope: &envelope,
+            options: &Options::default(),
+        };
+        let mut out = Vec::new();
+        observers.fields(&ended, &mut out);
+        let fields = "X-Length: 20 of 0000000000000\r\nX-Length: 25 of 0000000000000\r\n";
+        assert_eq!(String::from_utf8_lossy(&out), fields);
+    }
+
+    #[test]
+    fn no_observer_takes_no_memory() {
+        assert_eq!(size_of::<Incoming<()>>(), size_of::<Incoming<((), ())>>());
+        let bare = size_of::<(Rc<Shared>, QueueId, Timestamp, Result<Draft, SpoolError>)>();
+        assert_eq!(size_of::<Incoming<()>>(), bare);
     }
 }

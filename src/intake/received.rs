@@ -75,8 +75,8 @@ pub(super) fn field(
     field.bytes
 }
 
-/// The field names a recipient only when there is no other: none may learn of the others (RFC 5321
-/// 7.2).
+/// The field names a recipient only when there is one alone: recipients may not see each other (RFC
+/// 5321 7.2).
 fn sole_recipient(envelope: &Envelope) -> Option<&Address> {
     match envelope.recipients.as_slice() {
         [only] => Some(&only.address),
@@ -127,8 +127,8 @@ fn hello_word(hello: &str) -> String {
     if smtp::is_hello_name(hello) {
         return hello.to_owned();
     }
-    let tame = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    hello.bytes().map(|byte| if tame(byte) { char::from(byte) } else { '?' }).collect()
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    hello.bytes().map(|byte| if is_safe(byte) { char::from(byte) } else { '?' }).collect()
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_says_from_whom_by_whom_how_and_when() {
+    fn a_field_names_client_relay_protocol_recipient_and_time() {
         assert_eq!(
             written(|_| ()),
             "Received: from client.example ([192.0.2.1])\r\n\
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_recipient_the_semicolon_moves_up() {
+    fn rfc5321_7_2_a_recipient_is_named_only_when_there_is_no_other() {
         for recipients in [vec![], vec!["a@b".to_owned(), "c@d".to_owned()]] {
             assert_eq!(
                 written(|trace| {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_name_cannot_break_out() {
+    fn a_name_given_with_ehlo_cannot_end_the_field() {
         let text = written(|trace| trace.client.hello = "my (pc); by \\ evil\"<x>");
         assert!(
             text.starts_with("Received: from my??pc???by???evil??x? ([192.0.2.1])\r\n"),

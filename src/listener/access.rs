@@ -56,19 +56,17 @@ impl Login {
     }
 }
 
-/// What a transaction has been granted. Dropped without [`Grant::commit`], it counts for nothing.
+/// What a transaction has been granted.
 #[derive(Default)]
 pub(super) struct Grant {
-    /// What it has taken, and the recipients that there may be in an hour; 0 is all.
+    /// What it has reserved, and the recipients that are allowed in an hour; 0 is no limit.
     counted: Option<(Reservation, u32)>,
 }
 
 impl Grant {
-    /// The message was accepted.
-    pub(super) fn commit(self) {
-        if let Some((reservation, _)) = self.counted {
-            reservation.commit();
-        }
+    /// What it has reserved, for the message that comes of it.
+    pub(super) fn into_reservation(self) -> Option<Reservation> {
+        self.counted.map(|(reservation, _)| reservation)
     }
 }
 

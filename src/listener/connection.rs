@@ -6,15 +6,16 @@ use super::log_throttle::Warning;
 use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, ForwardPath, Kind, non_empty};
-use crate::message::{Message, QueueId};
+use crate::intake::{self, Details, HeaderCheck, Incoming, Source};
+use crate::message::Message;
 use crate::ring::{self, RecvBuf, Stream};
 use crate::sasl::{Channels, Exchange, Mechanism};
 use crate::session::{
-    Authentication, Client, HeaderWatch, MailRequest, Progress, Protection, RecipientRequest,
-    Rejection, Session, Stage, Step, Transaction,
+    Authentication, Client, MailRequest, Progress, Protection, RecipientRequest, Rejection,
+    Session, Stage, Step, Transaction,
 };
 use crate::smtp::{Reply, Verb, commands_shown, replies_shown};
-use crate::spool::{Draft, SpoolError};
+use crate::spool::SpoolError;
 use crate::tls::MaybeTlsStream;
 use std::io;
 use std::rc::Rc;
@@ -27,15 +28,6 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 const REPLIES_BYTES_MAX: usize = 16 * 1024;
 /// A client that does not take replies for this long is gone.
 const SEND_WAIT: Duration = Duration::from_secs(60);
-
-/// A message that is arriving: between 354 or the first BDAT and the reply to its end.
-struct Incoming {
-    id: QueueId,
-    prepended_headers: Vec<u8>,
-    draft: Draft,
-    /// On submission listeners: what is looked at and added.
-    header: Option<HeaderWatch>,
-}
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(
@@ -153,18 +145,6 @@ async fn shake_hands(
     })
 }
 
-async fn keep(incoming: &mut Option<Incoming>, bytes: &[u8]) {
-    let Some(Incoming { id, draft, header, .. }) = incoming else { return };
-    if let Some(header) = header {
-        header.see(bytes);
-    }
-    if let Err(error) = draft.extend(bytes).await {
-        // The rest is swallowed; the refusal comes at the end of data.
-        tracing::debug!(%id, %error, "content not kept");
-        *incoming = None;
-    }
-}
-
 pub(super) struct Connection<'a> {
     pub(super) receiver: &'a Rc<Receiver>,
     guard: &'a mut OpenGuard,
@@ -172,7 +152,8 @@ pub(super) struct Connection<'a> {
     input: RecvBuf,
     pub(super) output: Vec<u8>,
     pub(super) session: Session<Grant>,
-    incoming: Option<Incoming>,
+    /// The message that is arriving: between 354 or the first BDAT and the reply to its end.
+    incoming: Option<Incoming<Option<HeaderCheck>>>,
     role: Role,
     /// Clients are asked for a certificate.
     asks: bool,
@@ -204,7 +185,9 @@ impl Connection<'_> {
             let progress = self.session.receive(self.input.filled(), &mut self.output);
             if let Step::Content(range) = &progress.step {
                 let bytes = self.input.filled().get(range.clone()).unwrap_or_default();
-                keep(&mut self.incoming, bytes).await;
+                if let Some(incoming) = &mut self.incoming {
+                    incoming.push(bytes).await;
+                }
             }
             self.log_commands(&progress);
             self.input.consume(progress.consumed);
@@ -289,7 +272,11 @@ impl Connection<'_> {
                     self.flush().await?;
                 }
             }
-            Step::ContentLineEnd => keep(&mut self.incoming, b"\r\n").await,
+            Step::ContentLineEnd => {
+                if let Some(incoming) = &mut self.incoming {
+                    incoming.push(b"\r\n").await;
+                }
+            }
             Step::ContentVoid => self.incoming = None,
             Step::Complete(transaction) => self.store(*transaction).await,
             Step::Rejected(rejection) => {
@@ -405,47 +392,47 @@ impl Connection<'_> {
             self.session.decline(reply, &mut self.output);
             return;
         }
-        let now = self.receiver.now();
-        let id = self.receiver.spool.next_id(now);
-        let prepended_headers = self.session.received_field(id, now);
-        let header = (self.role == Role::Submission).then(HeaderWatch::default);
-        let draft = self.receiver.spool.draft();
-        self.incoming = Some(Incoming { id, prepended_headers, draft, header });
+        let header = (self.role == Role::Submission).then(HeaderCheck::default);
+        self.incoming = Some(self.receiver.intake.begin(self.receiver.now(), header));
         self.session.begin_content(&mut self.output);
     }
 
     async fn store(&mut self, transaction: Transaction<Grant>) {
-        let Some(incoming) = self.incoming.take() else {
+        let Some(incoming) = self.incoming.take().filter(Incoming::is_kept) else {
             let reply = self.receiver.unready().unwrap_or(Reply::STORAGE_FULL);
             self.decline(&transaction, reply);
             return;
         };
         let received_at = self.receiver.now();
-        let id = incoming.id;
-        let mut prepended_headers = incoming.prepended_headers;
-        if let Some(header) = &incoming.header {
-            if let Err(reply) = self.check_header(header) {
-                self.decline(&transaction, reply);
-                return;
-            }
-            let host_name = &self.receiver.config.host_name;
-            prepended_headers.extend_from_slice(&header.missing(id, host_name, received_at));
+        let id = incoming.id();
+        if let Some(header) = incoming.observer()
+            && let Err(reply) = self.check_header(header)
+        {
+            self.decline(&transaction, reply);
+            return;
         }
-        let (protocol, grant) = (transaction.protocol, transaction.grant);
-        let message = Message {
-            id,
-            received_at,
+        let protocol = transaction.protocol;
+        let details = Details {
             envelope: transaction.envelope,
             options: transaction.options,
             flags: transaction.flags,
-            prepended_headers,
-            content: incoming.draft,
+            received_at,
+            reservation: transaction.grant.into_reservation(),
+        };
+        let tls = self.session.protection().map(|protection| intake::Tls {
+            version: protection.version,
+            cipher: &protection.cipher,
+        });
+        let client = intake::Client {
+            hello: self.session.client_name(),
+            protocol,
+            address: self.session.client_address().ip(),
+            tls,
         };
         // Replies to earlier commands of a pipelining client need not wait for the disk, but the
         // client waits for this one anyway: one send for all.
-        match self.receiver.spool.store(message).await {
+        match incoming.commit(Source::Client(client), details).await {
             Ok((placement, message)) => {
-                grant.commit();
                 self.deadlines.accepted(ring::now());
                 self.log_received(&message, protocol);
                 self.receiver.queue.admit(message, placement);
@@ -465,7 +452,7 @@ impl Connection<'_> {
     }
 
     /// Whether the user may send from the addresses in the header.
-    fn check_header(&mut self, header: &HeaderWatch) -> Result<(), Reply> {
+    fn check_header(&mut self, header: &HeaderCheck) -> Result<(), Reply> {
         let authenticator = self.receiver.auth_context.authenticator.as_ref();
         let (Some(authenticator), Some(login)) = (authenticator, &mut self.login) else {
             return Err(Reply::AUTH_FIRST);

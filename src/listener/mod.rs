@@ -1,9 +1,9 @@
 //! Accepts connections and runs their sessions: bytes between a `ring` stream and a `session`.
 //!
-//! Through it passes every message that comes in: from the stream to the spool's draft, and, once
-//! it is durable, to the shard's [`Queue`]. It applies what no session can see: how
-//! many connections there are, who the client is, whether the relay takes mail at this moment. It
-//! must not know where messages go.
+//! Every message that arrives over SMTP passes through it: from the stream to the `intake`, and,
+//! once it is durable, to the shard's [`Queue`]. It applies what no session can see: how many
+//! connections there are, who the client is, whether the relay accepts mail at this moment. It must
+//! not know where messages go.
 
 mod access;
 mod authentication;
@@ -15,12 +15,13 @@ pub mod proxy;
 use crate::auth::Authenticator;
 use crate::config::{self, Config, ListenerTls};
 use crate::event::EventLog;
+use crate::intake::Intake;
 use crate::message::{Message, Timestamp};
 use crate::quota::{Quotas, ShardQuotas};
 use crate::ring::{self, Interrupter, Listener, Permit, Semaphore, Stream};
 use crate::session::{Etrn, Policy};
 use crate::smtp::Reply;
-use crate::spool::{Placement, Spool};
+use crate::spool::Placement;
 use crate::tls::Server;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -74,11 +75,9 @@ struct ListenerPolicy {
 
 /// What all listeners of one shard share.
 pub struct Receiver {
-    /// This shard's number, for events.
-    pub shard: usize,
     config: Arc<Config>,
     auth_context: AuthContext,
-    spool: Spool,
+    intake: Intake,
     events: Rc<EventLog>,
     queue: Rc<dyn Queue>,
     quotas: ShardQuotas,
@@ -119,23 +118,21 @@ impl Open {
 }
 
 impl Receiver {
-    /// The intake of one shard.
+    /// Of one shard.
     pub fn new(
-        shard: usize,
         config: Arc<Config>,
         core: config::Core,
         auth_context: AuthContext,
-        spool: Spool,
+        intake: Intake,
         events: Rc<EventLog>,
         queue: Rc<dyn Queue>,
     ) -> Rc<Receiver> {
         Rc::new(Receiver {
-            shard,
             config,
             quotas: ShardQuotas::new(Arc::clone(&auth_context.quotas)),
             connections: Semaphore::new(core.connections_max),
             auth_context,
-            spool,
+            intake,
             events,
             queue,
             refusals: Semaphore::new(REFUSALS_MAX),
@@ -257,7 +254,7 @@ impl Receiver {
     fn unready(&self) -> Option<Reply> {
         if self.stopping.get() {
             Some(Reply::STOPPING)
-        } else if let Some(cause) = self.spool.failure() {
+        } else if let Some(cause) = self.intake.spool().failure() {
             tracing::debug!(%cause, "mail refused: the spool has failed");
             Some(Reply::LOCAL_ERROR)
         } else if self.events.backlogged() {

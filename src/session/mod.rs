@@ -22,19 +22,16 @@ mod authentication;
 mod chunks;
 mod commands;
 mod offer;
-mod received;
 mod recipients;
 mod step;
-mod submission;
 
 pub use authentication::{AuthInput, Authentication};
 pub use step::{
     Etrn, MailRequest, Progress, RecipientRequest, Rejection, Stage, Step, Transaction,
 };
-pub use submission::HeaderWatch;
 
 use crate::config;
-use crate::message::{Address, Envelope, QueueId, Recipient, Timestamp};
+use crate::message::{Envelope, QueueId, Recipient, Timestamp};
 use crate::sasl::Channels;
 use crate::smtp::{
     self, Bare, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, Reply, Scanned,
@@ -472,23 +469,6 @@ impl<G> Session<G> {
         }
     }
 
-    /// The Received field (RFC 5321 4.4) for the open transaction, ending in CRLF.
-    pub fn received_field(&self, id: QueueId, now: Timestamp) -> Vec<u8> {
-        let mail = self.open().map(|open| &open.mail);
-        let recipient = mail.and_then(|mail| sole_recipient(&mail.envelope));
-        received::field(&received::ReceivedField {
-            hello: self.client_name(),
-            protocol: self.protocol(),
-            client: self.client.address.ip(),
-            protection: self.client.protection.as_ref(),
-            host_name: &self.policy.host_name,
-            id,
-            recipient: recipient.map(Address::as_str),
-            priority: mail.map_or(0, |mail| mail.options.priority),
-            now,
-        })
-    }
-
     /// Answers [`Step::Etrn`] (RFC 1985 5.3).
     pub fn answer_etrn(&mut self, found: Etrn, out: &mut Vec<u8>) {
         let reply = match found {
@@ -515,7 +495,17 @@ impl<G> Session<G> {
         let smtp_utf8 = open.is_some_and(|open| open.mail.options.smtp_utf8);
         let has_tls = self.client.protection.is_some();
         let has_user = self.user.is_some();
-        received::protocol(self.is_extended(), smtp_utf8, has_tls, has_user)
+        match (smtp_utf8, has_tls, has_user) {
+            _ if !self.is_extended() => "SMTP",
+            (false, false, false) => "ESMTP",
+            (false, true, false) => "ESMTPS",
+            (false, false, true) => "ESMTPA",
+            (false, true, true) => "ESMTPSA",
+            (true, false, false) => "UTF8SMTP",
+            (true, true, false) => "UTF8SMTPS",
+            (true, false, true) => "UTF8SMTPA",
+            (true, true, true) => "UTF8SMTPSA",
+        }
     }
 
     /// The TLS of the connection.
@@ -618,15 +608,6 @@ fn is_ascii(envelope: &Envelope) -> bool {
     };
     envelope.reverse_path.as_ref().is_none_or(|path| path.as_str().is_ascii())
         && envelope.recipients.iter().all(is_plain)
-}
-
-/// The trace field names a recipient only when there is no other: each must not learn of the
-/// others (RFC 5321 7.2).
-fn sole_recipient(envelope: &Envelope) -> Option<&Address> {
-    match envelope.recipients.as_slice() {
-        [only] => Some(&only.address),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

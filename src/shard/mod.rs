@@ -33,6 +33,7 @@ use crate::config::{Config, Core, Listener};
 use crate::credentials::OutboundCredentials;
 use crate::dns::Resolver;
 use crate::event::{Event, EventLog, Kind};
+use crate::intake::Intake;
 use crate::listener::{self, Receiver};
 use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
 use crate::pool::{AddressCounts, Dispatch, Exchange, Pool};
@@ -183,10 +184,12 @@ async fn serve(plan: Plan) -> Result<(), String> {
     let listeners = config.listeners.iter().map(|listener| listener.address).collect();
     let host_name = Arc::clone(&config.host_name);
     let router = Router::new(host_name, listeners, config.route.clone(), resolver, seed);
+    let intake = Intake::new(spool.clone(), Arc::clone(&config.host_name));
     let stations = Stations {
         shard: index,
         config: Arc::clone(&config),
         spool: spool.clone(),
+        intake: intake.clone(),
         events: Rc::clone(&events),
         exchange: Rc::clone(&exchange),
     };
@@ -224,11 +227,10 @@ async fn serve(plan: Plan) -> Result<(), String> {
 
     let into: Rc<dyn listener::Queue> = Rc::clone(&queue) as _;
     let receiver = Receiver::new(
-        index,
         Arc::clone(&config),
         core,
         listener::AuthContext { server, authenticator, quotas },
-        spool.clone(),
+        intake,
         Rc::clone(&events),
         into,
     );

@@ -11,6 +11,7 @@ use super::report::{DelayReport, Trouble};
 use super::sites::Sites;
 use crate::config::{Config, Core};
 use crate::event::{Event, EventLog, ForwardPath, Kind};
+use crate::intake::Intake;
 use crate::limits;
 use crate::message::{
     IdentityId, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
@@ -34,6 +35,7 @@ pub(super) struct Stations {
     pub(super) shard: usize,
     pub(super) config: Arc<Config>,
     pub(super) spool: Spool,
+    pub(super) intake: Intake,
     pub(super) events: Rc<EventLog>,
     pub(super) exchange: Rc<Exchange>,
 }

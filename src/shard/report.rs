@@ -17,6 +17,7 @@ use super::now;
 use super::origin::Origin;
 use crate::bounce::{self, Kind, Report, ReportedRecipient};
 use crate::event::{self, Event};
+use crate::intake::{Details, Source};
 use crate::message::{
     Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
     Options, Reason, Recipient, Stage, Status, Timestamp,
@@ -315,7 +316,8 @@ impl Driver {
             && matches!(kind, Kind::Failed)
             && !options.require_tls
             && message.content.len() <= bounce::FULL_BYTES_MAX as u64;
-        let id = self.stations.spool.next_id(now);
+        let mut incoming = self.stations.intake.begin(now, ());
+        let id = incoming.id();
         let report = bounce::report(&Report {
             host_name: &self.stations.config.host_name,
             to,
@@ -333,11 +335,9 @@ impl Driver {
             report_id: id,
             now,
         });
-        let mut draft = self.stations.spool.draft();
-        draft.extend(&report).await?;
+        incoming.push(&report).await;
         let eight_bit = !report.is_ascii();
-        let accepted = Message {
-            id,
+        let details = Details {
             received_at: now,
             envelope: Envelope {
                 reverse_path: None,
@@ -349,10 +349,9 @@ impl Driver {
                 ..Options::default()
             },
             flags: ContentFlags { dot_stuffed: true, eight_bit },
-            prepended_headers: Vec::new(),
-            content: draft,
+            reservation: None,
         };
-        let (placement, stored) = self.stations.spool.store(accepted).await?;
+        let (placement, stored) = incoming.commit(Source::Relay, details).await?;
         let event =
             Event::new(event::Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
         self.stations.events.emit(&Event {

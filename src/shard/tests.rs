@@ -7,6 +7,7 @@ use super::report::{DelayReport, wants_success_report};
 use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;
+use crate::intake::Intake;
 use crate::message::{
     Address, Content, ContentFlags, DeliverBy, DsnNotify, Envelope, Message, Options, Outcome,
     QueueId, Reason, Recipient, Stage, Status, Timestamp,
@@ -50,7 +51,9 @@ async fn queue(folder: &Path) -> Rc<Driver> {
     let exchange = Exchange::new(0, vec![peer]);
     let core = config.cores[0].clone();
     let events = Rc::new(EventLog::off());
-    let driver = Driver::new(Stations { shard: 0, config, spool, events, exchange }, &core, router);
+    let intake = Intake::new(spool.clone(), Arc::clone(&config.host_name));
+    let stations = Stations { shard: 0, config, spool, intake, events, exchange };
+    let driver = Driver::new(stations, &core, router);
     ring::spawn("endings", Rc::clone(&driver).watch_endings());
     ring::spawn("dispatcher", Rc::clone(&driver).run());
     driver

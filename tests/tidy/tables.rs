@@ -47,6 +47,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "credentials",
             "dns",
             "event",
+            "intake",
             "limits",
             "listener",
             "message",
@@ -63,8 +64,8 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
-            "auth", "config", "event", "message", "quota", "ring", "sasl", "session", "smtp",
-            "spool", "tls",
+            "auth", "config", "event", "intake", "message", "quota", "ring", "sasl", "session",
+            "smtp", "spool", "tls",
         ],
     ),
     (
@@ -88,7 +89,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bounce", &["message", "smtp"]),
     ("eml", &["intake", "message", "ring", "smtp", "spool"]),
     ("scheduler", &["config", "limits", "message"]),
-    ("intake", &["message", "smtp", "spool"]),
+    ("intake", &["message", "quota", "smtp", "spool"]),
     ("spool", &["limits", "message", "ring"]),
     ("delivery", &["config", "limits", "message", "sasl", "smtp"]),
     ("session", &["config", "limits", "message", "sasl", "smtp"]),
@@ -239,8 +240,6 @@ pub const BANNED_STILL_IN: &[&str] = &[
     "src/sasl/token.rs",
     "src/scheduler/tests.rs",
     "src/session/commands.rs",
-    "src/session/received.rs",
-    "src/session/submission.rs",
     "src/shard/report.rs",
     "src/shard/sites.rs",
     "src/smtp/content.rs",
@@ -271,7 +270,7 @@ pub const BANNED_STILL_IN: &[&str] = &[
 /// Functions with more parameters than this (`self` apart) take a structure.
 pub const PARAMETERS_MAX: usize = 6;
 /// Functions with more, until they are changed: this list only shrinks.
-pub const MANY_PARAMETERS: &[&str] = &["src/listener/mod.rs new"];
+pub const MANY_PARAMETERS: &[&str] = &[];
 
 /// In these modules policy is asked by steps that are answered, not by callbacks.
 pub const NO_BOXED_CALLBACKS: [&str; 2] = ["listener", "session"];

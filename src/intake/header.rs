@@ -1,23 +1,23 @@
-//! What a submission server adds to a message, and what it looks at (RFC 6409 6 and 8). *Pure.*
+//! What a submission server checks in the header of a message, and what it adds (RFC 6409 6 and
+//! 8). *Pure.*
 //!
 //! A user with a list of senders may write only a header that all readers understand alike: one
 //! From, at most one Sender, and nothing but header fields (RFC 5322 3.6). The addresses in From,
 //! Sender, Resent-From and Resent-Sender must be among the user's senders.
 
-use super::received::date;
-use crate::message::{QueueId, Timestamp};
+use super::{Ended, Observer};
 use crate::smtp::{Reply, read_addresses};
 
-/// What is kept of one line, in bytes; RFC 5322 2.1.1 has 998.
+/// Bytes of one line that are kept; RFC 5322 2.1.1 has 998.
 const LINE_BYTES_MAX: usize = 4096;
-/// What is kept of From and of Sender, in bytes, with all their lines.
+/// Bytes of From and of Sender that are kept, with all their lines.
 const FIELD_BYTES_MAX: usize = 64 * 1024;
 /// Resent-From and Resent-Sender fields of a message that are read; a message with more is refused.
 const RESENT_MAX: usize = 100;
 
-/// Looks at the header of a message on its way in.
+/// Reads the header of a message as it arrives.
 #[derive(Debug, Default)]
-pub struct HeaderWatch {
+pub struct HeaderCheck {
     line: Vec<u8>,
     current: Kept,
     /// The line at hand is not the first: it may continue a field.
@@ -55,9 +55,9 @@ struct Field {
 
 impl Field {
     fn extend(&mut self, part: &[u8], cut: bool, bytes_max: usize) {
-        let room = bytes_max.saturating_sub(self.value.len());
-        self.cut |= cut || part.len() > room;
-        self.value.extend_from_slice(part.get(..room).unwrap_or(part));
+        let space = bytes_max.saturating_sub(self.value.len());
+        self.cut |= cut || part.len() > space;
+        self.value.extend_from_slice(part.get(..space).unwrap_or(part));
     }
 
     fn check(&self, name: &str, may: impl Fn(&str) -> bool) -> Result<(), Reply> {
@@ -71,15 +71,33 @@ impl Field {
     }
 }
 
-impl HeaderWatch {
-    /// Takes the next piece of content, in wire form.
-    pub fn see(&mut self, mut piece: &[u8]) {
+impl Observer for HeaderCheck {
+    fn observe(&mut self, piece: &[u8]) {
+        self.see(piece);
+    }
+
+    /// The fields that the message must have and has not.
+    fn fields(&self, message: &Ended<'_>, out: &mut Vec<u8>) {
+        if !self.has_date {
+            out.extend_from_slice(b"Date: ");
+            out.extend_from_slice(message.received_at.rfc5322().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        if !self.has_message_id {
+            let Ended { id, host_name, .. } = message;
+            out.extend_from_slice(format!("Message-ID: <{id}@{host_name}>\r\n").as_bytes());
+        }
+    }
+}
+
+impl HeaderCheck {
+    fn see(&mut self, mut piece: &[u8]) {
         while !self.over && !piece.is_empty() {
             let end = piece.iter().position(|&byte| byte == b'\n');
             let (part, rest) = piece.split_at(end.map_or(piece.len(), |end| end + 1));
             // One byte beyond the bound says that the line is longer.
-            let room = (LINE_BYTES_MAX + 1).saturating_sub(self.line.len());
-            self.line.extend_from_slice(part.get(..room).unwrap_or(part));
+            let space = (LINE_BYTES_MAX + 1).saturating_sub(self.line.len());
+            self.line.extend_from_slice(part.get(..space).unwrap_or(part));
             if end.is_some() {
                 let line = std::mem::take(&mut self.line);
                 self.end_of_line(&line);
@@ -102,7 +120,7 @@ impl HeaderWatch {
             return;
         }
         let Some((name, value)) = split_field(line) else {
-            // For some the header is over here, and for others it is not.
+            // Readers do not agree on whether the header ends here.
             self.broken |= !line.is_empty();
             self.over = true;
             return;
@@ -149,18 +167,6 @@ impl HeaderWatch {
         }
     }
 
-    /// The fields that the message lacks, to be put on top of it.
-    pub fn missing(&self, id: QueueId, host_name: &str, now: Timestamp) -> Vec<u8> {
-        let mut fields = String::new();
-        if !self.has_date {
-            fields.push_str(&format!("Date: {}\r\n", date(now)));
-        }
-        if !self.has_message_id {
-            fields.push_str(&format!("Message-ID: <{id}@{host_name}>\r\n"));
-        }
-        fields.into_bytes()
-    }
-
     /// Whether the header is well-formed, and From, Sender, Resent-From and Resent-Sender have no
     /// address but those that the user `may` send from.
     ///
@@ -203,16 +209,27 @@ fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::message::{Envelope, Options, QueueId, Timestamp};
 
-    fn watch(content: &str, piece: usize) -> HeaderWatch {
-        let mut watch = HeaderWatch::default();
-        content.as_bytes().chunks(piece).for_each(|piece| watch.see(piece));
-        watch
+    fn read(content: &str, piece: usize) -> HeaderCheck {
+        let mut header = HeaderCheck::default();
+        content.as_bytes().chunks(piece).for_each(|piece| header.observe(piece));
+        header
     }
 
     fn missing(content: &str) -> String {
-        let now = Timestamp(1_795_459_019_123);
-        let fields = |piece| watch(content, piece).missing(QueueId(0), "relay.example", now);
+        let ended = Ended {
+            id: QueueId(0),
+            received_at: Timestamp(1_795_459_019_123),
+            host_name: "relay.example",
+            envelope: &Envelope { reverse_path: None, recipients: Vec::new() },
+            options: &Options::default(),
+        };
+        let fields = |piece| {
+            let mut out = Vec::new();
+            read(content, piece).fields(&ended, &mut out);
+            out
+        };
         assert_eq!(fields(1), fields(1000), "however it is cut");
         String::from_utf8(fields(7)).unwrap()
     }
@@ -236,7 +253,7 @@ mod tests {
     fn rfc5321_4_5_2_fields_are_seen_as_the_next_hop_sees_them() {
         assert_eq!(missing(".Date: x\r\n.Message-ID: <a@b>\r\n\r\n"), "");
         assert_eq!(missing("..Date: x\r\nMessage-ID: <a@b>\r\n\r\n"), DATE);
-        for (content, told) in [
+        for (content, says) in [
             (".From: ann@a.test\r\n\r\n", FROM),
             ("From: joe@a.test\r\n.From: ann@a.test\r\n\r\n", "Duplicate From header field"),
             ("From: joe@a.test,\r\n. ann@a.test\r\n\r\n", FROM),
@@ -244,7 +261,7 @@ mod tests {
             (".From: joe@a.test\r\n\r\n", ""),
             ("..From: joe@a.test\r\n\r\n", "Missing From header field (RFC 5322 3.6)"),
         ] {
-            check(content, told);
+            check(content, says);
         }
     }
 
@@ -252,18 +269,18 @@ mod tests {
     const SENDER: &str = "Sender header address not permitted for this user";
     const BROKEN: &str = "Malformed header field (RFC 5322 2.2)";
 
-    /// What joe@a.test is told of his message; nothing when it is taken.
-    fn check(content: &str, told: &str) {
+    /// What the reply to user joe@a.test says; empty when the message is accepted.
+    fn check(content: &str, says: &str) {
         for piece in [1, 5, 1000] {
-            let checked = watch(content, piece).check(|who| who == "joe@a.test");
+            let checked = read(content, piece).check(|address| address == "joe@a.test");
             let text = checked.map_or_else(|reply| reply.text.into_owned(), |()| String::new());
-            assert_eq!(text, told, "{content}");
+            assert_eq!(text, says, "{content}");
         }
     }
 
     #[test]
-    fn from_and_sender_are_those_of_who_may() {
-        for (content, told) in [
+    fn from_and_sender_must_be_addresses_of_the_user() {
+        for (content, says) in [
             ("From: Joe <joe@a.test>\r\n\r\n", ""),
             ("From: \"Joe\r\n\t(x)\"\r\n <joe@a.test>\r\n\r\n", ""),
             ("From: Joe\r\n <ann@a.test>\r\n\r\n", FROM),
@@ -272,7 +289,7 @@ mod tests {
             ("From: joe@a.test\r\nSender: joe@a.test\r\n\r\n", ""),
             ("From \t : joe@a.test\r\n\r\nFrom: ann@a.test\r\n", ""),
         ] {
-            check(content, told);
+            check(content, says);
         }
     }
 
@@ -282,7 +299,7 @@ mod tests {
         let unreadable =
             |name: &str| format!("Malformed {name} header address list (RFC 5322 3.6.2)");
         let (from, sender) = ("Resent-From", "Resent-Sender");
-        for (fields, told) in [
+        for (fields, says) in [
             ("Resent-From: joe@a.test\r\n", String::new()),
             ("Resent-From: joe@a.test\r\nResent-Sender: joe@a.test\r\n", String::new()),
             // Resent twice.
@@ -299,8 +316,8 @@ mod tests {
             (".Resent-From: ann@a.test\r\n", resent(from)),
             ("Resent-To: ann@a.test\r\n", String::new()),
         ] {
-            check(&format!("From: joe@a.test\r\n{fields}\r\n"), &told);
-            check(&format!("{fields}From: joe@a.test\r\n\r\n"), &told);
+            check(&format!("From: joe@a.test\r\n{fields}\r\n"), &says);
+            check(&format!("{fields}From: joe@a.test\r\n\r\n"), &says);
         }
         let many = "Resent-From: joe@a.test\r\n".repeat(RESENT_MAX);
         check(&format!("From: joe@a.test\r\n{many}\r\n"), "");
@@ -311,7 +328,7 @@ mod tests {
         let long = format!("Resent-From: joe@a.test\r\n{}", " (x)\r\n".repeat(10_000));
         let content = format!("From: joe@a.test\r\n{long}{long}\r\n");
         check(&content, &unreadable(from));
-        let kept: usize = watch(&content, 1000).resent.iter().map(|(_, f)| f.value.len()).sum();
+        let kept: usize = read(&content, 1000).resent.iter().map(|(_, f)| f.value.len()).sum();
         assert!(kept <= FIELD_BYTES_MAX, "{kept}");
     }
 
@@ -319,7 +336,7 @@ mod tests {
     fn rfc5322_3_6_one_from_is_demanded_and_readable() {
         let none = "Missing From header field (RFC 5322 3.6)";
         let unreadable = "Malformed From header address list (RFC 5322 3.6.2)";
-        for (content, told) in [
+        for (content, says) in [
             ("", none),
             ("Subject: x\r\n\r\nFrom: joe@a.test\r\n", none),
             ("From: joe@a.test\r\nFrom: joe@a.test\r\n\r\n", "Duplicate From header field"),
@@ -332,13 +349,13 @@ mod tests {
                 "Malformed Sender header address list (RFC 5322 3.6.2)",
             ),
         ] {
-            check(content, told);
+            check(content, says);
         }
         let long = format!("From: {}\r\n <joe@a.test>\r\n\r\n", "x".repeat(LINE_BYTES_MAX));
         check(&long, unreadable);
         let longer = format!("From: joe@a.test\r\n{}\r\n", " (x)\r\n".repeat(20_000));
         check(&longer, unreadable);
-        assert!(watch(&longer, 1000).from.value.len() <= FIELD_BYTES_MAX);
+        assert!(read(&longer, 1000).from.value.len() <= FIELD_BYTES_MAX);
     }
 
     #[test]
