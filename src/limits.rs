@@ -100,6 +100,13 @@ pub const RETRY_SHARED_MAX: usize = 4096;
 /// error of the disk) is tried again after this, in seconds.
 pub const POSTPONED_SECONDS: u64 = 10;
 
+// --- the operator's socket ---
+
+/// Connections to the control socket at once; further ones wait. Each takes a descriptor.
+pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// A connection to the control socket on which nothing moves for this long, in seconds, is closed.
+pub const CONTROL_IDLE_SECONDS: u64 = 30;
+
 // --- reports ---
 
 /// Reports that one shard makes and stores at once: each holds a message and a report in memory

@@ -111,6 +111,14 @@ impl Origin {
     }
 }
 
+/// A named pipe is refused: reading it may never end.
+fn read_file(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.file_type().is_fifo() {
+        return Err(std::io::Error::other("it is a named pipe; write a file"));
+    }
+    std::fs::read_to_string(path)
+}
+
 impl Config {
     /// The configuration of `file` (or the defaults alone) with `overrides` laid over it, on this
     /// machine.
@@ -127,7 +135,7 @@ impl Config {
         };
         let (name, text) = match file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
+                let text = read_file(path).map_err(|error| unreadable(path, error))?;
                 (path.display().to_string(), text)
             }
             None => Default::default(),

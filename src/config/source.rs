@@ -86,10 +86,16 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
     for error in errors {
         let place = lines.place(error.span().map_or(0, |span| span.start));
         if problems.last().is_none_or(|last| last.place != place) {
-            let what = format!(
-                "not valid TOML: {}; write one key = \"text\", key = 5 or [table] a line",
-                error.message()
-            );
+            let what = match error.message() {
+                // What a file of another program's form runs into, in the parser's words.
+                said if ["must be quoted", "expected nothing"]
+                    .iter()
+                    .any(|it| said.contains(it)) =>
+                {
+                    "not valid TOML: text stands in quotation marks, key = \"text\"".to_owned()
+                }
+                said => format!("not valid TOML: {said}"),
+            };
             problems.push(Problem { place, key: String::new(), what });
         }
     }

@@ -5,11 +5,13 @@
 //!
 //! - `start`: from a checked configuration to running shards.
 //! - `http`: what is asked over the operator's Unix socket.
+//! - `connections`: how many may ask at once.
 //! - `client`: the asking side, for the command line.
 //! - `reload`: what is read again while it runs.
 //! - `service_manager`: what systemd is told.
 
 mod client;
+mod connections;
 mod http;
 mod preflight;
 mod reload;
@@ -23,7 +25,8 @@ use start::ServeError;
 use crate::config::{Config, Origin};
 use crate::ring::Sender;
 use crate::shard::Request;
-use reload::{ConfigReload, Reloader};
+use connections::Connections;
+use reload::{ConfigReload, Read};
 use start::{Running, STOP_GRACE};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,16 +76,17 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
     let (mut terminate, mut interrupt, mut hang_up) = signals;
     let socket = tokio::net::UnixListener::from_std(running.socket)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let mut reload = ConfigReload::new(&running.config, running.live_tls);
+    let reload = ConfigReload::new(&running.config, running.live_tls);
+    let read = reload::spawn(reload, running.reloaders, origin)
+        .map_err(|error| ServeError::Runtime(error.to_string()))?;
     let router = http::router(running.requests.clone(), running.config);
     let server = tokio::spawn(async move {
-        if let Err(error) = axum::serve(socket, router).await {
+        if let Err(error) = axum::serve(Connections::new(socket), router).await {
             tracing::error!(%error, "the operator's socket is closed");
         }
     });
 
     let mut ended = running.ended;
-    let mut reloaders = running.reloaders;
     let mut looks = tokio::time::interval(reload::LOOK);
     service_manager::notify(service_manager::READY);
     let mut result = loop {
@@ -91,11 +95,10 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
             _ = interrupt.recv() => break None,
             result = &mut ended => break Some(result),
             _ = hang_up.recv() => {
-                reload.read_again(&origin);
                 running.events.reopen();
-                reloaders.iter_mut().for_each(Reloader::reload);
+                read.request(Read::Again);
             },
-            _ = looks.tick() => reloaders.iter_mut().for_each(Reloader::look),
+            _ = looks.tick() => read.request(Read::Changed),
         }
     };
     if result.is_none() {

@@ -7,6 +7,7 @@
 
 use crate::config::{Apply, Config, Origin, Tls};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +46,52 @@ impl LiveTls {
         live.certificates.clone_from(&tls.certificates);
         live.client_roots.clone_from(&tls.client_roots);
     }
+}
+
+/// What to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// The configuration, and all files that it names.
+    Again,
+    /// Files that have changed.
+    Changed,
+}
+
+/// The thread that reads. A file system that hangs holds it up, and neither a stop nor the queue
+/// commands.
+pub(super) struct ReadThread(SyncSender<Read>);
+
+impl ReadThread {
+    /// Asks for it; a request that finds one waiting already is the same as that one.
+    pub(super) fn request(&self, what: Read) {
+        let refused = self.0.try_send(what).is_err();
+        if refused && what == Read::Again {
+            tracing::error!("configuration not read again: an earlier reading has not ended");
+        }
+    }
+}
+
+/// # Errors
+/// The thread cannot be started.
+pub(super) fn spawn(
+    mut config: ConfigReload,
+    mut reloaders: Vec<Reloader>,
+    origin: Origin,
+) -> std::io::Result<ReadThread> {
+    // One that waits while another is read.
+    let (sender, requests) = mpsc::sync_channel(1);
+    std::thread::Builder::new().name("reload".into()).spawn(move || {
+        for what in requests {
+            match what {
+                Read::Again => {
+                    config.read_again(&origin);
+                    reloaders.iter_mut().for_each(Reloader::reload);
+                }
+                Read::Changed => reloaders.iter_mut().for_each(Reloader::look),
+            }
+        }
+    })?;
+    Ok(ReadThread(sender))
 }
 
 /// The configuration that the relay runs with, to compare with the file.

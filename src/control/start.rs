@@ -436,7 +436,9 @@ pub(super) fn check_open_files(config: &Config) -> Result<(), ServeError> {
     let limit = ring::raise_open_files();
     let inbound: u64 = config.cores.iter().map(|core| core.connections_max as u64).sum();
     let shards = config.cores.len() as u64;
-    let needed = inbound + shards * (config.pool.connections_max as u64 + FILES_PER_SHARD);
+    let needed = inbound
+        + shards * (config.pool.connections_max as u64 + FILES_PER_SHARD)
+        + limits::CONTROL_CONNECTIONS_MAX as u64;
     if limit < needed {
         return Err(ServeError::OpenFiles { limit, needed });
     }

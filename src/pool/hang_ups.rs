@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`IN_A_ROW_MAX`] of one sender | that sender's mail to the site is deferred for [`HOLD`], then tried once |
 //! | [`IN_A_ROW_MAX`] at one host | other hosts of the site are tried before it for a while |
-//! | [`SITE_IN_A_ROW_MAX`] at the site, of several senders | the site backs off as a whole |
+//! | [`SITE_IN_A_ROW_MAX`] at the site, of several senders | the site backs off as a whole, and then the count begins anew |
 //!
 //! It must not know connections or clocks: the time is an argument.
 
@@ -87,6 +87,9 @@ impl HangUps {
         entry.reason = reason.clone();
         self.in_a_row = self.in_a_row.saturating_add(1);
         if self.in_a_row >= SITE_IN_A_ROW_MAX && self.senders.len() > 1 {
+            // After the back-off as many are tried again: one alone would be the next of the same
+            // kind, and behind a hundred such messages all other mail would wait for hours.
+            self.in_a_row = 0;
             Charge::Site
         } else {
             Charge::Nothing
@@ -185,6 +188,11 @@ mod tests {
         }
         assert_eq!(charges.pop(), Some(Charge::Site));
         assert!(charges.iter().all(|charge| *charge == Charge::Nothing));
+        for number in 1..SITE_IN_A_ROW_MAX {
+            let sender = format!("t{number}@x.test");
+            let charge = counts.hung_up(host(100 + number as u8), &sender, &reason(), NOW);
+            assert_eq!(charge, Charge::Nothing, "after the back-off");
+        }
         counts.answered(host(1), "s1@x.test");
         assert_eq!(counts.hung_up(host(9), "s9@x.test", &reason(), NOW), Charge::Nothing);
     }

@@ -626,7 +626,24 @@ def a_server_that_takes_two_connections_gets_all():
             assert len(took) == 300 and rogue.connections < 100 and deferred < 5
 
 
+def connections_to_the_control_socket_are_bounded():
+    """A script that forgets to close them takes 64 descriptors and no more; mail flows."""
+    with Sink() as sink, Relay(smart_host=sink.port) as relay, contextlib.ExitStack() as held:
+        before = open_files(relay)
+        for _ in range(100):
+            peer = held.enter_context(socket.socket(socket.AF_UNIX))
+            peer.settimeout(5)
+            peer.connect(str(relay.spool / "control.sock"))
+        time.sleep(0.5)
+        assert open_files(relay) - before <= 64 + 10, (before, open_files(relay))
+        send(relay.port, b"Subject: x\r\n\r\nx\r\n")
+        sink.wait(1)
+        held.close()
+        relay.wait_empty()
+
+
 TESTS = [
+    connections_to_the_control_socket_are_bounded,
     commands_without_reading_the_replies_are_bounded, slow_clients_do_not_hold_up_others, endless_lines_end,
     five_thousand_recipients_are_told_to_come_in_portions,
     bad_recipients_do_not_end_the_session_of_an_own_client, clients_that_drip_are_cut,

@@ -279,7 +279,22 @@ def a_queue_that_cannot_be_seen_is_not_called_empty():
         assert code == 1 and "empty" not in output and "not in the queue" in errors, output
 
 
+def a_named_pipe_as_configuration_holds_up_neither_mail_nor_a_stop():
+    with tempfile.TemporaryDirectory() as folder, Sink() as sink:
+        path = pathlib.Path(folder, "r.toml")
+        path.write_text("")
+        with Relay("--config", str(path), smart_host=sink.port) as relay:
+            path.unlink()
+            os.mkfifo(path)
+            relay.process.send_signal(signal.SIGHUP)
+            wait_until("the log says why", lambda: b"it is a named pipe" in relay.log)
+            send(relay.port, b"Subject: x\r\n\r\nx\r\n")
+            sink.wait(1)
+            assert relay.stop() == 0
+
+
 TESTS = [
+    a_named_pipe_as_configuration_holds_up_neither_mail_nor_a_stop,
     a_taken_port_is_named, another_instance_on_the_spool_is_named,
     a_spool_that_cannot_be_written_is_named, bad_configuration_is_told_with_line_and_remedy,
     a_slip_in_the_path_of_the_spool_makes_no_folders,
