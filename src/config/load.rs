@@ -9,6 +9,7 @@ use super::table::Report;
 use super::{Config, EventOutput, HostName, unit, written};
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
