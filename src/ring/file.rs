@@ -17,6 +17,7 @@ use glommio::io::BufferedFile;
 use super::disk;
 #[cfg(test)]
 use super::simulation::{self, plain::BufferedFile};
+use super::stream::is_shortage;
 use super::task::{panic_message, spawn, to_the_end};
 
 /// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
@@ -293,7 +294,9 @@ async fn blocking<T: Send + 'static>(
     result.unwrap_or_else(|| Err(io::Error::other("blocking work left no result")))
 }
 
-/// Adds what was done to which file; the kind stays.
+/// Adds what was done to which file; the kind stays. `WouldBlock` for want of a descriptor or of
+/// memory, which passes.
 fn said(error: io::Error, doing: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
+    let kind = if is_shortage(&error) { io::ErrorKind::WouldBlock } else { error.kind() };
+    io::Error::new(kind, format!("{doing} {}: {error}", path.display()))
 }

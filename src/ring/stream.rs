@@ -29,6 +29,9 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Read at once meanwhile.
 const LINGER_BUFFER: usize = 4096;
 
+/// Between two attempts to get a socket when there is no descriptor for it.
+const SOCKET_PAUSE: Duration = Duration::from_millis(100);
+
 /// A TCP connection.
 pub struct Stream {
     inner: TcpStream,
@@ -38,7 +41,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects; `from` binds the local address first. TimedOut after `timeout`.
+    /// Connects; `from` binds the local address first. TimedOut after `timeout`. While the process
+    /// or the system has no descriptor or no memory for a socket, it waits: that is no fault of the
+    /// host.
     ///
     /// `InvalidInput` when `from` is of the other address family.
     pub async fn connect(
@@ -46,7 +51,9 @@ impl Stream {
         from: Option<IpAddr>,
         timeout: Duration,
     ) -> io::Result<Stream> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let began = super::now();
+        let socket = new_socket(Domain::for_address(address), timeout).await?;
+        let timeout = timeout.saturating_sub(super::now().saturating_duration_since(began));
         socket.set_nonblocking(true)?;
         if let Some(from) = from {
             if from.is_ipv4() != address.is_ipv4() {
@@ -267,6 +274,29 @@ fn room(buffer: &mut RecvBuf) -> io::Result<&mut [u8]> {
 pub(super) fn adopt(socket: Socket) -> TcpStream {
     // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// A socket; within `timeout` it waits for a descriptor.
+async fn new_socket(domain: Domain, timeout: Duration) -> io::Result<Socket> {
+    let until = super::now() + timeout;
+    loop {
+        match Socket::new(domain, Type::STREAM, Some(Protocol::TCP)) {
+            Err(error) if is_shortage(&error) && super::now() + SOCKET_PAUSE < until => {
+                super::sleep(SOCKET_PAUSE).await;
+            }
+            made => return made,
+        }
+    }
+}
+
+/// What passes when others give back what they have.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EINTR | libc::EAGAIN
+        )
+    )
 }
 
 /// Leaves the choice of a bound socket's port to `connect`, which need only differ from ports used

@@ -477,6 +477,28 @@ fn resident() -> usize {
 
 #[test]
 #[ignore = "run alone: it leaves the process without descriptors for a moment"]
+fn a_connection_waits_for_a_descriptor() {
+    on_shard(|| async {
+        let listener = Listener::bind(ANY_PORT).unwrap();
+        let address = listener.address();
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        let short = Stream::connect(address, None, Duration::from_millis(250)).await;
+        assert_eq!(short.err().unwrap().raw_os_error(), Some(libc::EMFILE));
+        let connecting = Stream::connect(address, None, Duration::from_secs(30));
+        let giving_back = async {
+            super::sleep(Duration::from_millis(300)).await;
+            drop(taken);
+            std::future::pending().await
+        };
+        futures_lite::future::or(connecting, giving_back).await.unwrap();
+    });
+}
+
+#[test]
+#[ignore = "run alone: it leaves the process without descriptors for a moment"]
 fn a_listener_without_descriptors_pauses_and_goes_on() {
     on_shard(|| async {
         let listener = Listener::bind(ANY_PORT).unwrap();

@@ -69,6 +69,8 @@ pub(crate) struct Disk {
     pub(crate) reserves: bool,
     /// Syncs of files so far.
     pub(crate) syncs: u64,
+    /// Files opened by name so far.
+    pub(crate) opened: u64,
     /// Changes so far.
     pub(crate) changes: u64,
     /// Before how many of 1 changes an image is taken, as if power failed there.
@@ -103,6 +105,7 @@ impl Disk {
             faults: Faults::default(),
             reserves: true,
             syncs: 0,
+            opened: 0,
             changes: 0,
             image_odds: 0.0,
             images: Vec::new(),
@@ -291,6 +294,7 @@ impl Disk {
         if self.is_dead() || self.fails(self.faults.read) {
             return Err(error(libc::EIO));
         }
+        self.opened += 1;
         self.names.get(path).copied().ok_or_else(not_found)
     }
 
