@@ -87,6 +87,10 @@ pub const SPOOL_FILL_BYTES_PER_SECOND: u64 = 64 << 20;
 /// Of this much at once, in bytes: what a commit may have to wait for when it needs the file.
 pub const SPOOL_FILL_STEP_BYTES: u64 = 1 << 20;
 
+/// Pieces of streamed content that one shard reads at once: each needs a descriptor and memory for
+/// the piece. Others wait; a read takes milliseconds.
+pub const SPOOL_PIECES_READ_MAX: usize = 32;
+
 // --- scheduler ---
 
 /// Recipients of one message that are deferred at one site within this, in seconds, are tried again

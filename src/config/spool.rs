@@ -9,14 +9,16 @@ use std::time::Duration;
 
 table! {
     /// The queue on disk. When the disk is full, new mail is refused with 452 4.3.1 while
-    /// deliveries go on.
+    /// deliveries go on. Space that each shard has in reserve is for reports and for what else
+    /// frees the disk.
     pub struct Spool {
         /// The folder that holds the lock, the control socket, the event log, and a folder shard-N
         /// for each shard. A relay has it for itself. It is made if it is missing, but nothing
         /// above it is.
         directory: PathBuf = path("ringpost-spool");
         /// Size of a segment file, a multiple of 4 KiB. Its space is reserved as a whole. Larger
-        /// segments mean fewer files; smaller ones free space sooner.
+        /// segments mean fewer files; smaller ones free space sooner. Each shard has five at least:
+        /// one that is written, and four in reserve, without which it takes no mail.
         segment_bytes: u64 = size(64 * MIB, MIB..=4 * GIB);
         /// A message larger than this is written to the segment as it arrives instead of being held
         /// in memory until its end; at most a quarter of segment_bytes. Most mail is smaller, and

@@ -150,6 +150,14 @@ impl Intake {
         let (shared, content) = (Rc::clone(&self.shared), Ok(self.spool().draft()));
         Incoming { shared, id, begun_at: now, content, observer }
     }
+
+    /// The same for a report of the relay's own, for which there is space when there is none any
+    /// more for other mail.
+    pub fn begin_report(&self, now: Timestamp) -> Incoming {
+        let (spool, shared) = (self.spool(), Rc::clone(&self.shared));
+        let (id, content) = (spool.next_id(now), Ok(spool.report_draft()));
+        Incoming { shared, id, begun_at: now, content, observer: () }
+    }
 }
 
 /// A message on its way in. Dropped before `commit`, it is discarded.

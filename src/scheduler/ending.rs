@@ -55,9 +55,9 @@ pub enum Ending {
     Refused,
     /// Not delivered in time.
     Expired,
-    /// Handed to the next host, and its sender is to be told.
+    /// Handed to the next host, and its sender asked for a report of that.
     Relayed,
-    /// Handed to its mailbox, and its sender is to be told.
+    /// Handed to its mailbox, and its sender asked for a report of that.
     Delivered,
 }
 
@@ -76,6 +76,8 @@ pub struct EndedRecipient {
     pub tried_at: Option<Timestamp>,
     /// The site it was for, if that is known.
     pub site: Option<SiteId>,
+    /// How long its last attempt took, if that is known.
+    pub elapsed: Option<Duration>,
 }
 
 /// How an attempt to report ended.
@@ -85,7 +87,7 @@ pub enum ReportEnd {
     Stored,
     /// The message cannot be read at present: it alone is put off.
     PutOff,
-    /// Reports find no room on the disk: all wait a moment, and then one tries.
+    /// Reports find no space on the disk: all wait a moment, and then one tries.
     NoRoom,
 }
 
@@ -100,7 +102,7 @@ pub(super) struct Reports {
     put_off: VecDeque<(Timestamp, u32)>,
     /// Taken, and not done.
     in_flight: usize,
-    /// There was no room: until when none is tried.
+    /// There was no space: until when none is tried.
     stalled: Option<Timestamp>,
     /// Nothing more is gathered.
     closing: bool,
@@ -197,9 +199,19 @@ impl Scheduler {
                 reason: this.reasons.get(entry.reason).cloned(),
                 tried_at: Some(entry.due()).filter(|at| at.0 > 0),
                 site: Some(entry.place).filter(|site| *site != NO_SITE).map(SiteId),
+                elapsed: entry.elapsed(),
             });
         });
         ended
+    }
+
+    /// The attempt with which a recipient has just ended took so long.
+    pub fn attempt_took(&mut self, slot: Slot, recipient: u32, elapsed: Duration) {
+        if let Some(number) = self.member(slot, recipient)
+            && self.recipients[number].is_unreported()
+        {
+            self.recipients[number].set_elapsed(elapsed);
+        }
     }
 
     /// The recipient's ending is reported, as far as that is wanted, and written: what is left is

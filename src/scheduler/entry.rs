@@ -238,7 +238,7 @@ pub(super) enum State {
     Refused,
     /// Given up for its age, and not reported yet.
     Expired,
-    /// Handed to the next host; its sender wants to be told so, and was not yet.
+    /// Handed to the next host; its sender asked for a report of that, which is not stored yet.
     Relayed,
     /// The same of one that was handed to its mailbox.
     Delivered,
@@ -325,6 +325,16 @@ impl Recipient {
 
     pub fn set_attempts(&mut self, attempts: u16) {
         self.set_due_attempts(self.due_attempts() & !0xFFFF | u64::from(attempts));
+    }
+
+    /// How long its last attempt took, if it has ended with that.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.links.kept().map(|ms| Duration::from_millis(ms.into()))
+    }
+
+    /// Kept in the links, which one that has ended does not need; up to seven weeks.
+    pub fn set_elapsed(&mut self, elapsed: Duration) {
+        self.links.keep(u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX - 1));
     }
 
     fn due_attempts(&self) -> u64 {

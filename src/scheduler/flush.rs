@@ -12,7 +12,7 @@ const PLACES_MAX: u32 = 8192;
 pub struct Flushed {
     /// Where to go on; `None` at the end.
     pub next: Option<u32>,
-    /// There was something, though it may be on its way already.
+    /// There was something, though its delivery may have begun.
     pub found: bool,
     /// The sites of what was found, as far as they are known: those that back off should be tried.
     pub sites: Vec<SiteId>,

@@ -63,9 +63,9 @@ pub struct SiteView<'a> {
     pub out: usize,
     /// Recipients that ended there and are not reported yet.
     pub ending: usize,
-    /// The shard was told that there is work, and has not found all of it taken yet.
+    /// The site was offered, and not all of its work is taken yet.
     pub offered: bool,
-    /// Its back-off, as last told.
+    /// Its back-off, as its owner last said.
     pub parked: Option<&'a Parked>,
 }
 

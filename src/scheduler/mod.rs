@@ -107,7 +107,7 @@ pub struct Scheduler {
     curve: Curve,
     /// Messages that need a report.
     reports: Reports,
-    /// The time that was told last.
+    /// The time of the last call.
     told: Timestamp,
 }
 
@@ -464,7 +464,7 @@ impl Scheduler {
         self.messages.len()
     }
 
-    /// No more is to be admitted: the listener must answer 452 until deliveries have made room.
+    /// No more is to be admitted: the listener must answer 452 until deliveries have freed memory.
     pub fn is_full(&self) -> bool {
         self.waiting() >= Scheduler::RECIPIENTS_MAX
     }

@@ -18,7 +18,7 @@ const IDLE_ROUTES_MAX: usize = 4096;
 /// the code are kept, of which there are at most ten thousand.
 pub(super) const REASONS_MAX: usize = 1 << 14;
 /// The same with those of recipients that have ended, which their reports are to quote: what waits
-/// does not take their room.
+/// does not take their places.
 pub(super) const REASONS_ENDED_MAX: usize = 2 * REASONS_MAX;
 /// The words of a reason that was not kept in full.
 pub(super) const NOT_KEPT: &str = "its words were not kept: see its last event";

@@ -231,7 +231,7 @@ impl Sites {
         self.lanes[lane].site
     }
 
-    /// The next site to tell the shard of. One whose work has gone meanwhile is not told.
+    /// The next site to offer to the shard. One whose work has gone meanwhile is left out.
     pub fn next_offer(&mut self) -> Option<SiteId> {
         while let Some(site_number) = self.offers.pop_front() {
             let Some(site) = self.sites.get_mut(&site_number) else { continue };

@@ -32,6 +32,24 @@ impl Default for Links {
     }
 }
 
+impl Links {
+    fn is_linked(self) -> bool {
+        self.prev != UNLINKED.prev
+    }
+
+    /// Keeps a number, until the entry goes to a list. Does nothing in a list.
+    pub fn keep(&mut self, number: u32) {
+        if !self.is_linked() {
+            self.next = number;
+        }
+    }
+
+    /// The number that is kept; `None` in a list, and when none is.
+    pub fn kept(self) -> Option<u32> {
+        (!self.is_linked() && self.next != UNLINKED.next).then_some(self.next)
+    }
+}
+
 /// An entry of a [`Slab`].
 pub(super) trait Linked: Default {
     fn links(&self) -> &Links;
@@ -122,7 +140,7 @@ impl<T: Linked> Slab<T> {
 
     /// Whether the entry is in a list.
     pub fn is_linked(&self, number: u32) -> bool {
-        *self[number].links() != UNLINKED
+        self[number].links().is_linked()
     }
 }
 
@@ -205,7 +223,7 @@ pub(super) fn tag_at_end<T: Linked>(table: &Slab<T>, number: u32) -> Option<u32>
 /// Joins the neighbours of an entry; gives the links that it had.
 pub(super) fn splice_out<T: Linked>(table: &mut Slab<T>, number: u32) -> Links {
     let links = std::mem::take(table[number].links_mut());
-    debug_assert!(links != UNLINKED);
+    debug_assert!(links.is_linked());
     if links.prev & END == 0 {
         table[links.prev].links_mut().next = links.next;
     }

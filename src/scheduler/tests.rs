@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod model;
+mod reports;
 
 use super::*;
 use crate::message::{Demands, IdentityId, Stage, Status};
@@ -297,7 +298,7 @@ fn an_offer_comes_exactly_when_there_is_work_that_was_not_told() {
     admit(&mut scheduler, 2, &["example.net"]);
     assert_eq!(demands(&mut scheduler, START), [], "the site was told already");
     assert_eq!(taken_ids(&mut scheduler, START), [1, 2]);
-    // Offered and gone before it was told: nothing to tell.
+    // Gone before it was offered: no offer.
     let slot = admit(&mut scheduler, 3, &["example.net"]);
     assert_eq!(scheduler.remove(slot, &[0, 9]), [(0, Disposition::Ended { attempts: 0 })]);
     assert!(finish(&mut scheduler, slot, 0));

@@ -24,7 +24,7 @@ pub struct Admission<'a> {
     pub placement: Placement,
     /// When its recipients are given up.
     pub expires: Timestamp,
-    /// When it is to be told that it still waits, if ever: not before that time, and within two
+    /// When a notice of delay is due, if ever: not before that time, and within two
     /// minutes of it.
     pub notice: Option<Timestamp>,
     /// -9 to 9; clamped to that.
@@ -33,7 +33,7 @@ pub struct Admission<'a> {
     pub tenant: &'a str,
     /// As which sender it goes out.
     pub identity: IdentityId,
-    /// What it demands of the way.
+    /// What it demands of each hop.
     pub demands: Demands,
     /// In envelope order.
     pub recipients: &'a [AdmittedRecipient<'a>],
@@ -111,7 +111,7 @@ pub enum Disposition {
         /// Attempts in all.
         attempts: u16,
     },
-    /// It has ended as told: write it down, and call `over` when that is durable.
+    /// It has ended so: record it, and call `over` when that is durable.
     Ended {
         /// Attempts in all.
         attempts: u16,

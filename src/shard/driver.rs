@@ -168,7 +168,7 @@ impl Driver {
         any
     }
 
-    /// No more mail is to be taken until deliveries have made room in memory.
+    /// No more mail is to be taken until deliveries have freed memory.
     pub(super) fn is_full(&self) -> bool {
         self.origin.borrow().is_full()
     }

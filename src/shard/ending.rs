@@ -100,6 +100,7 @@ impl Origin {
             && is_wanted(bounce::Kind::Failed, message, index);
         if wanted {
             self.scheduler.settle(slot, index, AttemptResult::Refused, Some(reason), now);
+            self.attempt_took(at);
             return;
         }
         let settled = self.scheduler.settle(slot, index, AttemptResult::Over, None, now);
@@ -111,6 +112,7 @@ impl Origin {
             expired: false,
             last_attempt: Some(now),
             site: None,
+            elapsed: path.elapsed,
         };
         self.record_failure(slot, message, &failure, path);
     }
@@ -119,11 +121,20 @@ impl Origin {
         let Settling { slot, message, index, path, now } = *at;
         let kept = Some(Rc::clone(&reason));
         let settled = self.scheduler.settle(slot, index, AttemptResult::Later, kept, now);
-        let Some(Disposition::Retry { attempts, due }) = settled else { return };
+        let Some(Disposition::Retry { attempts, due }) = settled else {
+            return self.attempt_took(at);
+        };
         let status = RecipientStatus::Waiting { attempts, due, reason: (*reason).clone() };
         self.stations.spool.settle(message.id, index, &status);
         let attempt = Attempt { reason: &reason, number: attempts, due: Some(due), path };
         self.emit(Kind::Deferred, message, index, &attempt);
+    }
+
+    /// For the event that comes when the report of this failure is stored.
+    fn attempt_took(&mut self, at: &Settling<'_>) {
+        if let Some(elapsed) = at.path.elapsed {
+            self.scheduler.attempt_took(at.slot, at.index, elapsed);
+        }
     }
 
     /// Records that these recipients ended without delivery. What was delivered after all while its
@@ -137,7 +148,8 @@ impl Origin {
         for failure in failures {
             if self.scheduler.noted(slot, failure.recipient) {
                 let site = failure.site.as_ref().map(|site| site.key.as_str());
-                let path = DeliveryPath { site, ..DeliveryPath::default() };
+                let path =
+                    DeliveryPath { site, elapsed: failure.elapsed, ..DeliveryPath::default() };
                 self.record_failure(slot, message, failure, path);
             }
         }

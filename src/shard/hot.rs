@@ -1,4 +1,4 @@
-//! Messages kept in memory between their commit and their first attempt, so that the common way
+//! Messages kept in memory between their commit and their first attempt, so that the common case
 //! out reads nothing from disk. A cache: what does not fit is loaded from the spool.
 
 use crate::message::{Content, Message};
@@ -21,7 +21,7 @@ impl Hot {
         Hot { bytes_max, bytes: 0, messages: HashMap::new() }
     }
 
-    /// Keeps `message` if there is room.
+    /// Keeps `message` if the budget allows it.
     pub(super) fn keep(&mut self, slot: Slot, message: Arc<Message>) {
         let size = size_of(&message);
         if self.bytes + size <= self.bytes_max {

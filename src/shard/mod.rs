@@ -8,7 +8,7 @@
 //! - `ending`: what an outcome makes of a recipient: retry, bounce, event.
 //! - `damage`: what the spool cannot give any more.
 //! - `report`: reports to senders, and the workers that make them.
-//! - `queue_index`: what the spool's compactor is told of the queue.
+//! - `queue_index`: what the spool's compactor asks of the queue.
 //! - `sites`: the numbers of sites.
 //! - `stop`: the end in good order.
 //! - `hot`: messages kept in memory for their first attempt.
@@ -90,7 +90,7 @@ pub struct Plan {
     pub requests: Mailbox<Request>,
     /// The event log.
     pub events: EventLog,
-    /// Told once, when the shard serves or has failed to.
+    /// Set once, when the shard serves or has failed to.
     pub ready: crossbeam_channel::Sender<Result<Ready, String>>,
 }
 
@@ -175,7 +175,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         ready,
     } = plan;
     let events = Rc::new(events);
-    // First of all: if this shard cannot begin, the others hear of it when this goes.
+    // First of all: if this shard cannot begin, the others learn it when this is dropped.
     let exchange = Exchange::new(index, peers);
     let (spool, recovered) = open_spool(index, &config, &core, &orphans).await?;
 
@@ -380,7 +380,7 @@ fn answer_requests(
     });
 }
 
-/// The wall clock, as this room's parts use it.
+/// The wall clock, as this module uses it.
 fn now() -> Timestamp {
     ring::wall_clock()
 }

@@ -203,7 +203,7 @@ impl Origin {
         count
     }
 
-    /// Does the next thing that the scheduler asks for.
+    /// Does the next step that the scheduler asks for.
     pub(super) fn step(&mut self) -> Step {
         match self.scheduler.poll(now()) {
             None => return Step::Rest(self.scheduler.wake_at()),
@@ -249,7 +249,7 @@ impl Origin {
         self.routing = self.routing.saturating_sub(1);
     }
 
-    /// No more mail is to be taken until deliveries have made room in memory.
+    /// No more mail is to be taken until deliveries have freed memory.
     pub(super) fn is_full(&self) -> bool {
         self.scheduler.is_full() || self.scheduler.waiting() >= self.recipients_max
     }
@@ -341,7 +341,7 @@ impl Origin {
         }
     }
 
-    /// What the owner of a site says about it. What waited while it was left in peace is routed
+    /// What the owner of a site says about it. What waited while it was not tried is routed
     /// again before it is tried again: its domain may have moved to other hosts meanwhile.
     pub(super) fn site_state(
         &mut self,
@@ -411,7 +411,7 @@ impl Origin {
     }
 }
 
-/// What the scheduler is told of a recipient that recovery found.
+/// A recipient that recovery found, as the scheduler takes it.
 fn admitted(recipient: &RecoveredRecipient, first_due: Timestamp) -> AdmittedRecipient<'_> {
     AdmittedRecipient {
         domain: &recipient.domain,

@@ -1,4 +1,4 @@
-//! What the spool's compactor is told of the queue: where each message is, and what became of its
+//! What the spool's compactor asks of the queue: where each message is, and what became of its
 //! recipients so far.
 
 use super::driver::Driver;

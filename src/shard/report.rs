@@ -6,8 +6,8 @@
 //! | error | what happens |
 //! | --- | --- |
 //! | the message's record is damaged | what is left is set aside, and its recipients end |
-//! | the message cannot be read (EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN, EIO ...) | it alone is tried again after `REPORT_RETRY_SECONDS` |
-//! | no room on the disk (ENOSPC) | all reports wait `REPORT_STALL_SECONDS`, then one tries; the others follow when it succeeds |
+//! | the message or its content cannot be read (EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN, EIO ...) | it alone is tried again after `REPORT_RETRY_SECONDS` |
+//! | no space on the disk (ENOSPC) | all reports wait `REPORT_STALL_SECONDS`, then one tries; the others follow when it succeeds |
 //! | the spool has failed | nothing more is recorded: after a restart all this comes again |
 //!
 //! The recipients are listed as `ending` all the while.
@@ -30,18 +30,19 @@ use crate::scheduler::{
 };
 use crate::spool::{Recovered, SpoolError};
 use std::borrow::Cow;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Whether the sender of a message hears that it is late, unless BY decides that.
+/// Whether the sender of a message gets a notice of delay, unless BY decides that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DelayReport {
     /// NOTIFY=DELAY was given for some recipient.
     Requested,
     /// It was not.
     NotRequested,
-    /// There is no sender that could hear of it.
+    /// There is no sender that could get it.
     NoSender,
 }
 
@@ -76,6 +77,8 @@ pub(super) struct FailedRecipient {
     pub(super) last_attempt: Option<Timestamp>,
     /// The site it was for, if that is known.
     pub(super) site: Option<Arc<Site>>,
+    /// How long its last attempt took, if that is known.
+    pub(super) elapsed: Option<Duration>,
 }
 
 impl FailedRecipient {
@@ -83,8 +86,15 @@ impl FailedRecipient {
     fn of_waiting(waiting: ExpiredRecipient) -> FailedRecipient {
         let ExpiredRecipient { index, attempts, reason } = waiting;
         let reason = reason.unwrap_or_else(never_tried);
-        let (recipient, last_attempt) = (index, None);
-        FailedRecipient { recipient, reason, attempts, expired: false, last_attempt, site: None }
+        FailedRecipient {
+            recipient: index,
+            reason,
+            attempts,
+            expired: false,
+            last_attempt: None,
+            site: None,
+            elapsed: None,
+        }
     }
 }
 
@@ -94,12 +104,12 @@ fn never_tried() -> Rc<Reason> {
 }
 
 /// Whether the sender of `message` is to have a report of this kind about `recipient`. Without
-/// NOTIFY it hears of failures alone (RFC 3461 4.1 leaves delays to the relay).
+/// NOTIFY it gets reports of failures alone (RFC 3461 4.1 leaves delays to the relay).
 pub(super) fn is_wanted(kind: Kind, message: &Message, recipient: u32) -> bool {
     let Some(recipient) = message.envelope.recipients.get(recipient as usize) else { return false };
     match kind {
         Kind::Failed => recipient.notify.is_none_or(|notify| notify.failure),
-        // RFC 2852 4.1.2: who sets a time need not ask for DELAY, but may say that he wants none.
+        // RFC 2852 4.1.2: a sender that sets a time need not ask for DELAY, but may decline it.
         Kind::Delayed { .. } if notifies(message) => {
             recipient.notify.is_none_or(|notify| notify.delay)
         }
@@ -113,7 +123,7 @@ fn notifies(message: &Message) -> bool {
     message.options.deliver_by.is_some_and(|by| by.mode == ByMode::Notify)
 }
 
-/// Whether the sender is to hear from this relay that `recipient` was delivered.
+/// Whether this relay reports to the sender that `recipient` was delivered.
 pub(super) fn wants_success_report(message: &Message, recipient: u32, reports: Reports) -> bool {
     let Some(recipient) = message.envelope.recipients.get(recipient as usize) else { return false };
     let notify = recipient.notify;
@@ -129,9 +139,9 @@ pub(super) fn wants_success_report(message: &Message, recipient: u32, reports: R
 }
 
 impl Origin {
-    /// When a message is given up, and when its sender is to be told that it still waits: at the
-    /// time of BY, or after the wait that the operator has set. `None` when it did not ask, or that
-    /// time is past: then it was told, as far as the relay was up, or by the hop before (a by-time
+    /// When a message is given up, and when a notice of delay is due: at the time of BY, or after
+    /// the wait that the operator has set. `None` when the sender did not ask for it, or that time
+    /// is past: then it was sent, as far as the relay was up, or the hop before sent it (a by-time
     /// that is not greater than 0, RFC 2852 4.1.2).
     pub(super) fn times(
         &self,
@@ -163,7 +173,7 @@ impl Origin {
         let kinds = [Kind::Failed, Kind::Relayed, Kind::Delivered];
         let mut all: Vec<(Kind, Vec<FailedRecipient>)> = kinds.map(|kind| (kind, vec![])).into();
         for ended in self.scheduler.ended(task.slot) {
-            let EndedRecipient { index, ending, attempts, reason, tried_at, site } = ended;
+            let EndedRecipient { index, ending, attempts, reason, tried_at, site, elapsed } = ended;
             let kind = match ending {
                 Ending::Refused | Ending::Expired => 0,
                 Ending::Relayed => 1,
@@ -177,6 +187,7 @@ impl Origin {
                     expired: ending == Ending::Expired,
                     last_attempt: tried_at,
                     site: site.and_then(|site| self.sites.site(site).cloned()),
+                    elapsed,
                 });
             }
         }
@@ -184,7 +195,7 @@ impl Origin {
         all
     }
 
-    /// The sender was told that these were delivered.
+    /// The report that these were delivered is stored.
     fn success_reported(&mut self, task: &ReportTask, recipients: &[FailedRecipient]) {
         for one in recipients {
             self.scheduler.noted(task.slot, one.recipient);
@@ -316,7 +327,8 @@ impl Driver {
             && matches!(kind, Kind::Failed)
             && !options.require_tls
             && message.content.len() <= bounce::FULL_BYTES_MAX as u64;
-        let mut incoming = self.stations.intake.begin(now, ());
+        let content = start_of(&message.content, whole).await?;
+        let mut incoming = self.stations.intake.begin_report(now);
         let id = incoming.id();
         let report = bounce::report(&Report {
             host_name: &self.stations.config.host_name,
@@ -329,7 +341,7 @@ impl Driver {
             kind,
             told: &told,
             prepended_headers: &message.prepended_headers,
-            content: &start_of(&message.content, whole).await,
+            content: &content,
             whole,
             dot_stuffed: message.flags.dot_stuffed,
             report_id: id,
@@ -369,7 +381,7 @@ impl Driver {
     }
 }
 
-/// Whether it is told of because the time of BY is over.
+/// Whether it is reported because the time of BY is over.
 fn is_late(kind: Kind, message: &Message, account: &FailedRecipient, now: Timestamp) -> bool {
     let Some(by) = message.options.deliver_by.filter(|by| by.at <= now) else { return false };
     match kind {
@@ -379,17 +391,27 @@ fn is_late(kind: Kind, message: &Message, account: &FailedRecipient, now: Timest
     }
 }
 
-/// The first piece of the content, or all of it. What cannot be read is left out.
-async fn start_of(content: &Content, whole: bool) -> Cow<'_, [u8]> {
+/// The first piece of the content, or all of it. What is damaged is left out.
+///
+/// # Errors
+/// It cannot be read at present, for want of a descriptor or of memory.
+async fn start_of(content: &Content, whole: bool) -> Result<Cow<'_, [u8]>, SpoolError> {
     let pieces = match content {
-        Content::Whole(bytes) => return Cow::Borrowed(bytes),
+        Content::Whole(bytes) => return Ok(Cow::Borrowed(bytes)),
         Content::Streamed(pieces) => pieces,
     };
-    let mut read = Vec::new();
+    let mut all = Vec::new();
     for piece in pieces.iter().take(if whole { usize::MAX } else { 1 }) {
-        read.extend(piece.read().await.unwrap_or_default());
+        match piece.read().await {
+            Ok(read) => all.extend(read),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let (path, cause) = (piece.path.to_path_buf(), error.to_string());
+                return Err(SpoolError::Open { path, cause });
+            }
+            Err(_) => {}
+        }
     }
-    Cow::Owned(read)
+    Ok(Cow::Owned(all))
 }
 
 /// One of the workers that make reports. It takes one message after the other.

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Routes are asked for again after this, however long they hold (a route to an address literal
 /// holds for ever).
 const ROUTE_HOLD_MAX: Duration = Duration::from_secs(3600);
-/// Sites that nobody needs are looked for when there are more than this, and twice as many as were
+/// Unused sites are looked for when there are more than this, and twice as many as were
 /// left the last time.
 const SWEEP_MIN: usize = 1024;
 

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The other shards are told to stop at the same time, and may be this much later. The same again
+/// The other shards are asked to stop at the same time, and may be this much later. The same again
 /// is for the reports of what they said.
 const LATER: Duration = Duration::from_secs(1);
 

@@ -9,8 +9,8 @@ use crate::dns::Resolver;
 use crate::event::EventLog;
 use crate::intake::Intake;
 use crate::message::{
-    Address, Content, ContentFlags, DeliverBy, DsnNotify, Envelope, Message, Options, Outcome,
-    QueueId, Reason, Recipient, Stage, Status, Timestamp,
+    Address, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message, Options,
+    Outcome, QueueId, Reason, Recipient, Stage, Status, Timestamp,
 };
 use crate::pool::{Done, Exchange, Reporter, Reports};
 use crate::ring;
@@ -21,6 +21,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// It has a site without any look-up, where reports wait.
+const SENDER: &str = "s@[192.0.2.1]";
 
 fn on_a_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clone + 'static) {
     let settings = ring::Settings { depth: 128, preempt: Duration::from_millis(1) };
@@ -61,18 +64,26 @@ async fn queue(folder: &Path) -> Rc<Driver> {
 
 /// A message for `a@a.test` and `b@b.test` that is out for both, in two transactions.
 async fn out(queue: &Rc<Driver>) -> (Arc<Message>, [DeliveryUnit; 2]) {
+    let message = ready(queue, ["a@a.test", "b@b.test"], Options::default()).await;
+    let scheduler = &mut queue.origin.borrow_mut().scheduler;
+    let works = [0, 1].map(|site| scheduler.take(SiteId(site), ring::wall_clock(), 100).unwrap());
+    (message, works)
+}
+
+/// A message that is ready: for site 1 at `b.test`, for site 0 elsewhere.
+async fn ready(queue: &Rc<Driver>, to: [&str; 2], options: Options) -> Arc<Message> {
     let now = ring::wall_clock();
     let mut draft = queue.stations.spool.draft();
-    draft.extend(b"Subject: x\r\n\r\nx\r\n").await.unwrap();
-    let recipients = ["a@a.test", "b@b.test"].map(|to| Recipient::plain(Address::new(to)));
+    draft.extend(b"Subject: x\r\n\r\nthe content\r\n").await.unwrap();
+    let recipients = to.map(|to| Recipient::plain(Address::new(to)));
     let accepted = Message {
         id: queue.stations.spool.next_id(now),
         received_at: now,
         envelope: Envelope {
-            reverse_path: Some(Address::new("s@sender.test")),
+            reverse_path: Some(Address::new(SENDER)),
             recipients: recipients.into(),
         },
-        options: Options::default(),
+        options,
         prepended_headers: Vec::new(),
         flags: ContentFlags::default(),
         content: (),
@@ -88,8 +99,7 @@ async fn out(queue: &Rc<Driver>) -> (Arc<Message>, [DeliveryUnit; 2]) {
             scheduler.routed(domain, number, Timestamp::NEVER);
         }
     }
-    let works = [0, 1].map(|site| scheduler.take(SiteId(site), now, 100).unwrap());
-    (message, works)
+    message
 }
 
 fn done(message: &Arc<Message>, work: &DeliveryUnit, outcome: fn(Reason) -> Outcome) -> Done {
@@ -207,7 +217,7 @@ fn a_message_that_is_damaged_on_the_disk_ends_at_once_and_for_good() {
             let trouble = shown[0].trouble.clone().unwrap();
             assert!(trouble.contains("00000001.seg byte ") && trouble.contains("not intact"));
             let intact = queue.show(whole.id).await;
-            assert_eq!((&*intact[0].from, &intact[0].trouble), ("s@sender.test", &None));
+            assert_eq!((&*intact[0].from, &intact[0].trouble), (SENDER, &None));
 
             let error = queue.message(first.slot).await.unwrap_err();
             queue.unreadable(first.slot, &first.recipients, &error).await;
@@ -298,11 +308,104 @@ fn rfc2852_4_1_4_who_hears_of_a_message_that_is_handed_on() {
         ("RT", to(Reporter::NextHop, true, false), [true, true, true, false]),
         ("N", to(Reporter::NextHop, false, false), [true, true, true, false]),
         ("N", to(Reporter::Relayed, false, false), [true, true, true, false]),
-        // A mailbox is the end of the way.
+        // A mailbox is the last hop.
         ("NT", to(Reporter::Delivered, false, true), [false, true, false, false]),
     ] {
         let message = message(letters);
         let of_each = [0, 1, 2, 3].map(|one| wants_success_report(&message, one, reports));
         assert_eq!(of_each, heard, "{letters} {reports:?}");
     }
+}
+
+/// A transaction that took `a@a.test` and did this to the other recipient: its state then.
+async fn left_out(queue: &Rc<Driver>, other: &str, outcome: Outcome, first: Outcome) -> String {
+    // What an earlier one has left.
+    while queue.origin.borrow_mut().scheduler.take(SiteId(1), ring::wall_clock(), 100).is_some() {}
+    let message = ready(queue, ["a@a.test", other], Options::default()).await;
+    let mut works = Vec::new();
+    {
+        let scheduler = &mut queue.origin.borrow_mut().scheduler;
+        for site in [0, 1] {
+            works.extend(scheduler.take(SiteId(site), ring::wall_clock(), 100));
+        }
+    }
+    let slot = works[0].slot;
+    let outcomes = vec![(0, first), (1, outcome)];
+    queue.done(Done { outcomes, ..done(&message, &works[0], Outcome::Delivered) });
+    let origin = queue.origin.borrow();
+    let view = origin.scheduler.message(slot).unwrap();
+    let states = view.recipients.iter().filter(|one| one.index == 1);
+    states.map(|one| one.state.to_owned()).collect()
+}
+
+#[test]
+fn a_next_hop_that_takes_one_domain_per_transaction_gets_the_others_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let reply = |stage, code| Reason {
+                code,
+                ..Reason::ours(stage, Status(4, 5, 2), "one domain at a time")
+            };
+            let taken = || Outcome::Delivered(reply(Stage::Content, 250));
+            let put_off = |stage, code| Outcome::Deferred(reply(stage, code));
+            for code in [450, 451, 452] {
+                let state = left_out(&queue, "b@b.test", put_off(Stage::Recipient, code), taken());
+                assert_eq!(state.await, "ready", "{code}");
+            }
+            for (what, other, outcome, first) in [
+                ("closing", "b@b.test", put_off(Stage::Recipient, 421), taken()),
+                ("of the sender", "b@b.test", put_off(Stage::Mail, 452), taken()),
+                ("of the content", "b@b.test", put_off(Stage::Content, 452), taken()),
+                ("the same domain", "b@a.test", put_off(Stage::Recipient, 452), taken()),
+                ("the same domain", "b@A.test", put_off(Stage::Recipient, 452), taken()),
+                (
+                    "nothing was taken",
+                    "b@b.test",
+                    put_off(Stage::Recipient, 452),
+                    put_off(Stage::Recipient, 452),
+                ),
+            ] {
+                let state = left_out(&queue, other, outcome, first).await;
+                assert_eq!(state, "waiting", "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_full_content_goes_with_the_first_report_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    on_a_shard(move || {
+        let path = path.clone();
+        async move {
+            let queue = queue(&path).await;
+            let full = Options { dsn_return: Some(DsnReturn::Full), ..Options::default() };
+            let message = ready(&queue, ["a@a.test", "b@b.test"], full).await;
+            for site in [0, 1] {
+                let taken = {
+                    let scheduler = &mut queue.origin.borrow_mut().scheduler;
+                    scheduler.take(SiteId(site), ring::wall_clock(), 100)
+                };
+                queue.done(done(&message, &taken.unwrap(), Outcome::Refused));
+                queue.settle_reports().await;
+            }
+            endings(&queue).await;
+            assert!(!is_known(&queue, message.id));
+            let found = Spool::inspect(&path).unwrap();
+            let full: Vec<bool> = found
+                .messages
+                .map(|report| {
+                    let read = Spool::read(&path, report.id, report.placement).unwrap();
+                    let Content::Whole(content) = &read.content else { panic!() };
+                    String::from_utf8_lossy(content).contains("the content")
+                })
+                .collect();
+            assert_eq!(full, [true, false]);
+        }
+    });
 }

@@ -5,7 +5,8 @@
 //! record is durable here. A crash before that leaves both: the next adoption finds the messages
 //! here, alive or ended, and leaves the old copies behind.
 
-use super::draft::{Draft, Waiting};
+use super::batch::Purpose;
+use super::draft::Waiting;
 use super::record::{self, PriorStatus};
 use super::recovery::Scan;
 use super::{Recovered, RecoveredRecipient, Recovery, Spool, SpoolError, folder, segment};
@@ -13,7 +14,6 @@ use crate::message::{Content, QueueId, Reason, RecipientStatus};
 use crate::ring;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 
 impl Spool {
     /// Takes the live messages of `other`, the folder of a shard that does not run, into this spool
@@ -73,7 +73,7 @@ impl Spool {
         let path_of = |number| segment::path(other, number).into();
         let (message, _) =
             record::decode_message(&header, payload, path_of).map_err(|_| damaged())?;
-        let mut draft = Draft::new(Rc::clone(core), self.handle.settings.stream_threshold);
+        let mut draft = self.draft_for(Purpose::Mail);
         let (message, content) = message.split();
         let (content, pieces) = match content {
             Content::Streamed(pieces) => {
@@ -83,7 +83,7 @@ impl Spool {
                 draft.finish().await?
             }
             whole @ Content::Whole(_) => {
-                core.wait_for_room().await?;
+                core.wait_for_room(Purpose::Mail, bytes.len()).await?;
                 (whole, Vec::new())
             }
         };
@@ -96,7 +96,8 @@ impl Spool {
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
-        Waiting::append(core, &message, &PriorStatus { statuses, in_flight }, pieces)
+        let so_far = PriorStatus { statuses, in_flight };
+        Waiting::append(core, Purpose::Mail, &message, &so_far, pieces)
     }
 }
 
@@ -110,7 +111,7 @@ fn status_of(recipient: &RecoveredRecipient) -> Option<RecipientStatus> {
     Some(RecipientStatus::Waiting { attempts: *attempts, due: (*due)?, reason })
 }
 
-/// Messages on their way from one folder to the other. If that is not completed, the copies here
+/// Messages that move from one folder to the other. If that is not completed, the copies here
 /// are dead: the originals stay, and move another time.
 struct Moving {
     all: Vec<(Waiting, QueueId, Option<Recovered>)>,

@@ -12,10 +12,22 @@ use crate::message::field::word;
 use crate::message::{Message, QueueId, RecipientStatus};
 use std::collections::{HashSet, VecDeque};
 
-/// Outcomes kept in memory while the disk has no room, in bytes. At the bound, outcomes that only
+/// Outcomes kept in memory while the disk has no space, in bytes. At the bound, outcomes that only
 /// say "later" are dropped (after a crash such a recipient is tried earlier); endings are kept:
 /// each is 25 bytes, and there is one for each recipient on the disk at most.
 pub(super) const OUTCOME_BYTES_MAX: usize = 64 << 20;
+
+/// What a mail record is written for. While the disk fills, the first finds space no more when the
+/// others still do, and so on: what frees space comes last (see `Log::takes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Purpose {
+    /// Mail that a client sends.
+    Mail,
+    /// A report that this relay makes: without it failed mail cannot end.
+    Report,
+    /// Live mail that moves out of an old segment: without it that cannot be used again.
+    Move,
+}
 
 /// Where an appended mail record will be: bytes behind the start of its batch, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +36,15 @@ pub(super) struct Slot {
     pub(super) length: u32,
 }
 
-/// Records on their way to the next commit.
+/// Records that wait for the next commit.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Room for the batch header, then mail records.
+    /// Space for the batch header, then mail records.
     mail: Vec<u8>,
     /// The mail records that are needed: what will live in the segment.
     alive: Vec<Slot>,
+    /// The first of what they are for.
+    purpose: Option<Purpose>,
     /// What the segment's index will say of the mail; `None` when it cannot.
     entries: Option<Vec<u8>>,
     /// Where the last of them begins.
@@ -49,6 +63,7 @@ impl Default for Batch {
         Batch {
             mail: Vec::new(),
             alive: Vec::new(),
+            purpose: None,
             entries: Some(Vec::new()),
             last_entry: 0,
             outcomes: VecDeque::new(),
@@ -87,6 +102,16 @@ impl Batch {
         self.appended(Slot { offset, length })
     }
 
+    /// What is appended next is for this.
+    pub(super) fn set_purpose(&mut self, purpose: Purpose) {
+        self.purpose = Some(self.purpose.map_or(purpose, |first| first.min(purpose)));
+    }
+
+    /// What the mail is for: of several purposes, the one that finds the least space.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose.unwrap_or(Purpose::Mail)
+    }
+
     /// Takes back the record that was appended last.
     pub(super) fn undo(&mut self, slot: Slot) {
         self.alive.pop();
@@ -104,7 +129,7 @@ impl Batch {
         self.begun.extend(recipients.iter().map(|&recipient| (id, recipient)));
     }
 
-    /// Notes what became of a recipient; false when there was no room to note a mere "later".
+    /// Notes what became of a recipient; false when there was no space to note a mere "later".
     pub(super) fn settle(&mut self, id: QueueId, recipient: u32, status: &RecipientStatus) -> bool {
         self.begun.remove(&(id, recipient));
         let full = self.outcomes.len() >= OUTCOME_BYTES_MAX;
@@ -126,6 +151,7 @@ impl Batch {
     pub(super) fn drop_mail(&mut self) {
         self.mail.clear();
         self.alive.clear();
+        self.purpose = None;
         self.entries = Some(Vec::new());
     }
 
@@ -185,6 +211,7 @@ impl Batch {
         let mut bytes = std::mem::replace(&mut self.mail, reusable);
         let mut alive = Live::default();
         self.alive.drain(..).for_each(|slot| alive.add(1, slot.length));
+        self.purpose = None;
         let mut entries = self.entries.replace(Vec::new());
         let mail_end = bytes.len();
         self.take_outcomes(&mut bytes, outcome_bytes_max);
@@ -225,7 +252,7 @@ impl Batch {
         slot
     }
 
-    /// Where the next mail record begins; makes room for the header first.
+    /// Where the next mail record begins; leaves space for the header first.
     fn mail_room(&mut self) -> u32 {
         if self.mail.is_empty() {
             self.mail.resize(BATCH_HEADER, 0);

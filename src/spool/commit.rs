@@ -2,10 +2,11 @@
 //! allocator looks after segment files beside it (`segment_allocator`). Both only do what `log`
 //! says.
 
-use super::batch::Batch;
+use super::batch::{Batch, Purpose};
 use super::commit_waiter::{Appended, CommitWaiter, Failure, Waiters};
 use super::live::LiveRef;
 use super::log::{Log, MaintenanceTask, Step, Write};
+use super::readers::{Reader, Readers};
 use super::record::PriorStatus;
 use super::segment;
 use super::{Placement, QueueIndex, SpoolError};
@@ -21,10 +22,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Between two attempts to get room on a full disk.
+/// Between two attempts to get space on a full disk.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-/// Segment files kept open for reading; more are opened again each time.
-const READERS_MAX: usize = 32;
 
 /// What a spool's handles and its two tasks share.
 pub(super) struct Core {
@@ -33,6 +32,7 @@ pub(super) struct Core {
     content_bytes_max: usize,
     outcome_interval: Duration,
     pub(super) state: RefCell<State>,
+    pub(super) readers: Rc<Readers>,
     /// Who knows where a message has moved to.
     pub(super) register: RefCell<Option<Weak<dyn QueueIndex>>>,
     room: Waiters,
@@ -72,13 +72,12 @@ pub(super) struct State {
     sealed: u64,
     durable: u64,
     pub(super) files: HashMap<u32, Rc<ring::File>>,
-    pub(super) readers: HashMap<u32, Rc<ring::File>>,
     /// Paths of segments that were handed out with pieces of streamed content, perhaps to other
     /// shards. A holder of a clone may read there.
     pub(super) paths: HashMap<u32, Arc<Path>>,
     /// What streamed messages need beside their record.
     pub(super) pieces: HashMap<QueueId, Vec<LiveRef>>,
-    /// Messages whose new record is on its way.
+    /// Messages whose new record is not durable yet.
     pub(super) moving: HashMap<QueueId, Moving>,
     /// Messages born in another spool that came here; only until the start is over.
     pub(super) foreign: HashSet<QueueId>,
@@ -88,7 +87,7 @@ pub(super) struct State {
     ended: bool,
 }
 
-/// A message whose new record is on its way.
+/// A message whose new record is not durable yet.
 pub(super) struct Moving {
     pub(super) appended: Appended,
     pub(super) from: Placement,
@@ -126,7 +125,6 @@ impl Core {
             sealed: 0,
             durable: 0,
             files: HashMap::new(),
-            readers: HashMap::new(),
             paths: HashMap::new(),
             pieces: HashMap::new(),
             moving: HashMap::new(),
@@ -141,6 +139,7 @@ impl Core {
             content_bytes_max: settings.content_bytes_max,
             outcome_interval: settings.outcome_interval,
             state: RefCell::new(state),
+            readers: Rc::default(),
             register: RefCell::new(None),
             room: Waiters::default(),
             settled: Waiters::default(),
@@ -210,39 +209,57 @@ impl Core {
         state.content_bytes = state.content_bytes.saturating_sub(before).saturating_add(now);
     }
 
-    /// Waits until the batch that fills takes more mail.
-    pub(super) async fn wait_for_room(&self) -> Result<(), Failure> {
+    /// Waits until the batch that fills takes more mail. `Full` when the disk has no space for
+    /// `bytes` more of it.
+    pub(super) async fn wait_for_room(
+        &self,
+        purpose: Purpose,
+        bytes: usize,
+    ) -> Result<(), Failure> {
         let mut key = None;
         poll_fn(|context| {
             let state = self.state.borrow();
-            match &state.failure {
-                Some(cause) => Poll::Ready(Err(Failure::Failed(cause.clone()))),
-                None if state.batch.mail_bytes() < state.log.mail_bytes_max() => {
-                    Poll::Ready(Ok(()))
-                }
-                None => self.room.register(&mut key, context),
+            if let Some(cause) = &state.failure {
+                return Poll::Ready(Err(Failure::Failed(cause.clone())));
+            }
+            let waiting = state.batch.mail_bytes();
+            if waiting >= state.log.mail_bytes_max() {
+                return self.room.register(&mut key, context);
+            }
+            match state.log.takes(purpose, waiting as u64 + bytes as u64) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Ready(Err(Failure::Full(state.full_cause.clone()))),
             }
         })
         .await
     }
 
-    /// Appends a piece of streamed content.
-    pub(super) fn chunk(&self, draft: QueueId, index: u32, content: &[u8]) -> Appended {
+    /// Appends a piece of streamed content. Wait for room before.
+    pub(super) fn chunk(
+        &self,
+        purpose: Purpose,
+        draft: QueueId,
+        index: u32,
+        content: &[u8],
+    ) -> Appended {
         let mut state = self.state.borrow_mut();
+        state.batch.set_purpose(purpose);
         let slot = state.batch.chunk(draft, index, content);
         self.work.set();
         Appended { waiter: Rc::clone(&state.pending), slot }
     }
 
     /// Appends a message, which needs `pieces` from now on. `None` when it is longer than any
-    /// segment could hold: then the pieces are not needed.
+    /// segment could hold: then the pieces are not needed. Wait for room before.
     pub(super) fn message(
         &self,
+        purpose: Purpose,
         message: &Message,
         so_far: &PriorStatus,
         pieces: Vec<LiveRef>,
     ) -> Option<Appended> {
         let state = &mut *self.state.borrow_mut();
+        state.batch.set_purpose(purpose);
         let slot = state.batch.message(message, so_far);
         if slot.length as usize > state.log.record_bytes_max() {
             state.batch.undo(slot);
@@ -265,7 +282,7 @@ impl Core {
             state.batch.settle(id, recipient, status);
         });
         let state = self.state.borrow();
-        // What a failed spool was not told is never durable.
+        // What a failed spool does not record is never durable.
         if state.failure.is_some() { u64::MAX } else { state.noted }
     }
 
@@ -280,7 +297,7 @@ impl Core {
         .await
     }
 
-    /// Everything of `id` is dead: its record at `at`, its pieces, and its copies on their way.
+    /// Everything of `id` is dead: its record at `at`, its pieces, and copies not durable yet.
     pub(super) fn dead(&self, id: QueueId, at: Placement) {
         let state = &mut *self.state.borrow_mut();
         let mut empty = state.log.release(LiveRef::in_record(at));
@@ -350,17 +367,8 @@ impl Core {
     }
 
     /// The file of `segment`, for reading.
-    pub(super) async fn reader(&self, number: u32) -> io::Result<Rc<ring::File>> {
-        if let Some(file) = self.state.borrow().readers.get(&number) {
-            return Ok(Rc::clone(file));
-        }
-        let file = Rc::new(ring::File::open(&segment::path(&self.folder, number)).await?);
-        let readers = &mut self.state.borrow_mut().readers;
-        if readers.len() >= READERS_MAX {
-            readers.clear();
-        }
-        readers.insert(number, Rc::clone(&file));
-        Ok(file)
+    pub(super) async fn reader(&self, number: u32) -> io::Result<Reader> {
+        self.readers.open(&self.folder, number).await
     }
 
     /// The path of `segment`, which is not used again while there is a clone of this.
@@ -551,7 +559,7 @@ impl State {
         (waited < interval).then(|| Next::Rest(Some(interval - waited)))
     }
 
-    /// Answers those who wait for the batch that fills: no room.
+    /// Answers the callers that wait for the batch that fills: no space.
     fn refuse(&mut self) {
         let failure = Failure::Full(self.full_cause.clone());
         std::mem::take(&mut self.pending).done(Err(failure));
@@ -587,6 +595,7 @@ impl State {
         message: &Message,
         so_far: &PriorStatus,
     ) -> Option<Appended> {
+        self.batch.set_purpose(Purpose::Move);
         let slot = self.batch.message(message, so_far);
         // Its statuses may have made it longer than a new one can be.
         if slot.length as usize > self.log.record_bytes_max() * 2 {

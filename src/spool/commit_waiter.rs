@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 /// Why a batch did not become durable.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// No room for a segment.
+    /// No space for a segment.
     Full(String),
     /// A write or sync failed.
     Failed(String),

@@ -12,6 +12,7 @@
 //! and 2 is dead in both places: its last ending comes behind the later copy. What is being read
 //! keeps its segment: see [`Core::path`].
 
+use super::batch::Purpose;
 use super::commit::{Core, Moving, State};
 use super::commit_waiter::{Appended, Failure};
 use super::live::LiveRef;
@@ -31,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 enum Stay {
     /// It is not in the queue (yet, or any more), or cannot be read.
     Here,
-    /// The spool has no room, or has failed.
+    /// The spool has no space, or has failed.
     Failed,
 }
 
@@ -131,6 +132,7 @@ impl Core {
         let file = self.reader(at.segment).await.map_err(|_| Stay::Here)?;
         let read = file.read(u64::from(at.offset), at.length as usize).await;
         let bytes = read.map_err(|_| Stay::Here)?;
+        drop(file);
         let (header, payload) = record::check(&bytes, at.segment, at.offset).ok_or(Stay::Here)?;
         if header.id != id {
             return Err(Stay::Here);
@@ -142,7 +144,7 @@ impl Core {
         if let Content::Streamed(pieces) = &mut message.content {
             self.move_pieces(segment, pieces, &mut chunks, step).await?;
         }
-        self.wait_for_room().await?;
+        self.wait_for_room(Purpose::Move, 0).await?;
         // From here on nothing waits: what the queue says now is what the record says.
         let standing = register.upgrade().and_then(|register| register.message_state(id));
         let standing = standing.filter(|_| placement() == Some(at)).ok_or(Stay::Here)?;
@@ -158,7 +160,10 @@ impl Core {
         step.bytes += appended.slot.length as usize;
         let pieces = chunks.hand_over();
         state.moving.insert(id, Moving { appended, from: at, segment, pieces });
-        self.wake_committer();
+        // Most of a step shares a commit: each one is padded, and that is space on a full disk.
+        if state.batch.mail_bytes() >= state.log.mail_bytes_max() / 2 {
+            self.wake_committer();
+        }
         Ok(())
     }
 
@@ -172,22 +177,24 @@ impl Core {
     ) -> Result<(), Stay> {
         for piece in pieces.iter_mut().filter(|piece| piece.segment == segment) {
             let content = piece.read().await.map_err(|_| Stay::Here)?;
-            self.wait_for_room().await?;
-            let appended = self.chunk(piece.draft, piece.index, &content);
-            let (waiter, slot) = (Rc::clone(&appended.waiter), appended.slot);
-            chunks.all.push(appended);
+            self.wait_for_room(Purpose::Move, content.len()).await?;
+            chunks.all.push(self.chunk(Purpose::Move, piece.draft, piece.index, &content));
+            step.bytes += content.len();
+            step.pace().await;
+        }
+        let moved = pieces.iter_mut().filter(|piece| piece.segment == segment);
+        for (piece, appended) in moved.zip(&chunks.all) {
+            let Appended { waiter, slot } = appended;
             let (segment, start) = waiter.wait_for_place().await?;
             piece.path = self.path(segment);
             piece.segment = segment;
             piece.offset = start.saturating_add(slot.offset);
-            step.bytes += content.len();
-            step.pace().await;
         }
         Ok(())
     }
 }
 
-/// Moves on their way in one commit or a few.
+/// Moves that are not durable yet, in one commit or a few.
 struct Step {
     core: Rc<Core>,
     ids: Vec<QueueId>,
@@ -197,6 +204,7 @@ struct Step {
 impl Step {
     /// Waits until all are durable, and says so to the queue.
     async fn finish(&mut self, register: &Weak<dyn QueueIndex>) -> Result<(), Stay> {
+        self.core.wake_committer();
         while let Some(&id) = self.ids.last() {
             let waiter = {
                 let state = self.core.state.borrow();

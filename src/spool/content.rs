@@ -1,12 +1,18 @@
 //! Reads the pieces of streamed content, which any shard may do.
 
 use super::record::{self, CHUNK_PREFIX, Extent, Record};
+use crate::limits::SPOOL_PIECES_READ_MAX;
 use crate::message::{Content, Piece, QueueId};
-use crate::ring;
+use crate::ring::{self, Semaphore};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+thread_local! {
+    /// Of this shard: each piece that is being read has a file of its own open.
+    static READS: Semaphore = Semaphore::new(SPOOL_PIECES_READ_MAX);
+}
 
 /// The content that `extents` name, in pieces; `path_of` gives the path of a segment, which is not
 /// used again while a piece holds on to its path.
@@ -35,8 +41,12 @@ impl Piece {
 
     /// Its bytes as they lie on the disk, whatever they are, as far as the file goes.
     pub(super) async fn record(&self) -> io::Result<Vec<u8>> {
+        let _turn = READS.with(Semaphore::clone).acquire().await;
         let file = ring::File::open(&self.path).await?;
-        file.read_up_to(u64::from(self.offset), CHUNK_PREFIX + self.length as usize).await
+        let length = CHUNK_PREFIX + self.length as usize;
+        let read = file.read_up_to(u64::from(self.offset), length).await;
+        file.close().await;
+        read
     }
 
     /// The same with a plain file, from a stopped relay's spool.

@@ -173,7 +173,7 @@ fn a_thousand_writers_share_commits_and_dead_segments_are_used_again() {
         ring::sleep(Duration::from_millis(300)).await;
         // 4 MB of mail went through segments of 256 KiB; what is dead is used again or removed.
         let files = std::fs::read_dir(folder.path()).unwrap().count();
-        assert!(files <= 4, "{files} segments are left");
+        assert!(files <= 6, "{files} segments are left");
         assert!(Spool::inspect(folder.path()).unwrap().messages.len() == 0);
     });
 }
@@ -209,7 +209,7 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
         let (spool, _) = open(folder.path()).await;
         // A folder where the next segments should be: they cannot be made.
         let blocked: Vec<_> =
-            (3..40).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
+            (5..60).map(|number| folder.path().join(format!("{number:08}.seg"))).collect();
         for path in &blocked {
             std::fs::create_dir(path).unwrap();
         }
@@ -234,8 +234,8 @@ fn without_room_mail_is_refused_outcomes_are_kept_and_all_goes_on_later() {
         for path in &blocked {
             std::fs::remove_dir(path).unwrap();
         }
-        // As soon as it is tried again, which is within a second or so.
-        for _ in 0..60 {
+        // As soon as it is tried again, which is within some seconds.
+        for _ in 0..120 {
             ring::sleep(Duration::from_millis(100)).await;
             let mut accepted = plain(0, 1);
             accepted.id = spool.next_id(Timestamp(1));

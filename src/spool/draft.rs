@@ -1,5 +1,6 @@
-//! Content on its way in, and the one call that makes a message of it.
+//! Content that arrives, and the one call that makes a message of it.
 
+use super::batch::Purpose;
 use super::commit::Core;
 use super::commit_waiter::Appended;
 use super::content::streamed;
@@ -14,13 +15,14 @@ use crate::ring;
 use std::io;
 use std::rc::Rc;
 
-/// Each draft may keep so much, in bytes, even when the memory for all drafts is used up: whoever
-/// sends byte by byte shall not make a chunk of each.
+/// Each draft may keep so much, in bytes, even when the memory for all drafts is used up: a
+/// client that sends byte by byte must not make a chunk of each.
 const CROWDED_BYTES_MAX: usize = 4096;
 
-/// Content on its way in. Dropped: forgotten.
+/// Content that arrives. Dropped: forgotten.
 pub struct Draft {
     core: Rc<Core>,
+    purpose: Purpose,
     stream_threshold: usize,
     /// What is not in a chunk yet.
     bytes: Vec<u8>,
@@ -40,13 +42,13 @@ struct Chunk {
 }
 
 impl Draft {
-    pub(super) fn new(core: Rc<Core>, stream_threshold: usize) -> Draft {
+    pub(super) fn new(core: Rc<Core>, purpose: Purpose, stream_threshold: usize) -> Draft {
         // A chunk must fit a batch of any segment size.
         let most = core.state.borrow().log.mail_bytes_max() - CHUNK_PREFIX - BATCH_HEADER;
         let stream_threshold = stream_threshold.clamp(1, most);
         let (bytes, chunks) = (Vec::new(), Vec::new());
         let id = QueueId(0);
-        Draft { core, stream_threshold, bytes, charged: 0, chunks, id, chunk_bytes: 0 }
+        Draft { core, purpose, stream_threshold, bytes, charged: 0, chunks, id, chunk_bytes: 0 }
     }
 
     /// Keeps `bytes`; beyond the stream threshold they go to the segment, and this waits until they
@@ -60,7 +62,7 @@ impl Draft {
             }
             if bytes.len() > CROWDED_BYTES_MAX {
                 for part in bytes.chunks(self.stream_threshold) {
-                    self.core.wait_for_room().await?;
+                    self.wait_for_room(part.len()).await?;
                     self.append_chunk(part);
                 }
                 return Ok(());
@@ -93,10 +95,10 @@ impl Draft {
 
     /// Ends the content: where all of it is, and what a message of it needs beside its record: the
     /// pieces are that message's from now on. Waits until it is known where they go, and until
-    /// there is room for a record.
+    /// there is space for a record.
     pub(super) async fn finish(&mut self) -> Result<(Content, Vec<LiveRef>), SpoolError> {
         let extents = self.finish_chunks().await?;
-        self.core.wait_for_room().await?;
+        self.wait_for_room(self.bytes.len()).await?;
         let content = match extents {
             Some(extents) => streamed(|segment| self.core.path(segment), self.id, &extents),
             // The budget is charged for it until the draft goes.
@@ -127,8 +129,12 @@ impl Draft {
         Ok(Some(extents))
     }
 
+    async fn wait_for_room(&self, bytes: usize) -> Result<(), SpoolError> {
+        Ok(self.core.wait_for_room(self.purpose, bytes).await?)
+    }
+
     async fn write_chunk(&mut self, length: usize) -> Result<(), SpoolError> {
-        self.core.wait_for_room().await?;
+        self.wait_for_room(length).await?;
         let mut bytes = std::mem::take(&mut self.bytes);
         let length = length.min(bytes.len());
         self.append_chunk(&bytes[..length]);
@@ -145,7 +151,7 @@ impl Draft {
             self.id = self.core.next_id(ring::wall_clock());
         }
         let index = word(self.chunks.len());
-        let appended = self.core.chunk(self.id, index, content);
+        let appended = self.core.chunk(self.purpose, self.id, index, content);
         let length = word(content.len());
         self.chunks.push(Chunk { appended, length });
         self.chunk_bytes += content.len() as u64;
@@ -179,11 +185,11 @@ pub(super) async fn store(
     let (message, mut draft) = message.split();
     let (content, pieces) = draft.finish().await?;
     let message = message.with_content(content);
-    let waiting = Waiting::append(&draft.core, &message, so_far, pieces)?;
+    let waiting = Waiting::append(&draft.core, draft.purpose, &message, so_far, pieces)?;
     Ok((waiting.stored().await?, message))
 }
 
-/// A message record on its way to the disk. If its writer goes away before it is durable, the
+/// A message record that is not durable yet. If its writer goes away before it is durable, the
 /// client has no 250 and the queue does not know the message: it ends as removed.
 pub(super) struct Waiting {
     core: Rc<Core>,
@@ -197,11 +203,12 @@ impl Waiting {
     /// Hands the record to the committer. The message needs `pieces` from now on.
     pub(super) fn append(
         core: &Rc<Core>,
+        purpose: Purpose,
         message: &Message,
         so_far: &PriorStatus,
         pieces: Vec<LiveRef>,
     ) -> Result<Waiting, SpoolError> {
-        let appended = core.message(message, so_far, pieces).ok_or_else(|| {
+        let appended = core.message(purpose, message, so_far, pieces).ok_or_else(|| {
             let cause = "the message's envelope does not fit a segment";
             SpoolError::Full(io::Error::new(io::ErrorKind::FileTooLarge, cause))
         })?;

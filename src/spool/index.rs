@@ -98,7 +98,7 @@ impl Growing {
     }
 
     /// Where it goes, and all of it in whole blocks. `None` when there is nothing to say, or no
-    /// room behind the last batch.
+    /// space behind the last batch.
     pub(super) fn finish(mut self) -> Option<(u32, Vec<u8>)> {
         let room = self.room(0)?;
         let begins = self.segment_bytes.checked_sub(room)?;
@@ -179,7 +179,7 @@ impl Footer {
     }
 
     /// Hands over each entry of lead and groups `bytes`, with the record's place in the segment.
-    /// `None` at the first thing that is not as it should be.
+    /// `None` at the first field that is not valid.
     pub(super) fn each<'a>(
         &self,
         bytes: &'a [u8],

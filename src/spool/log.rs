@@ -14,7 +14,7 @@
 //! Only the oldest may go: a later segment may hold outcomes of mail in an earlier one. Under the
 //! new number no checksum of the former life passes, so an unwritten rest is never taken for mail.
 
-use super::batch::{Batch, Sealed};
+use super::batch::{Batch, Purpose, Sealed};
 use super::index::Growing;
 use super::live::{Live, LiveRef};
 use super::manifest::Manifest;
@@ -22,17 +22,26 @@ use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 
+#[cfg(test)]
+mod tests;
+
 /// Spare segments: made before they are needed, and kept of those without live mail; the rest are
-/// removed. The last one is never used for mail: outcomes must find room on a full disk, also after
-/// a start, which begins with a new segment.
-const SPARES: usize = 2;
+/// removed. When no more can be had, they are the reserve for what frees space: see [`Log::takes`].
+const SPARES: usize = 4;
+/// Of these the last so many are not used for reports: with less, live mail could not move out of a
+/// segment that is full of it.
+const SPARES_TO_MOVE: usize = 2;
 /// Segments may take this many times the bytes of live mail,
 const FACTOR: u64 = 2;
 /// and so many segments more, before the oldest is cleaned: the head, and what traffic that flows
 /// well fills and empties by itself.
 const SLACK: u64 = 4;
-/// While there is no spare segment, mail leaves one part in this many of the head to outcomes.
+/// While there is no spare segment, mail leaves one part in this many of the head to outcomes; on a
+/// full disk mail that clients send leaves it to reports.
 const RESERVE_PARTS: u32 = 4;
+/// Mail that moves may take one part in this many more than before: its recipients' statuses go
+/// with it, and commits are padded.
+const MOVE_MARGIN_PARTS: u64 = 8;
 
 /// What the committer does next.
 #[derive(Debug)]
@@ -44,9 +53,9 @@ pub(super) enum Step {
     Write(Write),
     /// A spare segment is being made, or a piece of it written; ask again when that is done.
     Wait,
-    /// No room for the mail that waits: refuse it, then ask again.
+    /// No space for the mail that waits: refuse it, then ask again.
     Full,
-    /// No room even for outcomes: they wait in memory; ask again after a task or a while.
+    /// No space even for outcomes: they wait in memory; ask again after a task or a while.
     Stuck,
 }
 
@@ -82,7 +91,7 @@ pub(super) enum MaintenanceEnd {
     Done,
     /// The old file is gone, and no spare came of it.
     Gone,
-    /// No room on the disk, or another failure, which is treated the same: tried again later.
+    /// No space on the disk, or another failure, which is treated the same: tried again later.
     Failed,
 }
 
@@ -135,6 +144,8 @@ pub(super) struct Log {
     cut: (u32, u32),
     task: Option<MaintenanceTask>,
     no_room: bool,
+    /// The last attempt to have one more segment failed, and there are fewer than [`SPARES`] since.
+    is_short: bool,
 }
 
 impl Log {
@@ -156,6 +167,7 @@ impl Log {
             cut: resume.cut,
             task: None,
             no_room: false,
+            is_short: false,
         }
     }
 
@@ -186,7 +198,10 @@ impl Log {
         {
             return Step::Write(self.batch(batch, segment, end));
         }
-        let needed = if batch.has_mail() { SPARES } else { 1 };
+        let needed = match batch.has_mail() {
+            true => self.spares_needed(batch.purpose()),
+            false => 1,
+        };
         let spare = self.spares.front().filter(|_| self.spares.len() >= needed);
         let Some(&Spare { segment, .. }) = spare else {
             self.waited_for = !self.no_room;
@@ -210,6 +225,43 @@ impl Log {
         self.index = Some(Growing::new(segment, self.segment_bytes));
         self.segments.entry(segment).or_default();
         Step::Write(self.header(segment, now, highest_id))
+    }
+
+    /// Spare segments without which a batch of such mail does not begin the next segment.
+    fn spares_needed(&self, purpose: Purpose) -> usize {
+        let needed = match purpose {
+            _ if !self.is_short => SPARES,
+            Purpose::Mail => SPARES,
+            Purpose::Report => SPARES_TO_MOVE + 1,
+            Purpose::Move => 1,
+        };
+        // With nothing alive, the head can be used again as soon as another one takes its place.
+        let gives_back = self.is_short && self.segments.values().all(|live| live.records == 0);
+        (needed - usize::from(gives_back)).max(1)
+    }
+
+    /// Whether so many bytes of mail, all that waits included, may be written. When no more
+    /// segments can be had, what frees space goes on for longer than what takes it, or a full disk
+    /// would stay full:
+    ///
+    /// | | begins a segment while there are | fills the head while there are |
+    /// | --- | --- | --- |
+    /// | mail of clients | 4 spares | 3, up to three quarters |
+    /// | reports | 3 | 2, up to three quarters |
+    /// | live mail that moves | 1, if all of its segment fits (`to_clean`) | any |
+    /// | outcomes | 1 | any |
+    pub(super) fn takes(&self, purpose: Purpose, bytes: u64) -> bool {
+        let needed = self.spares_needed(purpose);
+        if !self.is_short || purpose == Purpose::Move || self.spares.len() >= needed {
+            return true;
+        }
+        let used = self.head.map_or(u64::MAX, |(_, end)| u64::from(end));
+        self.spares.len() + 1 == needed && used.saturating_add(bytes) <= self.unreserved()
+    }
+
+    /// What of the head is not kept for outcomes, in bytes.
+    fn unreserved(&self) -> u64 {
+        u64::from(self.segment_bytes - self.segment_bytes / RESERVE_PARTS)
     }
 
     /// A commit waits for the task under way.
@@ -308,6 +360,7 @@ impl Log {
             spare.into_iter().for_each(|spare| spare.filled = true);
         }
         self.no_room = end == MaintenanceEnd::Failed;
+        self.is_short = (self.is_short || self.no_room) && self.spares.len() < SPARES;
         if end == MaintenanceEnd::Failed {
             return;
         }
@@ -328,6 +381,7 @@ impl Log {
         {
             self.spares.push_back(Spare { segment: made, filled: false });
         }
+        self.is_short &= self.spares.len() < SPARES;
     }
 
     /// A while has passed since a task failed: it may be tried again.
@@ -362,20 +416,54 @@ impl Log {
     }
 
     /// The oldest segment, when its live mail should move to the head: it keeps more disk than
-    /// [`FACTOR`] and [`SLACK`] allow, or there is no room and at least half of it would be won.
+    /// [`FACTOR`] and [`SLACK`] allow. On average segments are then less than half alive, so that
+    /// no more is copied than is won.
     ///
-    /// On average segments are then less than half alive, so that no more is copied than is won.
+    /// On a full disk, when all of it fits into what is left, and at least half a segment is won:
+    /// there, or in later ones, which can be used again only when the older ones are.
     pub(super) fn to_clean(&self) -> Option<u32> {
         let (oldest, live_bytes) = self.oldest_alive()?;
-        let wins = self.no_room && live_bytes <= u64::from(self.segment_bytes / 2);
-        (wins || self.is_over(1)).then_some(oldest)
+        let wins = match self.is_short {
+            true => self.has_space_for(live_bytes) && (self.wins_half() || self.is_over(1)),
+            false => self.is_over(1),
+        };
+        wins.then_some(oldest)
     }
 
     /// The oldest segment, when mail lives in it and it is older than the head; the bytes of that.
+    /// On a full disk also the head, when half of it is written, and any after a start.
     pub(super) fn oldest_alive(&self) -> Option<(u32, u64)> {
-        let (head, _) = self.head.filter(|_| !self.header_due)?;
+        let newer = match self.head {
+            Some(_) if self.header_due => return None,
+            Some((head, end)) if self.is_short && end >= self.segment_bytes / 2 => {
+                head.saturating_add(1)
+            }
+            Some((head, _)) => head,
+            None if self.is_short => u32::MAX,
+            None => return None,
+        };
         let (&oldest, live) = self.segments.first_key_value()?;
-        (oldest < head && live.records > 0).then_some((oldest, live.bytes))
+        (oldest < newer && live.records > 0).then_some((oldest, live.bytes))
+    }
+
+    /// Whether mail of so many bytes that moves fits the head and the spares, beside the outcomes
+    /// that come meanwhile.
+    fn has_space_for(&self, bytes: u64) -> bool {
+        let size = u64::from(self.segment_bytes);
+        let in_head = self.head.map_or(0, |(_, end)| size.saturating_sub(u64::from(end)));
+        let space = in_head + size * self.spares.len() as u64;
+        let needed = bytes + bytes / MOVE_MARGIN_PARTS + size / u64::from(RESERVE_PARTS);
+        needed <= space
+    }
+
+    /// Whether segments that are at least a quarter dead have half a segment of dead bytes.
+    fn wins_half(&self) -> bool {
+        let size = u64::from(self.segment_bytes);
+        let dead = self.segments.iter().map(|(&segment, live)| {
+            let end = self.head.filter(|&(head, _)| head == segment);
+            end.map_or(size, |(_, end)| u64::from(end)).saturating_sub(live.bytes)
+        });
+        dead.filter(|&dead| dead >= size / 4).sum::<u64>() >= size / 2
     }
 
     /// More disk is used than `times` what is allowed beside the live mail.
@@ -388,7 +476,7 @@ impl Log {
 
     /// There are so many segments that one may have to be cleaned.
     pub(super) fn is_crowded(&self) -> bool {
-        self.segments.len() as u64 > SLACK || self.no_room
+        self.segments.len() as u64 > SLACK || self.is_short
     }
 
     /// The oldest segment holds nothing any more and waits to be used again.
@@ -437,7 +525,7 @@ impl Log {
     fn oldest_dead(&self) -> Option<u32> {
         let newer = match self.head {
             Some((head, _)) => Some(head).filter(|_| !self.header_due),
-            None => self.segments.last_key_value().map(|(&last, _)| last).filter(|_| self.no_room),
+            None => self.segments.last_key_value().map(|(&last, _)| last).filter(|_| self.is_short),
         };
         let (&oldest, live) = self.segments.first_key_value()?;
         let idle = self.indexing != Some(oldest);

@@ -44,6 +44,7 @@ pub mod lock;
 mod log;
 mod manifest;
 mod quarantine;
+mod readers;
 mod record;
 mod recovered_entries;
 mod recovery;
@@ -71,6 +72,7 @@ pub use recovered_entries::Messages;
 
 use crate::message::{Demands, Message, Options, QueueId, Reason, RecipientStatus, Timestamp};
 use crate::ring;
+use batch::Purpose;
 use commit::Core;
 use log::{Log, Resume};
 use recovery::Scan;
@@ -111,7 +113,7 @@ pub struct Settings {
 /// Why the spool did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// Nothing was lost; it may be asked again when there is room.
+    /// Nothing was lost; it may be asked again when there is space.
     #[error("no room on the disk of the spool: {0}")]
     Full(io::Error),
     /// A write or sync failed: what is on disk is unknown; the shard accepts no more.
@@ -158,7 +160,7 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// What it demands of the way to a host.
+    /// What it demands of each hop.
     pub fn demands(&self) -> Demands {
         Demands::new(self.options.require_tls, self.null_reverse_path)
     }
@@ -299,7 +301,18 @@ impl Spool {
 
     /// An empty draft. Costs nothing until bytes come.
     pub fn draft(&self) -> Draft {
-        Draft::new(Rc::clone(&self.handle.core), self.handle.settings.stream_threshold)
+        self.draft_for(Purpose::Mail)
+    }
+
+    /// The same for a report of this relay, for which there is space when there is none any more
+    /// for mail of clients.
+    pub fn report_draft(&self) -> Draft {
+        self.draft_for(Purpose::Report)
+    }
+
+    fn draft_for(&self, purpose: Purpose) -> Draft {
+        let core = Rc::clone(&self.handle.core);
+        Draft::new(core, purpose, self.handle.settings.stream_threshold)
     }
 
     /// Makes a message durable: returns when the sync of its commit has returned, and only then may

@@ -66,7 +66,7 @@ impl Spool {
     /// still does not pass, keeps a copy of what is left in the quarantine. It is said in the log
     /// once, however often it is found.
     ///
-    /// After an error (no room for the copy, or the disk does not give the bytes) nothing is known
+    /// After an error (no space for the copy, or the disk does not give the bytes) nothing is known
     /// and nothing has changed.
     pub async fn set_aside(
         &self,

@@ -37,12 +37,25 @@ impl Core {
                 return Ok(MaintenanceEnd::Done);
             }
         };
-        match ring::File::create(&path(made), self.segment_bytes).await {
+        let is_recycled = matches!(task, MaintenanceTask::Recycle { .. });
+        let opened = loop {
+            match ring::File::create(&path(made), self.segment_bytes).await {
+                // There is no descriptor for the moment: on a full disk the segment would be lost.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_recycled => {
+                    ring::sleep(RETRY).await;
+                    if self.state.borrow().is_over() {
+                        break Err(error);
+                    }
+                }
+                opened => break opened,
+            }
+        };
+        match opened {
             Ok(file) => {
                 self.state.borrow_mut().files.insert(made, Rc::new(file));
                 Ok(MaintenanceEnd::Done)
             }
-            Err(_) if matches!(task, MaintenanceTask::Recycle { .. }) => {
+            Err(_) if is_recycled => {
                 // The old name is gone; a file that cannot be used again is of no use.
                 let _ = disk::remove_file(path(made));
                 Ok(MaintenanceEnd::Gone)
@@ -79,14 +92,19 @@ impl Core {
     fn close_files(&self, number: u32) {
         let state = &mut *self.state.borrow_mut();
         state.files.remove(&number);
-        state.readers.remove(&number);
+        self.readers.close(number);
         state.paths.remove(&number);
     }
 }
 
+/// The longest wait between two attempts to get a segment on a full disk: they cost little, and
+/// another program may keep the disk full for weeks.
+const RETRY_MAX: Duration = Duration::from_secs(8);
+
 /// Keeps for as long as the spool is open, and its committer may need a segment.
 pub(super) async fn keep(core: Rc<Core>) {
     let mut retry_at = ring::now();
+    let mut retry = RETRY;
     loop {
         let (task, no_room, over) = {
             let state = &mut *core.state.borrow_mut();
@@ -111,12 +129,16 @@ pub(super) async fn keep(core: Rc<Core>) {
             continue;
         };
         match core.carry_out(task).await {
-            Ok(end) => core.state.borrow_mut().log.maintenance_done(end),
+            Ok(end) => {
+                retry = RETRY;
+                core.state.borrow_mut().log.maintenance_done(end);
+            }
             Err(error) => {
                 let state = &mut *core.state.borrow_mut();
                 state.full_cause = error.to_string();
                 state.log.maintenance_done(MaintenanceEnd::Failed);
-                retry_at = ring::now() + RETRY;
+                retry_at = ring::now() + retry;
+                retry = (retry * 2).min(RETRY_MAX);
             }
         }
         core.work.set();

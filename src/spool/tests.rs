@@ -40,7 +40,7 @@ pub(super) fn small_segment() -> Vec<u8> {
 /// The next segment, with a batch of two messages for each of `first_ids`.
 pub(super) fn segment_after(resume: Resume, first_ids: &[u64]) -> Vec<u8> {
     let mut log = Log::new(0, SEGMENT, resume);
-    for _ in 0..2 {
+    for _ in 0..4 {
         let Some(MaintenanceTask::Create { .. }) = log.next_task(|_| false) else { panic!() };
         log.maintenance_done(MaintenanceEnd::Done);
     }

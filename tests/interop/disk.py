@@ -117,7 +117,7 @@ def many_large(sessions, size, budget, segment, seconds, spool=None, say=False, 
               f"{longest:.1f} s", flush=True)
         if wait_gone:
             # The mail expires (its report too); the disk comes back but for a few segments.
-            wait_until("the disk comes back", lambda: watch() or used(relay.spool) < 8 * segment, 300)
+            wait_until("the disk comes back", lambda: watch() or used(relay.spool) < 10 * segment, 300)
             print(f"       {used(relay.spool) // MEBI} MiB of disk when it is gone, RSS "
                   f"{resident(relay.process.pid) // MEBI} MiB")
         return most - before, longest
@@ -229,9 +229,9 @@ def a_few_that_wait_do_not_keep_the_disk_of_the_many_that_went():
                     most = max(most, used(relay.spool))
         wait_until("only those wait", lambda: len(relay.queue()) == waiting, 60)
         live = waiting * 21_000
-        # Twice what lives and four segments; two spares, one that is being cleaned, and while mail
-        # comes what is on its way out of the queue.
-        bound = 2 * live + 7 * segment
+        # Twice what lives and four segments; four spares, one that is being cleaned, and while mail
+        # comes what is about to leave the queue.
+        bound = 2 * live + 9 * segment
         wait_until("the disk comes back", lambda: used(relay.spool) <= bound, 30)
         print(f"       {live / MEBI:.1f} MiB live in {used(relay.spool) / MEBI:.1f} MiB of disk "
               f"({most / MEBI:.1f} at most; 120 MiB passed through); bound {bound / MEBI:.1f}")

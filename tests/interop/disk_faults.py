@@ -104,6 +104,73 @@ def is_taken(relay):
         return attempt(client, 0)[0] == 250
 
 
+def fill_all(relay, size):
+    """Sends until no shard has space: how many were taken."""
+    taken, full = 0, 0
+    while full < 8:
+        # The kernel chooses the shard of a connection.
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+            number = taken
+            while attempt(client, taken, size)[0] == 250:
+                taken += 1
+        full = full + 1 if taken < number + 20 else 0
+    return taken
+
+
+def failing(size, reply, *flags):
+    """A disk full of mail that can only fail empties itself while clients go on sending, and over a
+    stop; each recipient ends once, and its sender gets one report."""
+    with small_disk(64) as disk, Sink(reply=lambda step, address: "451 4.2.0 Later") as sink:
+        # The event log is on the same disk.
+        flags = (*SMALL, "--set", "retry.max=30s", "--set", "event.rotate_bytes=1MiB",
+                 "--set", "event.keep=1", *flags)
+        with Relay(*flags, spool=disk / "spool", smart_host=sink.port, retry_first="10s") as relay:
+            taken = fill_all(relay, size)
+            assert taken > 500, taken
+            sink.reply = lambda step, address: (
+                reply if step == "rcpt" and address == "b@sink.test" else None)
+            begin = time.monotonic()
+            sink.wait(taken // 10, 120)
+            relay.restart()
+            # Clients that do not give up do not take the space that reports need.
+            over = threading.Event()
+            more = []
+
+            def send_on():
+                while not over.wait(0.2):
+                    with contextlib.suppress(OSError, smtplib.SMTPException):
+                        with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+                            while attempt(client, taken + len(more), size)[0] == 250:
+                                more.append(taken + len(more))
+                                if len(more) > taken:
+                                    return
+
+            client = threading.Thread(target=send_on)
+            client.start()
+            try:
+                sink.wait(taken, 240)
+            finally:
+                over.set()
+                client.join()
+            sink.wait(taken + len(more), 240)
+            relay.wait_empty(60)
+            took = time.monotonic() - begin
+            numbers = [content.rsplit(b"Subject: ", 1)[1].split()[0]
+                       for sender, _, content in sink.messages if sender == ""]
+            assert len(numbers) == taken + len(more) == len(sink.messages), len(numbers)
+            assert len(set(numbers)) == len(numbers), "a recipient was reported twice"
+            assert is_taken(relay), "mail is taken again"
+            print(f"       {taken} messages filled the disk, {len(more)} came later, {took:.0f} s")
+
+
+def a_full_disk_of_mail_that_is_refused_empties_itself():
+    failing(30_000, "550 5.1.1 No such user")
+
+
+def a_full_disk_of_mail_that_expires_empties_itself():
+    failing(3_000, "451 4.2.0 Later", "--set", "retry.expire=1m")
+
+
 def a_disk_that_fails_stops_the_intake_and_loses_nothing():
     port = free_port()
     with small_disk(100) as disk:
@@ -369,6 +436,8 @@ def a_spool_without_permission_is_named():
 
 TESTS = [
     a_full_disk_refuses_mail_delivers_what_is_there_and_recovers,
+    a_full_disk_of_mail_that_is_refused_empties_itself,
+    a_full_disk_of_mail_that_expires_empties_itself,
     a_disk_that_fails_stops_the_intake_and_loses_nothing,
     corrupt_bytes_cost_one_message_and_are_set_aside,
     damage_in_a_large_message_ends_it_and_harms_no_other,

@@ -5,6 +5,7 @@ import clients
 import disk
 import encryption
 import delivery_status
+import descriptors
 import golang
 import hostile
 import libraries
@@ -30,7 +31,7 @@ import sharding
 from harness import main
 
 SUITES = (
-    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, disk_faults, disk, tools, encryption, inbound_esmtp,
+    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, descriptors, disk_faults, disk, tools, encryption, inbound_esmtp,
     outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, failure_scopes, libraries, node, golang, require_tls,
 )
 

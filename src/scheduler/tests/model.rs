@@ -160,7 +160,7 @@ impl Model {
                     assert!(self.told.insert(site), "offered once");
                     assert!(self.ready(site) > 0, "an offer means work");
                 }
-                // Told again while it stays out; the model leaves them out at its leisure.
+                // Demanded again while it stays out; the model leaves them out at its leisure.
                 Some(Action::Overdue { slot, recipients }) => {
                     let letter = self.letter(slot);
                     for index in recipients {

@@ -1,5 +1,5 @@
-//! What group commit promises beside durability: nothing waits for a timer, and whoever comes while
-//! a commit is under way shares the next one.
+//! What group commit promises beside durability: nothing waits for a timer, and what comes
+//! during a commit shares the next one.
 
 use super::life::content_of;
 use crate::message::{Message, QueueId, Timestamp};
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The longest that the disk takes for one thing.
+/// The longest that the disk takes for one operation.
 const LATENCY_US: u64 = 1000;
 
 fn on_a_disk(seed: u64, body: impl AsyncFnOnce(Rc<Simulation>, Spool) + 'static) {

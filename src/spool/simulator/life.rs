@@ -26,7 +26,7 @@ pub(super) struct Plan {
     pub(super) segment_bytes: u64,
     pub(super) stream_threshold: usize,
     pub(super) content_bytes_max: usize,
-    /// Longest pause between two things that a client does, in milliseconds.
+    /// Longest pause between two actions of a client, in milliseconds.
     pub(super) pause_ms: u64,
     /// Mail in 16 that waits for long.
     pub(super) patient: u32,
@@ -355,7 +355,7 @@ impl World {
             let live: u64 = live.iter().map(|id| disk_of(truth.mails[id].length as u64)).sum();
             // Twice the live mail, four more, the spares, and one that is about to go; in whole
             // segments.
-            let most = 2 * live.div_ceil(self.plan.segment_bytes) + 4 + 2 + 1;
+            let most = 2 * live.div_ceil(self.plan.segment_bytes) + 4 + 4 + 1;
             assert!(here <= most, "shard {shard}: {here} segments for {live} bytes");
         }
     }

@@ -153,7 +153,7 @@ impl Rot {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Truth {
     pub(super) mails: BTreeMap<u64, Mail>,
-    /// Outcomes may be late from here on: no room, or a failure.
+    /// Outcomes may be late from here on: no space, or a failure.
     pub(super) late: bool,
     /// Where bytes have rotted so far. An index may hide it until the mail is read or moves.
     pub(super) rots: Vec<Rot>,
