@@ -44,6 +44,9 @@
 //! transaction, the recipients are deferred. A host that refuses at once at EHLO with 5xx is asked
 //! by HELO first, on the same connection.
 //!
+//! Recipients of a transaction that was lost at RCPT go together in fewer numbers at each further
+//! attempt, and soon apart (`scheduler`): what the host objects to may be one of them.
+//!
 //! The site as a whole backs off only when no host of it got as far as a transaction in the attempt
 //! (scope host for all of them). What is about a sender, a message or a recipient is charged to
 //! these. A host that closes the connection at every message is bounded apart from that

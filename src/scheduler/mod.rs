@@ -64,7 +64,7 @@ pub use types::{
 
 use crate::config;
 use crate::limits::POSTPONED_SECONDS;
-use crate::message::{Placement, QueueId, Reason, RouteKey, Timestamp};
+use crate::message::{Placement, QueueId, Reason, RouteKey, Stage, Timestamp};
 use ending::Reports;
 use entry::{Flag, Group, Members, Message, Recipient, State, kept};
 use index::Index;
@@ -79,6 +79,9 @@ use wheel::{TICK_MS, Wheel, tick_at};
 
 /// Recipients of one message that one `take` looks at, from the one whose turn it is on.
 const SCAN_MAX: usize = 1024;
+/// How often the number of recipients that go together is halved at each attempt after one was lost
+/// at RCPT: from a hundred to six, to one.
+const SPLIT_HALVINGS: u32 = 4;
 
 /// Entries of a wheel that one `poll` touches before it lets the shard do something else.
 const POLL_STEPS_MAX: usize = 8192;
@@ -294,7 +297,9 @@ impl Scheduler {
         let priority = self.classes.get(self.messages[slot].class()).priority;
         let (mut recipients, mut untried) = (Vec::new(), true);
         let taken = match self.messages[slot].members() {
-            Members::Many(group) => self.companions(group, number, recipients_max),
+            Members::Many(group) => {
+                self.companions(group, number, self.recipients_at_once(number, recipients_max))
+            }
             _ => vec![number],
         };
         for number in taken {
@@ -511,6 +516,21 @@ impl Scheduler {
                     }
                 }
             }
+        }
+    }
+
+    /// How many recipients of a message go out together with `number`, which is one of them. A host
+    /// that closes the connection over one RCPT ends the transaction for all: then fewer go together
+    /// at each attempt, and soon each for itself, so that one does not hold up the others.
+    fn recipients_at_once(&self, number: u32, recipients_max: usize) -> usize {
+        let entry = &self.recipients[number];
+        let reason = (entry.reason != NIL).then(|| self.reasons.get(entry.reason)).flatten();
+        match reason {
+            Some(reason) if reason.stage == Stage::Recipient && reason.code == 0 => {
+                let halvings = SPLIT_HALVINGS * u32::from(entry.attempts());
+                recipients_max.checked_shr(halvings).unwrap_or(0).max(1)
+            }
+            _ => recipients_max,
         }
     }
 

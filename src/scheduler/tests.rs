@@ -378,6 +378,39 @@ fn a_site_whose_hosts_are_gone_is_looked_up_anew() {
     assert_eq!(scheduler.take(SiteId(8), START, 1).unwrap().slot, slot);
 }
 
+/// At RCPT of one of them the host closes the connection; which one is not known.
+#[test]
+fn recipients_of_a_transaction_that_was_lost_at_rcpt_go_apart() {
+    let lost = |code| Reason {
+        code,
+        ..Reason::ours(Stage::Recipient, Status(4, 4, 2), "the connection was lost")
+    };
+    for (reason, together) in [
+        (lost(0), [6, 1]),
+        // A reply is about one recipient, and another stage about all.
+        (lost(451), [100, 100]),
+        (Reason::ours(Stage::Data, Status(4, 4, 2), "the connection was lost"), [100, 100]),
+    ] {
+        let mut scheduler = scheduler();
+        let slot = admit(&mut scheduler, 1, &["a.test"; 120]);
+        let (mut now, reason) = (START, Some(Rc::new(reason)));
+        demands(&mut scheduler, now);
+        for wanted in [100, together[0], together[1]] {
+            let unit = scheduler.take(SITE, now, 100).unwrap();
+            assert_eq!(unit.recipients.len(), wanted, "{reason:?}");
+            let mut others = Vec::new();
+            while let Some(other) = scheduler.take(SITE, now, 100) {
+                others.push(other);
+            }
+            for index in others.into_iter().chain([unit]).flat_map(|unit| unit.recipients) {
+                scheduler.settle(slot, index, AttemptResult::Later, reason.clone(), now);
+            }
+            now = now.plus(2 * HOUR);
+            demands(&mut scheduler, now);
+        }
+    }
+}
+
 #[test]
 fn a_recovered_message_goes_on_where_it_was() {
     let mut scheduler = scheduler();
