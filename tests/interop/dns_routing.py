@@ -422,7 +422,7 @@ def domains_with_the_same_hosts_share_site_and_connection():
 
 
 def a_null_mx_bounces():
-    bounced("null.names.test", "5.1.10", "null.names.test", "takes no mail", "null MX")
+    bounced("null.names.test", "5.1.10", "null.names.test", "accepts no mail", "null MX")
 
 
 def a_domain_that_does_not_exist_bounces():
