@@ -94,7 +94,7 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
         assert "exported 10 " in tool(relay, "export", "--to", f"{folder}/d1", "--domain", "D1.test")
 
         # The same spool again: nothing is doubled.
-        assert "0 imported, 30 there already" in tool(relay, "import", f"{folder}/out")
+        assert "0 imported, 30 already there" in tool(relay, "import", f"{folder}/out")
         shutil.rmtree(relay.spool)
         assert "30 imported" in tool(relay, "import", f"{folder}/out")
         assert "30 live messages, all intact" in tool(relay, "verify")
@@ -266,7 +266,7 @@ def a_message_that_was_changed_is_refused():
         for path, text, (change, _) in zip(paths, good, changes):
             path.write_bytes(change(text))
         said = tool(relay, "import", f"{folder}/out", code=1)
-        assert "0 imported, 0 there already, 5 refused" in said, said
+        assert "0 imported, 0 already there, 5 refused" in said, said
         for path, (_, says) in zip(paths, changes):
             line = next(line for line in said.splitlines() if path.name in line)
             assert says in line, (says, line)
