@@ -1,12 +1,12 @@
-//! XCLIENT (Postfix's XCLIENT_README): what a proxy says of its client. *Pure.*
+//! XCLIENT (Postfix's XCLIENT_README): what a proxy says about its client. *Pure.*
 
 use super::command::CommandFault;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What was said, as far as it matters here.
+/// The attributes that matter here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xclient {
-    /// ADDR=; `None` when it was not given, or is not known there.
+    /// ADDR=; `None` when it was not given, or the proxy does not know it.
     pub address: Option<IpAddr>,
     /// PORT=.
     pub port: Option<u16>,
@@ -14,10 +14,10 @@ pub struct Xclient {
     pub login: bool,
 }
 
-/// Attributes that are taken and mean nothing: the relay asks for no name.
-const PASSED_OVER: [&str; 5] = ["NAME", "PROTO", "HELO", "DESTADDR", "DESTPORT"];
+/// Attributes that are accepted and ignored: the relay does not use them.
+const IGNORED: [&str; 5] = ["NAME", "PROTO", "HELO", "DESTADDR", "DESTPORT"];
 
-/// What stands for a value that the proxy does not know.
+/// Placeholders for a value that the proxy does not know.
 const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
 
 /// Reads the argument of XCLIENT.
@@ -39,7 +39,7 @@ pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
             "PORT" if !is_unknown => said.port = Some(value.parse().map_err(|_| PORT)?),
             "LOGIN" if !is_unknown && !value.is_empty() => said.login = true,
             "ADDR" | "PORT" | "LOGIN" => {}
-            name if PASSED_OVER.contains(&name) => {}
+            name if IGNORED.contains(&name) => {}
             _ => return Err(UNKNOWN_NAME),
         }
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_says_who_its_client_is() {
+    fn a_proxy_names_its_client() {
         let said =
             |address: &str, port| Xclient { address: address.parse().ok(), port, login: false };
         for (argument, expected) in [
