@@ -16,7 +16,7 @@ const NO_ROUTE: Status = Status(5, 4, 4);
 /// Routing loop detected (RFC 3463 3.5).
 const LOOP: Status = Status(5, 4, 6);
 /// REQUIRETLS support required (RFC 8689 9).
-const UNVOUCHED: Status = Status(5, 7, 30);
+const UNAUTHENTICATED_MX: Status = Status(5, 7, 30);
 /// Directory server failure (RFC 3463 3.5).
 const DNS_FAILED: Status = Status(4, 4, 3);
 /// Unable to route, for now: an operator can correct it.
@@ -76,7 +76,7 @@ pub(super) fn unauthenticated_mx(domain: &str) -> Outcome {
     let text = format!(
         "the message requires REQUIRETLS, and the MX records of {domain} are not authenticated"
     );
-    refused(UNVOUCHED, text)
+    refused(UNAUTHENTICATED_MX, text)
 }
 
 /// The best host of a site is this relay itself.
