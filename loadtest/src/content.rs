@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_source_makes_is_intact_and_of_the_size_asked() {
+    fn generated_messages_are_intact_and_of_the_requested_size() {
         for size in [600, 2048, 100_000] {
             let wire = made(size);
             assert_eq!(judged(&wire), Checked { id: Some(ID), intact: true, sent: Some(1234) });

@@ -221,7 +221,7 @@ fn change(
     edit: impl FnOnce(&mut ArrayOfTables) -> Result<(), UsersError>,
 ) -> Result<(), UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let said = |error: io::Error| fault(error.to_string());
+    let io_fault = |error: io::Error| fault(error.to_string());
     // A symbolic link stays one: change what it points to.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let lock = OpenOptions::new()
@@ -230,8 +230,8 @@ fn change(
         .truncate(false)
         .mode(MODE)
         .open(beside(&target, "lock"))
-        .map_err(said)?;
-    lock.lock().map_err(said)?;
+        .map_err(io_fault)?;
+    lock.lock().map_err(io_fault)?;
     let is_new = !target.exists();
     let text = if is_new { String::new() } else { text_of(&target)? };
     // A file with mistakes is not written over.
@@ -250,7 +250,7 @@ fn change(
     }
     let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };
     parsed(&text).map_err(fault)?;
-    replace_file(&target, &text).map_err(said)
+    replace_file(&target, &text).map_err(io_fault)
 }
 
 /// Replaces the file, and keeps its owner and group.

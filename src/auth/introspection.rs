@@ -101,15 +101,15 @@ fn secured(roots: &Roots) -> Result<TlsConfig, UsersError> {
 
 fn read_secret(path: &Path) -> Result<Secret, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let said = |error: std::io::Error| {
+    let io_fault = |error: std::io::Error| {
         fault(format!(
             "{error}; auth.tokens.client_secret_file must name a file with the secret on one line"
         ))
     };
-    if look_at_private(path).map_err(said)?.len() > SECRET_BYTES_MAX {
+    if look_at_private(path).map_err(io_fault)?.len() > SECRET_BYTES_MAX {
         return Err(fault("larger than 4 KiB; expected one line with the secret".to_owned()));
     }
-    let text = Secret::new(std::fs::read_to_string(path).map_err(said)?);
+    let text = Secret::new(std::fs::read_to_string(path).map_err(io_fault)?);
     let line = text.reveal().trim_end_matches(['\r', '\n']);
     if line.is_empty() || line.contains(char::is_control) {
         return Err(fault("expected one line with the secret".to_owned()));

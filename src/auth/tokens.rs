@@ -141,7 +141,7 @@ impl Inquiry {
             return Err(TokenRejection::NotNow);
         }
         let server = Arc::clone(&self.server.read().unwrap_or_else(PoisonError::into_inner));
-        let judged = server.ask(token).and_then(|said| judge(&said, &self.config, seconds()));
+        let judged = server.ask(token).and_then(|answer| judge(&answer, &self.config, seconds()));
         match judged {
             Ok(Ok(good)) => {
                 self.remember(seal, &good);
@@ -208,12 +208,12 @@ pub(super) fn guest(name: Box<str>) -> User {
 /// # Errors
 /// The answer does not follow RFC 7662.
 fn judge(
-    said: &Map<String, Value>,
+    answer: &Map<String, Value>,
     demanded: &config::Tokens,
     now: f64,
 ) -> Result<Result<Good, TokenFault>, String> {
     let malformed = |name: &str| format!("the answer does not follow RFC 7662: {name}");
-    let member = |name: &str| said.get(name).filter(|value| !value.is_null());
+    let member = |name: &str| answer.get(name).filter(|value| !value.is_null());
     let number = |name: &str| match member(name) {
         Some(value) => value.as_f64().map(Some).ok_or_else(|| malformed(name)),
         None => Ok(None),
@@ -290,8 +290,8 @@ mod tests {
     }
 
     fn judged(json: &str, scope: Option<&str>, audience: Option<&str>) -> Result<String, String> {
-        let Ok(Value::Object(said)) = serde_json::from_str(json) else { panic!("{json}") };
-        judge(&said, &demanded(scope, audience), 1000.0).map(|found| match found {
+        let Ok(Value::Object(answer)) = serde_json::from_str(json) else { panic!("{json}") };
+        judge(&answer, &demanded(scope, audience), 1000.0).map(|found| match found {
             Ok(good) => good.user.to_string(),
             Err(fault) => format!("{fault:?}"),
         })

@@ -19,10 +19,11 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
         return ExitCode::from(super::EXIT_USAGE);
     };
     let done = match command {
-        UserCommand::Add { name, sender, replace, .. } => password(true)
-            .and_then(|password| auth::add(path, &name, &password, &sender, replace).map_err(said)),
-        UserCommand::List { .. } => list(path).map_err(said),
-        UserCommand::Remove { name, .. } => auth::remove(path, &name).map_err(said),
+        UserCommand::Add { name, sender, replace, .. } => password(true).and_then(|password| {
+            auth::add(path, &name, &password, &sender, replace).map_err(message)
+        }),
+        UserCommand::List { .. } => list(path).map_err(message),
+        UserCommand::Remove { name, .. } => auth::remove(path, &name).map_err(message),
         UserCommand::Verify { name, .. } => verify(path, &name),
     };
     match done {
@@ -44,7 +45,7 @@ pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     Ok(())
 }
 
-fn said(error: UsersError) -> String {
+fn message(error: UsersError) -> String {
     error.to_string()
 }
 
@@ -73,7 +74,7 @@ fn line(user: &User) -> String {
 }
 
 fn verify(path: &Path, name: &str) -> Result<(), String> {
-    let users = auth::read(path).map_err(said)?;
+    let users = auth::read(path).map_err(message)?;
     let user = users.find(name).ok_or_else(|| format!("there is no user {name:?}"))?;
     let password = password(false)?;
     let by_hash = auth::password_is(Some(user), &password);

@@ -57,7 +57,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether `address` lies in the block.
+    /// Whether `address` is in the block.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(block), IpAddr::V4(one)) => {

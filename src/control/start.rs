@@ -45,7 +45,7 @@ pub enum ServeError {
     Path {
         /// Which.
         path: PathBuf,
-        /// What the operating system said, and what to do.
+        /// The error of the operating system, and what to do.
         cause: String,
     },
     /// Cannot listen on an address.
@@ -53,7 +53,7 @@ pub enum ServeError {
     Listen {
         /// Which.
         address: SocketAddr,
-        /// What the operating system said, and what to do.
+        /// The error of the operating system, and what to do.
         cause: String,
     },
     /// The limit on open files is too low.
@@ -469,14 +469,14 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
 /// as its listening sockets. The wait is logged at once.
 fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     let began = ring::now();
-    let mut said = false;
+    let mut logged = false;
     loop {
         match ring::reserve(address) {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse
                     && ring::now().saturating_duration_since(began) < ADDRESS_WAIT =>
             {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%address, within = ?ADDRESS_WAIT, "address in use, waiting");
                 }
                 std::thread::sleep(ADDRESS_RETRY);

@@ -81,7 +81,7 @@ impl Servers {
         question: &Question,
         until: Instant,
     ) -> Result<Finding, Failure> {
-        let mut said: Option<String> = None;
+        let mut error: Option<String> = None;
         self.probe(question);
         let mut left = self.in_order();
         for round in 0..self.attempts {
@@ -95,18 +95,18 @@ impl Servers {
                     Reply::Finding(Finding::Failed { words, .. }) => {
                         let address = server.address;
                         let asked = question.words();
-                        said = Some(format!("DNS server {address} answered {words} for {asked}"));
+                        error = Some(format!("DNS server {address} answered {words} for {asked}"));
                     }
                     Reply::Finding(finding) => return Ok(finding),
                     Reply::Broken(words) => {
-                        said.get_or_insert(words);
+                        error.get_or_insert(words);
                     }
                     Reply::Silence => silent.push(server),
                 }
             }
             left = silent;
         }
-        Err(said.map_or(Failure::TimedOut, |words| Failure::ServerFailed(words.into())))
+        Err(error.map_or(Failure::TimedOut, |words| Failure::ServerFailed(words.into())))
     }
 
     /// Makes servers that failed available again at once.

@@ -396,15 +396,15 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl RotatedFile {
     fn open(path: &Path, rotate_bytes: u64, keep: usize) -> io::Result<RotatedFile> {
-        let said = |error: io::Error| {
+        let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("event file {}: {error}", path.display()))
         };
         // A pipe or a device must not block the thread, nor be renamed.
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let text = "not a regular file; for a pipe set event.output = \"stdout\"";
-            return Err(said(io::Error::new(io::ErrorKind::InvalidInput, text)));
+            return Err(named(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let mut file = open(path).map_err(said)?;
+        let mut file = open(path).map_err(named)?;
         let mut size = file.seek(SeekFrom::End(0))?;
         let mut last = [b'\n'];
         if size > 0 {

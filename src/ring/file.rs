@@ -51,14 +51,16 @@ impl File {
     pub async fn create(path: &Path, size: u64) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || create_reserved(&name, size)).await;
-        file.map(|file| File::new(file, path, size)).map_err(|error| said(error, "creating", path))
+        file.map(|file| File::new(file, path, size))
+            .map_err(|error| with_context(error, "creating", path))
     }
 
     /// Opens for reading.
     pub async fn open(path: &Path) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || disk::File::open(name)).await;
-        file.map(|file| File::new(file, path, 0)).map_err(|error| said(error, "opening", path))
+        file.map(|file| File::new(file, path, 0))
+            .map_err(|error| with_context(error, "opening", path))
     }
 
     fn new(file: disk::File, path: &Path, size: u64) -> File {
@@ -96,7 +98,7 @@ impl File {
             check_present(&file, &path, size)?;
             Ok(bytes)
         });
-        committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
+        committed.await.flatten().map_err(|error| with_context(error, "writing", &self.path))
     }
 
     /// Writes zeros where the file was never written, from `offset` on: `length` bytes at most,
@@ -107,14 +109,14 @@ impl File {
     pub async fn fill(&self, offset: u64, length: u64) -> io::Result<Option<u64>> {
         let name = self.path.to_path_buf();
         let filled = blocking(move || disk::fill_hole(&name, offset, length)).await;
-        filled.map_err(|error| said(error, "writing", &self.path))
+        filled.map_err(|error| with_context(error, "writing", &self.path))
     }
 
     /// Reads exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
     pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let bytes = self.read_up_to(offset, length).await?;
         match bytes.len() < length {
-            true => Err(said(io::ErrorKind::UnexpectedEof.into(), "reading", &self.path)),
+            true => Err(with_context(io::ErrorKind::UnexpectedEof.into(), "reading", &self.path)),
             false => Ok(bytes),
         }
     }
@@ -123,7 +125,7 @@ impl File {
     pub async fn read_up_to(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
         let read = to_the_end(async move { read_available(&file, offset, length).await });
-        read.await.flatten().map_err(|error| said(error, "reading", &self.path))
+        read.await.flatten().map_err(|error| with_context(error, "reading", &self.path))
     }
 
     /// Closes the file. A file that is only dropped is closed a little later; committed data is
@@ -294,6 +296,6 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Adds the operation and the path to an error; its kind stays.
-fn said(error: io::Error, doing: &str, path: &Path) -> io::Error {
+fn with_context(error: io::Error, doing: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
 }

@@ -453,10 +453,10 @@ mod tests {
 
     #[test]
     fn rfc3461_4_3_and_4_4_return_and_envelope_id() {
-        let told = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
-        assert_eq!(told.dsn_return, Some(DsnReturn::Headers));
-        assert_eq!(told.envelope_id, Some("QQ314159"));
-        assert_eq!(mail("ret=full").map(|told| told.dsn_return), Ok(Some(DsnReturn::Full)));
+        let parsed = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
+        assert_eq!(parsed.dsn_return, Some(DsnReturn::Headers));
+        assert_eq!(parsed.envelope_id, Some("QQ314159"));
+        assert_eq!(mail("ret=full").map(|parsed| parsed.dsn_return), Ok(Some(DsnReturn::Full)));
         let long = format!("ENVID={}", "x".repeat(101));
         for words in ["RET", "RET=ALL", "ENVID", "ENVID=a+0D+0Ab", "ENVID=a+b", long.as_str()] {
             assert!(matches!(mail(words), Err(CommandFault::Value(_))), "{words}");
@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn rfc6531_3_4_smtputf8_takes_no_value() {
-        assert_eq!(mail("smtputf8").map(|told| told.smtp_utf8), Ok(true));
+        assert_eq!(mail("smtputf8").map(|parsed| parsed.smtp_utf8), Ok(true));
         assert!(matches!(mail("SMTPUTF8=YES"), Err(CommandFault::Value(_))));
         assert!(names_smtp_utf8("FROM:<a@b> BODY=8BITMIME SMTPUTF8"));
         assert!(!names_smtp_utf8("FROM:<SMTPUTF8@b>"));
@@ -477,14 +477,14 @@ mod tests {
     #[test]
     fn scheduling_parameters_are_accepted_only_where_they_are_offered() {
         let offered = Offered { extended: true, scheduling: true, ..Offered::default() };
-        let told = |words| read_mail_parameters(words, offered);
+        let parsed = |words| read_mail_parameters(words, offered);
         for (words, priority) in
             [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
         {
-            assert_eq!(told(words).map(|told| told.priority), Ok(Some(priority)), "{words}");
+            assert_eq!(parsed(words).map(|parsed| parsed.priority), Ok(Some(priority)), "{words}");
             assert_eq!(mail(words), Err(CommandFault::ParameterUnknown));
         }
-        let hold = |words| told(words).map(|told| told.hold);
+        let hold = |words| parsed(words).map(|parsed| parsed.hold);
         assert_eq!(hold("HOLDFOR=86400"), Ok(Some(Hold::For(86_400))));
         let until = Hold::Until(Timestamp(1_795_459_019_000));
         assert_eq!(hold("HOLDUNTIL=2026-11-23T18:36:59Z"), Ok(Some(until)));
@@ -502,18 +502,18 @@ mod tests {
             "HOLDUNTIL=1969-01-01T00:00:00Z",
             "HOLDUNTIL",
         ] {
-            assert!(matches!(told(words), Err(CommandFault::Value(_))), "{words}");
+            assert!(matches!(parsed(words), Err(CommandFault::Value(_))), "{words}");
         }
         let both = "HOLDFOR=1 HOLDUNTIL=2026-11-23T18:36:59Z";
-        assert_eq!(told(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
+        assert_eq!(parsed(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
     }
 
     #[test]
     fn rfc8689_4_2_requiretls_needs_tls() {
         let offered = Offered { extended: true, require_tls: true, ..Offered::default() };
-        let told = |words| read_mail_parameters(words, offered);
-        assert_eq!(told("requiretls").map(|told| told.require_tls), Ok(true));
-        assert!(matches!(told("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
+        let parsed = |words| read_mail_parameters(words, offered);
+        assert_eq!(parsed("requiretls").map(|parsed| parsed.require_tls), Ok(true));
+        assert!(matches!(parsed("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
         assert_eq!(mail("REQUIRETLS"), Err(CommandFault::NeedsTls));
     }
 

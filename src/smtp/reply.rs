@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_wait_is_never_told_too_short() {
+    fn the_time_to_wait_is_rounded_up() {
         for (ms, expected) in [
             (0, "1 s"),
             (400, "1 s"),
@@ -453,10 +453,10 @@ mod tests {
             (120_001, "3 min"),
             (900_000, "15 min"),
         ] {
-            let told = Reply::auth_too_often(Duration::from_millis(ms)).text;
+            let text = Reply::auth_too_often(Duration::from_millis(ms)).text;
             let expected =
                 format!("Too many failed authentication attempts; try again in {expected}");
-            assert_eq!(told, expected, "{ms} ms");
+            assert_eq!(text, expected, "{ms} ms");
         }
     }
 

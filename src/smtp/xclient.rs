@@ -28,22 +28,22 @@ pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
     const PORT: CommandFault =
         CommandFault::Value("PORT must be a number up to 65535, or [UNAVAILABLE]");
     const UNKNOWN_NAME: CommandFault = CommandFault::Value("Bad XCLIENT attribute name");
-    let mut said = Xclient::default();
+    let mut known = Xclient::default();
     let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty()).peekable();
     words.peek().ok_or(CommandFault::ArgumentMissing)?;
     for word in words {
         let (name, value) = word.split_once('=').ok_or(FORM)?;
         let is_unknown = UNKNOWN.iter().any(|unknown| unknown.eq_ignore_ascii_case(value));
         match name.to_ascii_uppercase().as_str() {
-            "ADDR" if !is_unknown => said.address = Some(read_address(value).ok_or(ADDRESS)?),
-            "PORT" if !is_unknown => said.port = Some(value.parse().map_err(|_| PORT)?),
-            "LOGIN" if !is_unknown && !value.is_empty() => said.login = true,
+            "ADDR" if !is_unknown => known.address = Some(read_address(value).ok_or(ADDRESS)?),
+            "PORT" if !is_unknown => known.port = Some(value.parse().map_err(|_| PORT)?),
+            "LOGIN" if !is_unknown && !value.is_empty() => known.login = true,
             "ADDR" | "PORT" | "LOGIN" => {}
             name if IGNORED.contains(&name) => {}
             _ => return Err(UNKNOWN_NAME),
         }
     }
-    Ok(said)
+    Ok(known)
 }
 
 fn read_address(value: &str) -> Option<IpAddr> {
@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn a_proxy_names_its_client() {
-        let said =
+        let xclient =
             |address: &str, port| Xclient { address: address.parse().ok(), port, login: false };
         for (argument, expected) in [
-            ("ADDR=192.0.2.1 PORT=4321", said("192.0.2.1", Some(4321))),
-            ("addr=ipv6:2001:db8::1", said("2001:db8::1", None)),
-            ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", said("192.0.2.1", None)),
+            ("ADDR=192.0.2.1 PORT=4321", xclient("192.0.2.1", Some(4321))),
+            ("addr=ipv6:2001:db8::1", xclient("2001:db8::1", None)),
+            ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", xclient("192.0.2.1", None)),
             ("ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", Xclient::default()),
             ("LOGIN=[UNAVAILABLE]", Xclient::default()),
             ("LOGIN=joe", Xclient { login: true, ..Xclient::default() }),

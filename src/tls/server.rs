@@ -224,7 +224,7 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
         .map_err(|error| {
-            let cause = said(&error);
+            let cause = pem_error(&error);
             fault(&files.cert, format!("{cause}; cert (or tls_cert) must name a PEM file"))
         })?;
     let Some(own) = chain.first() else {
@@ -239,7 +239,7 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
         .collect();
     look_at_private(&files.key).map_err(|error| fault(&files.key, error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| fault(&files.key, said(&error)))?;
+        .map_err(|error| fault(&files.key, pem_error(&error)))?;
     let key = provider()
         .key_provider
         .load_private_key(key)
@@ -255,7 +255,7 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
     Ok((certified, names))
 }
 
-fn said(error: &rustls_pki_types::pem::Error) -> String {
+fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {
         Error::Io(error) => error.to_string(),
