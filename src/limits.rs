@@ -100,11 +100,11 @@ pub const RETRY_SHARED_MAX: usize = 4096;
 /// an error of the disk) is tried again after this, in seconds.
 pub const POSTPONED_SECONDS: u64 = 10;
 
-// --- the operator's socket ---
+// --- the control socket ---
 
 /// Connections to the control socket at once; further ones wait. Each takes a descriptor.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
-/// A connection to the control socket on which nothing moves for this long, in seconds, is closed.
+/// A connection to the control socket that is idle for this long, in seconds, is closed.
 pub const CONTROL_IDLE_SECONDS: u64 = 30;
 
 // --- reports ---

@@ -217,16 +217,16 @@ pub enum SpoolCommand {
 /// What to show of the queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueCommand {
-    /// List waiting recipients, and how many of them were shown
+    /// List waiting recipients, with the number of those shown
     ///
-    /// Shard by shard, in no order but that of --sort.
+    /// Without --sort, they are listed shard by shard, in no particular order.
     ///
     /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is
-    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered), "ending"
-    /// (it is done, but its report or result is not on disk yet), "stored" (in the spool of a
-    /// stopped relay) or "damaged" (its record is damaged on the disk); TRIES, attempts so far;
-    /// AGE, time since the message was received; NEXT, time of the next attempt; FROM -> TO, sender
-    /// and recipient. The second line says why it waits.
+    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered),
+    /// "ending" (it is done, but its report or result is not on disk yet), "stored" (in the spool
+    /// of a stopped relay) or "damaged" (its record is damaged on the disk); TRIES, attempts so
+    /// far; AGE, time since the message was received; NEXT, time of the next attempt; FROM -> TO,
+    /// sender and recipient. The second line says why it waits.
     List {
         /// Show at most this many messages; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
@@ -341,9 +341,9 @@ pub enum State {
     /// Is being delivered (Postfix: active)
     #[value(alias = "active")]
     Out,
-    /// Has ended; its report or the record of that is not on disk yet
+    /// Is done, but its report or result is not on disk yet
     Ending,
-    /// In the spool of a relay that does not run
+    /// In the spool of a stopped relay
     Stored,
     /// Its record on the disk is damaged
     Damaged,

@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
             }
             let shown =
                 print(&format!("# configuration: {}\n{}", origin.describe(), config.render()));
-            // The configuration is right, but not for this machine.
+            // The configuration is valid, but not on this machine.
             if can_start { shown } else { ExitCode::FAILURE }
         }
         Some(Command::Config { command, .. }) => match command {

@@ -137,7 +137,7 @@ impl Screen {
             self.last.clone_from(&entry.id);
         }
         let fits = self.limit == 0 || self.messages <= self.limit;
-        // Of a plain list the relay sends no more than is shown, and one more; else all is read.
+        // For a plain list the relay sends one more than is shown; else it sends all.
         if fits || !self.filter.is_plain() {
             self.count(entry);
         }

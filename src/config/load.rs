@@ -115,7 +115,7 @@ impl Origin {
 /// A named pipe is refused: reading it may never end.
 fn read_file(path: &Path) -> std::io::Result<String> {
     if std::fs::metadata(path)?.file_type().is_fifo() {
-        return Err(std::io::Error::other("it is a named pipe; write a file"));
+        return Err(std::io::Error::other("it is a named pipe; use a regular file"));
     }
     std::fs::read_to_string(path)
 }

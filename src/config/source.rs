@@ -87,12 +87,12 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
         let place = lines.place(error.span().map_or(0, |span| span.start));
         if problems.last().is_none_or(|last| last.place != place) {
             let what = match error.message() {
-                // What a file of another program's form runs into, in the parser's words.
+                // The parser's messages for a file in the format of another program.
                 said if ["must be quoted", "expected nothing"]
                     .iter()
                     .any(|it| said.contains(it)) =>
                 {
-                    "not valid TOML: text stands in quotation marks, key = \"text\"".to_owned()
+                    "not valid TOML: text must be quoted: key = \"text\"".to_owned()
                 }
                 said => format!("not valid TOML: {said}"),
             };

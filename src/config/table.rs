@@ -406,7 +406,7 @@ impl<'a> Table<'a> {
             let elsewhere = written::tables_with(key);
             let what = match (self.nearest(key), &node.place) {
                 _ if let Some(known) = postfix::key_of(key).filter(|_| elsewhere.is_empty()) => {
-                    format!("unknown key; what Postfix calls {key} is `{known}` here")
+                    format!("unknown key; the Postfix parameter {key} is `{known}` here")
                 }
                 (_, Place::Set(_)) if !elsewhere.is_empty() => {
                     let keys: Vec<String> =

@@ -57,12 +57,12 @@ pub(super) enum Read {
     Changed,
 }
 
-/// The thread that reads. A file system that hangs holds it up, and neither a stop nor the queue
+/// The thread that reads. A file system that hangs blocks only this thread, not a stop or the queue
 /// commands.
 pub(super) struct ReadThread(SyncSender<Read>);
 
 impl ReadThread {
-    /// Asks for it; a request that finds one waiting already is the same as that one.
+    /// Requests a reload; has no effect if one is waiting already.
     pub(super) fn request(&self, what: Read) {
         let refused = self.0.try_send(what).is_err();
         if refused && what == Read::Again {
@@ -78,7 +78,7 @@ pub(super) fn spawn(
     mut reloaders: Vec<Reloader>,
     origin: Origin,
 ) -> std::io::Result<ReadThread> {
-    // One that waits while another is read.
+    // Room for one that waits while another is in progress.
     let (sender, requests) = mpsc::sync_channel(1);
     std::thread::Builder::new().name("reload".into()).spawn(move || {
         for what in requests {

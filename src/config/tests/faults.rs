@@ -12,13 +12,13 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "host_name = relay\n[retry]\nmax = 5 m\n",
-        "r.toml:1: not valid TOML: text stands in quotation marks, key = \"text\"\nr.toml:3: \
-         not valid TOML: text stands in quotation marks, key = \"text\"",
+        "r.toml:1: not valid TOML: text must be quoted: key = \"text\"\nr.toml:3: \
+         not valid TOML: text must be quoted: key = \"text\"",
     ),
     (
         "relayhost = \"a.test\"\nmynetworks = [\"127.0.0.0/8\"]\n",
-        "r.toml:1: relayhost: unknown key; what Postfix calls relayhost is `route.smart_host` \
-         here\nr.toml:2: mynetworks: unknown key; what Postfix calls mynetworks is \
+        "r.toml:1: relayhost: unknown key; the Postfix parameter relayhost is `route.smart_host` \
+         here\nr.toml:2: mynetworks: unknown key; the Postfix parameter mynetworks is \
          `access.relay_networks` here",
     ),
     (
