@@ -1,19 +1,19 @@
-//! Which way of making a batch durable is the fastest on this kernel and this disk: the spool's
-//! commit, without the spool. A batch is what so many writers of 2 KiB records bring while the
-//! commit before it is under way.
+//! Compares methods of making a batch durable on this kernel and this disk: the spool's commit,
+//! without the spool. A batch has the records of 2 KiB that N writers produce while the commit
+//! before it is in progress.
 //!
 //! Run: `cargo bench --bench commit_methods -- [--rounds N] [--slice MS] [FOLDER]`; without a
-//! folder, `TMPDIR`. A round goes once through all cells, so that what else the machine does falls
-//! on all alike; p50 and p99 are of the single commits of all rounds.
+//! folder, `TMPDIR`. Each round measures all cells once, so that other load on the machine affects
+//! all of them; p50 and p99 are of the single commits of all rounds.
 //!
 //! # Measured
 //!
 //! 23 November 2026; Linux 6.18, virtual machine with two AMD EPYC cores, virtio disk (write-back
 //! cache, no FUA). First the machine's own ext4, which has no journal; then an ext4 with journal
-//! (`mkfs.ext4`, data=ordered) freshly made on a loop device with direct I/O, on a file of the
-//! first. 9 rounds of 50 ms. Other work ran on the machine, which is why the median commit is
-//! shown: in microseconds, for 1, 16, 128 and 1024 writers. Reserved: by fallocate. Written: with
-//! zeros, once. With two in flight each has half of the records: the same time is the same rate.
+//! (`mkfs.ext4`, data=ordered) newly created on a loop device with direct I/O, on a file of the
+//! first. 9 rounds of 50 ms. Other work ran on the machine, so the median commit is shown: in
+//! microseconds, for 1, 16, 128 and 1024 writers. Reserved: by fallocate. Written: with zeros,
+//! once. With two in flight, each has half of the records: the same time is the same rate.
 //!
 //! ```text
 //! no journal; p50, us
@@ -69,27 +69,26 @@
 //!   O_DIRECT RWF_DSYNC                               922  812 1047 2345    297  326  418 1911
 //! ```
 //!
-//! # What follows
+//! # Conclusions
 //!
-//! - *Written beats reserved and growing, whatever the method*: for batches up to 16 records by 1.6
-//!   to 2 without a journal and by 2.7 to 3.7 with one. The first write into a reserved extent
-//!   changes metadata, and the sync has to wait until that is committed, with a journal by the
-//!   journal's thread. So a segment should be written with zeros once, before it is used, and be
-//!   recycled from then on.
-//! - O_DIRECT saves 10 to 20 % of the time (no copy, no page to look for), but nothing with 1024
-//!   records where there is no journal. RWF_DSYNC and O_DSYNC are within noise of write and
-//!   fdatasync.
+//! - *Written is faster than reserved and growing with every method*: for batches up to 16 records
+//!   by a factor of 1.6 to 2 without a journal and of 2.7 to 3.7 with one. The first write into a
+//!   reserved extent changes metadata, and the sync has to wait until that is committed, with a
+//!   journal by the journal's thread. So a segment should be written with zeros once, before it is
+//!   used, and be recycled from then on.
+//! - O_DIRECT saves 10 to 20 % of the time (no copy, no page lookup), but nothing with 1024 records
+//!   without a journal. RWF_DSYNC and O_DSYNC are within noise of write and fdatasync.
 //! - A linked write and fdatasync on a ring take 30 to 50 us longer than two calls: the kernel
 //!   gives a sync to a worker thread. A shard pays that, because it must not block.
-//! - *Two commits in flight do not pay*: each takes longer than one with all the records, because
-//!   what costs is the disk's flush, and there are two of them; only 1024 records (2 MiB) gain, up
-//!   to 15 %. Two shards, with a file each, come to 1.1 to 1.8 times one.
+//! - *Two commits in flight are not worth it*: each takes longer than one with all the records,
+//!   because the cost is the disk's flush, and there are two of them; only 1024 records (2 MiB)
+//!   gain, up to 15 %. Two shards, with a file each, reach 1.1 to 1.8 times the rate of one.
 //!
 //! Chosen: one commit in flight, buffered write and fdatasync, in segments that were written once:
-//! the spool writes zeros to new ones beforehand. What that gives a relay whose queue only grows,
-//! so that every segment is new (one shard, dead route, `ringpost-load source`; messages a second,
-//! merely reserved and then written; one run of 4 s each on a busy machine, but for the mean of
-//! four where it says so):
+//! the spool writes zeros to new ones beforehand. The effect on a relay whose queue only grows, so
+//! that every segment is new (one shard, dead route, `ringpost-load source`; messages a second,
+//! only reserved and then written; one run of 4 s each on a busy machine, except for the mean of
+//! four where noted):
 //!
 //! ```text
 //! sessions           1               16                          100
@@ -97,8 +96,8 @@
 //! journal       914 1461   (of 4) 5644 6911                10021  9796
 //! ```
 //!
-//! One of the four with 16 sessions went the other way (5368 and 4449), and with 100 sessions and a
-//! journal nothing is gained: there the zeros are synced on the same disk that the commits need.
+//! One of the four with 16 sessions had the opposite result (5368 and 4449), and with 100 sessions
+//! and a journal there is no gain: the zeros are synced on the same disk that the commits need.
 //! O_DIRECT is the next step if the copy ever matters; then the first read of a record that is not
 //! in memory goes to the disk.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -116,7 +115,7 @@ use std::time::{Duration, Instant};
 const RECORD: usize = 2048;
 const BATCH_HEADER: usize = 40;
 const BLOCK: usize = 4096;
-/// Of a file: what a spool's segment is.
+/// Size of the file: that of a segment.
 const FILE: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +139,7 @@ impl Method {
         Method::RingLinked,
         Method::RingDirectLinked,
     ];
-    /// Those that are compared with two commits in flight.
+    /// The methods that are compared with two commits in flight.
     const SOME: [Method; 4] =
         [Method::Fdatasync, Method::DirectFdatasync, Method::Dsync, Method::DirectDsync];
 
@@ -167,10 +166,10 @@ impl Method {
     }
 }
 
-/// What is behind the file before it is written.
+/// The state of the file's space before it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing: it grows.
+    /// No space: the file grows.
     Growing,
     /// Reserved by fallocate, never written.
     Reserved,
@@ -182,8 +181,8 @@ impl State {
     const ALL: [State; 3] = [State::Growing, State::Reserved, State::Written];
 }
 
-/// How many commits at once, and where. `writers` are shared out among those in flight, but for
-/// `Shards`: there each thread has as many.
+/// How many commits at once, and where. The writers are divided among the commits in flight, except
+/// for `Shards`, where each thread has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     One,
@@ -233,7 +232,7 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-/// A buffer that direct I/O takes.
+/// A buffer that is aligned for direct I/O.
 struct Aligned {
     bytes: Vec<u8>,
     start: usize,
@@ -303,7 +302,7 @@ fn write_linked(ring: &mut IoUring, file: &File, bytes: &[u8], offset: u64) -> i
     if all_well { Ok(()) } else { Err(io::Error::other("a linked write failed or was short")) }
 }
 
-/// A file in the state that is asked for, and where to go on in it.
+/// A file in the requested state, and the current offset in it.
 struct Target {
     path: PathBuf,
     file: File,
@@ -315,7 +314,7 @@ impl Target {
     fn new(folder: &Path, number: usize, state: State, flags: i32) -> Target {
         let path = folder.join(format!("{state:?}-{number}"));
         if state == State::Written {
-            // Written once in all the run.
+            // Written once in the whole run.
             let full = path.metadata().is_ok_and(|metadata| metadata.len() == FILE);
             if !full {
                 let file = File::create(&path).unwrap();
@@ -338,19 +337,19 @@ impl Target {
         Target { path, file, state, next: AtomicU64::new(0) }
     }
 
-    /// The next place; `None` at the end of a file that may be written once only.
+    /// The next offset; `None` at the end of a file that may be written only once.
     fn place(&self, length: usize) -> Option<u64> {
         let length = length as u64;
         let at = self.next.fetch_add(length, Ordering::Relaxed);
         if at + length <= FILE {
             return Some(at);
         }
-        // In whole batches around.
+        // Wraps around in whole batches.
         (self.state == State::Written).then(|| at / length % (FILE / length) * length)
     }
 }
 
-/// Commits for as long as `slice`, or until the file is full: how long each took.
+/// Commits for the time `slice`, or until the file is full; returns how long each took.
 fn commits(cell: Cell, target: &Target, records: usize, slice: Duration) -> Vec<Duration> {
     let bytes = Aligned::of_records(records);
     let mut took = Vec::new();
@@ -364,7 +363,7 @@ fn commits(cell: Cell, target: &Target, records: usize, slice: Duration) -> Vec<
     took
 }
 
-/// One slice of one cell: how long its commits took.
+/// Runs one slice of one cell; returns how long its commits took.
 fn slice(cell: Cell, folder: &Path, slice: Duration) -> Vec<Duration> {
     let (threads, files, records) = match cell.shape {
         Shape::One => (1, 1, cell.writers),
@@ -392,7 +391,7 @@ fn slice(cell: Cell, folder: &Path, slice: Duration) -> Vec<Duration> {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    // Run as a test, it only shows that it works.
+    // As a test, it only shows that it works.
     let (mut rounds, mut length) = (1, Duration::from_millis(1));
     let mut parent = std::env::temp_dir();
     while let Some(argument) = arguments.next() {
@@ -443,7 +442,7 @@ fn main() {
     }
 }
 
-/// What the median commit comes to: a mean would tell more of what else the machine did.
+/// The rate by the median commit: a mean would depend more on other load on the machine.
 fn figure(cell: Cell, times: &mut [Duration]) -> String {
     times.sort_unstable();
     let at = |share: f64| {

@@ -1,16 +1,15 @@
-//! What a waiting recipient costs in memory, in all: anonymous memory of a process (`RssAnon`) that
-//! stores messages of 200 bytes in a spool and admits them to a scheduler, as a shard does, per
-//! recipient. Each second message is taken once and deferred by a server that says something else
-//! every time; the others wait because none takes them. A thousand domains. "At most" is the most
-//! that was seen on the way from half of the number to it, so that the moments after something
-//! grew count. What is bounded apart is left out by a start with as many messages as it takes to
-//! fill it (buffers, reasons); the messages kept in memory for their first attempt
-//! (`hot_bytes_max`) are not in it.
+//! Measures the total memory of a waiting recipient: anonymous memory (`RssAnon`) per recipient of
+//! a process that stores messages of 200 bytes in a spool and admits them to a scheduler, as a
+//! shard does. Every second message is tried once and deferred by a server that sends another text
+//! every time; the others only wait. A thousand domains. "At most" is the maximum between half of
+//! the number and all of it, so that it includes the moments after a table grew. Memory that is
+//! bounded separately (buffers, reasons) is excluded: it is filled before the first measurement.
+//! Messages that are kept in memory for their first attempt (`hot_bytes_max`) are not included.
 //!
 //!     cargo bench --bench memory                     # 1 and 2 million
 //!     cargo bench --bench memory -- 1000000 2000000 10000000    # 6 GB of disk below TMPDIR
 //!
-//! | recipients | per message | bytes each | at most | MiB in all |
+//! | recipients | per message | bytes each | at most | MiB in total |
 //! | ---: | ---: | ---: | ---: | ---: |
 //! | 1000000 | 1 | 88.4 | 88.4 | 118 |
 //! | 2000000 | 1 | 90.3 | 90.3 | 206 |
@@ -19,11 +18,11 @@
 //! | 2000000 | 10 | 50.2 | 52.4 | 154 |
 //! | 10000000 | 10 | 52.2 | 52.6 | 555 |
 //!
-//! (2026-11-23, Linux 6.18, mimalloc 3, huge pages where asked for.) 86 bytes of it are the
-//! scheduler's entries; the rest is what the allocator and huge pages leave between them. The relay
-//! itself does without huge pages (two shards, loaded over SMTP with the next hop down: 102 at a
-//! million with them, 89 without). A streamed message (more than `spool.stream_threshold`)
-//! costs some 80 bytes more: which segments its pieces are in.
+//! (2026-11-23, Linux 6.18, mimalloc 3, huge pages on request.) 86 bytes of it are the scheduler's
+//! entries; the rest is overhead of the allocator and huge pages. The relay itself does not use
+//! huge pages (two shards, loaded over SMTP with the next hop down: 102 at a million with them, 89
+//! without). A streamed message (more than `spool.stream_threshold`) costs some 80 bytes more, for
+//! the segments of its pieces.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config;
@@ -47,19 +46,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HOUR: Duration = Duration::from_secs(3600);
 const CONTENT: [u8; 200] = [b'x'; 200];
 const WRITERS: usize = 1024;
-/// Messages before the first measurement: they fill what is bounded apart.
+/// Messages before the first measurement: they fill memory that is bounded separately.
 const BEFORE: u64 = 50_000;
 const SITE: SiteId = SiteId(1);
 
-/// Who stores and admits.
+/// Stores and admits messages.
 struct Shard {
     spool: Spool,
     scheduler: RefCell<Scheduler>,
     recipients: usize,
     stored: Cell<u64>,
-    /// From this number of messages on the memory is looked at.
+    /// From this number of messages on, the memory is measured.
     half: Cell<u64>,
-    /// Memory before, and the most per message above it since half of what is wanted.
+    /// Memory before, and the maximum per message above it since half of the number.
     base: Cell<u64>,
     most: Cell<f64>,
 }
@@ -148,7 +147,7 @@ impl Shard {
 
     fn admit(&self, number: u64, id: QueueId, domains: &[String], at: Placement) {
         let now = ring::wall_clock();
-        // Half of them are due now and taken; the others are due when the bench does not poll.
+        // Half of them are due now and tried; the others are due when the bench does not poll.
         let is_tried = number.is_multiple_of(2);
         let due = if is_tried { now } else { now.plus(HOUR) };
         let recipients: Vec<AdmittedRecipient<'_>> = domains
@@ -190,7 +189,7 @@ impl Shard {
         assert!(scheduler.message(slot).is_some());
     }
 
-    /// As a server does that puts a number of its own into every reply.
+    /// Defers like a server with a different number in every reply.
     fn defer(&self, scheduler: &mut Scheduler, slot: Slot, recipient: u32, number: u64) {
         let now = ring::wall_clock();
         let reason = Rc::new(Reason {
@@ -228,7 +227,7 @@ fn memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Fills to each of `counts` recipients and says what they cost.
+/// Fills up to each of `counts` recipients and prints the memory for each.
 fn measure(folder: PathBuf, recipients: usize, counts: Vec<u64>) {
     let settings = ring::Settings { depth: 256, preempt: Duration::from_millis(1) };
     let shards = ring::start(&[None], &settings, move |_| {
@@ -260,9 +259,9 @@ fn main() {
     if numbers.is_empty() {
         numbers = vec![1_000_000, 2_000_000];
     }
-    println!("| recipients | per message | bytes each | at most | MiB in all |");
+    println!("| recipients | per message | bytes each | at most | MiB in total |");
     println!("| ---: | ---: | ---: | ---: | ---: |");
-    // Each in a process of its own, which has nothing left of the one before.
+    // Each in a separate process, without memory of the one before.
     for recipients in [1, 10] {
         let folder = tempfile::tempdir().unwrap();
         let numbers = numbers.iter().map(u64::to_string);

@@ -1,17 +1,17 @@
-//! How fast a start is with a large queue: fills a spool, then times what a start does up to the
-//! moment at which the scheduler has every message. Run by hand, because it takes gigabytes:
+//! Measures a start with a large queue: fills a spool, then times a start until the scheduler has
+//! every message. Run by hand, because it needs gigabytes:
 //!
 //!     cargo bench --bench recovery -- fill DIRECTORY MESSAGES [SHARDS]
 //!     cargo bench --bench recovery -- start DIRECTORY [SHARDS]
 //!     cargo bench --bench recovery -- strip DIRECTORY [SHARDS]
 //!
-//! `start` leaves the spool as it was, but for a new segment. `strip` takes the indexes away, as if
-//! an older relay had written the segments: a start reads every byte then. For cold files, write 3
+//! `start` does not change the spool, except for a new segment. `strip` removes the indexes, as if
+//! an older relay had written the segments: a start then reads every byte. For cold files, write 3
 //! to `/proc/sys/vm/drop_caches` before.
 //!
 //! One million messages of 2 KB with one recipient each, in two shards at once (2.4 GB in 36
 //! segments of 64 MiB, all sealed by a stop); until the last of them is in the scheduler; three
-//! runs, fastest to slowest. 2026-11-24: 2 x AMD EPYC (virtual) with other work beside, Linux 6.18,
+//! runs, fastest to slowest. 2026-11-24: 2 x AMD EPYC (virtual) with other load, Linux 6.18,
 //! ext4 without a journal on a virtual disk. Warm: files in the page cache. Cold: after
 //! `drop_caches`.
 //!
@@ -21,9 +21,9 @@
 //! | start by all bytes (`strip`) | 1.58 to 1.70 s | 1.97 to 3.08 s | 2,432 MB |
 //! | `cat` of all segments | 0.35 to 0.97 s | 1.50 to 3.90 s | 2,432 MB |
 //!
-//! Of the 170 MB 128 are two unused spare segments, which are looked through for lost commits. With
-//! nothing beside it the start by index took 0.56 to 0.93 s warm (before link-time optimisation).
-//! Memory of both shards with all messages waiting: 154 to 163 MiB, at its peak 187 to 207 MiB.
+//! Of the 170 MB, 128 are two unused spare segments, which are searched for lost commits. Without
+//! other load, the start by index took 0.56 to 0.93 s warm (before link-time optimisation). Memory
+//! of both shards with all messages waiting: 154 to 163 MiB, 187 to 207 MiB at its peak.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::config::Retry;
@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// As the relay itself has it.
+/// The same allocator as in the relay.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -163,7 +163,7 @@ async fn start(root: PathBuf, shard: usize) {
         bytes_read >> 20,
         begin.elapsed()
     );
-    // Until all shards are here and the allocator has given back what it does not need.
+    // Wait until all shards are done and the allocator has released unused memory.
     ring::sleep(Duration::from_secs(3)).await;
     assert_eq!(scheduler.messages(), count);
     if shard == 0 {

@@ -1,5 +1,5 @@
-//! Bytes per second of the content scanner, the line scanner, and a whole session: what a shard
-//! spends on SMTP alone, with sockets and disk left out.
+//! Bytes per second of the content scanner, the line scanner, and a whole session: the cost of SMTP
+//! alone, without sockets and disk.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A message of about `bytes` bytes with lines as mail has them, ending in the dot line.
+/// A message of about `bytes` bytes with typical lines, ending in the dot line.
 fn message(bytes: usize) -> Vec<u8> {
     let mut message = Vec::with_capacity(bytes + 100);
     for (name, value) in [("From", "news@bar.example"), ("To", "b@foo.example"), ("Subject", "x")] {
@@ -86,7 +86,7 @@ fn whole_session(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Plays a pipelined session; gives the bytes of its replies.
+/// Plays a pipelined session; returns the number of bytes of its replies.
 fn play(input: &[u8]) -> usize {
     let policy = Policy { host_name: "relay.example".into(), limits: limits() };
     let address = "127.0.0.1:4321".parse().unwrap();
@@ -107,7 +107,7 @@ fn play(input: &[u8]) -> usize {
     session.greet(b"", &mut out);
     let mut rest = input;
     loop {
-        // As much as a receive buffer holds.
+        // The size of a receive buffer.
         let window = rest.get(..64 << 10).unwrap_or(rest);
         let progress = session.receive(window, &mut out);
         rest = rest.get(progress.consumed..).unwrap();

@@ -1,5 +1,5 @@
-//! What one message costs in the scheduler, from admission to its end, beside a million others
-//! that wait.
+//! The cost of one message in the scheduler, from admission to its end, while a million others
+//! wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,10 +1,10 @@
-//! What a site costs that refuses at once: time, beside 5,000 and beside 100,000 of its kind, and
-//! memory while it backs off. Each is an address on loopback at which nothing listens; offers,
+//! The cost of a site that refuses connections at once: time, with 5,000 and with 100,000 such
+//! sites, and memory while it backs off. Each is an address on loopback without a listener; offers,
 //! credits and jobs pass as between the shards of a relay.
 //!
 //!     cargo bench --bench sites
 //!
-//! The time must be the same beside 100,000 as beside 5,000: nothing looks at all sites.
+//! The time must be the same with 100,000 as with 5,000: no code goes through all sites.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -47,7 +47,8 @@ fn message() -> Arc<Message> {
     })
 }
 
-/// All of `count` sites are offered, tried, and back off: how long that takes, and what each holds.
+/// All of `count` sites are offered, tried, and back off: how long that takes, and the memory of
+/// each.
 async fn refuse(count: u32, port: u16) -> (Duration, u64) {
     let text = format!(
         "cores = 1\n[route]\nport = {port}\n[pool]\nbackoff_first = \"1h\"\n\
@@ -100,7 +101,7 @@ async fn refuse(count: u32, port: u16) -> (Duration, u64) {
 }
 
 fn run(count: u32) -> (Duration, u64) {
-    // A port at which nothing listens: it is taken from the kernel and given back.
+    // A port without a listener: chosen by the kernel and released again.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let settings = ring::Settings { depth: 256, preempt: Duration::from_millis(1) };
     let (tell, told) = mpsc::channel();

@@ -1,6 +1,6 @@
-//! The spool's speed: messages made durable per second by 1, 16, 128 and 1024 writers at once on
-//! one shard, and how fast a start reads live messages. (Encoding is part of both; it is far below
-//! the cost of a sync.) `TMPDIR` says which disk.
+//! The spool's speed: messages made durable per second by 1, 16, 128 and 1024 concurrent writers on
+//! one shard, and how fast a start reads live messages. (Encoding is included; it costs much less
+//! than a sync.) `TMPDIR` chooses the disk.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -44,7 +44,7 @@ fn accepted(spool: &Spool) -> Message<()> {
     }
 }
 
-/// Stores, settles and buries `count` messages by `writers` tasks: how long it took.
+/// Stores `count` messages by `writers` tasks, and records their end; returns how long it took.
 async fn run(spool: &Spool, writers: u64, count: u64) -> Duration {
     let left = Rc::new(Cell::new(count));
     let running = Rc::new(Cell::new(writers));
@@ -75,7 +75,7 @@ async fn run(spool: &Spool, writers: u64, count: u64) -> Duration {
     start.elapsed()
 }
 
-/// One shard with a spool, which runs what it is asked.
+/// Starts a shard with a spool, and passes a function that runs the benchmark on it.
 fn with_shard(ask_it: impl FnOnce(&dyn Fn(u64, u64) -> Duration)) {
     let (ask, asked) = mpsc::channel::<(u64, u64)>();
     let (answer, answers) = mpsc::channel();
@@ -86,7 +86,7 @@ fn with_shard(ask_it: impl FnOnce(&dyn Fn(u64, u64) -> Duration)) {
         async move {
             let folder = tempfile::tempdir().unwrap();
             let (spool, _) = Spool::open(settings(folder.path())).await.unwrap();
-            // The first segment is being filled: what is measured is what comes after that.
+            // The first segment is being filled with zeros: measure only after that.
             ring::sleep(Duration::from_secs(2)).await;
             loop {
                 let next = asked.lock().unwrap().try_recv();

@@ -8,8 +8,8 @@
 //!               +-------------------+--------------------------------------------+
 //! ```
 //!
-//! A room (module) imports only the rooms listed below it. `ARCHITECTURE.md` tells one letter's
-//! way through them.
+//! A module imports only modules listed below it. `ARCHITECTURE.md` follows one message through
+//! them.
 
 pub mod cli;
 

@@ -1,9 +1,9 @@
-//! What is fed: the kept inputs as they are, then changes of them without end.
+//! The inputs: those of the corpus unchanged, then endless mutations of them.
 
 use std::fs;
 use std::path::Path;
 
-/// Words that matter to a parser of SMTP.
+/// Tokens that matter to a parser of SMTP.
 const WORDS: [&[u8]; 44] = [
     b"\r\n",
     b"\r",
@@ -62,7 +62,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// From the files of a folder.
+    /// Reads the files of a folder.
     pub fn read(folder: &Path, seed: u64) -> Inputs {
         let entries = fs::read_dir(folder).expect("the corpus of the target");
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
@@ -72,7 +72,7 @@ impl Inputs {
         Inputs { kept, given: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
-    /// How many are kept; these come first.
+    /// Number of inputs in the corpus; these come first.
     pub fn kept(&self) -> u64 {
         self.kept.len() as u64
     }
@@ -112,7 +112,7 @@ impl Inputs {
     }
 }
 
-/// Places to cut an input of so many bytes, in order, its end among them.
+/// Positions to split an input of `length` bytes, in order, including its end.
 pub fn cuts(length: usize, seed: u64) -> Vec<usize> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut cuts: Vec<usize> = (0..random.usize(..12)).map(|_| random.usize(..=length)).collect();

@@ -1,14 +1,14 @@
-//! Hostile bytes for all that reads bytes from outside.
+//! Hostile bytes for all code that reads bytes from outside.
 //!
 //! ```text
 //! ringpost-fuzz [--seconds N] [--seed N] [TARGET...]      all targets, 5 seconds each, a new seed
 //! ringpost-fuzz --replay TARGET FILE                      one input again
 //! ```
 //!
-//! Each target takes bytes and checks what must hold for any: nothing panics, nothing depends on
-//! how the input was cut, what is let through is what it should be. Inputs are those of
-//! `fuzz/corpus/TARGET` and changes of them. One that fails is written to `fuzz/failures`; when it
-//! is understood, it goes into the corpus. It needs no other toolchain than the relay itself.
+//! Each target takes bytes and checks what must hold for all inputs: no panic, no dependence on how
+//! the input was split, and accepted input has the promised form. Inputs are those of
+//! `fuzz/corpus/TARGET` and mutations of them. One that fails is written to `fuzz/failures`; when
+//! the fault is understood, it is added to the corpus. It needs the same toolchain as the relay.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod inputs;
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Checks one input; panics when something does not hold. The number varies how it is cut.
+/// Checks one input; panics when a check fails. The number varies how it is split.
 type Target = fn(&[u8], u64);
 
 const TARGETS: [(&str, Target); 7] = [
@@ -76,7 +76,7 @@ fn target(name: &str) -> Target {
     known.map(|(_, check)| *check).unwrap_or_else(|| panic!("there is no target {name}"))
 }
 
-/// Runs one target for a time; whether all held.
+/// Runs one target for a time; whether all checks succeeded.
 fn run(name: &str, check: Target, time: Duration, seed: u64) -> bool {
     let mut inputs = Inputs::read(&folder().join("corpus").join(name), seed);
     let began = Instant::now();

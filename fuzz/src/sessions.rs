@@ -1,5 +1,5 @@
-//! Whole sessions, BDAT among them: replies and content are the same however the input is cut, and
-//! what a chunk holds is never taken for a command.
+//! Whole sessions, also with BDAT: replies and content are the same however the input is split, and
+//! the content of a chunk is never taken for a command.
 
 use crate::inputs::cuts;
 use ringpost::config;
@@ -10,10 +10,10 @@ use ringpost::smtp::Reply;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What came of a session: replies, then the content of each message that was taken.
+/// The result of a session: replies, then the content of each accepted message.
 type Seen = (Vec<u8>, Vec<Vec<u8>>);
 
-/// Plays the input whole and cut.
+/// Plays the input whole and split.
 pub fn sessions(input: &[u8], seed: u64) {
     let whole = play(input, &[input.len()]);
     assert_eq!(play(input, &cuts(input.len(), seed)), whole);

@@ -1,4 +1,4 @@
-//! The language: lines, content, commands, addresses, replies of others, PROXY headers.
+//! The parsers: lines, content, commands, addresses, replies of servers, PROXY headers.
 
 use crate::inputs::cuts;
 use ringpost::listener::proxy::{self, Header};
@@ -8,7 +8,7 @@ use ringpost::smtp::{
     RcptSyntax, ResponseReader, Scanned, Syntax, Verb,
 };
 
-/// A line is the same however much comes behind it, and has neither CR nor LF.
+/// A line does not depend on what follows it, and has neither CR nor LF.
 pub fn scanner(input: &[u8], seed: u64) {
     let line_max = 64 + seed as usize % 1000;
     let whole = smtp::scan(input, line_max);
@@ -24,7 +24,7 @@ pub fn scanner(input: &[u8], seed: u64) {
 
 const LIMITS: ContentLimits = ContentLimits { bytes_max: 2000, line_max: 500, received_max: 3 };
 
-/// What is kept, whether the end was found and where, and what is wrong with it.
+/// The stored content, whether and where the end was found, and the defect.
 type Found = (Vec<u8>, Option<usize>, Option<Defect>);
 
 fn scan_content(input: &[u8], framing: Framing, cuts: &[usize]) -> Found {
@@ -57,7 +57,7 @@ fn scan_content(input: &[u8], framing: Framing, cuts: &[usize]) -> Found {
     (kept, None, scanner.defect())
 }
 
-/// Content is the same however it is cut; only CRLF.CRLF ends it; what is let through is text.
+/// Content is the same however it is split; only CRLF.CRLF ends it; accepted content is text.
 pub fn content(input: &[u8], seed: u64) {
     for framing in [Framing::Dots, Framing::Chunks, Framing::BinaryChunks] {
         let whole = scan_content(input, framing, &[input.len()]);
@@ -81,13 +81,13 @@ pub fn content(input: &[u8], seed: u64) {
             after_cr = *byte == b'\r';
             text = rest;
         }
-        // No part of it can be taken for the end by the next hop.
+        // The next hop cannot take any part of it for the end.
         let closed = [b"\r\n", &kept[..]].concat();
         assert!(!closed.windows(5).any(|part| part == b"\r\n.\r\n"));
     }
 }
 
-/// Whatever a line says, what is read of it is part of it, and its refusal is a whole reply.
+/// For any line, the parsed parts are parts of it, and a refusal is a complete reply.
 pub fn commands(input: &[u8], seed: u64) {
     for line in input.split(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -153,7 +153,7 @@ fn command(
     Ok(())
 }
 
-/// An address that is let through can be said again and means the same; its domain has one key.
+/// An accepted address can be sent again with the same meaning; its domain has one key.
 pub fn addresses(input: &[u8], _: u64) {
     let text = String::from_utf8_lossy(input);
     let Ok((path, rest)) = smtp::read_path(&text) else { return };
@@ -169,7 +169,7 @@ pub fn addresses(input: &[u8], _: u64) {
     assert_eq!(Address::new(format!("x@{key}")).domain(), key);
 }
 
-/// Replies are the same however they are cut, and bounded.
+/// Replies are the same however they are split, and bounded.
 pub fn replies(input: &[u8], seed: u64) {
     let read = |cuts: &[usize]| {
         let mut reader = ResponseReader::default();
@@ -188,7 +188,7 @@ pub fn replies(input: &[u8], seed: u64) {
                     }
                     Ok(None) => from = to,
                     Err(malformed) => {
-                        // What is shown of it may be less when less had come.
+                        // The shown part may be shorter if less had arrived.
                         seen.push(Err(std::mem::discriminant(&malformed)));
                         return seen;
                     }
@@ -199,14 +199,14 @@ pub fn replies(input: &[u8], seed: u64) {
     };
     let whole = read(&[input.len()]);
     let cut = read(&cuts(input.len(), seed));
-    // A fault may be seen before the end of its line, or after replies that stand before it.
+    // A fault may be found before the end of its line, or after earlier replies.
     let sound = |seen: &[Result<Vec<Vec<u8>>, _>]| {
         seen.iter().filter_map(|one| one.as_ref().ok().cloned()).collect::<Vec<_>>()
     };
     assert_eq!(sound(&whole), sound(&cut));
 }
 
-/// A header is read to its end and no further, whatever comes behind it.
+/// A header is read to its end and no further, whatever follows it.
 pub fn proxy(input: &[u8], _: u64) {
     let mut length = 0;
     loop {

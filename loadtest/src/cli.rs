@@ -1,6 +1,6 @@
-//! What may be asked on the command line, with units, defaults and ranges.
+//! The command line, with units, defaults and ranges.
 //!
-//! It checks each value by itself; it knows nothing of how the load is made.
+//! It checks each value separately; it does not know how the load is generated.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::loopback;
 use crate::misbehave::{self, Delay, Rule};
 
-/// Loads a mail relay on this machine and counts exactly what becomes of the mail.
+/// Loads a mail relay on this machine, and counts exactly what is accepted, delivered and lost.
 #[derive(Debug, Parser)]
 #[command(name = "ringpost-load", version)]
 pub struct Cli {
@@ -27,7 +27,7 @@ pub enum Command {
     Source(SourceAlone),
     /// Receive messages from a relay, well or badly behaved
     Sink(SinkAlone),
-    /// Source and sink in one process with the relay between: says what was lost or doubled
+    /// Source and sink in one process with the relay between: reports lost and doubled messages
     Run(Box<Run>),
     /// Compare what was accepted with what arrived
     Count(Count),
@@ -46,7 +46,7 @@ pub struct SourceAlone {
 /// What the source sends.
 #[derive(Clone, Debug, Args)]
 pub struct Load {
-    /// Messages to try, at most
+    /// Largest number of messages to try
     #[arg(
         long,
         value_name = "N",
@@ -70,7 +70,7 @@ pub struct Load {
         value_parser = clap::value_parser!(u32).range(1..=256)
     )]
     pub threads: u32,
-    /// Content of a message in bytes, headers and all
+    /// Content of a message in bytes, including its header
     #[arg(
         long,
         value_name = "BYTES",
@@ -117,10 +117,10 @@ pub struct Load {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub messages_per_session: u32,
-    /// No message is begun after this; those begun have 5 seconds more
+    /// No message is started after this; started ones have 5 more seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub time: Duration,
-    /// Try again, until the time is over, when a connection is refused or breaks
+    /// Retry when a connection is refused or breaks, until the time is over
     #[arg(long)]
     pub retry_connect: bool,
     /// Append each accepted id and its number of recipients to this file
@@ -132,7 +132,7 @@ pub struct Load {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No progress
+    /// Show no progress
     #[arg(long)]
     pub quiet: bool,
 }
@@ -140,7 +140,7 @@ pub struct Load {
 /// `sink`.
 #[derive(Debug, Args)]
 pub struct SinkAlone {
-    /// Where to listen: a loopback address and port; port 0 lets the kernel choose
+    /// The address to listen on: a loopback address and port; port 0 lets the kernel choose
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
@@ -153,8 +153,8 @@ pub struct SinkAlone {
     /// Append each arrival to this file before it is answered with 250
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
-    /// End when this many distinct (message, recipient) pairs have arrived; a message that is not
-    /// from a source counts as one
+    /// End when this many distinct (message, recipient) pairs have arrived; a message from another
+    /// program counts as one
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
     /// End after this
@@ -163,7 +163,7 @@ pub struct SinkAlone {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No progress
+    /// Show no progress
     #[arg(long)]
     pub quiet: bool,
 }
@@ -182,7 +182,7 @@ pub struct Behaviour {
     /// Do not offer CHUNKING
     #[arg(long)]
     pub no_chunking: bool,
-    /// Answer as if from so far away: replies to what came together leave so much later
+    /// Simulate network latency: delay the replies to commands that arrive together
     #[arg(
         long,
         value_name = "MILLISECONDS",
@@ -217,7 +217,7 @@ pub struct Run {
     /// The relay: a loopback address and port
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback::parse)]
     pub relay: SocketAddr,
-    /// Where the sink listens: the relay must send everything here
+    /// The address of the sink: the relay must send everything here
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
@@ -229,7 +229,7 @@ pub struct Run {
     pub load: Load,
     #[command(flatten)]
     pub behaviour: Behaviour,
-    /// Wait this long, after the last message was accepted, for all to arrive
+    /// Wait this long for all messages to arrive after the last one was accepted
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub drain: Duration,
     /// Process id of the relay: its CPU time and memory are reported
@@ -243,10 +243,10 @@ pub struct Run {
 /// `count`.
 #[derive(Debug, Args)]
 pub struct Count {
-    /// What `source --ledger` wrote
+    /// The ledger of `source --ledger`
     #[arg(long, value_name = "LEDGER")]
     pub accepted: PathBuf,
-    /// What `sink --ledger` wrote
+    /// The ledger of `sink --ledger`
     #[arg(long, value_name = "LEDGER")]
     pub arrived: PathBuf,
     /// Print up to this many of the lost ids
@@ -291,7 +291,7 @@ fn domain(text: &str) -> Result<String, String> {
 fn sender(text: &str) -> Result<String, String> {
     let (local, host) = text.rsplit_once('@').ok_or("must be local@domain")?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._+=".contains(&b);
-    // 34 bytes stay free for the id that --verp adds (RFC 5321 4.5.3.1.1: 64 in all).
+    // 34 bytes are reserved for the id that --verp adds (RFC 5321 4.5.3.1.1: 64 in total).
     if local.is_empty() || local.len() > 30 || !local.bytes().all(fits) {
         return Err(String::from("the local part must be 1 to 30 letters, digits or -._+="));
     }
@@ -320,7 +320,7 @@ mod tests {
         assert!(refused("x source --to mail.example.com:25").contains("not a loopback address"));
         assert!(refused("x sink --listen 0.0.0.0:25").contains("not a loopback address"));
         assert!(refused("x source --to 127.0.0.1:25 --size 10").contains("600"));
-        assert!(refused("x source --to 127.0.0.1:25 --from nobody").contains("local@domain"));
+        assert!(refused("x source --to 127.0.0.1:25 --from joe").contains("local@domain"));
         assert!(refused("x source --to 127.0.0.1:25 --rate 0").contains("0.01"));
         assert!(refused("x sink --refuse rcpt=200").contains("0 to 100"));
         assert!(refused("x sink --refuse rcpt=2:450").contains("500 to 599"));

@@ -1,8 +1,8 @@
-//! The content of a message: how the source makes it and how the sink proves it intact.
+//! The content of a message: the source generates it, and the sink checks that it is intact.
 //!
-//! The first two fields are the id and the digest; the digest covers every line below them,
-//! headers and body, without the stuffing of dots (RFC 5321 4.5.2). A relay may put trace fields
-//! on top and change nothing else, so what lies above the id is not looked at.
+//! The first two fields are the id and the digest; the digest covers every line after them, header
+//! and body, without dot-stuffing (RFC 5321 4.5.2). A relay may add trace fields at the top and
+//! change nothing else, so lines before the id are ignored.
 
 use std::io::Write as _;
 
@@ -12,11 +12,11 @@ const ID_FIELD: &[u8] = b"X-Ringpost-Load: ";
 const DIGEST_FIELD: &[u8] = b"X-Ringpost-Digest: ";
 const SENT_FIELD: &[u8] = b"X-Ringpost-Sent: ";
 
-/// Bodies to choose from: enough that neighbours differ, few enough to stay in the cache.
+/// Number of different bodies: enough that successive messages differ, few enough for the cache.
 const BODIES: usize = 8;
 
-/// A 64-bit digest over lines. Any changed, lost, added or moved byte or line end changes it,
-/// save by a chance of about one in 2^64; it is no defence against someone who means to deceive.
+/// A 64-bit digest over lines. Any changed, lost, added or moved byte or line end changes it, with
+/// a probability of about one in 2^64 to miss it. It does not protect against deliberate forgery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(u64);
 
@@ -29,12 +29,12 @@ impl Digest {
     }
 
     fn mix(&mut self, word: u64) {
-        // The fold keeps high bits from leaving the state unseen, which a plain multiply would.
+        // The fold keeps high bits, which a plain multiplication would drop.
         let wide = u128::from(self.0 ^ word) * u128::from(Self::FACTOR);
         self.0 = (wide as u64).rotate_left(23) ^ ((wide >> 64) as u64) ^ word.rotate_left(41);
     }
 
-    /// Takes in one line without its CRLF.
+    /// Adds one line without its CRLF.
     fn line(&mut self, line: &[u8]) {
         let (words, rest) = line.as_chunks::<8>();
         for word in words {
@@ -48,15 +48,15 @@ impl Digest {
         self.mix(line.len() as u64 + 1);
     }
 
-    /// The digest of a message from those of its header and its body: the source makes the body's
-    /// once for many messages.
+    /// The digest of a message from those of its header and its body: the source computes that of
+    /// the body once for many messages.
     fn with_body(mut self, body: Self) -> u64 {
         self.mix(body.0);
         self.0
     }
 }
 
-/// Makes messages of one size.
+/// Generates messages of one size.
 #[derive(Debug)]
 pub struct Maker {
     bodies: Vec<Body>,
@@ -64,13 +64,13 @@ pub struct Maker {
 
 #[derive(Debug)]
 struct Body {
-    /// As sent: dots stuffed, each line with CRLF.
+    /// In wire form: dots stuffed, each line with CRLF.
     wire: Vec<u8>,
     digest: Digest,
 }
 
 impl Maker {
-    /// Messages of about `size` bytes; `seed` chooses the words.
+    /// A generator of messages of about `size` bytes; `seed` chooses the text.
     pub fn new(size: usize, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut header = Vec::new();
@@ -120,7 +120,7 @@ impl Body {
         let mut number = 0_usize;
         while left > 2 {
             let mut line = match number % 13 {
-                // Lines that a relay gets wrong when it handles dots wrongly.
+                // Lines that show wrong handling of dots.
                 3 => String::from("."),
                 5 => String::from(".. two dots, then "),
                 8 => String::from(".begins with a dot and goes on "),
@@ -152,18 +152,18 @@ impl Body {
     }
 }
 
-/// What the sink knows of a message after its last line.
+/// The result of checking a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// `None` for mail that the source did not make, such as a bounce.
+pub struct Checked {
+    /// `None` for mail that is not from the source, such as a bounce.
     pub id: Option<Id>,
-    /// The digest was there and held.
+    /// The digest was there and correct.
     pub intact: bool,
     /// When the source began to send it, in microseconds since 1970.
     pub sent: Option<u64>,
 }
 
-/// Reads a message line by line and proves it; it holds no content.
+/// Checks a message line by line; it stores no content.
 #[derive(Debug)]
 pub struct Checker {
     part: Part,
@@ -177,7 +177,7 @@ pub struct Checker {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// Above the id: trace fields of the relay.
+    /// Before the id: trace fields of the relay.
     Trace,
     /// The next line must be the digest.
     Digest,
@@ -199,12 +199,12 @@ impl Checker {
         }
     }
 
-    /// Takes in one line as it came, with its line end, dots already unstuffed.
+    /// Adds one line as received, with its line end, without dot-stuffing.
     pub fn line(&mut self, line: &[u8]) {
         let text = match line.strip_suffix(b"\r\n") {
             Some(text) => text,
-            // RFC 5321 2.3.8: CR and LF go together. The source sends no bare LF, so the relay
-            // made it.
+            // RFC 5321 2.3.8: no CR or LF alone. The source sends no bare LF, so it comes from the
+            // relay.
             None => {
                 self.bare = true;
                 line.strip_suffix(b"\n").unwrap_or(line)
@@ -238,10 +238,10 @@ impl Checker {
     }
 
     /// After the last line.
-    pub fn verdict(&self) -> Verdict {
+    pub fn result(&self) -> Checked {
         let whole = self.part == Part::Body && !self.bare;
         let digest = self.header.with_body(self.body);
-        Verdict {
+        Checked {
             id: self.id,
             intact: whole && self.id.is_some() && self.claimed == Some(digest),
             sent: self.sent,
@@ -261,7 +261,7 @@ mod tests {
         wire
     }
 
-    fn judged(wire: &[u8]) -> Verdict {
+    fn judged(wire: &[u8]) -> Checked {
         let mut checker = Checker::new();
         for line in wire.split_inclusive(|b| *b == b'\n') {
             if line == b".\r\n" {
@@ -269,14 +269,14 @@ mod tests {
             }
             checker.line(line.strip_prefix(b".").unwrap_or(line));
         }
-        checker.verdict()
+        checker.result()
     }
 
     #[test]
-    fn what_the_source_makes_is_intact_and_of_the_size_asked() {
+    fn generated_messages_are_intact_and_of_the_requested_size() {
         for size in [600, 2048, 100_000] {
             let wire = made(size);
-            assert_eq!(judged(&wire), Verdict { id: Some(ID), intact: true, sent: Some(1234) });
+            assert_eq!(judged(&wire), Checked { id: Some(ID), intact: true, sent: Some(1234) });
             let dots = wire.windows(4).filter(|w| w == b"\r\n..").count();
             let plain = wire.len() - dots - 3;
             assert!(plain.abs_diff(size) < 40, "{plain} for {size}");

@@ -1,4 +1,4 @@
-//! The count: what was accepted against what arrived. Pure but for `count`, which reads ledgers.
+//! Compares what was accepted with what arrived. Pure except for `count`, which reads ledgers.
 
 use std::collections::HashMap;
 
@@ -9,22 +9,22 @@ use crate::{cli, ledger};
 
 /// Accepted messages with the number of recipients that were accepted.
 pub type Accepted = HashMap<Id, u32>;
-/// What the sink saw of each recipient of each message.
+/// What arrived at the sink for each recipient of each message.
 pub type PairCounts = HashMap<Pair, PairCount>;
 
-/// What the sink saw of one recipient of one message.
+/// What arrived at the sink for one recipient of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairCount {
-    /// How often it arrived and was taken.
+    /// How often it arrived and was accepted.
     pub arrivals: u32,
     /// How many of these were not intact.
     pub corrupt: u32,
-    /// The sink refused it for good at least once.
+    /// The sink refused it permanently at least once.
     pub refused: bool,
 }
 
 impl PairCount {
-    /// It arrived once more; says whether for the first time.
+    /// Counts an arrival; whether it is the first.
     pub fn arrive(&mut self, intact: bool) -> bool {
         self.arrivals = self.arrivals.saturating_add(1);
         self.corrupt = self.corrupt.saturating_add(u32::from(!intact));
@@ -32,36 +32,36 @@ impl PairCount {
     }
 }
 
-/// The result. Where not said otherwise it counts recipients of messages, not messages.
+/// The result. It counts recipients of messages, not messages, unless noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct Totals {
     /// Messages that the relay accepted.
     pub messages: u64,
     /// Recipients of these messages.
     pub accepted: u64,
     /// Of the accepted, those that arrived at least once.
     pub arrived: u64,
-    /// Of the accepted, those that the sink refused for good: they are bounces, not losses.
+    /// Of the accepted, those that the sink refused permanently: they are bounces, not losses.
     pub refused: u64,
     /// Accepted, and neither arrived nor refused when the sink stopped; it may still be queued.
     pub lost: u64,
     /// Arrivals beyond the first, accepted or not.
     pub doubled: u64,
-    /// Arrivals whose digest did not hold, or that reached another message's recipient.
+    /// Arrivals with a wrong digest, or at another message's recipient.
     pub corrupted: u64,
-    /// Arrived though the source saw no 250: the connection broke before it.
+    /// Arrived although the source got no 250: the connection broke before it.
     pub unknown: u64,
-    /// Ids of lost messages, sorted; only so many as were asked for.
+    /// Ids of lost messages, sorted; at most the requested number.
     pub lost_ids: Vec<String>,
 }
 
-impl Verdict {
-    /// Nothing lost and nothing corrupted.
+impl Totals {
+    /// Whether nothing was lost or corrupted.
     pub fn good(&self) -> bool {
         self.lost == 0 && self.corrupted == 0
     }
 
-    /// For people.
+    /// The result as text.
     pub fn text(&self) -> String {
         let mut text = format!(
             "accepted  {} ({} messages)\narrived   {}\nrefused   {}\nlost      {}\n\
@@ -87,25 +87,25 @@ impl Verdict {
     }
 }
 
-/// Compares. `show` bounds the lost ids that are listed.
-pub fn judge(accepted: &Accepted, pair_counts: &PairCounts, show: usize) -> Verdict {
+/// Compares both. At most `show` lost ids are listed.
+pub fn judge(accepted: &Accepted, pair_counts: &PairCounts, show: usize) -> Totals {
     #[derive(Default)]
     struct Seen {
         arrived: u32,
         refused: u32,
         sender_refused: bool,
     }
-    let mut verdict = Verdict { messages: accepted.len() as u64, ..Verdict::default() };
+    let mut totals = Totals { messages: accepted.len() as u64, ..Totals::default() };
     let mut seen: HashMap<Id, Seen> = HashMap::with_capacity(accepted.len());
     for (pair, pair_count) in pair_counts {
-        verdict.doubled += u64::from(pair_count.arrivals.saturating_sub(1));
-        verdict.corrupted += u64::from(pair_count.corrupt);
+        totals.doubled += u64::from(pair_count.arrivals.saturating_sub(1));
+        totals.corrupted += u64::from(pair_count.corrupt);
         let of_id = seen.entry(pair.id).or_default();
         if pair.recipient == Pair::ALL {
             of_id.sender_refused |= pair_count.refused;
         } else if pair_count.arrivals > 0 {
             of_id.arrived += 1;
-            verdict.unknown += u64::from(!accepted.contains_key(&pair.id));
+            totals.unknown += u64::from(!accepted.contains_key(&pair.id));
         } else {
             of_id.refused += u32::from(pair_count.refused);
         }
@@ -117,29 +117,29 @@ pub fn judge(accepted: &Accepted, pair_counts: &PairCounts, show: usize) -> Verd
         let arrived = of_id.arrived.min(*recipients);
         let missing = recipients - arrived;
         let refused = if of_id.sender_refused { missing } else { of_id.refused.min(missing) };
-        verdict.accepted += u64::from(*recipients);
-        verdict.arrived += u64::from(arrived);
-        verdict.refused += u64::from(refused);
-        verdict.lost += u64::from(missing - refused);
+        totals.accepted += u64::from(*recipients);
+        totals.arrived += u64::from(arrived);
+        totals.refused += u64::from(refused);
+        totals.lost += u64::from(missing - refused);
         if missing > refused {
             lost_ids.push(*id);
         }
     }
     lost_ids.sort_unstable();
-    verdict.lost_ids = lost_ids.iter().take(show).map(Id::to_string).collect();
-    verdict
+    totals.lost_ids = lost_ids.iter().take(show).map(Id::to_string).collect();
+    totals
 }
 
-/// `ringpost-load count`: says whether nothing was lost or corrupted.
+/// `ringpost-load count`: true if nothing was lost or corrupted.
 ///
 /// # Errors
 /// A ledger cannot be read.
 pub fn count(options: &cli::Count) -> Result<bool, String> {
     let accepted = ledger::read_accepted(&options.accepted)?;
     let pair_counts = ledger::read_arrived(&options.arrived)?;
-    let verdict = judge(&accepted, &pair_counts, options.show);
-    crate::print_report(options.json, &verdict, &verdict.text())?;
-    Ok(verdict.good())
+    let totals = judge(&accepted, &pair_counts, options.show);
+    crate::print_report(options.json, &totals, &totals.text())?;
+    Ok(totals.good())
 }
 
 #[cfg(test)]
@@ -165,8 +165,8 @@ mod tests {
             (Pair { id: id(4), recipient: Pair::ALL }, pair_count(0, 0, true)),
             (Pair { id: id(9), recipient: 0 }, pair_count(2, 0, false)),
         ]);
-        let verdict = judge(&accepted, &pair_counts, 10);
-        let expected = Verdict {
+        let totals = judge(&accepted, &pair_counts, 10);
+        let expected = Totals {
             messages: 4,
             accepted: 7,
             arrived: 3,
@@ -177,8 +177,8 @@ mod tests {
             unknown: 1,
             lost_ids: vec![String::from("00000001-3")],
         };
-        assert_eq!(verdict, expected);
-        assert!(!verdict.good());
+        assert_eq!(totals, expected);
+        assert!(!totals.good());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The name of a message, and the recipient addresses that carry it.
+//! The id of a message, and the recipient addresses that contain it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Id {
     /// The run, chosen at random for each start of the source.
     pub run: u32,
-    /// From 0, in the order in which messages were begun.
+    /// From 0, in the order in which messages were started.
     pub number: u64,
 }
 
@@ -29,13 +29,13 @@ impl fmt::Display for Id {
     }
 }
 
-/// One recipient of one message; its address is `uINDEX.RUN-NUMBER@domain`, so that a refused
-/// RCPT, too, can be put down to its message.
+/// One recipient of one message; its address is `uINDEX.RUN-NUMBER@domain`, so that a refused RCPT
+/// can be attributed to its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pair {
     /// The message.
     pub id: Id,
-    /// The recipient's place in the message, from 0; [`Pair::ALL`] stands for all of them.
+    /// The recipient's index in the message, from 0; [`Pair::ALL`] stands for all of them.
     pub recipient: u32,
 }
 
@@ -43,7 +43,7 @@ impl Pair {
     /// All recipients of a message whose sender was refused.
     pub const ALL: u32 = u32::MAX;
 
-    /// Reads a recipient address; `None` when the source did not make it.
+    /// Reads a recipient address; `None` when it is not from the source.
     pub fn parse_address(address: &[u8]) -> Option<Self> {
         let at = memchr::memrchr(b'@', address)?;
         let local = address.get(..at)?.strip_prefix(b"u")?;
@@ -70,7 +70,7 @@ pub fn id_of_sender(address: &[u8]) -> Option<Id> {
     Id::parse(local.get(memchr::memrchr(b'+', local)? + 1..)?)
 }
 
-/// Decimal digits only: `u64::parse` would also take a sign.
+/// Decimal digits only: `u64::parse` would also accept a sign.
 pub fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -1,9 +1,9 @@
-//! The ledgers on disk: who wrote what was accepted, and what arrived.
+//! The ledgers on disk: what was accepted, and what arrived.
 //!
-//! Plain lines, appended, so that a ledger outlives the relay and can be read by eye:
+//! Plain lines, appended, so that a ledger survives the relay and is readable by people:
 //! `ID RECIPIENTS` for an accepted message, `ID RECIPIENT intact|corrupt|refused` for an arrival
 //! or a refusal at the sink (`*` for all recipients, when the sender was refused). A last line
-//! without its line end was cut off while written and does not count.
+//! without its line end is incomplete and ignored.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use crate::count::{Accepted, PairCount, PairCounts};
 use crate::id::{Id, Pair, digits};
 
-/// A ledger open for appending. Each `append` is one write: lines of several threads, each with
-/// its own handle, do not mix.
+/// A ledger open for appending. Each `append` is one write, so that lines of several threads, each
+/// with its own handle, do not mix.
 #[derive(Debug)]
 pub struct Ledger {
     file: File,
@@ -22,10 +22,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens or makes the file.
+    /// Opens or creates the file.
     ///
     /// # Errors
-    /// As the file system says, with the path.
+    /// The error of the file system, with the path.
     pub fn open(path: &Path) -> Result<Self, String> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|e| format!("ledger {}: {e}", path.display()))?;
@@ -35,7 +35,7 @@ impl Ledger {
     /// Appends whole lines.
     ///
     /// # Errors
-    /// As the file system says, with the path; the ledger is then no longer a proof.
+    /// The error of the file system, with the path; the ledger is then no longer complete.
     pub fn append(&mut self, lines: &[u8]) -> Result<(), String> {
         self.file.write_all(lines).map_err(|e| format!("ledger {}: {e}", self.path.display()))
     }
@@ -44,7 +44,7 @@ impl Ledger {
 /// Reads what was accepted: the number of recipients of each message.
 ///
 /// # Errors
-/// The file cannot be read, or a line is not of the kind.
+/// The file cannot be read, or a line is malformed.
 pub fn read_accepted(path: &Path) -> Result<Accepted, String> {
     let mut accepted = HashMap::new();
     read(path, |line| {
@@ -82,7 +82,7 @@ pub fn read_arrived(path: &Path) -> Result<PairCounts, String> {
 }
 
 fn read(path: &Path, mut take: impl FnMut(&str) -> Option<()>) -> Result<(), String> {
-    /// Far above the longest line that is ever written.
+    /// Much longer than any line that is written.
     const LINE_MAX: usize = 4096;
     let name = path.display();
     let mut file = BufReader::new(File::open(path).map_err(|e| format!("ledger {name}: {e}"))?);

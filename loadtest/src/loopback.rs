@@ -1,9 +1,9 @@
-//! The fence: this tool talks to this machine only, whatever it is asked.
+//! Makes sure that this tool connects to this machine only.
 
 use std::net::SocketAddr;
 
-/// Reads `ADDRESS:PORT`; `localhost` stands for 127.0.0.1. Names are not looked up, for a name
-/// server could answer with anything.
+/// Reads `ADDRESS:PORT`; `localhost` stands for 127.0.0.1. Names are not looked up, because a name
+/// server could answer with any address.
 ///
 /// # Errors
 /// Anything that is not a loopback address with a port.

@@ -1,8 +1,8 @@
 //! The load generator of Ringpost: a source, a sink, and an exact count between them.
 //!
-//! It is the independent judge of the relay: it shares no code with it and speaks its own SMTP.
-//! Each message carries an id and a digest, each recipient address names its message, so what was
-//! accepted and what arrived can be compared one by one. It talks to this machine only.
+//! It is independent of the relay: it shares no code with it, and has its own SMTP. Each message
+//! has an id and a digest, and each recipient address has the id of its message, so that accepted
+//! and arrived messages can be compared one by one. It connects to this machine only.
 //!
 //! ```text
 //!     source -> (relay under test) -> sink
@@ -32,11 +32,11 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Nothing was lost or corrupted, or nothing was compared.
+/// No message was lost or corrupted, or none was compared.
 const EXIT_GOOD: u8 = 0;
-/// Something accepted was lost, or something arrived corrupted.
+/// An accepted message was lost, or one arrived corrupted.
 const EXIT_LOST: u8 = 1;
-/// The load could not be made as asked.
+/// The load could not be generated as requested.
 const EXIT_TROUBLE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -75,7 +75,7 @@ fn source_alone(options: cli::SourceAlone) -> Result<bool, String> {
     })?;
     let report = source.finish()?;
     print_report(options.load.json, &report, &report.text())?;
-    // A source that was never let in has made no load at all: that is trouble, not a result.
+    // A source that never got a connection has generated no load: that is an error, not a result.
     if report.accepted == 0 && report.attempted == 0 {
         return Err(format!("no session could be opened to {}", options.to));
     }

@@ -1,11 +1,11 @@
-//! How the sink misbehaves: at which step, how often, and in which way.
+//! How the sink misbehaves: at which step, how often, and how.
 //!
-//! Pure: it is given its random numbers and says what to do; the sink does it.
+//! Pure: it gets random numbers and decides; the sink acts.
 
 /// The steps of a transaction at which a sink can misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// After accept: refusals are said as greeting and close at once; a hang-up resets.
+    /// After accept: refusals are sent as greeting and close at once; a hang-up resets.
     Connect,
     /// The greeting: refusals wait for QUIT (RFC 5321 3.1); a hang-up leaves half a greeting.
     Greeting,
@@ -38,7 +38,7 @@ pub const STEPS: [(Step, &str); 8] = [
 /// What to do at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// As a good server does.
+    /// Behave as a correct server.
     Go,
     /// Answer with this code, 500 to 599.
     Refuse(u16),
@@ -51,9 +51,9 @@ pub enum Act {
 /// One rule as given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
-    /// Where.
+    /// The step.
     pub step: Step,
-    /// How often: 0 to 100.
+    /// The percentage, 0 to 100.
     pub percent: f64,
     /// What.
     pub act: Act,

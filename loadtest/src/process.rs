@@ -1,4 +1,4 @@
-//! What a process and its children have used, as /proc says.
+//! The resource usage of a process and its children, from /proc.
 //!
 //! CPU time is that of all threads, and of children whether they still run or were waited for.
 
@@ -7,13 +7,13 @@ use std::fs;
 
 use serde::Serialize;
 
-/// Clock ticks per second in /proc/PID/stat: 100 in every Linux that this runs on, whatever the
-/// kernel's own timer.
+/// Clock ticks per second in /proc/PID/stat: 100 on every supported Linux, independent of the
+/// kernel's timer.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Processes looked at, at most: more than any kernel allows by default.
+/// Largest number of processes that are examined: more than any kernel allows by default.
 const PROCESSES_MAX: usize = 4_194_304;
 
-/// What was used up to now.
+/// The usage so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
     /// User and system time in seconds.
@@ -22,7 +22,7 @@ pub struct Usage {
     pub peak_rss_bytes: u64,
 }
 
-/// Reads the usage of `pid` and all that descends from it.
+/// Reads the usage of `pid` and all its descendants.
 ///
 /// # Errors
 /// There is no such process.
@@ -59,7 +59,7 @@ fn stats() -> HashMap<u32, Stat> {
 
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which may hold anything: count from its end.
+    // The second field is the name in parentheses, with any characters: count from its end.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     // proc(5): parent is field 4, utime to cstime are 14 to 17; the first one here is field 3.
     let parent = fields.get(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What is shown while the load runs: a bar on a terminal, a line each second elsewhere.
+//! The progress display: a bar on a terminal, a line each second elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The runtime of a thread: it owns its sockets and timers and shares nothing.
 ///
 /// # Errors
-/// The kernel gives no descriptors.
+/// The kernel has no free descriptors.
 pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| format!("event loop: {e}"))
 }
 
-/// SIGTERM and SIGINT: end now, with the summary.
+/// Handles SIGTERM and SIGINT: the run ends at once, with the summary.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -35,7 +35,7 @@ impl Signals {
         })
     }
 
-    /// Returns when one of them came.
+    /// Returns when one of them is received.
     pub async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -54,7 +54,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `goal` of 0 is no known goal.
+    /// A `goal` of 0 means that it is not known.
     pub fn new(quiet: bool, goal: u64) -> Self {
         let terminal = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
         let bar = (terminal && !quiet).then(|| {
@@ -74,7 +74,7 @@ impl Progress {
         self.interval.tick().await;
     }
 
-    /// Shows.
+    /// Shows the progress.
     pub fn show(&self, position: u64, line: &str) {
         match &self.bar {
             Some(bar) => {
@@ -86,7 +86,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the terminal clean for the result.
+    /// Clears the progress from the terminal before the result.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,37 +1,37 @@
-//! `run`: source and sink in one process, the relay between them, and the exact account.
+//! `run`: source and sink in one process, the relay between them, and the exact count.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::count::{self, Verdict};
+use crate::count::{self, Totals};
 use crate::process::{self, Usage};
 use crate::progress::{self, Progress, Signals};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::{cli, sink, source};
 
-/// After all have arrived, second copies may still come: so long they are waited for.
+/// How long to wait for second copies after all messages have arrived.
 const SETTLE: Duration = Duration::from_millis(300);
-/// Ids listed of the lost.
+/// Largest number of lost ids that are listed.
 const SHOW: usize = 20;
 
-/// The account of a run.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What the source saw.
+    /// The result of the source.
     pub source: source::Report,
-    /// What the sink saw.
+    /// The result of the sink.
     pub sink: sink::Report,
     /// The comparison.
-    pub count: Verdict,
+    pub count: Totals,
     /// Recipients delivered per second, from the start of the source to the last arrival.
     pub delivered_per_second: f64,
-    /// What the relay used, when its process id was given.
+    /// The resource usage of the relay, if its process id was given.
     pub relay: Option<Relay>,
 }
 
-/// What the relay used in the run.
+/// The resource usage of the relay in the run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Relay {
     /// User and system time of all its threads and children.
@@ -43,7 +43,7 @@ pub struct Relay {
 }
 
 impl Report {
-    /// For people.
+    /// The result as text.
     pub fn text(&self) -> String {
         let mut text = format!("source\n{}sink\n{}count\n", self.source.text(), self.sink.text());
         text.push_str(&self.count.text());
@@ -60,23 +60,23 @@ impl Report {
     }
 }
 
-/// Runs; says whether nothing was lost or corrupted.
+/// Runs the command; true if nothing was lost or corrupted.
 ///
 /// # Errors
-/// The load could not be made: no relay, a port in use, a ledger that cannot be written.
+/// The load could not be generated: no relay, a port in use, a ledger that cannot be written.
 pub fn run(options: cli::Run) -> Result<bool, String> {
     let (json, report) = (options.load.json, account(options)?);
     crate::print_report(json, &report, &report.text())?;
     Ok(report.count.good())
 }
 
-/// The run without its printing.
+/// Runs without printing.
 ///
 /// # Errors
 /// As [`run`].
 pub fn account(mut options: cli::Run) -> Result<Report, String> {
     let load = &mut options.load;
-    // A refused sender can only be put down to its message when it carries the id.
+    // A refused sender can only be attributed to its message if it has the id.
     load.verp |= options.behaviour.refuse.iter().any(|r| r.step == crate::misbehave::Step::Mail);
     if load.messages.saturating_mul(u64::from(load.recipients)) > sink::PAIRS_MAX {
         return Err(format!(
@@ -88,7 +88,7 @@ pub fn account(mut options: cli::Run) -> Result<Report, String> {
     let sink = sink::start(options.sink, &options.behaviour, options.arrived_ledger.as_deref())?;
     let start = Instant::now();
     let source = source::start(options.relay, load)?;
-    let (source, verdict) = progress::runtime()?.block_on(watch(source, &sink, &options))?;
+    let (source, totals) = progress::runtime()?.block_on(watch(source, &sink, &options))?;
     let after = options.pid.map(process::usage).transpose()?;
     let last = sink.arrivals.last();
     let sink = sink.stop()?;
@@ -99,7 +99,7 @@ pub fn account(mut options: cli::Run) -> Result<Report, String> {
     Ok(Report {
         delivered_per_second: sink.arrived as f64 / seconds.max(1e-6),
         relay: before.zip(after).map(|(b, a)| relay(&b, &a, source.accepted)),
-        count: verdict,
+        count: totals,
         source,
         sink,
     })
@@ -119,7 +119,7 @@ async fn watch(
     mut source: Source,
     sink: &Sink,
     options: &cli::Run,
-) -> Result<(source::Report, Verdict), String> {
+) -> Result<(source::Report, Totals), String> {
     let tally = source.tally.clone();
     let mut bar = Progress::new(options.load.quiet, options.load.messages);
     let mut signals = Signals::listen()?;
@@ -139,8 +139,9 @@ async fn watch(
     let mut look = tokio::time::interval(rest);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !stopped && tokio::time::Instant::now() < end {
-        // The exact comparison is dear: it is only made when the plain numbers allow it. Refusals
-        // at MAIL count once for all recipients, so with them the numbers may stay below.
+        // The exact comparison is expensive: it is only done when the plain numbers suggest that
+        // all have arrived. Refusals at MAIL count once for all recipients, so with them the
+        // numbers may stay lower.
         let enough = sink.arrivals.ended() >= source.accepted_recipients || options.load.verp;
         if enough && count::judge(&source.ids, &sink.arrivals.pair_counts(), 0).lost == 0 {
             tokio::time::sleep(SETTLE).await;
@@ -153,6 +154,6 @@ async fn watch(
         }
     }
     bar.clear();
-    let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), SHOW);
-    Ok((source, verdict))
+    let totals = count::judge(&source.ids, &sink.arrivals.pair_counts(), SHOW);
+    Ok((source, totals))
 }

@@ -1,4 +1,4 @@
-//! Source and sink against each other in one process, with and without something in between.
+//! Source and sink together in one process, directly or with something in between.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -63,11 +63,11 @@ fn all_that_is_accepted_arrives_intact() {
         let sink = sink("--sink-threads 2");
         let options = format!("--messages 200 --sessions 8 --recipients 3 {flags}");
         let source = finished(source::start(sink.address, &load(&options)).unwrap());
-        let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
+        let totals = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
         let sink = sink.stop().unwrap();
         assert_eq!((source.accepted, source.failed, source.unknown), (200, 0, 0), "{flags}");
         assert_eq!((sink.arrived, sink.doubled, sink.corrupted), (600, 0, 0), "{flags}");
-        assert!(verdict.good() && verdict.accepted == 600 && verdict.unknown == 0, "{flags}");
+        assert!(totals.good() && totals.accepted == 600 && totals.unknown == 0, "{flags}");
     }
 }
 
@@ -86,7 +86,7 @@ fn ledgers_say_the_same_as_the_count_in_memory() {
     let on_disk = count::judge(&read, &ledger::read_arrived(&arrived).unwrap(), 5);
     assert_eq!(in_memory, on_disk);
     assert!(on_disk.good() && on_disk.messages > 200);
-    // Swapped ledgers are no ledgers.
+    // Swapped ledgers are errors.
     assert!(ledger::read_accepted(&arrived).unwrap_err().contains("line 1"));
 }
 
@@ -130,10 +130,10 @@ fn trouble_at_every_step_leaves_the_account_exact() {
         let options =
             load(&format!("--messages 400 --sessions 16 --recipients 2 --retry-connect {flags}"));
         let source = finished(source::start(sink.address, &options).unwrap());
-        let verdict = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
+        let totals = count::judge(&source.ids, &sink.arrivals.pair_counts(), 5);
         sink.stop().unwrap();
         assert_eq!(source.accepted + source.failed + source.unknown, 400);
-        assert!(verdict.good() && verdict.unknown == 0, "{verdict:?}");
+        assert!(totals.good() && totals.unknown == 0, "{totals:?}");
     }
 }
 
@@ -153,7 +153,7 @@ fn everything_is_deferred_while_the_file_is_there() {
     assert_eq!(taken.accepted, 5);
 }
 
-/// A relay that changes what passes: it takes each message and delivers it as `change` says.
+/// A relay that changes messages: it delivers each one as modified by `change`.
 fn crooked_relay(to: SocketAddr, change: fn(Vec<u8>) -> Vec<Vec<u8>>) -> SocketAddr {
     let listener = TcpListener::bind(ANY).unwrap();
     let address = listener.local_addr().unwrap();
@@ -202,7 +202,7 @@ fn deliver(to: SocketAddr, envelope: &[u8], content: &[u8]) {
 }
 
 fn account(change: fn(Vec<u8>) -> Vec<Vec<u8>>) -> crate::run::Report {
-    // The kernel's choice of port, freed at once for the sink of the run.
+    // A port chosen by the kernel, freed at once for the sink of the run.
     let sink = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
     let relay = crooked_relay(sink, change);
     let line = format!(
@@ -239,7 +239,7 @@ fn a_relay_that_loses_doubles_or_changes_is_found_out() {
     assert!(!changed.count.good());
 }
 
-/// As in the README: a message that a person wrote ends `sink --messages 1`.
+/// As in the README: a message written by hand ends `sink --messages 1`.
 #[test]
 fn a_message_that_no_source_sent_counts_as_arrived() {
     let sink = sink("");

@@ -1,13 +1,14 @@
-//! Failed attempts to log in, counted by address and by user: who guesses is made to wait. One that
-//! is being checked may fail, so no more are checked at once than may still fail.
+//! Counts failed logins by client address and by user, and makes clients that guess passwords wait.
+//! A login that is still being checked may fail too, so no more run at once than may still fail.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Addresses, users and pairs of them that are remembered, each. Beyond it those whose time is over
-/// go, then any: a guesser with so many addresses is not stopped by counting them.
+/// Largest number of addresses, of users, and of pairs of both that are remembered. Beyond it,
+/// expired entries are dropped first, then any: counting does not stop an attacker who has that
+/// many addresses.
 const REMEMBERED_MAX: usize = 16 * 1024;
 
 /// How many failures are too many.
@@ -18,12 +19,13 @@ pub(super) struct Limits {
     pub(super) window: Duration,
 }
 
-/// What has failed, and who has been right.
+/// Failed logins, and from which addresses users have logged in.
 pub(super) struct Attempts {
     limits: Limits,
     addresses: HashMap<IpAddr, Failures>,
     users: HashMap<Box<str>, Failures>,
-    /// Users where they have been right: others' guesses do not lock them out there.
+    /// The addresses from which a user has logged in: guesses from elsewhere do not lock the user
+    /// out there.
     right: HashMap<(Box<str>, IpAddr), Instant>,
 }
 
@@ -31,16 +33,17 @@ pub(super) struct Attempts {
 struct Failures {
     count: u32,
     since: Instant,
-    /// Attempts that are being checked.
+    /// Logins that are being checked.
     open: u32,
 }
 
-/// Why an attempt is not to be checked now.
+/// Why a login must not be checked now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotNow {
-    /// So many that are being checked could fail; which do is known in a moment.
+    /// The limit would be reached if all logins that are being checked failed. Try again when one
+    /// of them has ended.
     Crowded,
-    /// Too many have failed: not for so long.
+    /// Too many have failed. Try again after this time.
     For(Duration),
 }
 
@@ -49,8 +52,8 @@ impl Attempts {
         Attempts { limits, addresses: HashMap::new(), users: HashMap::new(), right: HashMap::new() }
     }
 
-    /// How long somebody at `address` has to wait before he may try again; for a `user`, once it is
-    /// known who he wants to be.
+    /// How long a client at `address` has to wait before it may try again; with `user`, once the
+    /// name is known, also how long that user's logins have to wait.
     pub(super) fn wait(
         &self,
         address: IpAddr,
@@ -65,7 +68,7 @@ impl Attempts {
         by_address.max(by_user)
     }
 
-    /// An attempt is to be checked: it counts from now until `end`.
+    /// Starts the check of a login: it counts as open until `end`.
     pub(super) fn begin(
         &mut self,
         address: IpAddr,
@@ -76,8 +79,8 @@ impl Attempts {
             return Err(NotNow::For(wait));
         }
         let (address, window) = (block(address), self.limits.window);
-        let guest = user.filter(|user| !self.was_right(user, address, now));
-        let by_user = guest.and_then(|user| self.users.get(user));
+        let limited = user.filter(|user| !self.was_right(user, address, now));
+        let by_user = limited.and_then(|user| self.users.get(user));
         if could_be(self.addresses.get(&address), window, now) >= self.limits.per_address
             || could_be(by_user, window, now) >= self.limits.per_user
         {
@@ -92,7 +95,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// An attempt was checked, or will not be.
+    /// Ends the check of a login, done or abandoned.
     pub(super) fn end(&mut self, address: IpAddr, user: Option<&str>, wrong: bool, now: Instant) {
         close(&mut self.addresses, &block(address));
         if let Some(user) = user {
@@ -103,7 +106,7 @@ impl Attempts {
         }
     }
 
-    /// An attempt was wrong.
+    /// Counts a failed login.
     pub(super) fn failed(&mut self, address: IpAddr, user: Option<&str>, now: Instant) {
         let window = self.limits.window;
         count(&mut self.addresses, block(address), window, now);
@@ -112,11 +115,11 @@ impl Attempts {
         }
     }
 
-    /// An attempt was right. That clears nothing: who has one password must not get more guesses at
-    /// others for it.
+    /// Remembers a successful login. It clears no failures: a client that knows one password must
+    /// not get more guesses at others for it.
     pub(super) fn succeeded(&mut self, address: IpAddr, user: &str, now: Instant) {
         let window = self.limits.window;
-        make_room(&mut self.right, |at| now.saturating_duration_since(*at) < window);
+        evict(&mut self.right, |at| now.saturating_duration_since(*at) < window);
         self.right.insert((user.into(), block(address)), now);
     }
 
@@ -142,7 +145,7 @@ fn count<K: Hash + Eq + Clone>(
     failures.count = failures.count.saturating_add(1);
 }
 
-/// What is known of `key`, which may be nothing; what is too old is forgotten.
+/// The entry of `key`, new or reset if there is none or it is too old.
 fn entry<K: Hash + Eq + Clone>(
     map: &mut HashMap<K, Failures>,
     key: K,
@@ -150,7 +153,7 @@ fn entry<K: Hash + Eq + Clone>(
     now: Instant,
 ) -> &mut Failures {
     if !map.contains_key(&key) {
-        make_room(map, |one| one.is_young(window, now) || one.open > 0);
+        evict(map, |one| one.is_young(window, now) || one.open > 0);
     }
     let failures = map.entry(key).or_insert(Failures { count: 0, since: now, open: 0 });
     if !failures.is_young(window, now) {
@@ -159,7 +162,7 @@ fn entry<K: Hash + Eq + Clone>(
     failures
 }
 
-/// How many failures it will be if all that is being checked fails.
+/// The number of failures if all logins that are being checked fail.
 fn could_be(failures: Option<&Failures>, window: Duration, now: Instant) -> u32 {
     failures.map_or(0, |one| {
         let failed = if one.is_young(window, now) { one.count } else { 0 };
@@ -186,12 +189,12 @@ impl Failures {
     }
 }
 
-fn make_room<K: Hash + Eq + Clone, V>(map: &mut HashMap<K, V>, stays: impl Fn(&V) -> bool) {
+fn evict<K: Hash + Eq + Clone, V>(map: &mut HashMap<K, V>, stays: impl Fn(&V) -> bool) {
     if map.len() < REMEMBERED_MAX {
         return;
     }
     map.retain(|_, value| stays(value));
-    // Many at once, so that this is not done for each.
+    // Half of them at once, so that not every insertion has to evict.
     let mut spare = map.len().saturating_sub(REMEMBERED_MAX / 2);
     if map.len() >= REMEMBERED_MAX {
         map.retain(|_, _| {
@@ -202,7 +205,7 @@ fn make_room<K: Hash + Eq + Clone, V>(map: &mut HashMap<K, V>, stays: impl Fn(&V
     }
 }
 
-/// Of IPv6 the first half: the rest one host chooses as it likes.
+/// The /64 of an IPv6 address: one host can choose the lower half freely.
 fn block(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_guessed_at_from_everywhere_is_shut_but_where_he_was_right() {
+    fn guesses_from_many_addresses_lock_a_user_except_where_they_logged_in() {
         let (mut attempts, begin) = (attempts(), ring::now());
         let home = ip("192.0.2.1");
         attempts.succeeded(home, "joe", begin);
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_checked_at_once_than_may_fail() {
+    fn no_more_logins_are_checked_at_once_than_may_fail() {
         let (mut attempts, begin) = (attempts(), ring::now());
         let guesser = ip("192.0.2.7");
         for _ in 0..3 {
@@ -273,15 +276,15 @@ mod tests {
         for user in ["joe", "joe", "ann"] {
             attempts.end(guesser, Some(user), true, begin);
         }
-        let told = attempts.begin(guesser, Some("joe"), begin);
-        assert_eq!(told, Err(NotNow::For(WINDOW)));
+        let refused = attempts.begin(guesser, Some("joe"), begin);
+        assert_eq!(refused, Err(NotNow::For(WINDOW)));
         assert_eq!(attempts.begin(guesser, Some("joe"), begin + WINDOW), Ok(()));
         attempts.end(guesser, Some("joe"), false, begin + WINDOW);
         assert!(attempts.addresses.is_empty(), "nothing is left to remember");
     }
 
     #[test]
-    fn a_user_is_not_guessed_at_from_many_places_at_once() {
+    fn guesses_at_one_user_from_many_addresses_at_once_are_bounded() {
         let (mut attempts, begin) = (attempts(), ring::now());
         let home = ip("192.0.2.1");
         attempts.succeeded(home, "joe", begin);
@@ -291,7 +294,7 @@ mod tests {
         }
         let other = ip("203.0.113.1");
         assert_eq!(attempts.begin(other, Some("joe"), begin), Err(NotNow::Crowded));
-        assert_eq!(attempts.begin(home, Some("joe"), begin), Ok(()), "where he was right");
+        assert_eq!(attempts.begin(home, Some("joe"), begin), Ok(()), "where the user logged in");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Checks credentials: the users of this moment, failed attempts, and the threads
-//! that hash. One for all shards; its locks are held for look-ups only.
+//! Checks credentials: holds the current users, the failed logins and the threads that hash.
+//! All shards share one; its locks are held for lookups only.
 
 use super::attempts::{Attempts, Limits, NotNow};
 use super::hash_pool::HashPool;
@@ -16,25 +16,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-/// Checks that may wait for a thread. Each takes some 20 ms, so who waits longest waits a second or
-/// two; beyond it 454.
+/// Checks that may wait for a thread. Each takes some 20 ms, so the longest wait is a second or
+/// two. Beyond it, the client gets 454.
 const WAITING_MAX: usize = 128;
 
-/// So long an attempt waits for others to end; then 454.
+/// How long a login waits for others to end; then the client gets 454.
 const CROWDED_MAX: Duration = Duration::from_secs(5);
 
-/// What became of a check.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginResult {
     /// The credentials are valid.
     Right(Arc<User>),
-    /// They are not, or there is no user of that name.
+    /// The credentials are not valid, or there is no user of that name.
     Wrong,
-    /// Too many wait to be checked.
+    /// Too many checks are waiting.
     Busy,
 }
 
-/// One attempt to log in that is being checked. Dropped, it was wrong.
+/// A login that is being checked. When it is dropped, it counts as failed.
 pub struct Attempt<'a> {
     authenticator: &'a Authenticator,
     address: IpAddr,
@@ -43,7 +43,7 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// It was not wrong: it was right, or it could not be checked.
+    /// Does not count it as failed: it succeeded, or it could not be checked.
     pub fn not_wrong(mut self) {
         self.wrong = false;
     }
@@ -65,27 +65,27 @@ pub struct Authenticator {
     /// The users file, if there is one.
     path: Option<PathBuf>,
     users: RwLock<Arc<Users>>,
-    /// Counts how often the users were read: a session that has one notices without a lock when
-    /// they have been read again.
+    /// How often the users were read. A session that holds a user notices a reload by it without
+    /// a lock.
     generation: AtomicU64,
     attempts: Mutex<Attempts>,
-    /// Sessions that wait until an attempt ends.
+    /// Sessions that wait until a check ends.
     crowd: Mutex<Vec<ring::Sender<()>>>,
-    /// Of users whose password was right: a keyed hash of it, which lives as long as the process
-    /// and its users. A client that logs in for each message is not hashed for each.
+    /// Passwords that were right, as keyed hashes, until the users are reloaded. A client that
+    /// logs in for each message does not cost an argon2 hash each time.
     right: Mutex<HashMap<Box<str>, Digest>>,
-    /// Keys for what only this process makes and reads.
+    /// Key of the hashes that never leave this process.
     secret: [u8; 32],
     workers: Arc<HashPool>,
-    /// Where tokens are checked, if they are taken.
+    /// Checks tokens, if they are accepted.
     tokens: Option<Tokens>,
 }
 
 impl Authenticator {
-    /// Reads the users; `None` when neither their file nor tokens are configured.
+    /// Reads the users; `None` when neither a users file nor tokens are configured.
     ///
     /// # Errors
-    /// A file, or no randomness.
+    /// A file cannot be used, or the system has no random bytes.
     pub fn open(
         auth: &config::Auth,
         workers: &Arc<HashPool>,
@@ -116,17 +116,17 @@ impl Authenticator {
         }))
     }
 
-    /// Threads to start for it.
+    /// Starts the threads that hash.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// No thread could be started.
     pub fn workers() -> std::io::Result<HashPool> {
-        // Each needs 19 MiB for a hash; half of the cores, so that guessers do not stop the mail.
+        // A hash needs 19 MiB. Half of the cores, so that password guessing does not stop mail.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         HashPool::start((cores / 2).clamp(1, 8), WAITING_MAX)
     }
 
-    /// Reads the users again; how many there are. With an error the old ones stay.
+    /// Reads the users again and returns their number. On an error the old ones stay.
     ///
     /// # Errors
     /// As [`Authenticator::open`].
@@ -139,8 +139,8 @@ impl Authenticator {
         Ok(count)
     }
 
-    /// Reads again what is needed to check tokens, and asks anew about every token. With an error
-    /// the old files stay.
+    /// Reads the files for token checks again, and forgets all cached tokens. On an error
+    /// everything stays as it was.
     ///
     /// # Errors
     /// As [`Authenticator::open`].
@@ -154,17 +154,17 @@ impl Authenticator {
         self.path.is_some()
     }
 
-    /// Whether tokens are taken.
+    /// Whether tokens are accepted.
     pub fn takes_tokens(&self) -> bool {
         self.tokens.is_some()
     }
 
-    /// What clients without a good token are told.
+    /// The hints for clients whose token is refused (RFC 7628 3.2.2).
     pub fn hints(&self) -> Hints<'_> {
         self.tokens.as_ref().map(Tokens::hints).unwrap_or_default()
     }
 
-    /// The user of this name now; with `by_token` a user needs no entry in the users file.
+    /// The current user of this name; with `by_token` an entry in the users file is not needed.
     pub fn user(&self, name: &str, by_token: bool) -> Option<Arc<User>> {
         let found = self.users().find(name).cloned();
         found.or_else(|| {
@@ -178,14 +178,14 @@ impl Authenticator {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The users of this moment.
+    /// The current users.
     pub fn users(&self) -> Arc<Users> {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What may be logged of a name that a client gave and did not prove to be its own: the name
-    /// of a user as it is; of any other, which may be a password typed in the wrong place, a short
-    /// hash with a key that only this process has.
+    /// How to log a name that a client gave without proof: the name of an existing user as it is.
+    /// Any other may be a password typed into the wrong field, so it becomes a short hash, keyed
+    /// with a secret of this process.
     pub fn loggable_name(&self, name: &str) -> String {
         match self.users().find(name) {
             Some(user) => user.name.to_string(),
@@ -196,28 +196,28 @@ impl Authenticator {
         }
     }
 
-    /// How long somebody at `address` has to wait before he may try (again).
+    /// How long a client at `address` has to wait before it may log in.
     pub fn wait(&self, address: IpAddr, user: Option<&str>) -> Option<Duration> {
         let user = user.and_then(user::prepared_name);
         lock(&self.attempts).wait(address, user.as_deref(), ring::now())
     }
 
-    /// To be asked before a password or a proof of it is looked at: it counts as wrong unless it
-    /// is said that it was not. However a name is written, it is counted as the same.
+    /// Must be called before a password or a proof is checked. The login counts as failed unless
+    /// [`Attempt::not_wrong`] is called. All spellings of a name are counted as one.
     ///
     /// # Errors
-    /// It must not be looked at now.
+    /// The login must not be checked now.
     pub fn attempt(&self, address: IpAddr, user: Option<&str>) -> Result<Attempt<'_>, NotNow> {
         let user = user.and_then(user::prepared_name);
         lock(&self.attempts).begin(address, user.as_deref(), ring::now())?;
         Ok(Attempt { authenticator: self, address, user, wrong: true })
     }
 
-    /// The same; while so many are being checked that all could fail, waits for them, for
+    /// As [`Authenticator::attempt`], but on [`NotNow::Crowded`] waits for other checks to end, for
     /// [`CROWDED_MAX`] at most.
     ///
     /// # Errors
-    /// It must not be looked at now.
+    /// The login must not be checked now.
     pub async fn attempt_soon(
         &self,
         address: IpAddr,
@@ -231,7 +231,7 @@ impl Authenticator {
                 }
                 let (sender, mut ended) = ring::mailbox(1);
                 lock(&self.crowd).push(sender);
-                // Once more: the last of the others may have ended before that.
+                // Try once more: the last of the others may have ended before we were listed.
                 match self.attempt(address, user) {
                     Err(NotNow::Crowded) => ended.recv().await,
                     answer => return answer,
@@ -256,9 +256,9 @@ impl Authenticator {
         lock(&self.attempts).succeeded(address, user, ring::now());
     }
 
-    /// The SCRAM keys of `name`. For one that has none, or is nobody, keys that no password fits,
-    /// the same each time and however the name is written, so that names cannot be found out.
-    /// `None` for a name that no user can have.
+    /// The SCRAM keys of `name`. A user that has none or does not exist gets decoy keys that no
+    /// password fits: the same each time and for each spelling of the name, so that a client cannot
+    /// find out which users exist. `None` for a name that is not allowed.
     pub fn keys_of(&self, name: &str) -> Option<Keys> {
         let name = user::prepared_name(name)?;
         let users = self.users();
@@ -287,10 +287,10 @@ impl Authenticator {
         }
     }
 
-    /// Whose `token` is; he must be `named`, if somebody is.
+    /// The user of `token`. If the client also gave a name, it must be that user's.
     ///
     /// # Errors
-    /// It is not good, or that cannot be found out now.
+    /// The token is refused, or it cannot be checked now.
     pub async fn check_token(
         &self,
         named: Option<&str>,
@@ -304,7 +304,7 @@ impl Authenticator {
         self.user(&name, true).ok_or(TokenRejection::Fault(TokenFault::NoUser))
     }
 
-    /// Stands for a password that was right, as long as the user's hash is the same.
+    /// A keyed hash of the password that changes with the user's stored hash.
     fn seal(&self, user: &User, password: &Secret) -> Digest {
         let hash = user.password.as_deref().unwrap_or_default();
         let of = format!("{}\0{hash}\0{}", user.name, password.reveal());
@@ -321,7 +321,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// One with the user `joe`, whose password is `pencil`.
+    /// An authenticator with the user `joe` and the password `pencil`.
     fn authenticator(per_address: u32, per_user: u32) -> Authenticator {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.toml");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_salt_tells_nothing_however_a_name_is_written() {
+    fn the_salt_is_the_same_for_each_spelling_of_a_name() {
         let authenticator = authenticator(10, 10);
         for name in ["joe", "ann"] {
             let keys = authenticator.keys_of(name);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_users_are_logged_as_they_were_given() {
+    fn only_names_of_existing_users_are_logged_in_clear() {
         let authenticator = authenticator(10, 10);
         assert_eq!(authenticator.loggable_name("j\u{ad}oe"), "joe");
         for name in ["pencil", "Joe", "joe ", "", "a\u{7}", &"x".repeat(10_000)] {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_however_a_name_is_written() {
+    fn failures_of_all_spellings_of_a_name_are_counted_together() {
         let authenticator = authenticator(100, 3);
         let written = ["joe", "j\u{ad}oe", "jo\u{ad}\u{ad}e"];
         for (number, name) in (0..).zip(written) {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_counts_unless_it_was_not_wrong() {
+    fn an_attempt_counts_as_failed_unless_it_says_otherwise() {
         let (authenticator, address) = (authenticator(2, 10), IpAddr::from([192, 0, 2, 1]));
         for _ in 0..5 {
             authenticator.attempt(address, Some("joe")).unwrap().not_wrong();

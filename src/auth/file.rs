@@ -1,6 +1,6 @@
-//! The users file: TOML, one `[[user]]` each. Read as a whole; changed whole or not at all: the new
-//! file is written beside the old one, synced, and put in its place. Two who change it take turns.
-//! What somebody wrote into it by hand, comments too, stays.
+//! The users file: TOML, one `[[user]]` each. Read as a whole. A change is atomic: the new file is
+//! written beside the old one, synced, and renamed over it. A lock file lets one process change it
+//! at a time. Entries and comments that were written by hand stay.
 
 use super::user::{Sender, User, Users, check_hash, checked_name, hash_password, read_fingerprint};
 use super::{UsersError, user};
@@ -17,15 +17,15 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 
 /// Largest file that is read, in bytes: some hundred thousand users.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// A file of hashes is nobody's business but the relay's.
+/// Mode of the file: it has password hashes, so only its owner may read it.
 const MODE: u32 = 0o600;
 const HEAD: &str = "\
 # Users of Ringpost: `ringpost user` adds, lists, removes and verifies them.
-# By hand may be set senders, certificates, certificate_names, messages_per_hour and
-# recipients_per_hour. Of decoy_key is made what names that are not here are answered with.
+# You may set senders, certificates, certificate_names, messages_per_hour and
+# recipients_per_hour by hand. The answers for unknown names are derived from decoy_key.
 ";
 
-/// As the file has it.
+/// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -50,7 +50,7 @@ struct WrittenUser {
 }
 
 impl WrittenUser {
-    fn understood(self) -> Result<User, String> {
+    fn parsed(self) -> Result<User, String> {
         let name = checked_name(&self.name).map_err(|error| error.to_string())?;
         let of = |what: String| format!("user {:?}: {what}", self.name);
         if let Some(hash) = &self.password {
@@ -75,8 +75,8 @@ impl WrittenUser {
         let fingerprint = |text: &String| {
             read_fingerprint(text).ok_or_else(|| {
                 of(format!(
-                    "certificates: {text:?} is not the SHA-256 fingerprint of one; \
-                     `openssl x509 -fingerprint -sha256 -noout` tells it"
+                    "certificates: {text:?} is not a SHA-256 fingerprint; \
+                     `openssl x509 -fingerprint -sha256 -noout` prints it"
                 ))
             })
         };
@@ -85,7 +85,7 @@ impl WrittenUser {
         let certificate_name = |text: &String| {
             tls::certificate_name(text).ok_or_else(|| {
                 of(format!(
-                    "certificate_names: {text:?} is not a name of one; write \
+                    "certificate_names: {text:?} is not a certificate name; write \
                      \"email:joe@example.com\", \"dns:host.example.com\" or \
                      \"uri:spiffe://example.com/joe\", without *"
                 ))
@@ -109,16 +109,16 @@ impl WrittenUser {
 /// Reads the file.
 ///
 /// # Errors
-/// It cannot be read, or something in it is wrong: then all of it.
+/// The file cannot be read, or some entry is wrong: then none is used.
 pub fn read(path: &Path) -> Result<Users, UsersError> {
     let text = text_of(path)?;
     look_at_private(path)
         .map_err(|error| UsersError::File { path: path.to_owned(), cause: error.to_string() })?;
-    understood(&text).map_err(|cause| UsersError::File { path: path.to_owned(), cause })
+    parsed(&text).map_err(|cause| UsersError::File { path: path.to_owned(), cause })
 }
 
-fn understood(text: &str) -> Result<Users, String> {
-    // The library's own form repeats the line, which may hold what is nobody's business.
+fn parsed(text: &str) -> Result<Users, String> {
+    // The library's own message quotes the line, which may contain a secret.
     let in_line = |error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         format!("line {}: {}", before.matches('\n').count() + 1, error.message())
@@ -132,10 +132,11 @@ fn understood(text: &str) -> Result<Users, String> {
         users.decoy_key = Some(key.ok_or_else(fault)?);
     }
     for one in written.user {
-        let user = one.understood()?;
+        let user = one.parsed()?;
         let name = user.name.clone();
         if !users.insert(user) {
-            return Err(format!("user {name:?} or a certificate of his is there twice"));
+            let what = "or one of the user's certificates, is listed twice";
+            return Err(format!("user {name:?}, {what}"));
         }
     }
     users.settle();
@@ -145,7 +146,7 @@ fn understood(text: &str) -> Result<Users, String> {
 fn text_of(path: &Path) -> Result<String, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
     let hint = |error: &io::Error| match error.kind() {
-        io::ErrorKind::NotFound => "; `ringpost user add --users FILE NAME` makes it",
+        io::ErrorKind::NotFound => "; `ringpost user add --users FILE NAME` creates it",
         _ => "",
     };
     let size = fs::metadata(path).map_err(|error| fault(format!("{error}{}", hint(&error))))?.len();
@@ -155,11 +156,12 @@ fn text_of(path: &Path) -> Result<String, UsersError> {
     fs::read_to_string(path).map_err(|error| fault(error.to_string()))
 }
 
-/// Adds a user, or, with `replace`, gives one that is there a new password (and new `senders`, when
-/// some are named).
+/// Adds a user. With `replace`, an existing user gets a new password, and new `senders` if any are
+/// given.
 ///
 /// # Errors
-/// He is there and is not to be replaced; a name or password that none can have; the file.
+/// The user exists already; the name or the password is not allowed; the file cannot be read or
+/// written.
 pub fn add(
     path: &Path,
     name: &str,
@@ -171,12 +173,12 @@ pub fn add(
     senders.iter().try_for_each(|text| Sender::read(text).map(drop))?;
     let (hash, keys) = hash_password(password)?;
     change(path, |users| {
-        let there = users.iter().position(|one| is_of(one, &name));
-        if there.is_some() && !replace {
-            let what = format!("user {name:?} is there already; --replace sets a new password");
+        let existing = users.iter().position(|one| is_of(one, &name));
+        if existing.is_some() && !replace {
+            let what = format!("user {name:?} exists already; --replace sets a new password");
             return Err(UsersError::Unfit(what));
         }
-        let at = there.unwrap_or_else(|| {
+        let at = existing.unwrap_or_else(|| {
             users.push(Table::new());
             users.len() - 1
         });
@@ -195,15 +197,15 @@ pub fn add(
 /// Removes a user.
 ///
 /// # Errors
-/// He is not there; the file.
+/// There is no such user; the file cannot be read or written.
 pub fn remove(path: &Path, name: &str) -> Result<(), UsersError> {
     let name = checked_name(name)?;
-    // Nothing is made only to find nobody in it.
+    // A missing file is an error here; `change` would create it.
     text_of(path)?;
     change(path, |users| {
-        let there = users.iter().position(|one| is_of(one, &name));
-        let nobody = || UsersError::Unfit(format!("there is no user {name:?}"));
-        users.remove(there.ok_or_else(nobody)?);
+        let existing = users.iter().position(|one| is_of(one, &name));
+        let missing = || UsersError::Unfit(format!("there is no user {name:?}"));
+        users.remove(existing.ok_or_else(missing)?);
         Ok(())
     })
 }
@@ -219,8 +221,8 @@ fn change(
     edit: impl FnOnce(&mut ArrayOfTables) -> Result<(), UsersError>,
 ) -> Result<(), UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let said = |error: io::Error| fault(error.to_string());
-    // A link is to stay one.
+    let io_fault = |error: io::Error| fault(error.to_string());
+    // A symbolic link stays one: change what it points to.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let lock = OpenOptions::new()
         .write(true)
@@ -228,17 +230,17 @@ fn change(
         .truncate(false)
         .mode(MODE)
         .open(beside(&target, "lock"))
-        .map_err(said)?;
-    lock.lock().map_err(said)?;
+        .map_err(io_fault)?;
+    lock.lock().map_err(io_fault)?;
     let is_new = !target.exists();
     let text = if is_new { String::new() } else { text_of(&target)? };
-    // What cannot be read is not written over.
-    understood(&text).map_err(fault)?;
+    // A file with mistakes is not written over.
+    parsed(&text).map_err(fault)?;
     let mut document: DocumentMut =
         text.parse().map_err(|error: toml_edit::TomlError| fault(error.message().to_owned()))?;
     let users = document.entry("user").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
     let users = users.as_array_of_tables_mut().ok_or_else(|| {
-        fault("its users are not tables of their own: write [[user]] for each".to_owned())
+        fault("the users are not an array of tables: write [[user]] for each".to_owned())
     })?;
     edit(users)?;
     if !document.contains_key("decoy_key") {
@@ -247,14 +249,14 @@ fn change(
         document.insert("decoy_key", toml_edit::value(encode(&key)));
     }
     let text = if is_new { format!("{HEAD}{document}") } else { document.to_string() };
-    understood(&text).map_err(fault)?;
-    put(&target, &text).map_err(said)
+    parsed(&text).map_err(fault)?;
+    replace_file(&target, &text).map_err(io_fault)
 }
 
-/// Puts a new file in the place of the old one, with its owner.
-fn put(target: &Path, text: &str) -> io::Result<()> {
+/// Replaces the file, and keeps its owner and group.
+fn replace_file(target: &Path, text: &str) -> io::Result<()> {
     let new = beside(target, "new");
-    // Left by one that was killed; the lock is ours.
+    // A leftover of a process that was killed: the lock is ours, so no other process writes it.
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
     let written = (|| {
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_line_and_never_by_its_words() {
+    fn a_syntax_error_names_its_line_and_does_not_quote_it() {
         let (_folder, path) = folder();
         for (text, expected) in [
             ("[[user]]\nname = \"joe\"\npasswrd = \"pencil\"\n", "line 3: unknown field `passwrd`"),
@@ -307,9 +309,9 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            let told = read(&path).unwrap_err().to_string();
-            assert!(told.starts_with(&format!("{}: {expected}", path.display())), "{told}");
-            assert!(!told.contains("pencil") && told.lines().count() == 1, "{told}");
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
+            assert!(!error.contains("pencil") && error.lines().count() == 1, "{error}");
         }
     }
 
@@ -334,15 +336,15 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_its_owners_alone_and_one_that_is_not_is_refused() {
+    fn the_file_is_private_and_one_that_is_not_is_refused() {
         let (_folder, path) = folder();
         add_one(&path, "joe", "one").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let told = read(&path).unwrap_err().to_string();
-        assert!(told.contains("users.toml: its mode is 644, so others could read"), "{told}");
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("users.toml: its mode is 644, so others could read"), "{error}");
         add_one(&path, "ann", "two").unwrap();
-        assert_eq!(read(&path).unwrap().count(), 2, "written anew it is private");
+        assert_eq!(read(&path).unwrap().count(), 2, "a rewritten file is private");
     }
 
     #[test]
@@ -350,7 +352,7 @@ mod tests {
         let (_folder, path) = folder();
         add_one(&path, "joe", "one").unwrap();
         let twice = add_one(&path, "jo\u{ad}e", "two").unwrap_err().to_string();
-        assert_eq!(twice, "user \"joe\" is there already; --replace sets a new password");
+        assert_eq!(twice, "user \"joe\" exists already; --replace sets a new password");
         add(&path, "joe", &Secret::new("two"), &[], true).unwrap();
         let users = read(&path).unwrap();
         assert_eq!(users.count(), 1);
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_by_hand_stays() {
+    fn entries_and_comments_written_by_hand_stay() {
         let (_folder, path) = folder();
         write_private(
             &path,
@@ -384,12 +386,12 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("decoy_key = \"") && text.contains("# ours\n[[user]]"), "{text}");
         write_private(&path, "decoy_key = \"abc\"");
-        let told = read(&path).unwrap_err().to_string();
-        assert!(told.contains("decoy_key: not 32 bytes in base64"), "{told}");
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("decoy_key: not 32 bytes in base64"), "{error}");
     }
 
     #[test]
-    fn two_who_add_at_once_both_do() {
+    fn concurrent_additions_all_succeed() {
         let (_folder, path) = folder();
         let adding: Vec<_> = (0..8)
             .map(|number| {
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_not_written_over() {
+    fn a_file_with_mistakes_is_reported_and_not_written_over() {
         let (_folder, path) = folder();
         let missing = read(&path).unwrap_err().to_string();
         assert!(missing.contains("No such file") && missing.contains("user add"), "{missing}");
@@ -415,7 +417,7 @@ mod tests {
             ("[[user]]\nname = \"a\"\nsenders = [\"x\"]", "user \"a\": senders: \"x\" is not a"),
             (
                 "[[user]]\nname = \"a\"\n[[user]]\nname = \"a\"",
-                "user \"a\" or a certificate of his is there twice",
+                "user \"a\", or one of the user's certificates, is listed twice",
             ),
             (
                 "[[user]]\nname = \"a\"\ncertificates = [\"ab\"]",
@@ -423,11 +425,11 @@ mod tests {
             ),
             (
                 "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:*.b.test\"]",
-                "user \"a\": certificate_names: \"dns:*.b.test\" is not a name of one; write",
+                "user \"a\": certificate_names: \"dns:*.b.test\" is not a certificate name",
             ),
             (
                 "[[user]]\nname = \"a\"\ncertificate_names = [\"dns:B.test\", \"DNS:b.test\"]",
-                "user \"a\" or a certificate of his is there twice",
+                "user \"a\", or one of the user's certificates, is listed twice",
             ),
             ("[[user]]\nname = \"a\\u0007\"", "cannot be a user's name"),
             ("[[user]]\nname = \"a\"\npasswort = \"x\"", "unknown field `passwort`"),

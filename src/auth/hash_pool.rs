@@ -1,5 +1,5 @@
-//! Work that would hold up a shard (hashing, waiting for another server's answer), done on a few
-//! threads beside the shards. Only so much work may wait; beyond it a caller has to try later.
+//! A few threads beside the shards for work that would block a shard: hashing, waiting for an HTTP
+//! answer. The queue of waiting work is bounded; when it is full, the caller has to try later.
 
 use crate::ring;
 use crossbeam_channel::{Receiver, Sender};
@@ -14,10 +14,11 @@ pub struct HashPool {
 }
 
 impl HashPool {
-    /// So many threads (1 or more), before which so much work may wait. They end with this value.
+    /// Starts `threads` threads (at least 1) with a queue of `waiting_max` pieces of work. The
+    /// threads end when the pool is dropped.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// No thread could be started.
     pub fn start(threads: usize, waiting_max: usize) -> io::Result<HashPool> {
         let (waiting, next) = crossbeam_channel::bounded::<Work>(waiting_max);
         for _ in 0..threads.max(1) {
@@ -32,7 +33,7 @@ impl HashPool {
         Ok(HashPool { waiting })
     }
 
-    /// What `work` has found; `None` when too much waits already, or it has panicked.
+    /// Runs `work` and returns its result; `None` when the queue is full or `work` panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -40,7 +41,7 @@ impl HashPool {
         let (answer, mut found) = ring::mailbox(1);
         let work: Work = Box::new(move || {
             let result = catch_unwind(AssertUnwindSafe(work));
-            // The client may have gone meanwhile.
+            // The caller may be gone.
             let _ = answer.try_send(result.ok());
         });
         self.waiting.try_send(work).ok()?;

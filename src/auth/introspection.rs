@@ -1,5 +1,5 @@
-//! The question whose a token is, put to the server that gives tokens (RFC 7662 2): one POST, one
-//! answer in JSON. It blocks, so it is for threads beside the shards.
+//! Token introspection (RFC 7662 2): one POST to the authorization server, one answer in JSON. The
+//! request blocks, so it runs on threads beside the shards.
 
 use super::UsersError;
 use crate::config::{Roots, Tokens, look_at_private};
@@ -12,15 +12,15 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
-/// Largest answer, in bytes: it has some ten members.
+/// Largest answer, in bytes; a usual one has some ten members.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Largest file with a secret, in bytes.
 const SECRET_BYTES_MAX: u64 = 4096;
-/// Connections that are kept for the next question, and for how long.
+/// Idle connections that are kept for the next request, and for how long.
 const IDLE_MAX: usize = 4;
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Who is asked, and who we are there.
+/// A client of the introspection endpoint, with its own credentials.
 pub(super) struct Introspection {
     agent: Agent,
     endpoint: Box<str>,
@@ -28,16 +28,16 @@ pub(super) struct Introspection {
 }
 
 impl Introspection {
-    /// Reads the files that it takes.
+    /// Reads the secret and the trusted roots from their files.
     ///
     /// # Errors
-    /// One cannot be read, or is something else.
+    /// A file cannot be read, or its content is not valid.
     pub(super) fn open(tokens: &Tokens) -> Result<Introspection, UsersError> {
         let secret = read_secret(&tokens.client_secret_file)?;
         let is_secured = tokens.introspection_endpoint.starts_with("https:");
         let agent = Agent::config_builder()
             .timeout_global(Some(tokens.timeout))
-            // A token is shown to the one who was named, and to nobody else.
+            // No redirects, no proxy: a token is sent to the configured server only.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
@@ -49,7 +49,7 @@ impl Introspection {
             .tls_config(if is_secured { secured(&tokens.roots)? } else { TlsConfig::default() })
             .build()
             .new_agent();
-        // RFC 6749 2.3.1: both as in a form.
+        // RFC 6749 2.3.1: both are form-encoded.
         let (id, secret) = (in_a_form(&tokens.client_id), in_a_form(secret.reveal()));
         let both = Secret::new(format!("{}:{}", &*id, &*secret));
         let authorization = format!("Basic {}", encode(both.reveal().as_bytes()));
@@ -60,10 +60,10 @@ impl Introspection {
         })
     }
 
-    /// What is said of the token.
+    /// Asks the server about `token` and returns its answer.
     ///
     /// # Errors
-    /// No answer, or not one of RFC 7662, in words for the operator.
+    /// There is no answer, or it does not follow RFC 7662: a text for the log.
     pub(super) fn ask(&self, token: &Secret) -> Result<Map<String, Value>, String> {
         let mut response = self
             .agent
@@ -76,15 +76,16 @@ impl Introspection {
         match status {
             200 => {}
             401 | 403 => {
-                let words = "it does not know us; look at client_id and client_secret_file";
-                return Err(format!("HTTP status {status}: {words}"));
+                let hint = "the server refuses our credentials; check client_id and \
+                            client_secret_file";
+                return Err(format!("HTTP status {status}: {hint}"));
             }
             _ => return Err(format!("HTTP status {status}")),
         }
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| format!("its answer cannot be read: {error}"))?;
-        // What was wrong could quote what is nobody's business.
-        serde_json::from_slice(&body).map_err(|_| "its answer is no JSON object".to_owned())
+        let body = body.map_err(|error| format!("the answer cannot be read: {error}"))?;
+        // The parser's error could quote secret content, so it is not shown.
+        serde_json::from_slice(&body).map_err(|_| "the answer is not a JSON object".to_owned())
     }
 }
 
@@ -100,21 +101,23 @@ fn secured(roots: &Roots) -> Result<TlsConfig, UsersError> {
 
 fn read_secret(path: &Path) -> Result<Secret, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let said = |error: std::io::Error| {
-        fault(format!("{error}; auth.tokens.client_secret_file names it: a line with the secret"))
+    let io_fault = |error: std::io::Error| {
+        fault(format!(
+            "{error}; auth.tokens.client_secret_file must name a file with the secret on one line"
+        ))
     };
-    if look_at_private(path).map_err(said)?.len() > SECRET_BYTES_MAX {
-        return Err(fault("larger than 4 KiB; it is one line with the secret".to_owned()));
+    if look_at_private(path).map_err(io_fault)?.len() > SECRET_BYTES_MAX {
+        return Err(fault("larger than 4 KiB; expected one line with the secret".to_owned()));
     }
-    let text = Secret::new(std::fs::read_to_string(path).map_err(said)?);
+    let text = Secret::new(std::fs::read_to_string(path).map_err(io_fault)?);
     let line = text.reveal().trim_end_matches(['\r', '\n']);
     if line.is_empty() || line.contains(char::is_control) {
-        return Err(fault("not what it should be: one line with the secret".to_owned()));
+        return Err(fault("expected one line with the secret".to_owned()));
     }
     Ok(Secret::new(line))
 }
 
-/// As a value of application/x-www-form-urlencoded.
+/// Encodes `text` as a value of application/x-www-form-urlencoded.
 fn in_a_form(text: &str) -> Zeroizing<String> {
     let mut written = Zeroizing::new(String::with_capacity(3 * text.len()));
     for byte in text.bytes() {
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc6749_2_3_1_id_and_secret_go_as_in_a_form() {
+    fn rfc6749_2_3_1_id_and_secret_are_form_encoded() {
         assert_eq!(*in_a_form("a b:ü*"), "a+b%3A%C3%BC*");
     }
 
@@ -150,10 +153,10 @@ mod tests {
         assert_eq!(read("s3 cret\n").unwrap(), "s3 cret");
         assert_eq!(read("s3cret\r\n").unwrap(), "s3cret");
         for wrong in ["", "\n", "a\nb\n", &"a".repeat(5000)] {
-            let told = read(wrong).unwrap_err().to_string();
-            assert!(told.contains("secret: ") && told.contains("one line"), "{told}");
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("secret: ") && error.contains("one line"), "{error}");
         }
         let missing = read_secret(&folder.path().join("none")).unwrap_err().to_string();
-        assert!(missing.contains("auth.tokens.client_secret_file names it"), "{missing}");
+        assert!(missing.contains("auth.tokens.client_secret_file must name"), "{missing}");
     }
 }

@@ -1,14 +1,14 @@
 //! The users: their file, and the check of passwords, SCRAM proofs, certificates and tokens.
 //!
-//! - `file`: the users file: read as a whole; changed by one at a time, whole or not at all.
-//! - `user`: one user, and what is kept of a password.
-//! - `authenticator`: checks credentials against the users of this moment.
-//! - `tokens`: the user of a token, as the authorization server says; kept for a while.
-//! - `introspection`: the question to that server, over HTTP.
-//! - `attempts`: failures, by address and user.
-//! - `hash_pool`: threads for work that would hold up a shard.
+//! - `file`: the users file. Read as a whole; one writer at a time, and a change is atomic.
+//! - `user`: one user, and what is stored in place of the password.
+//! - `authenticator`: checks credentials against the current users.
+//! - `tokens`: asks the authorization server for the user of a token, and caches the answer.
+//! - `introspection`: the HTTP request to that server.
+//! - `attempts`: counts failed logins by address and by user.
+//! - `hash_pool`: threads for work that would block a shard.
 //!
-//! It must not know SMTP, nor how a name and a proof came in.
+//! It must not know SMTP, nor how the credentials were received.
 
 mod attempts;
 mod authenticator;
@@ -28,21 +28,21 @@ pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, pas
 use crate::tls::TlsError;
 use std::path::PathBuf;
 
-/// What is wrong with a file of users or passwords.
+/// What is wrong with a users file or with credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
-    /// The file, and what to do about it.
+    /// A file cannot be used.
     #[error("{path}: {cause}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong, and what to do about it.
         cause: String,
     },
-    /// The roots for a server that is asked about tokens.
+    /// The trusted roots for the token introspection server.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A name or password that no user can have.
+    /// A name or a password is not allowed, or the system refused a thread or random bytes.
     #[error("{0}")]
     Unfit(String),
 }

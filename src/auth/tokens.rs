@@ -1,6 +1,6 @@
-//! Whose a token is: what the server that gives tokens says (RFC 7662 2.2), and what is demanded of
-//! it here. That a token is good is believed for a while without asking again, because clients log
-//! in for each message; what is kept is a keyed hash, never the token.
+//! Finds the user of a token: asks the authorization server (RFC 7662 2.2) and checks its answer
+//! against the configuration. Valid tokens are cached for a while, because clients log in for each
+//! message. The cache has a keyed hash of the token, never the token.
 
 use super::hash_pool::HashPool;
 use super::introspection::Introspection;
@@ -15,35 +15,35 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Threads that wait for answers. They are not those that hash: a server that does not answer must
-/// not keep those out who have a password.
+/// Threads that wait for answers. They are apart from those that hash: a server that does not
+/// answer must not block users with a password.
 const THREADS: usize = 4;
-/// Questions that may wait for a thread; beyond it 454.
+/// Requests that may wait for a thread. Beyond it, the client gets 454.
 const WAITING_MAX: usize = 128;
-/// Tokens that are known to be good. At the bound those whose time is over go, then all.
+/// Tokens in the cache. When it is full, expired ones are dropped, then all.
 const KNOWN_MAX: usize = 16 * 1024;
-/// That there is no answer is told so often.
-const TELL: Duration = Duration::from_secs(60);
+/// Shortest time between two warnings that tokens cannot be checked.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why nobody is let in by a token.
+/// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenRejection {
-    /// It is not good.
+    /// The token is not valid here.
     Fault(TokenFault),
-    /// That cannot be found out now.
+    /// The token cannot be checked now.
     NotNow,
 }
 
-/// What is said of a token that is good.
+/// What the server says about a valid token.
 #[derive(Debug)]
 struct Good {
-    /// As names are compared.
+    /// The user, in the form in which names are compared.
     user: Box<str>,
     /// Seconds since 1970.
     expires: Option<f64>,
 }
 
-/// Where tokens are checked, for all shards.
+/// Checks tokens, for all shards.
 pub(super) struct Tokens {
     inquiry: Arc<Inquiry>,
     workers: HashPool,
@@ -54,16 +54,16 @@ struct Inquiry {
     config: config::Tokens,
     server: RwLock<Arc<Introspection>>,
     known: Mutex<HashMap<Digest, (Box<str>, Instant)>>,
-    /// Keys for what only this process makes and reads.
+    /// Key of the hashes that never leave this process.
     secret: [u8; 32],
-    told: Mutex<Option<Instant>>,
+    warned: Mutex<Option<Instant>>,
 }
 
 impl Tokens {
-    /// Reads the files that it takes, and starts the threads.
+    /// Reads the files and starts the threads.
     ///
     /// # Errors
-    /// A file, or no thread.
+    /// A file cannot be used, or no thread could be started.
     pub(super) fn open(config: &config::Tokens, secret: [u8; 32]) -> Result<Tokens, UsersError> {
         let no_thread = |error: io::Error| UsersError::Unfit(format!("no thread: {error}"));
         let inquiry = Inquiry {
@@ -71,16 +71,16 @@ impl Tokens {
             server: RwLock::new(Arc::new(Introspection::open(config)?)),
             known: Mutex::default(),
             secret,
-            told: Mutex::default(),
+            warned: Mutex::default(),
         };
         let workers = HashPool::start(THREADS, WAITING_MAX).map_err(no_thread)?;
         Ok(Tokens { inquiry: Arc::new(inquiry), workers })
     }
 
-    /// Reads the files again, and forgets what was believed. With an error the old ones stay.
+    /// Reads the files again and clears the cache. On an error everything stays as it was.
     ///
     /// # Errors
-    /// A file.
+    /// A file cannot be used.
     pub(super) fn reload(&self) -> Result<(), UsersError> {
         let server = Arc::new(Introspection::open(&self.inquiry.config)?);
         *self.inquiry.server.write().unwrap_or_else(PoisonError::into_inner) = server;
@@ -88,12 +88,12 @@ impl Tokens {
         Ok(())
     }
 
-    /// Asks anew about every token.
+    /// Clears the cache.
     pub(super) fn forget(&self) {
         lock(&self.inquiry.known).clear();
     }
 
-    /// What clients without a good token are told.
+    /// The hints for clients whose token is refused (RFC 7628 3.2.2).
     pub(super) fn hints(&self) -> Hints<'_> {
         Hints {
             scope: self.inquiry.config.scope.as_deref(),
@@ -101,10 +101,10 @@ impl Tokens {
         }
     }
 
-    /// Whose the token is.
+    /// The user of the token.
     ///
     /// # Errors
-    /// Nobody's who may come in by it, or nobody knows.
+    /// The token belongs to no user that may log in with it, or it cannot be checked now.
     pub(super) async fn user_of(&self, token: Secret) -> Result<Box<str>, TokenRejection> {
         let seal = keyed(&self.inquiry.secret, token.reveal().as_bytes());
         if let Some(user) = self.inquiry.find(&seal) {
@@ -113,14 +113,14 @@ impl Tokens {
         let (inquiry, asked) = (Arc::clone(&self.inquiry), ring::now());
         let found = self.workers.run(move || inquiry.find_out(seal, &token, asked)).await;
         found.unwrap_or_else(|| {
-            self.inquiry.tell("too many questions wait already");
+            self.inquiry.warn("too many requests are waiting");
             Err(TokenRejection::NotNow)
         })
     }
 }
 
 impl Inquiry {
-    /// The user of a token that is known to be good.
+    /// The user of a cached token.
     fn find(&self, seal: &Digest) -> Option<Box<str>> {
         let known = lock(&self.known);
         known.get(seal).filter(|(_, until)| ring::now() < *until).map(|(user, _)| user.clone())
@@ -132,30 +132,30 @@ impl Inquiry {
         token: &Secret,
         asked: Instant,
     ) -> Result<Box<str>, TokenRejection> {
-        // Somebody may have asked meanwhile.
+        // Another thread may have asked meanwhile.
         if let Some(user) = self.find(&seal) {
             return Ok(user);
         }
         if ring::now().saturating_duration_since(asked) > self.config.timeout {
-            self.tell("many questions wait, and each takes long");
+            self.warn("requests wait too long");
             return Err(TokenRejection::NotNow);
         }
         let server = Arc::clone(&self.server.read().unwrap_or_else(PoisonError::into_inner));
-        let judged = server.ask(token).and_then(|said| judge(&said, &self.config, seconds()));
+        let judged = server.ask(token).and_then(|answer| judge(&answer, &self.config, seconds()));
         match judged {
             Ok(Ok(good)) => {
-                self.believe(seal, &good);
+                self.remember(seal, &good);
                 Ok(good.user)
             }
             Ok(Err(fault)) => Err(TokenRejection::Fault(fault)),
             Err(trouble) => {
-                self.tell(&trouble);
+                self.warn(&trouble);
                 Err(TokenRejection::NotNow)
             }
         }
     }
 
-    fn believe(&self, seal: Digest, good: &Good) {
+    fn remember(&self, seal: Digest, good: &Good) {
         let left = good.expires.map_or(f64::MAX, |expires| expires - seconds()).max(0.0);
         let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
         let (now, long) = (ring::now(), left.min(self.config.ttl_max));
@@ -170,26 +170,26 @@ impl Inquiry {
         known.insert(seal, (good.user.clone(), until));
     }
 
-    /// Tells the operator that tokens cannot be checked, now and then.
-    fn tell(&self, error: &str) {
-        let mut told = lock(&self.told);
-        if told.is_none_or(|at| ring::now().saturating_duration_since(at) >= TELL) {
-            *told = Some(ring::now());
+    /// Logs that tokens cannot be checked, once in [`WARN_INTERVAL`].
+    fn warn(&self, error: &str) {
+        let mut warned = lock(&self.warned);
+        if warned.is_none_or(|at| ring::now().saturating_duration_since(at) >= WARN_INTERVAL) {
+            *warned = Some(ring::now());
             let endpoint = &*self.config.introspection_endpoint;
-            tracing::warn!(endpoint, error, "tokens cannot be checked: clients are told 454");
+            tracing::warn!(endpoint, error, "tokens cannot be checked: clients get 454");
         }
     }
 }
 
-/// Whether all files can be used.
+/// Checks that all files can be used.
 ///
 /// # Errors
-/// One cannot be read, or is something else.
+/// A file cannot be read, or its content is not valid.
 pub fn check_tokens(tokens: &config::Tokens) -> Result<(), UsersError> {
     Introspection::open(tokens).map(drop)
 }
 
-/// Somebody who has no entry in the users file.
+/// A user that has no entry in the users file.
 pub(super) fn guest(name: Box<str>) -> User {
     User {
         name,
@@ -203,29 +203,29 @@ pub(super) fn guest(name: Box<str>) -> User {
     }
 }
 
-/// What the answer comes to at `now`.
+/// Decides by the server's answer whether the token is valid at `now`.
 ///
 /// # Errors
-/// It is none of RFC 7662.
+/// The answer does not follow RFC 7662.
 fn judge(
-    said: &Map<String, Value>,
+    answer: &Map<String, Value>,
     demanded: &config::Tokens,
     now: f64,
 ) -> Result<Result<Good, TokenFault>, String> {
-    let of_another_kind = |name: &str| format!("its answer is none of RFC 7662: {name}");
-    let member = |name: &str| said.get(name).filter(|value| !value.is_null());
+    let malformed = |name: &str| format!("the answer does not follow RFC 7662: {name}");
+    let member = |name: &str| answer.get(name).filter(|value| !value.is_null());
     let number = |name: &str| match member(name) {
-        Some(value) => value.as_f64().map(Some).ok_or_else(|| of_another_kind(name)),
+        Some(value) => value.as_f64().map(Some).ok_or_else(|| malformed(name)),
         None => Ok(None),
     };
     let text = |name: &str| match member(name) {
-        Some(value) => value.as_str().map(Some).ok_or_else(|| of_another_kind(name)),
+        Some(value) => value.as_str().map(Some).ok_or_else(|| malformed(name)),
         None => Ok(None),
     };
     match member("active") {
         Some(Value::Bool(true)) => {}
         Some(Value::Bool(false)) => return Ok(Err(TokenFault::NotActive)),
-        _ => return Err(of_another_kind("active")),
+        _ => return Err(malformed("active")),
     }
     let (expires, begins) = (number("exp")?, number("nbf")?);
     let (scope, kind) = (text("scope")?.unwrap_or_default(), text("token_type")?);
@@ -235,13 +235,13 @@ fn judge(
     if begins.is_some_and(|begins| begins > now) {
         return Ok(Err(TokenFault::TooEarly));
     }
-    // A refresh token is active, too, and one for DPoP is worth nothing without its key.
+    // A refresh token is active too, and a DPoP token is not valid without its key.
     if member("cnf").is_some() || kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         return Ok(Err(TokenFault::Bound));
     }
-    let has = |word: &str| scope.split(' ').any(|one| one == word);
-    let words = demanded.scope.as_deref().unwrap_or_default();
-    if !words.split(' ').filter(|word| !word.is_empty()).all(has) {
+    let has = |name: &str| scope.split(' ').any(|one| one == name);
+    let required = demanded.scope.as_deref().unwrap_or_default();
+    if !required.split(' ').filter(|name| !name.is_empty()).all(has) {
         return Ok(Err(TokenFault::Scope));
     }
     if let Some(audience) = demanded.audience.as_deref() {
@@ -259,7 +259,7 @@ fn judge(
     Ok(user.map(|user| Good { user, expires }).ok_or(TokenFault::NoUser))
 }
 
-/// Since 1970.
+/// Seconds since 1970.
 fn seconds() -> f64 {
     ring::wall_clock().0 as f64 / 1000.0
 }
@@ -290,15 +290,15 @@ mod tests {
     }
 
     fn judged(json: &str, scope: Option<&str>, audience: Option<&str>) -> Result<String, String> {
-        let Ok(Value::Object(said)) = serde_json::from_str(json) else { panic!("{json}") };
-        judge(&said, &demanded(scope, audience), 1000.0).map(|found| match found {
+        let Ok(Value::Object(answer)) = serde_json::from_str(json) else { panic!("{json}") };
+        judge(&answer, &demanded(scope, audience), 1000.0).map(|found| match found {
             Ok(good) => good.user.to_string(),
             Err(fault) => format!("{fault:?}"),
         })
     }
 
     #[test]
-    fn rfc7662_2_2_a_token_is_good_when_all_that_is_demanded_is_said_of_it() {
+    fn rfc7662_2_2_a_token_is_valid_when_the_answer_meets_every_demand() {
         for (json, expected) in [
             (r#"{"active":true,"username":"joe"}"#, "joe"),
             (r#"{"active":true,"username":"j\u00adoe","exp":1001,"nbf":1000}"#, "joe"),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn scope_and_audience_are_demanded_word_by_word() {
+    fn scope_and_audience_are_compared_as_whole_names() {
         let scoped = |scope: &str, demanded: &str| {
             let json = format!(r#"{{"active":true,"username":"joe","scope":"{scope}"}}"#);
             judged(&json, Some(demanded), None).unwrap() == "joe"
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_good_is_believed_until_its_end_and_no_longer_than_configured() {
+    fn a_valid_token_is_cached_until_it_expires_and_no_longer_than_configured() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         config::write_private(&path, "secret");
@@ -357,9 +357,9 @@ mod tests {
         let good = |expires| Good { user: "joe".into(), expires };
         let long = Duration::from_secs(60);
         let all = tokens(long);
-        all.inquiry.believe([1; 32], &good(None));
-        all.inquiry.believe([2; 32], &good(Some(seconds() - 1.0)));
-        all.inquiry.believe([3; 32], &good(Some(seconds() + 0.05)));
+        all.inquiry.remember([1; 32], &good(None));
+        all.inquiry.remember([2; 32], &good(Some(seconds() - 1.0)));
+        all.inquiry.remember([3; 32], &good(Some(seconds() + 0.05)));
         assert_eq!(all.inquiry.find(&[1; 32]).as_deref(), Some("joe"));
         assert_eq!(all.inquiry.find(&[2; 32]), None);
         std::thread::sleep(Duration::from_millis(60));
@@ -367,12 +367,12 @@ mod tests {
         all.forget();
         assert_eq!(all.inquiry.find(&[1; 32]), None);
         let none = tokens(Duration::ZERO);
-        none.inquiry.believe([1; 32], &good(None));
+        none.inquiry.remember([1; 32], &good(None));
         assert_eq!(none.inquiry.find(&[1; 32]), None);
         for number in 0..=u32::try_from(KNOWN_MAX).unwrap() {
             let mut seal = [0; 32];
             seal[..4].copy_from_slice(&number.to_be_bytes());
-            all.inquiry.believe(seal, &good(None));
+            all.inquiry.remember(seal, &good(None));
         }
         assert!(lock(&all.inquiry.known).len() <= KNOWN_MAX);
     }

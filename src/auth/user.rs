@@ -1,5 +1,5 @@
-//! One user, and what is kept of a password: an argon2id hash for those who show it, and the keys
-//! of SCRAM-SHA-256 for those who prove it. Neither gives the password back.
+//! One user, and what is stored in place of the password: an argon2id hash for mechanisms that send
+//! it, and keys of SCRAM-SHA-256. The password cannot be recovered from either.
 
 use super::UsersError;
 use crate::ring;
@@ -11,15 +11,15 @@ use argon2::password_hash::phc::PasswordHash;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rounds of SCRAM's hash for new passwords. RFC 7677 4 asks for 4096 and more; who steals the file
-/// has to do so many for each guess, and a client once for each log-in (some 30 ms).
+/// SCRAM's iteration count for new passwords; RFC 7677 4 asks for at least 4096. With a stolen
+/// file, each guess costs that many; a client pays once per login (some 30 ms).
 const SCRAM_ROUNDS: u32 = 100_000;
 /// Bytes of a SCRAM salt.
 const SALT_BYTES: usize = 16;
-/// Longest name and password, in bytes: longer ones are no slip of the pen.
+/// Longest name and password, in bytes: no user has longer ones.
 const NAME_BYTES_MAX: usize = 255;
 const PASSWORD_BYTES_MAX: usize = 1024;
-/// Most memory that a hash of the file may ask for, in KiB.
+/// Largest memory that a hash in the file may require, in KiB.
 const HASH_KIB_MAX: u32 = 256 * 1024;
 
 /// One user of the file.
@@ -27,25 +27,25 @@ const HASH_KIB_MAX: u32 = 256 * 1024;
 pub struct User {
     /// In the form in which names are compared.
     pub name: Box<str>,
-    /// argon2 in the form of the Password Hashing Competition, `$argon2id$v=19$...`.
+    /// argon2 hash as a PHC string, `$argon2id$v=19$...`.
     pub password: Option<Box<str>>,
     /// Keys of SCRAM-SHA-256.
     pub scram: Option<Keys>,
-    /// The addresses that he may send from; `None` is all.
+    /// The addresses that the user may send from; `None` allows all.
     pub senders: Option<Vec<Sender>>,
-    /// SHA-256 of certificates that are his.
+    /// SHA-256 of the user's certificates.
     pub certificates: Vec<Fingerprint>,
-    /// Names of certificates that are his if somebody vouches for them, as
-    /// [`crate::tls::certificate_name`] has them.
+    /// Names in certificates that are the user's if a trusted CA issued them, in the form of
+    /// [`crate::tls::certificate_name`].
     pub certificate_names: Vec<Box<str>>,
-    /// Messages that he may send in an hour, 0 for any number; `None` is as for all.
+    /// Messages that the user may send in an hour, 0 for any number; `None` is the common limit.
     pub messages_per_hour: Option<u32>,
-    /// The same of recipients.
+    /// Recipients in an hour, likewise.
     pub recipients_per_hour: Option<u32>,
 }
 
 impl User {
-    /// Whether he may send from this address.
+    /// Whether the user may send from this address.
     pub fn may_send_from(&self, address: &str) -> bool {
         self.senders.as_ref().is_none_or(|some| some.iter().any(|one| one.covers(address)))
     }
@@ -54,8 +54,8 @@ impl User {
 /// SHA-256 of a certificate.
 pub type Fingerprint = [u8; 32];
 
-/// Reads hexadecimal digits, with or without colons, as `openssl x509 -fingerprint -sha256` and
-/// others write them.
+/// Reads hexadecimal digits, with or without colons, as `openssl x509 -fingerprint -sha256` prints
+/// them.
 pub(super) fn read_fingerprint(text: &str) -> Option<Fingerprint> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -68,7 +68,7 @@ pub(super) fn read_fingerprint(text: &str) -> Option<Fingerprint> {
     Some(fingerprint)
 }
 
-/// An address to send from, or all of a domain.
+/// An address that a user may send from, or all of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// One address; the domain in lower case.
@@ -109,8 +109,8 @@ impl Sender {
     }
 }
 
-/// Local-part and domain of one whole address. With more than one `@`, or with what parts addresses
-/// in a list, somebody else could read another domain in it.
+/// Local-part and domain of a single address. One with a second `@`, or with a character that
+/// separates addresses in a list, is refused: another program could read another domain in it.
 fn split_address(address: &str) -> Option<(&str, &str)> {
     let mut escaped = false;
     let mut at_quote = |character| {
@@ -132,7 +132,7 @@ fn split_address(address: &str) -> Option<(&str, &str)> {
     is_whole.then_some((local, domain))
 }
 
-/// As the file has it.
+/// As in the file.
 impl std::fmt::Display for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -142,21 +142,21 @@ impl std::fmt::Display for Sender {
     }
 }
 
-/// All users at one moment.
+/// All users, as read from the file at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Users {
     by_name: HashMap<Box<str>, Arc<User>>,
     by_certificate: HashMap<Fingerprint, Arc<User>>,
     by_certificate_name: HashMap<Box<str>, Arc<User>>,
-    /// What decoys are made of, so that they are the same after a restart, and at each relay that
-    /// has this file.
+    /// Decoy keys are derived from it, so that they are the same after a restart, and at each relay
+    /// that has this file.
     pub(super) decoy_key: Option<[u8; 32]>,
-    /// Rounds and bytes of salt of those who have SCRAM keys, in order.
+    /// Iteration count and salt length of each user that has SCRAM keys, sorted.
     scram_shapes: Vec<(u32, usize)>,
 }
 
 impl Users {
-    /// The user of this name, as somebody typed it.
+    /// The user of this name, in any spelling.
     pub fn find(&self, name: &str) -> Option<&Arc<User>> {
         self.by_name.get(&prepared_name(name)?)
     }
@@ -178,27 +178,27 @@ impl Users {
         found
     }
 
-    /// What is allowed but seldom meant, in sentences for the operator.
+    /// Warnings for the operator about settings that are allowed but rarely intended.
     pub fn warnings(&self, has_client_roots: bool) -> Vec<&'static str> {
         let mut warnings = Vec::new();
         if !self.by_certificate_name.is_empty() && !has_client_roots {
             warnings.push(
-                "users have certificate_names, and nobody vouches for such names; set \
-                 tls.client_roots",
+                "users have certificate_names, but no CA for client certificates is configured; \
+                 set tls.client_roots",
             );
         }
         if self.knows_scram() && self.decoy_key.is_none() {
             warnings.push(
-                "there is no decoy_key, so who asks before and after a restart learns which users \
-                 there are; `ringpost user add` writes one",
+                "there is no decoy_key: by comparing SCRAM salts before and after a restart, a \
+                 client can find out which users exist; `ringpost user add` writes one",
             );
         }
         warnings
     }
 
-    /// Keys that no password fits, the same for a name each time. Those of a file without a key of
-    /// its own are made of `secret`. They look like some user's, so that rounds and salt do not
-    /// tell who is none, whatever wrote the file.
+    /// SCRAM keys that no password fits, the same each time for a name. They are derived from the
+    /// file's `decoy_key`, or from `secret` if it has none. Iteration count and salt length are
+    /// those of some user, so that they do not reveal that this name has no keys.
     pub(super) fn decoy_keys(&self, secret: &[u8; 32], name: &str) -> Keys {
         let secret = self.decoy_key.as_ref().unwrap_or(secret);
         let of = |what: &str| sasl::keyed(secret, format!("{what} {name}").as_bytes());
@@ -215,31 +215,31 @@ impl Users {
         }
     }
 
-    /// All have been inserted.
+    /// To be called when all users have been inserted.
     pub(super) fn settle(&mut self) {
         let shapes = self.by_name.values().filter_map(|user| user.scram.as_ref());
         self.scram_shapes = shapes.map(|keys| (keys.iterations, keys.salt.len())).collect();
         self.scram_shapes.sort_unstable();
     }
 
-    /// How many.
+    /// The number of users.
     pub fn count(&self) -> usize {
         self.by_name.len()
     }
 
-    /// All, by name.
+    /// All users, sorted by name.
     pub fn sorted(&self) -> Vec<Arc<User>> {
         let mut users: Vec<Arc<User>> = self.by_name.values().map(Arc::clone).collect();
         users.sort_by(|a, b| a.name.cmp(&b.name));
         users
     }
 
-    /// Whether some user has the keys of SCRAM.
+    /// Whether any user has SCRAM keys.
     pub fn knows_scram(&self) -> bool {
         self.by_name.values().any(|user| user.scram.is_some())
     }
 
-    /// False when the name, or a certificate, is there already.
+    /// False when the name or a certificate was inserted before.
     pub(super) fn insert(&mut self, user: User) -> bool {
         let user = Arc::new(user);
         let mut is_new = true;
@@ -253,12 +253,12 @@ impl Users {
     }
 }
 
-/// The form in which a name is compared and counted; `None` for one that no user can have.
+/// The form in which a name is compared and counted; `None` for a name that is not allowed.
 pub(super) fn prepared_name(name: &str) -> Option<Box<str>> {
     sasl::prepare(name).filter(|name| name.len() <= NAME_BYTES_MAX).map(Into::into)
 }
 
-/// The form in which a name is kept and compared.
+/// The form in which a name is stored and compared.
 pub(super) fn checked_name(name: &str) -> Result<Box<str>, UsersError> {
     let unfit = |why: &str| UsersError::Unfit(format!("{name:?} cannot be a user's name: {why}"));
     let prepared = sasl::prepare(name).ok_or_else(|| unfit("it needs printable characters"))?;
@@ -268,10 +268,11 @@ pub(super) fn checked_name(name: &str) -> Result<Box<str>, UsersError> {
     Ok(prepared.into())
 }
 
-/// What is kept of a password. Costs as long as a log-in, and more.
+/// Computes what is stored for a password: the argon2id hash and the SCRAM keys. Takes longer than
+/// a login.
 ///
 /// # Errors
-/// A password that none can have, or no randomness.
+/// The password is not allowed, or the system has no random bytes.
 pub fn hash_password(password: &Secret) -> Result<(String, Keys), UsersError> {
     let unfit = |why: &str| UsersError::Unfit(format!("this password cannot be used: {why}"));
     let prepared = sasl::prepare(password.reveal()).map(Secret::new);
@@ -289,8 +290,9 @@ pub fn hash_password(password: &Secret) -> Result<(String, Keys), UsersError> {
     Ok((hash.to_string(), keys))
 }
 
-/// Whether `password` is that of `user`; with nobody it takes as long and is false, so that names
-/// cannot be found out. Some 20 ms of one core and 19 MiB: never on a shard.
+/// Whether `password` is that of `user`. Without a user it takes as long and is false, so that a
+/// client cannot find out which users exist. Takes some 20 ms of one core and 19 MiB: never on a
+/// shard.
 pub fn password_is(user: Option<&User>, password: &Secret) -> bool {
     let bounded = password.reveal().len() <= PASSWORD_BYTES_MAX;
     let Some(prepared) = sasl::prepare(password.reveal()).map(Secret::new).filter(|_| bounded)
@@ -307,8 +309,8 @@ pub fn password_is(user: Option<&User>, password: &Secret) -> bool {
     }
 }
 
-/// Whether his SCRAM keys are those of `password`; `None` when he has none. Some 30 ms: never on a
-/// shard.
+/// Whether the user's SCRAM keys are those of `password`; `None` when there are none. Takes some
+/// 30 ms: never on a shard.
 pub fn keys_are_of(user: &User, password: &Secret) -> Option<bool> {
     let keys = user.scram.as_ref()?;
     let prepared = sasl::prepare(password.reveal()).map(Secret::new);
@@ -317,16 +319,16 @@ pub fn keys_are_of(user: &User, password: &Secret) -> Option<bool> {
     }))
 }
 
-/// Whether a hash of the file is one that can be checked.
+/// Checks that passwords can be compared with a hash from the file.
 pub(super) fn check_hash(hash: &str) -> Result<(), String> {
-    let fault = "password: not an argon2 hash ($argon2id$v=19$...); `ringpost user add` makes one";
+    let fault = "password: not an argon2 hash ($argon2id$v=19$...); `ringpost user add` writes one";
     let read = PasswordHash::new(hash).map_err(|error| format!("{fault}: {error}"))?;
     let params = argon2::Params::try_from(&read).map_err(|error| format!("{fault}: {error}"))?;
     if !read.algorithm.as_str().starts_with("argon2") || read.hash.is_none() {
         return Err(fault.to_owned());
     }
     if params.m_cost() > HASH_KIB_MAX {
-        return Err(format!("password: the hash asks for more than {HASH_KIB_MAX} KiB"));
+        return Err(format!("password: the hash needs more than {HASH_KIB_MAX} KiB of memory"));
     }
     Ok(())
 }
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_known_again_and_no_other() {
+    fn a_hash_matches_its_password_and_no_other() {
         let (hash, keys) = hash_password(&Secret::new("pencil")).unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_eq!(check_hash(&hash), Ok(()));
@@ -365,13 +367,13 @@ mod tests {
         assert_eq!(keys_are_of(&proven, &Secret::new("Pencil")), Some(false));
         assert_eq!(keys_are_of(&kept, &Secret::new("pencil")), None);
         assert!(!password_is(Some(&user(&[])), &Secret::new("pencil")), "no hash");
-        assert!(!password_is(None, &Secret::new("pencil")), "nobody");
+        assert!(!password_is(None, &Secret::new("pencil")), "no user");
         assert!(hash_password(&Secret::new("")).is_err());
         assert!(hash_password(&Secret::new("x".repeat(1025))).is_err());
     }
 
     #[test]
-    fn decoys_look_like_the_keys_of_users_and_stay_when_others_come() {
+    fn decoys_look_like_the_keys_of_users_and_stay_when_users_are_added() {
         let mut users = Users { decoy_key: Some([1; 32]), ..Users::default() };
         let add = |users: &mut Users, name: &str, rounds, salt: &[u8]| {
             let keys = Keys::derive("x", salt, rounds);
@@ -379,12 +381,12 @@ mod tests {
             users.settle();
         };
         add(&mut users, "a", 4096, &[0; 40]);
-        let first = users.decoy_keys(&[7; 32], "nobody");
+        let first = users.decoy_keys(&[7; 32], "unknown");
         assert_eq!((first.iterations, first.salt.len()), (4096, 40));
-        assert_eq!(users.decoy_keys(&[8; 32], "nobody"), first, "after a restart");
-        assert_ne!(users.decoy_keys(&[7; 32], "nobody2").salt, first.salt);
+        assert_eq!(users.decoy_keys(&[8; 32], "unknown"), first, "after a restart");
+        assert_ne!(users.decoy_keys(&[7; 32], "unknown2").salt, first.salt);
         add(&mut users, "b", 4096, &[1; 40]);
-        assert_eq!(users.decoy_keys(&[7; 32], "nobody"), first, "one more user");
+        assert_eq!(users.decoy_keys(&[7; 32], "unknown"), first, "one more user");
         add(&mut users, "c", 5000, &[1; 16]);
         let shapes: Vec<_> = (0..300)
             .map(|number| users.decoy_keys(&[7; 32], &format!("n{number}")))
@@ -392,12 +394,12 @@ mod tests {
             .collect();
         let of_a_third = shapes.iter().filter(|shape| **shape == (5000, 16)).count();
         assert!((50..150).contains(&of_a_third), "{of_a_third}");
-        let nobody = Users::default().decoy_keys(&[7; 32], "nobody");
-        assert_eq!((nobody.iterations, nobody.salt.len()), (SCRAM_ROUNDS, SALT_BYTES));
+        let empty = Users::default().decoy_keys(&[7; 32], "unknown");
+        assert_eq!((empty.iterations, empty.salt.len()), (SCRAM_ROUNDS, SALT_BYTES));
     }
 
     #[test]
-    fn hashes_that_cannot_be_checked_are_told() {
+    fn hashes_that_cannot_be_checked_are_refused() {
         for wrong in [
             "pencil",
             "$2b$10$abcdefghijklmnopqrstuv",
@@ -409,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_are_read_as_they_are_written() {
+    fn fingerprints_are_read_with_and_without_colons() {
         let plain = "0aff".repeat(16);
         let read = read_fingerprint(&plain).unwrap();
         assert_eq!(read[..4], [0x0a, 0xff, 0x0a, 0xff]);
@@ -451,7 +453,7 @@ mod tests {
         for address in ["\"a@b\"@sub.example.org", "\"a\\\"@b \"@sub.example.org"] {
             assert!(bound.may_send_from(address), "{address}");
         }
-        assert!(!user(&[]).may_send_from("a@b"), "an empty list is nobody");
+        assert!(!user(&[]).may_send_from("a@b"), "an empty list allows none");
         assert!(User { senders: None, ..user(&[]) }.may_send_from("a@b"));
         for wrong in ["", "joe", "joe@", "@", "a b@c"] {
             assert!(Sender::read(wrong).is_err(), "{wrong}");

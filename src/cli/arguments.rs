@@ -1,7 +1,7 @@
-//! The flags and commands, and which configuration keys the flags set.
+//! The flags and commands, and the configuration keys that the flags set.
 //!
-//! The same flags are taken before and behind a command. What stands behind beats what stands
-//! before; flags that may be repeated add up.
+//! The same flags are accepted before and after a command. One after it overrides one before it;
+//! flags that may be repeated add up.
 
 use crate::config::{Override, OverrideFlag};
 use crate::message::QueueId;
@@ -9,10 +9,10 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Ringpost, a bulk mail relay: takes mail in over SMTP, holds it safely on disk, and delivers it
-/// at the pace that each receiving site accepts.
+/// Ringpost, a bulk mail relay: receives mail by SMTP, stores it safely on disk, and delivers it
+/// at the rate that each receiving site accepts.
 ///
-/// Without a command it serves.
+/// Without a command, it runs the relay.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringpost", version, propagate_version = true)]
 pub struct Arguments {
@@ -27,23 +27,23 @@ pub struct Arguments {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Run the relay until SIGTERM or SIGINT (also what happens without a command)
+    /// Run the relay until SIGTERM or SIGINT (the default command)
     Serve {
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Check the configuration, print what it means, and exit: 0 if it is right, 2 if not
+    /// Check the configuration, print all its values, and exit: 0 if it is valid, 2 if not
     Check {
-        /// Also ask the name servers, for this relay's own name forward and back, and print what
-        /// was found to be right
+        /// Also ask the name servers, look up this relay's own name and its PTR record, and print
+        /// the successful checks
         #[arg(long)]
         live: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Show what a configuration key means, list all keys, or write the annotated file
+    /// Describe a configuration key, list all keys, or print the annotated file
     Config {
         /// What to show.
         #[command(subcommand)]
@@ -54,16 +54,16 @@ pub enum Command {
     },
     /// Print the version
     Version,
-    /// Look into the queue of a running relay, or of a stopped one
+    /// Show the queue of a running relay, or of a stopped one
     Queue {
-        /// What to see.
+        /// What to show.
         #[command(subcommand)]
         command: QueueCommand,
         /// The flags between `queue` and its own command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Verify, count, export or import the spool of a relay that does not run
+    /// Verify, count, export or import the spool of a stopped relay
     Spool {
         /// What to do with it.
         #[command(subcommand)]
@@ -72,7 +72,7 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Change or look at the users file (--users FILE): who may send with name and password
+    /// Change or show the users file (--users FILE): the users that may log in and send
     User {
         /// What to do with it.
         #[command(subcommand)]
@@ -86,18 +86,18 @@ pub enum Command {
 /// What to show of the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show what a key means, or every key of a table: value, default, type, range
+    /// Describe a key, or every key of a table: meaning, value, default, type, range
     Show {
         /// The key with its table, such as retry.first, or a table, such as retry
         #[arg(value_name = "KEY")]
         key: String,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
     /// List every key with its value, and its default where that differs
     List {
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
@@ -110,25 +110,25 @@ pub enum ConfigCommand {
 /// What to do with the users file.
 #[derive(Clone, Debug, Subcommand)]
 pub enum UserCommand {
-    /// Add a user; the password is asked for, or is a line of standard input
+    /// Add a user; the password is prompted for, or read as a line from standard input
     Add {
         /// The name to log in with
         #[arg(value_name = "NAME")]
         name: String,
-        /// An address to send from, or @DOMAIN for all of a domain; may be repeated; without it
-        /// the user may send from every address
+        /// An address that the user may send from, or @DOMAIN for a whole domain; may be repeated;
+        /// without it, the user may send from any address
         #[arg(long, value_name = "ADDRESS")]
         sender: Vec<String>,
-        /// Give a user that is there already a new password
+        /// Set a new password for a user that exists already
         #[arg(long)]
         replace: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// List the users, and what each may do
+    /// List the users, with how each can log in and send
     List {
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
@@ -137,30 +137,30 @@ pub enum UserCommand {
         /// The user's name
         #[arg(value_name = "NAME")]
         name: String,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Check a password, asked for or a line of standard input: exit 0 if it is right, 1 if not
+    /// Check a password, prompted for or read from standard input: exit 0 if it is right, 1 if not
     Verify {
         /// The user's name
         #[arg(value_name = "NAME")]
         name: String,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
 }
 
-/// What to do with a stopped relay's spool.
+/// What to do with the spool of a stopped relay.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SpoolCommand {
-    /// Read everything and check every checksum: exit 0 clean, 1 damaged, 2 not readable
+    /// Read everything and verify every checksum: exit 0 clean, 1 damaged, 2 not readable
     Verify {
         /// A copied spool, or one shard's folder, instead of the configured spool
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
@@ -172,16 +172,16 @@ pub enum SpoolCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Write each waiting message to a file ID.eml, its envelope in header fields on top
+    /// Write each waiting message to a file ID.eml, with its envelope in header fields at the top
     Export {
         /// A copied spool, or one shard's folder, instead of the configured spool
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
-        /// Write the files into this folder
+        /// Write the files to this folder
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
         /// Only the message with this queue id
@@ -190,43 +190,43 @@ pub enum SpoolCommand {
         /// Only messages with a waiting recipient in this domain
         #[arg(long, value_name = "DOMAIN", value_parser = domain)]
         domain: Option<String>,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Take exported messages, or plain .eml files with --from and --to, into the spool
+    /// Import exported messages, or plain .eml files with --from and --to, into the spool
     Import {
-        /// Files, or folders whose .eml files are taken
+        /// Files, or folders whose .eml files are imported
         #[arg(value_name = "FILE|FOLDER", required = true)]
         from_files: Vec<PathBuf>,
-        /// Reverse-path of files without an envelope of their own; <> for none
+        /// Reverse-path of files without an envelope; <> for none
         #[arg(long, value_name = "ADDRESS", requires = "to")]
         from: Option<String>,
-        /// Forward-path of files without an envelope of their own; may be repeated
+        /// Forward-path of files without an envelope; may be repeated
         #[arg(long, value_name = "ADDRESS", requires = "from")]
         to: Vec<String>,
-        /// Give every message a new id: takes also what is or was in this spool once more
+        /// Give every message a new id: also imports messages that are or were in this spool
         #[arg(long)]
         new_ids: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
 }
 
-/// What to see of the queue.
+/// What to show of the queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueCommand {
-    /// List waiting recipients, and how many of them were shown
+    /// List waiting recipients, with the number of those shown
     ///
-    /// Shard by shard, in no order but that of --sort.
+    /// Without --sort, they are listed shard by shard, in no particular order.
     ///
     /// Columns: ID, the queue id; STATE, "waiting" for its next attempt, "routing" (its site is
-    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered), "ending"
-    /// (it has ended, and its report or the record of that is not on disk yet), "stored" (in the
-    /// spool of a relay that does not run) or "damaged" (its record does not pass); TRIES,
-    /// attempts so far; AGE, time since the message was received; NEXT, when it is tried next;
-    /// FROM -> TO, sender and recipient. The second line says why it waits.
+    /// being looked up), "ready" (it waits for a connection), "out" (it is being delivered),
+    /// "ending" (it is done, but its report or result is not on disk yet), "stored" (in the spool
+    /// of a stopped relay) or "damaged" (its record is damaged on the disk); TRIES, attempts so
+    /// far; AGE, time since the message was received; NEXT, time of the next attempt; FROM -> TO,
+    /// sender and recipient. The second line says why it waits.
     List {
         /// Show at most this many messages; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
@@ -237,32 +237,32 @@ pub enum QueueCommand {
         /// Print JSON, one waiting recipient a line
         #[arg(long)]
         json: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Count waiting recipients by domain and age, as qshape does, and by what they wait for
+    /// Count waiting recipients by domain and age, as qshape does, and by cause
     ///
     /// Columns: TOTAL, all recipients of the domain; 5, 10, 20 and so on, those that were received
-    /// less than so many minutes ago, and before that 1280+, those older; 4XX, DNS and CONN, those
-    /// whose last attempt ended with a reply 4xx (greylisting among them), with trouble in the DNS,
-    /// or with a failed or lost connection; READY, those that wait for a connection to their site,
-    /// which may back off (see `queue sites`); OUT, those that are being delivered.
+    /// less than that many minutes ago; 1280+, older ones; 4XX, DNS and CONN, those whose last
+    /// attempt ended with a reply 4xx (such as greylisting), a DNS failure, or a failed or lost
+    /// connection; READY, those that wait for a connection to their site, which may be in back-off
+    /// (see `queue sites`); OUT, those that are being delivered.
     Summary {
         /// Show at most this many domains; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
         limit: usize,
-        /// Order by
+        /// Sort by this column
         #[arg(long, value_name = "COLUMN", value_enum, default_value_t)]
         sort: SummaryOrder,
         /// Print JSON, one domain a line
         #[arg(long)]
         json: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// Show one message: each recipient that waits, why, since when and until when
+    /// Show one message: each waiting recipient, why it waits, since when and until when
     Show {
         /// The queue id, as in the 250 reply and in every event
         #[arg(value_name = "ID", value_parser = queue_id)]
@@ -270,24 +270,24 @@ pub enum QueueCommand {
         /// Print JSON, one waiting recipient a line
         #[arg(long)]
         json: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
-    /// List the sites that mail waits for: how much, connections, back-off and its cause
+    /// List the sites with waiting mail: recipients, connections, back-off and its cause
     ///
     /// Columns: READY, recipients that wait for a connection to the site; OUT, recipients that are
     /// being delivered to it; CONNECTIONS, open and allowed, of all shards together; SITE, its
-    /// name. The second line says until when the site backs off, and why. Recipients that wait for
-    /// their next attempt belong to no site until then: see `queue summary`.
+    /// name. The second line says until when the site is in back-off, and why. Recipients that wait
+    /// for their next attempt belong to no site until then: see `queue summary`.
     Sites {
-        /// Order by
+        /// Sort by this column
         #[arg(long, value_name = "COLUMN", value_enum, default_value_t)]
         sort: SiteOrder,
         /// Print JSON, one site a line
         #[arg(long)]
         json: bool,
-        /// The flags behind the command.
+        /// The flags after the command.
         #[command(flatten)]
         settings: Settings,
     },
@@ -311,13 +311,13 @@ pub struct Filter {
     /// Show only messages that were received longer ago than this, such as 30m or 2d
     #[arg(long, value_name = "DURATION", value_parser = age)]
     pub older_than: Option<Duration>,
-    /// Order by; the whole queue is read for it
+    /// Sort by this column; reads the whole queue
     #[arg(long, value_name = "COLUMN", value_enum)]
     pub sort: Option<ListOrder>,
 }
 
 impl Filter {
-    /// Whether the relay can do all of it: it knows domains.
+    /// Whether the relay itself can apply it: it can filter by domain only.
     pub fn is_plain(&self) -> bool {
         let Filter { site, from, state, older_than, sort, .. } = self;
         site.is_none()
@@ -341,9 +341,9 @@ pub enum State {
     /// Is being delivered (Postfix: active)
     #[value(alias = "active")]
     Out,
-    /// Has ended; its report or the record of that is not on disk yet
+    /// Is done, but its report or result is not on disk yet
     Ending,
-    /// In the spool of a relay that does not run
+    /// In the spool of a stopped relay
     Stored,
     /// Its record on the disk is damaged
     Damaged,
@@ -367,29 +367,29 @@ impl State {
 /// The order of `queue list`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ListOrder {
-    /// The oldest first
+    /// Oldest first
     Age,
-    /// Those tried next first
+    /// Next attempt first
     Next,
-    /// Those tried most often first
+    /// Most attempts first
     Tries,
-    /// The largest first
+    /// Largest first
     Size,
     /// By sender
     From,
-    /// By domain of the recipient
+    /// By the recipient's domain
     Domain,
 }
 
 /// The order of `queue sites`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SiteOrder {
-    /// Those with the most recipients ready first
+    /// Most recipients ready first
     #[default]
     Ready,
-    /// Those with the most recipients out first
+    /// Most recipients in delivery first
     Out,
-    /// Those with the most connections first
+    /// Most connections first
     Connections,
     /// By name
     Site,
@@ -398,10 +398,10 @@ pub enum SiteOrder {
 /// The order of `queue summary`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SummaryOrder {
-    /// Those with the most recipients first
+    /// Most recipients first
     #[default]
     Total,
-    /// Those with the oldest recipient first
+    /// Oldest recipient first
     Age,
     /// By name
     Domain,
@@ -413,12 +413,12 @@ fn age(text: &str) -> Result<Duration, String> {
 
 const SETTINGS: &str = "Configuration";
 
-/// The flags that say where the configuration is and what differs from it.
+/// The flags for the configuration file and for values that override it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = SETTINGS)]
 pub struct Settings {
     /// Read the configuration from FILE [default: the file that RINGPOST_CONFIG names, else
-    /// /etc/ringpost/ringpost.toml if it is there, else the defaults hold]
+    /// /etc/ringpost/ringpost.toml if it exists, else the built-in defaults]
     #[arg(long, short = 'c', value_name = "FILE")]
     config: Option<PathBuf>,
     /// Listen on this address instead of the configured ones; may be repeated [key:
@@ -428,11 +428,11 @@ pub struct Settings {
     /// Keep the spool in DIR [key: spool.directory]
     #[arg(long, value_name = "DIR")]
     spool: Option<String>,
-    /// Run N shards, each on a CPU of its own (or anywhere with --set pin=false), or one on each
-    /// CPU of LIST, such as 0,2 or 0-3 [key: cores]
+    /// Run N shards, each pinned to its own CPU (unless --set pin=false), or one on each CPU of
+    /// LIST, such as 0,2 or 0-3 [key: cores]
     #[arg(long, value_name = "N|LIST")]
     cores: Option<String>,
-    /// Send everything that no rule names to this host [key: route.smart_host]
+    /// Send all mail that matches no routing rule to this host [key: route.smart_host]
     #[arg(long, value_name = "HOST:PORT")]
     smart_host: Option<String>,
     /// Offer TLS with this certificate, a PEM file [key: tls.cert]
@@ -444,9 +444,9 @@ pub struct Settings {
     /// The file of the users that may log in [key: auth.users]
     #[arg(long, value_name = "FILE")]
     users: Option<String>,
-    /// Set any key, such as retry.first=2s, or all of a `[[table]]` at once, such as
-    /// 'access.limit=[{network = "192.0.2.0/24", messages_per_hour = 1000}]'; beats file and other
-    /// flags; may be repeated
+    /// Set any key, such as retry.first=2s, or all tables of a `[[table]]`, such as
+    /// 'access.limit=[{network = "192.0.2.0/24", messages_per_hour = 1000}]'; overrides the file
+    /// and other flags; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
@@ -470,14 +470,14 @@ fn limit(text: &str) -> Result<usize, String> {
 
 fn domain(text: &str) -> Result<String, String> {
     match text.rsplit_once('@') {
-        Some((_, domain)) => Err(format!("write the domain alone, {domain}")),
+        Some((_, domain)) => Err(format!("write only the domain: {domain}")),
         None if text.is_empty() => Err("write a domain, such as example.com".into()),
         None => Ok(text.to_owned()),
     }
 }
 
-/// The help of commands that serve nothing does not list how to serve: the flags are taken there
-/// all the same, so that one line of flags does for `serve` and for the commands beside it.
+/// Commands that do not run the relay hide the flags for that in their help. They accept them all
+/// the same, so that the flags of `serve` can be used for every command.
 fn without_serve_flags(command: clap::Command) -> clap::Command {
     let shown = ["config", "spool", "users", "set"];
     let hide = |flag: clap::Arg| {
@@ -489,7 +489,7 @@ fn without_serve_flags(command: clap::Command) -> clap::Command {
 }
 
 impl Arguments {
-    /// Reads the command line; what is wrong with it ends the program.
+    /// Reads the command line; a mistake in it ends the program.
     pub fn read() -> Arguments {
         let all = ["serve", "check"];
         let command = Arguments::command().mut_subcommands(|command| {
@@ -498,7 +498,7 @@ impl Arguments {
         Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
     }
 
-    /// The flags from before and behind the command, as one.
+    /// The flags from before and after the command, merged.
     pub fn settings(&self) -> Settings {
         let front = self.settings.clone();
         match &self.command {
@@ -542,12 +542,12 @@ impl Arguments {
 }
 
 impl Settings {
-    /// The file to read, if one was named.
+    /// The file to read, if one is named.
     pub fn config(&self) -> Option<&std::path::Path> {
         self.config.as_deref()
     }
 
-    /// What the flags lay over the file: for [`crate::config::Config::load`].
+    /// The values that override the file, for [`crate::config::Config::load`].
     pub fn overrides(&self) -> Vec<Override> {
         let listen = (!self.listen.is_empty()).then(|| self.listen.join(","));
         let dedicated = [
@@ -574,17 +574,17 @@ impl Settings {
         dedicated.chain(set).collect()
     }
 
-    fn and(mut self, behind: Settings) -> Settings {
-        self.listen.extend(behind.listen);
-        self.set.extend(behind.set);
+    fn and(mut self, after: Settings) -> Settings {
+        self.listen.extend(after.listen);
+        self.set.extend(after.set);
         Settings {
-            config: behind.config.or(self.config),
-            spool: behind.spool.or(self.spool),
-            cores: behind.cores.or(self.cores),
-            smart_host: behind.smart_host.or(self.smart_host),
-            tls_cert: behind.tls_cert.or(self.tls_cert),
-            tls_key: behind.tls_key.or(self.tls_key),
-            users: behind.users.or(self.users),
+            config: after.config.or(self.config),
+            spool: after.spool.or(self.spool),
+            cores: after.cores.or(self.cores),
+            smart_host: after.smart_host.or(self.smart_host),
+            tls_cert: after.tls_cert.or(self.tls_cert),
+            tls_key: after.tls_key.or(self.tls_key),
+            users: after.users.or(self.users),
             ..self
         }
     }
@@ -609,12 +609,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definitions_hold_together() {
+    fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn alone_it_serves_with_the_defaults() {
+    fn without_arguments_the_relay_runs_with_the_defaults() {
         let alone = parse("ringpost");
         assert!(alone.command.is_none());
         assert_eq!(alone.settings(), Settings::default());
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_work_before_and_behind_the_command() {
+    fn flags_work_before_and_after_the_command() {
         let expected = pairs(&[("spool.directory", "/q"), ("cores", "2"), ("a.b", "1")]);
         for line in [
             "ringpost --spool /q --cores 2 --set a.b=1 serve",
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_flags_add_up_over_the_command() {
+    fn repeated_flags_before_and_after_the_command_add_up() {
         let line = "ringpost --listen 127.0.0.1:1 --set a=1 serve --listen [::1]:2 --set b=x=y \
                     --smart-host h:25 --listen 127.0.0.1:3";
         let expected = pairs(&[
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_named_once() {
+    fn the_last_named_file_is_used() {
         assert_eq!(
             parse("ringpost -c a check --config b").settings().config(),
             Some(std::path::Path::new("b"))
@@ -715,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused() {
+    fn wrong_command_lines_are_refused() {
         for line in [
             "ringpost queue",
             "ringpost queue show",

@@ -1,20 +1,20 @@
-//! Which diagnostics are shown: `RINGPOST_LOG`.
+//! Which diagnostics are logged: `RINGPOST_LOG`.
 //!
-//! A level alone (`debug`) is for the relay's own modules; libraries stay at info, or silent where
-//! they repeat what the relay says itself. `ringpost::pool=trace,hyper=debug` names modules; what
-//! is not named stays as it is. What cannot be understood is reported, and the rest counts.
+//! A level alone (`debug`) is for the relay's own modules; libraries stay at info, or off if they
+//! repeat what the relay logs itself. `ringpost::pool=trace,hyper=debug` names modules; others stay
+//! at their default. A part that is not valid is reported, and the rest is used.
 
 use crate::ring;
 use tracing_subscriber::EnvFilter;
 
-/// Libraries that say of each handshake what the relay says itself, or what was sent.
+/// Libraries that log for each handshake what the relay logs itself, or log what was sent.
 const SILENT: &str = "rustls=off,ureq=off,ureq_proto=off";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// The first part of a module's path: what says anything in this program.
+/// The first part of the module paths of everything that logs in this program.
 const CRATES: [&str; 8] =
     ["ringpost", ring::DRIVER, "rustls", "ureq", "hyper", "axum", "tokio", "hickory_proto"];
 
-/// The filter that `wished` asks for, and what in it was not understood.
+/// The filter for the text `wished`, and errors for the parts of it that are not valid.
 pub(super) fn filter(wished: &str) -> (EnvFilter, Vec<String>) {
     let (text, faults) = directives(wished);
     (EnvFilter::new(text), faults)
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_reported_and_never_silences() {
+    fn a_typo_is_reported_and_never_turns_logging_off() {
         let base = format!("info,{SILENT}");
         for (typo, fault) in [
             ("debgu", "\"debgu\" is not a level; write off, error, warn, info, debug, trace"),

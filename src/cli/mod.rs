@@ -1,4 +1,4 @@
-//! The command line: reads the flags, calls the module that does the work, prints the result.
+//! The command line: reads the flags, calls the module that does the work, and prints the result.
 //!
 //! It must not know how anything works.
 
@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     let config = match origin.load() {
         Ok(config) => config,
         Err(error) => {
-            // One line for each thing that is wrong.
+            // One line for each mistake.
             for line in error.to_string().lines() {
                 eprintln!("ringpost: {line}");
             }
@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
             }
             let shown =
                 print(&format!("# configuration: {}\n{}", origin.describe(), config.render()));
-            // The configuration is right, but not for this machine.
+            // The configuration is valid, but not on this machine.
             if can_start { shown } else { ExitCode::FAILURE }
         }
         Some(Command::Config { command, .. }) => match command {
@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints a whole text to standard output, which may be closed early (`| head`).
+/// Prints a text to standard output, which may be closed early (`| head`).
 fn print(text: &str) -> ExitCode {
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
@@ -128,15 +128,15 @@ fn serve(config: Config, origin: Origin) -> ExitCode {
     }
 }
 
-/// Says what a start or the first mail would find wrong with this machine; false if a start would
-/// end with it.
+/// Reports problems with this machine that would show at start or with the first message; false if
+/// a start would fail.
 fn preflight(config: &Config, live: bool) -> bool {
     let findings = if live { control::live(config) } else { control::preflight(config) };
     for warning in findings.warnings {
         eprintln!("ringpost: warning: {warning}");
     }
     for fact in findings.facts.iter().filter(|_| live) {
-        eprintln!("ringpost: right: {fact}");
+        eprintln!("ringpost: ok: {fact}");
     }
     for fault in &findings.faults {
         eprintln!("ringpost: the relay would not start here: {fault}");
@@ -155,8 +155,8 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
         QueueCommand::List { limit, filter, json, .. } => {
             let domain =
                 filter.domain.as_deref().map(|domain| format!("&domain={}", escape(domain)));
-            // One more than is shown, to know whether there are more.
-            // What the relay cannot choose is chosen here, out of all.
+            // One more than is shown, to know whether there are more. If the relay cannot apply the
+            // filter, it is applied here, to all.
             let all = *limit == 0 || !filter.is_plain();
             let limit = if all { 0 } else { limit.saturating_add(1) };
             (format!("/queue?limit={limit}{}", domain.unwrap_or_default()), *json)
@@ -176,7 +176,7 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
             if let Some(process) = lock::holder(&config.spool.directory) {
                 eprintln!(
                     "ringpost: process {process} runs a relay on {}, but does not answer at {} \
-                     ({cause}); name the control.socket that it was started with",
+                     ({cause}); use the control.socket with which it was started",
                     config.spool.directory.display(),
                     path.display()
                 );
@@ -191,12 +191,12 @@ fn queue(config: &Config, command: &QueueCommand) -> ExitCode {
     }
 }
 
-/// The queue of a relay that does not run: read from its spool.
+/// The queue of a stopped relay, read from its spool.
 fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Screen) -> ExitCode {
     let root = &config.spool.directory;
     if !root.is_dir() {
         eprintln!(
-            "ringpost: {}: no relay runs here, and there is no such folder; name the spool with \
+            "ringpost: {}: no relay runs here, and the folder does not exist; name the spool with \
              --spool DIR, or the configuration with --config FILE",
             root.display()
         );
@@ -210,10 +210,10 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
         return ExitCode::FAILURE;
     }
     if matches!(command, QueueCommand::Sites { .. }) {
-        eprintln!("ringpost: {}: no relay runs here: it has no sites", root.display());
+        eprintln!("ringpost: {}: no relay runs here, so there are no sites", root.display());
         return ExitCode::FAILURE;
     }
-    eprintln!("ringpost: {}: no relay runs here: this is what its spool holds", root.display());
+    eprintln!("ringpost: {}: no relay runs here; this is the content of its spool", root.display());
     let folders = match shard::folders(config) {
         Ok(folders) => folders,
         Err(error) => {
@@ -224,7 +224,7 @@ fn stopped_queue(config: &Config, command: &QueueCommand, screen: &mut show::Scr
     // A wrong path must not look like an empty queue.
     if folders.is_empty() {
         eprintln!(
-            "ringpost: {}: this is not a spool: it has no folder shard-N; name the spool with \
+            "ringpost: {}: not a spool: it has no folder shard-N; name the spool with \
              --spool DIR, or the configuration with --config FILE",
             root.display()
         );
@@ -264,7 +264,7 @@ fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Percent-encodes what may not stand in a URL's path or query.
+/// Percent-encodes characters that are not allowed in a URL's path or query.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {

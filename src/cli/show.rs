@@ -1,4 +1,4 @@
-//! What the queue commands print: a table for people, or the JSON lines as they came.
+//! The output of the queue commands: a table for people, or JSON lines.
 
 use super::arguments::{Filter, ListOrder, QueueCommand, SiteOrder, SummaryOrder};
 use super::counted;
@@ -24,15 +24,15 @@ pub(super) struct Screen {
     messages: usize,
     last: String,
     totals: Totals,
-    /// Entries that wait for their order.
+    /// Entries to be sorted.
     held: Vec<RecipientEntry>,
     sites: BTreeMap<String, SiteEntry>,
     domains: Vec<DomainEntry>,
-    /// Standard output is gone (`| head`): the rest is not printed.
+    /// Standard output is closed (`| head`): the rest is not printed.
     gone: bool,
 }
 
-/// Which answer it is.
+/// The kind of answer.
 #[derive(Clone, Copy, PartialEq)]
 enum What {
     List,
@@ -41,7 +41,7 @@ enum What {
     Summary(SummaryOrder),
 }
 
-/// What a list comes to.
+/// The totals of a list.
 #[derive(Default)]
 struct Totals {
     recipients: u64,
@@ -77,7 +77,7 @@ impl Screen {
         }
     }
 
-    /// One JSON line from the relay.
+    /// Handles one JSON line from the relay.
     pub(super) fn line(&mut self, line: &str) {
         match self.what {
             What::Sites(_) => match serde_json::from_str::<SiteEntry>(line) {
@@ -95,7 +95,7 @@ impl Screen {
         }
     }
 
-    /// A recipient: shown at once, unless there is an order to bring it into.
+    /// Handles a recipient: shown at once, unless entries are sorted.
     fn take(&mut self, entry: RecipientEntry) {
         if !self.is_wanted(&entry) {
             return;
@@ -130,14 +130,14 @@ impl Screen {
         Some((self.now - received).unsigned_abs())
     }
 
-    /// Counts the messages: whether this one is within the limit.
+    /// Counts messages; whether this one is within the limit.
     fn fits(&mut self, entry: &RecipientEntry) -> bool {
         if entry.id != self.last {
             self.messages += 1;
             self.last.clone_from(&entry.id);
         }
         let fits = self.limit == 0 || self.messages <= self.limit;
-        // Of a plain list the relay sends no more than is shown, and one more; else all is read.
+        // For a plain list the relay sends one more than is shown; else it sends all.
         if fits || !self.filter.is_plain() {
             self.count(entry);
         }
@@ -152,8 +152,8 @@ impl Screen {
         self.totals.oldest = self.totals.oldest.max(age);
     }
 
-    /// The entries of a stopped relay's spool that `command` asks for; whether there was any, or
-    /// none was asked for by name.
+    /// Shows the entries of a stopped relay's spool that `command` asks for. False if it asks for a
+    /// message that does not exist.
     pub(super) fn select(&mut self, entries: Vec<RecipientEntry>, command: &QueueCommand) -> bool {
         match command {
             QueueCommand::List { .. } => {
@@ -173,7 +173,7 @@ impl Screen {
         }
     }
 
-    /// Prints what waited for its order, and the totals.
+    /// Prints sorted entries and the totals.
     pub(super) fn end(&mut self) {
         if let Some(order) = self.filter.sort {
             let mut held = std::mem::take(&mut self.held);
@@ -218,8 +218,8 @@ impl Screen {
             return;
         }
         match self.filter.domain.take() {
-            _ if !self.filter.is_plain() => self.print("Nothing in the queue fits."),
-            Some(domain) => self.print(&format!("Nothing waits for {domain}.")),
+            _ if !self.filter.is_plain() => self.print("No message in the queue matches."),
+            Some(domain) => self.print(&format!("No message waits for {domain}.")),
             None => self.print("The queue is empty."),
         }
     }
@@ -292,7 +292,7 @@ impl Screen {
         }
     }
 
-    /// Lays what one shard says of a site over what the others say.
+    /// Merges one shard's entry of a site with those of other shards.
     fn merge(&mut self, entry: SiteEntry) {
         let Some(site) = self.sites.get_mut(&entry.site) else {
             self.sites.insert(entry.site.clone(), entry);
@@ -314,7 +314,7 @@ impl Screen {
             return;
         }
         let mut sites: Vec<SiteEntry> = std::mem::take(&mut self.sites).into_values().collect();
-        // Stable: equal ones stay in the order of their names.
+        // The sort is stable: equal ones stay in the order of their names.
         match order {
             SiteOrder::Ready => sites.sort_by_key(|site| Reverse(site.ready)),
             SiteOrder::Out => sites.sort_by_key(|site| Reverse(site.out)),
@@ -424,7 +424,7 @@ fn domain_of(entry: &RecipientEntry) -> &str {
     entry.to.rsplit_once('@').map_or("", |(_, domain)| domain)
 }
 
-/// RFC 3339 in UTC orders as text.
+/// Sorts entries; times in RFC 3339 and UTC can be compared as text.
 fn sort(entries: &mut [RecipientEntry], order: ListOrder) {
     let next = |entry: &RecipientEntry| next_try(entry).unwrap_or_default().to_owned();
     match order {
@@ -454,7 +454,7 @@ fn shown_age(age: Option<Duration>) -> String {
     parts.join(" ")
 }
 
-/// When: its own time, or that of the site it is ready for. `None` is now.
+/// Time of the next attempt: the entry's own, or the end of its site's back-off. `None` is now.
 fn next_try(entry: &RecipientEntry) -> Option<&str> {
     let of_site =
         || Some(entry.site_backs_off.as_deref()?.strip_prefix("until ")?.split_once(": ")?.0);
@@ -468,12 +468,12 @@ fn seconds_only(time: &str) -> String {
 
 fn explain(state: &str) -> &str {
     match state {
-        "waiting" => "waiting for its next try",
-        "routing" => "waiting for the DNS to name its site",
+        "waiting" => "waiting for its next attempt",
+        "routing" => "waiting for the lookup of its site",
         "ready" => "waiting for a connection to its site",
         "out" => "being delivered now",
         "stored" => "in the spool of a stopped relay",
-        "damaged" => "damaged on the disk; when its turn comes it is set aside in the quarantine",
+        "damaged" => "damaged on the disk; it will be moved to the quarantine at its next attempt",
         other => other,
     }
 }
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_for_a_site_that_backs_off_is_not_tried_now() {
+    fn a_recipient_ready_for_a_site_in_back_off_is_not_tried_now() {
         let mut entry = RecipientEntry { state: "ready".to_owned(), ..RecipientEntry::default() };
         assert_eq!(next_try(&entry), None);
         entry.site_backs_off =

@@ -1,5 +1,4 @@
-//! `ringpost spool`: what is done with the spool of a relay that does not run, and what is printed
-//! about it.
+//! `ringpost spool`: work on the spool of a stopped relay, and the output about it.
 
 use super::arguments::SpoolCommand;
 use super::{EXIT_USAGE, counted};
@@ -18,14 +17,14 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The spool is not as it was written, or not all was done.
+/// The spool is damaged, or only a part was done.
 const EXIT_DAMAGED: u8 = 1;
-/// Nothing could be read, or done.
+/// Nothing could be read or done.
 const EXIT_UNREADABLE: u8 = EXIT_USAGE;
-/// Domains that `stat` names.
+/// Number of domains that `stat` lists.
 const DOMAINS_SHOWN: usize = 10;
 
-/// What to do about a folder that is no spool.
+/// The advice for a folder that is not a spool.
 const WHICH_SPOOL: &str = "name the spool as DIR or with --spool DIR, or the configuration with \
                            --config FILE";
 
@@ -51,14 +50,15 @@ pub(super) fn run(config: &Config, command: SpoolCommand) -> ExitCode {
     }
 }
 
-/// The folders of `directory`, or of the configured spool; kept from relays while the lock is held.
+/// The folders of `directory`, or of the configured spool. No relay can start on them while the
+/// locks are held.
 fn folders_to_read(
     config: &Config,
     directory: Option<&Path>,
 ) -> Result<(Vec<PathBuf>, Vec<lock::Lock>), String> {
     let root = directory.unwrap_or(&config.spool.directory);
     if !root.is_dir() {
-        return Err(format!("{}: there is no such folder; {WHICH_SPOOL}", root.display()));
+        return Err(format!("{}: no such folder; {WHICH_SPOOL}", root.display()));
     }
     let mut locks = Vec::new();
     // The folder of one shard is locked by the root above it.
@@ -82,7 +82,7 @@ fn folders_to_read(
         [one] if one == root => spool::holds_segments(root).map_err(|error| error.to_string())?,
         _ => true,
     };
-    // A wrong path must not be found clean.
+    // A wrong path must not be reported as clean.
     if !is_spool {
         return Err(format!(
             "{}: neither a spool (it has no folder shard-N) nor a shard's folder; {WHICH_SPOOL}",
@@ -138,14 +138,14 @@ fn verified(screen: &mut Screen, found: &Inspection) {
     ));
     if let Some((path, offset)) = &found.torn_at {
         screen.line(&format!(
-            "  torn: {} byte {offset}: a commit that a crash cut short, never acknowledged (or the \
-             last commit was damaged: the two look alike)",
+            "  torn: {} byte {offset}: an incomplete commit after a crash, never acknowledged (or \
+             the last commit was damaged: the two cannot be distinguished)",
             path.display()
         ));
     }
     for path in &found.bad_indexes {
         screen.line(&format!(
-            "  index: {} does not pass; no mail is harmed, the records are the truth",
+            "  index: {} is not valid; no mail is lost, because it is rebuilt from the records",
             path.display()
         ));
     }
@@ -158,12 +158,12 @@ fn verified(screen: &mut Screen, found: &Inspection) {
             damage.cause
         ));
         for (offset, id) in &damage.records {
-            screen.line(&format!("    the record at byte {offset}, of message {id} by its header"));
+            screen.line(&format!("    the record at byte {offset}: message {id}, by its header"));
         }
     }
 }
 
-/// What `stat` counts, of one folder or of all.
+/// The numbers of `stat`, for one folder or for all.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     messages: u64,
@@ -171,11 +171,11 @@ struct Counts {
     never_tried: u64,
     waiting: u64,
     in_doubt: u64,
-    /// Of segment files, on the disk.
+    /// Size of segment files on the disk.
     disk_bytes: u64,
-    /// Written and needed.
+    /// Written and still needed.
     live_bytes: u64,
-    /// Written and needed no more.
+    /// Written and no longer needed.
     dead_bytes: u64,
     segments: u64,
     /// When the oldest message was received (RFC 3339).
@@ -187,12 +187,12 @@ struct Counts {
     folder: Option<String>,
 }
 
-/// All that `stat` says.
+/// The output of `stat`.
 #[derive(Debug, Default, Serialize)]
 struct Statistics {
     #[serde(flatten)]
     total: Counts,
-    /// Waiting recipients by domain, most first; of them, [`DOMAINS_SHOWN`] at most.
+    /// Waiting recipients by domain, most first; at most [`DOMAINS_SHOWN`] domains.
     domains: Vec<DomainCount>,
     folders: Vec<Counts>,
 }
@@ -297,7 +297,7 @@ impl Statistics {
         let total = &self.total;
         screen.line(&format!("messages    {}", total.messages));
         screen.line(&format!(
-            "recipients  {}: {} never tried, {} waiting for their next try, {} in doubt",
+            "recipients  {}: {} never tried, {} waiting for their next attempt, {} in doubt",
             total.recipients, total.never_tried, total.waiting, total.in_doubt
         ));
         screen.line(&format!("bytes       {}", total.bytes_line()));
@@ -355,7 +355,7 @@ fn export(
     let exported = export.finish().map_err(|error| error.to_string())?;
     if let Some(id) = id.filter(|_| chosen == 0) {
         return Err(match directory {
-            Some(_) => format!("{id} does not wait in this spool"),
+            Some(_) => format!("{id} is not in this spool"),
             None => shard::absence(config, id),
         });
     }
@@ -377,13 +377,13 @@ fn import(
 ) -> Result<u8, String> {
     let root = &config.spool.directory;
     let _lock = lock::acquire(root).map_err(|error| match lock::holder(root) {
-        Some(_) => format!("{error}: mail for a running relay goes in by SMTP, or stop it first"),
+        Some(_) => format!("{error}: send the mail to the running relay by SMTP, or stop it first"),
         None => error.to_string(),
     })?;
     let (mut live, mut ended) = (HashSet::new(), HashSet::new());
-    let files = letters(files)?;
+    let files = eml_files(files)?;
     if files.is_empty() {
-        return Err("nothing to import: no .eml files there".to_owned());
+        return Err("nothing to import: there are no .eml files".to_owned());
     }
     for folder in shard::folders(config).map_err(|error| error.to_string())? {
         let found = Spool::examine(&folder).map_err(|error| error.to_string())?;
@@ -415,7 +415,7 @@ fn import(
         }
         Report::Known(path, id) => {
             known += 1;
-            screen.line(&format!("was there already: {id} {}", path.display()));
+            screen.line(&format!("already there: {id} {}", path.display()));
         }
         Report::Refused(path, cause) => {
             refused += 1;
@@ -423,7 +423,7 @@ fn import(
         }
     });
     screen.line(&format!(
-        "of {} {imported} imported, {known} there already, {refused} refused",
+        "of {}: {imported} imported, {known} already there, {refused} refused",
         counted(given, "file", "files")
     ));
     done?;
@@ -446,7 +446,7 @@ fn spools(config: &Config) -> Vec<Settings> {
 }
 
 /// The files named, and for folders the `.eml` files in them, in order.
-fn letters(named: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+fn eml_files(named: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     let mut files = Vec::new();
     for path in named {
         if !path.is_dir() {
@@ -467,7 +467,7 @@ fn letters(named: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// What `--from` and `--to` say.
+/// The envelope from `--from` and `--to`.
 fn envelope(from: &str, to: &[String]) -> Result<Envelope, String> {
     let read = |text: &str| match text.starts_with('<') {
         true => eml::read_reverse_path(text),
@@ -485,7 +485,7 @@ fn envelope(from: &str, to: &[String]) -> Result<Envelope, String> {
     Ok(Envelope { reverse_path, recipients: to.iter().map(recipient).collect::<Result<_, _>>()? })
 }
 
-/// Standard output, which may be gone (`| head`): the rest is then not printed.
+/// Standard output, which may be closed (`| head`): the rest is then not printed.
 #[derive(Debug, Default)]
 struct Screen {
     gone: bool,

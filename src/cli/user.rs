@@ -1,5 +1,5 @@
-//! `ringpost user`: the users file at the command line. Passwords come from standard input or, when
-//! that is a terminal, are asked for without showing them.
+//! `ringpost user`: manages the users file. Passwords are read from standard input; on a terminal
+//! there is a prompt without echo.
 
 use super::arguments::UserCommand;
 use crate::auth::{self, Sender, User, UsersError};
@@ -9,20 +9,21 @@ use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A line of standard input is read up to here, in bytes: no password is so long.
+/// Longest line that is read from standard input, in bytes: longer than any password.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// Does what was asked.
+/// Runs the command.
 pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
     let Some(path) = &config.auth.users else {
-        eprintln!("ringpost: which users file? Say --users FILE, or set auth.users");
+        eprintln!("ringpost: no users file; use --users FILE, or set auth.users");
         return ExitCode::from(super::EXIT_USAGE);
     };
     let done = match command {
-        UserCommand::Add { name, sender, replace, .. } => password(true)
-            .and_then(|password| auth::add(path, &name, &password, &sender, replace).map_err(said)),
-        UserCommand::List { .. } => list(path).map_err(said),
-        UserCommand::Remove { name, .. } => auth::remove(path, &name).map_err(said),
+        UserCommand::Add { name, sender, replace, .. } => password(true).and_then(|password| {
+            auth::add(path, &name, &password, &sender, replace).map_err(message)
+        }),
+        UserCommand::List { .. } => list(path).map_err(message),
+        UserCommand::Remove { name, .. } => auth::remove(path, &name).map_err(message),
         UserCommand::Verify { name, .. } => verify(path, &name),
     };
     match done {
@@ -34,7 +35,7 @@ pub(super) fn run(config: &Config, command: UserCommand) -> ExitCode {
     }
 }
 
-/// Whether the file can be used, if there is one; warns of what is seldom meant.
+/// Checks the users file, if there is one, and prints warnings.
 pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     let Some(path) = &config.auth.users else { return Ok(()) };
     let users = auth::read(path)?;
@@ -44,36 +45,36 @@ pub(super) fn check(config: &Config) -> Result<(), UsersError> {
     Ok(())
 }
 
-fn said(error: UsersError) -> String {
+fn message(error: UsersError) -> String {
     error.to_string()
 }
 
 fn list(path: &Path) -> Result<(), UsersError> {
     for user in auth::read(path)?.sorted() {
-        println!("{}", told(&user));
+        println!("{}", line(&user));
     }
     Ok(())
 }
 
-/// One line: the name, how he may log in, and what he may send from.
-fn told(user: &User) -> String {
-    let ways = [
+/// One line: the name, the means to log in, and the allowed senders.
+fn line(user: &User) -> String {
+    let means = [
         ("password", user.password.is_some()),
         ("scram", user.scram.is_some()),
         ("certificate", !user.certificates.is_empty() || !user.certificate_names.is_empty()),
     ];
-    let ways: Vec<&str> = ways.into_iter().filter_map(|(way, has)| has.then_some(way)).collect();
-    let ways = if ways.is_empty() { "cannot log in".to_owned() } else { ways.join(",") };
+    let means: Vec<&str> = means.into_iter().filter_map(|(one, has)| has.then_some(one)).collect();
+    let means = if means.is_empty() { "cannot log in".to_owned() } else { means.join(",") };
     let senders = match user.senders.as_deref() {
         None => "any sender".to_owned(),
         Some([]) => "no sender".to_owned(),
         Some(some) => some.iter().map(Sender::to_string).collect::<Vec<_>>().join(" "),
     };
-    format!("{}\t{ways}\t{senders}", user.name)
+    format!("{}\t{means}\t{senders}", user.name)
 }
 
 fn verify(path: &Path, name: &str) -> Result<(), String> {
-    let users = auth::read(path).map_err(said)?;
+    let users = auth::read(path).map_err(message)?;
     let user = users.find(name).ok_or_else(|| format!("there is no user {name:?}"))?;
     let password = password(false)?;
     let by_hash = auth::password_is(Some(user), &password);
@@ -84,22 +85,23 @@ fn verify(path: &Path, name: &str) -> Result<(), String> {
             Ok(())
         }
         (false, true) if by_keys.is_some() => {
-            Err("the password is that of the SCRAM keys, but not of the hash".to_owned())
+            Err("the password matches the SCRAM keys, but not the hash".to_owned())
         }
         (true, false) if by_hash => {
-            Err("the password is that of the hash, but not of the SCRAM keys".to_owned())
+            Err("the password matches the hash, but not the SCRAM keys".to_owned())
         }
-        _ => Err(format!("that is not the password of {:?}", &*user.name)),
+        _ => Err(format!("the password of {:?} is wrong", &*user.name)),
     }
 }
 
-/// A line of standard input; from a terminal without showing it, and `twice` when it is new.
+/// Reads a password: a line of standard input; on a terminal without echo, and `twice` if it is
+/// new.
 fn password(twice: bool) -> Result<Secret, String> {
     if io::stdin().is_terminal() {
         let ask = |prompt| rpassword::prompt_password(prompt).map_err(|error| error.to_string());
         let one = ask("Password: ")?;
         if twice && ask("Again: ")? != one {
-            return Err("the two were not the same; nothing was changed".to_owned());
+            return Err("the passwords do not match; nothing was changed".to_owned());
         }
         return Ok(Secret::new(one));
     }

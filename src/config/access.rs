@@ -7,26 +7,26 @@ use super::table::Table;
 use super::unit::{self, Fault};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The most networks with limits: they are looked through for each connection.
+/// Largest number of networks with limits: they are searched one by one for each connection.
 const LIMITS_MAX: usize = 1000;
 
 table! {
-    /// Which clients may send to any domain, and which machines may speak for clients. Other
-    /// clients are refused with 550 5.7.1 at RCPT, unless they log in.
+    /// Which clients may send to any domain, and which proxies may name the client. Other clients
+    /// are refused with 550 5.7.1 at RCPT, unless they log in.
     pub struct Access {
         /// Networks whose clients may relay, as ADDRESS/BITS; an address alone is one host.
-        /// Networks wider than /8 (IPv4) or /16 (IPv6) are refused: such a relay is open to
-        /// strangers, and soon on every block list. These clients, and users who have logged in,
-        /// may also use ETRN (RFC 1985), but not on submission listeners: mail that waits for a
-        /// domain after a failed attempt is tried at once (250), or none waits (251).
+        /// Networks wider than /8 (IPv4) or /16 (IPv6) are refused: that would be an open relay,
+        /// and soon on every block list. These clients, and users who have logged in, may also use
+        /// ETRN (RFC 1985), but not on submission listeners: deferred mail for a domain is tried at
+        /// once (250), or there is none (251).
         relay_networks: Vec<Network> = list("list of networks", loopback(), relay_network, show);
         /// Proxies whose connections must begin with a PROXY header, version 1 or 2, as HAProxy
-        /// sends it. The header says which client it is, and all rules and limits go by that, so
-        /// name only machines that no stranger can use. Faults are logged at most once a minute.
+        /// sends it. All rules and limits use the client address in the header, so name only
+        /// machines under your control. Errors are logged at most once a minute.
         proxy_networks: Vec<Network> = list("list of networks", Vec::new(), proxy_network, show);
         /// Proxies that may use XCLIENT, as Postfix and nginx do. The attributes ADDR and PORT
-        /// count; LOGIN is refused with 550 5.7.0, because users log in with AUTH. As for
-        /// proxy_networks, name only machines that no stranger can use.
+        /// are used; LOGIN is refused with 550 5.7.0, because users log in with AUTH. As for
+        /// proxy_networks, name only machines under your control.
         xclient_networks: Vec<Network> = list("list of networks", Vec::new(), proxy_network, show);
         /// Limits by network.
         limits("limit"): Vec<NetworkLimit> = tables(LIMITS_MAX);
@@ -34,8 +34,8 @@ table! {
 }
 
 table! {
-    /// What the clients of a network may send in an hour, all together, unless they log in. The
-    /// first network that contains the client counts.
+    /// How much all clients of a network together may send in an hour, unless they log in. The
+    /// first network that contains the client applies.
     pub struct NetworkLimit {
         /// The network.
         network: Network = needed(parsed("network", EXAMPLE, unit::read_any_network, show));
@@ -52,12 +52,12 @@ const EXAMPLE: Network = Network { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 
 pub struct Network {
     /// Any address of the block.
     pub address: IpAddr,
-    /// Leading bits that count: 0 to 32 or 0 to 128.
+    /// Length of the prefix in bits: 0 to 32 or 0 to 128.
     pub prefix: u8,
 }
 
 impl Network {
-    /// Whether `address` lies in the block.
+    /// Whether `address` is in the block.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(block), IpAddr::V4(one)) => {
@@ -107,11 +107,11 @@ fn relay_network(text: &str) -> Result<Network, Fault> {
 }
 
 fn proxy_network(text: &str) -> Result<Network, Fault> {
-    let what = "would let strangers say who they are; name only your own proxies";
+    let what = "would let any client forge its address; name only your own proxies";
     unit::read_network(text, what)
 }
 
-/// A network behind one that contains it would never count.
+/// A network that follows one that contains it would never apply.
 fn check_limits(limits: &[NetworkLimit], tables: &[Table<'_>]) {
     for (position, (limit, table)) in limits.iter().zip(tables).enumerate() {
         let network = limit.network;
@@ -126,7 +126,7 @@ fn check_limits(limits: &[NetworkLimit], tables: &[Table<'_>]) {
             && !table.is_wrong("network")
         {
             let above = unit::show_network(&above.network);
-            let what = format!("never reached: the limit of {above} above holds first");
+            let what = format!("never reached: the limit of {above} above matches first");
             table.fault(&table.place_of("network"), "network", what);
         }
     }

@@ -1,44 +1,44 @@
 //! The annotated file: every key with its documentation, range and default, from the declarations.
 //!
-//! The headers of tables stand as they are and the keys behind `#`, so that a key that is
-//! uncommented is in the table that it is shown in. A table that is only an example is commented as
-//! a whole, behind `#   `.
+//! Table headers are not commented out, but keys are, with `#`, so that a key that is uncommented
+//! is in the table in which it is shown. A table that is only an example is commented out as a
+//! whole, with `#   `.
 
 use super::declare::{Apply, Key, Keys, Shape, TableShape, ValueShape};
 use super::kinds::{one_of, quoted};
 use super::written::{Written, head_of, join};
 
-/// The widest line.
+/// Width of the page in characters.
 const WIDTH: usize = 100;
 
-/// Values of the shipped file that are no defaults: what the systemd unit has.
+/// Values in the shipped file that differ from the defaults, as the systemd unit needs them.
 const SHIPPED: [(&str, &str); 1] = [("spool.directory", "/var/lib/ringpost")];
 
-/// What a number follows, and what follows a number.
+/// Words that are kept on one line with the number after them, or before them.
 const NUMBERED: [&str; 1] = ["RFC"];
 const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
 
 const HEAD: &str = "\
-# Ringpost: the whole configuration, made by `ringpost config annotated`.
+# Ringpost: the whole configuration, written by `ringpost config annotated`.
 #
-# Every key stands below the header of its table, behind `#` and with its default, or with an
-# example where there is no fixed default. To set one, remove the `#` and write the value. Tables
-# that are examples as a whole stand behind `#` and three blanks.
+# Every key is listed below the header of its table, commented out with `#`, with its default, or
+# with an example where there is no fixed default. To set a key, remove the `#` and write the value.
+# Tables that are only examples are commented out with `#` and three blanks.
 #
-#   ringpost check --config FILE              what is wrong in FILE, or what it means
-#   ringpost config show retry.first          what a key means, and its value
-#   ringpost --set retry.first=2s             sets any key; this beats the file and every other flag
+#   ringpost check --config FILE              shows errors in FILE, or all values
+#   ringpost config show retry.first          describes a key and shows its value
+#   ringpost --set retry.first=2s             sets any key; overrides the file and all other flags
 #
 # Commands without --config read the file that RINGPOST_CONFIG names, else
-# /etc/ringpost/ringpost.toml. If that is missing, the defaults hold.
+# /etc/ringpost/ringpost.toml. If that does not exist, the defaults apply.
 #
-# [[tables]] are set all at once, in place of those in the file; [] leaves none:
+# --set replaces all [[tables]] of a name at once; [] removes them:
 #   ringpost --set 'access.limit=[{network = \"192.0.2.0/24\", messages_per_hour = 1000}]'
 #
 # Durations: \"50ms\", \"30s\", \"5m\", \"1h 30m\", \"5d\".
 # Sizes: bytes, or \"64 KiB\", \"25 MiB\", \"1 GiB\".
-# Paths that do not begin with / are below the working directory.
-# A change takes effect at the next start, or at SIGHUP where that is said.
+# Paths that do not begin with / are relative to the working directory.
+# A change takes effect at the next start, or at SIGHUP where the key says so.
 ";
 
 /// The annotated file.
@@ -48,8 +48,8 @@ pub fn annotated() -> String {
     page
 }
 
-/// The keys of a table, each after its documentation. `mark` begins every line: it comments out an
-/// example.
+/// Writes the keys of a table, each after its documentation. `mark` begins every line: it comments
+/// out an example.
 fn body(path: &str, keys: &[Key], mark: &str, page: &mut String) {
     for key in keys {
         match &key.shape {
@@ -98,7 +98,7 @@ fn table(path: &str, shape: &TableShape, page: &mut String) {
     body(path, &shape.keys, mark, page);
 }
 
-/// What is said of a key: its documentation, and what follows from its declaration.
+/// The description of a key: its documentation, and what follows from its declaration.
 pub(super) fn text_of(key: &Key, value: &ValueShape) -> Vec<String> {
     let mut text = paragraphs(key.about);
     let mut facts = Vec::new();
@@ -136,9 +136,9 @@ pub(super) fn paragraphs(about: &[&str]) -> Vec<String> {
     paragraphs.filter(|lines| !lines.is_empty()).map(|lines| lines.join(" ")).collect()
 }
 
-/// Writes `text` in lines that begin with `lead` and are at most as wide as the page.
+/// Writes `text` in lines that begin with `lead` and fit the width of the page.
 pub(super) fn wrap(text: &str, lead: &str, page: &mut String) {
-    // A number and its unit, or a document, stay on one line.
+    // A number and its unit, or an RFC and its number, stay on one line.
     let text = NUMBERED.iter().fold(text.to_owned(), |text, name| {
         text.replace(&format!("{name} "), &format!("{name}\u{a0}"))
     });

@@ -1,15 +1,15 @@
-//! What differs between two configurations, key by key: for a reload.
+//! Compares two configurations key by key, for a reload.
 
 use super::Config;
 use super::declare::{Apply, Entries, Shown};
 use super::written::{declared, join};
 
-/// A key whose value is another one.
+/// A key whose value has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key with its tables, or the `[[table]]` that was changed.
     pub key: String,
-    /// Its value, as the file writes it; `not set` when it has none.
+    /// Its old value, as written in the file; `not set` when it has none.
     pub before: String,
     /// Its new value.
     pub after: String,
@@ -18,7 +18,7 @@ pub struct Change {
 }
 
 impl Config {
-    /// What is other in `after`.
+    /// The keys whose value in `after` differs.
     pub fn changes(&self, after: &Config) -> Vec<Change> {
         let mut changes = Vec::new();
         compare("", &self.entries, &after.entries, &mut changes);

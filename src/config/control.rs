@@ -1,4 +1,4 @@
-//! `[control]`: the operator's socket and the stop.
+//! `[control]`: the control socket, and the time to stop.
 
 use super::declare::table;
 use super::kinds::{duration, hours, optional, path_in_spool, seconds, text};
@@ -10,15 +10,15 @@ use std::time::Duration;
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 table! {
-    /// The operator's side.
+    /// The control socket, and how the relay stops.
     pub struct Control {
-        /// The Unix socket that `ringpost queue` speaks to. Its path has at most 107 bytes.
+        /// The Unix socket that `ringpost queue` uses. Its path may have at most 107 bytes.
         socket: PathBuf = path_in_spool("control.sock");
-        /// The group whose members may use the socket, by name; its mode is 0660. Without it, the
-        /// group that the relay runs as.
+        /// The name of the group whose members may use the socket (its mode is 0660). Without it,
+        /// the group that the relay runs as.
         group: Option<Box<str>> = optional(text("ringpost-operators"));
-        /// After SIGTERM nothing new begins, and transactions may finish for this long. What is not
-        /// finished then is tried again after the next start.
+        /// After SIGTERM the relay starts no new transaction, and gives open ones this long to
+        /// finish. What is not finished by then is tried again after the next start.
         stop_within: Duration = duration(seconds(20), Duration::ZERO..=hours(1));
     }
     check = check
@@ -29,7 +29,7 @@ fn check(items: &[Control], tables: &[Table<'_>]) {
         let length = control.socket.as_os_str().len();
         if length > UNIX_PATH_BYTES_MAX {
             let what = format!(
-                "the path of control.socket has {length} bytes, and the kernel takes at most \
+                "the path of control.socket has {length} bytes, and the kernel allows at most \
                  {UNIX_PATH_BYTES_MAX}: {:?}; set control.socket to a shorter one",
                 control.socket
             );

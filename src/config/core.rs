@@ -1,5 +1,4 @@
-//! `cores`, `pin`, `[core_default]` and `[[core]]`: which shards there are and what each has for
-//! itself.
+//! `cores`, `pin`, `[core_default]` and `[[core]]`: the shards and the settings of each.
 
 use super::declare::{Entries, Setting, Shape, Shown, ValueShape, table};
 use super::kinds::{GIB, MIB, count, needed, optional, path, quoted, size};
@@ -10,52 +9,52 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// One shard's own settings: `[[core]]` laid over the rest.
+/// The settings of one shard: `[core_default]`, overridden by its `[[core]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Core {
     /// The CPU that the shard is pinned to; `None` leaves it to the kernel.
     pub cpu: Option<usize>,
     /// The shard's spool directory: by default `shard-N` below `spool.directory`.
     pub spool: PathBuf,
-    /// Inbound connections that this shard holds at once, at most.
+    /// Largest number of inbound connections at once.
     pub connections_max: usize,
-    /// Bytes of accepted content that this shard keeps in memory for a first attempt, at most.
+    /// Largest amount of accepted content that is kept in memory for a first attempt, in bytes.
     pub hot_bytes_max: usize,
-    /// Bytes of content on its way in that this shard keeps in memory, at most; beyond it content
-    /// is written to the disk as it comes.
+    /// Largest amount of incoming content that is kept in memory, in bytes; beyond it, content is
+    /// written to disk as it arrives.
     pub content_bytes_max: usize,
-    /// Recipients that may wait in this shard's queue, about; beyond it no more mail is taken.
+    /// Recipients that may wait in the queue, approximately; beyond it, new mail is refused.
     pub queue_recipients_max: usize,
 }
 
-/// A queue id has ten bits for the number of its spool.
+/// A queue id has ten bits for the number of the shard.
 pub(super) const SHARDS_MAX: usize = 1024;
 
 table! {
-    /// What each shard has, unless its own [[core]] says otherwise.
+    /// The settings of each shard, unless its own [[core]] overrides them.
     pub(super) struct CoreDefault {
-        /// Inbound connections that a shard holds at once. Further clients get 421 and are closed:
-        /// a client that waits without an answer would not try elsewhere.
+        /// Inbound connections of a shard at once. Beyond it, a client gets 421 and is
+        /// disconnected, so that it can try another host instead of waiting.
         connections_max: usize = count(4096, 1..=100_000);
-        /// Bytes of accepted content that a shard keeps in memory for the first attempt. Beyond it
-        /// content is read back from disk when its turn comes; no mail is refused.
+        /// Bytes of accepted content that a shard keeps in memory for the first attempt. Beyond it,
+        /// content is read back from disk for the attempt; no mail is refused.
         hot_bytes_max: usize = size(64 * MIB, 0..=64 * GIB);
-        /// Bytes of content on its way in that a shard keeps in memory, for all sessions together.
-        /// Beyond it content goes to disk as it arrives, and sessions read at the speed of the
+        /// Bytes of incoming content that a shard keeps in memory, for all sessions together.
+        /// Beyond it, content goes to disk as it arrives, and sessions read at the speed of the
         /// disk.
         content_bytes_max: usize = size(64 * MIB, MIB..=64 * GIB);
         /// Recipients that may wait in a shard's queue. Each takes 40 to 90 bytes of memory. Beyond
-        /// it new mail is refused with 452 4.3.1 while deliveries go on.
+        /// it, new mail is refused with 452 4.3.1 while deliveries continue.
         queue_recipients_max: usize = count(10_000_000, 1..=250_000_000);
     }
 }
 
 table! {
-    /// One shard's own settings, by its CPU. A spool on a disk of its own makes syncs cheaper.
+    /// Settings of one shard, named by its CPU. A spool on a separate disk makes syncs cheaper.
     pub(super) struct CoreKeys {
         /// The CPU of the shard.
         cpu: usize = needed(count(0, 0..=8191));
-        /// The shard's spool; without it the folder shard-N in spool.directory.
+        /// The shard's spool; without it, the directory shard-N in spool.directory.
         spool: Option<PathBuf> = optional(path("/disk1/spool"));
         /// As core_default.connections_max.
         connections_max: Option<usize> = optional(count(8192, 1..=100_000));
@@ -73,7 +72,7 @@ table! {
 pub(super) enum Cores {
     /// One shard for each CPU that the process may use.
     All,
-    /// As many shards.
+    /// This many shards.
     Count(usize),
     /// One shard on each of these CPUs.
     Cpus(Vec<usize>),
@@ -138,7 +137,7 @@ fn read_cores(node: &Node) -> Result<Cores, unit::Fault> {
             let cpu = |item: &Node| {
                 cpu(item).ok_or_else(|| {
                     let item = item.value.shown();
-                    format!("a list of CPU numbers, such as [0, 1], cannot hold {item}")
+                    format!("a list of CPU numbers, such as [0, 1], cannot contain {item}")
                 })
             };
             items.iter().map(cpu).collect::<Result<_, _>>().map(Cores::Cpus)
@@ -147,7 +146,7 @@ fn read_cores(node: &Node) -> Result<Cores, unit::Fault> {
     }
 }
 
-/// What the keys about shards say, as they were read.
+/// The keys about shards, as they were read.
 pub(super) struct Written<'a> {
     pub cores: &'a Cores,
     pub pin: bool,
@@ -156,7 +155,7 @@ pub(super) struct Written<'a> {
     pub directory: &'a Path,
 }
 
-/// The shards, in shard order. `file` has the keys.
+/// The shards, in shard order. Faults are reported to `file`.
 pub(super) fn shards(written: &Written<'_>, file: &Table<'_>) -> Vec<Core> {
     let default = written.default;
     let cpus = cpus(written, file);
@@ -173,11 +172,11 @@ pub(super) fn shards(written: &Written<'_>, file: &Table<'_>) -> Vec<Core> {
         })
         .collect();
     let mut named = BTreeSet::new();
-    // A CPU that could not be read is reported already, and its default means none.
+    // A CPU that could not be read is reported already; its default is not a real CPU.
     let readable = !file.report().is_wrong("core.cpu");
     for (number, own) in written.own.iter().enumerate().filter(|_| readable) {
         match find(own.cpu, &mut cores, &mut named, written.pin) {
-            Ok(core) => lay_over(own, core),
+            Ok(core) => apply_own(own, core),
             Err(what) => file.report().unfit("core.cpu", number, what),
         }
     }
@@ -189,7 +188,7 @@ pub(super) fn shards(written: &Written<'_>, file: &Table<'_>) -> Vec<Core> {
     cores
 }
 
-/// The CPU of each shard, in shard order; on a fault, one shard for each that there is.
+/// The CPU of each shard, in shard order; after a fault, one shard for each usable CPU.
 fn cpus(written: &Written<'_>, file: &Table<'_>) -> Vec<Option<usize>> {
     let (usable, pin) = (&*file.report().machine.cpus, written.pin);
     let on = |cpus: &[usize]| cpus.iter().map(|cpu| pin.then_some(*cpu)).collect::<Vec<_>>();
@@ -217,8 +216,8 @@ fn first_cpus(count: usize, usable: &[usize]) -> Result<&[usize], unit::Fault> {
     let most = usable.len().min(SHARDS_MAX);
     usable.get(..count).filter(|_| count <= SHARDS_MAX).ok_or_else(|| {
         format!(
-            "{count} shards are too many: at most {most} here, one for each CPU (or as many as \
-             you like with pin = false)"
+            "{count} shards are too many: at most {most} here, one for each CPU (or any number \
+             with pin = false)"
         )
     })
 }
@@ -243,7 +242,7 @@ fn check_cpus(cpus: &[usize], usable: &[usize]) -> Result<(), unit::Fault> {
     Ok(())
 }
 
-fn lay_over(own: &CoreKeys, core: &mut Core) {
+fn apply_own(own: &CoreKeys, core: &mut Core) {
     if let Some(spool) = &own.spool {
         core.spool.clone_from(spool);
     }
@@ -253,7 +252,7 @@ fn lay_over(own: &CoreKeys, core: &mut Core) {
     core.queue_recipients_max = own.queue_recipients_max.unwrap_or(core.queue_recipients_max);
 }
 
-/// The shard that a `[[core]]` with this `cpu` is about, or what is wrong.
+/// The shard of the `[[core]]` with this CPU, or what is wrong.
 fn find<'a>(
     number: usize,
     cores: &'a mut [Core],
@@ -264,7 +263,7 @@ fn find<'a>(
         return Err("pin = false pins to no CPU; leave [[core]] out".into());
     }
     if !named.insert(number) {
-        return Err(format!("CPU {number} has a [[core]] above already"));
+        return Err(format!("CPU {number} has a [[core]] above"));
     }
     let chosen: Vec<usize> = cores.iter().filter_map(|core| core.cpu).collect();
     cores.iter_mut().find(|core| core.cpu == Some(number)).ok_or_else(|| {
@@ -272,7 +271,7 @@ fn find<'a>(
     })
 }
 
-/// The keys about shards as they would be written for `cores`.
+/// The keys about shards that give `cores`.
 pub(super) fn keys_of(cores: &[Core]) -> (Cores, Vec<CoreKeys>) {
     let cpus: Vec<usize> = cores.iter().filter_map(|core| core.cpu).collect();
     if cpus.len() < cores.len() {

@@ -1,9 +1,9 @@
 //! How a configuration key is declared: once, in the [`table!`] of its table, with its name, type,
 //! unit, range, default and documentation, and whether a change needs a restart.
 //!
-//! From that one place follow the field of the checked configuration, the parser, the list of known
+//! From that declaration come the field of the checked configuration, the parser, the list of known
 //! keys, the output of `ringpost check`, the annotated file, the JSON Schema and `config show`.
-//! What a table's keys mean together is checked by a function that the declaration names.
+//! Relations between the keys of a table are checked by a function that the declaration names.
 
 use super::table::Table;
 
@@ -49,9 +49,9 @@ pub struct ValueShape {
     pub range: Option<(String, String)>,
     /// The words that may be written, where only some may.
     pub choices: Vec<&'static str>,
-    /// The default as the file writes it; `None` when there is none, or it depends on the machine.
+    /// The default as written in the file; `None` when there is none or it depends on the machine.
     pub default: Option<String>,
-    /// Where a default that is not fixed comes from.
+    /// The source of a default that is not fixed.
     pub default_note: Option<&'static str>,
     /// What the annotated file shows where there is no fixed default.
     pub example: Option<String>,
@@ -92,7 +92,7 @@ impl TableNumber {
     }
 }
 
-/// A key with the value that it has, as the file writes it.
+/// The value of a key, as written in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shown {
     /// A value, as TOML.
@@ -117,15 +117,15 @@ pub(super) trait Keys: Sized {
     fn keys() -> Vec<Key>;
     /// Every key that has a value.
     fn show(&self, into: &mut Entries);
-    /// What the keys mean together: one item for each time that the table was written.
+    /// Checks relations between keys; one item for each time that the table was written.
     fn check(items: &[Self], tables: &[Table<'_>]);
 }
 
 /// The type of a key's value: how it is read and shown. Its forms are in `kinds`.
 pub(super) trait Setting<T> {
-    /// Takes the key out of the table. What is wrong is reported, and the default stands in.
+    /// Takes the key out of the table. A wrong value is reported and replaced by the default.
     fn read(&self, table: &mut Table<'_>, key: &'static str) -> T;
-    /// The value as the file writes it, if there is one.
+    /// Adds the value as written in the file, if there is one.
     fn show(&self, value: &T, key: &'static str, into: &mut Entries);
     /// What may be written.
     fn shape(&self) -> Shape;

@@ -5,8 +5,8 @@ use super::kinds::{count, duration, hours, minutes, seconds};
 use std::time::Duration;
 
 table! {
-    /// The sending side of SMTP. The time-outs are those of RFC 5321 4.5.3.2; after one of them the
-    /// recipients of the transaction wait as [retry] says.
+    /// The sending side of SMTP. The timeouts are those of RFC 5321 4.5.3.2; when one expires, the
+    /// recipients of the transaction are deferred, and tried again as [retry] says.
     pub struct Delivery {
         /// Wait for a TCP connection. Then the next host of the site is tried.
         connect_timeout: Duration = duration(seconds(30), seconds(1)..=minutes(10));
@@ -22,12 +22,12 @@ table! {
         recipient_timeout: Duration = duration(minutes(5), seconds(1)..=hours(1));
         /// Wait for the 354 after DATA.
         data_timeout: Duration = duration(minutes(2), seconds(1)..=hours(1));
-        /// Wait until the server takes the next block of content.
+        /// Wait until the server accepts the next block of content.
         content_timeout: Duration = duration(minutes(3), seconds(1)..=hours(1));
-        /// Wait for the reply to the end of the content. It is the longest, because a server that
-        /// is given up here may have taken the message all the same, and then gets it twice.
+        /// Wait for the reply to the end of the content. It is the longest timeout, because the
+        /// server may already have accepted the message, and would get it twice.
         end_of_data_timeout: Duration = duration(minutes(10), seconds(1)..=hours(1));
-        /// Recipients in one transaction. A server must take 100 (RFC 5321 4.5.3.1.8).
+        /// Recipients in one transaction. A server must accept 100 (RFC 5321 4.5.3.1.8).
         recipients_max: usize = count(100, 1..=1000);
     }
 }

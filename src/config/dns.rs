@@ -10,25 +10,26 @@ use std::time::Duration;
 table! {
     /// Name servers.
     pub struct Dns {
-        /// Resolvers to ask, in this order; at most 8; port 53 unless given. A cache nearby is
-        /// worth having.
+        /// Resolvers to ask, in this order; at most 8; port 53 unless given. A caching resolver on
+        /// this machine or network is recommended.
         servers: Vec<SocketAddr> = Servers;
         /// Wait for one answer. Then the next server is asked.
         timeout: Duration = duration(seconds(3), ms(100)..=minutes(1));
-        /// Rounds over all servers. Then the recipients wait as [retry] says.
+        /// Rounds over all servers. Then the recipients are deferred, as [retry] says.
         attempts: u32 = count(3, 1..=10);
-        /// Answers that a shard keeps. At the limit old ones go.
+        /// Answers in the cache of a shard. At the limit, old ones are removed.
         cache_entries_max: usize = count(100_000, 100..=10_000_000);
-        /// An answer is kept at most this long, whatever its TTL.
+        /// Longest time that an answer is cached, whatever its TTL.
         ttl_max: Duration = duration(days(1), seconds(1)..=days(7));
-        /// A failure (SERVFAIL, no answer) is kept this long (RFC 9520 3.2: 1 second to 5 minutes).
+        /// How long a failure (SERVFAIL, no answer) is cached (RFC 9520 3.2: 1 second to 5
+        /// minutes).
         failure_ttl: Duration = duration(seconds(30), seconds(1)..=minutes(5));
     }
 }
 
-/// Asked when nothing names another (resolv.conf(5) does the same).
+/// Asked when no server is configured (as in resolv.conf(5)).
 const LOCAL_NAME_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
-/// Each unanswered server costs a time-out in every round.
+/// Each server that does not answer costs a timeout in every round.
 const SERVERS_MAX: usize = 8;
 
 /// A list of name servers; by default those of the machine.

@@ -1,12 +1,12 @@
-//! What is wrong with what the operator wrote, in words that say where and what would be right.
+//! Errors in the configuration: each says where the mistake is and what would be right.
 //!
-//! These texts are an interface: they are what an operator sees. Tests hold them word for word.
+//! The texts are an interface for operators; tests compare them word for word.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -14,38 +14,38 @@ pub enum ConfigError {
     Unreadable {
         /// The file that was named.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: String,
     },
-    /// All that is wrong, one line each, file first.
+    /// All mistakes, one line each, those in the file first.
     #[error("{}", Lines(.0))]
     Wrong(Vec<Problem>),
 }
 
-/// One thing that is wrong.
+/// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Where it was written.
     pub place: Place,
-    /// The key with its tables, `retry.first`; empty when the problem is with no one key.
+    /// The key with its tables, `retry.first`; empty when the problem is not with a single key.
     pub key: String,
     /// What is wrong and what would be right.
     pub what: String,
 }
 
-/// Where a value was written. The order is that in which problems are listed.
+/// Where a value was written. Problems are listed in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// Nowhere: a default, or what the machine says of itself.
+    /// Not written: a default, or a value taken from the machine.
     Default,
     /// In the file.
     File {
         /// Its name as given.
         name: Arc<str>,
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
     },
-    /// On the command line, by a flag of its own: `--spool`.
+    /// On the command line, by a dedicated flag: `--spool`.
     Flag(&'static str),
     /// On the command line, by `--set` with this key.
     Set(String),

@@ -26,7 +26,7 @@ pub enum EventOutput {
     File(PathBuf),
 }
 
-/// Where events go, as the file writes it.
+/// Where events go, as written in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     File,
@@ -44,8 +44,8 @@ table! {
     pub(super) struct EventKeys {
         /// Where events go: to a file, to standard output, or nowhere.
         output: Output = choice(Output::File);
-        /// The file. It is made for the relay's user and group alone: mode 0640, less what the
-        /// umask takes.
+        /// The file. It is created with mode 0640, minus the umask: readable by the relay's user
+        /// and group only.
         file: PathBuf = path_in_spool("events.jsonl");
         /// At this size the file is renamed to FILE.1, after FILE.1 to FILE.2 and so on.
         rotate_bytes: u64 = size(256 * MIB, 64 * KIB..=TIB);

@@ -1,4 +1,4 @@
-//! What a key means, for `ringpost config show` and `list`, and the JSON Schema of the file.
+//! Describes keys for `ringpost config show` and `list`, and makes the JSON Schema of the file.
 
 use super::Config;
 use super::annotated::{paragraphs, text_of, wrap};
@@ -7,12 +7,12 @@ use super::postfix;
 use super::written::{Declared, Written, declared, join};
 use serde_json::{Map, json};
 
-/// The most keys that are offered in place of an unknown one.
+/// Largest number of keys that are suggested in place of an unknown one.
 const OFFERED_MAX: usize = 3;
 
 /// Why a key cannot be shown.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no key {name:?}{}", offered(.near))]
+#[error("unknown key {name:?}{}", offered(.near))]
 pub struct UnknownKey {
     name: String,
     near: Vec<String>,
@@ -20,13 +20,13 @@ pub struct UnknownKey {
 
 fn offered(near: &[String]) -> String {
     match near {
-        [] => "; `ringpost config list` has them all".to_owned(),
+        [] => "; `ringpost config list` shows all".to_owned(),
         some => format!("; did you mean {}?", some.join(" or ")),
     }
 }
 
 impl Config {
-    /// What the key `name`, or each key of the table `name`, means, and its value.
+    /// Describes the key `name`, or each key of the table `name`, with its value.
     ///
     /// # Errors
     /// There is no such key or table.
@@ -94,7 +94,7 @@ impl Config {
         );
     }
 
-    /// Every key, one on a line, with its value, and with its default where that differs.
+    /// Every key on one line, with its value, and with its default where that differs.
     pub fn list(&self) -> String {
         let mut page = String::new();
         for one in declared() {
@@ -129,7 +129,7 @@ fn unknown(name: &str, all: &[Declared]) -> UnknownKey {
     UnknownKey { name: name.to_owned(), near: near.into_iter().map(|(_, path)| path).collect() }
 }
 
-/// The values of the key `path`: of a key in `[[table]]`s one for each.
+/// The values of the key `path`; for a key in `[[table]]`s, one for each table.
 fn values_of(path: &str, entries: &Entries) -> Vec<String> {
     let (first, rest) = path.split_once('.').map_or((path, None), |(one, rest)| (one, Some(rest)));
     let found = entries.iter().find(|(key, _)| *key == first).map(|(_, shown)| shown);

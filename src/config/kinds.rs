@@ -1,6 +1,6 @@
-//! The types of configuration values: what a declaration writes to the right of a key.
+//! The types of configuration values: the right side of a key's declaration.
 //!
-//! Each is a small struct with a default and a range, made by the function of its name.
+//! Each is a small struct with a default and a range, built by the function of its name.
 
 use super::declare::{Entries, Keys, Setting, Shape, Shown, TableNumber, TableShape, ValueShape};
 use super::error::Place;
@@ -33,7 +33,7 @@ pub(super) const fn days(count: u64) -> Duration {
     hours(24 * count)
 }
 
-/// Text as TOML writes it.
+/// Text as a TOML string.
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
@@ -363,7 +363,7 @@ impl<T: Clone> Setting<T> for Parsed<T> {
     }
 }
 
-/// A path that names something.
+/// Reads a path that is not empty.
 fn read_path(text: &str) -> Result<PathBuf, Fault> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("{text:?} is not a path"));
@@ -380,7 +380,7 @@ pub(super) fn path(default: &str) -> Parsed<PathBuf> {
     parsed("path", default.into(), read_path, |path| show_path(path))
 }
 
-/// Text that says something.
+/// Reads printable text that is not empty.
 fn read_words(text: &str) -> Result<Box<str>, Fault> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(format!("{text:?} is not usable text; write printable characters"));
@@ -393,7 +393,7 @@ pub(super) fn text(default: &str) -> Parsed<Box<str>> {
     parsed("text", default.into(), read_words, |text| text.to_string())
 }
 
-/// A path whose default lies in the spool directory.
+/// A path whose default is in the spool directory.
 pub(super) struct SpoolPath(&'static str);
 
 /// A path; the default is `name` in `spool.directory`.
@@ -529,7 +529,7 @@ impl<T, S: Setting<T>> Setting<T> for Needed<S> {
 /// A value whose default is not fixed.
 pub(super) struct Noted<S>(&'static str, S);
 
-/// A value whose default is what `note` says, and not that of `inner`, which is an example.
+/// A value whose default is described by `note`; the default of `inner` is only an example.
 pub(super) fn noted<S>(note: &'static str, inner: S) -> Noted<S> {
     Noted(note, inner)
 }
@@ -589,7 +589,7 @@ fn table_shape<T: Keys>(number: TableNumber) -> Shape {
     Shape::Table(TableShape { about: T::ABOUT, keys: T::keys(), number })
 }
 
-/// Reads a table whole.
+/// Reads and checks a whole table.
 fn read_table<T: Keys>(mut table: Table<'_>) -> T {
     let read = T::read(&mut table);
     T::check(std::slice::from_ref(&read), std::slice::from_ref(&table));

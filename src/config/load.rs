@@ -1,7 +1,7 @@
-//! From a file, the command line and the machine to a checked configuration.
+//! Makes a checked configuration from a file, the command line and the machine.
 //!
-//! The order: the default, then the file, then flags of their own, then `--set`; the later wins,
-//! and all are checked alike.
+//! The order: defaults, then the file, then dedicated flags, then `--set`. Later ones win, and all
+//! are checked in the same way.
 
 use super::error::ConfigError;
 use super::source::{self, Override, OverrideFlag, Tree};
@@ -13,22 +13,22 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the machine says of itself, where the file is silent.
+/// Properties of the machine, used as defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The host name.
     pub host_name: String,
-    /// The CPUs that this process may use, rising.
+    /// The CPUs that this process may use, in ascending order.
     pub cpus: Vec<usize>,
     /// The name servers of `/etc/resolv.conf`, in its order.
     pub dns_servers: Vec<SocketAddr>,
 }
 
-/// As many name servers of resolv.conf(5) as the C library asks.
+/// Number of name servers that the C library uses (resolv.conf(5)).
 const RESOLV_CONF_SERVERS_MAX: usize = 3;
 
 impl Machine {
-    /// A machine of which nothing is known.
+    /// A machine with default properties.
     pub(super) fn unknown() -> Machine {
         Machine { host_name: "localhost".into(), cpus: vec![0], dns_servers: Vec::new() }
     }
@@ -45,7 +45,7 @@ impl Machine {
     }
 }
 
-/// `Cpus_allowed_list: 0-3,8` of proc_pid_status(5); where it is missing, as many as there are.
+/// `Cpus_allowed_list: 0-3,8` of proc_pid_status(5); if that is missing, as many CPUs as available.
 fn cpus_allowed(status: &str) -> Vec<usize> {
     let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let listed = line.and_then(|list| unit::read_cpu_list(list.trim()).ok());
@@ -64,21 +64,21 @@ fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
     resolv_conf.lines().filter_map(server).take(RESOLV_CONF_SERVERS_MAX).collect()
 }
 
-/// The file that is read when no other is named, if it is there.
+/// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/ringpost/ringpost.toml";
 
-/// Where a configuration comes from: for reading it again.
+/// Where a configuration comes from, to read it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The file; `None` when the defaults hold.
+    /// The file; `None` for the defaults.
     pub file: Option<PathBuf>,
-    /// What the command line lays over it.
+    /// The values from the command line.
     pub overrides: Vec<Override>,
 }
 
 impl Origin {
     /// The file is the one that was `named` (--config), else the one that `environment`
-    /// (RINGPOST_CONFIG) names, else [`DEFAULT_FILE`] if it is there.
+    /// (RINGPOST_CONFIG) names, else [`DEFAULT_FILE`] if it exists.
     pub fn find(
         named: Option<&Path>,
         environment: Option<&OsStr>,
@@ -87,7 +87,7 @@ impl Origin {
         let default = Path::new(DEFAULT_FILE);
         let file = match (named, environment) {
             (Some(named), _) => Some(named.to_owned()),
-            // Empty is a way to ask for the defaults.
+            // An empty value asks for the defaults.
             (None, Some(name)) if name.is_empty() => None,
             (None, Some(name)) => Some(name.into()),
             (None, None) => default.exists().then(|| default.to_owned()),
@@ -95,7 +95,7 @@ impl Origin {
         Origin { file, overrides }
     }
 
-    /// Reads it.
+    /// Reads the configuration.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -103,11 +103,11 @@ impl Origin {
         Config::load(self.file.as_deref(), &self.overrides)
     }
 
-    /// The file, or that there is none.
+    /// The name of the file, or a text that says that there is none.
     pub fn describe(&self) -> String {
         match &self.file {
             Some(file) => file.display().to_string(),
-            None => format!("no file, so the defaults ({DEFAULT_FILE} is not there)"),
+            None => format!("no file, so the defaults ({DEFAULT_FILE} does not exist)"),
         }
     }
 }
@@ -115,17 +115,17 @@ impl Origin {
 /// A named pipe is refused: reading it may never end.
 fn read_file(path: &Path) -> std::io::Result<String> {
     if std::fs::metadata(path)?.file_type().is_fifo() {
-        return Err(std::io::Error::other("it is a named pipe; write a file"));
+        return Err(std::io::Error::other("it is a named pipe; use a regular file"));
     }
     std::fs::read_to_string(path)
 }
 
 impl Config {
-    /// The configuration of `file` (or the defaults alone) with `overrides` laid over it, on this
+    /// Reads the configuration from `file` (or uses the defaults) with `overrides` applied, on this
     /// machine.
     ///
     /// # Errors
-    /// The file cannot be read, or something in it or in the overrides is wrong: then all of it.
+    /// The file cannot be read, or there are mistakes in it or in the overrides: all are listed.
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Config, ConfigError> {
         let unreadable = |path: &Path, error: std::io::Error| {
             let error = match error.kind() {
@@ -144,10 +144,10 @@ impl Config {
         Config::read(&name, &text, overrides, &Machine::this())
     }
 
-    /// The configuration that `text` means on `machine`; `name` is how messages call the text.
+    /// Reads the configuration from `text`, for `machine`; error messages call the text `name`.
     ///
     /// # Errors
-    /// All that is wrong in the text and the overrides.
+    /// All mistakes in the text and the overrides.
     pub fn read(
         name: &str,
         text: &str,
@@ -161,20 +161,20 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
     }
 
-    /// What is allowed but seldom meant, in sentences for the operator.
+    /// Warnings for the operator about settings that are allowed but rarely intended.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.host_name.contains('.') {
             warnings.push(format!(
                 "host_name is {:?}, which has no domain, and many servers refuse mail from such a \
-                 name; set it to the name that the DNS has for this machine: \
-                 host_name = \"mail.example.com\"",
+                 name; set it to the name of this machine in the DNS: host_name = \
+                 \"mail.example.com\"",
                 self.host_name
             ));
         }
         if self.event.output == EventOutput::Off {
             warnings
-                .push("event.output is \"off\": what becomes of mail is recorded nowhere".into());
+                .push("event.output is \"off\": no record is kept of what happens to mail".into());
         }
         if self.access.relay_networks.is_empty() {
             warnings.push("access.relay_networks is empty: no client may relay".into());
@@ -182,20 +182,22 @@ impl Config {
         let asks = self.listeners.iter().any(|listener| listener.client_certificates);
         if self.tls.client_roots.is_some() && !asks {
             warnings.push(
-                "tls.client_roots is set, and no listener asks for certificates: \
+                "tls.client_roots is set, but no listener asks for certificates; set \
                  client_certificates = true"
                     .into(),
             );
         }
         if self.retry.expire < self.retry.first {
             warnings.push(
-                "retry.expire is shorter than retry.first: nothing is tried a second time".into(),
+                "retry.expire is shorter than retry.first: no message is tried a second \
+                 time"
+                    .into(),
             );
         }
         if self.retry.delay_report.is_some_and(|wait| wait >= self.retry.expire) {
             warnings.push(
-                "retry.delay_report is not shorter than retry.expire: no delay is ever reported; \
-                 write \"off\" if that is meant"
+                "retry.delay_report is not shorter than retry.expire: delays are never reported; \
+                 write \"off\" if that is intended"
                     .into(),
             );
         }
@@ -203,7 +205,7 @@ impl Config {
         warnings
     }
 
-    /// Values that are right and mean something else than they seem to.
+    /// Warns about valid values that probably mean something else than intended.
     fn warn_of_names(&self, warnings: &mut Vec<String>) {
         let hops = self.route.rules.iter().filter_map(|rule| rule.next_hop.as_ref());
         for hop in self.route.smart_host.iter().chain(hops) {
@@ -212,21 +214,22 @@ impl Config {
                 && &**name != "localhost"
             {
                 warnings.push(format!(
-                    "the next hop {name:?} is taken as a host name, and has no domain; write the \
-                     whole name if that is meant"
+                    "the next hop {name:?} is taken as a host name without a domain; write the \
+                     full name if a domain is missing"
                 ));
             }
         }
         let socket = self.control.socket.to_string_lossy();
         if socket.parse::<SocketAddr>().is_ok() {
             warnings.push(format!(
-                "control.socket is the path of a Unix socket, and {socket:?} looks like an address"
+                "control.socket must be the path of a Unix socket, but {socket:?} looks like an \
+                 address"
             ));
         }
         let has_users = self.auth.users.is_some() || self.auth.tokens.is_some();
         if has_users && self.tls.certificates.is_empty() && !self.auth.without_tls {
             warnings.push(
-                "there are users and no certificate: AUTH is never offered; set tls.cert and \
+                "there are users but no certificate, so AUTH is never offered; set tls.cert and \
                  tls.key (or auth.without_tls = true)"
                     .into(),
             );
@@ -234,7 +237,7 @@ impl Config {
     }
 }
 
-/// File and overrides as one tree. Overrides that do not fit are reported and left out.
+/// Merges file and overrides into one tree. Overrides that do not fit are reported and left out.
 fn gather(
     name: &str,
     text: &str,

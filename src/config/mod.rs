@@ -1,9 +1,9 @@
-//! What the operator wrote (TOML, flags) and what it means (checked, with units).
+//! Reads the configuration (TOML file, flags) and checks it.
 //!
 //! Each table of the file is declared in a module of its name (`retry`: `[retry]`) with the macro
-//! of `declare`, one line for each key; `written` has them all. [`Config`] is what every other
-//! module reads. Nothing here knows what the values are used for.
-// The documentation of keys is the operators': there `[retry]` names a table.
+//! of `declare`, one entry for each key; `written` lists all tables. [`Config`] is the result that
+//! every other module reads. Nothing here knows what the values are used for.
+// The documentation of keys is written for operators: `[retry]` in it names a table.
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod access;
@@ -71,10 +71,10 @@ pub use tokens::Tokens;
 use declare::Entries;
 use std::sync::Arc;
 
-/// The whole checked configuration. Made once at start and shared, read-only, by all shards.
+/// The whole checked configuration. Built once at start and shared, read-only, by all shards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The name that the relay gives itself: greeting, EHLO reply, Received, EHLO to next hops.
+    /// The relay's own name in the greeting, the EHLO reply, Received and its EHLO to next hops.
     pub host_name: Arc<str>,
     /// One per shard, in shard order; never empty.
     pub cores: Vec<Core>,
@@ -102,10 +102,10 @@ pub struct Config {
     pub delivery: Delivery,
     /// The event log.
     pub event: Event,
-    /// The operator's socket and the stop.
+    /// The control socket, and the time to stop.
     pub control: Control,
-    /// The driver.
+    /// The io_uring driver.
     pub ring: Ring,
-    /// Every key with its value, as the file writes it.
+    /// Every key with its value, as written in the file.
     entries: Arc<Entries>,
 }

@@ -1,7 +1,7 @@
-//! The keys that do what parameters of Postfix's `main.cf` do: offered where such a name is given.
+//! The keys that correspond to parameters of Postfix's `main.cf`, suggested for such a name.
 //! *Pure.*
 
-/// Parameter of Postfix, and what it is here.
+/// Parameters of Postfix, each with the key that corresponds to it.
 const NAMES: [(&str, &str); 33] = [
     ("relayhost", "route.smart_host"),
     ("transport_maps", "route.rule.domain"),

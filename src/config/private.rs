@@ -1,32 +1,32 @@
-//! Files that hold secrets: passwords, hashes of them, keys. Others must not read them, nor write
-//! to them; a group may read, since keys are often shared so.
+//! Files with secrets: passwords, password hashes, keys. Other users must not read or write them;
+//! the group may read them, because keys are often shared that way.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Writing by the group and by others, and reading by others.
+/// Mode bits that are refused: group write, other read, other write.
 const FORBIDDEN: u32 = 0o026;
 
-/// The file, if it is one to keep a secret in.
+/// The file's metadata, if its mode is private.
 ///
 /// # Errors
-/// It cannot be looked at; others may read or change it.
+/// The file does not exist or cannot be examined; others may read or change it.
 pub fn look_at_private(path: &Path) -> io::Result<fs::Metadata> {
     let found = fs::metadata(path)?;
     let mode = found.mode() & 0o777;
     if mode & FORBIDDEN == 0 {
         return Ok(found);
     }
-    let words = format!(
-        "its mode is {mode:03o}, so others could read or change what is secret; chmod 600, or 640 \
+    let text = format!(
+        "its mode is {mode:03o}, so others could read or change a secret; use chmod 600, or 640 \
          for a group that may read it"
     );
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, words))
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
-/// Writes such a file.
+/// Writes a file with a private mode.
 #[cfg(test)]
 pub fn write_private(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
@@ -42,7 +42,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_others_could_read_or_change_is_no_secret() {
+    fn a_file_that_others_may_read_or_change_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         assert_eq!(look_at_private(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -59,10 +59,10 @@ mod tests {
             (0o666, false),
         ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let told = look_at_private(&path).map(drop).map_err(|error| error.to_string());
-            assert_eq!(told.is_ok(), private, "{mode:o}");
+            let result = look_at_private(&path).map(drop).map_err(|error| error.to_string());
+            assert_eq!(result.is_ok(), private, "{mode:o}");
         }
-        let told = look_at_private(&path).unwrap_err().to_string();
-        assert!(told.starts_with("its mode is 666, ") && told.contains("chmod 600"), "{told}");
+        let error = look_at_private(&path).unwrap_err().to_string();
+        assert!(error.starts_with("its mode is 666, ") && error.contains("chmod 600"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
-//! The effective configuration, written as a file again: what the relay understood.
+//! Writes the effective configuration as a TOML file.
 //!
-//! What is rendered reads back as the same configuration.
+//! The file reads back as the same configuration.
 
 use super::Config;
 use super::declare::{Entries, Shown};
@@ -8,7 +8,7 @@ use super::written::join;
 use std::fmt::Write;
 
 impl Config {
-    /// The whole configuration as TOML, every key with the value that holds.
+    /// The whole configuration as TOML, every key with its effective value.
     pub fn render(&self) -> String {
         let mut page = String::new();
         render("", &self.entries, &mut page);
@@ -16,11 +16,11 @@ impl Config {
     }
 }
 
-/// Values come before tables: TOML has no other way.
+/// Values come before tables, as TOML requires.
 fn render(path: &str, entries: &Entries, page: &mut String) {
     for (key, shown) in entries {
         if let Shown::Value(value) = shown {
-            // A string takes every write.
+            // Writing to a string does not fail.
             let _ = writeln!(page, "{key} = {value}");
         }
     }

@@ -1,4 +1,4 @@
-//! `[ring]`: the driver.
+//! `[ring]`: the io_uring driver.
 
 use super::declare::table;
 use super::kinds::{count, duration, ms};
@@ -6,12 +6,12 @@ use super::table::Table;
 use std::time::Duration;
 
 table! {
-    /// The driver below everything: io_uring. Rarely of interest.
+    /// The io_uring driver. These keys rarely need a change.
     pub struct Ring {
         /// Entries of each submission ring, a power of two.
         depth: usize = count(256, 64..=32_768);
-        /// A busy shard looks at its rings at least this often. A shorter time answers sooner, a
-        /// longer one does more in a row.
+        /// How often a busy shard checks its rings for new events, at least. A shorter time lowers
+        /// latency, a longer one raises throughput.
         preempt: Duration = duration(ms(1), Duration::from_micros(100)..=ms(100));
     }
     check = check

@@ -1,4 +1,4 @@
-//! `[route]` and `[[route.rule]]`: the next hop of each domain, and what holds on the way there.
+//! `[route]` and `[[route.rule]]`: the next hop of each domain, and the policy for the transport.
 
 use super::declare::table;
 use super::kinds::{Parsed, Words, choice, count, flag, needed, optional, parsed, path, tables};
@@ -9,51 +9,53 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// The longest list of rules: they are tried one after the other.
+/// Largest number of rules: they are tried one by one.
 const RULES_MAX: usize = 10_000;
 
 table! {
     /// Where mail goes.
     pub(super) struct RouteKeys {
-        /// The next hop of all mail that no rule names (also --smart-host). "mx": the mail servers
-        /// that the DNS gives for the domain. "HOST:PORT" or "HOST": this host, which is looked up
-        /// by address, never by MX. "smtps://HOST:PORT": the same with TLS from the first byte
-        /// (port 465 if none is given). "lmtp://HOST:PORT": delivery to mailboxes by LMTP (RFC
-        /// 2033; port 24 if none is given, never 25).
+        /// The next hop of all mail that matches no rule (also --smart-host). "mx": the MX hosts of
+        /// the domain. "HOST:PORT" or "HOST": this host, without an MX lookup. "smtps://HOST:PORT":
+        /// the same with TLS from the first byte (port 465 if none is given). "lmtp://HOST:PORT":
+        /// delivery to mailboxes by LMTP (RFC 2033; port 24 if none is given, never 25).
         smart_host: Hop = next_hop(Hop::Mx);
-        /// The port of MX hosts, and of next hops that name none. Other than 25 is for tests.
+        /// The port of MX hosts, and of next hops without a port. Ports other than 25 are for
+        /// tests.
         port: u32 = count(25, 1..=65_535);
         /// TLS to the next host. "may": if the host offers STARTTLS, without verification; if the
         /// handshake fails, in the clear. "must": never in the clear, without verification.
         /// "must-verify": never in the clear, and only to a host with a valid certificate for its
         /// name (of an MX host, the name in the MX record). "off": none. Mail that cannot be sent
         /// as demanded is deferred (4.7.4, 4.7.5). A message with REQUIRETLS (RFC 8689) goes only
-        /// to a host that offers REQUIRETLS and proves its name, whatever this key says, and is
-        /// returned at once if there is none (5.7.10, 5.7.30); MX records are not authenticated as
-        /// yet, so that is every host named by one. The field TLS-Required: No has no effect.
+        /// to a host that offers REQUIRETLS and has a valid certificate for its name, whatever this
+        /// key says, and is returned at once if there is none (5.7.10, 5.7.30). MX records are not
+        /// authenticated yet, so a host found by MX never qualifies. The header field
+        /// TLS-Required: No has no effect.
         tls: DeliveryTls = choice(DeliveryTls::May);
         /// 8-bit content for a host that does not offer 8BITMIME. "bounce": it is returned with
         /// 5.6.3 (RFC 6152 3). "convert": it is converted to 7-bit MIME, which breaks a signature
-        /// over the whole message (DKIM); where that would break a signature inside the message, it
-        /// is returned. "send": it is sent as it is, which most such hosts accept.
+        /// over the whole message (DKIM); if that would break a signature inside the message, it is
+        /// returned. "send": it is sent unchanged, which most such hosts accept.
         eight_bit: EightBit = choice(EightBit::Bounce);
         /// Send a message of up to 64 KiB together with its envelope to hosts that offer CHUNKING
         /// (RFC 3030), in one round trip instead of two, at its first attempt. Set it to false for
-        /// hosts that offer it and cannot do it: then DATA is used, except for BINARYMIME.
+        /// hosts that offer it but do not support it correctly: then DATA is used, except for
+        /// BINARYMIME.
         chunking: bool = flag(true);
         /// The certificate for hosts that ask for one, a PEM file; read again as those of [tls].
         tls_cert: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.pem"));
         /// The private key of that certificate, a PEM file.
         tls_key: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.key"));
-        /// Credentials for the smart host: a file, readable by its owner alone, with user = "NAME"
+        /// Credentials for the smart host: a file, readable only by its owner, with user = "NAME"
         /// and password = "PASSWORD"; read again as those of [tls]. The mechanism is the first of
-        /// SCRAM-SHA-256, PLAIN and LOGIN that the host offers. Instead of the password there may
-        /// be token_file = "FILE": one line with a token, which another program keeps fresh
-        /// (noticed within a minute); then the mechanism is OAUTHBEARER or XOAUTH2. Without TLS
-        /// nothing is sent, and the mail waits (4.7.4), as it does when the host refuses the
-        /// credentials.
+        /// SCRAM-SHA-256, PLAIN and LOGIN that the host offers. In place of the password there may
+        /// be token_file = "FILE": one line with a token that another program renews (a change is
+        /// noticed within a minute); then the mechanism is OAUTHBEARER or XOAUTH2. Without TLS,
+        /// nothing is sent and the mail is deferred (4.7.4); it is also deferred when the host
+        /// refuses the credentials.
         auth: Option<PathBuf> = optional(path("/etc/ringpost/smarthost.toml"));
-        /// Send the password without TLS, too.
+        /// Send the password without TLS too.
         auth_without_tls: bool = flag(false);
         /// Rules by domain.
         rule: Vec<RuleKeys> = tables(RULES_MAX);
@@ -63,10 +65,10 @@ table! {
 
 table! {
     /// A rule by the recipient's domain. Rules are tried in order, and the first that matches
-    /// counts; one that an earlier one hides is an error. Keys that are missing are those of
-    /// [route], except auth, because credentials are for one host.
+    /// applies; one that can never match is an error. Keys that are not set are taken from [route],
+    /// except auth, because credentials are for one host.
     pub(super) struct RuleKeys {
-        /// "example.com" is that domain, ".example.com" also all below it, "*" every domain.
+        /// "example.com" is that domain, ".example.com" also its subdomains, "*" every domain.
         domain: Box<str> =
             needed(parsed("domain", ".int.example.com".into(), read_domain, ToString::to_string));
         /// The next hop: as route.smart_host.
@@ -83,7 +85,7 @@ table! {
         tls_key: Option<PathBuf> = optional(path("/etc/ringpost/inside.key"));
         /// Credentials for the next hop: as route.auth.
         auth: Option<PathBuf> = optional(path("/etc/ringpost/inside.toml"));
-        /// Send the password without TLS, too.
+        /// Send the password without TLS too.
         auth_without_tls: bool = flag(false);
     }
     check = check_rules
@@ -92,13 +94,13 @@ table! {
 /// Where mail goes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// The next hop of all mail that no rule names; `None` is delivery by MX.
+    /// The next hop of all mail that matches no rule; `None` is delivery by MX.
     pub smart_host: Option<NextHop>,
-    /// Rules by recipient domain; the first that matches counts.
+    /// Rules by recipient domain; the first that matches applies.
     pub rules: Vec<RouteRule>,
-    /// The port for MX hosts and for next hops that name none.
+    /// The port for MX hosts and for next hops without a port.
     pub port: u16,
-    /// What holds on the way to destinations that no rule names.
+    /// The policy for destinations that match no rule.
     pub policy: TransportPolicy,
     /// The certificates for hosts that ask for one.
     pub certificates: Vec<Certificate>,
@@ -109,9 +111,9 @@ pub struct Route {
 /// Credentials for a next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Login {
-    /// The file that has them.
+    /// The file with the credentials.
     pub file: PathBuf,
-    /// They may be sent in the clear.
+    /// Whether they may be sent in the clear.
     pub without_tls: bool,
 }
 
@@ -131,29 +133,29 @@ pub enum DeliveryTls {
 /// One static route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteRule {
-    /// Lower-case domain; a leading `.` also matches all below it, `*` alone matches everything.
+    /// Lower-case domain; a leading `.` also matches subdomains, `*` alone matches everything.
     pub domain: Box<str>,
-    /// The next hop; `None` is delivery by MX in spite of a smart host.
+    /// The next hop; `None` is delivery by MX even if there is a smart host.
     pub next_hop: Option<NextHop>,
-    /// What holds on the way there.
+    /// The policy for the transport to it.
     pub policy: TransportPolicy,
 }
 
-/// What holds on the way to a destination.
+/// The policy for the transport to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TransportPolicy {
     /// TLS.
     pub tls: DeliveryTls,
     /// 8-bit content where the host does not offer 8BITMIME.
     pub eight_bit: EightBit,
-    /// Small messages go by BDAT (RFC 3030), with the envelope, to hosts that offer it.
+    /// Small messages are sent by BDAT (RFC 3030), with the envelope, to hosts that offer it.
     pub chunking: bool,
-    /// The certificate for hosts that ask for one: its place in [`Route::certificates`].
+    /// The certificate for hosts that ask for one: its index in [`Route::certificates`].
     pub certificate: Option<usize>,
 }
 
 impl TransportPolicy {
-    /// What holds where nothing is written.
+    /// The default policy.
     pub const ORDINARY: TransportPolicy = TransportPolicy {
         tls: DeliveryTls::May,
         eight_bit: EightBit::Bounce,
@@ -170,11 +172,11 @@ pub enum EightBit {
     /// It is converted to 7-bit, except where that would break a signature in it: then it is
     /// bounced.
     Convert,
-    /// It is sent as it is, against the RFC.
+    /// It is sent unchanged, against the RFC.
     Send,
 }
 
-/// A named place to deliver to.
+/// A configured next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NextHop {
     /// A host name (looked up by address, never by MX) or an IP address.
@@ -183,7 +185,7 @@ pub struct NextHop {
     pub port: u16,
     /// The protocol.
     pub scheme: Scheme,
-    /// Its credentials: a place in [`Route::logins`].
+    /// Its credentials: an index in [`Route::logins`].
     pub login: Option<u16>,
 }
 
@@ -218,7 +220,7 @@ impl Words for DeliveryTls {
 }
 
 impl DeliveryTls {
-    /// As the file writes it.
+    /// The value as written in the file.
     pub fn name(self) -> &'static str {
         self.word()
     }
@@ -239,7 +241,7 @@ impl Hop {
         Hop::Host(WrittenHop { host, port: Some(25), scheme: Scheme::Smtp })
     }
 
-    /// The same with its port written.
+    /// The same with its port filled in.
     fn with_port(&self, port: u32) -> Hop {
         match self {
             Hop::Mx => Hop::Mx,
@@ -276,7 +278,7 @@ impl Words for EightBit {
 }
 
 impl EightBit {
-    /// As the file writes it.
+    /// The value as written in the file.
     pub fn name(self) -> &'static str {
         self.word()
     }
@@ -313,7 +315,7 @@ fn check_route(items: &[RouteKeys], tables: &[Table<'_>]) {
     }
 }
 
-/// The first rule that matches counts, so one behind its like would never be reached.
+/// The first rule that matches applies, so a rule after a wider one would never be reached.
 fn check_rules(rules: &[RuleKeys], tables: &[Table<'_>]) {
     let mut earlier: BTreeSet<&str> = BTreeSet::new();
     for (rule, table) in rules.iter().zip(tables) {
@@ -329,7 +331,7 @@ fn check_rules(rules: &[RuleKeys], tables: &[Table<'_>]) {
         let above = domain.char_indices().filter(|&(_, c)| c == '.').map(|(at, _)| &domain[at..]);
         let mut covering = ["*", domain, &dotted].into_iter().chain(above);
         if let Some(hiding) = covering.find(|rule| earlier.contains(rule)) {
-            let what = format!("never reached: the rule for {hiding:?} above holds first");
+            let what = format!("never reached: the rule for {hiding:?} above matches first");
             table.fault(&table.place_of("domain"), "domain", what);
         }
         earlier.insert(domain);
@@ -339,7 +341,7 @@ fn check_rules(rules: &[RuleKeys], tables: &[Table<'_>]) {
 const IMPLICIT: &str = "smtps:// is TLS from the first byte, and tls is \"off\" here; write \
                         tls = \"must\" or \"must-verify\", or leave smtps:// out";
 
-/// What a next hop and the keys beside it mean together.
+/// Checks a next hop against the keys beside it.
 fn check_hop(table: &Table<'_>, key: &str, hop: &Hop, tls: DeliveryTls) {
     if tls == DeliveryTls::Off && hop.scheme() == Some(Scheme::Smtps) {
         table.fault(&table.place_of(key), key, IMPLICIT);
@@ -347,21 +349,21 @@ fn check_hop(table: &Table<'_>, key: &str, hop: &Hop, tls: DeliveryTls) {
     let together = "a certificate (tls_cert) and its key (tls_key) go together";
     tls::check_together(table, ["tls_cert", "tls_key"], together);
     if table.has("auth") && *hop == Hop::Mx && !table.is_wrong(key) {
-        let what = format!("credentials are for one host; name it as {key} here");
+        let what = format!("credentials are for one host; set {key} to that host");
         table.fault(&table.place_of("auth"), "auth", what);
     }
 }
 
-/// A permission to send the password in the clear, and no password.
+/// Reports `auth_without_tls` without `auth`.
 fn check_without_auth(table: &Table<'_>) {
     if !table.has("auth") {
-        let what = "without auth, which names the file with user and password";
+        let what = "has no effect without auth, the file with user and password";
         table.fault(&table.place_of("auth_without_tls"), "auth_without_tls", what);
     }
 }
 
 impl RouteKeys {
-    /// Writes into the keys what holds where nothing was written.
+    /// Fills in the keys that were not written.
     pub fn complete(&mut self) {
         self.smart_host = self.smart_host.with_port(self.port);
         for rule in &mut self.rule {
@@ -377,7 +379,7 @@ impl RouteKeys {
     }
 }
 
-/// The position of `item`, which is added if it is not there yet.
+/// The index of `item`, which is added if it is missing.
 fn position<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
     items.iter().position(|known| *known == item).unwrap_or_else(|| {
         items.push(item);
@@ -397,7 +399,7 @@ impl From<&RouteKeys> for Route {
                 host: hop.host.clone(),
                 port: hop.port_or(keys.port),
                 scheme: hop.scheme,
-                // There are fewer rules than numbers.
+                // RULES_MAX is less than u16::MAX.
                 login: login.and_then(|login| u16::try_from(login).ok()),
             })
         };

@@ -1,7 +1,8 @@
-//! Text and flags become one tree of values, each of which remembers where it was written.
+//! Reads the file and the command line into one tree of values. Each value remembers where it was
+//! written.
 //!
-//! What passes through: the file's TOML and the command line's overrides, the later laid over the
-//! earlier. This module knows no key.
+//! Input: the file's TOML and the command line's overrides; later values replace earlier ones. This
+//! module does not know any key.
 
 use super::error::{Place, Problem};
 use std::collections::BTreeMap;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-/// A value given on the command line, which beats the file.
+/// A value given on the command line, which overrides the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// The flag it came by.
+    /// The flag that gives it.
     pub flag: OverrideFlag,
     /// The key it sets, with its tables: `spool.directory`.
     pub key: String,
@@ -20,17 +21,16 @@ pub struct Override {
     pub value: String,
 }
 
-/// Which kind of flag an override came by.
+/// The kind of flag that gives an override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverrideFlag {
-    /// A flag of its own, named with its dashes. The value is always text.
+    /// A dedicated flag, named with its dashes. The value is always text.
     Dedicated(&'static str),
     /// `--set`. The value is TOML if it can be read as such, else text.
     Set,
 }
 
-/// Tables nest at most this deep in an override, as deep as the schema goes and a little more: a
-/// bound on recursion.
+/// Depth of nested tables in an override, a little more than in the schema: bounds recursion.
 const KEY_DEPTH_MAX: usize = 8;
 
 /// A value and where it was written.
@@ -38,8 +38,8 @@ const KEY_DEPTH_MAX: usize = 8;
 pub(super) struct Node {
     pub value: Value,
     pub place: Place,
-    /// The value as typed, when it came by `--set`: text keys take it as it stands, so that
-    /// `--set spool.directory=7` need not be quoted.
+    /// The value as typed, if it was given by `--set`: text keys use it unchanged, so that
+    /// `--set spool.directory=7` works without quotes.
     pub typed: Option<String>,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Value {
     Bool(bool),
     List(Vec<Node>),
     Table(Tree),
-    /// Something that no key takes: a date, a number beyond 64 bits. Kept as it reads.
+    /// A value that no key accepts: a date, a number beyond 64 bits. Kept as written.
     Other(String),
 }
 
@@ -73,26 +73,26 @@ impl Value {
     }
 }
 
-/// Reads the file's text. `name` is how messages call the file. With an error in the syntax there
-/// is no tree: what follows an error cannot be trusted to be in the table that it seems to be in.
+/// Reads the file's text; error messages call the file `name`. After a syntax error there is no
+/// tree: keys after the error might belong to another table than they seem to.
 pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem>> {
     let lines = Lines::of(text, name);
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Ok(lines.tree(table.get_ref()));
     }
-    // One line, one mistake: the parser often stumbles several times over the same.
+    // One error for each line: the parser often reports the same mistake several times.
     let mut problems: Vec<Problem> = Vec::new();
     for error in errors {
         let place = lines.place(error.span().map_or(0, |span| span.start));
         if problems.last().is_none_or(|last| last.place != place) {
             let what = match error.message() {
-                // What a file of another program's form runs into, in the parser's words.
+                // The parser's messages for a file in the format of another program.
                 said if ["must be quoted", "expected nothing"]
                     .iter()
                     .any(|it| said.contains(it)) =>
                 {
-                    "not valid TOML: text stands in quotation marks, key = \"text\"".to_owned()
+                    "not valid TOML: text must be quoted: key = \"text\"".to_owned()
                 }
                 said => format!("not valid TOML: {said}"),
             };
@@ -104,7 +104,7 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
     Err(problems)
 }
 
-/// Lays an override over the tree.
+/// Applies an override to the tree.
 pub(super) fn lay_over(tree: &mut Tree, over: &Override) -> Result<(), Problem> {
     let (place, value, typed) = match over.flag {
         OverrideFlag::Dedicated(flag) => {
@@ -134,7 +134,7 @@ pub(super) fn lay_over(tree: &mut Tree, over: &Override) -> Result<(), Problem> 
     merge(tree, first, new).map_err(|list| fault(&whole_list(&list)))
 }
 
-/// What to do about a `--set` that does not give the list of tables `path` as one.
+/// The advice for a `--set` that does not give the list of tables `path` as a whole.
 pub(super) fn whole_list(path: &str) -> String {
     let how = match path {
         "listener" => "write --listen ADDR:PORT, or give",
@@ -146,8 +146,8 @@ pub(super) fn whole_list(path: &str) -> String {
     )
 }
 
-/// Tables are laid over each other key by key; anything else replaces what was there. `Err`: the
-/// list of tables that the new one would reach into.
+/// Merges tables key by key; any other value replaces the old one. `Err`: the list of tables into
+/// which the path of the new value leads.
 fn merge(tree: &mut Tree, key: &str, new: Node) -> Result<(), String> {
     let old = tree.get_mut(key);
     match (old.map(|node| &mut node.value), new.value) {
@@ -156,7 +156,7 @@ fn merge(tree: &mut Tree, key: &str, new: Node) -> Result<(), String> {
                 merge(old, &at, node).map_err(|below| format!("{key}.{below}"))
             })
         }
-        // Only a path makes a table here that was not written as one.
+        // A table without typed text is one step of a path, not a table that was written.
         (Some(Value::List(_)), Value::Table(_)) if new.typed.is_none() => Err(key.to_string()),
         (_, value) => {
             tree.insert(key.to_string(), Node { value, ..new });
@@ -173,7 +173,7 @@ fn read_value(typed: &str, place: &Place) -> Value {
     }
 }
 
-/// Turns offsets into lines while the parser's values are copied into the tree.
+/// Copies the parser's values into the tree, and turns their offsets into line numbers.
 struct Lines<'a> {
     starts: Vec<usize>,
     name: Option<&'a Arc<str>>,

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 table! {
     /// The queue on disk. When the disk is full, new mail is refused with 452 4.3.1 while
-    /// deliveries go on. Space that each shard has in reserve is for reports and for what else
+    /// deliveries continue. Space that each shard has in reserve is for reports and for what else
     /// frees the disk.
     pub struct Spool {
-        /// The folder that holds the lock, the control socket, the event log, and a folder shard-N
-        /// for each shard. A relay has it for itself. It is made if it is missing, but nothing
-        /// above it is.
+        /// The directory with the lock, the control socket, the event log, and a directory shard-N
+        /// for each shard. Each relay needs its own. It is created if it is missing, but its parent
+        /// directory is not.
         directory: PathBuf = path("ringpost-spool");
-        /// Size of a segment file, a multiple of 4 KiB. Its space is reserved as a whole. Larger
+        /// Size of a segment file, a multiple of 4 KiB. Its space is reserved at once. Larger
         /// segments mean fewer files; smaller ones free space sooner. Each shard has five at least:
         /// one that is written, and four in reserve, without which it takes no mail.
         segment_bytes: u64 = size(64 * MIB, MIB..=4 * GIB);
@@ -24,8 +24,9 @@ table! {
         /// in memory until its end; at most a quarter of segment_bytes. Most mail is smaller, and
         /// small messages share one write and one sync.
         stream_threshold: usize = size(256 * KIB, 4 * KIB..=GIB);
-        /// The result of a delivery is written with the next commit, or on its own after this time.
-        /// After a crash, deliveries of this last interval are made again, and reported.
+        /// The result of a delivery is written with the next commit, or separately after this time.
+        /// After a crash, deliveries of this last interval are made again; the relay logs at start
+        /// how many are in doubt.
         outcome_interval: Duration = duration(ms(50), ms(1)..=seconds(10));
     }
     check = check

@@ -1,8 +1,7 @@
-//! Reads keys out of a table, each with its default and its range, and collects all that is wrong.
+//! Reads the keys of a table, each with its default and its range, and collects all mistakes.
 //!
-//! The declarations (see `declare`) ask for the keys; a key that none of them asked for is unknown.
-//! A value that is wrong is reported and its default stands in, so that one run shows every
-//! mistake.
+//! The declarations (see `declare`) ask for the keys; a key that none of them asks for is unknown.
+//! A wrong value is reported and replaced by its default, so that one run shows every mistake.
 
 use super::declare::Keys;
 use super::error::{Place, Problem};
@@ -18,18 +17,18 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A key this like an unknown one is offered in its place (Jaro-Winkler: 0 to 1).
+/// Least similarity (Jaro-Winkler, 0 to 1) for a known key to be suggested for an unknown one.
 const LIKENESS_MIN: f64 = 0.8;
 
-/// What was found while reading, and what defaults depend on.
+/// The mistakes found while reading, and the values on which defaults depend.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// Where defaults come from that only the machine can give.
+    /// Gives the defaults that depend on the machine.
     pub machine: Machine,
-    /// Where files lie unless they are named; known once `[spool]` has been read.
+    /// The default directory of other files; known once `[spool]` has been read.
     spool_directory: RefCell<PathBuf>,
     problems: RefCell<Vec<Problem>>,
-    /// Where each key was written, with its tables; of a key in `[[table]]`s once for each.
+    /// Where each key was written, by its full name; once for each table of `[[table]]`s.
     written: RefCell<BTreeMap<String, Vec<Place>>>,
 }
 
@@ -48,14 +47,14 @@ impl Report {
         }
     }
 
-    /// Adds what is wrong with the value of `key`, written at `place`.
+    /// Adds a problem with the value of `key`, written at `place`.
     pub fn add(&self, place: &Place, key: &str, what: impl Into<String>) {
         let problem = Problem { place: place.clone(), key: key.into(), what: what.into() };
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Values that do not go together; `what` names them. It is told where the last of them was
-    /// written; silent when one of them is wrong by itself.
+    /// Adds a problem with two keys whose values conflict; `what` names both. The place is where
+    /// the last of them was written. Nothing is added when one of them is wrong by itself.
     pub fn relation(&self, keys: [&str; 2], what: impl Into<String>) {
         if self.problems.borrow().iter().any(|problem| keys.contains(&problem.key.as_str())) {
             return;
@@ -65,19 +64,20 @@ impl Report {
         self.add(&places.max().unwrap_or(Place::Default), "", what);
     }
 
-    /// A value that is in its range and still wrong: the one with this `number` that was written.
+    /// Adds a problem with a value that is in its range but still wrong: the `number`th one that
+    /// was written for `key`.
     pub fn unfit(&self, key: &str, number: usize, what: impl Into<String>) {
         let written = self.written.borrow();
         let place = written.get(key).and_then(|places| places.get(number)).cloned();
         self.add(&place.unwrap_or(Place::Default), key, what);
     }
 
-    /// Whether something is wrong with a value of `key`.
+    /// Whether there is a problem with a value of `key`.
     pub fn is_wrong(&self, key: &str) -> bool {
         self.problems.borrow().iter().any(|problem| problem.key == key)
     }
 
-    /// All that is wrong, in the order in which it was written.
+    /// All problems, in the order of the places where the values were written.
     pub fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| a.place.cmp(&b.place));
@@ -88,7 +88,7 @@ impl Report {
 /// A table being read.
 pub(super) struct Table<'a> {
     report: &'a Report,
-    /// With the tables around it, `route.rule`; empty for the file as a whole.
+    /// The table's full name, `route.rule`; empty for the file as a whole.
     path: String,
     /// Where it begins.
     pub place: Place,
@@ -108,22 +108,22 @@ impl<'a> Table<'a> {
         Table { report, path, place, entries, known: Vec::new(), places: BTreeMap::new() }
     }
 
-    /// What was found so far.
+    /// The problems found so far.
     pub fn report(&self) -> &'a Report {
         self.report
     }
 
-    /// Where files lie unless they are named.
+    /// The default directory of other files.
     pub fn spool_directory(&self) -> PathBuf {
         self.report.spool_directory.borrow().clone()
     }
 
-    /// Says where files lie unless they are named.
+    /// Sets the default directory of other files.
     pub fn set_spool_directory(&self, directory: &std::path::Path) {
         *self.report.spool_directory.borrow_mut() = directory.to_owned();
     }
 
-    /// The name of `key` with its tables.
+    /// The full name of `key`, with its tables.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
     }
@@ -140,7 +140,7 @@ impl<'a> Table<'a> {
         node
     }
 
-    /// Adds what is wrong with the value of `key`, written at `place`.
+    /// Adds a problem with the value of `key`, written at `place`.
     pub fn fault(&self, place: &Place, key: &str, what: impl Into<String>) {
         self.report.add(place, &self.path_of(key), what);
     }
@@ -162,7 +162,7 @@ impl<'a> Table<'a> {
         Table::new(self.report, path, place, entries)
     }
 
-    /// The tables `[[key]]`; `None` when none was written, or none that is right.
+    /// The tables `[[key]]`; `None` when none was written, or none is valid.
     pub fn tables(&mut self, key: &'static str) -> Option<Vec<Table<'a>>> {
         self.known.push(key);
         let path = self.path_of(key);
@@ -195,8 +195,8 @@ impl<'a> Table<'a> {
         (written == 0 || !tables.is_empty()).then_some(tables)
     }
 
-    /// Lets text with commas on the command line stand for one `[[key]]` each, of which it is the
-    /// value of `inner`.
+    /// Turns text with commas on the command line into one `[[key]]` for each part, with the part
+    /// as the value of `inner`.
     pub fn tables_from_text(&mut self, key: &str, inner: &str) {
         let Some(node) = self.entries.get_mut(key) else { return };
         let texts = match (&node.value, &node.typed) {
@@ -213,7 +213,7 @@ impl<'a> Table<'a> {
         node.value = Value::List(texts.into_iter().map(table).collect());
     }
 
-    /// An empty `[[key]]`, which takes every default.
+    /// An empty `[[key]]`, with every key at its default.
     pub fn none_of(&self, key: &'static str) -> Table<'a> {
         Table::new(self.report, self.path_of(key), Place::Default, Tree::new())
     }
@@ -229,14 +229,14 @@ impl<'a> Table<'a> {
         self.place_of(key) != Place::Default
     }
 
-    /// Whether something is wrong with the value of `key`, which its default then stands in for.
+    /// Whether the value of `key` is wrong, so that its default is used.
     pub fn is_wrong(&self, key: &str) -> bool {
         let (place, path) = (self.place_of(key), self.path_of(key));
         let problems = self.report.problems.borrow();
         problems.iter().any(|problem| problem.key == path && problem.place == place)
     }
 
-    /// The text of `key`, which is yet to be read.
+    /// The text of `key`, before it is read.
     pub fn unread_text(&self, key: &str) -> Option<&str> {
         match &self.entries.get(key)?.value {
             Value::Text(text) => Some(text),
@@ -259,7 +259,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Text that `read` understands.
+    /// The text of `key`, parsed by `read`.
     pub fn parsed<T>(
         &mut self,
         key: &'static str,
@@ -273,8 +273,8 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// A list of texts that `read` understands; `None` when none was written, or nothing in it is
-    /// right. On the command line it may be written with commas.
+    /// A list of texts, each parsed by `read`; `None` when none was written, or no item is valid.
+    /// On the command line it may be written with commas.
     pub fn list<T>(
         &mut self,
         key: &'static str,
@@ -313,7 +313,7 @@ impl<'a> Table<'a> {
         (empty || !read_items.is_empty()).then_some(read_items)
     }
 
-    /// Yes or no.
+    /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         match self.take(key) {
             None => default,
@@ -372,7 +372,7 @@ impl<'a> Table<'a> {
         let Some(node) = self.take(key) else { return default };
         let read = match &node.value {
             Value::Float(number) => Ok(*number),
-            // What i32 cannot hold is far outside every range here, and so is its bound.
+            // A number beyond i32 is outside every range here, and so is the bound of i32.
             Value::Integer(number) => {
                 Ok(f64::from(i32::try_from(*number).unwrap_or(i32::MAX * number.signum() as i32)))
             }
@@ -399,14 +399,14 @@ impl<'a> Table<'a> {
         default
     }
 
-    /// Reports every key that was not asked for.
+    /// Reports every key that no declaration asked for.
     pub fn end(self) {
         for (key, node) in &self.entries {
             let path = self.path_of(key);
             let elsewhere = written::tables_with(key);
             let what = match (self.nearest(key), &node.place) {
                 _ if let Some(known) = postfix::key_of(key).filter(|_| elsewhere.is_empty()) => {
-                    format!("unknown key; what Postfix calls {key} is `{known}` here")
+                    format!("unknown key; the Postfix parameter {key} is `{known}` here")
                 }
                 (_, Place::Set(_)) if !elsewhere.is_empty() => {
                     let keys: Vec<String> =
@@ -418,7 +418,7 @@ impl<'a> Table<'a> {
                     format!("unknown key; it belongs to {}", heads.join(" or "))
                 }
                 (Some(known), _) => {
-                    format!("unknown key; did you mean `{}`?", self.offer(&path, known, node))
+                    format!("unknown key; did you mean `{}`?", self.suggestion(&path, known, node))
                 }
                 _ if self.path.is_empty() => {
                     format!("unknown key; there are {}", self.known.join(", "))
@@ -429,7 +429,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The known key that is most like `key` and another one, if it is like it at all.
+    /// The other known key that is most similar to `key`, if any is similar enough.
     fn nearest(&self, key: &str) -> Option<&'static str> {
         let others = self.known.iter().filter(|known| **known != key);
         let like = others.map(|known| (strsim::jaro_winkler(key, known), *known));
@@ -437,8 +437,9 @@ impl<'a> Table<'a> {
         (likeness >= LIKENESS_MIN).then_some(known)
     }
 
-    /// The right key in full: for `--set retyr.first`, with what stood behind the wrong part.
-    fn offer(&self, path: &str, known: &str, node: &Node) -> String {
+    /// The full name of the suggested key: for `--set retyr.first`, with the rest after the wrong
+    /// part.
+    fn suggestion(&self, path: &str, known: &str, node: &Node) -> String {
         let rest = match &node.place {
             Place::Set(key) => key.strip_prefix(path).unwrap_or_default(),
             _ => "",

@@ -1,4 +1,4 @@
-//! The configuration as an operator meets it: what a file means, and what every mistake is told.
+//! The configuration as an operator sees it: what a file means, and the errors for mistakes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod faults;
@@ -47,7 +47,7 @@ fn fault(text: &str, line: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn who_submits_may_say_when_unless_told_otherwise() {
+fn scheduling_is_allowed_by_default_for_submission_only() {
     let listener = |more: &str| {
         let head = "[auth]\nusers = \"u\"\nwithout_tls = true\n[[listener]]\n";
         let text = format!("{head}address = \"127.0.0.1:1\"\n{more}");
@@ -226,20 +226,19 @@ fn a_list_of_tables_may_be_set_as_a_whole_or_emptied() {
 }
 
 #[test]
-fn what_is_seldom_meant_is_warned_of() {
+fn settings_that_are_rarely_intended_cause_warnings() {
     let text = "host_name = \"relay\"\n[access]\nrelay_networks = []\n\
                 [event]\noutput = \"off\"\n[retry]\nexpire = \"1s\"\n";
     assert_eq!(
         read(text, &[]).unwrap().warnings(),
         [
             "host_name is \"relay\", which has no domain, and many servers refuse mail from such a \
-             name; set it to the name that the DNS has for this machine: \
-             host_name = \"mail.example.com\"",
-            "event.output is \"off\": what becomes of mail is recorded nowhere",
+             name; set it to the name of this machine in the DNS: host_name = \"mail.example.com\"",
+            "event.output is \"off\": no record is kept of what happens to mail",
             "access.relay_networks is empty: no client may relay",
-            "retry.expire is shorter than retry.first: nothing is tried a second time",
-            "retry.delay_report is not shorter than retry.expire: no delay is ever reported; write \
-             \"off\" if that is meant",
+            "retry.expire is shorter than retry.first: no message is tried a second time",
+            "retry.delay_report is not shorter than retry.expire: delays are never reported; write \
+             \"off\" if that is intended",
         ]
     );
 }
@@ -250,14 +249,14 @@ fn the_machines_own_name_is_checked_too() {
     let error = Config::read("", "", &[], &machine).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "host_name: this machine's name \"my_host\" is not a domain name: '_' may not stand in a \
+        "host_name: this machine's name \"my_host\" is not a domain name: '_' is not allowed in a \
          domain name; set host_name"
     );
     assert!(Config::read("", "", &overrides(&[("host_name", "a.example")]), &machine).is_ok());
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named_in_the_error() {
     let error = Config::load(Some(Path::new("/nowhere/r.toml")), &[]).unwrap_err();
     let expected = "/nowhere/r.toml: cannot be read: No such file or directory (os error 2)";
     assert_eq!(error.to_string(), expected);
@@ -298,7 +297,7 @@ fn durations_and_sizes_read_back_as_they_are_shown() {
 }
 
 #[test]
-fn what_is_rendered_means_the_same() {
+fn a_rendered_configuration_reads_back_as_the_same() {
     let text = "host_name = \"a.example\"\ncores = [2, 0]\n\
                 [[listener]]\naddress = \"0.0.0.0:0\"\n[[listener]]\naddress = \"[::1]:25\"\n\
                 [[core]]\ncpu = 2\nspool = \"/a \\\"b\\\\\"\nhot_bytes_max = 1001\n\
@@ -319,7 +318,7 @@ fn what_is_rendered_means_the_same() {
 /// The annotated file, which is the manual.
 const MANUAL: &str = include_str!("../../tuning/ringpost.toml");
 
-/// The file with every line that begins with `mark` uncommented, if it is a key or a header.
+/// The file with `mark` removed from every line where a key or a table header follows it.
 fn uncommented(mark: &str) -> String {
     let setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let line = |line: &str| match line.strip_prefix(mark) {
@@ -340,21 +339,21 @@ fn the_shipped_file_is_the_one_that_is_generated() {
     if generated != MANUAL {
         let differs = generated.lines().zip(MANUAL.lines()).find(|(new, old)| new != old);
         panic!(
-            "tuning/ringpost.toml is not what the declarations say; first difference: {differs:?}; \
+            "tuning/ringpost.toml differs from the declarations; first difference: {differs:?}; \
              run this test with RINGPOST_UPDATE=1"
         );
     }
 }
 
 #[test]
-fn the_shipped_file_changes_only_where_the_spool_lies() {
+fn the_shipped_file_changes_only_the_spool_directory() {
     let shipped = read(MANUAL, &[]).unwrap();
-    let at_home = read("", &[("--spool", "/var/lib/ringpost")]).unwrap();
-    assert_eq!(shipped, at_home);
+    let expected = read("", &[("--spool", "/var/lib/ringpost")]).unwrap();
+    assert_eq!(shipped, expected);
 }
 
 #[test]
-fn an_uncommented_key_is_in_the_table_that_it_is_shown_in() {
+fn an_uncommented_key_is_in_the_table_in_which_it_is_shown() {
     let mut head = String::new();
     let mut shown = Vec::new();
     for line in MANUAL.lines() {
@@ -380,7 +379,7 @@ fn every_key_of_the_shipped_file_can_be_uncommented() {
     let file = uncommented("#");
     // Credentials are for one host.
     let config = read(&file, &[("route.smart_host", "relay.example.net")]).unwrap();
-    // What has a fixed default has it there.
+    // Keys with a fixed default are shown with it.
     let defaults = defaults();
     assert_eq!(config.session.message_bytes_max, defaults.session.message_bytes_max);
     assert_eq!(config.retry, defaults.retry);
@@ -393,7 +392,7 @@ fn every_key_of_the_shipped_file_can_be_uncommented() {
 }
 
 #[test]
-fn every_example_of_the_shipped_file_is_right() {
+fn every_example_of_the_shipped_file_is_valid() {
     let lines = MANUAL.lines().filter_map(|line| line.strip_prefix("#   "));
     let examples: Vec<&str> = lines.skip_while(|line| !line.starts_with('[')).collect();
     let examples = examples.join("\n");
@@ -429,7 +428,7 @@ fn schemes_of_next_hops_have_ports_of_their_own() {
 }
 
 #[test]
-fn tokens_are_asked_about_and_a_listener_may_have_nothing_else() {
+fn a_submission_listener_may_have_tokens_and_no_users_file() {
     let text = "[auth.tokens]\nintrospection_endpoint = \"http://[::1]:81/a?b=c\"\n\
                 client_id = \"a\"\nclient_secret_file = \"f\"\naudience = \"mail\"\n\
                 [auth]\nwithout_tls = true\n[[listener]]\nrole = \"submission\"\n";

@@ -1,24 +1,24 @@
-//! `[tls]`: certificates and certificate authorities; and the TLS settings of listeners and routes.
+//! `[tls]`: certificates and certificate authorities, with parts that other tables use.
 
 use super::declare::table;
 use super::kinds::{Parsed, Words, choice, needed, optional, parsed, path, tables};
 use super::table::Table;
 use std::path::PathBuf;
 
-/// The most certificates; each is read at every reload.
+/// Largest number of certificates; each is read at every reload.
 const CERTIFICATES_MAX: usize = 1000;
 
 table! {
     /// Certificates and certificate authorities. The files are read again at SIGHUP, and within a
-    /// minute after they have changed; if they cannot be used then, the old ones stay in use. Files
-    /// with secrets (private keys, users, passwords) are refused when others may read them, or when
+    /// minute after a change; if they are not valid then, the old ones stay in use. Files with
+    /// secrets (private keys, users, passwords) are refused when others may read them, or when
     /// anyone but the owner may write to them: use mode 600, or 640 for a group.
     pub(super) struct TlsKeys {
         /// The oldest version of TLS, in both directions. Versions 1.0 and 1.1 are not supported
         /// (RFC 8996).
         min_version: MinVersion = choice(MinVersion::Tls12);
-        /// The certificate authorities for the certificates of servers, where a route says
-        /// "must-verify" or a message has REQUIRETLS: "system" for those of this machine, or a PEM
+        /// The certificate authorities for the certificates of servers, for routes with
+        /// "must-verify" and messages with REQUIRETLS: "system" for those of this machine, or a PEM
         /// file with certificates.
         roots: Roots = roots();
         /// The relay's certificate (also --tls-cert FILE), a PEM file: its own certificate first,
@@ -27,8 +27,8 @@ table! {
         /// The private key of that certificate (also --tls-key FILE), a PEM file.
         key: Option<PathBuf> = optional(path("/etc/ringpost/relay.example.net.key")), Reload;
         /// The certificate authorities for the certificates of clients, a PEM file: see
-        /// listener.client_certificates. Revocation lists are not read: to lock a name out, remove
-        /// it from its user.
+        /// listener.client_certificates. Revocation lists are not read: to revoke a name, remove it
+        /// from the users file.
         client_roots: Option<PathBuf> = optional(path("/etc/ringpost/clients.pem")), Reload;
         /// More certificates.
         certificate: Vec<CertificateKeys> = tables(CERTIFICATES_MAX), Reload;
@@ -49,13 +49,14 @@ table! {
 /// Certificates and certificate authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// What listeners present; the first to clients that give no name, or one that none has.
+    /// The certificates for listeners. Clients that ask for no name, or for one that no certificate
+    /// has, get the first.
     pub certificates: Vec<Certificate>,
-    /// TLS 1.2 is not used.
+    /// Whether TLS 1.2 is refused.
     pub only_1_3: bool,
     /// The authorities for the certificates of servers.
     pub roots: Roots,
-    /// The file with the authorities for the certificates of clients; without it none is accepted
+    /// The file with the authorities for the certificates of clients; without it, none is accepted
     /// by name.
     pub client_roots: Option<PathBuf>,
 }
@@ -130,7 +131,7 @@ fn check_pair(_: &[TlsKeys], tables: &[Table<'_>]) {
     }
 }
 
-/// Of the keys for a certificate and its private key, neither goes without the other.
+/// Checks that a certificate and its private key are both given, or neither.
 pub(super) fn check_together(table: &Table<'_>, [cert, key]: [&str; 2], together: &str) {
     match (table.has(cert), table.has(key)) {
         (true, false) => {

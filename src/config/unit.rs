@@ -1,5 +1,5 @@
-//! Values as text: durations, sizes, networks, addresses, names. Each has one form that is written
-//! and one reading; what cannot be read is answered with what is wrong and what would be right.
+//! Values as text: durations, sizes, networks, addresses, names. Each has one function that reads
+//! it and one that writes it. An error says what is wrong and what would be right.
 
 use super::{HostName, Network, Scheme};
 use crate::limits;
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Why a text is not what it should be.
+/// Why a text is not valid.
 pub(super) type Fault = String;
 
 /// `5m`, `1h 30m`, `250ms`.
@@ -18,7 +18,7 @@ pub(super) fn read_duration(text: &str) -> Result<Duration, Fault> {
              \"50ms\", \"30s\", \"5m\", \"1h 30m\" or \"5d\""
         )
     };
-    // The library's M is a month, which "5M" for a time-out never means.
+    // For the library, M is a month; an operator who writes "5M" does not mean that.
     if text.contains('M') || text.trim() == "0" {
         return Err(fault());
     }
@@ -46,12 +46,12 @@ pub(super) fn show_duration(duration: Duration) -> String {
     if shown.is_empty() { "0s".into() } else { shown.join(" ") }
 }
 
-/// `25 MiB`, `64KiB`, `1000`: bytes. Units in powers of 1000 are read too; letter case is free.
+/// `25 MiB`, `64KiB`, `1000`: bytes. Units in powers of 1000 are accepted too, in any letter case.
 pub(super) fn read_size(text: &str) -> Result<u64, Fault> {
     let fault = || {
         format!(
             "{text:?} is not a size; write a whole number of bytes, or one with \
-             KiB, MiB or GiB behind it: \"64 KiB\""
+             KiB, MiB or GiB after it: \"64 KiB\""
         )
     };
     let trimmed = text.trim();
@@ -73,7 +73,7 @@ pub(super) fn read_size(text: &str) -> Result<u64, Fault> {
     number.checked_mul(scale).ok_or_else(fault)
 }
 
-/// The largest unit that divides it.
+/// A size in the largest unit that divides it.
 pub(super) fn show_size(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     units
@@ -96,7 +96,7 @@ pub(super) fn read_listen_address(text: &str) -> Result<SocketAddr, Fault> {
     if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| is_port(port)) {
         return Err(format!(
             "{text:?} has no IP address; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" \
-             for all that this machine has"
+             for all addresses of this machine"
         ));
     }
     Err(format!("{text:?} is not an IP address and port, such as \"127.0.0.1:2525\""))
@@ -129,7 +129,7 @@ pub(super) struct WrittenHop {
 
 /// RFC 8314 3.3.
 const SMTPS_PORT: u16 = 465;
-/// Never 25 (RFC 2033 5); this one is for "any private mail system", and in use for it.
+/// Never 25 (RFC 2033 5); 24 is assigned to "any private mail system", and usual for LMTP.
 const LMTP_PORT: u16 = 24;
 
 impl WrittenHop {
@@ -143,7 +143,7 @@ impl WrittenHop {
     }
 }
 
-/// `HOST`, `HOST:PORT`, and the same with a scheme before it.
+/// `HOST` or `HOST:PORT`, with or without a scheme before it.
 pub(super) fn read_next_hop(text: &str) -> Result<WrittenHop, Fault> {
     let by_scheme = |(prefix, scheme)| Some((text.strip_prefix(prefix)?, scheme));
     let (bare, scheme) = SCHEMES.into_iter().find_map(by_scheme).unwrap_or((text, Scheme::Smtp));
@@ -162,15 +162,15 @@ fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
         return Ok((HostName::Address(IpAddr::V6(address)), None));
     }
     let fault = |why: &str| {
-        let forms = "write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
-                     \"lmtp://\" before a host where that is meant";
+        let forms = "write \"mx\", \"HOST\" or \"HOST:PORT\", or a host with \"smtps://\" or \
+                     \"lmtp://\" before it";
         format!("{text:?} is not a next hop: {why}; {forms}")
     };
     if let Some((scheme, _)) = text.split_once("://") {
-        return Err(fault(&format!("{scheme}:// is not known here")));
+        return Err(fault(&format!("{scheme}:// is not supported")));
     }
     if text.contains(',') {
-        return Err(fault("it is one host and no list"));
+        return Err(fault("a list is not allowed"));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
@@ -185,12 +185,12 @@ fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return Ok((HostName::Address(IpAddr::V4(address)), port));
     }
-    // Hosts on private networks do have underscores in their names.
+    // Names of hosts on private networks may have underscores.
     check_domain(&host.replace('_', "x")).map_err(|why| fault(&why))?;
     Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
 }
 
-/// Before a next hop that does not speak plain SMTP.
+/// The prefixes of next hops that do not use plain SMTP.
 pub(super) const SCHEMES: [(&str, Scheme); 2] =
     [("smtps://", Scheme::Smtps), ("lmtp://", Scheme::Lmtp)];
 
@@ -217,8 +217,8 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.parse::<u16>().is_ok()
 }
 
-/// Without brackets, or with one of them, it is not clear where an IPv6 address ends and its port
-/// begins. The last part may be either, and both readings are offered.
+/// The advice for an IPv6 address without brackets, or with only one of them: the last part may be
+/// a port or a part of the address, and both readings are suggested.
 fn bracket_hint(text: &str, port: u16) -> Option<Fault> {
     if in_brackets(text).is_some() || text.parse::<SocketAddr>().is_ok() {
         return None;
@@ -236,8 +236,8 @@ fn bracket_hint(text: &str, port: u16) -> Option<Fault> {
     Some(format!("{text:?} is not clear: IPv6 addresses need brackets here; write {right}"))
 }
 
-/// The widest blocks that one operator can own: 10.0.0.0/8 and a /16 of IPv6, beside the private
-/// and link-local space of IPv6. Wider is a relay that is open to strangers.
+/// The widest blocks that one operator can own: 10.0.0.0/8 and a /16 of IPv6, besides the private
+/// and link-local space of IPv6. A wider one would make an open relay.
 const IPV4_PREFIX_MIN: u8 = 8;
 const IPV6_PREFIX_MIN: u8 = 16;
 const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
@@ -245,8 +245,8 @@ const IPV6_OWN: [(Ipv6Addr, u8); 2] = [
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
 ];
 
-/// A block in CIDR form, or one address. Blocks that no one operator can own are refused: `what`
-/// says why.
+/// A block in CIDR form, or one address. Blocks that are too wide for one operator are refused:
+/// `what` says why.
 pub(super) fn read_network(text: &str, what: &str) -> Result<Network, Fault> {
     let network = read_any_network(text)?;
     let first = network.address;
@@ -286,7 +286,8 @@ pub(super) fn read_any_network(text: &str) -> Result<Network, Fault> {
         None => Some(bits),
     };
     let written = Network { address, prefix: prefix.ok_or_else(fault)? };
-    // Clients are compared as IPv4 where they are IPv4 (`Network::contains`), so blocks are too.
+    // IPv4 clients are compared as IPv4 (`Network::contains`), so blocks of mapped addresses are
+    // stored as IPv4 too.
     let network = match (address.to_canonical(), written.prefix.checked_sub(96)) {
         (IpAddr::V4(inner), Some(prefix)) if address.is_ipv6() => {
             Network { address: IpAddr::V4(inner), prefix }
@@ -298,7 +299,7 @@ pub(super) fn read_any_network(text: &str) -> Result<Network, Fault> {
         let prefix = network.prefix;
         let address = network.address;
         return Err(format!(
-            "{text:?} has address bits behind the prefix; write \"{first}/{prefix}\" for the \
+            "{text:?} has address bits after the prefix; write \"{first}/{prefix}\" for the \
              block, or \"{address}\" for the one address"
         ));
     }
@@ -320,18 +321,18 @@ fn first_address(network: Network) -> IpAddr {
     }
 }
 
-/// A block as the file has it.
+/// A block as written in the file.
 pub(super) fn show_network(network: &Network) -> String {
     format!("{}/{}", network.address, network.prefix)
 }
 
-/// RFC 5321 4.1.2 Domain: labels of letters, digits and hyphens. Says what is wrong.
+/// Checks a domain (RFC 5321 4.1.2): labels of letters, digits and hyphens.
 pub(super) fn check_domain(text: &str) -> Result<(), Fault> {
     if text.is_empty() {
         return Err("it is empty".into());
     }
     if text.parse::<IpAddr>().is_ok() {
-        return Err("it is an IP address, and a name is needed".into());
+        return Err("it is an IP address, not a name".into());
     }
     if text.len() > limits::DOMAIN_BYTES_MAX {
         return Err(format!("it is longer than {} bytes", limits::DOMAIN_BYTES_MAX));
@@ -351,13 +352,13 @@ pub(super) fn check_domain(text: &str) -> Result<(), Fault> {
             return Err(format!("{label:?} begins or ends with a hyphen"));
         }
         if let Some(odd) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
-            return Err(format!("{odd:?} may not stand in a domain name"));
+            return Err(format!("{odd:?} is not allowed in a domain name"));
         }
     }
     Ok(())
 }
 
-/// The longest list of CPU numbers that is read: more than any machine has.
+/// Largest number of CPUs in a list: more than any machine has.
 const CPUS_MAX: usize = 8192;
 
 /// `0-3,8`: CPU numbers as the kernel writes them.
@@ -369,7 +370,7 @@ pub(super) fn read_cpu_list(text: &str) -> Result<Vec<usize>, Fault> {
         let first = usize::from_str(first).map_err(|_| fault())?;
         let last = usize::from_str(last).map_err(|_| fault())?;
         if first > last {
-            return Err(format!("{text:?}: {part} counts down; write {last}-{first}"));
+            return Err(format!("{text:?}: {part} is descending; write {last}-{first}"));
         }
         if last >= CPUS_MAX || cpus.len() + (last - first) >= CPUS_MAX {
             return Err(fault());

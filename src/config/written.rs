@@ -1,5 +1,5 @@
-//! The file as a whole: every table in the order of the annotated file, and what keys of different
-//! tables mean together.
+//! The file as a whole: every table in the order of the annotated file, and the relations between
+//! keys of different tables.
 
 use super::access::Access;
 use super::auth::Auth;
@@ -26,16 +26,16 @@ use std::sync::Arc;
 table! {
     /// Ringpost: the whole configuration.
     pub(super) struct Written {
-        /// The name that the relay gives itself: in its greeting, its EHLO, its Received fields and
-        /// its reports. Receivers look it up, so it should lead to this machine and back.
+        /// The relay's own name in its greeting, EHLO, Received fields and reports. Receivers look
+        /// it up, so it should resolve to this machine, and the address of this machine to it.
         host_name: Arc<str> = HostName;
         /// The shards, one for each core: "all" for one on each CPU that the process may use, a
-        /// number of them, or a list of CPU numbers, [0, 2] or "0-3,8". At most one for each CPU
-        /// that the process may use, and at most 1024 (the queue id has ten bits for the shard).
+        /// number, or a list of CPU numbers, [0, 2] or "0-3,8". At most one for each CPU that the
+        /// process may use, and at most 1024 (the queue id has ten bits for the shard).
         cores: Cores = CoresSetting;
-        /// Pin each shard to its CPU. false leaves the choice to the kernel, which is right where
+        /// Pin each shard to its CPU. false leaves the choice to the kernel, which is better if
         /// other busy processes share the CPUs. Then `cores` is "all" or a number from 1 to 1024,
-        /// which may be more than there are CPUs, and there is no [[core]].
+        /// which may exceed the number of CPUs, and [[core]] is not allowed.
         pin: bool = flag(true);
         /// For all shards.
         core_default: CoreDefault = section();
@@ -111,7 +111,7 @@ impl Setting<Arc<str>> for HostName {
     }
 }
 
-/// Reads the whole file. The configuration counts only if `report` is empty afterwards.
+/// Reads the whole file. The configuration is valid only if `report` is empty afterwards.
 pub(super) fn read(tree: Tree, report: &Report) -> Config {
     let mut file = Table::whole(tree, report);
     file.tables_from_text("listener", "address");
@@ -153,7 +153,7 @@ pub(super) fn read(tree: Tree, report: &Report) -> Config {
     config
 }
 
-/// What keys of different tables mean together.
+/// Checks relations between keys of different tables.
 fn check_relations(config: &Config, report: &Report) {
     let (session, spool, retry) = (&config.session, &config.spool, &config.retry);
     let size = unit::show_size;
@@ -172,11 +172,11 @@ fn check_relations(config: &Config, report: &Report) {
         );
         report.relation(["spool.stream_threshold", "spool.segment_bytes"], what);
     }
-    // A message lies in one segment: seven parts of eight are for content, one for the envelope.
+    // A message is stored in one segment: 7/8 are for content, 1/8 for the envelope.
     if session.message_bytes_max > spool.segment_bytes / 8 * 7 {
         let what = format!(
             "session.message_bytes_max ({}) must not be more than 7/8 of spool.segment_bytes \
-             ({}): lower it to {}, or raise spool.segment_bytes",
+             ({}): reduce it to {}, or raise spool.segment_bytes",
             size(session.message_bytes_max),
             size(spool.segment_bytes),
             size(spool.segment_bytes / 8 * 7)
@@ -196,13 +196,13 @@ fn check_relations(config: &Config, report: &Report) {
     }
 }
 
-/// Every key of every table, with the path of its table and the table's head as it is written.
+/// A key, with the name and the header of its table.
 pub(super) struct Declared {
-    /// The tables around it, `route.rule`; empty at the top.
+    /// The full name of the table, `route.rule`; empty at the top.
     pub table: String,
     /// `[retry]`, `[[route.rule]]`; empty at the top.
     pub head: String,
-    /// The table is written whole or not at all: the annotated file has it as an example.
+    /// Whether the table is optional, so that the annotated file has it as an example.
     pub is_example: bool,
     pub key: Key,
 }
@@ -226,7 +226,7 @@ pub(super) fn declared() -> Vec<Declared> {
     all
 }
 
-/// Adds the keys of a table, given by its path and head, and then those of the tables in it.
+/// Adds the keys of a table, given by its name and header, and then those of the tables in it.
 fn collect(of: (&str, &str), is_example: bool, keys: Vec<Key>, all: &mut Vec<Declared>) {
     let mut tables = Vec::new();
     for key in keys {
@@ -251,7 +251,7 @@ pub(super) fn head_of(path: &str, number: TableNumber) -> String {
     }
 }
 
-/// The tables that have a key of this name, each with its head.
+/// The tables that have a key of this name, each with its header.
 pub(super) fn tables_with(name: &str) -> Vec<(String, String)> {
     let with = declared().into_iter().filter(|one| one.key.name == name && !one.table.is_empty());
     with.map(|one| (one.table, one.head)).collect()

@@ -1,4 +1,4 @@
-//! Asks a running relay over its Unix socket, for the command line.
+//! The client of a running relay's control socket, for the command line.
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -14,26 +14,26 @@ pub enum RequestError {
     NotRunning {
         /// The socket.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// The socket is there, but not for this user.
-    #[error("{path}: {cause}: ask as root or as the user that the relay runs as")]
+    /// This user may not use the socket.
+    #[error("{path}: {cause}: run this as root or as the user of the relay")]
     Forbidden {
         /// The socket.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
     /// The relay answered with an error.
     #[error("{0}")]
     Refused(String),
     /// The connection broke.
-    #[error("the relay's answer broke off: {0}")]
+    #[error("the relay's answer is incomplete: {0}")]
     Broken(String),
 }
 
-/// Asks for `target` (`/sites`) and hands each line of the answer to `line`.
+/// Requests `target` (`/sites`) and passes each line of the answer to `line`.
 ///
 /// # Errors
 /// See [`RequestError`].

@@ -1,7 +1,7 @@
-//! Connections to the operator's socket: so many at once, and none that stays idle.
+//! Limits connections to the control socket: their number, and how long they may be idle.
 //!
 //! A script that forgets to close its connections must not take the descriptors that mail needs.
-//! At the bound a connection waits in the socket's backlog until another one ends.
+//! At the limit, a connection waits in the socket's backlog until another one ends.
 
 use crate::limits;
 use axum::serve::Listener;
@@ -17,10 +17,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-/// After a failed accept (no descriptor is free, say) the next one is tried after this.
+/// Pause after a failed accept (for example, because no descriptor is free).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 
-/// The socket, with a bound.
+/// The socket with a limit on its connections.
 pub(super) struct Connections {
     socket: UnixListener,
     free: Arc<Semaphore>,
@@ -58,7 +58,7 @@ impl Listener for Connections {
     }
 }
 
-/// A connection that ends when nothing moves on it for a while.
+/// A connection that ends when it is idle for too long.
 pub(super) struct Connection {
     stream: UnixStream,
     idle: Pin<Box<Sleep>>,
@@ -67,7 +67,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// `result`, unless it is pending and nothing has moved for too long.
+    /// `result`, unless it is pending and the connection was idle for too long.
     fn unless_idle<T>(
         &mut self,
         context: &mut Context<'_>,

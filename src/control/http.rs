@@ -1,4 +1,4 @@
-//! What is asked over the operator's socket: HTTP, answers as one JSON object a line.
+//! The HTTP server on the control socket. Answers are JSON objects, one a line.
 //!
 //! ```text
 //! GET /queue?limit=100&domain=example.net   waiting recipients, at most `limit` messages
@@ -24,16 +24,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Messages asked of a shard at once.
+/// Messages requested from a shard at once.
 const PAGE: usize = 200;
-/// Messages counted by a shard at once: a moment that its mail waits for.
+/// Messages counted by a shard at once; its mail waits meanwhile.
 const SUMMARY_PAGE: usize = 2000;
-/// A shard that does not answer within this is in trouble.
+/// Longest wait for a shard's answer; then the request fails.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 type Shards = Arc<Vec<Sender<Request>>>;
 
-/// Who can be asked, and what was configured.
+/// The shards' request mailboxes, and the configuration.
 #[derive(Clone)]
 struct Relay {
     shards: Shards,
@@ -59,7 +59,7 @@ struct ListQuery {
     domain: Option<String>,
 }
 
-/// Where a listing stands.
+/// The state of a listing.
 struct Listing {
     shards: Shards,
     shard: usize,
@@ -72,7 +72,7 @@ async fn list(State(relay): State<Relay>, Query(query): Query<ListQuery>) -> Res
     let left = if query.limit == 0 { usize::MAX } else { query.limit };
     let domain = query.domain.map(|domain| domain.to_ascii_lowercase());
     let listing = Listing { shards: relay.shards, shard: 0, cursor: 0, left, domain };
-    // Page by page, so that a listing of millions takes no more memory than one page.
+    // Page by page, so that a listing of millions needs the memory of one page only.
     let pages = futures_lite::stream::unfold(listing, |mut listing| async {
         let page = listing.next().await?;
         Some((Ok::<_, Infallible>(lines(&page.entries)), listing))
@@ -97,7 +97,7 @@ impl Listing {
                 self.cursor = 0;
             }
         }
-        // The bound is on messages: a page's entries are recipients, in runs of one id.
+        // The limit is on messages; the entries of a page are recipients, grouped by message id.
         let mut messages = 0;
         let mut last = String::new();
         let keep = page.entries.iter().position(|entry| {

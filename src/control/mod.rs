@@ -1,14 +1,14 @@
 //! The control plane: starts and stops the shards, and answers the operator, off the hot path.
 //!
-//! One ordinary thread with a tokio runtime. It talks to shards by channels only; if it stalls,
-//! mail still flows. It must not know sessions or segments.
+//! One ordinary thread with a tokio runtime. It communicates with shards by channels only; if it
+//! stalls, mail still flows. It must not know sessions or segments.
 //!
 //! - `start`: from a checked configuration to running shards.
-//! - `http`: what is asked over the operator's Unix socket.
-//! - `connections`: how many may ask at once.
-//! - `client`: the asking side, for the command line.
-//! - `reload`: what is read again while it runs.
-//! - `service_manager`: what systemd is told.
+//! - `http`: the server on the control socket, a Unix socket.
+//! - `connections`: limits the connections to it.
+//! - `client`: the client of that socket, for the command line.
+//! - `reload`: reloads the configuration and the files that it names.
+//! - `service_manager`: notifies systemd.
 
 mod client;
 mod connections;
@@ -34,24 +34,24 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A shard whose mailbox is full is asked to stop again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Runs the relay until it is told to stop. At SIGHUP the configuration is read again from
+/// Runs the relay until it is asked to stop. At SIGHUP the configuration is read again from
 /// `origin`.
 ///
 /// # Errors
-/// When it cannot start, or a shard ended by a fault.
+/// The relay cannot start, or a shard ended by a fault.
 pub fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
     let result = runtime.block_on(start_and_control(config, origin));
-    // A start that was given up still runs.
+    // A start that was abandoned still runs.
     runtime.shutdown_background();
     result
 }
 
-/// Signals are listened to before anything starts: a relay that serves already must not be cut by a
-/// stop, and one that reads a large spool must not keep it waiting.
+/// Signals are handled before anything starts, so that a stop never kills a relay that serves
+/// already, and need not wait for one that is still reading a large spool.
 async fn start_and_control(config: Config, origin: Origin) -> Result<(), ServeError> {
     let mut signals = signals()?;
     let starting = tokio::task::spawn_blocking(move || start::start(config));
@@ -61,13 +61,13 @@ async fn start_and_control(config: Config, origin: Origin) -> Result<(), ServeEr
             let running = running.map_err(|error| ServeError::Runtime(error.to_string()))??;
             control(running, signals, origin).await
         }
-        _ = signals.0.recv() => given_up(),
-        _ = signals.1.recv() => given_up(),
+        _ = signals.0.recv() => abandoned(),
+        _ = signals.1.recv() => abandoned(),
     }
 }
 
-/// What is acknowledged is on disk, so a start may end anywhere.
-fn given_up() -> Result<(), ServeError> {
+/// Ends a start early. That is safe at any point: all acknowledged mail is on disk.
+fn abandoned() -> Result<(), ServeError> {
     tracing::info!("stopped while starting");
     Ok(())
 }
@@ -82,7 +82,7 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
     let router = http::router(running.requests.clone(), running.config);
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(Connections::new(socket), router).await {
-            tracing::error!(%error, "the operator's socket is closed");
+            tracing::error!(%error, "control socket closed");
         }
     });
 
@@ -126,9 +126,9 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
             running.events.shutdown(STOP_GRACE);
             Err(ServeError::ShardEnded(shards.join("; ")))
         }
-        // What is acknowledged is on disk; the rest is the sender's still.
+        // All acknowledged mail is on disk; the client still has the rest.
         Some(Err(_)) | None => {
-            tracing::warn!("stopped at once: open transactions are cut");
+            tracing::warn!("stopped at once: open transactions are aborted");
             Ok(())
         }
     }
@@ -144,7 +144,7 @@ fn signals() -> Result<Signals, ServeError> {
     Ok((stops.0, stops.1, listen(SignalKind::hangup())?))
 }
 
-/// Asks all shards to stop, again and again until each has taken it; does not return.
+/// Asks all shards to stop, repeatedly until each has received it; does not return.
 async fn request_stop<T>(requests: &[Sender<Request>]) -> T {
     let mut left: Vec<&Sender<Request>> = requests.iter().collect();
     loop {
@@ -153,7 +153,7 @@ async fn request_stop<T>(requests: &[Sender<Request>]) -> T {
     }
 }
 
-/// Asks each shard once. Refused by one that has ended or is full of requests.
+/// Asks each shard once. Fails for one that has ended or whose mailbox is full.
 fn request_stop_of_all(requests: &[Sender<Request>]) {
     for shard in requests {
         let _ = shard.try_send(Request::Stop);

@@ -1,7 +1,7 @@
-//! What a start, or the first mail, would find wrong with this machine: for `ringpost check`.
+//! Finds problems with this machine before a start: for `ringpost check`.
 //!
-//! The plain check looks at files, folders and addresses of this machine only. The live check also
-//! asks the name servers, for this relay's own name forward and back.
+//! The plain check examines only files, folders and addresses of this machine. The live check also
+//! asks the name servers, and looks up this relay's own name and its PTR record.
 
 use super::start;
 use crate::config::{Config, EventOutput};
@@ -15,28 +15,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-/// A certificate that ends within this is warned of.
+/// A certificate that expires within this causes a warning.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long the live check waits for a name server.
 const DNS_WAIT: Duration = Duration::from_secs(2);
 /// The largest answer that the live check reads, in bytes.
 const DNS_ANSWER_MAX: usize = 4096;
 
-/// What was found: each a sentence.
+/// The results, as texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What a start would end with.
+    /// Problems with which a start would fail.
     pub faults: Vec<String>,
-    /// What would fail later, or may.
+    /// Problems that would show later, or may.
     pub warnings: Vec<String>,
-    /// What was looked at and is right.
+    /// Successful checks.
     pub facts: Vec<String>,
 }
 
-/// Looks at files, folders and addresses.
+/// Checks files, folders and addresses.
 pub fn preflight(config: &Config) -> Findings {
     let mut findings = Findings::default();
-    // Of a relay that runs the addresses and folders are in use.
+    // While a relay runs, its addresses and folders are in use.
     let runs = lock::holder(&config.spool.directory).is_some();
     certificates(config, &mut findings);
     let root = &*config.spool.directory;
@@ -67,9 +67,9 @@ pub fn preflight(config: &Config) -> Findings {
     for listener in &config.listeners {
         let address = listener.address;
         match ring::reserve(address) {
-            Ok(_) => findings.facts.push(format!("{address} can be listened on")),
+            Ok(_) => findings.facts.push(format!("{address} is free to listen on")),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
-                findings.facts.push(format!("{address} is in use, by the relay that runs"));
+                findings.facts.push(format!("{address} is in use by the running relay"));
             }
             Err(error) => findings.faults.push(format!("cannot listen on {address}: {error}")),
         }
@@ -87,7 +87,7 @@ fn certificates(config: &Config, findings: &mut Findings) {
             let left = days(from - now);
             findings
                 .warnings
-                .push(format!("{path}: not valid yet: its time begins in {left} days"));
+                .push(format!("{path}: not valid yet: its validity begins in {left} days"));
         } else if now > until {
             let past = days(now - until);
             findings.warnings.push(format!("{path}: expired {past} days ago"));
@@ -101,8 +101,8 @@ fn certificates(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// A folder that is there must be writable; one that is not must be makable. Shards' folders in the
-/// spool directory are made with it.
+/// A folder that exists must be writable; a missing one must be possible to create. The shards'
+/// folders in the spool directory are created with it.
 fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
     let path = folder.display();
     if folder.is_dir() {
@@ -112,7 +112,7 @@ fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
         };
     }
     if folder.exists() {
-        findings.faults.push(format!("{path}: is not a folder"));
+        findings.faults.push(format!("{path}: not a folder"));
         return;
     }
     let above = match folder.parent() {
@@ -128,22 +128,23 @@ fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
         return;
     }
     match writable(above) {
-        Ok(()) => findings.facts.push(format!("{path}: will be made")),
+        Ok(()) => findings.facts.push(format!("{path}: will be created")),
         Err(error) => {
             let above = above.display();
-            findings.faults.push(format!("{path}: cannot be made in {above}: {error}"));
+            findings.faults.push(format!("{path}: cannot be created in {above}: {error}"));
         }
     }
 }
 
-/// Only an attempt shows it: permissions, read-only mounts, file systems such as /proc.
+/// Only an attempt shows whether a folder is writable: permissions, read-only mounts, file systems
+/// such as /proc.
 fn writable(folder: &Path) -> io::Result<()> {
     let probe = folder.join(format!(".ringpost-check-{}", std::process::id()));
     std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
     std::fs::remove_file(&probe)
 }
 
-/// The plain check, and what the name servers say.
+/// The plain check, and checks with the name servers.
 pub fn live(config: &Config) -> Findings {
     let mut findings = preflight(config);
     let mut working = Vec::new();
@@ -164,7 +165,7 @@ pub fn live(config: &Config) -> Findings {
     findings
 }
 
-/// The relay's name should lead to an address, and that address back to the name.
+/// The relay's name should resolve to an address, and that address back to the name.
 fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
     let name = &*config.host_name;
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -192,14 +193,14 @@ fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
             })
             .collect();
         if names.iter().any(|back| back.eq_ignore_ascii_case(name)) {
-            findings.facts.push(format!("host_name {name} leads to {address} and back"));
+            findings.facts.push(format!("host_name {name} resolves to {address} and back"));
         } else if names.is_empty() {
             findings.warnings.push(format!(
-                "host_name {name} leads to {address}, which has no name (PTR) in the DNS"
+                "host_name {name} resolves to {address}, which has no name (PTR) in the DNS"
             ));
         } else {
             findings.warnings.push(format!(
-                "host_name {name} leads to {address}, whose name (PTR) is {}",
+                "host_name {name} resolves to {address}, whose name (PTR) is {}",
                 names.join(", ")
             ));
         }
@@ -221,7 +222,7 @@ fn reverse_name(address: IpAddr) -> String {
     }
 }
 
-/// What one name server answers over UDP.
+/// The answer of one name server over UDP.
 fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Vec<RData>, String> {
     let name = Name::from_ascii(format!("{name}.")).map_err(|error| error.to_string())?;
     let mut query = Message::new(ring::rng().u16(..), MessageType::Query, OpCode::Query);
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_writable_can_be_made_or_is_a_fault() {
+    fn a_folder_is_writable_can_be_created_or_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
         let judged = |path: &Path| {
             let mut findings = Findings::default();
@@ -279,11 +280,11 @@ mod tests {
         assert_eq!(judged(Path::new("/proc/spool")).faults.len(), 1);
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(judged(&file).faults.first().unwrap().ends_with("is not a folder"));
+        assert!(judged(&file).faults.first().unwrap().ends_with("not a folder"));
     }
 
     #[test]
-    fn a_name_server_that_is_not_there_is_told() {
+    fn a_name_server_that_does_not_answer_causes_a_warning() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         drop(socket);

@@ -1,9 +1,9 @@
-//! What changes while the relay runs.
+//! Reloads the configuration and the files that it names, while the relay runs.
 //!
-//! At SIGHUP the configuration is read again, and what has changed is reported key by key: what
-//! takes effect now and what needs a restart. If it cannot be used, the running one stays. Files
-//! that it names (certificates, users) are read again at SIGHUP, and when they have changed; if
-//! they cannot be used, what was read before stays.
+//! At SIGHUP the configuration is read again, and each changed key is reported: it takes effect now
+//! or needs a restart. If the configuration is not valid, the running one stays. Files that it
+//! names (certificates, users) are read again at SIGHUP, and when they have changed; if they are
+//! not valid, the old content stays in use.
 
 use crate::config::{Apply, Config, Origin, Tls};
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Changed files are noticed within this.
+/// A changed file is noticed within this time.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
-/// Reads files again; how much was found in them, or why they cannot be used.
+/// Reads files again. Returns the number of items in them, or why they cannot be used.
 type Reload = Box<dyn Fn() -> Result<usize, String> + Send>;
 
 /// Which files to read.
 type Files = Box<dyn Fn() -> Vec<PathBuf> + Send>;
 
-/// `[tls]` as it is now: the certificates may be other ones after a reload.
+/// The current `[tls]`: a reload may change the certificates.
 #[derive(Clone, Debug)]
 pub(super) struct LiveTls(Arc<Mutex<Tls>>);
 
@@ -33,14 +33,14 @@ impl LiveTls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The files of the certificates and of the authorities for those of clients.
+    /// The files of certificates, and of the authorities for client certificates.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let tls = self.get();
         let pairs = tls.certificates.into_iter().flat_map(|one| [one.cert, one.key]);
         pairs.chain(tls.client_roots).collect()
     }
 
-    /// Takes over what may change while the relay runs.
+    /// Applies what may change while the relay runs.
     fn apply(&self, tls: &Tls) {
         let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         live.certificates.clone_from(&tls.certificates);
@@ -57,12 +57,12 @@ pub(super) enum Read {
     Changed,
 }
 
-/// The thread that reads. A file system that hangs holds it up, and neither a stop nor the queue
+/// The thread that reads. A file system that hangs blocks only this thread, not a stop or the queue
 /// commands.
 pub(super) struct ReadThread(SyncSender<Read>);
 
 impl ReadThread {
-    /// Asks for it; a request that finds one waiting already is the same as that one.
+    /// Requests a reload; has no effect if one is waiting already.
     pub(super) fn request(&self, what: Read) {
         let refused = self.0.try_send(what).is_err();
         if refused && what == Read::Again {
@@ -78,7 +78,7 @@ pub(super) fn spawn(
     mut reloaders: Vec<Reloader>,
     origin: Origin,
 ) -> std::io::Result<ReadThread> {
-    // One that waits while another is read.
+    // Room for one that waits while another is in progress.
     let (sender, requests) = mpsc::sync_channel(1);
     std::thread::Builder::new().name("reload".into()).spawn(move || {
         for what in requests {
@@ -97,7 +97,7 @@ pub(super) fn spawn(
 /// The configuration that the relay runs with, to compare with the file.
 pub(super) struct ConfigReload {
     started: Config,
-    /// The last that was read: its keys that take effect at a reload hold.
+    /// The last one that was read: its reloadable keys are in use.
     last: Config,
     live_tls: LiveTls,
 }
@@ -107,8 +107,8 @@ impl ConfigReload {
         ConfigReload { started: config.clone(), last: config.clone(), live_tls }
     }
 
-    /// Reads the configuration again, applies what can be applied and reports every key that has
-    /// another value than the one that is in use.
+    /// Reads the configuration again, applies what can be applied and reports every key whose value
+    /// differs from the one in use.
     pub(super) fn read_again(&mut self, origin: &Origin) {
         let config = match origin.load() {
             Ok(config) => config,
@@ -122,7 +122,7 @@ impl ConfigReload {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        // Without certificates at the start the listeners have nothing to offer TLS with.
+        // Without certificates at the start, the listeners cannot offer TLS until a restart.
         let had_tls = !self.started.tls.certificates.is_empty();
         let can_apply = had_tls && !config.tls.certificates.is_empty();
         let applies = |change: &crate::config::Change| can_apply && change.apply == Apply::Reload;
@@ -145,7 +145,7 @@ impl ConfigReload {
     }
 }
 
-/// Files that belong together, and their state when they were last read.
+/// Files that are read together, and their state when they were last read.
 pub(super) struct Reloader {
     what: &'static str,
     files: Files,
@@ -154,27 +154,28 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// `what` is in the `files`, in the plural, for the log; it was read just now.
+    /// A reloader for `files` that were just read; `what` is their content, in the plural, for the
+    /// log.
     pub(super) fn new(what: &'static str, files: Vec<PathBuf>, reload: Reload) -> Reloader {
         Reloader::of_files(what, Box::new(move || files.clone()), reload)
     }
 
-    /// The same for files that may be other ones after a reload.
+    /// The same for files whose paths may change at a reload.
     pub(super) fn of_files(what: &'static str, files: Files, reload: Reload) -> Reloader {
         let seen = states(&files());
         Reloader { what, files, reload, seen }
     }
 
-    /// Reads them again if a file has changed since.
+    /// Reads the files again if one has changed since.
     pub(super) fn look(&mut self) {
         if states(&(self.files)()) != self.seen {
             self.reload();
         }
     }
 
-    /// Reads them again.
+    /// Reads the files again.
     pub(super) fn reload(&mut self) {
-        // Before the files are read: a change meanwhile is seen the next time.
+        // Before the files are read: a change meanwhile is noticed the next time.
         self.seen = states(&(self.files)());
         match (self.reload)() {
             Ok(count) => tracing::info!(count, "{} read again", self.what),
@@ -185,7 +186,7 @@ impl Reloader {
     }
 }
 
-/// When each file was changed, and which file it is; `None` for one that is not there.
+/// Modification time and inode of each file; `None` for a missing one.
 fn states(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
     use std::os::unix::fs::MetadataExt;
     let state = |file: &PathBuf| {
@@ -224,7 +225,7 @@ mod tests {
         std::fs::rename(&other, &path).unwrap();
         assert_eq!((reads(&mut watched), reads(&mut watched)), (1, 1));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((reads(&mut watched), reads(&mut watched)), (2, 2), "told once");
+        assert_eq!((reads(&mut watched), reads(&mut watched)), (2, 2), "reported once");
         watched.reload();
         assert_eq!(count.load(Ordering::Relaxed), 3);
     }

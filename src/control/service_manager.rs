@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)): that the relay is ready, and that it stops.
+//! Notifies the service manager (sd_notify(3)) that the relay is ready, and that it stops.
 //!
 //! systemd names a datagram socket in `NOTIFY_SOCKET`; without it nothing is sent.
 
@@ -8,23 +8,23 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// It serves.
+/// The relay is ready.
 pub(super) const READY: &str = "READY=1";
-/// It has been asked to stop.
+/// The relay is stopping.
 pub(super) const STOPPING: &str = "STOPPING=1";
 
-/// Sends `state`, if there is a manager that wants it. A failure is only logged: it is no reason
-/// not to serve.
+/// Sends `state`, if there is a service manager. A failure is only logged: it is no reason not to
+/// run.
 pub(super) fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
         return;
     };
     if let Err(error) = send(&socket, state) {
-        tracing::warn!(%error, ?socket, state, "the service manager was not told");
+        tracing::warn!(%error, ?socket, state, "cannot notify the service manager");
     }
 }
 
-/// `@` at the begin of the name stands for the zero byte of an abstract socket.
+/// A leading `@` in the name stands for the zero byte of an abstract socket.
 fn send(socket: &OsStr, state: &str) -> io::Result<()> {
     let address = match socket.as_bytes().split_first() {
         Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,

@@ -1,5 +1,5 @@
-//! From a checked configuration to running shards. Everything that can be wrong with the machine is
-//! found here, before the first message is taken, and said in words that an operator can act on.
+//! From a checked configuration to running shards. All problems with the machine are found here,
+//! before the first message is accepted, and reported with advice for the operator.
 
 use super::reload::{LiveTls, Reloader};
 use crate::auth::{Authenticator, UsersError};
@@ -21,39 +21,39 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Room of the mailbox between two shards; what does not fit waits with its sender.
+/// Capacity of the mailbox between two shards; when it is full, the sending shard waits.
 const MAILBOX: usize = 16 * 1024;
-/// Room for requests of the operator.
+/// Capacity of a shard's mailbox for requests of the operator.
 const REQUESTS: usize = 64;
-/// A shard that has ended is noticed within this.
+/// The end of a shard is noticed within this time.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// An address in use is tried again for this long, at this interval.
+/// An address that is in use is tried again for this long, at this interval.
 const ADDRESS_WAIT: Duration = Duration::from_secs(3);
 const ADDRESS_RETRY: Duration = Duration::from_millis(50);
 /// The shards have this much longer than `control.stop_within` before the process ends anyway.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Open files that one shard needs beside its connections: a socket for each DNS lookup, and some
-/// for rings, segments, and listeners.
+/// Open files that one shard needs besides its connections: a socket for each DNS lookup, and some
+/// for rings, segments and listeners.
 const FILES_PER_SHARD: u64 =
     (limits::DNS_QUICK_LOOKUPS_MAX + limits::DNS_PATIENT_LOOKUPS_MAX) as u64 + 256;
 
-/// Why the relay does not run.
+/// Why the relay cannot start, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A folder or file cannot be had.
+    /// A folder or file cannot be used.
     #[error("{path}: {cause}")]
     Path {
         /// Which.
         path: PathBuf,
-        /// What the operating system said, and what to do.
+        /// The error of the operating system, and what to do.
         cause: String,
     },
-    /// An address cannot be listened on.
+    /// Cannot listen on an address.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// Which.
         address: SocketAddr,
-        /// What the operating system said, and what to do.
+        /// The error of the operating system, and what to do.
         cause: String,
     },
     /// The limit on open files is too low.
@@ -63,9 +63,9 @@ pub enum ServeError {
          core_default.connections_max or pool.connections_max"
     )]
     OpenFiles {
-        /// What the kernel allows.
+        /// The limit of this process.
         limit: u64,
-        /// What may be open at once.
+        /// Files that may be open at once.
         needed: u64,
     },
     /// The spool cannot be used.
@@ -80,14 +80,14 @@ pub enum ServeError {
     /// The users file cannot be used.
     #[error(transparent)]
     Users(#[from] UsersError),
-    /// io_uring, memory or CPUs cannot be had.
+    /// io_uring, memory or CPUs are not available.
     #[error(transparent)]
     Ring(#[from] ring::StartError),
-    /// A shard could not begin.
+    /// A shard could not start.
     #[error("{0}")]
     Shard(String),
     /// A shard ended by a fault while running.
-    #[error("a shard ended by a fault, and the relay with it: {0}")]
+    #[error("a shard ended by a fault, so the relay stops: {0}")]
     ShardEnded(String),
     /// The control plane's own runtime.
     #[error("control plane: {0}")]
@@ -103,7 +103,7 @@ pub(super) struct Running {
     pub(super) config: Arc<Config>,
     pub(super) stop_within: Duration,
     pub(super) reloaders: Vec<Reloader>,
-    /// What [`Reloader`]s of certificates read.
+    /// The `[tls]` from which [`Reloader`]s read certificates.
     pub(super) live_tls: LiveTls,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
@@ -116,7 +116,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
     let client_files = ClientFiles::new(&config.tls, &config.route.certificates)?;
-    // Each shard has its own: what is wrong with it is better said once, and now.
+    // Each shard builds its own; an error is better reported once, here.
     Client::new(&config.tls, &client_files)?;
     let shown = Shown { server, client_files };
     let accounts = open_accounts(&config)?;
@@ -157,7 +157,7 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let stop_within = config.control.stop_within + STOP_GRACE;
     let mut ended = watch(shards, requests.clone(), stop_within)?;
     if let Err(error) = await_ready(&ready, config.cores.len(), began) {
-        // The others may have begun to deliver: they end in good order.
+        // The other shards may have begun to deliver: stop them in order.
         super::request_stop_of_all(&requests);
         return Err(await_end(&mut ended, stop_within).unwrap_or(error));
     }
@@ -180,13 +180,13 @@ pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-/// The certificates that are shown: to clients, and to next hops.
+/// The relay's certificates for clients, and those for next hops.
 struct Shown {
     server: Option<Arc<Server>>,
     client_files: ClientFiles,
 }
 
-/// Who may log in here, and who we are elsewhere.
+/// The users that may log in, and the credentials for next hops.
 struct Accounts {
     authenticator: Option<Arc<Authenticator>>,
     logins: Option<Arc<OutboundCredentials>>,
@@ -215,7 +215,7 @@ fn open_accounts(config: &Config) -> Result<Accounts, ServeError> {
     Ok(Accounts { authenticator, logins })
 }
 
-/// What is read again while the relay runs.
+/// The reloaders of all files that are read again while the relay runs.
 fn reloaders(
     config: &Config,
     live_tls: &LiveTls,
@@ -267,8 +267,8 @@ fn reloaders(
     certificates.chain(users).chain(tokens).chain(passwords).collect()
 }
 
-/// Tells when all shards have ended. One that ends by itself takes the others with it: its mail
-/// would wait for ever, and whoever supervises the process can start it anew. One that does not end
+/// Reports when all shards have ended. If one ends by itself, the others are stopped too: its mail
+/// would wait for ever, and the service manager can restart the process. One that does not end
 /// within `stop_within` then is not waited for.
 fn watch(
     shards: ring::Shards,
@@ -281,7 +281,7 @@ fn watch(
             std::thread::sleep(WATCH_INTERVAL);
         }
         let until = ring::now() + stop_within;
-        // Asked again and again: a mailbox may be full. More than once does no harm.
+        // Ask repeatedly, because a mailbox may be full. Asking more than once is harmless.
         while !shards.all_ended() && ring::now() < until {
             super::request_stop_of_all(&requests);
             std::thread::sleep(WATCH_INTERVAL);
@@ -290,7 +290,7 @@ fn watch(
             true => shards.join(),
             false => Err(vec!["after the end of one shard another did not end".to_owned()]),
         };
-        // No one listens when the process is about to end.
+        // The receiver is gone when the process is about to end.
         let _ = tell.send(result);
     };
     std::thread::Builder::new()
@@ -300,7 +300,8 @@ fn watch(
     Ok(ended)
 }
 
-/// Waits for the end of all shards after one could not begin; the fault that ended one, if any did.
+/// Waits for the end of all shards after one could not start. Returns the fault that ended one, if
+/// there is any.
 fn await_end(ended: &mut Ended, within: Duration) -> Option<ServeError> {
     let until = ring::now() + within;
     while ring::now() < until {
@@ -325,7 +326,7 @@ fn plans(
     events: &EventWriter,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
-    // Always the same shard adopts, which knows what it has adopted already.
+    // The same shard always adopts, because it knows what it has adopted already.
     let mut orphans = orphans(config)?;
     let (ready_tell, ready) = crossbeam_channel::bounded(count);
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
@@ -360,7 +361,7 @@ fn plans(
     Ok((plans, requests, ready))
 }
 
-/// Folders of shards that are configured no more.
+/// Folders of shards that are no longer configured.
 fn orphans(config: &Config) -> Result<Vec<PathBuf>, ServeError> {
     let is_used =
         |folder: &Path| {
@@ -385,7 +386,7 @@ fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<()
             }
             Ok(Err(cause)) => return Err(ServeError::Shard(cause)),
             Err(_) => {
-                return Err(ServeError::Shard("a shard ended before it served".to_owned()));
+                return Err(ServeError::Shard("a shard ended during the start".to_owned()));
             }
         }
     }
@@ -394,11 +395,11 @@ fn await_ready(ready: &ReadyReceiver, count: usize, began: Instant) -> Result<()
     Ok(())
 }
 
-/// Makes the folder when it is missing, but nothing above it: see [`spool::missing_above`].
+/// Creates the folder if it is missing, but not its parent: see [`spool::missing_above`].
 fn create_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |what: &str, error: std::io::Error| ServeError::Path {
         path: path.to_owned(),
-        cause: format!("{what}: {error}{}", whose(path, &error)),
+        cause: format!("{what}: {error}{}", owner_hint(path, &error)),
     };
     match std::fs::create_dir(path) {
         Ok(()) => {}
@@ -411,20 +412,20 @@ fn create_folder(path: &Path) -> Result<(), ServeError> {
         Err(error) => return Err(failed("cannot create the folder", error)),
     }
     let probe = path.join(format!(".writable-{}", std::process::id()));
-    // A file of its own: one that is there, or that a link names, is not touched.
+    // A new file: an existing one, or the target of a link, is never touched.
     std::fs::File::create_new(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
         .map_err(|error| failed("the folder is not writable", error))
 }
 
-/// Whose folder it is that this process may not write to.
-fn whose(path: &Path, error: &std::io::Error) -> String {
+/// Explains a missing permission by the owner of the folder.
+fn owner_hint(path: &Path, error: &std::io::Error) -> String {
     let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
     if error.kind() != std::io::ErrorKind::PermissionDenied {
         return String::new();
     }
-    let there = path.ancestors().find_map(|folder| Some((folder, owner(folder)?)));
-    match (there, owner(Path::new("/proc/self"))) {
+    let existing = path.ancestors().find_map(|folder| Some((folder, owner(folder)?)));
+    match (existing, owner(Path::new("/proc/self"))) {
         (Some((folder, owner)), Some(ours)) => {
             format!("; {} belongs to user {owner}, and this is user {ours}", folder.display())
         }
@@ -464,19 +465,19 @@ fn reserve(config: &Config) -> Result<Vec<Reservation>, ServeError> {
     config.listeners.iter().map(one).collect()
 }
 
-/// After a kill the kernel takes a moment to let go of what the rings of the old process held, its
-/// listening sockets among it. That it waits is said at once.
+/// After a kill, the kernel needs a moment to release what the rings of the old process held, such
+/// as its listening sockets. The wait is logged at once.
 fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     let began = ring::now();
-    let mut said = false;
+    let mut logged = false;
     loop {
         match ring::reserve(address) {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse
                     && ring::now().saturating_duration_since(began) < ADDRESS_WAIT =>
             {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%address, within = ?ADDRESS_WAIT, "in use: waiting for it");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::warn!(%address, within = ?ADDRESS_WAIT, "address in use, waiting");
                 }
                 std::thread::sleep(ADDRESS_RETRY);
             }
@@ -485,13 +486,14 @@ fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
     }
 }
 
-/// Removes the socket that an earlier relay left at `path`. Anything else is not ours to remove.
+/// Removes the socket that an earlier relay left at `path`; never any other file.
 pub(super) fn remove_socket(path: &Path) -> std::io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
         Ok(_) => Err(std::io::Error::new(
             std::io::ErrorKind::AlreadyExists,
-            "a file that is no socket is there; remove it, or set control.socket to another path",
+            "there is a file that is not a socket; remove it, or set control.socket to another \
+             path",
         )),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -532,7 +534,7 @@ fn give_to_group(path: &Path, name: &str) -> Result<(), String> {
     let group = group(name)?;
     std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| {
         format!(
-            "control.group: the socket cannot be given to the group {name:?}: {error}; the relay's \
+            "control.group: cannot change the socket's group to {name:?}: {error}; the relay's \
              user must be a member of it"
         )
     })
@@ -548,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_is_replaced_by_the_socket() {
+    fn the_control_socket_replaces_only_a_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         drop(bind_socket(&control(&path)).unwrap());
@@ -556,7 +558,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         let error = bind_socket(&control(&path)).unwrap_err().to_string();
-        assert!(error.contains("no socket") && error.contains("control.sock"), "{error}");
+        assert!(error.contains("not a socket") && error.contains("control.sock"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         let link = folder.path().join("link.sock");
         std::os::unix::fs::symlink(&path, &link).unwrap();
@@ -565,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_whether_a_folder_is_writable_touches_no_file_in_it() {
+    fn the_check_for_a_writable_folder_touches_no_file_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join(".writable");
         std::fs::write(&own, "precious").unwrap();

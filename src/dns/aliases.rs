@@ -5,18 +5,18 @@ use crate::limits;
 use hickory_proto::rr::{DNSClass, RData, Record};
 use std::rc::Rc;
 
-/// Where a chain leads.
+/// The result of following a chain.
 pub(super) struct Chain {
-    /// The last name; `None` when an alias leads to a name that cannot be asked for.
+    /// The last name; `None` when an alias leads to a name that cannot be looked up.
     pub(super) end: Option<Rc<str>>,
-    /// Aliases on the way.
+    /// Number of aliases.
     pub(super) links: usize,
-    /// The least TTL of them, in seconds.
+    /// Their smallest TTL, in seconds.
     pub(super) ttl: u32,
 }
 
-/// Follows the aliases of `name` as far as `answers` has them, in whatever order they stand there.
-/// Stops one link beyond the limit, so that the caller sees that there were too many.
+/// Follows the aliases of `name` within `answers`, in any order of the records. Stops one link
+/// beyond the limit, so that the caller can see that there are too many.
 pub(super) fn follow(answers: &[Record], name: &Rc<str>) -> Chain {
     let mut chain = Chain { end: Some(Rc::clone(name)), links: 0, ttl: i32::MAX as u32 };
     while chain.links <= limits::DNS_ALIASES_MAX {

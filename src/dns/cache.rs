@@ -1,15 +1,15 @@
-//! A bounded memory of answers that are good for a time. *Pure.*
+//! A bounded cache of values that expire. *Pure.*
 //!
-//! Full, it drops by second chance (the clock algorithm): an entry used since the hand last passed
-//! stays for another round. A bulk relay asks for a few large receivers all the time and for a long
-//! tail of domains once each; oldest-first would let the tail push out the large ones.
+//! When it is full, it evicts by second chance (the clock algorithm): an entry used since the hand
+//! last passed stays for another round. A bulk relay looks up a few large receivers all the time
+//! and a long tail of domains once each; with oldest-first, the tail would evict the large ones.
 
 use crate::message::Timestamp;
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Values by key, at most a given number, each until its own time.
+/// A bounded number of values by key, each with its own expiry.
 pub(crate) struct Cache<K, V> {
     places: HashMap<K, usize>,
     entries: Vec<Entry<K, V>>,
@@ -21,12 +21,12 @@ struct Entry<K, V> {
     key: K,
     value: V,
     valid_until: Timestamp,
-    /// Asked for since the hand last passed.
+    /// Used since the hand last passed.
     used: bool,
 }
 
 impl<K: Hash + Eq + Clone, V> Cache<K, V> {
-    /// Room for `entries_max` entries; at least one.
+    /// A cache for `entries_max` entries, at least one.
     pub(crate) fn new(entries_max: usize) -> Cache<K, V> {
         Cache {
             places: HashMap::new(),
@@ -36,7 +36,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         }
     }
 
-    /// The value of `key` and until when it is good, if it is good now.
+    /// The value of `key` with its expiry, unless it has expired.
     pub(crate) fn get<Q>(&mut self, key: &Q, now: Timestamp) -> Option<(&V, Timestamp)>
     where
         K: Borrow<Q>,
@@ -50,7 +50,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         Some((&entry.value, entry.valid_until))
     }
 
-    /// The value of `key` whether or not it is still good.
+    /// The value of `key`, expired or not.
     pub(crate) fn last<Q>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -59,7 +59,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         self.entries.get(*self.places.get(key)?).map(|entry| &entry.value)
     }
 
-    /// Keeps `value` until `valid_until`, in place of what was kept for `key`.
+    /// Stores `value` until `valid_until`, in place of the old value of `key`.
     pub(crate) fn insert(&mut self, key: K, value: V, valid_until: Timestamp, now: Timestamp) {
         let entry = Entry { key: key.clone(), value, valid_until, used: false };
         if let Some(place) = self.places.get(&key)
@@ -81,13 +81,13 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         }
     }
 
-    /// Entries kept, good or not.
+    /// Number of entries, expired or not.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// The next place whose entry is over or was not used. Two rounds at most: the first clears
+    /// The next place whose entry has expired or was not used. Two rounds at most: the first clears
     /// every mark.
     fn free_place(&mut self, now: Timestamp) -> usize {
         loop {
@@ -109,7 +109,7 @@ mod tests {
     const LATER: Timestamp = Timestamp(2_000);
 
     #[test]
-    fn an_entry_is_good_until_its_time_and_not_at_it() {
+    fn an_entry_is_valid_before_its_expiry_and_not_at_it() {
         let mut cache = Cache::new(4);
         cache.insert("a", 1, LATER, NOW);
         assert_eq!(cache.get("a", Timestamp(1_999)), Some((&1, LATER)));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_over_go_first_even_when_used() {
+    fn expired_entries_are_evicted_first_even_when_used() {
         let mut cache = Cache::new(2);
         cache.insert("old", 1, LATER, NOW);
         cache.insert("good", 2, Timestamp(9_000), NOW);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_still_holds_one() {
+    fn a_cache_of_size_zero_holds_one_entry() {
         let mut cache = Cache::new(0);
         cache.insert("a", 1, LATER, NOW);
         cache.insert("b", 2, LATER, NOW);

@@ -1,5 +1,5 @@
 //! A name server for tests: a thread on a loopback port, UDP and TCP, with answers from a table or
-//! whatever datagrams a test wants to send. It writes real messages with hickory-proto.
+//! any datagrams that a test provides. It writes real messages with hickory-proto.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::config;
@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How a query came.
+/// The transport of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
     Udp,
     Tcp,
 }
 
-/// What the server sends for a query: any number of messages, after a wait each.
+/// What the server sends for a query: any number of messages, each after a wait.
 pub(crate) type Script = dyn Fn(&Message, Over) -> Vec<(Duration, Vec<u8>)> + Send + Sync;
 
 pub(crate) struct FakeServer {
@@ -48,8 +48,8 @@ impl FakeServer {
         let log = Arc::clone(&asked);
         let note = move |query: &Message, over: Over| {
             let question = &query.queries[0];
-            let words = format!("{:?} {} {}", over, question.query_type(), question.name());
-            log.lock().unwrap().push(words);
+            let line = format!("{:?} {} {}", over, question.query_type(), question.name());
+            log.lock().unwrap().push(line);
         };
         let (udp_script, udp_stop, udp_note) = (Arc::clone(&script), Arc::clone(&stop), note);
         let tcp_note = udp_note.clone();
@@ -99,7 +99,7 @@ impl FakeServer {
         FakeServer::start(move |query, _| at_once(zone.answer(query)))
     }
 
-    /// `Udp MX example.test.`, in order of arrival.
+    /// The queries, as `Udp MX example.test.`, in order of arrival.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -155,7 +155,7 @@ pub(crate) fn soa(minimum: u32) -> RData {
     RData::SOA(SOA::new(name("ns.test"), name("root.test"), 1, 60, 60, 60, minimum))
 }
 
-/// Records by owner; an owner that is not there is NXDOMAIN, with an SOA.
+/// Records by owner name; for an unknown one the answer is NXDOMAIN, with an SOA.
 #[derive(Clone, Default)]
 pub(crate) struct Zone {
     records: Vec<Record>,
@@ -174,7 +174,7 @@ impl Zone {
         self
     }
 
-    /// `code` for all that is asked about `owner`, or for one type.
+    /// Answers `code` to all queries for `owner`, or to those of one type.
     #[must_use]
     pub(crate) fn error(
         mut self,

@@ -1,4 +1,4 @@
-//! Which lookup goes next, so that names without an answer do not hold up the others. *Pure.*
+//! Decides which lookup runs next, so that names without an answer do not block others. *Pure.*
 //!
 //! | class | names | waits | slots | at the bound |
 //! | --- | --- | --- | --- | --- |
@@ -7,14 +7,14 @@
 //! | late | past its quick time, not answered before | oldest first, three turns of four | patient | of more than 2,048 slow ones the oldest silent one fails, or else the oldest late one |
 //! | silent | no answer the last time | oldest first, one turn of four | patient | as late, and first |
 //!
-//! The quick lane moves at 256 lookups in 250 ms even when none is answered. A fresh name is asked
-//! at once however many wait, and those that wait are served too. "Fails" is a deferral of the mail
-//! that asked, by the retry schedule. The numbers stand in [`limits`].
+//! The quick lane starts 256 lookups in 250 ms even when none is answered. A fresh name is looked
+//! up soon however many others wait, and those get their turn too. A lookup that fails defers its
+//! mail, which is tried again by the retry schedule. The numbers are in [`limits`].
 
 use crate::limits;
 use std::collections::VecDeque;
 
-/// One turn in this many goes to those that would otherwise wait for ever.
+/// One turn in this many goes to lookups that would otherwise wait for ever.
 const TURNS: u32 = 4;
 
 /// How a name answered before, and how far its lookup is.
@@ -59,7 +59,8 @@ impl<Q> Lanes<Q> {
         }
     }
 
-    /// Has `lookup` wait. Gives back the one that has to give way to it, with its class.
+    /// Adds `lookup` to those that wait. If that is too many, returns the one that is dropped, with
+    /// its class.
     #[must_use]
     pub(super) fn push(&mut self, lookup: Q, class: Class) -> Option<(Q, Class)> {
         match class {
@@ -80,7 +81,7 @@ impl<Q> Lanes<Q> {
         silent.or_else(late).or_else(known)
     }
 
-    /// The next lookup that has a slot, which it takes; to be given back by [`Lanes::free`].
+    /// The next lookup for which there is a slot, which it takes; [`Lanes::free`] returns it.
     pub(super) fn next(&mut self) -> Option<(Q, Slot)> {
         if self.quick_used < limits::DNS_QUICK_LOOKUPS_MAX
             && let Some(lookup) = self.next_fresh()
@@ -97,9 +98,9 @@ impl<Q> Lanes<Q> {
         None
     }
 
-    /// Exchanges a quick slot for a patient one; false when none is free and none is exchanged.
+    /// Exchanges a quick slot for a patient one; false when none is free.
     pub(super) fn exchange(&mut self) -> bool {
-        // Those that wait for one come first.
+        // Lookups that wait for one come first.
         let waits = !(self.known.is_empty() && self.late.is_empty());
         if waits || self.patient_used >= limits::DNS_PATIENT_LOOKUPS_MAX {
             return false;
@@ -156,7 +157,7 @@ mod tests {
         lanes
     }
 
-    /// Lanes whose quick slots are all in use, by lookups that are not answered.
+    /// Lanes with all quick slots in use, by lookups that are not answered.
     fn with_full_quick_lane() -> Lanes<u32> {
         let mut lanes = Lanes::new();
         for number in 0..limits::DNS_QUICK_LOOKUPS_MAX {
@@ -224,12 +225,12 @@ mod tests {
         lanes.free(Slot::Quick);
         assert_eq!(lanes.next(), None);
         lanes.free(Slot::Patient);
-        assert!(!lanes.exchange(), "the one that waits comes first");
+        assert!(!lanes.exchange(), "the waiting one comes first");
         assert_eq!(lanes.next(), Some((1, Slot::Patient)));
     }
 
     #[test]
-    fn at_the_bound_the_oldest_silent_name_gives_way_and_then_the_oldest_late_one() {
+    fn at_the_bound_the_oldest_silent_name_is_dropped_and_then_the_oldest_late_one() {
         let mut lanes = with(&[(1, Class::Silent), (2, Class::Late), (3, Class::Known)]);
         for _ in 3..limits::DNS_SLOW_WAITING_MAX {
             assert_eq!(lanes.push(9, Class::Known), None);
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_bound_the_oldest_fresh_name_gives_way_and_not_the_new_one() {
+    fn at_the_bound_the_oldest_fresh_name_is_dropped_and_not_the_new_one() {
         let mut lanes = Lanes::new();
         for number in 0..limits::DNS_FRESH_WAITING_MAX {
             assert_eq!(lanes.push(number, Class::Fresh), None);

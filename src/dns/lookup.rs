@@ -1,7 +1,7 @@
-//! From question to result: the cache first, then one lookup for all who ask the same.
+//! From question to result: the cache first, then one lookup for all callers with that question.
 //!
-//! A lookup is a task of its own, so it goes on, and fills the cache, when the one who asked has
-//! gone. Which runs and which waits is decided in [`lanes`](super::lanes).
+//! A lookup is a separate task, so it continues, and fills the cache, even if its caller is gone.
+//! Which lookups run and which wait is decided in [`lanes`](super::lanes).
 
 use super::cache::Cache;
 use super::lanes::{Class, Lanes, Slot};
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// How long a lookup holds a quick slot.
 const QUICK_TIME: Duration = Duration::from_millis(limits::DNS_QUICK_MILLIS);
 
-/// Records as they are kept; a clone costs a count.
+/// Records in the cache; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Mx(Rc<Answer<Mx>>),
@@ -40,23 +40,23 @@ pub(super) struct Lookups {
 
 struct State {
     cache: Cache<Question, Kept>,
-    /// Lookups that run or wait for their turn.
+    /// Lookups that run or wait.
     flights: HashMap<Question, Rc<Flight>>,
     lanes: Lanes<Question>,
 }
 
-/// What the last lookup of a name gave.
+/// The result of the last lookup of a name.
 struct Kept {
     result: Result<Found, Failure>,
-    /// Of its next lookup.
+    /// The class of its next lookup.
     class: Class,
 }
 
-/// One lookup and all who wait for it.
+/// One lookup and all callers that wait for it.
 #[derive(Default)]
 struct Flight {
     result: RefCell<Option<Result<Found, Failure>>>,
-    /// One place for each waiter; one that went away leaves its waker, which wakes none.
+    /// One place for each caller; one that is gone leaves a waker without effect.
     waiters: RefCell<Vec<Option<Waker>>>,
 }
 
@@ -78,7 +78,7 @@ impl Lookups {
         self.join(question).landed().await
     }
 
-    /// The flight for `question`: the one under way, or a new one.
+    /// The flight for `question`: the current one, or a new one.
     fn join(self: &Rc<Self>, question: Question) -> Rc<Flight> {
         let mut state = self.state.borrow_mut();
         if let Some(flight) = state.flights.get(&question) {
@@ -93,25 +93,25 @@ impl Lookups {
         flight
     }
 
-    /// Has a lookup wait for its turn; the one that gives way to it, if any, fails.
+    /// Adds a lookup to those that wait; if another one is dropped for it, that one fails.
     fn enqueue(&self, question: Question, class: Class) {
-        let given_way = self.state.borrow_mut().lanes.push(question, class);
-        let Some((question, class)) = given_way else { return };
+        let dropped = self.state.borrow_mut().lanes.push(question, class);
+        let Some((question, class)) = dropped else { return };
         let asked = question.words();
-        let words = match class {
+        let text = match class {
             Class::Fresh => {
                 let waiting = limits::DNS_FRESH_WAITING_MAX;
-                format!("{asked} was not asked for: {waiting} DNS lookups wait")
+                format!("{asked} was not looked up: {waiting} DNS lookups are waiting")
             }
             Class::Known | Class::Late | Class::Silent => {
                 let waiting = limits::DNS_SLOW_WAITING_MAX;
-                format!("no DNS server answered {asked} at once, and {waiting} slow lookups wait")
+                format!("no DNS server answered {asked}, and {waiting} slow lookups are waiting")
             }
         };
-        self.land(&question, Err(Failure::ServerFailed(words.into())));
+        self.land(&question, Err(Failure::ServerFailed(text.into())));
     }
 
-    /// Starts the lookups that have a slot.
+    /// Starts lookups while there are slots.
     fn start(self: &Rc<Self>) {
         loop {
             let next = self.state.borrow_mut().lanes.next();
@@ -120,7 +120,7 @@ impl Lookups {
         }
     }
 
-    /// One lookup, to its end or to the end of its quick time.
+    /// Runs a lookup until it ends, or until its quick time is over without a patient slot.
     async fn run(self: Rc<Self>, question: Question, slot: Slot) {
         let turn = Turn { lookups: &self, slot: Cell::new(slot) };
         let landing =
@@ -154,7 +154,7 @@ impl Lookups {
         let now = ring::wall_clock();
         let class = match &result {
             Err(Failure::TimedOut) => Class::Silent,
-            // Resolvers say SERVFAIL when they have waited in vain themselves.
+            // Resolvers answer SERVFAIL when they got no answer themselves.
             Err(Failure::ServerFailed(_)) if is_slow => Class::Silent,
             _ => Class::Fresh,
         };
@@ -173,7 +173,7 @@ impl Lookups {
         }
     }
 
-    /// As if the rest of the servers that failed were over.
+    /// Makes servers that failed available again at once.
     #[cfg(test)]
     pub(super) fn servers_rested(&self) {
         self.servers.rested();
@@ -186,8 +186,8 @@ impl Lookups {
         }
     }
 
-    /// Asks the servers, again for each alias that leads out of their answer. Gives the result and
-    /// how long it holds.
+    /// Asks the servers, again for each alias that the answer does not resolve. Returns the result
+    /// and how long it is valid.
     async fn look_up(&self, question: &Question) -> (Result<Found, Failure>, Duration) {
         let until = ring::now() + self.servers.time_max();
         let mut asked = question.clone();
@@ -203,7 +203,7 @@ impl Lookups {
                     links_so_far += links;
                     ttl_so_far = ttl_so_far.min(ttl);
                     if links_so_far > limits::DNS_ALIASES_MAX {
-                        let words = format!("aliases of {} go in a circle or on", question.name);
+                        let words = format!("too many aliases of {}, or a loop", question.name);
                         let failure = Failure::ServerFailed(words.into());
                         return (Err(failure), self.settings.failure_ttl);
                     }
@@ -219,7 +219,7 @@ impl Lookups {
                 Finding::NoSuchDomain { ttl } => {
                     return (Err(Failure::NoSuchDomain), self.negative(ttl, ttl_so_far));
                 }
-                // `Servers::ask` turns these into a failure after asking the others.
+                // `Servers::ask` turns these into a failure after it has asked the others.
                 Finding::Failed { words, .. } => {
                     return (Err(Failure::ServerFailed(words.into())), self.settings.failure_ttl);
                 }
@@ -232,8 +232,8 @@ impl Lookups {
         ttl.min(self.settings.ttl_max)
     }
 
-    /// Without an SOA nothing says how long (RFC 2308 5: do not cache): as short as a failure, so
-    /// that a whole mailing does not ask one by one.
+    /// Without an SOA there is no TTL (RFC 2308 5: do not cache). It is cached as briefly as a
+    /// failure, so that a large mailing does not cause one query per message.
     fn negative(&self, ttl: Option<u32>, aliases_ttl: u32) -> Duration {
         match ttl {
             Some(ttl) => self.bounded(ttl.min(aliases_ttl)),
@@ -279,11 +279,11 @@ impl Flight {
     }
 }
 
-/// A lookup that runs. Ends for all who wait also when its task ends in the middle.
+/// A running lookup. If its task ends early, all callers that wait get a failure.
 struct Landing<'a> {
     lookups: &'a Lookups,
     question: Question,
-    /// It has landed, or waits for another turn.
+    /// It has ended, or waits again.
     over: Cell<bool>,
 }
 
@@ -297,19 +297,19 @@ impl Landing<'_> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         if !self.over.get() {
-            self.land(Err(Failure::ServerFailed("the DNS lookup was broken off".into())));
+            self.land(Err(Failure::ServerFailed("the DNS lookup was aborted".into())));
         }
     }
 }
 
-/// A slot, given back however its lookup ends.
+/// A slot that is returned however its lookup ends.
 struct Turn<'a> {
     lookups: &'a Rc<Lookups>,
     slot: Cell<Slot>,
 }
 
 impl Turn<'_> {
-    /// Gives the quick slot to the next; whether the lookup goes on in a patient one.
+    /// Gives up the quick slot; true if the lookup continues in a patient one.
     fn goes_on(&self) -> bool {
         let exchanged = self.lookups.state.borrow_mut().lanes.exchange();
         if exchanged {
@@ -322,7 +322,8 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.lookups.state.borrow_mut().lanes.free(self.slot.get());
-        // After a panic none other would start those that wait. At the end of the shard none must.
+        // After a panic, nothing else would start the waiting lookups. At the end of the shard none
+        // must be started.
         if std::thread::panicking() {
             self.lookups.start();
         }

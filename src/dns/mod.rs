@@ -1,19 +1,19 @@
 //! Stub resolver with a cache: MX records and addresses, as one shard needs them.
 //!
-//! hickory-proto for the wire, the shard's own UDP and TCP through `ring`. A name goes in, an
-//! [`Answer`] or a [`Failure`] comes out; failures are kept apart, because mail ends differently by
-//! each. It must not know mail: what a null MX or a missing one means is `route`'s business.
+//! hickory-proto for the messages, `ring` for UDP and TCP. A name goes in, an [`Answer`] or a
+//! [`Failure`] comes out; kinds of failures are distinguished, because each has another outcome for
+//! the mail. It must not know mail: `route` decides what a null MX or a missing one means.
 //!
 //! ```text
 //! Resolver -> lookup -> cache
-//!                |  one query for all who ask the same; aliases
-//!                +----> lanes (pure): which lookup goes next
-//!                +----> servers: rounds, time-outs, UDP, then TCP
-//!                          +----> wire (pure): query, and what an answer says
+//!                |  one query for all callers with that question; aliases
+//!                +----> lanes (pure): which lookup runs next
+//!                +----> servers: rounds, timeouts, UDP, then TCP
+//!                          +----> wire (pure): writes queries, reads answers
 //! ```
 //!
 //! It trusts the path to its servers and asks them for recursion. It does not fall back to queries
-//! without EDNS: that is for talking to the servers of others, not to one's own resolver.
+//! without EDNS: one's own resolver is expected to support it.
 
 mod aliases;
 pub(crate) mod cache;
@@ -40,7 +40,7 @@ use wire::{Kind, Question};
 #[derive(Clone)]
 pub struct Resolver {
     lookups: Rc<Lookups>,
-    /// How long an answer may be kept whose other half is missing.
+    /// How long addresses of one family are cached when the lookup of the other has failed.
     failure_ttl: Duration,
     ttl_max: Duration,
 }
@@ -48,46 +48,47 @@ pub struct Resolver {
 /// Records of one name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {
-    /// Never empty, and never more than a limit of this relay.
+    /// The records; never empty, and at most [`crate::limits::DNS_RECORDS_MAX`].
     pub records: Vec<T>,
-    /// Until then the answer is good.
+    /// When the answer expires.
     pub valid_until: Timestamp,
 }
 
 /// A mail exchanger (RFC 5321 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mx {
-    /// The lower, the sooner it is to be tried.
+    /// Hosts with a lower one are tried first.
     pub preference: u16,
     /// Lower-case, without the final dot; empty for the root (null MX, RFC 7505).
     pub host: Box<str>,
 }
 
-/// Why there is no answer. Kept apart, because mail ends differently by each.
+/// Why there is no answer. Each kind has another outcome for the mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// NXDOMAIN.
     NoSuchDomain,
     /// The name exists, records of this type do not.
     NoData,
-    /// The name server said SERVFAIL, REFUSED or the like, or could not be reached; one sentence
-    /// that names server and question.
+    /// The name server answered SERVFAIL, REFUSED or the like, or could not be reached; the text
+    /// names server and question.
     ServerFailed(Box<str>),
     /// No name server answered in time.
     TimedOut,
-    /// The name cannot be asked for (too long, empty label).
+    /// The name cannot be looked up (too long, empty label).
     BadName,
 }
 
 impl Resolver {
-    /// A resolver with an empty cache. It asks nothing before it is asked.
+    /// A resolver with an empty cache. It sends no query by itself.
     pub fn new(settings: config::Dns) -> Resolver {
         let failure_ttl = settings.failure_ttl;
         let ttl_max = settings.ttl_max;
         Resolver { lookups: Rc::new(Lookups::new(settings)), failure_ttl, ttl_max }
     }
 
-    /// MX records of a domain, in no order. All who ask the same at once share one query.
+    /// MX records of a domain, in no particular order. Concurrent calls for one domain share one
+    /// query.
     pub async fn mx(&self, domain: &str) -> Result<Rc<Answer<Mx>>, Failure> {
         let question = Question::new(domain, Kind::Mx).ok_or(Failure::BadName)?;
         if is_localhost(&question.name) {
@@ -95,15 +96,15 @@ impl Resolver {
         }
         match self.lookups.find(question).await? {
             Found::Mx(answer) => Ok(answer),
-            // Kept under the question, so of its kind.
+            // The cache key has the record type, so this is of that type.
             Found::Addresses(_) => Err(Failure::NoData),
         }
     }
 
-    /// A and AAAA together, AAAA and A interleaved by the caller; NoData only when both are.
+    /// A and AAAA records together; the caller interleaves them. NoData or NoSuchDomain only when
+    /// it is the answer to both.
     ///
-    /// NoSuchDomain only when both say so. When one half fails and the other has records, those
-    /// are the answer, but not for long.
+    /// When one lookup fails and the other has records, those are the answer, but not for long.
     pub async fn addresses(&self, host: &str) -> Result<Rc<Answer<IpAddr>>, Failure> {
         let four = Question::new(host, Kind::A).ok_or(Failure::BadName)?;
         if is_localhost(&four.name) {
@@ -129,7 +130,7 @@ impl Resolver {
     async fn addresses_of(&self, question: Question) -> Result<Rc<Answer<IpAddr>>, Failure> {
         match self.lookups.find(question).await? {
             Found::Addresses(answer) => Ok(answer),
-            // Kept under the question, so of its kind.
+            // The cache key has the record type, so this is of that type.
             Found::Mx(_) => Err(Failure::NoData),
         }
     }
@@ -142,13 +143,13 @@ impl Resolver {
     }
 }
 
-/// `localhost` and all below it never leave the host (RFC 6761 6.3).
+/// `localhost` and its subdomains are never looked up in the DNS (RFC 6761 6.3).
 fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Of two failures the one that says less for certain: a name is not called missing while one of
-/// its halves is unknown.
+/// The less definite one of two failures: a name is not reported as missing while one of its
+/// lookups has failed.
 fn worse(one: Failure, other: Failure) -> Failure {
     let doubt = |failure: &Failure| match failure {
         Failure::NoSuchDomain => 0,

@@ -1,8 +1,8 @@
-//! The name servers: which to ask, how often, over what.
+//! The name servers: which to ask, how often, over UDP or TCP.
 //!
-//! Every query has a socket of its own, so its port is new and random, and an id of its own (RFC
-//! 5452 9.2); the socket is connected, so the kernel drops what others send. What arrives and does
-//! not answer the query is passed over until the time-out: a forged datagram cannot end a lookup.
+//! Every query has its own socket, so its port is new and random, and its own id (RFC 5452 9.2).
+//! The socket is connected, so the kernel drops datagrams from other addresses. A datagram that
+//! does not answer the query is ignored until the timeout: a forged one cannot end a lookup.
 
 use super::Failure;
 use super::wire::{self, Finding, Heard, Question};
@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Room for the two length bytes before each message on TCP (RFC 1035 4.2.2).
+/// The two length bytes before each message on TCP (RFC 1035 4.2.2).
 const LENGTH_BYTES: usize = 2;
 
 pub(super) struct Servers {
@@ -36,20 +36,20 @@ struct Server {
     answered: Cell<Option<Instant>>,
 }
 
-/// How a server did when it was last asked.
+/// How the last query to a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It is asked after the others; from this time on one question is put to it on the side, so
-    /// that no lookup waits to find out whether it is back.
+    /// It is asked after the others. From this time on, one query is sent to it in the background,
+    /// so that no lookup has to wait to find out whether it is back.
     Failed(Instant),
 }
 
-/// What became of one query to one server.
+/// The result of one query to one server.
 enum Reply {
     Finding(Finding),
     Silence,
-    /// It cannot be spoken to; the whole sentence.
+    /// The query failed; the text for the log and the report.
     Broken(String),
 }
 
@@ -67,21 +67,21 @@ impl Servers {
         }
     }
 
-    /// The longest that one lookup takes: all rounds over all servers, but never beyond the limit.
+    /// Longest time of one lookup: all rounds over all servers, but never beyond the limit.
     pub(super) fn time_max(&self) -> Duration {
         let servers = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         let all = self.timeout.saturating_mul(servers.saturating_mul(self.attempts));
         all.min(Duration::from_secs(limits::DNS_LOOKUP_SECONDS_MAX))
     }
 
-    /// Asks until a server gives a finding. A server that says that it failed is not asked again in
-    /// this lookup, one that is silent is, in the next round.
+    /// Asks the servers until one gives a definite answer. A server that answered with an error is
+    /// not asked again in this lookup; one that did not answer is, in the next round.
     pub(super) async fn ask(
         self: &Rc<Self>,
         question: &Question,
         until: Instant,
     ) -> Result<Finding, Failure> {
-        let mut said: Option<String> = None;
+        let mut error: Option<String> = None;
         self.probe(question);
         let mut left = self.in_order();
         for round in 0..self.attempts {
@@ -95,21 +95,21 @@ impl Servers {
                     Reply::Finding(Finding::Failed { words, .. }) => {
                         let address = server.address;
                         let asked = question.words();
-                        said = Some(format!("DNS server {address} answered {words} for {asked}"));
+                        error = Some(format!("DNS server {address} answered {words} for {asked}"));
                     }
                     Reply::Finding(finding) => return Ok(finding),
                     Reply::Broken(words) => {
-                        said.get_or_insert(words);
+                        error.get_or_insert(words);
                     }
                     Reply::Silence => silent.push(server),
                 }
             }
             left = silent;
         }
-        Err(said.map_or(Failure::TimedOut, |words| Failure::ServerFailed(words.into())))
+        Err(error.map_or(Failure::TimedOut, |words| Failure::ServerFailed(words.into())))
     }
 
-    /// As if the rest of those that failed were over.
+    /// Makes servers that failed available again at once.
     #[cfg(test)]
     pub(super) fn rested(&self) {
         for server in &self.list {
@@ -128,7 +128,8 @@ impl Servers {
         }
     }
 
-    /// As configured; those that failed last, of them the one first that answered last.
+    /// The servers as configured, but those that failed at the end, of which the one that answered
+    /// most recently comes first.
     fn in_order(&self) -> Vec<Rc<Server>> {
         let mut servers = self.list.clone();
         servers.sort_by_key(|server| match server.health.get() {
@@ -138,11 +139,11 @@ impl Servers {
         servers
     }
 
-    /// Puts `question` to a server that failed some time ago, on the side.
+    /// Sends `question` in the background to a server that failed some time ago.
     fn probe(self: &Rc<Self>, question: &Question) {
         let now = ring::now();
         if self.list.iter().all(|server| server.health.get() != Health::Good) {
-            // The lookups find out.
+            // The lookups themselves ask it.
             return;
         }
         for server in &self.list {
@@ -168,12 +169,12 @@ impl Servers {
     ) -> Reply {
         let id = self.ids.next();
         let Some(query) = wire::query(question, id) else {
-            return Reply::Broken(format!("no query can be written for {}", question.words()));
+            return Reply::Broken(format!("cannot write a DNS query for {}", question.words()));
         };
         let first = until.min(ring::now() + wait);
         let reply = match self.over_udp(server.address, question, id, &query, first).await {
             Ok(Heard::Answer(finding)) => Reply::Finding(finding),
-            // Foreign: too much of it. TCP cannot be forged from afar.
+            // Too many foreign datagrams: ask over TCP, which an outsider cannot forge.
             Ok(Heard::Truncated | Heard::Foreign) => {
                 let until = until.min(ring::now() + self.timeout);
                 self.whole_reply(server.address, question, id, &query, until).await
@@ -225,7 +226,7 @@ impl Servers {
             Heard::Answer(finding) => Reply::Finding(finding),
             Heard::Foreign | Heard::Truncated => {
                 let asked = question.words();
-                Reply::Broken(format!("DNS server {server} sent no sound answer for {asked}"))
+                Reply::Broken(format!("DNS server {server} sent no valid answer for {asked}"))
             }
         }
     }
@@ -250,7 +251,7 @@ fn broken_or_silent(server: SocketAddr, over: &str, error: &io::Error) -> Reply 
     }
 }
 
-/// `TimedOut` when there is nothing left.
+/// The time until `until`; `TimedOut` when there is none.
 fn left_until(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(ring::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -260,7 +261,7 @@ fn left_until(until: Instant) -> io::Result<Duration> {
 async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Result<Vec<u8>> {
     let mut stream = Stream::connect(server, None, left_until(until)?).await?;
     let length = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // In one piece: some servers do not wait for the second segment (RFC 7766 8).
+    // In one segment: some servers do not wait for a second one (RFC 7766 8).
     let mut framed = Vec::with_capacity(LENGTH_BYTES + query.len());
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(query);
@@ -270,7 +271,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
         if let [high, low, rest @ ..] = received.filled() {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             if length > limits::DNS_TCP_BYTES_MAX {
-                let words = format!("an answer of {length} bytes is larger than any that is read");
+                let words = format!("an answer of {length} bytes is too large");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, words));
             }
             if let Some(message) = rest.get(..length) {
@@ -283,8 +284,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
     }
 }
 
-/// Query ids that cannot be foreseen from outside: a counter through a hash with a secret random
-/// key.
+/// Query ids that an outsider cannot predict: a counter, hashed with a secret random key.
 struct Ids {
     secret: RandomState,
     count: Cell<u64>,

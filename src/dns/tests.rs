@@ -46,7 +46,7 @@ fn closed_port() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// An address that takes queries and never answers.
+/// An address that receives queries and never answers.
 fn silent() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -54,7 +54,7 @@ fn silent() -> (UdpSocket, SocketAddr) {
 }
 
 #[test]
-fn an_answer_is_kept_and_asked_for_once() {
+fn an_answer_is_cached_and_looked_up_once() {
     let zone = Zone::new()
         .with("example.test", mx(10, "MX1.example.test"))
         .with("example.test", mx(20, "mx2.example.test"));
@@ -64,14 +64,14 @@ fn an_answer_is_kept_and_asked_for_once() {
         assert_eq!(hosts(&first), ["10 mx1.example.test", "20 mx2.example.test"]);
         let left = first.valid_until.since(ring::wall_clock());
         assert!(left > Duration::from_secs(290) && left <= Duration::from_secs(300), "{left:?}");
-        // The same name in another spelling is the same question.
+        // The same name in another letter case is the same question.
         assert!(Rc::ptr_eq(&first, &resolver.mx("Example.TEST.").await.unwrap()));
     });
     assert_eq!(server.asked(), ["Udp MX example.test."]);
 }
 
 #[test]
-fn all_who_ask_the_same_at_once_share_one_query() {
+fn concurrent_calls_with_one_question_share_one_query() {
     let zone = Zone::new().with("example.test", mx(10, "mx1.example.test"));
     let server = FakeServer::start(move |query, _| {
         let mut answers = at_once(zone.answer(query));
@@ -79,7 +79,7 @@ fn all_who_ask_the_same_at_once_share_one_query() {
         answers
     });
     with_servers(&[server.address], |resolver| async move {
-        // One of them goes away before the answer comes; the others still get it.
+        // One of them is dropped before the answer arrives; the others still get it.
         let impatient = or(async { resolver.mx("example.test").await.map(drop) }, async {
             crate::ring::sleep(SOON / 3).await;
             Ok(())
@@ -92,7 +92,7 @@ fn all_who_ask_the_same_at_once_share_one_query() {
 }
 
 #[test]
-fn failures_are_kept_apart_and_kept_for_a_time() {
+fn failures_are_distinguished_and_cached_for_a_time() {
     let zone = Zone::new()
         .with("nodata.test", a("192.0.2.1"))
         .error("broken.test", None, ResponseCode::ServFail)
@@ -120,8 +120,8 @@ fn failures_are_kept_apart_and_kept_for_a_time() {
 }
 
 #[test]
-fn a_negative_answer_is_kept_as_long_as_its_soa_says() {
-    // MINIMUM 0 is kept for the shortest time; then it is asked again.
+fn a_negative_answer_is_cached_as_long_as_its_soa_says() {
+    // MINIMUM 0 is cached for the shortest time; then it is looked up again.
     let server = FakeServer::with_zone(Zone::default());
     with_servers(&[server.address], |resolver| async move {
         assert_eq!(resolver.mx("missing.test").await, Err(Failure::NoSuchDomain));
@@ -132,7 +132,7 @@ fn a_negative_answer_is_kept_as_long_as_its_soa_says() {
 }
 
 #[test]
-fn a_truncated_answer_is_asked_for_over_tcp() {
+fn a_truncated_answer_is_repeated_over_tcp() {
     let mut zone = Zone::new();
     for number in 0..60 {
         zone = zone.with("big.test", mx(number, &format!("host{number}.big.test")));
@@ -154,7 +154,7 @@ fn a_truncated_answer_is_asked_for_over_tcp() {
 }
 
 #[test]
-fn what_does_not_answer_the_query_is_passed_over() {
+fn datagrams_that_do_not_answer_the_query_are_ignored() {
     let zone = Zone::new().with("example.test", mx(10, "right.test"));
     let server = FakeServer::start(move |query, _| {
         let forged = |change: &dyn Fn(&mut Message)| {
@@ -202,7 +202,7 @@ fn many_wrong_ids_lead_to_tcp() {
 }
 
 #[test]
-fn garbage_alone_is_a_time_out() {
+fn only_garbage_is_a_timeout() {
     let server = FakeServer::start(|_, _| vec![(Duration::ZERO, b"no dns at all".to_vec())]);
     with_servers(&[server.address], |resolver| async move {
         assert_eq!(resolver.mx("example.test").await, Err(Failure::TimedOut));
@@ -262,7 +262,7 @@ fn no_server_at_all_is_a_failure_in_bounded_time() {
 fn aliases_are_followed_inside_and_outside_the_answer() {
     let inside = FakeServer::start(|query, _| {
         let mut message = reply_to(query);
-        // In no order, and with the shortest TTL on an alias.
+        // In no particular order, and with the shortest TTL on an alias.
         message.add_answer(record("c.test", 300, mx(10, "mx.test")));
         message.add_answer(record("b.test", 60, cname("c.test")));
         message.add_answer(record("a.test", 300, cname("B.test")));
@@ -291,16 +291,16 @@ fn aliases_are_followed_inside_and_outside_the_answer() {
 }
 
 #[test]
-fn a_circle_of_aliases_is_a_failure_of_the_server() {
+fn a_loop_of_aliases_is_a_failure_of_the_server() {
     let zone = Zone::new()
         .with("a.test", cname("b.test"))
         .with("b.test", cname("a.test"))
         .with("self.test", cname("self.test"));
     let server = FakeServer::with_zone(zone);
     with_servers(&[server.address], |resolver| async move {
-        for circle in ["a.test", "self.test"] {
-            let words = words(resolver.mx(circle).await);
-            assert_eq!(words, format!("aliases of {circle} go in a circle or on"));
+        for name in ["a.test", "self.test"] {
+            let words = words(resolver.mx(name).await);
+            assert_eq!(words, format!("too many aliases of {name}, or a loop"));
         }
     });
     assert!(server.asked().len() <= 12);
@@ -319,7 +319,7 @@ fn a_referral_is_not_taken_for_no_data() {
 }
 
 #[test]
-fn addresses_join_both_families() {
+fn addresses_of_both_families_are_joined() {
     let zone = Zone::new()
         .with("both.test", a("192.0.2.1"))
         .with("both.test", aaaa("2001:db8::1"))
@@ -346,7 +346,7 @@ fn addresses_join_both_families() {
 }
 
 #[test]
-fn localhost_is_answered_without_asking() {
+fn localhost_is_resolved_without_a_query() {
     let server = FakeServer::with_zone(Zone::new());
     with_servers(&[server.address], |resolver| async move {
         for host in ["localhost", "LocalHost.", "mail.localhost"] {
@@ -359,7 +359,7 @@ fn localhost_is_answered_without_asking() {
 }
 
 #[test]
-fn more_lookups_than_turns_all_end() {
+fn more_lookups_than_slots_all_end() {
     let server = FakeServer::with_zone(Zone::new());
     with_servers(&[server.address], |resolver| async move {
         let done = crate::ring::Signal::new();
@@ -379,7 +379,7 @@ fn more_lookups_than_turns_all_end() {
     });
 }
 
-/// Answers for `good` names from `zone`, and is silent about all others.
+/// Answers for `good` names from `zone`, and does not answer for others.
 fn silent_but_for(zone: Zone, good: &'static str) -> FakeServer {
     FakeServer::start(move |query, _| match query.queries[0].name().to_ascii().contains(good) {
         true => at_once(zone.answer(query)),
@@ -387,7 +387,7 @@ fn silent_but_for(zone: Zone, good: &'static str) -> FakeServer {
     })
 }
 
-/// Asks for MX records of `count` names that get no answer, in tasks of their own.
+/// Looks up MX records of `count` names that get no answer, each in its own task.
 fn ask_for_silent(resolver: &Resolver, count: usize) -> Rc<std::cell::Cell<usize>> {
     let left = Rc::new(std::cell::Cell::new(count));
     for number in 0..count {
@@ -402,14 +402,14 @@ fn ask_for_silent(resolver: &Resolver, count: usize) -> Rc<std::cell::Cell<usize
 }
 
 #[test]
-fn silent_names_do_not_hold_up_a_new_name_nor_one_that_answered_before() {
+fn silent_names_do_not_delay_a_new_name_or_one_that_was_answered_before() {
     let mut zone = Zone::new();
     zone.negative_ttl = 0;
     let zone =
         zone.with("new.good.test", mx(1, "mx.good.test")).with("new.good.test", a("192.0.2.1"));
     let server = silent_but_for(zone, "good");
     with_servers(&[server.address], |resolver| async move {
-        // Kept for a second only.
+        // Cached for a second only.
         assert_eq!(resolver.mx("known.good.test").await, Err(Failure::NoSuchDomain));
         ask_for_silent(&resolver, 3000);
         crate::ring::sleep(Duration::from_millis(1100)).await;
@@ -427,7 +427,7 @@ fn silent_names_do_not_hold_up_a_new_name_nor_one_that_answered_before() {
 }
 
 #[test]
-fn a_slow_answer_that_comes_in_time_is_an_answer() {
+fn a_slow_answer_before_the_timeout_is_used() {
     let zone = Zone::new().with("slow.test", mx(1, "mx.slow.test"));
     let server = FakeServer::start(move |query, _| {
         let wait = Duration::from_millis(limits::DNS_QUICK_MILLIS + 200);
@@ -443,7 +443,7 @@ fn a_slow_answer_that_comes_in_time_is_an_answer() {
 }
 
 #[test]
-fn a_server_that_is_back_is_found_without_a_lookup_that_waits_for_it() {
+fn a_server_that_is_back_is_noticed_without_delaying_a_lookup() {
     let up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let zone = Zone::new().with("a.test", mx(1, "mx.test"));
     let (first_zone, first_up) = (zone.clone(), std::sync::Arc::clone(&up));

@@ -1,6 +1,6 @@
-//! The wire: what a question looks like, and what an answer to it says. *Pure.*
+//! The wire format: writes queries and reads answers. *Pure.*
 //!
-//! A datagram goes in, a [`Heard`] comes out. Nothing here knows servers, time-outs or caches.
+//! A datagram goes in, a [`Heard`] comes out. Nothing here knows servers, timeouts or caches.
 
 use super::{Mx, aliases::follow};
 use crate::limits;
@@ -18,9 +18,9 @@ const LABEL_BYTES_MAX: usize = 63;
 const TRUNCATED_BIT: u8 = 0x02;
 /// QR in the third byte of the header.
 const RESPONSE_BIT: u8 = 0x80;
-/// The option that tells more about an error (RFC 8914).
+/// The option with details about an error (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
-/// As much of a server's own words is kept, in bytes.
+/// How much of a server's own error text is kept, in bytes.
 const EXTENDED_TEXT_MAX: usize = 120;
 
 /// The record types that mail needs.
@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// What is asked: the key of the cache, so the name has one spelling only.
+/// A question. It is the key of the cache, so the name is normalized.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     /// Lower-case ASCII without the final dot.
@@ -58,8 +58,8 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// `None` when the name cannot be asked for. Names beyond ASCII go by their A-labels
-    /// (RFC 5890 2.3.2.1).
+    /// `None` when the name cannot be looked up. Names outside ASCII become A-labels (RFC 5890
+    /// 2.3.2.1).
     pub(super) fn new(name: &str, kind: Kind) -> Option<Question> {
         let bare = name.strip_suffix('.').unwrap_or(name);
         if !bare.is_ascii() {
@@ -91,7 +91,7 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// A name from an answer in lower case without the final dot, empty for the root; `None` when it
-/// has bytes that no host name has.
+/// has bytes that are not allowed in host names.
 pub(super) fn text_of(name: &Name) -> Option<Box<str>> {
     let mut text = String::with_capacity(name.len());
     for label in name.iter() {
@@ -106,7 +106,7 @@ pub(super) fn text_of(name: &Name) -> Option<Box<str>> {
     Some(text.into())
 }
 
-/// The query for `question`: recursion desired, EDNS with this size (RFC 6891 6.2.5).
+/// The query for `question`: recursion desired, EDNS with our UDP size (RFC 6891 6.2.5).
 pub(super) fn query(question: &Question, id: u16) -> Option<Vec<u8>> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -117,28 +117,28 @@ pub(super) fn query(question: &Question, id: u16) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// What a datagram from the server's address is.
+/// The meaning of a datagram from the server's address.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Heard {
-    /// No answer to this query: garbage, a late answer to another one, an attempt to deceive.
+    /// Not an answer to this query: garbage, a late answer to another one, a forgery.
     Foreign,
     /// The answer is larger than a datagram (RFC 2181 9: nothing of it may be used).
     Truncated,
     Answer(Finding),
 }
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Finding {
-    /// Never empty. `ttl` in seconds is the least of the records and the aliases before them.
+    /// Never empty. `ttl`, in seconds, is the smallest of the records and the aliases before them.
     Records { records: Records, ttl: u32 },
-    /// The name is an alias, and what it stands for is not in the answer: ask again.
+    /// The name is an alias, and its target is not in the answer: look up the target.
     Alias { to: Rc<str>, links: usize, ttl: u32 },
-    /// The name exists without such records. `ttl` as RFC 2308 5 says, `None` without an SOA.
+    /// The name exists without such records. `ttl` by RFC 2308 5, `None` without an SOA.
     NoData { ttl: Option<u32> },
     /// The name does not exist.
     NoSuchDomain { ttl: Option<u32> },
-    /// The server failed; what it said, as in "answered ...".
+    /// The server failed; its error, as it follows "answered ".
     Failed { words: String, of_server: bool },
 }
 
@@ -149,9 +149,9 @@ pub(super) enum Records {
     Addresses(Vec<IpAddr>),
 }
 
-/// What `bytes` are to who asked `question` under `id`.
+/// Reads `bytes` as the answer to `question` with this `id`.
 pub(super) fn hear(question: &Question, id: u16, bytes: &[u8]) -> Heard {
-    // The header first, by hand: a truncated answer may end in the middle of a record.
+    // The header is read first, by hand: a truncated answer may end in the middle of a record.
     let [id_high, id_low, flags, ..] = bytes else { return Heard::Foreign };
     if u16::from_be_bytes([*id_high, *id_low]) != id || flags & RESPONSE_BIT == 0 {
         return Heard::Foreign;
@@ -166,8 +166,8 @@ pub(super) fn hear(question: &Question, id: u16, bytes: &[u8]) -> Heard {
     Heard::Answer(read(&message, question))
 }
 
-/// Whether the question section repeats what was asked (RFC 5452 9.1). A server that could not
-/// read the query may leave it out.
+/// Whether the question section repeats our question (RFC 5452 9.1). A server that could not read
+/// the query may leave it out.
 fn answers(message: &Message, question: &Question) -> bool {
     match message.queries.as_slice() {
         [asked] => {
@@ -186,19 +186,19 @@ fn answers(message: &Message, question: &Question) -> bool {
 fn read(message: &Message, question: &Question) -> Finding {
     match message.metadata.response_code {
         ResponseCode::NoError => {}
-        // After aliases it speaks of the last name (RFC 6604 3): there is nothing for the name
-        // asked for.
+        // After aliases it is about the last name (RFC 6604 3), so there are no records for the
+        // name that was asked for.
         ResponseCode::NXDomain => return Finding::NoSuchDomain { ttl: negative_ttl(message) },
         code => {
             return Finding::Failed {
                 words: error_words(message, code),
-                // SERVFAIL is mostly about the name, the others about the server or this relay.
+                // SERVFAIL is usually about the name, the others about the server or this relay.
                 of_server: code != ResponseCode::ServFail,
             };
         }
     }
     let chain = follow(&message.answers, &question.name);
-    let Some(end) = chain.end else { return failed("an alias for something that is no host name") };
+    let Some(end) = chain.end else { return failed("an alias to a name that is not a host name") };
     let mut ttl = chain.ttl;
     let mut found = Vec::new();
     let mut unusable = false;
@@ -232,7 +232,7 @@ fn nothing(message: &Message, links: usize, end: Rc<str>, ttl: u32) -> Finding {
     }
     let has_ns = message.authorities.iter().any(|record| record.record_type() == RecordType::NS);
     if negative.is_none() && has_ns {
-        // Taken for "no data" it would turn an unknown MX set into delivery to the A record.
+        // Treating it as "no data" would deliver to the A record although there may be MX records.
         return failed("a referral (it does not resolve for this relay)");
     }
     Finding::NoData { ttl: negative }
@@ -252,7 +252,7 @@ fn mx_records(found: &[&RData], unusable: &mut bool) -> Vec<Mx> {
             }
         }
     }
-    // Sorted first, so that the same set is cut to the same rest however it was rotated.
+    // Sort before cutting, so that the result does not depend on the order of the records.
     records.sort_by(|a, b| (a.preference, &a.host).cmp(&(b.preference, &b.host)));
     records.dedup();
     records.truncate(limits::DNS_RECORDS_MAX);
@@ -268,7 +268,7 @@ fn addresses(found: &[&RData]) -> Vec<IpAddr> {
     found.iter().filter_map(address).take(limits::DNS_RECORDS_MAX).collect()
 }
 
-/// How long "there is none" holds: the smaller of the SOA's own TTL and its MINIMUM (RFC 2308 5).
+/// TTL of a negative answer: the smaller of the SOA's own TTL and its MINIMUM (RFC 2308 5).
 fn negative_ttl(message: &Message) -> Option<u32> {
     message.authorities.iter().find_map(|record| match &record.data {
         RData::SOA(soa) => Some(sound_ttl(record.ttl).min(sound_ttl(soa.minimum))),
@@ -305,7 +305,7 @@ fn error_words(message: &Message, code: ResponseCode) -> String {
     }
 }
 
-/// The causes that an operator can do something about (RFC 8914 4).
+/// The extended errors that help an operator (RFC 8914 4).
 fn extended_error(code: u16) -> String {
     let words = match code {
         6 => "DNSSEC bogus",
@@ -354,12 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_other_letters_goes_by_its_a_labels() {
+    fn a_name_outside_ascii_is_looked_up_by_its_a_labels() {
         assert_eq!(&*question("müller.test").name, "xn--mller-kva.test");
     }
 
     #[test]
-    fn negative_answers_hold_for_the_smaller_of_both_times() {
+    fn negative_answers_are_cached_for_the_smaller_of_both_times() {
         let question = question("example.test");
         for (ttl, minimum, expected) in [(60, 300, 60), (300, 60, 60), (u32::MAX, 60, 0)] {
             let mut message = answer(&question);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_what_the_server_tells() {
+    fn an_error_has_the_details_from_the_server() {
         let question = question("example.test");
         let mut message = answer(&question);
         message.metadata.response_code = ResponseCode::ServFail;
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mx_that_is_no_host_name_is_not_made_into_one() {
+    fn an_mx_that_is_not_a_host_name_is_not_turned_into_one() {
         let question = question("example.test");
         let mut message = answer(&question);
         let dotted = Name::from_labels([&b"a.b"[..], b"test"]).unwrap();
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_answers_are_survived() {
+    fn damaged_answers_cause_no_panic() {
         let question = question("example.test");
         let mut message = answer(&question);
         message.add_answer(record("example.test", 60, cname("b.test")));

@@ -1,7 +1,7 @@
 //! The fields of an event and their form as a JSON line.
 //!
-//! Fields come in the order in which they stand here; those that say nothing are left out. New ones
-//! may be added at the end of a release; names and meanings do not change.
+//! Fields are written in the order of this file; empty ones are left out. A release may add fields;
+//! names and meanings do not change.
 
 use crate::message::{
     Address, HostAttempt, InEvents, Options, QueueId, Reason, Recipient, Shown, Status, Timestamp,
@@ -10,7 +10,7 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use std::net::SocketAddr;
 
-/// Recipients that a `received` line names; `recipients` counts all.
+/// Largest number of recipients in a `received` line; `recipients` counts all.
 pub const TO_LIST_MAX: usize = 50;
 
 /// What happened.
@@ -19,41 +19,40 @@ pub const TO_LIST_MAX: usize = 50;
 pub enum Kind {
     /// A message was made durable and answered with 250. One line for all its recipients.
     Received,
-    /// A client was refused something.
+    /// A command of a client was refused.
     Rejected,
     /// The next hop took responsibility for a recipient.
     Delivered,
     /// An attempt failed and will be repeated at `due`.
     Deferred,
-    /// A recipient was given up: refused for good.
+    /// A recipient failed: refused permanently.
     Bounced,
-    /// A recipient was given up: its time was over.
+    /// A recipient failed: its time in the queue has expired.
     Expired,
-    /// A recipient of mail with the null reverse-path was refused for good: no report
-    /// is sent.
+    /// A recipient of mail with the null reverse-path was refused permanently: no report is sent.
     Dropped,
-    /// A recipient's message is damaged on the disk: it is not delivered, and what is left of it is
-    /// in the quarantine. Of the forward-path only the domain is known.
+    /// A recipient's message is damaged on the disk: it is not delivered, and its remains are in
+    /// the quarantine. Only the domain of the forward-path is known.
     SetAside,
-    /// A delivery had begun and its end is not known: the relay stopped in between.
+    /// A delivery had begun and its result is not known: the relay ended meanwhile.
     InDoubt,
-    /// So many lines (`lost`) could not be written before this one.
+    /// Lines could not be written before this one; `lost` is their number.
     LostEvents,
-    /// The shard takes mail from now on.
+    /// The shard is ready for mail.
     Started,
-    /// The shard has ended all it does.
+    /// The shard has stopped.
     Stopped,
 }
 
-/// One line. Make it with [`Event::new`] and set what applies.
+/// One line. Create it with [`Event::new`] and set the fields that apply.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Event<'a> {
-    /// When, by the wall clock.
+    /// The time, by the wall clock.
     #[serde(serialize_with = "as_text")]
     pub time: Timestamp,
-    /// What.
+    /// What happened.
     pub event: Kind,
-    /// Where: set by the log that it is written to.
+    /// The shard; set by the log to which it is written.
     pub shard: usize,
     /// The message.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
@@ -64,10 +63,10 @@ pub struct Event<'a> {
     /// The reverse-path; empty for `<>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a str>,
-    /// The forward-path that the event is about; its domain is written beside it.
+    /// The forward-path that the event is about; its domain is written as a further field.
     #[serde(flatten)]
     pub to: Option<ForwardPath<'a>>,
-    /// How many recipients a received message has.
+    /// Number of recipients of a received message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
     /// The first [`TO_LIST_MAX`] of them.
@@ -76,13 +75,13 @@ pub struct Event<'a> {
     /// The options of the message, by their names in `Options::OPTIONS`.
     #[serde(flatten)]
     pub options: OptionFields<'a>,
-    /// The destination as the receiver runs it.
+    /// The site to which the recipient's mail goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site: Option<&'a str>,
-    /// The host that spoke or was tried.
+    /// The host that replied or was tried.
     #[serde(flatten)]
     pub remote: Option<Remote<'a>>,
-    /// How far the conversation had come.
+    /// The stage of the conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<&'a str>,
     /// SMTP reply code.
@@ -91,7 +90,7 @@ pub struct Event<'a> {
     /// Enhanced status code.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
-    /// The rest of the reply; without a code the relay's own words.
+    /// The text of the reply; without a code, a text of the relay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<&'a str>,
     /// All hosts that were tried in the attempt, where there was more than one; `remote` first.
@@ -100,43 +99,43 @@ pub struct Event<'a> {
     /// Number of the attempt: the first is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u16>,
-    /// When it will be tried again.
+    /// The time of the next attempt.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
-    /// Content in bytes.
+    /// Size of the content in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// The client that sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
-    /// The address and port that it connected to.
+    /// The address and port to which it connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<SocketAddr>,
-    /// What the client called itself.
+    /// The name that the client gave in EHLO or HELO.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub helo: Option<&'a str>,
     /// `SMTP`, `ESMTP` ... (RFC 3848).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<&'a str>,
-    /// What protected the connection: `TLSv1.3`.
+    /// The version of TLS: `TLSv1.3`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<&'a str>,
-    /// And how: `TLS_AES_256_GCM_SHA384`.
+    /// The cipher suite: `TLS_AES_256_GCM_SHA384`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<&'a str>,
     /// Milliseconds since reception.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<u64>,
-    /// Milliseconds that this attempt took, from the job's arrival at its connection.
+    /// Duration of this attempt in milliseconds, from when the connection got the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt_ms: Option<u64>,
-    /// The message that this one is a report on.
+    /// The message on which this one is a report.
     #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
     pub about: Option<QueueId>,
-    /// Lines that were dropped.
+    /// Number of lines that were dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
-    /// The authenticated user; of a failed AUTH the name that was tried.
+    /// The authenticated user; for a failed AUTH, the name that was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
 }
@@ -161,7 +160,7 @@ impl Serialize for ForwardPath<'_> {
     }
 }
 
-/// A host as [`Reason`] writes it, `name [address]:port`, and its parts.
+/// A host in the form of [`Reason`], `name [address]:port`, and its parts.
 #[derive(Clone, Copy, Debug)]
 pub struct Remote<'a>(pub &'a str);
 
@@ -185,7 +184,7 @@ impl Serialize for Remote<'_> {
 }
 
 impl<'a> Event<'a> {
-    /// An event of which only time and kind are known.
+    /// An event with only its time and kind.
     pub fn new(event: Kind, time: Timestamp) -> Event<'a> {
         Event {
             time,
@@ -222,7 +221,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// With the message that it is about, and the time since its reception.
+    /// Sets the message that it is about, and the time since its reception.
     #[must_use]
     pub fn of(self, id: QueueId, from: Option<&'a Address>) -> Event<'a> {
         let queued = self.time.since(id.born());
@@ -235,20 +234,20 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// With those of the message's options that events of this kind have.
+    /// Sets those of the message's options that events of this kind have.
     #[must_use]
     pub fn with_options(self, options: &'a Options) -> Event<'a> {
         let all = self.event == Kind::Received;
         Event { options: OptionFields { options: Some(options), all }, ..self }
     }
 
-    /// With all recipients, bounded: for `received`.
+    /// Sets all recipients, bounded: for `received`.
     #[must_use]
     pub fn to_all(self, recipients: &'a [Recipient]) -> Event<'a> {
         Event { recipients: Some(recipients.len()), to_list: recipients, ..self }
     }
 
-    /// With the words of a server, or the relay's own.
+    /// Sets the reply of a server, or a reason of the relay.
     #[must_use]
     pub fn because(self, reason: &'a Reason) -> Event<'a> {
         Event {
@@ -267,7 +266,7 @@ impl<'a> Event<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OptionFields<'a> {
     options: Option<&'a Options>,
-    /// Also those that only `received` has.
+    /// Whether to write those that only `received` has, too.
     all: bool,
 }
 
@@ -295,7 +294,7 @@ impl Serialize for OptionFields<'_> {
     }
 }
 
-/// For what is known as a text that may be empty: an event leaves out what says nothing.
+/// `None` for an empty text: an event leaves out empty fields.
 pub fn non_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
@@ -314,7 +313,7 @@ fn as_text_if_any<T: std::fmt::Display, S: Serializer>(
     }
 }
 
-/// One host of an attempt, with the names that the event's own fields have.
+/// One host of an attempt, with the same field names as the event.
 #[derive(Serialize)]
 struct Host<'a> {
     #[serde(flatten)]
@@ -443,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_taken_apart_as_far_as_it_goes() {
+    fn a_host_is_split_into_its_parts_where_possible() {
         for (remote, parts) in [
             (
                 "mx [2001:db8::1]:25",
@@ -480,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_of_recipients_is_cut_and_counted() {
+    fn a_long_list_of_recipients_is_truncated_and_counted() {
         let to: Vec<Recipient> = (0..1000)
             .map(|number| Recipient::plain(Address::new(format!("r{number}@example.net"))))
             .collect();

@@ -1,8 +1,8 @@
-//! From the shards' buffers to the file or standard output.
+//! Writes the shards' buffers to the file or standard output.
 //!
-//! Bounds, per shard: a buffer is handed over at [`BUFFER_BYTES`]; while the thread does not keep
-//! up it grows to at most [`BACKLOG_BYTES_MAX`]. So many buffers may be under way that the whole
-//! log holds at most 5 MiB a shard.
+//! Bounds, per shard: a buffer is passed on at [`BUFFER_BYTES`]; while the thread does not keep up,
+//! it grows to at most [`BACKLOG_BYTES_MAX`]. With the buffers in flight, the whole log holds at
+//! most 5 MiB a shard.
 
 use super::line::{Event, Kind};
 use crate::config;
@@ -17,27 +17,27 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A buffer of this many bytes is handed over without waiting for the next flush.
+/// A buffer of this many bytes is passed on without waiting for the next flush.
 pub const BUFFER_BYTES: usize = 64 * 1024;
-/// A shard holds at most so many bytes that the thread could not take; lines beyond are dropped.
+/// Largest number of bytes that a shard holds while the thread is busy; further lines are dropped.
 pub const BACKLOG_BYTES_MAX: usize = 1024 * 1024;
-/// From so many bytes on a shard is to take no more mail. The rest of the backlog is for the
-/// events of what goes on.
+/// From this many bytes on, a shard should accept no more mail. The rest of the backlog is for the
+/// events of deliveries and open sessions.
 pub const BACKLOGGED_AT: usize = BACKLOG_BYTES_MAX / 2;
 
 const _: () = assert!(BUFFER_BYTES < BACKLOGGED_AT && BACKLOGGED_AT < BACKLOG_BYTES_MAX);
 
-/// Buffers under way from each shard.
+/// Buffers in flight from each shard.
 const BUFFERS_PER_SHARD: usize = 4;
 /// A buffer that grew beyond this is not used again.
 const SPARE_BYTES_MAX: usize = 2 * BUFFER_BYTES;
-/// A shard that ends waits so long for room for its last lines.
+/// How long a shard that ends waits until its last lines can be passed on.
 const END_WAIT: Duration = Duration::from_secs(1);
-/// After a failed write the output is left alone for this long.
+/// Pause after a failed write.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// One shard's end of the log. It belongs to its shard; nothing in it blocks, except that dropping
-/// it may wait a second for room for what it still holds.
+/// One shard's side of the log. It belongs to its shard; nothing in it blocks, except that dropping
+/// it may wait a second to pass on its last lines.
 #[derive(Debug)]
 pub struct EventLog {
     shard: usize,
@@ -61,7 +61,7 @@ struct Held {
 }
 
 impl EventLog {
-    /// A log that forgets everything.
+    /// A log that discards everything.
     pub fn off() -> EventLog {
         EventLog { shard: 0, output: None, held: RefCell::default() }
     }
@@ -71,27 +71,27 @@ impl EventLog {
         let Some(output) = &self.output else { return };
         let mut held = self.held.borrow_mut();
         held.time = event.time;
-        held.own_up(self.shard);
+        held.report_lost(self.shard);
         if !held.write(&Event { shard: self.shard, ..*event }) {
             held.lost = held.lost.saturating_add(1);
         }
         if held.lines.len() >= BUFFER_BYTES {
-            held.hand_over(output);
+            held.pass_on(output);
         }
     }
 
-    /// Hands over what there is. Call it every few milliseconds, or lines stay here while the shard
-    /// is idle.
+    /// Passes on all lines. Call it every few milliseconds, or lines stay here while the shard is
+    /// idle.
     pub fn flush(&self) {
         let Some(output) = &self.output else { return };
         let mut held = self.held.borrow_mut();
         if !held.lines.is_empty() {
-            held.hand_over(output);
+            held.pass_on(output);
         }
-        held.own_up(self.shard);
+        held.report_lost(self.shard);
     }
 
-    /// Whether the output is so far behind that no more mail should be taken in.
+    /// Whether the output is so far behind that no more mail should be accepted.
     pub fn backlogged(&self) -> bool {
         let held = self.held.borrow();
         held.lines.len() >= BACKLOGGED_AT || held.lost > 0
@@ -102,7 +102,7 @@ impl Drop for EventLog {
     fn drop(&mut self) {
         let Some(output) = &self.output else { return };
         let held = self.held.get_mut();
-        held.own_up(self.shard);
+        held.report_lost(self.shard);
         let (bytes, lost) = (held.lines.len(), held.lost);
         let lines = std::mem::take(&mut held.lines);
         let sent = bytes == 0 || output.full.send_timeout(lines, END_WAIT).is_ok();
@@ -134,8 +134,8 @@ impl Held {
         fits
     }
 
-    /// Writes how many lines were lost, once the backlog has gone.
-    fn own_up(&mut self, shard: usize) {
+    /// Writes how many lines were lost, once the backlog is gone.
+    fn report_lost(&mut self, shard: usize) {
         if self.lost == 0 || self.lines.len() >= BUFFER_BYTES {
             return;
         }
@@ -146,13 +146,13 @@ impl Held {
         }
     }
 
-    fn hand_over(&mut self, output: &Output) {
+    fn pass_on(&mut self, output: &Output) {
         match output.full.try_send(std::mem::take(&mut self.lines)) {
             Ok(()) => {
                 let spare = output.spare.try_recv();
                 self.lines = spare.unwrap_or_else(|_| Vec::with_capacity(BUFFER_BYTES + 4096));
             }
-            // Full: kept, and tried again with the next line or flush.
+            // Full: the lines are kept, and passed on with the next line or flush.
             Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) => {
                 self.lines = lines;
             }
@@ -160,7 +160,7 @@ impl Held {
     }
 }
 
-/// The thread that writes, and the place to get a shard's [`EventLog`] from.
+/// The thread that writes; it also gives out the shards' [`EventLog`]s.
 #[derive(Debug)]
 pub struct EventWriter {
     running: Option<Running>,
@@ -176,7 +176,7 @@ struct Running {
 
 impl EventWriter {
     /// Opens the output and starts the thread. `Err`: the file cannot be opened, or no thread can
-    /// be had.
+    /// be started.
     pub fn start(config: &config::Event, shards: usize) -> io::Result<EventWriter> {
         let sink = match &config.output {
             config::EventOutput::Off => return Ok(EventWriter { running: None }),
@@ -188,14 +188,14 @@ impl EventWriter {
         EventWriter::start_with(sink, shards)
     }
 
-    /// The end for one shard.
+    /// The log for one shard.
     pub fn log(&self, shard: usize) -> EventLog {
         let output = self.running.as_ref().map(|running| running.output.clone());
         EventLog { shard, output, held: RefCell::default() }
     }
 
-    /// After `logrotate` and the like: goes on in the file that the path names now. It would do so
-    /// with the next lines anyhow; this makes the file while there are none.
+    /// For `logrotate` and the like: continues in the file that the path names now. That also
+    /// happens with the next lines; this creates the file even if there are none.
     pub fn reopen(&self) {
         if let Some(running) = &self.running
             && running.orders.is_empty()
@@ -204,15 +204,15 @@ impl EventWriter {
         }
     }
 
-    /// Writes what was handed over and ends the thread. Drop the shards' logs before: what they
-    /// still hold is handed over then. Takes at most `within` and 100 ms more. False when
-    /// something could not be written.
+    /// Writes all buffers that were passed on and ends the thread. Drop the shards' logs before, so
+    /// that they pass on their last lines. Takes at most `within` and 100 ms more. False when
+    /// some lines could not be written.
     pub fn shutdown(self, within: Duration) -> bool {
         let Some(running) = self.running else { return true };
         let _ = running.orders.try_send(Order::Stop(ring::now() + within));
         match running.ended.recv_timeout(within + Duration::from_millis(100)) {
             Ok(()) => running.thread.join().is_ok(),
-            // The thread ended without the word that all was written.
+            // The thread ended without reporting that all was written.
             Err(RecvTimeoutError::Disconnected) => false,
             Err(RecvTimeoutError::Timeout) => {
                 tracing::error!("the event output hangs; events were lost at the stop");
@@ -225,7 +225,7 @@ impl EventWriter {
         let buffers = BUFFERS_PER_SHARD * shards.max(1);
         let (full, full_to) = bounded(buffers);
         let (spare_from, spare) = bounded(buffers);
-        // One of each kind may wait.
+        // Room for one order of each kind.
         let (orders, orders_to) = bounded(2);
         let (ended_from, ended) = bounded(1);
         let writer = Writer { sink, orders: orders_to, stop_by: None, is_failing: false };
@@ -239,30 +239,30 @@ impl EventWriter {
     }
 }
 
-/// What the thread is asked to do beside writing.
+/// What the thread is asked to do besides writing.
 enum Order {
-    /// To write what was handed over, and to end by then.
+    /// Write what was passed on, and end by then.
     Stop(Instant),
-    /// To go on in the file that the path names now.
+    /// Continue in the file that the path names now.
     Reopen,
 }
 
 struct Writer {
     sink: Sink,
     orders: Receiver<Order>,
-    /// Set by the stop: nothing is tried after it.
+    /// Set by the stop: after it, no write is tried.
     stop_by: Option<Instant>,
-    /// The trouble was reported.
+    /// Whether the failure was reported.
     is_failing: bool,
 }
 
 impl Writer {
-    /// Until the stop, or until no shard is left to write for. False when lines were given up.
+    /// Runs until the stop, or until no shard is left. False when lines were lost.
     fn run(mut self, full: &Receiver<Vec<u8>>, spare: &Sender<Vec<u8>>) -> bool {
         let mut all_written = true;
         loop {
             let lines = if self.stop_by.is_some() {
-                // What was handed over before the stop is still written.
+                // Buffers that were passed on before the stop are still written.
                 full.try_recv().ok()
             } else {
                 select_biased! {
@@ -295,7 +295,7 @@ impl Writer {
         }
     }
 
-    /// Writes a buffer of whole lines, again and again until it is written or the stop is over.
+    /// Writes a buffer of whole lines, with retries until it is written or the stop's time is over.
     fn write_all(&mut self, lines: &[u8]) -> bool {
         let mut rest = lines;
         self.sink.begin(lines.len());
@@ -311,7 +311,7 @@ impl Writer {
                 result => {
                     let error = result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
                     if !std::mem::replace(&mut self.is_failing, true) {
-                        tracing::error!(%error, "the event output fails; events wait for it");
+                        tracing::error!(%error, "the event output fails; events are kept");
                     }
                     if !self.wait_to_retry() {
                         return false;
@@ -322,7 +322,7 @@ impl Writer {
         true
     }
 
-    /// False when the stop leaves no time to try again.
+    /// Waits before a retry. False when the stop leaves no time for it.
     fn wait_to_retry(&mut self) -> bool {
         if let Some(stop_by) = self.stop_by {
             let left = stop_by.saturating_duration_since(ring::now());
@@ -330,7 +330,7 @@ impl Writer {
             return !left.is_zero();
         }
         match self.orders.recv_timeout(RETRY_WAIT) {
-            // Half a line may stand in this file: the next buffer goes to the other one.
+            // This file may end with half a line: the next buffer goes to the other one.
             Ok(Order::Reopen) | Err(RecvTimeoutError::Timeout) => {}
             Ok(order) => self.obey(Some(order)),
             Err(RecvTimeoutError::Disconnected) => self.obey(None),
@@ -345,8 +345,8 @@ enum Sink {
 }
 
 impl Sink {
-    /// Before a buffer of `length` bytes: the only place where a file may be changed for the next,
-    /// since buffers end with a line.
+    /// Called before a buffer of `length` bytes. Only here may the file be changed for another one,
+    /// since buffers end with a whole line.
     fn begin(&mut self, length: usize) {
         if let Sink::File(file) = self {
             file.follow_path();
@@ -354,7 +354,7 @@ impl Sink {
         }
     }
 
-    /// Has the file that the path names now.
+    /// Opens the file that the path names now.
     fn reopen(&mut self) {
         if let Sink::File(file) = self {
             file.follow_path();
@@ -366,7 +366,7 @@ impl Sink {
             Sink::File(file) => file.write(bytes),
             Sink::Stream(stream) => {
                 let count = stream.write(bytes)?;
-                // Taken is taken: a failed flush must not have the bytes written twice.
+                // The bytes are written: a failed flush must not write them twice.
                 let _ = stream.flush();
                 Ok(count)
             }
@@ -383,11 +383,11 @@ struct RotatedFile {
     /// Size from which it is rotated; more than `rotate_bytes` after a rotation that failed.
     rotate_at: u64,
     keep: usize,
-    /// The path names another file, which cannot be opened: that was reported.
+    /// Whether it was reported that the path names another file, which cannot be opened.
     is_stray: bool,
 }
 
-/// The addresses in it are for the relay's user and its group: they may collect the log.
+/// The file has mail addresses: only the relay's user and its group may read it.
 const MODE: u32 = 0o640;
 
 fn open(path: &Path) -> io::Result<File> {
@@ -396,23 +396,23 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl RotatedFile {
     fn open(path: &Path, rotate_bytes: u64, keep: usize) -> io::Result<RotatedFile> {
-        let said = |error: io::Error| {
+        let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("event file {}: {error}", path.display()))
         };
-        // A pipe or a device must be neither waited for nor renamed.
+        // A pipe or a device must not block the thread, nor be renamed.
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let text = "not a regular file; for a pipe set event.output = \"stdout\"";
-            return Err(said(io::Error::new(io::ErrorKind::InvalidInput, text)));
+            return Err(named(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let mut file = open(path).map_err(said)?;
+        let mut file = open(path).map_err(named)?;
         let mut size = file.seek(SeekFrom::End(0))?;
         let mut last = [b'\n'];
         if size > 0 {
             file.seek(SeekFrom::Start(size - 1))?;
             file.read_exact(&mut last)?;
         }
-        // A crash cut the last line: the next one must not be joined to it. A disk that is full now
-        // is the business of the first write.
+        // After a crash the last line may be incomplete: the next one must not be joined to it. If
+        // the disk is full now, the first write handles that.
         if last != [b'\n'] && file.write_all(b"\n").is_ok() {
             size += 1;
         }
@@ -421,8 +421,8 @@ impl RotatedFile {
         Ok(RotatedFile { path, file, size, rotate_bytes, rotate_at, keep, is_stray: false })
     }
 
-    /// Goes on in the file that the path names, which logrotate or an operator may have put there
-    /// (or removed: then a new one is made), or emptied (`copytruncate`). While that cannot be had,
+    /// Continues in the file that the path names, which logrotate or an operator may have replaced,
+    /// removed (then a new one is created) or emptied (`copytruncate`). While it cannot be opened,
     /// lines go to the file that is open.
     fn follow_path(&mut self) {
         let named = fs::metadata(&self.path);
@@ -430,7 +430,7 @@ impl RotatedFile {
         let is_same = match (&named, &open_one) {
             (Ok(named), Ok(own)) => (named.dev(), named.ino()) == (own.dev(), own.ino()),
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => false,
-            // Nothing is known: a fault of the file system shows when it is written.
+            // Unknown: an error of the file system will show at the next write.
             _ => true,
         };
         if is_same {
@@ -471,7 +471,7 @@ impl RotatedFile {
         }
     }
 
-    /// The new file. Until it is there the old one stays open.
+    /// Opens the new file. Until that succeeds, the old one stays open.
     fn rotate(&self) -> io::Result<File> {
         for number in (1..self.keep).rev() {
             rename_if_there(&self.numbered(number), &self.numbered(number + 1))?;

@@ -1,4 +1,4 @@
-//! What the log promises, with files in a temporary folder and outputs that fail or hang.
+//! The guarantees of the log, with files in a temporary folder and outputs that fail or hang.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
@@ -24,7 +24,7 @@ fn numbers(text: &str) -> Vec<u64> {
     text.lines().filter_map(number).collect()
 }
 
-/// An output that takes what `gate` allows: waits for a word of each write.
+/// An output that waits for `gate` to allow each write.
 struct Gated {
     gate: Receiver<io::Result<usize>>,
     taken: Taken,
@@ -32,7 +32,7 @@ struct Gated {
 
 impl Write for Gated {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // When the gate is gone everything passes.
+        // Without a gate, everything passes.
         let count = self.gate.recv().unwrap_or(Ok(usize::MAX))?.min(bytes.len());
         self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
         Ok(count)
@@ -74,7 +74,7 @@ fn lines_reach_the_file_in_order_with_their_shard() {
 }
 
 #[test]
-fn a_full_file_is_renamed_and_so_many_are_kept() {
+fn a_full_file_is_renamed_and_a_limited_number_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let writer = to_file(&path, 300, 2);
@@ -95,7 +95,7 @@ fn a_full_file_is_renamed_and_so_many_are_kept() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
-/// Emits `number` and waits until it is handed over and written.
+/// Emits `number` and waits until it is written.
 fn write_one(log: &EventLog, number: u64, path: &Path) {
     log.emit(&event(number));
     log.flush();
@@ -127,11 +127,11 @@ fn logrotate_by_renaming_removing_or_copying_loses_nothing() {
     fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0)).unwrap();
     write_one(&log, 4, &path);
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
-    // Another program has put a file there.
+    // Another program has created a file there.
     fs::write(&moved, "cut by a cra").unwrap();
     fs::rename(&moved, &path).unwrap();
     write_one_behind(&log, 5, &path);
-    // SIGHUP makes the file, without any event.
+    // SIGHUP creates the file, without any event.
     fs::remove_file(&path).unwrap();
     writer.reopen();
     for _ in 0..2000 {
@@ -161,7 +161,7 @@ fn write_one_behind(log: &EventLog, number: u64, path: &Path) {
 }
 
 #[test]
-fn lines_are_kept_in_the_moved_file_while_no_new_one_can_be_made() {
+fn lines_go_to_the_moved_file_while_no_new_one_can_be_created() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let moved = folder.path().join("moved");
@@ -206,7 +206,7 @@ fn a_rotation_that_fails_loses_nothing() {
 }
 
 #[test]
-fn a_hanging_output_first_holds_back_mail_then_loses_lines_and_says_how_many() {
+fn a_hanging_output_first_stops_new_mail_then_loses_lines_and_counts_them() {
     let (writer, open, taken) = gated();
     let log = writer.log(0);
     log.emit(&event(0));
@@ -224,7 +224,7 @@ fn a_hanging_output_first_holds_back_mail_then_loses_lines_and_says_how_many() {
         log.emit(&event(number));
         number += 1;
     }
-    assert!(number - backlogged_at > 1000, "there was room for the events of what goes on");
+    assert!(number - backlogged_at > 1000, "there was room for the events of open sessions");
     assert!(log.held.borrow().lines.len() <= BACKLOG_BYTES_MAX);
     drop(open);
     while log.backlogged() {
@@ -242,7 +242,7 @@ fn a_hanging_output_first_holds_back_mail_then_loses_lines_and_says_how_many() {
 }
 
 #[test]
-fn a_failing_output_is_tried_again_where_it_stopped() {
+fn a_failing_output_is_retried_where_it_stopped() {
     let (writer, open, taken) = gated();
     let log = writer.log(0);
     (0..3).for_each(|number| log.emit(&event(number)));
@@ -265,7 +265,7 @@ fn the_stop_is_bounded_in_time_whatever_the_output_does() {
     assert!(!writer.shutdown(Duration::from_millis(50)), "it hangs");
     assert!(ring::now().saturating_duration_since(began) < Duration::from_secs(5));
     drop(open);
-    // Nothing is taken any more: bounded all the same.
+    // No write succeeds any more: it is bounded anyway.
     (0..20_000).for_each(|number| log.emit(&event(number)));
     assert!(log.held.borrow().lines.len() <= BACKLOG_BYTES_MAX);
 
@@ -284,14 +284,14 @@ fn the_stop_is_bounded_in_time_whatever_the_output_does() {
 }
 
 #[test]
-fn what_a_shard_still_holds_when_it_ends_is_handed_over() {
+fn lines_that_a_shard_holds_when_it_ends_are_passed_on() {
     let (writer, open, taken) = gated();
     let log = writer.log(0);
     for number in 0..10 {
         log.emit(&event(number));
         log.flush();
     }
-    assert!(!log.held.borrow().lines.is_empty(), "too many buffers are under way");
+    assert!(!log.held.borrow().lines.is_empty(), "too many buffers are in flight");
     let ending = std::thread::spawn(move || drop(log));
     drop(open);
     ending.join().unwrap();
@@ -319,7 +319,7 @@ fn a_file_that_cannot_be_opened_is_named() {
 }
 
 #[test]
-fn who_writes_to_whom_is_not_for_everybody() {
+fn other_users_may_not_read_the_event_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events");

@@ -1,12 +1,12 @@
-//! The clocks and the sources of chance of the whole program. No other module asks the system for
-//! either, so that a simulation decides both.
+//! The clocks and random sources of the whole program. No other module asks the system for either,
+//! so that a simulation controls both.
 //!
-//! | wanted | call |
+//! | purpose | call |
 //! | --- | --- |
 //! | to measure, or to wait | [`now`]; it never goes back |
 //! | to store, to show, or to compare across restarts | [`wall_clock`]; an operator may set it |
-//! | chance: jitter, an order, a seed | [`rng`] |
-//! | what an attacker must not guess: nonces, salts, keys | [`random_bytes`] |
+//! | jitter, a random order, a seed | [`rng`] |
+//! | secrets that an attacker must not guess: nonces, salts, keys | [`random_bytes`] |
 
 use std::io;
 use std::time::{Instant, SystemTime};
@@ -33,17 +33,17 @@ pub fn wall_clock() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// A generator of its own, whose seed no other has. Not for secrets.
+/// A random generator with a new seed. Not for secrets.
 pub fn rng() -> fastrand::Rng {
     let mut seed = [0; 8];
     match random_bytes(&mut seed) {
         Ok(()) => fastrand::Rng::with_seed(u64::from_ne_bytes(seed)),
-        // Chance need not be hard to guess: what fastrand makes of the time and the thread will do.
+        // It need not be hard to guess: fastrand's seed from time and thread is good enough.
         Err(_) => fastrand::Rng::new(),
     }
 }
 
-/// Fills `bytes` with what cannot be guessed, from the kernel.
+/// Fills `bytes` with cryptographically secure random bytes from the kernel.
 pub fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
     #[cfg(test)]
     if simulation::runs() {
@@ -59,7 +59,7 @@ mod tests {
     use crate::ring::simulation::{Simulation, disk::Disk};
 
     #[test]
-    fn the_system_gives_the_time_and_chance() {
+    fn the_system_gives_time_and_random_numbers() {
         let (begin, before) = (now(), wall_clock());
         assert!(now() >= begin);
         assert!(wall_clock() > Timestamp(1_700_000_000_000) && wall_clock() >= before);

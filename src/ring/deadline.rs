@@ -1,15 +1,15 @@
 //! Deadlines of receives and sends, and the heartbeat of a shard: one table and one ticker each.
 //!
 //! A timer of the driver for each receive costs about a tenth of the CPU time of a small message.
-//! Almost no deadline is ever reached, so each is only written down, when the wait really begins,
-//! and looked at on each [`BEAT`]: it is kept up to that much late, and a turn of the shard more.
+//! Almost no deadline is ever reached, so each is only noted when the wait really begins, and
+//! checked at each [`BEAT`]: it may be late by that much, plus one turn of the shard.
 //!
-//! The ticker never rests, because the driver needs a heartbeat: when its preempt timer fires
-//! after it was set and before the first task is run (the thread was off its CPU for that long), it
-//! takes "nothing was run" for "nothing is runnable" and sleeps over a full queue, until the next
-//! event. The beats are such events. Several are set ahead, because the ticker itself may be one
-//! of the tasks in the queue; and one for each second of the next minute, because on a host whose
-//! CPUs are full that happens several times in a row. They are set before anything else runs.
+//! The ticker never rests, because the driver needs a heartbeat. If its preempt timer fires before
+//! the first task runs (the thread was off its CPU for that long), it takes "no task was run" for
+//! "no task is runnable", and sleeps with a full queue until the next event. The beats are such
+//! events. Several are set ahead, because the ticker itself may be one of the tasks in the queue;
+//! and one for each second of the next minute, because on a host with busy CPUs this happens
+//! several times in a row. They are set before anything else runs.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,12 +24,12 @@ use glommio::timer::Timer;
 use super::task::keep_waker;
 use super::watchdog::Watchdog;
 
-/// How often deadlines are looked at, and how long a shard may sleep over runnable tasks.
+/// How often deadlines are checked, and how long a shard may sleep although tasks are runnable.
 const BEAT: Duration = Duration::from_millis(25);
 /// Beats that are set ahead.
 const BEATS_AHEAD: usize = 4;
-/// The slower beat. All that are set ahead, and those of the fast one, must be over before the
-/// ticker runs for a shard to sleep on.
+/// The slower beat. A shard can sleep on only if all beats set ahead, fast and slow, have passed
+/// before the ticker runs.
 const SLOW_BEAT: Duration = Duration::from_secs(1);
 const SLOW_BEATS_AHEAD: usize = 60;
 
@@ -42,13 +42,13 @@ struct Table {
     slots: Vec<Slot>,
     /// Places in `slots` that are not in use.
     free: Vec<usize>,
-    /// No slot has an earlier deadline: until then there is nothing to look through.
+    /// No slot has an earlier deadline: until then no slot needs to be checked.
     earliest: Option<Instant>,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// `None` when free, when fired, and for a wait without an end.
+    /// `None` when free, when fired, and for a wait without a deadline.
     deadline: Option<Instant>,
     waker: Option<Waker>,
     fired: bool,
@@ -60,7 +60,7 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// Starts to wait for at most `timeout`; one beyond what the clock can hold never ends.
+    /// Starts to wait for at most `timeout`; if that is beyond the range of the clock, for ever.
     pub(super) fn new(timeout: Duration) -> Wait {
         let deadline = Instant::now().checked_add(timeout);
         let place = with_table(|table| {
@@ -96,7 +96,7 @@ impl Wait {
         })
     }
 
-    /// A name for [`wake`] that stays good until this wait is dropped.
+    /// The index for [`wake`], valid until this wait is dropped.
     pub(super) fn place(&self) -> usize {
         self.place
     }
@@ -132,7 +132,7 @@ impl Ticker {
         Ticker { watchdog, beats: VecDeque::new(), slow_beats: VecDeque::new() }
     }
 
-    /// Sets what is missing, for the task of `context`; whether a beat is over.
+    /// Sets missing beats, for the task of `context`; whether a beat has passed.
     pub(super) fn look(&mut self, context: &mut Context<'_>) -> bool {
         self.watchdog.listen(context.waker());
         look(&mut self.beats, BEATS_AHEAD, BEAT, context)
@@ -153,7 +153,8 @@ impl Ticker {
     }
 }
 
-/// Whether one of `beats` is over. Each new one is set one beat later than the last of the others.
+/// Whether one of `beats` has passed. Each new one is set one beat later than the last of the
+/// others.
 fn look(
     beats: &mut VecDeque<Timer>,
     ahead: usize,
@@ -173,7 +174,7 @@ fn look(
     is_over
 }
 
-/// Marks what has passed by `now`, and gives back what waits for it.
+/// Marks the deadlines that have passed by `now`, and returns the wakers that wait for them.
 fn fire(now: Instant) -> Vec<Waker> {
     with_table(|table| {
         if table.earliest.is_none_or(|earliest| now < earliest) {
@@ -196,8 +197,8 @@ fn fire(now: Instant) -> Vec<Waker> {
     })
 }
 
-/// Wakers are neither woken nor dropped inside: both may run code that comes back here. The table
-/// may be gone when a thread ends: then there is no task to wake.
+/// Wakers are neither woken nor dropped inside `act`: both may run code that calls this again. The
+/// table may be gone when a thread ends: then there is no task to wake.
 fn with_table<T: Default>(act: impl FnOnce(&mut Table) -> T) -> T {
     TABLE.try_with(|table| act(&mut table.borrow_mut())).unwrap_or_default()
 }

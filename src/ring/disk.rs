@@ -1,6 +1,5 @@
-//! Plain, blocking file calls, for what is done while nothing else runs, or on a thread for
-//! blocking work. In unit tests the same calls reach the simulated disk while a simulation runs on
-//! the thread.
+//! Plain, blocking file calls, for use while nothing else runs, or on a thread for blocking work.
+//! In unit tests they go to the simulated disk while a simulation runs on the thread.
 
 #[cfg(not(test))]
 pub use std::fs::{File, create_dir, remove_dir, remove_file, rename};
@@ -23,7 +22,7 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::PathBuf};
 /// Bytes given to the kernel at once.
 const PIECE: usize = 1024 * 1024;
 
-/// Creates `path` for reading and writing; an error when it is there.
+/// Creates `path` for reading and writing; an error when it exists.
 #[cfg(not(test))]
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     options().create_new(true).open(path)
@@ -35,7 +34,7 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     options().open(path)
 }
 
-/// Readable by the relay's user alone.
+/// Options for files that only the relay's user may read.
 #[cfg(not(test))]
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -43,7 +42,7 @@ fn options() -> OpenOptions {
     options
 }
 
-/// What is in `folder`, in no order.
+/// The entries of `folder`, in no particular order.
 #[cfg(not(test))]
 pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
@@ -55,21 +54,21 @@ pub fn is_folder(path: &Path) -> bool {
     path.is_dir()
 }
 
-/// Whether there is something at `path`.
+/// Whether `path` exists.
 #[cfg(not(test))]
 pub fn exists(path: &Path) -> bool {
     path.exists()
 }
 
-/// Writes zeros where `path` was never written, at `offset` or behind it: `length` bytes at most,
-/// durable. Where that ended; `None` when there is nothing left to write. Blocks.
+/// Writes zeros where `path` was never written, from `offset` on: `length` bytes at most, durable.
+/// Returns where that ended; `None` when there is nothing left to write. Blocks.
 pub(super) fn fill_hole(path: &Path, offset: u64, length: u64) -> io::Result<Option<u64>> {
     #[cfg(test)]
     if let Some(filled) = super::simulation::plain::fill_hole(path, offset, length) {
         return filled;
     }
     let file = match std::fs::OpenOptions::new().write(true).open(path) {
-        // Without the zeros the file is as good as before, only slower.
+        // Without the zeros the file is still valid, only slower.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
             return Ok(None);
         }
@@ -92,7 +91,7 @@ pub(super) fn fill_hole(path: &Path, offset: u64, length: u64) -> io::Result<Opt
     Ok(Some(end))
 }
 
-/// An error when `path` does not name the open file `descriptor` any more, or that has fewer than
+/// An error when `path` no longer names the open file `descriptor`, or the file has fewer than
 /// `size` bytes. The path was used a moment ago, so this does not wait for the disk.
 pub(super) fn check_present(descriptor: RawFd, path: &Path, size: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as the caller holds its file, and is not closed
@@ -108,7 +107,7 @@ pub(super) fn check_present(descriptor: RawFd, path: &Path, size: u64) -> io::Re
         Err(error) if error.kind() == io::ErrorKind::NotFound => gone("removed"),
         Err(error) => Err(error),
         Ok(_) if open.len() < size => {
-            let text = format!("the file was cut to {} of {size} bytes", open.len());
+            let text = format!("the file was truncated to {} of {size} bytes", open.len());
             Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
         }
         Ok(_) => Ok(()),
@@ -121,8 +120,8 @@ pub fn size(path: &Path) -> io::Result<u64> {
     std::fs::metadata(path).map(|metadata| metadata.len())
 }
 
-/// The next hole (reserved disk that was never written is one) or data at `offset` or behind it;
-/// `None` when there is none.
+/// The next hole (reserved space that was never written is one) or data from `offset` on; `None`
+/// when there is none.
 fn seek(file: &std::fs::File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
     let from = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the descriptor is open; no memory is passed.
@@ -130,7 +129,7 @@ fn seek(file: &std::fs::File, offset: u64, whence: i32) -> io::Result<Option<u64
     match u64::try_from(found) {
         Ok(found) => Ok(Some(found)),
         Err(_) => match io::Error::last_os_error() {
-            // Behind the last of them, or a file system that does not tell.
+            // After the last of them, or the file system does not support it.
             error if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EINVAL)) => Ok(None),
             error => Err(error),
         },

@@ -20,9 +20,9 @@ use super::simulation::{self, plain::BufferedFile};
 use super::stream::is_shortage;
 use super::task::{panic_message, spawn, to_the_end};
 
-/// Bytes given to the kernel at once: the driver keeps what it writes, so each piece is a copy.
+/// Bytes passed to the kernel at once: the driver keeps what it writes, so each piece is a copy.
 const PIECE: usize = 1024 * 1024;
-/// How often the driver is made to look whether blocking work is done.
+/// How often the driver is made to check whether blocking work is done.
 const BLOCKING_LOOK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ thread_local! {
     static BROKEN_DISK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// From now on every commit of this shard fails, as on a disk that does not take it.
+/// From now on every commit of this shard fails, as on a broken disk.
 #[cfg(test)]
 pub fn break_disk() {
     BROKEN_DISK.set(true);
@@ -40,26 +40,28 @@ pub fn break_disk() {
 pub struct File {
     inner: Rc<BufferedFile>,
     path: Rc<Path>,
-    /// What [`File::create`] reserved; 0 when it was opened for reading.
+    /// The size that [`File::create`] reserved; 0 when it was opened for reading.
     size: u64,
 }
 
 impl File {
     /// Creates (or opens, for recycling) `path` for reading and writing, with `size` bytes of disk
-    /// reserved, its name durable in its folder. A file that is there keeps its content, and grows
-    /// to `size` when it is shorter. `StorageFull` when the disk has no room: a new file is then
-    /// removed again.
+    /// reserved, its name durable in its folder. An existing file keeps its content, and grows to
+    /// `size` when it is shorter. `StorageFull` when the disk is full: a new file is then removed
+    /// again.
     pub async fn create(path: &Path, size: u64) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || create_reserved(&name, size)).await;
-        file.map(|file| File::new(file, path, size)).map_err(|error| said(error, "creating", path))
+        file.map(|file| File::new(file, path, size))
+            .map_err(|error| with_context(error, "creating", path))
     }
 
     /// Opens for reading.
     pub async fn open(path: &Path) -> io::Result<File> {
         let name = path.to_owned();
         let file = blocking(move || disk::File::open(name)).await;
-        file.map(|file| File::new(file, path, 0)).map_err(|error| said(error, "opening", path))
+        file.map(|file| File::new(file, path, 0))
+            .map_err(|error| with_context(error, "opening", path))
     }
 
     fn new(file: disk::File, path: &Path, size: u64) -> File {
@@ -71,18 +73,18 @@ impl File {
         File { inner: Rc::new(inner), path: path.into(), size }
     }
 
-    /// An error when the file is no longer what its path names, or shorter than it was made: then
-    /// what is written to it would be gone with the process. Two system calls; does not wait.
+    /// An error when its path no longer names the file, or the file was truncated: then data
+    /// written to it would be lost with the process. Two system calls; does not wait.
     pub fn check_present(&self) -> io::Result<()> {
         check_present(&self.inner, &self.path, self.size)
     }
 
-    /// Writes `bytes` at `offset` **and makes them durable**, as one call; gives the buffer back,
+    /// Writes `bytes` at `offset` **and makes them durable**, as one call; returns the buffer
     /// unchanged. After an error the file must not be written again: what is on disk is unknown.
-    /// A file that was removed, replaced or cut meanwhile is an error (`NotFound` or
+    /// A file that was removed, replaced or truncated meanwhile is an error (`NotFound` or
     /// `UnexpectedEof`).
     ///
-    /// A commit that was begun is carried out even if no caller waits for it any more.
+    /// A commit that has begun is completed even if the caller no longer waits for it.
     pub async fn commit(&self, bytes: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
         let (path, size) = (Rc::clone(&self.path), self.size);
@@ -92,43 +94,43 @@ impl File {
                 return Err(io::Error::from_raw_os_error(libc::EIO));
             }
             write_whole(&file, &bytes, offset).await?;
-            // Never tried again: after a failure the kernel forgets what it could not write.
+            // Never retried: after a failure the kernel forgets what it could not write.
             file.fdatasync().await.map_err(io::Error::from)?;
             check_present(&file, &path, size)?;
             Ok(bytes)
         });
-        committed.await.flatten().map_err(|error| said(error, "writing", &self.path))
+        committed.await.flatten().map_err(|error| with_context(error, "writing", &self.path))
     }
 
-    /// Writes zeros where the file was never written, at `offset` or behind it: `length` bytes at
-    /// most, durable. Where that ended; `None` when there is nothing left to write.
+    /// Writes zeros where the file was never written, from `offset` on: `length` bytes at most,
+    /// durable. Returns where that ended; `None` when there is nothing left to write.
     ///
-    /// A first write to reserved disk changes metadata, for which a sync has to wait; the second
-    /// does not.
+    /// The first write to reserved space changes metadata, which makes a sync slower; later writes
+    /// do not.
     pub async fn fill(&self, offset: u64, length: u64) -> io::Result<Option<u64>> {
         let name = self.path.to_path_buf();
         let filled = blocking(move || disk::fill_hole(&name, offset, length)).await;
-        filled.map_err(|error| said(error, "writing", &self.path))
+        filled.map_err(|error| with_context(error, "writing", &self.path))
     }
 
-    /// Exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
+    /// Reads exactly `length` bytes from `offset`; `UnexpectedEof` when the file is shorter.
     pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let bytes = self.read_up_to(offset, length).await?;
         match bytes.len() < length {
-            true => Err(said(io::ErrorKind::UnexpectedEof.into(), "reading", &self.path)),
+            true => Err(with_context(io::ErrorKind::UnexpectedEof.into(), "reading", &self.path)),
             false => Ok(bytes),
         }
     }
 
-    /// What the file has of `length` bytes from `offset`; fewer only where it ends.
+    /// Reads `length` bytes from `offset`; fewer only at the end of the file.
     pub async fn read_up_to(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = Rc::clone(&self.inner);
         let read = to_the_end(async move { read_available(&file, offset, length).await });
-        read.await.flatten().map_err(|error| said(error, "reading", &self.path))
+        read.await.flatten().map_err(|error| with_context(error, "reading", &self.path))
     }
 
-    /// Closes the file. A file that is merely dropped is closed a little later; what was committed
-    /// is durable either way.
+    /// Closes the file. A file that is only dropped is closed a little later; committed data is
+    /// durable either way.
     pub async fn close(self) {
         // Operations in flight hold the file too; it then closes with the last of them.
         if let Ok(file) = Rc::try_unwrap(self.inner) {
@@ -163,8 +165,8 @@ fn check_present(file: &BufferedFile, path: &Path, size: u64) -> io::Result<()> 
     disk::check_present(file.as_raw_fd(), path, size)
 }
 
-/// Reads up to `length` bytes, piece by piece: a length that is wrong must not ask for memory that
-/// the file cannot fill.
+/// Reads up to `length` bytes, piece by piece: a wrong length must not allocate memory that the
+/// file cannot fill.
 async fn read_available(file: &BufferedFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length.min(PIECE));
     while bytes.len() < length {
@@ -193,7 +195,7 @@ fn create_reserved(path: &Path, size: u64) -> io::Result<disk::File> {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        // The whole fsync: an fdatasync of a folder need not write a new name.
+        // A full fsync: an fdatasync of a folder need not write a new name.
         disk::File::open(folder)?.sync_all()
     });
     match made {
@@ -207,7 +209,7 @@ fn create_reserved(path: &Path, size: u64) -> io::Result<disk::File> {
     }
 }
 
-/// Has `size` bytes of disk behind the file.
+/// Reserves `size` bytes of disk for the file.
 fn reserve_disk(file: &mut disk::File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
@@ -215,7 +217,7 @@ fn reserve_disk(file: &mut disk::File, size: u64) -> io::Result<()> {
     let reserved = fallocate(file, size);
     match reserved.as_ref().err().and_then(io::Error::raw_os_error) {
         Some(libc::EOPNOTSUPP) => fill_with_zeros(file, size),
-        // A quota is a full disk to whoever has it.
+        // An exhausted quota is a full disk.
         Some(libc::EDQUOT) => reserved.map_err(|e| io::Error::new(io::ErrorKind::StorageFull, e)),
         _ => reserved,
     }
@@ -240,7 +242,7 @@ fn fallocate(file: &disk::File, size: u64) -> io::Result<()> {
     }
 }
 
-/// Reserves disk on a file system that knows no other way.
+/// Reserves disk by writing, on a file system without fallocate.
 fn fill_with_zeros(file: &mut disk::File, size: u64) -> io::Result<()> {
     use std::io::{Seek, SeekFrom};
     let zeros = vec![0; PIECE];
@@ -253,7 +255,7 @@ fn fill_with_zeros(file: &mut disk::File, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Does `work` on the shard's thread for blocking work.
+/// Runs `work` on the shard's thread for blocking work.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -265,8 +267,8 @@ async fn blocking<T: Send + 'static>(
         })
         .await?;
     }
-    // Not handed back by the driver: it would leak what no caller waits for any more, and wait for
-    // ever for a thread that panicked.
+    // The result is not returned by the driver: it would leak it if the caller is gone, and wait
+    // for ever if the thread panicked.
     let done = Arc::new(Mutex::new(None));
     let here = Arc::clone(&done);
     to_the_end(async move {
@@ -277,8 +279,8 @@ async fn blocking<T: Send + 'static>(
                 *place = Some(result);
             }
         };
-        // The driver can go to sleep just when the work is done, and miss that: a timer beside it
-        // has it look again. In a task of its own, because each poll of the work keeps a waker.
+        // The driver can go to sleep just when the work is done, and miss that: a timer makes it
+        // check again. In a separate task, because each poll of the work keeps a waker.
         let working = Rc::new(Cell::new(true));
         let looking = Rc::clone(&working);
         spawn("look after blocking work", async move {
@@ -294,9 +296,9 @@ async fn blocking<T: Send + 'static>(
     result.unwrap_or_else(|| Err(io::Error::other("blocking work left no result")))
 }
 
-/// Adds what was done to which file; the kind stays. `WouldBlock` for want of a descriptor or of
-/// memory, which passes.
-fn said(error: io::Error, doing: &str, path: &Path) -> io::Error {
+/// Adds the operation and the path to an error; its kind stays. `WouldBlock` for want of a
+/// descriptor or of memory, which passes.
+fn with_context(error: io::Error, doing: &str, path: &Path) -> io::Error {
     let kind = if is_shortage(&error) { io::ErrorKind::WouldBlock } else { error.kind() };
     io::Error::new(kind, format!("{doing} {}: {error}", path.display()))
 }

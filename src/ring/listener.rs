@@ -1,7 +1,7 @@
 //! Listening sockets.
 //!
-//! One task of each listener accepts, when asked to, and leaves the connection for `accept` to
-//! take. So an `accept` that is dropped loses none: the next one gets it, or it is closed with the
+//! One task of each listener accepts on request, and keeps the connection for `accept` to take. So
+//! an `accept` that is dropped loses no connection: the next call gets it, or it is closed with the
 //! listener.
 
 use std::cell::{Cell, RefCell};
@@ -22,28 +22,28 @@ use super::task;
 
 /// Connections that the kernel holds for each shard until they are accepted.
 const BACKLOG: i32 = 1024;
-/// Waits before the first error in a row is given back, and the longest one.
+/// Wait before the first error in a row is returned, and the longest wait.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A listening socket of this shard (SO_REUSEPORT).
 pub struct Listener {
-    /// Held so that the descriptor is open as long as this listener is there.
+    /// Held so that the descriptor is open as long as this listener exists.
     _inner: Rc<TcpListener>,
-    /// Of `_inner`.
+    /// The descriptor of `_inner`.
     descriptor: RawFd,
     shared: Rc<Shared>,
     address: SocketAddr,
 }
 
-/// Between `accept` and the accepting task.
+/// Shared by `accept` and the accepting task.
 #[derive(Default)]
 struct Shared {
     /// Wakes the task.
     bell: Signal,
     /// An `accept` waits.
     wanted: Cell<bool>,
-    /// What the task has for it.
+    /// The result of the task for it.
     ready: RefCell<Option<io::Result<Stream>>>,
     waiter: RefCell<Option<Waker>>,
     /// The listener is gone.
@@ -63,7 +63,7 @@ impl Listener {
         Ok(Listener { _inner: inner, descriptor, shared, address })
     }
 
-    /// Where it listens, with the port that was chosen.
+    /// The address on which it listens, with the chosen port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -89,7 +89,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.shared.closed.set(true);
         self.shared.bell.set();
-        // Ends an accept in flight, instead of cancelling it when it may just have succeeded.
+        // Ends an accept in flight. Cancelling it could lose a connection that was just accepted.
         // SAFETY: the descriptor is open as long as `self._inner` is.
         unsafe { libc::shutdown(self.descriptor, libc::SHUT_RDWR) };
     }
@@ -113,7 +113,7 @@ async fn accept_when_asked(listener: Rc<TcpListener>, shared: Rc<Shared>) {
         if result.is_ok() {
             pause = PAUSE_MIN;
         } else {
-            // Without descriptors or memory the error comes at once, and again.
+            // Without descriptors or memory, the error would return at once, in a loop.
             super::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -126,7 +126,7 @@ async fn accept_when_asked(listener: Rc<TcpListener>, shared: Rc<Shared>) {
     }
 }
 
-/// The next connection that still stands, or what is wrong with the listener.
+/// The next connection that is still open, or an error of the listener.
 async fn accept_one(listener: &TcpListener) -> io::Result<Stream> {
     loop {
         let error = match listener.accept().await {

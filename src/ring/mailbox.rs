@@ -1,4 +1,4 @@
-//! Items for a shard, from any thread.
+//! A channel for items to a shard, from any thread.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +20,10 @@ pub fn mailbox<T: Send>(capacity: usize) -> (Sender<T>, Mailbox<T>) {
     (sender, Mailbox { items: receiver, waker, room })
 }
 
-/// Senders that wait until a full mailbox has room again.
+/// Senders that wait for room in a full mailbox.
 #[derive(Default)]
 struct Room {
-    /// Some wait: looked at for each item that is taken.
+    /// Whether any wait; checked for each item that is taken.
     wanted: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
     /// The receiving end is gone.
@@ -42,13 +42,13 @@ impl Room {
 /// The sending end: `Send`, `Clone`.
 pub struct Sender<T> {
     items: crossbeam_channel::Sender<T>,
-    // One waker for all items: while it is taken, further items wake none: the task is awake.
+    // One waker for all items. While it is taken, the task is awake and further items wake none.
     waker: Arc<AtomicWaker>,
     room: Arc<Room>,
 }
 
 impl<T: Send> Sender<T> {
-    /// Puts `item` in and wakes the shard; gives it back when the mailbox is full or gone.
+    /// Sends `item` and wakes the shard; returns it when the mailbox is full or gone.
     pub fn try_send(&self, item: T) -> Result<(), T> {
         match self.items.try_send(item) {
             Ok(()) => {
@@ -71,7 +71,7 @@ impl<T: Send> Sender<T> {
             }
             self.room.wanted.store(true, Ordering::SeqCst);
             drop(waiting);
-            // Again: an item that was taken in between has woken none.
+            // Check again: an item that was taken in between has woken none.
             match self.items.is_full() && !self.is_gone() {
                 true => Poll::Pending,
                 false => Poll::Ready(()),
@@ -80,7 +80,7 @@ impl<T: Send> Sender<T> {
         .await;
     }
 
-    /// Whether the receiving end is gone: nothing is ever taken again.
+    /// Whether the receiving end is gone: no item is ever taken again.
     pub fn is_gone(&self) -> bool {
         self.room.closed.load(Ordering::SeqCst)
     }
@@ -93,7 +93,7 @@ impl<T> Clone for Sender<T> {
     }
 }
 
-/// The receiving end; moves to its shard once and stays. `Send`.
+/// The receiving end; it is moved to its shard once and stays there. `Send`.
 pub struct Mailbox<T> {
     items: Receiver<T>,
     waker: Arc<AtomicWaker>,
@@ -116,7 +116,7 @@ impl<T: Send> Mailbox<T> {
                 return Poll::Ready(item);
             }
             self.waker.register(context.waker());
-            // Again: an item that came in between has woken none.
+            // Check again: an item that was sent in between has woken none.
             match self.try_recv() {
                 Some(item) => Poll::Ready(item),
                 None => Poll::Pending,

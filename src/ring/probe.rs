@@ -1,4 +1,4 @@
-//! What the kernel allows: asked before the driver is, which gives wrong answers or none.
+//! Checks what the kernel allows before the driver starts, whose own errors are wrong or missing.
 
 use std::fs;
 use std::io;
@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::start_error::StartError;
 
-/// The driver's words for "too old" are about this version.
+/// The oldest kernel that works.
 const KERNEL_MIN: (u32, u32) = (5, 8);
-/// Entries of a submission ring that make sense, and that the kernel takes.
+/// Sensible numbers of entries of a submission ring, which the kernel accepts.
 pub(super) const DEPTH_MIN: usize = 8;
 pub(super) const DEPTH_MAX: usize = 32_768;
 
@@ -18,7 +18,7 @@ const PINNED_BYTES: u64 = 192 * 1024;
 /// Locked memory of one shard's rings at [`DEPTH_MEASURED`]; it grows with the depth.
 const RINGS_BYTES: u64 = 48 * 1024;
 const DEPTH_MEASURED: u64 = 128;
-/// The driver refuses to start below this limit, whoever it runs as.
+/// The driver refuses to start below this limit, even with CAP_IPC_LOCK.
 const MEMORY_LOCK_MIN: u64 = 512 * 1024;
 
 /// CAP_IPC_LOCK, as a bit of the effective set.
@@ -55,18 +55,19 @@ const OPERATIONS: [(usize, &str); 24] = [
     (27, "RECV"),
 ];
 
-/// Raises the limit of open files as far as it goes without privilege; what it is then.
+/// Raises the limit of open files as far as possible without privilege; returns the new limit.
 pub fn raise_open_files() -> u64 {
     raise(libc::RLIMIT_NOFILE)
 }
 
-/// Whether a ring of `depth` entries can be had, for `shards` shards as far as one can tell.
+/// Checks that a ring of `depth` entries can be created, and, as far as possible, for `shards`
+/// shards.
 pub(super) fn check(shards: usize, depth: usize) -> Result<(), StartError> {
     let mut limit = raise(libc::RLIMIT_MEMLOCK);
     let needed = memory_needed(shards, depth);
     let exempt = may_lock_memory();
     if limit < MEMORY_LOCK_MIN && exempt {
-        // Means nothing to the kernel, which does not count for us, but something to the driver.
+        // The kernel does not count memory of this process, but the driver checks the limit.
         limit = lift(libc::RLIMIT_MEMLOCK, MEMORY_LOCK_MIN);
     }
     if limit < MEMORY_LOCK_MIN {
@@ -74,7 +75,7 @@ pub(super) fn check(shards: usize, depth: usize) -> Result<(), StartError> {
         return Err(StartError::MemoryLock { limit, needed, shards, depth });
     }
     if limit < needed && !exempt {
-        // Kernels count it differently, and other processes of the user count too: only a warning.
+        // Kernels count it differently, and other processes of the user count too, so only warn.
         tracing::warn!(limit, needed, shards, depth, "RLIMIT_MEMLOCK may be too low for the rings");
     }
     let ring = set_up(depth).map_err(|error| match error.raw_os_error() {
@@ -93,7 +94,7 @@ pub(super) fn check(shards: usize, depth: usize) -> Result<(), StartError> {
     )))
 }
 
-/// What an error of one shard's rings means.
+/// Explains an error of one shard's rings.
 pub(super) fn ring_error(error: io::Error, shards: usize, depth: usize) -> StartError {
     if error.raw_os_error() == Some(libc::ENOMEM) || error.kind() == io::ErrorKind::OutOfMemory {
         let limit = limits(libc::RLIMIT_MEMLOCK).rlim_cur;
@@ -103,8 +104,8 @@ pub(super) fn ring_error(error: io::Error, shards: usize, depth: usize) -> Start
     unavailable(&error)
 }
 
-/// Locked memory in bytes that `shards` rings of `depth` entries take, rather too much than too
-/// little: 240 KiB each at depth 128 as measured, growing with the depth.
+/// Estimate, on the high side, of the locked memory in bytes of `shards` rings with `depth`
+/// entries: 240 KiB each at depth 128 as measured, growing with the depth.
 pub(super) fn memory_needed(shards: usize, depth: usize) -> u64 {
     let rings = RINGS_BYTES.saturating_mul(depth as u64) / DEPTH_MEASURED;
     PINNED_BYTES.saturating_add(rings).saturating_mul(shards as u64)
@@ -157,7 +158,7 @@ fn set_up(depth: usize) -> io::Result<OwnedFd> {
     }
 }
 
-/// io_uring_enter(2) with nothing to do: a filter may allow the set-up alone.
+/// io_uring_enter(2) without work: a filter may allow only the setup.
 fn enter(ring: &OwnedFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
     let result = unsafe {
@@ -204,7 +205,7 @@ fn missing_operations(ring: &OwnedFd) -> io::Result<Vec<&'static str>> {
     Ok(OPERATIONS.iter().filter(|(number, _)| !supported(*number)).map(|(_, name)| *name).collect())
 }
 
-/// Says why the kernel refuses a ring.
+/// The error for a kernel that refuses a ring.
 fn unavailable(error: &io::Error) -> StartError {
     let sysctl = fs::read_to_string(SYSCTL_DISABLED).ok();
     let sysctl = sysctl.and_then(|text| text.trim().parse().ok());
@@ -263,7 +264,7 @@ fn may_lock_memory() -> bool {
     bits.is_some_and(|bits| bits & CAPABILITY_LOCK != 0)
 }
 
-/// Sets a soft limit to the hard one; the soft limit that holds then.
+/// Raises a soft limit to the hard one; returns the resulting soft limit.
 fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = limits(resource);
     if limit.rlim_cur < limit.rlim_max {
@@ -274,7 +275,7 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     limits(resource).rlim_cur
 }
 
-/// Sets both limits to `value`, which takes privilege; the soft limit that holds then.
+/// Sets both limits to `value`, which needs privilege; returns the resulting soft limit.
 fn lift(resource: libc::__rlimit_resource_t, value: u64) -> u64 {
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: the structure is our own.
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_limit_is_told_with_figures_and_remedy() {
+    fn a_memory_limit_is_reported_with_figures_and_remedy() {
         let limit = 8 * 1024 * 1024;
         let needed = memory_needed(64, 128);
         let message = StartError::MemoryLock { limit, needed, shards: 64, depth: 128 }.to_string();

@@ -1,19 +1,19 @@
-//! Received bytes.
+//! The buffer for received bytes.
 
 use std::io;
 
 /// The first step of a buffer's memory, in bytes: commands and a small message fit, and ten
 /// thousand idle connections take 40 MB.
 const STEP_FIRST: usize = 4 * 1024;
-/// Each further step is this many times the one before.
+/// Factor from one step to the next.
 const STEP_FACTOR: usize = 4;
 
-/// Bytes received and not yet used. Hides who owns the memory.
+/// Bytes received and not yet consumed. Hides who owns the memory.
 ///
-/// The memory grows in steps, and only after a receive that filled all there was: it is zeroed when
-/// it is had, and most connections never send much at once.
+/// The memory grows in steps, and only after a receive that filled all of it: new memory has to be
+/// zeroed, and most connections never send much at once.
 pub struct RecvBuf {
-    /// Empty until first needed.
+    /// Empty until the first use.
     memory: Vec<u8>,
     /// The filled part of `memory` is `start..end`.
     start: usize,
@@ -24,17 +24,17 @@ pub struct RecvBuf {
 }
 
 impl RecvBuf {
-    /// Room for `capacity` bytes at most; the memory is had when first needed.
+    /// A buffer for at most `capacity` bytes; memory is allocated at the first use.
     pub fn with_capacity(capacity: usize) -> RecvBuf {
         RecvBuf { memory: Vec::new(), start: 0, end: 0, capacity, wants_more: false }
     }
 
-    /// What was received and not consumed.
+    /// The bytes received and not consumed.
     pub fn filled(&self) -> &[u8] {
         self.memory.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// The first `count` filled bytes were used; more than there are is all of them.
+    /// Consumes the first `count` filled bytes, or all if there are fewer.
     pub fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
         if self.start == self.end {
@@ -48,7 +48,7 @@ impl RecvBuf {
         self.end - self.start >= self.capacity
     }
 
-    /// Gives memory beyond the first step back when nothing is filled.
+    /// Frees memory beyond the first step when nothing is filled.
     pub fn release(&mut self) {
         if self.start == self.end && self.memory.len() > STEP_FIRST {
             self.memory = Vec::new();
@@ -56,8 +56,8 @@ impl RecvBuf {
         }
     }
 
-    /// Takes what `source` has, as far as there is room: bytes taken, 0 at its end. For a source
-    /// that does not wait. `InvalidInput` when the buffer is full.
+    /// Reads from `source` as far as there is room. Returns the bytes read, 0 at its end. For a
+    /// source that does not block. `InvalidInput` when the buffer is full.
     pub fn fill_from(&mut self, source: &mut impl io::Read) -> io::Result<usize> {
         let free = self.free();
         if free.is_empty() {
@@ -68,7 +68,7 @@ impl RecvBuf {
         Ok(count)
     }
 
-    /// Where the next bytes go; empty only when full.
+    /// The free memory for the next bytes; empty only when full.
     pub(super) fn free(&mut self) -> &mut [u8] {
         if self.memory.is_empty() {
             self.memory = vec![0; self.capacity.min(STEP_FIRST)];
@@ -77,7 +77,7 @@ impl RecvBuf {
             self.memory.resize(grown, 0);
         }
         self.wants_more = false;
-        // Little room at the end makes small receives; moving costs less than another one.
+        // Little room at the end causes small receives; moving costs less than another receive.
         if self.start > 0 && self.memory.len() - self.end < self.memory.len() / 4 {
             self.memory.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -86,7 +86,7 @@ impl RecvBuf {
         self.memory.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// The first `count` bytes of [`RecvBuf::free`] were received.
+    /// Marks the first `count` bytes of [`RecvBuf::free`] as received.
     pub(super) fn fill(&mut self, count: usize) {
         self.end = (self.end + count).min(self.memory.len());
         self.wants_more = self.end == self.memory.len();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_grows_by_steps_with_what_comes_and_is_given_back_when_nothing_is_filled() {
+    fn memory_grows_in_steps_as_needed_and_is_freed_when_nothing_is_filled() {
         let mut buffer = RecvBuf::with_capacity(10 * STEP_FIRST);
         let mut sent = Vec::new();
         for (round, expected) in [1, 4, 10].into_iter().enumerate() {

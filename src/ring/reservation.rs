@@ -1,4 +1,4 @@
-//! A listening address, taken once for all shards.
+//! A listening address, reserved once for all shards.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,19 +21,20 @@ impl Reservation {
     }
 }
 
-/// Takes `address` before the shards start; port 0 lets the kernel choose one.
+/// Reserves `address` before the shards start; port 0 lets the kernel choose one.
 ///
-/// `AddrInUse` when another process listens there already, even with SO_REUSEPORT: another instance
-/// of the relay would else share the port without a word, and take part of the mail. A client that
-/// connects at this very moment may be reset.
+/// `AddrInUse` when another process listens there already, even with SO_REUSEPORT: otherwise
+/// another instance of the relay would silently share the port, and receive a part of the mail. A
+/// client that connects during this check may be reset.
 pub fn reserve(address: SocketAddr) -> io::Result<Reservation> {
     let test = socket(address)?;
     test.bind(&address.into())?;
     test.listen(1)?;
     let address = own_address(&test)?;
     drop(test);
-    // Without SO_REUSEADDR if it can be, so that the test of a second instance fails even while
-    // this one does not listen yet. Old connections of a program that did not share may forbid it.
+    // Without SO_REUSEADDR if possible, so that the check of a second instance fails even while
+    // this one does not listen yet. Old connections of a program that did not share the port may
+    // make it necessary.
     let kept = keep(address, false).or_else(|_| keep(address, true))?;
     Ok(Reservation { _socket: kept, address })
 }
@@ -56,7 +57,7 @@ pub(super) fn listen(address: SocketAddr, backlog: i32) -> io::Result<Socket> {
     Ok(listening)
 }
 
-/// Where a socket is bound.
+/// The address to which a socket is bound.
 pub(super) fn own_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket
         .local_addr()?
@@ -64,7 +65,7 @@ pub(super) fn own_address(socket: &Socket) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an IP socket"))
 }
 
-/// A TCP socket that may be bound while connections of an earlier process wait out their time.
+/// A TCP socket that may be bound while connections of an earlier process are in TIME_WAIT.
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,20 +1,20 @@
-//! A counting semaphore of one shard: bounds how many of something there are, and says when there
-//! are none.
+//! A counting semaphore of one shard: limits how many of something are in use, and tells when none
+//! is.
 //!
-//! | wanted | call |
+//! | purpose | call |
 //! | --- | --- |
-//! | at most N at once; the next one waits its turn | [`Semaphore::acquire`] |
-//! | at most N at once; one too many is refused | [`Semaphore::try_acquire`] |
+//! | at most N at once; further ones wait | [`Semaphore::acquire`] |
+//! | at most N at once; further ones are refused | [`Semaphore::try_acquire`] |
 //! | a budget of bytes | [`Semaphore::acquire_many`], [`Semaphore::try_acquire_many`] |
 //! | only to count, or to wait until all have ended | [`Semaphore::unlimited`] |
-//! | to stop: refuse new ones, wait for those there are | [`Semaphore::close`], then [`Semaphore::idle`] or [`Semaphore::idle_within`] |
+//! | to stop: refuse new ones, wait for the others to end | [`Semaphore::close`], then [`Semaphore::idle`] or [`Semaphore::idle_within`] |
 //!
-//! A [`Permit`] is a guard: dropping it gives back, also when a task panics or is dropped. Keep it
-//! in the task or the value that it counts; there is no call to give back by hand.
+//! A [`Permit`] is a guard: dropping it releases it, also when a task panics or is dropped. Keep it
+//! in the task or the value that it counts; there is no explicit release.
 //!
-//! Requests are served in the order in which they came: a large one is not overtaken by small
-//! ones, and `try_acquire` does not overtake tasks that wait. A request for more than the limit is
-//! served when nothing else is in use, so that none waits for ever.
+//! Requests are served in order of arrival: small ones do not overtake a large one, and
+//! `try_acquire` does not overtake waiting tasks. A request for more than the limit is served when
+//! nothing else is in use, so that none waits for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use super::task::keep_waker;
 
-/// Permits for at most a given number at once. Clones share it. Belongs to one shard.
+/// Permits for at most a given number at once. Clones share the permits. Belongs to one shard.
 #[derive(Clone)]
 pub struct Semaphore {
     shared: Rc<Shared>,
@@ -77,12 +77,12 @@ impl Semaphore {
         Semaphore::new(usize::MAX)
     }
 
-    /// A permit, waiting for it; `None` when the semaphore is closed.
+    /// Waits for a permit; `None` when the semaphore is closed.
     pub async fn acquire(&self) -> Option<Permit> {
         self.acquire_many(1).await
     }
 
-    /// A permit that counts `count`, waiting for it; `None` when the semaphore is closed.
+    /// Waits for a permit that counts `count`; `None` when the semaphore is closed.
     pub async fn acquire_many(&self, count: usize) -> Option<Permit> {
         if let Some(permit) = self.try_acquire_many(count) {
             return Some(permit);
@@ -114,12 +114,13 @@ impl Semaphore {
         Some(Permit { shared: Rc::clone(shared), count })
     }
 
-    /// What all permits count together.
+    /// The sum of all permits.
     pub fn in_use(&self) -> usize {
         self.shared.in_use.get()
     }
 
-    /// What is left of the limit; 0 when more is in use, as after [`Semaphore::set_limit`].
+    /// The rest of the limit; 0 when more is in use, which is possible after
+    /// [`Semaphore::set_limit`].
     pub fn available(&self) -> usize {
         self.shared.limit.get().saturating_sub(self.in_use())
     }
@@ -129,14 +130,13 @@ impl Semaphore {
         self.shared.limit.get()
     }
 
-    /// Changes the limit. Permits that were given stay good.
+    /// Changes the limit. Existing permits stay valid.
     pub fn set_limit(&self, limit: usize) {
         self.shared.limit.set(limit);
         self.shared.grant();
     }
 
-    /// Gives no more permits, and ends the wait of those that wait for one. Permits that were given
-    /// stay good.
+    /// Gives no more permits, and ends all waits for one. Existing permits stay valid.
     pub fn close(&self) {
         self.shared.closed.set(true);
         let waiting = std::mem::take(&mut *self.shared.waiting.borrow_mut());
@@ -159,7 +159,7 @@ impl Semaphore {
             }
             let mut waiters = self.shared.for_idle.borrow_mut();
             match place.and_then(|place: usize| waiters.get_mut(place)) {
-                // The list may have been woken and filled anew since.
+                // The list may have been woken and filled again meanwhile.
                 Some(waker) if waker.will_wake(context.waker()) => {}
                 _ => {
                     place = Some(waiters.len());
@@ -171,7 +171,7 @@ impl Semaphore {
         .await;
     }
 
-    /// Waits until no permit is in use, for at most `limit`; whether that is so.
+    /// Waits until no permit is in use, for at most `limit`; whether none is.
     pub async fn idle_within(&self, limit: Duration) -> bool {
         let idle = async {
             self.idle().await;
@@ -238,7 +238,7 @@ impl Request {
     }
 }
 
-/// A request that is waited for.
+/// The future of a request.
 struct Acquire {
     shared: Rc<Shared>,
     request: Rc<Request>,
@@ -254,7 +254,7 @@ impl Future for Acquire {
                 Poll::Pending
             }
             RequestState::Granted => {
-                // From now on the permit gives it back.
+                // From now on the permit releases it.
                 self.request.state.set(RequestState::Closed);
                 let (shared, count) = (Rc::clone(&self.shared), self.request.count);
                 Poll::Ready(Some(Permit { shared, count }))
@@ -269,7 +269,7 @@ impl Drop for Acquire {
         match self.request.state.get() {
             RequestState::Waiting => {
                 self.shared.waiting.borrow_mut().retain(|one| !Rc::ptr_eq(one, &self.request));
-                // It may have stood before requests that there is room for.
+                // Requests after it may fit now.
                 self.shared.grant();
             }
             RequestState::Granted => self.shared.give_back(self.request.count),
@@ -278,20 +278,20 @@ impl Drop for Acquire {
     }
 }
 
-/// The right to be one of those that a [`Semaphore`] counts; given back when dropped.
-#[must_use = "a permit that is dropped is given back at once"]
+/// A permit of a [`Semaphore`]; released when dropped.
+#[must_use = "a permit that is dropped is released at once"]
 pub struct Permit {
     shared: Rc<Shared>,
     count: usize,
 }
 
 impl Permit {
-    /// How many it counts.
+    /// The number that it counts.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Gives back all but `count`, when more was asked for than proved to be needed.
+    /// Releases all but `count`, when less is needed than was requested.
     pub fn shrink_to(&mut self, count: usize) {
         let less = self.count.saturating_sub(count);
         if less > 0 {
@@ -330,13 +330,13 @@ mod tests {
         Box::pin(semaphore.acquire_many(count))
     }
 
-    /// What a request has come to: `None` while it waits.
+    /// The result of a request; `None` while it waits.
     fn poll(request: &mut Boxed<'_>) -> Option<Option<Permit>> {
         block_on(poll_once(request))
     }
 
     #[test]
-    fn gives_as_many_as_the_limit_and_takes_back_what_is_dropped() {
+    fn there_are_as_many_permits_as_the_limit_and_dropped_ones_are_released() {
         let semaphore = Semaphore::new(2);
         let first = semaphore.try_acquire().unwrap();
         let _second = semaphore.try_acquire().unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_gives_back() {
+    fn a_panic_releases_the_permit() {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire();
         let fault = catch_unwind(AssertUnwindSafe(|| {
@@ -367,7 +367,7 @@ mod tests {
         let (mut large, mut small) = (ask(&semaphore, 3), ask(&semaphore, 1));
         assert!(poll(&mut large).is_none());
         assert!(poll(&mut small).is_none(), "one is free, but an earlier request waits");
-        assert!(semaphore.try_acquire().is_none(), "nor does an impatient one overtake");
+        assert!(semaphore.try_acquire().is_none(), "try_acquire does not overtake either");
         drop(held);
         let granted = poll(&mut large).unwrap().unwrap();
         assert!(poll(&mut small).is_none());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_given_up_lets_the_next_one_through() {
+    fn a_dropped_request_lets_the_next_one_through() {
         let semaphore = Semaphore::new(2);
         let _held = semaphore.try_acquire().unwrap();
         let (mut large, mut small) = (ask(&semaphore, 2), ask(&semaphore, 1));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_is_not_collected_is_given_back() {
+    fn a_grant_that_is_not_collected_is_released() {
         let semaphore = Semaphore::new(1);
         let held = semaphore.try_acquire().unwrap();
         let (mut first, mut second) = (ask(&semaphore, 1), ask(&semaphore, 1));
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_ends_the_wait_and_idle_comes_with_the_last_permit() {
+    fn closing_ends_waits_and_the_last_released_permit_makes_it_idle() {
         let semaphore = Semaphore::new(1);
         let held = semaphore.try_acquire().unwrap();
         let mut request = ask(&semaphore, 1);

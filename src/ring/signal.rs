@@ -36,7 +36,7 @@ impl Signal {
         }
     }
 
-    /// Whether both are clones of one event.
+    /// Whether both are clones of the same event.
     pub fn is(&self, other: &Signal) -> bool {
         Rc::ptr_eq(&self.shared, &other.shared)
     }

@@ -17,10 +17,10 @@ use super::task::{Contained, panic_message};
 use super::watchdog::Watchdog;
 use super::{deadline, probe, task, watchdog};
 
-/// Registered buffers of one shard: the least the driver takes. It uses them for direct I/O only,
-/// which the relay has none of, and they count three times against locked memory.
+/// Registered buffers of one shard: the minimum of the driver. They are for direct I/O only, which
+/// the relay does not use, and count three times against locked memory.
 const IO_MEMORY: usize = 64 * 1024;
-/// Below this the preempt timer would be all that a shard does.
+/// Below this a shard would do nothing but handle its preempt timer.
 const PREEMPT_MIN: Duration = Duration::from_micros(100);
 
 /// How the rings are set up.
@@ -28,7 +28,7 @@ const PREEMPT_MIN: Duration = Duration::from_micros(100);
 pub struct Settings {
     /// Entries of each submission ring; a power of two, 8 to 32,768.
     pub depth: usize,
-    /// A busy shard looks at its rings at least this often; less than 0.1 ms is taken as that.
+    /// A busy shard checks its rings at least this often; the minimum is 0.1 ms.
     pub preempt: Duration,
 }
 
@@ -38,8 +38,8 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Whether a shard has ended: with its body, or by a fault. What [`Shards::join`] says about it
-    /// is known only when all have.
+    /// Whether a shard has ended: with its body, or by a fault. [`Shards::join`] gives the reason,
+    /// but only when all have ended.
     pub fn any_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
@@ -64,10 +64,11 @@ impl Shards {
 }
 
 /// Starts one executor for each entry of `cpus` (pinned when `Some`), runs `body(index)` on each,
-/// and returns when all rings stand and every body was polled for the first time.
+/// and returns when all rings exist and every body was polled once.
 ///
-/// No body runs before all rings stand. If one panics when first polled, the others are left to
-/// run: the caller is expected to end the process. When a body ends, so do all tasks of its shard.
+/// No body runs before all rings exist. If one panics when first polled, the others are left
+/// running: the caller is expected to end the process. When a body ends, so do all tasks of its
+/// shard.
 pub fn start<F, Fut>(
     cpus: &[Option<usize>],
     settings: &Settings,
@@ -78,7 +79,7 @@ where
     Fut: Future<Output = ()> + 'static,
 {
     let allowed = check(cpus, settings)?;
-    // A file that may not grow (RLIMIT_FSIZE) is an error of the write, and not the end of it all.
+    // A file beyond RLIMIT_FSIZE is an error of the write, and must not kill the process.
     // SAFETY: to ignore a signal installs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let (reports, reported) = crossbeam_channel::unbounded();
@@ -100,7 +101,7 @@ where
         let thread = std::thread::Builder::new()
             .name(format!("shard-{index}"))
             .spawn(move || shard.run(body))
-            // The threads before it end when `release` is dropped.
+            // The threads started so far end when `release` is dropped.
             .map_err(|error| StartError::Thread { shard: index, error })?;
         threads.push(thread);
     }
@@ -110,7 +111,7 @@ where
     // First all rings, then all bodies.
     collect(&reported, threads.len())?;
     for _ in &threads {
-        // It has room for all, and a thread that is gone has reported why.
+        // The channel has room for all, and a thread that has ended has reported why.
         let _ = release.try_send(());
     }
     collect(&reported, threads.len())?;
@@ -120,7 +121,7 @@ where
 /// Waits for one report of each shard.
 fn collect(reported: &Receiver<Result<(), StartError>>, shards: usize) -> Result<(), StartError> {
     for _ in 0..shards {
-        // Every thread reports, or its sender would be gone by a fault of the driver.
+        // Every thread reports; if its sender is gone, that is a fault of the driver.
         reported.recv().unwrap_or_else(|_| {
             Err(StartError::Unavailable("a shard ended while it started".to_owned()))
         })?;
@@ -128,7 +129,7 @@ fn collect(reported: &Receiver<Result<(), StartError>>, shards: usize) -> Result
     Ok(())
 }
 
-/// Checks what can be checked before a thread starts; the CPUs that the process may use.
+/// Checks what can be checked before a thread starts; returns the CPUs that the process may use.
 fn check(cpus: &[Option<usize>], settings: &Settings) -> Result<Vec<usize>, StartError> {
     if cpus.is_empty() {
         return Err(StartError::Settings("no shard is configured".to_owned()));
@@ -137,7 +138,7 @@ fn check(cpus: &[Option<usize>], settings: &Settings) -> Result<Vec<usize>, Star
         || !settings.depth.is_power_of_two()
     {
         return Err(StartError::Settings(format!(
-            "a ring cannot have a depth of {}: a power of two from {} to {} is needed",
+            "a ring cannot have a depth of {}: it must be a power of two from {} to {}",
             settings.depth,
             probe::DEPTH_MIN,
             probe::DEPTH_MAX
@@ -156,11 +157,11 @@ fn check(cpus: &[Option<usize>], settings: &Settings) -> Result<Vec<usize>, Star
     Ok(allowed)
 }
 
-/// What the thread of a shard knows.
+/// The parameters of a shard's thread.
 struct Shard {
     index: usize,
     cpu: Option<usize>,
-    /// How many shards there are.
+    /// Number of shards.
     shards: usize,
     /// CPUs that the process may use.
     allowed: Vec<usize>,
@@ -171,7 +172,7 @@ struct Shard {
 }
 
 impl Shard {
-    /// The life of a shard's thread. `Err` is the text of a panic.
+    /// Runs a shard's thread. `Err` is the text of a panic.
     fn run<F, Fut>(self, body: F) -> Result<(), String>
     where
         F: Fn(usize) -> Fut + 'static,
@@ -193,7 +194,7 @@ impl Shard {
         let life = live(self, Contained::new(async move { body(index).await }));
         match catch_unwind(AssertUnwindSafe(|| executor.run(life))) {
             Ok((outcome, true)) => outcome,
-            // The kernel may still use its memory: it stays until the process ends.
+            // The kernel may still use its memory: it is kept until the process ends.
             Ok((outcome, false)) => {
                 tracing::error!(shard = index, "operations in flight outlive their shard");
                 std::mem::forget(executor);
@@ -208,7 +209,7 @@ impl Shard {
         }
     }
 
-    /// An executor on this thread, pinned before it takes memory.
+    /// An executor on this thread, pinned before it allocates memory.
     fn executor(&self) -> Result<LocalExecutor, StartError> {
         if let Some(cpu) = self.cpu {
             probe::pin(&[cpu]).map_err(|_| StartError::Cpu {
@@ -236,10 +237,10 @@ impl Shard {
     }
 }
 
-/// What runs on a shard's executor: the body, and what the driver needs beside it. The outcome of
-/// the body, and whether the executor may be dropped.
+/// Runs the body on a shard's executor, with the tasks that the driver needs. Returns the outcome
+/// of the body, and whether the executor may be dropped.
 async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
-    // Its beats are set before anything else is there that could be slept over.
+    // Its beats are set before there is any other task that could be left sleeping.
     let mut ticker = deadline::Ticker::new(Arc::clone(&shard.watchdog));
     poll_fn(|context| Poll::Ready(ticker.look(context))).await;
     task::spawn("deadline ticker", ticker.run());
@@ -260,7 +261,7 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
         }
         poll
     });
-    // The thread for blocking work was made by the pinned thread; it must not take its CPU.
+    // The thread for blocking work inherits the pinning; it must not use the shard's CPU.
     if shard.cpu.is_some() {
         let allowed = shard.allowed.clone();
         task::spawn_to_the_end(glommio::executor().spawn_blocking(move || {

@@ -1,8 +1,8 @@
-//! Why shards do not start, and what can be done about it.
+//! Why shards cannot start, with advice for the operator.
 
 use std::io;
 
-/// Why no shard could be started. Each says what an operator can do.
+/// Why no shard could be started. Each text says what an operator can do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// io_uring is missing or forbidden.
@@ -20,7 +20,7 @@ pub enum StartError {
         limit: u64,
         /// What the shards need, in bytes, estimated.
         needed: u64,
-        /// How many shards were to start.
+        /// The number of shards to start.
         shards: usize,
         /// Entries of each ring.
         depth: usize,
@@ -33,20 +33,20 @@ pub enum StartError {
     Cpu {
         /// The shard's index.
         shard: usize,
-        /// The CPU that was asked for.
+        /// The requested CPU.
         cpu: usize,
-        /// The CPUs that there are for this process: `0-3,8`.
+        /// The CPUs that this process may use: `0-3,8`.
         allowed: String,
     },
-    /// The settings make no sense.
+    /// The settings are not valid.
     #[error("{0}")]
     Settings(String),
-    /// The operating system gave no thread.
-    #[error("no thread for shard {shard}: {error} (see the limit of tasks, TasksMax)")]
+    /// The operating system could not create a thread.
+    #[error("cannot create a thread for shard {shard}: {error} (see the task limit, TasksMax)")]
     Thread {
         /// The shard's index.
         shard: usize,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// A shard panicked while it started.

@@ -1,7 +1,7 @@
 //! TCP connections.
 //!
-//! Reads are by readiness: the bytes stay in the kernel until a receive takes them, so a receive
-//! that is given up (deadline, interrupt, dropped future) loses nothing.
+//! Reads wait for readiness: the bytes stay in the kernel until a receive takes them, so a receive
+//! that ends early (deadline, interrupt, dropped future) loses nothing.
 
 use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
@@ -21,12 +21,13 @@ use super::deadline::{self, Wait};
 use super::recv_buf::RecvBuf;
 use super::timer::give_way;
 
-/// After the end of our stream the peer's rest is read for this long at most: closing over unread
-/// bytes would reset the connection, and take our last reply with it (RFC 1122 4.2.2.13).
+/// After the end of our stream, the peer's remaining bytes are read for at most this long: closing
+/// with unread bytes would reset the connection, and our last reply would be lost (RFC 1122
+/// 4.2.2.13).
 const LINGER: Duration = Duration::from_secs(1);
-/// And at most this many bytes of it.
+/// At most this many remaining bytes are read.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
-/// Read at once meanwhile.
+/// Bytes of them read at once.
 const LINGER_BUFFER: usize = 4096;
 
 /// Between two attempts to get a socket when there is no descriptor for it.
@@ -69,22 +70,23 @@ impl Stream {
             Err(error) => return Err(error),
         }
         let mut inner = adopt(socket);
-        // Sending nothing is "would block" until the connection stands, then succeeds, or tells
-        // why it does not stand.
+        // Sending nothing is "would block" until the connection is established, then succeeds, or
+        // gives the reason of the failure.
         within(timeout, None, |context| Pin::new(&mut inner).poll_write(context, &[])).await?;
         Stream::new(inner)
     }
 
-    /// A connection that stands.
+    /// An established connection.
     pub(super) fn new(inner: TcpStream) -> io::Result<Stream> {
         let peer = inner.peer_addr()?;
         let local = inner.local_addr()?;
-        // Replies and commands are written whole: waiting to fill a segment only adds delay.
+        // Replies and commands are written at once: waiting to fill a segment only adds delay.
         inner.set_nodelay(true)?;
         Ok(Stream { inner, peer, local, interrupt: OnceCell::new() })
     }
 
-    /// Receives into the free part of `buffer`: bytes received, 0 at the end of the stream.
+    /// Receives into the free part of `buffer`. Returns the bytes received, 0 at the end of the
+    /// stream.
     /// `TimedOut` after `timeout` (coarse: up to 100 ms later); `Interrupted` when an
     /// [`Interrupter`] of this stream was used. The stream stays usable after both.
     /// `InvalidInput` when the buffer is full.
@@ -100,8 +102,8 @@ impl Stream {
         Ok(count)
     }
 
-    /// Bytes that are there already, without waiting: `None` when there are none, `Some(0)` at the
-    /// end of the stream. `InvalidInput` when the buffer is full.
+    /// Receives available bytes without waiting: `None` when there are none, `Some(0)` at the end
+    /// of the stream. `InvalidInput` when the buffer is full.
     pub fn try_recv(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
         let free = room(buffer)?;
         // SAFETY: `free` is our own memory, of the length given; the descriptor is open as long as
@@ -143,12 +145,12 @@ impl Stream {
         Ok(())
     }
 
-    /// The other end.
+    /// The address of the other side.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer
     }
 
-    /// This end.
+    /// The address of this side.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }
@@ -158,8 +160,8 @@ impl Stream {
         Interrupter { interrupt: Rc::clone(self.interrupt.get_or_init(Rc::default)) }
     }
 
-    /// Sends what is buffered and the end of the stream. Then it waits for the peer's end, for one
-    /// second at most, so that the peer can read our last words.
+    /// Sends what is buffered and the end of the stream, then waits for the peer's end, for at most
+    /// one second, so that the peer can read our last reply.
     pub async fn close(mut self) {
         if self.inner.shutdown(Shutdown::Write).await.is_err() {
             return;
@@ -200,12 +202,12 @@ impl Interrupter {
 #[derive(Default)]
 pub(super) struct Interrupt {
     pending: Cell<bool>,
-    /// Where the stream waits in the table of deadlines.
+    /// The stream's index in the table of deadlines, while it waits.
     waiting: Cell<Option<usize>>,
 }
 
-/// Polls `operation` until it is ready, `timeout` has passed, or `interrupt` was used. Nothing is
-/// written down for an operation that is ready at once.
+/// Polls `operation` until it is ready, `timeout` has passed, or `interrupt` was used. An operation
+/// that is ready at once gets no entry in the table of deadlines.
 pub(super) async fn within(
     timeout: Duration,
     interrupt: Option<&Interrupt>,
@@ -217,7 +219,7 @@ pub(super) async fn within(
             return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         match operation(context) {
-            // A signal is not an interrupter: the operation is tried again.
+            // Interrupted by a signal, not by an interrupter: try again.
             Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::EINTR) => {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -233,7 +235,7 @@ pub(super) async fn within(
     .await
 }
 
-/// A wait that begins when it must, and is forgotten by the interrupter when it ends.
+/// A wait that begins on demand, and is removed from the interrupter when it ends.
 struct Waiting<'a> {
     wait: Option<Wait>,
     interrupt: Option<&'a Interrupt>,
@@ -269,8 +271,8 @@ fn room(buffer: &mut RecvBuf) -> io::Result<&mut [u8]> {
     Ok(free)
 }
 
-/// Hands a socket over to the driver. A connected datagram socket may be one too: the driver only
-/// calls `recv` and `send`, and polls.
+/// Passes a socket to the driver. It may also be a connected datagram socket: the driver only calls
+/// `recv` and `send`, and polls.
 pub(super) fn adopt(socket: Socket) -> TcpStream {
     // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
@@ -299,9 +301,9 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Leaves the choice of a bound socket's port to `connect`, which need only differ from ports used
-/// towards the same peer. Without it one local address has 28,000 connections, whoever the peers
-/// are. A kernel that cannot do it loses nothing else.
+/// Leaves the choice of a bound socket's port to `connect`, where it must only differ from ports
+/// used towards the same peer. Without it, one local address can have 28,000 connections to all
+/// peers together. If the kernel does not support it, only that is lost.
 fn choose_port_late(socket: &Socket) {
     let on: libc::c_int = 1;
     // SAFETY: the option's value is our own `c_int`, with its size.

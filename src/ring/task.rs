@@ -1,4 +1,4 @@
-//! Tasks of a shard: each ends alone when it panics, and all end before their executor does.
+//! Tasks of a shard: a panic ends only its task, and all tasks end before their executor.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use glommio::TaskQueueHandle;
 
-/// Operations in flight when a shard's body ends may take this long to end as well.
+/// Longest wait for operations in flight when a shard's body ends.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
-/// How often such operations are looked at.
+/// How often such operations are checked.
 const FINISH_LOOK: Duration = Duration::from_millis(1);
-/// Turns that tasks get to go away after a shard's body has ended. One is enough for a task that
-/// ends nothing but itself.
+/// Turns that tasks get to end after a shard's body has ended. One is enough for a task that does
+/// not wait for others.
 const END_TURNS_MAX: usize = 1000;
 
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
 /// The tasks of this shard.
 #[derive(Default)]
 struct TaskRegistry {
-    /// One for each task that was polled and has not ended: what wakes it when the shard ends.
+    /// The waker of each task that was polled and has not ended, for the end of the shard.
     wakers: Vec<Option<Waker>>,
     /// Free places in `wakers`.
     free: Vec<usize>,
@@ -39,12 +39,12 @@ struct TaskRegistry {
     ending: bool,
     /// The panic of a vital task.
     fault: Option<String>,
-    /// The task that runs the body, to be woken.
+    /// The waker of the task that runs the body.
     fault_waiter: Option<Waker>,
 }
 
-/// Runs `future` on this shard, not before the caller gives way. A panic in it ends it alone and is
-/// logged with `name`. What still runs when the shard's body ends is dropped then.
+/// Runs `future` on this shard, not before the caller yields. A panic ends only this task, and is
+/// logged with `name`. If it still runs when the shard's body ends, it is dropped.
 ///
 /// Must be called on a shard.
 pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
@@ -53,8 +53,8 @@ pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
 }
 
 /// The same for a task that the shard cannot do without: a panic in it ends the shard's body, and
-/// `Shards::join` names it. Half a shard would take mail and not move it; a shard that is gone is
-/// seen, and started anew.
+/// `Shards::join` names it. Without it, the shard might accept mail and not deliver it; the end of
+/// a shard is noticed, and the relay is restarted.
 pub fn spawn_vital(name: &'static str, future: impl Future<Output = ()> + 'static) {
     spawn(name, async move {
         let Err(message) = Contained::new(future).await else { return };
@@ -78,8 +78,8 @@ pub(super) fn vital_fault(waker: &Waker) -> Option<String> {
     })
 }
 
-/// Does `operation` even if the caller stops waiting for its output, or the shard's body ends:
-/// for what the kernel works on in our memory, and for what must not be left half done.
+/// Completes `operation` even if the caller stops waiting for its output, or the shard's body ends:
+/// for operations in which the kernel uses our memory, and those that must not be left half done.
 pub(super) async fn to_the_end<T: 'static>(
     operation: impl Future<Output = T> + 'static,
 ) -> io::Result<T> {
@@ -129,8 +129,8 @@ struct Handover<T> {
     waiter: RefCell<Option<Waker>>,
 }
 
-/// Drops all tasks of this shard and waits for operations in flight. Whether nothing is left: else
-/// the executor must not be dropped, because the kernel may still use its memory.
+/// Drops all tasks of this shard and waits for operations in flight. Whether none is left: if some
+/// are, the executor must not be dropped, because the kernel may still use its memory.
 pub(super) async fn end_all() -> bool {
     with_registry(|registry| registry.ending = true);
     for _ in 0..END_TURNS_MAX {
@@ -149,7 +149,7 @@ pub(super) async fn end_all() -> bool {
     with_registry(|registry| registry.tasks == 0 && registry.unfinished == 0)
 }
 
-/// Keeps `waker` in `place`, without a clone when it is there already.
+/// Stores `waker` in `place`, without a clone if it is there already.
 pub(super) fn keep_waker(place: &mut Option<Waker>, waker: &Waker) {
     match place {
         Some(kept) if kept.will_wake(waker) => {}
@@ -170,8 +170,8 @@ pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
 
 /// A future whose panics, in `poll` or in its destructor, become an `Err` with their text.
 pub(super) struct Contained {
-    // Boxed, so that it can be dropped where a panic is caught, and so that a waker that another
-    // task forgot holds a few bytes instead of a whole session.
+    // Boxed, so that it can be dropped where a panic is caught, and so that a leftover waker holds
+    // a few bytes instead of a whole session.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
@@ -215,7 +215,7 @@ impl Drop for Contained {
 struct Task {
     name: &'static str,
     contained: Contained,
-    /// Its place in the registry once it was polled.
+    /// Its index in the registry, once it was polled.
     place: Option<usize>,
     ended: bool,
 }
@@ -226,7 +226,7 @@ impl Task {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        // First the future, while the task still counts: it may own tasks and operations.
+        // First the future, while the task is still counted: it may own tasks and operations.
         if let Err(message) = self.contained.end() {
             tracing::error!(name = self.name, message, "a task panicked while it was dropped");
         }
@@ -289,7 +289,7 @@ fn with_registry<T: Default>(act: impl FnOnce(&mut TaskRegistry) -> T) -> T {
 }
 
 /// Puts `future` into the shard's queue. Unlike `spawn_local`, `spawn_local_into` does not poll it
-/// at once on the stack of the caller, who may hold a borrow that it wants.
+/// at once on the stack of the caller, which may hold a borrow that the future needs.
 fn schedule(future: impl Future<Output = ()> + 'static) {
     #[cfg(test)]
     if super::simulation::runs() {
@@ -297,7 +297,7 @@ fn schedule(future: impl Future<Output = ()> + 'static) {
     }
     match glommio::spawn_local_into(future, TaskQueueHandle::default()) {
         Ok(task) => drop(task.detach()),
-        // The default queue is there as long as the executor is.
+        // The default queue exists as long as the executor.
         Err(error) => tracing::error!(%error, "a task could not be queued"),
     }
 }

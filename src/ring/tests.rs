@@ -55,7 +55,7 @@ mod tasks {
     }
 
     #[test]
-    fn a_panic_ends_its_task_alone() {
+    fn a_panic_ends_only_its_task() {
         on_shard(|| async {
             let done = Signal::new();
             spawn("fails", async { panic!("on purpose") });
@@ -124,7 +124,7 @@ mod tasks {
     }
 
     #[test]
-    fn a_yielding_task_lets_others_run_and_the_rings_be_looked_at() {
+    fn a_yielding_task_lets_others_run_and_the_rings_be_checked() {
         on_shard(|| async {
             let done = Rc::new(Cell::new(false));
             let set = Rc::clone(&done);
@@ -156,7 +156,7 @@ mod starting {
     }
 
     #[test]
-    fn a_depth_that_no_ring_has_is_an_error() {
+    fn a_depth_that_is_not_allowed_is_an_error() {
         for depth in [0, 4, 100, 65_536] {
             let error = start(&[None], &Settings { depth, ..settings() }, |_| async {});
             assert!(matches!(error.err().unwrap(), StartError::Settings(_)));
@@ -247,7 +247,7 @@ mod mailboxes {
     }
 
     #[test]
-    fn two_shards_pass_items_to_and_fro() {
+    fn two_shards_exchange_items() {
         const ROUNDS: u32 = 2000;
         let (to_zero, at_zero) = mailbox::<u32>(8);
         let (to_one, at_one) = mailbox::<u32>(8);
@@ -273,7 +273,7 @@ mod mailboxes {
     }
 
     #[test]
-    fn a_full_mailbox_gives_the_item_back() {
+    fn a_full_mailbox_returns_the_item() {
         let (sender, mut mailbox) = mailbox::<&str>(1);
         assert_eq!(mailbox.try_recv(), None);
         sender.clone().try_send("first").unwrap();
@@ -298,7 +298,7 @@ mod mailboxes {
                         sender.try_send(item).unwrap();
                     }
                 });
-                // The shard is blocked while more items come than a task has references.
+                // The shard is blocked while more items are sent than a task has references.
                 thread.join().unwrap();
                 for item in 0..100_000 {
                     assert_eq!(mailbox.recv().await, item);
@@ -365,7 +365,7 @@ mod files {
     use super::*;
 
     #[test]
-    fn what_was_committed_is_read_back() {
+    fn committed_bytes_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("segment");
         on_shard(move || {
@@ -452,7 +452,7 @@ mod files {
     }
 
     #[test]
-    fn a_commit_that_nobody_waits_for_is_carried_out() {
+    fn a_commit_whose_caller_is_gone_is_completed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("segment");
         let written = path.clone();

@@ -1,11 +1,11 @@
-//! Waiting for time to pass, and giving way to other tasks of the shard.
+//! Sleeping, and yielding to other tasks of the shard.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Every so many yields, the rings are looked at whatever else is runnable.
+/// After this many yields, the rings are checked even if tasks are runnable.
 const YIELDS_PER_TURN: u32 = 64;
-/// Short enough to be over at once, long enough not to be over before it begins.
+/// Short enough to pass at once, long enough not to have passed before it begins.
 const ONE_TURN: Duration = Duration::from_micros(1);
 
 #[cfg(test)]
@@ -24,11 +24,11 @@ pub async fn sleep(wait: Duration) {
     glommio::timer::sleep(wait).await;
 }
 
-/// Lets other tasks run and the rings be looked at.
+/// Lets other tasks run and the rings be checked.
 ///
-/// Other runnable tasks run at once. The rings are looked at when no task is runnable, or
-/// [`Settings::preempt`](super::Settings::preempt) has passed since they were; on every 64th call
-/// of a shard also before this one returns.
+/// Other runnable tasks run at once. The rings are checked when no task is runnable, or
+/// [`Settings::preempt`](super::Settings::preempt) has passed since the last check; at every 64th
+/// call of a shard also before this one returns.
 pub async fn yield_now() {
     #[cfg(test)]
     if simulation::runs() {
@@ -43,8 +43,8 @@ pub async fn yield_now() {
     }
 }
 
-/// Gives way if this task has run for longer than the preempt time. Two loads when it has not. A
-/// stream whose peer is faster than we are never has to wait, so it must ask.
+/// Yields if this task has run for longer than the preempt time; costs two loads if not. A stream
+/// whose peer is faster than the relay never has to wait, so it must call this.
 pub(super) async fn give_way() {
     glommio::executor().yield_if_needed().await;
 }

@@ -1,13 +1,13 @@
-//! The watch over the shards' hearts, from a thread of its own.
+//! The watchdog: a thread that checks the heartbeats of all shards.
 //!
 //! Beats that are set ahead (see `deadline`) do not help when the thread of a shard was off its CPU
-//! for longer than all of them, just between the preempt timer and the first task: on a host
-//! whose CPUs are full, shards were seen asleep over runnable tasks for minutes. So a shard whose
-//! heart has not beaten between two looks is woken from outside. One that is merely busy takes no
-//! notice.
+//! for longer than all of them, just between the preempt timer and the first task: on a host with
+//! busy CPUs, shards have slept for minutes although tasks were runnable. So a shard without a
+//! heartbeat between two checks is woken from outside. For a shard that is only busy, this has no
+//! effect.
 //!
-//! At its start a shard can be slept over before anything of it has been polled once: then there is
-//! no waker yet, and its thread is sent a signal, which ends its wait in the kernel.
+//! At its start, a shard can fall asleep before any of its tasks was polled: then there is no waker
+//! yet, and its thread gets a signal, which ends its wait in the kernel.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -17,25 +17,25 @@ use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 
-/// Between two looks: several beats, and the longest that a shard sleeps wrongly, twice over.
+/// Time between two checks: several beats. A shard sleeps wrongly for at most twice this.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One shard's heart.
+/// The heartbeat of one shard.
 #[derive(Default)]
 pub(super) struct Watchdog {
     beats: AtomicU64,
     waker: AtomicWaker,
-    /// The thread that is to be interrupted, as long as there is no waker; else 0.
+    /// The thread to interrupt as long as there is no waker; else 0.
     thread: AtomicI32,
 }
 
 impl Watchdog {
-    /// The shard is awake.
+    /// Called by the shard while it is awake.
     pub(super) fn heartbeat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From here on the calling thread is interrupted when the beats stay out, until the first
+    /// From now on the calling thread is interrupted when there is no heartbeat, until the first
     /// [`Watchdog::listen`].
     pub(super) fn begin(&self) {
         // SAFETY: it takes nothing and cannot fail.
@@ -43,7 +43,7 @@ impl Watchdog {
         self.thread.store(thread, Ordering::Release);
     }
 
-    /// What to wake when the beats stay out.
+    /// Sets the waker for a missing heartbeat.
     pub(super) fn listen(&self, waker: &Waker) {
         self.waker.register(waker);
         self.thread.store(0, Ordering::Release);
@@ -57,20 +57,20 @@ impl Watchdog {
     }
 }
 
-/// The signal that interrupts a shard. Ignored where it is not handled, so that one that comes late
-/// or from elsewhere does no harm.
+/// The signal that interrupts a shard. It is ignored by default, so that one that is late or comes
+/// from elsewhere is harmless.
 const INTERRUPT: libc::c_int = libc::SIGURG;
 
-/// It need do nothing: that it is there ends a wait with EINTR.
+/// The handler does nothing; its existence makes a wait end with EINTR.
 extern "C" fn interrupted(_: libc::c_int) {}
 
-/// Interrupts `thread` of this process; one that is gone takes no notice.
+/// Interrupts `thread` of this process; no effect if it has ended.
 fn interrupt(thread: i32) {
     // SAFETY: no memory is passed, and the process handles the signal, or ignores it.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, INTERRUPT) };
 }
 
-/// Has [`INTERRUPT`] end waits.
+/// Makes [`INTERRUPT`] end waits.
 fn handle_interrupts() -> io::Result<()> {
     // SAFETY: zeros are a valid value: no flags, among them SA_RESTART, and no signals blocked.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -82,15 +82,15 @@ fn handle_interrupts() -> io::Result<()> {
     }
 }
 
-/// Watches `hearts` until all are gone.
+/// Watches all shards of `hearts` until they are gone.
 ///
 /// # Errors
-/// The operating system gives no thread.
+/// The operating system cannot create a thread.
 pub(super) fn watch(hearts: &[Arc<Watchdog>]) -> io::Result<()> {
     handle_interrupts()?;
     let mut watched: Vec<(Weak<Watchdog>, u64)> =
         hearts.iter().map(|watchdog| (Arc::downgrade(watchdog), u64::MAX)).collect();
-    std::thread::Builder::new().name("heart watch".to_owned()).spawn(move || {
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         while !watched.is_empty() {
             std::thread::sleep(LOOK);
             watched.retain_mut(|(watchdog, seen)| look(watchdog, seen));
@@ -99,7 +99,7 @@ pub(super) fn watch(hearts: &[Arc<Watchdog>]) -> io::Result<()> {
     Ok(())
 }
 
-/// One look; false when the shard is gone.
+/// One check; false when the shard is gone.
 fn look(watchdog: &Weak<Watchdog>, seen: &mut u64) -> bool {
     let Some(watchdog) = watchdog.upgrade() else { return false };
     let beats = watchdog.beats.load(Ordering::Relaxed);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_heart_that_stands_still_is_woken_and_a_shard_that_is_gone_is_forgotten() {
+    fn only_a_shard_without_a_heartbeat_is_woken_and_one_that_is_gone_is_forgotten() {
         let watchdog = Arc::new(Watchdog::default());
         let woken = Arc::new(Woken::default());
         let (weak, mut seen) = (Arc::downgrade(&watchdog), u64::MAX);

@@ -14,16 +14,16 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-/// What is known about IPv6 holds this long: an interface may come or go.
+/// How long the check for IPv6 is cached: an interface may appear or disappear.
 const REACH_KNOWN_FOR: Duration = Duration::from_secs(60);
 
-/// A host and what its lookup gave.
+/// A host and the result of its lookup.
 pub(super) struct LookedUp<'a> {
     pub(super) host: &'a SiteHost,
     pub(super) addresses: Result<Vec<IpAddr>, Failure>,
 }
 
-/// Looks up all hosts of `site` at once: a slow one costs its own time only, not the sum.
+/// Looks up all hosts of `site` concurrently, so that it takes as long as the slowest one.
 pub(super) async fn look_up<'a>(resolver: &Resolver, site: &'a Site) -> Vec<LookedUp<'a>> {
     let lookups = site.hosts.iter().map(|host| async move {
         let found = match &host.host {
@@ -38,7 +38,7 @@ pub(super) async fn look_up<'a>(resolver: &Resolver, site: &'a Site) -> Vec<Look
     all(lookups.collect()).await
 }
 
-/// All outputs, in the order of their futures.
+/// Runs all futures concurrently; their outputs in order.
 async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut running: Vec<Pin<Box<_>>> = futures.into_iter().map(Box::pin).collect();
     let mut outputs: Vec<Option<T>> = running.iter().map(|_| None).collect();
@@ -61,9 +61,9 @@ async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 /// The addresses by preference, hosts of equal preference shuffled, those of a host shuffled and
 /// interleaved by family.
 ///
-/// IPv4 begins: the reputation of bulk senders lies with their IPv4 addresses, large receivers ask
-/// more of IPv6 clients, and where IPv6 is set up but broken every connection would wait first.
-/// IPv6 addresses that this machine cannot reach are left out unless nothing else is left.
+/// IPv4 comes first: bulk senders have their reputation on IPv4 addresses, large receivers are
+/// stricter with IPv6 clients, and a broken IPv6 setup would delay every connection. IPv6 addresses
+/// that this machine cannot reach are left out, unless there are no others.
 pub(super) fn order(
     looked_up: &[LookedUp<'_>],
     reaches: impl Fn(Ipv6Addr) -> bool,
@@ -85,7 +85,7 @@ pub(super) fn order(
             }
         }
     }
-    // An attempt at an unreachable address tells its own reason; an empty list would tell less.
+    // A failed attempt at an unreachable address gives a better reason than an empty list.
     let mut candidates = if reachable.is_empty() { unreachable } else { reachable };
     candidates.truncate(limits::ROUTE_CANDIDATES_MAX);
     candidates
@@ -101,7 +101,8 @@ fn interleaved(addresses: &[IpAddr], rng: &mut fastrand::Rng) -> Vec<IpAddr> {
     both.flatten().copied().take(limits::ROUTE_ADDRESSES_PER_HOST_MAX).collect()
 }
 
-/// Not an address that stands for none or for many. The kernel takes 0.0.0.0 and :: for this host.
+/// Whether an address is a single host: not unspecified (which the kernel takes for this host),
+/// multicast or broadcast.
 fn is_sendable(address: &IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(four) => {
@@ -120,7 +121,7 @@ fn candidate(host: &SiteHost, address: IpAddr) -> Candidate {
     Candidate { host: name, address, preference: host.preference }
 }
 
-/// What becomes of recipients when no host of `site` has an address to try.
+/// The outcome for recipients when no host of `site` has an address to try.
 pub(super) fn why_none(site: &Site, looked_up: &[LookedUp<'_>]) -> Outcome {
     let name = |host: &SiteHost| match &host.host {
         HostName::Name(name) => name.to_string(),
@@ -146,7 +147,7 @@ pub(super) fn why_none(site: &Site, looked_up: &[LookedUp<'_>]) -> Outcome {
     }
 }
 
-/// What becomes of recipients when the best host of `site` is this relay, at `own`.
+/// The outcome for recipients when the best host of `site` is this relay, at `own`.
 pub(super) fn leads_back(site: &Site, own: SocketAddr) -> Outcome {
     match site.kind {
         SiteKind::NextHop => failures::next_hop_leads_back(site.key.as_str(), own),
@@ -154,16 +155,16 @@ pub(super) fn leads_back(site: &Site, own: SocketAddr) -> Outcome {
     }
 }
 
-/// Whether this machine has a way to the IPv6 internet.
+/// Whether this machine has a route to the IPv6 internet.
 #[derive(Default)]
 pub(super) struct AddressFamilyReachability {
-    /// The last look, and until when it holds.
+    /// The last result, and until when it is valid.
     known: Cell<Option<(bool, Timestamp)>>,
 }
 
 impl AddressFamilyReachability {
-    /// Loopback, private and link-local addresses are always worth a try. For global ones a
-    /// connected UDP socket tells whether there is a route; no packet is sent.
+    /// Loopback, private and link-local addresses are always tried. For global ones, connecting a
+    /// UDP socket shows whether there is a route; no packet is sent.
     pub(super) fn reaches(&self, address: Ipv6Addr, now: Timestamp) -> bool {
         let is_global = address.segments().first().is_some_and(|first| first & 0xe000 == 0x2000);
         if !is_global {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_preferences_keep_their_order() {
+    fn address_families_alternate_and_preferences_keep_their_order() {
         let (one, two) = (host(0, "one.test"), host(1, "two.test"));
         let looked_up = [
             found(&one, &["2001:db8::1", "192.0.2.1", "2001:db8::2"]),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_hosts_take_the_lead_in_turn() {
+    fn equal_hosts_are_shuffled() {
         let hosts = [host(0, "a.test"), host(0, "b.test"), host(0, "c.test")];
         let looked_up: Vec<_> = hosts.iter().map(|host| found(host, &["192.0.2.1"])).collect();
         let mut rng = rng();
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn unreachable_ipv6_is_left_out_unless_nothing_else_is_left() {
+    fn unreachable_ipv6_is_left_out_unless_there_is_nothing_else() {
         let (both, six) = (host(0, "both.test"), host(1, "six.test"));
         let all = [found(&both, &["192.0.2.1", "2001:db8::1"]), found(&six, &["2001:db8::2"])];
         let candidates = order(&all, |_| false, &mut rng());
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_nobodys_are_not_used() {
+    fn addresses_that_are_not_a_single_host_are_not_used() {
         let host = host(0, "odd.test");
         let odd = ["0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1", "::", "ff02::1"];
         assert!(order(&[found(&host, &odd)], |_| true, &mut rng()).is_empty());
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_address_is_always_worth_a_try() {
+    fn a_loopback_address_is_always_tried() {
         let reach = AddressFamilyReachability::default();
         assert!(reach.reaches(Ipv6Addr::LOCALHOST, Timestamp(0)));
         assert!(reach.reaches("fd00::1".parse().unwrap(), Timestamp(0)));

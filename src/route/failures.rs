@@ -1,6 +1,6 @@
-//! Every way in which a destination is not to be had, and what its recipients are told. *Pure.*
+//! Every reason for which a destination has no route, with the reply for its recipients. *Pure.*
 //!
-//! Refused is only what DNS said for certain; what it did not say is Deferred.
+//! Only definite answers of the DNS are Refused; all else is Deferred.
 
 use super::mx::Unusable;
 use crate::dns::Failure;
@@ -16,13 +16,13 @@ const NO_ROUTE: Status = Status(5, 4, 4);
 /// Routing loop detected (RFC 3463 3.5).
 const LOOP: Status = Status(5, 4, 6);
 /// REQUIRETLS support required (RFC 8689 9).
-const UNVOUCHED: Status = Status(5, 7, 30);
+const UNAUTHENTICATED_MX: Status = Status(5, 7, 30);
 /// Directory server failure (RFC 3463 3.5).
 const DNS_FAILED: Status = Status(4, 4, 3);
-/// Unable to route, for now: an operator can mend it.
+/// Unable to route, for now: an operator can correct it.
 const NO_ROUTE_YET: Status = Status(4, 4, 4);
 
-/// The same, for now: an operator can mend it.
+/// Routing loop detected, for now: an operator can correct it.
 const LOOP_YET: Status = Status(4, 4, 6);
 
 fn refused(status: Status, text: String) -> Outcome {
@@ -52,7 +52,7 @@ pub(super) fn bad_literal(domain: &str) -> Outcome {
 }
 
 pub(super) fn bad_domain(domain: &str) -> Outcome {
-    refused(BAD_DOMAIN, format!("{domain} is not a name that DNS can hold"))
+    refused(BAD_DOMAIN, format!("{domain} is not a valid DNS name"))
 }
 
 pub(super) fn no_mx_no_address(domain: &str) -> Outcome {
@@ -61,7 +61,7 @@ pub(super) fn no_mx_no_address(domain: &str) -> Outcome {
 
 pub(super) fn unusable_mx(domain: &str, unusable: Unusable) -> Outcome {
     match unusable {
-        Unusable::Null => refused(NULL_MX, format!("domain {domain} takes no mail (null MX)")),
+        Unusable::Null => refused(NULL_MX, format!("domain {domain} accepts no mail (null MX)")),
         Unusable::Loops => {
             refused(LOOP, format!("mail for {domain} loops back: this relay is its best MX"))
         }
@@ -71,12 +71,12 @@ pub(super) fn unusable_mx(domain: &str, unusable: Unusable) -> Outcome {
     }
 }
 
-/// Mail that demands REQUIRETLS, for a domain whose MX hosts nothing vouches for.
-pub(super) fn unvouched_mx(domain: &str) -> Outcome {
+/// Mail that requires REQUIRETLS, for a domain whose MX records are not authenticated.
+pub(super) fn unauthenticated_mx(domain: &str) -> Outcome {
     let text = format!(
-        "the message demands REQUIRETLS, and nothing vouches for the MX records of {domain}"
+        "the message requires REQUIRETLS, and the MX records of {domain} are not authenticated"
     );
-    refused(UNVOUCHED, text)
+    refused(UNAUTHENTICATED_MX, text)
 }
 
 /// The best host of a site is this relay itself.
@@ -87,18 +87,18 @@ pub(super) fn leads_back(key: &str, own: SocketAddr) -> Outcome {
     )
 }
 
-/// The same where the operator named the host: a slip there must not bounce what waits.
+/// The same for a host that the operator configured: a mistake there must not bounce queued mail.
 pub(super) fn next_hop_leads_back(key: &str, own: SocketAddr) -> Outcome {
     let shown = shown(own);
     deferred(LOOP_YET, format!("the configured next hop {key}, {shown}, is this relay itself"))
 }
 
-/// As hosts are shown: `[192.0.2.1]:25`.
+/// An address in the form `[192.0.2.1]:25`.
 fn shown(address: SocketAddr) -> String {
     format!("[{}]:{}", address.ip(), address.port())
 }
 
-/// The MX lookup gave neither records nor "there are none".
+/// The MX lookup failed.
 pub(super) fn mx_failed(domain: &str, failure: Failure) -> Outcome {
     match failure {
         Failure::NoSuchDomain => {
@@ -113,7 +113,7 @@ pub(super) fn mx_failed(domain: &str, failure: Failure) -> Outcome {
     }
 }
 
-/// The addresses of a host are not known, and may be later.
+/// The address lookup of a host failed for now.
 pub(super) fn host_failed(host: &str, failure: &Failure) -> Outcome {
     match failure {
         Failure::ServerFailed(words) => deferred(DNS_FAILED, words.to_string()),
@@ -124,12 +124,12 @@ pub(super) fn host_failed(host: &str, failure: &Failure) -> Outcome {
     }
 }
 
-/// No host of a site has an address, for certain.
+/// By definite answers of the DNS, no host of a site has an address.
 pub(super) fn no_address(key: &str, host: &str, failure: Option<&Failure>) -> Outcome {
     refused(NO_ROUTE, no_address_text(key, host, failure))
 }
 
-/// The same where the operator named the host: a slip there must not bounce what waits.
+/// The same for a host that the operator configured: a mistake there must not bounce queued mail.
 pub(super) fn no_next_hop(key: &str, host: &str, failure: Option<&Failure>) -> Outcome {
     deferred(NO_ROUTE_YET, no_address_text(key, host, failure))
 }
@@ -137,7 +137,7 @@ pub(super) fn no_next_hop(key: &str, host: &str, failure: Option<&Failure>) -> O
 fn no_address_text(key: &str, host: &str, failure: Option<&Failure>) -> String {
     let why = match failure {
         Some(Failure::NoSuchDomain) => "does not exist (NXDOMAIN)",
-        Some(Failure::BadName) => "is not a name that DNS can hold",
+        Some(Failure::BadName) => "is not a valid DNS name",
         None => "has only addresses that mail cannot be sent to",
         Some(_) => "has no address records",
     };

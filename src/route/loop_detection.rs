@@ -1,9 +1,9 @@
-//! Whether an address leads back to this relay.
+//! Detects addresses that lead back to this relay.
 //!
-//! Hosts and their addresses go in, those that are better than this relay come out (RFC 5321 5.1).
-//! Names alone do not tell: bulk lists are full of domains whose MX is `localhost`, and a relay
-//! that trusts loopback would take such mail from itself until the Received fields are too many. It
-//! must not know connections.
+//! Of the hosts with their addresses, only those better than this relay are kept (RFC 5321 5.1).
+//! Comparing names is not enough: mailing lists are full of domains whose MX is `localhost`, and a
+//! relay that trusts loopback would send itself such mail until there are too many Received fields.
+//! It must not know connections.
 
 use super::candidates::LookedUp;
 use crate::ring::Udp;
@@ -19,7 +19,8 @@ impl LoopDetection {
         LoopDetection { listeners }
     }
 
-    /// Leaves only hosts that are better than the best of our own; gives that one's address.
+    /// Keeps only hosts that are better than the best one that is this relay; returns the address
+    /// of that one.
     pub(super) fn leave_out(&self, looked_up: &mut Vec<LookedUp<'_>>) -> Option<SocketAddr> {
         let mut best: Option<(u16, SocketAddr)> = None;
         for one in looked_up.iter() {
@@ -38,7 +39,7 @@ impl LoopDetection {
         Some(address)
     }
 
-    /// Whether a connection to `address` would be one to ourselves.
+    /// Whether a connection to `address` would reach this relay.
     pub(super) fn is(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.listeners.iter().any(|listener| {
@@ -49,7 +50,7 @@ impl LoopDetection {
     }
 }
 
-/// `[::]` takes IPv4 connections too.
+/// Whether `listener` accepts connections to `ip`; `[::]` accepts IPv4 too.
 fn is_heard_by(listener: IpAddr, ip: IpAddr) -> bool {
     listener.is_unspecified() && (listener.is_ipv6() || ip.is_ipv4())
 }
@@ -83,7 +84,7 @@ mod tests {
             ((any4, 25), (v4(127, 0, 0, 2), 25), true),
             ((any6, 25), (here, 25), true),
             ((any4, 25), (Ipv6Addr::LOCALHOST.into(), 25), false),
-            // An address that is not this machine's, whoever listens on all.
+            // Not an address of this machine, even for a listener on all addresses.
             ((any4, 25), (there, 25), false),
             ((there, 25), (there, 25), true),
         ] {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn ourselves_and_all_that_is_no_better_is_left_out() {
+    fn this_relay_and_all_hosts_that_are_no_better_are_left_out() {
         let host = |preference, name: &str| SiteHost {
             preference,
             host: HostName::Name(name.into()),

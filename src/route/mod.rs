@@ -1,13 +1,14 @@
-//! Route key to site: address literals, rules, smart host, MX; and site to addresses.
+//! Routing: from a route key to a site (address literals, rules, smart host, MX), and from a site
+//! to addresses.
 //!
 //! A [`RouteKey`] goes in, a [`Site`] comes out, or the [`Outcome`] of all recipients there. The
-//! order: an address literal is its own destination; else the first rule that matches holds; else
-//! the smart host; else the MX records (RFC 5321 5.1). What the domain's policy and the message
-//! demand is decided before hosts are looked up (`policy`), and is part of the site. It must not
-//! know connections.
+//! order: an address literal is its own destination; else the first rule that matches applies; else
+//! the smart host; else the MX records (RFC 5321 5.1). The requirements of the domain's policy and
+//! of the message are decided before hosts are looked up (`policy`), and are part of the site. It
+//! must not know connections.
 //!
-//! Addresses of private networks and loopback are used when public MX records name them: a relay
-//! in a private network needs them. Who may relay here decides who can make it connect there.
+//! Addresses of private networks and loopback are used even when public MX records name them: a
+//! relay in a private network needs that. So clients that may relay can make it connect there.
 //!
 //! | DNS says | for MX | for a host's addresses |
 //! | --- | --- | --- |
@@ -19,8 +20,8 @@
 //! | SERVFAIL, nothing | Deferred 4.4.3 | next host |
 //! | no host has an address | | Refused 5.4.4; Deferred 4.4.3 when one is unknown |
 //!
-//! A next hop that the operator configured never bounces mail: a wrong name is Deferred 4.4.4, one
-//! that is this relay itself Deferred 4.4.6, whenever that shows.
+//! A next hop that the operator configured never bounces mail: a wrong name is Deferred 4.4.4, and
+//! one that turns out to be this relay itself is Deferred 4.4.6.
 
 mod candidates;
 mod failures;
@@ -53,8 +54,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A site that no DNS answer gave holds this long. Whether its address is this machine's own may
-/// change (a virtual address that moves), so it is not kept for ever.
+/// How long a site that does not come from the DNS is cached. It is not cached for ever, because
+/// its address may become one of this machine (a virtual address that moves).
 const FIXED_SITE_TTL: Duration = Duration::from_secs(60);
 
 /// Where to connect, in the order to try.
@@ -64,7 +65,7 @@ pub struct Candidate {
     pub host: Box<str>,
     /// Its address and the port.
     pub address: SocketAddr,
-    /// Of its host: lower ones come first (RFC 5321 5.1).
+    /// The host's preference: lower ones come first (RFC 5321 5.1).
     pub preference: u16,
 }
 
@@ -80,15 +81,15 @@ struct Inner {
     route: config::Route,
     resolver: Resolver,
     files: FileMarks,
-    /// Sites of route keys, so that the next message with one costs one look.
+    /// Sites by route key.
     sites: RefCell<Cache<RouteKey, Arc<Site>>>,
     rng: RefCell<fastrand::Rng>,
     reach: AddressFamilyReachability,
 }
 
 impl Router {
-    /// For a relay that calls itself `host_name` and takes mail at `listeners`. `seed` shuffles
-    /// hosts of equal preference.
+    /// A router for a relay with the name `host_name` that listens at `listeners`. `seed` is for
+    /// shuffling hosts of equal preference.
     pub fn new(
         host_name: Arc<str>,
         listeners: Vec<SocketAddr>,
@@ -109,8 +110,8 @@ impl Router {
         Router { inner: Rc::new(inner) }
     }
 
-    /// The site of a route key, and until when that holds; or what becomes of its recipients
-    /// instead (Deferred or Refused).
+    /// The site of a route key, and until when it is valid. Err: the outcome for its recipients
+    /// (Deferred or Refused).
     pub async fn site(&self, key: &RouteKey) -> Result<(Arc<Site>, Timestamp), Outcome> {
         let inner = &self.inner;
         if let Some((site, valid_until)) = inner.sites.borrow_mut().get(key, ring::wall_clock()) {
@@ -152,7 +153,7 @@ impl Router {
     }
 
     /// Addresses of a site's hosts, in the order to try: by preference, equal ones shuffled, the
-    /// addresses of a host interleaved by family. Err: none to be had.
+    /// addresses of a host interleaved by family. Err: there are none.
     pub async fn candidates(&self, site: &Site) -> Result<Vec<Candidate>, Outcome> {
         let inner = &self.inner;
         let mut looked_up = candidates::look_up(&inner.resolver, site).await;
@@ -210,7 +211,7 @@ impl Inner {
         }
     }
 
-    /// The site of a domain with these MX hosts, as far as its policy permits them.
+    /// The site of a domain with those of these MX hosts that its policy permits.
     fn mx_site(
         &self,
         domain: &str,
@@ -221,7 +222,7 @@ impl Inner {
         Ok(self.site(SiteKind::Mx, mx::shown(&hosts), hosts, transport))
     }
 
-    /// A site of one host that no MX record named.
+    /// A site of one host that does not come from MX records.
     fn fixed(
         &self,
         kind: SiteKind,

@@ -9,29 +9,29 @@ use std::net::IpAddr;
 /// Why no host of an MX set can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// `MX 0 .` alone: the domain takes no mail (RFC 7505).
+    /// Only `MX 0 .`: the domain accepts no mail (RFC 7505).
     Null,
     /// This relay is among the best hosts.
     Loops,
-    /// Only things that are no host names, the first of them.
+    /// No entry is a host name; this is the first.
     NoHostName(Box<str>),
 }
 
-/// The hosts to deliver to, best first, for a relay that calls itself `own_name`. The same for the
-/// same set of records in any order.
+/// The hosts to deliver to, best first, for a relay with the name `own_name`. The order of the
+/// records does not matter.
 pub(super) fn choose(own_name: &str, records: &[Mx], port: u16) -> Result<Vec<SiteHost>, Unusable> {
     if records.iter().all(|mx| mx.host.is_empty()) {
         return Err(Unusable::Null);
     }
-    // The root among others says nothing (RFC 7505 3 forbids it); an address in text is no name
-    // (RFC 5321 5.1), and using it would hide the mistake from all but those who refuse it.
+    // The root beside other hosts is ignored (RFC 7505 3 forbids it). An IP address as text is not
+    // a host name (RFC 5321 5.1), and using it would hide the mistake.
     let mut usable: Vec<&Mx> =
         records.iter().filter(|mx| is_host_name(&mx.host) && !is_address(&mx.host)).collect();
     if usable.is_empty() {
         let first = records.iter().map(|mx| &mx.host).filter(|host| !host.is_empty()).min();
         return Err(Unusable::NoHostName(first.cloned().unwrap_or_default()));
     }
-    // Not to hosts that are no better than we are: they would send it back (RFC 5321 5.1).
+    // No hosts that are not better than this relay: they would send it back (RFC 5321 5.1).
     let own = usable.iter().filter(|mx| is_same_host(own_name, &mx.host));
     if let Some(own_preference) = own.map(|mx| mx.preference).min() {
         usable.retain(|mx| mx.preference < own_preference);
@@ -43,7 +43,7 @@ pub(super) fn choose(own_name: &str, records: &[Mx], port: u16) -> Result<Vec<Si
     Ok(ranked(&usable, port))
 }
 
-/// Each host once, at its best preference, with ranks for preferences.
+/// Each host once, at its best preference; preferences become ranks.
 fn ranked(sorted: &[&Mx], port: u16) -> Vec<SiteHost> {
     let mut hosts: Vec<SiteHost> = Vec::new();
     let mut preference_before = None;
@@ -60,9 +60,9 @@ fn ranked(sorted: &[&Mx], port: u16) -> Vec<SiteHost> {
     hosts
 }
 
-/// Letters, digits, hyphens, underscores (they occur) and what is not ASCII, in labels. The
-/// separators of keys are none of these: a host that had one in its name could take the key of
-/// another site, and with it that site's mail.
+/// Labels of letters, digits, hyphens, underscores (they occur) and non-ASCII characters. The
+/// separators of site keys are not allowed: a host name with one could forge the key of another
+/// site, and get that site's mail.
 pub(super) fn is_host_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | 0x80..);
     text.split('.').all(|label| !label.is_empty() && label.bytes().all(plain))
@@ -76,7 +76,7 @@ pub(super) fn is_same_host(own_name: &str, host: &str) -> bool {
     own_name.trim_end_matches('.').eq_ignore_ascii_case(host)
 }
 
-/// The hosts as the label of their site shows them.
+/// The hosts in the form of a site's label.
 pub(super) fn shown(hosts: &[SiteHost]) -> String {
     let mut text = "mx:".to_owned();
     let mut before: Option<&SiteHost> = None;
@@ -109,7 +109,7 @@ mod tests {
         label(&shown(hosts), port, "")
     }
 
-    /// The label of the site, or why there is none.
+    /// The label of the site, or the reason why there is none.
     fn chosen(set: &[(u16, &str)]) -> Result<String, Unusable> {
         let hosts = choose("relay.test", &records(set), 25)?;
         Ok(key(&hosts, 25))
@@ -121,14 +121,14 @@ mod tests {
             (&[(10, "a.test")][..], Ok("mx:a.test:25")),
             (&[(20, "b.test"), (10, "a.test")], Ok("mx:a.test;b.test:25")),
             (&[(10, "b.test"), (10, "a.test")], Ok("mx:a.test,b.test:25")),
-            // Only the order of preferences counts.
+            // Only the order of preferences matters.
             (&[(1, "a.test"), (1, "b.test"), (65535, "c.test")], Ok("mx:a.test,b.test;c.test:25")),
-            // Twice the same host: its better preference.
+            // A host that is listed twice: its better preference.
             (&[(20, "a.test"), (10, "a.test"), (15, "b.test")], Ok("mx:a.test;b.test:25")),
             (&[(0, "")], Err(Unusable::Null)),
             (&[(0, ""), (10, "")], Err(Unusable::Null)),
             (&[(0, ""), (10, "a.test")], Ok("mx:a.test:25")),
-            // Our own name takes all that is no better with it.
+            // Our own name excludes all hosts that are not better.
             (
                 &[(10, "a.test"), (20, "relay.test"), (20, "b.test"), (30, "c.test")],
                 Ok("mx:a.test:25"),
@@ -174,7 +174,7 @@ mod tests {
         assert!(whole.len() <= limits::ROUTE_KEY_BYTES_MAX, "{whole}");
         assert!(whole.starts_with("mx:host-number-00.example.test,") && whole.ends_with(":25"));
         assert_eq!(whole, key(&hosts, 25));
-        // Sets that differ only behind the cut have different keys.
+        // Sets that differ only after the cut have different keys.
         assert_ne!(whole, key(&hosts[..15], 25));
     }
 

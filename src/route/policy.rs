@@ -1,32 +1,32 @@
-//! What mail for a domain demands of the hosts that it goes to. *Pure.*
+//! What the policy of a domain and a message require of the hosts. *Pure.*
 //!
 //! It is decided for each recipient domain before domains with the same hosts are grouped into one
 //! site: the policy becomes part of the site's transport, and two domains with the same MX hosts
 //! and different policies are two sites. Policies that a domain publishes (MTA-STS, DANE) belong
 //! here.
 //!
-//! | the message demands | hosts named by | policy | which hosts |
+//! | the message requires | hosts named by | policy | which hosts |
 //! | --- | --- | --- | --- |
 //! | nothing | any | as the route says | all |
 //! | REQUIRETLS | the operator, an address literal | verified TLS and REQUIRETLS | all |
 //! | REQUIRETLS | MX records | the same | only the recipient's domain itself |
 //! | REQUIRETLS | no host is left | Refused 5.7.30 | |
 //!
-//! REQUIRETLS (RFC 8689 4.2.1): the name of a host must be worth proving. That of a next hop is the
-//! operator's word, and a recipient's own domain is the sender's; but an attacker that can forge
-//! DNS answers may name any MX host. Without DNSSEC and MTA-STS, which would vouch for MX records,
-//! mail to such hosts comes back.
+//! REQUIRETLS (RFC 8689 4.2.1): a certificate is worth something only if the host's name comes from
+//! a trusted source. The operator names a next hop, and the sender the recipient's domain; but MX
+//! records can be forged by an attacker. Without DNSSEC or MTA-STS to authenticate them, mail to MX
+//! hosts is returned.
 
 use super::{SiteHost, SiteKind, TlsPolicy, failures, mx};
 use crate::config::{HostName, TransportPolicy};
 use crate::message::{Outcome, RouteKey};
 
-/// What holds on the way to `key`'s domain, where the route says `configured`.
+/// The TLS policy for `key`'s domain, where the route has the policy `configured`.
 pub(super) fn decide(key: &RouteKey, configured: TransportPolicy) -> TlsPolicy {
     if key.demands.require_tls { TlsPolicy::RequireTls } else { configured.tls.into() }
 }
 
-/// The hosts that `policy` lets mail for `domain` go to; Err when there is none.
+/// The hosts that `policy` permits for mail to `domain`; Err when there is none.
 pub(super) fn permitted(
     policy: &TlsPolicy,
     domain: &str,
@@ -38,7 +38,7 @@ pub(super) fn permitted(
             hosts.retain(
                 |one| matches!(&one.host, HostName::Name(name) if mx::is_same_host(name, domain)),
             );
-            if hosts.is_empty() { Err(failures::unvouched_mx(domain)) } else { Ok(hosts) }
+            if hosts.is_empty() { Err(failures::unauthenticated_mx(domain)) } else { Ok(hosts) }
         }
         (TlsPolicy::RequireTls, SiteKind::NextHop | SiteKind::Literal)
         | (TlsPolicy::Off | TlsPolicy::Opportunistic | TlsPolicy::Mandatory(_), _) => Ok(hosts),
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn demands_come_before_what_the_route_says() {
+    fn requirements_of_the_message_override_the_route() {
         let plain = RouteKey::of_domain("a.test");
         let demands = Demands { require_tls: true };
         let demanding = RouteKey { demands, ..plain.clone() };
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn require_tls_goes_to_hosts_whose_name_is_vouched_for() {
+    fn require_tls_goes_to_hosts_whose_name_is_authenticated() {
         let require = TlsPolicy::RequireTls;
         let all = ["a.test", "mx.a.test"];
         let kept = |policy: &TlsPolicy, kind, names: &[&str]| {

@@ -1,4 +1,4 @@
-//! Which way a domain goes: literal, rule, smart host or MX. *Pure.*
+//! Chooses the destination of a domain: literal, rule, smart host or MX. *Pure.*
 
 use super::failures;
 use crate::config::{NextHop, Route, TransportPolicy};
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The tag of IPv6 literals (RFC 5321 4.1.3), in lower case like the domain.
 const IPV6_TAG: &str = "ipv6:";
 
-/// Where a domain goes, before any name is looked up.
+/// The destination of a domain, before any lookup.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Destination {
     Address(IpAddr),
@@ -16,7 +16,7 @@ pub(super) enum Destination {
     Mx,
 }
 
-/// The destination of `domain`, and what holds on the way there; Err is what becomes of
+/// The destination of `domain`, and the policy for the transport; Err is the outcome for
 /// recipients there.
 pub(super) fn destination(
     route: &Route,
@@ -33,13 +33,13 @@ pub(super) fn destination(
     };
     match next_hop {
         Some(next_hop) => Ok((Destination::NextHop(next_hop.clone()), policy)),
-        // The domainless postmaster (RFC 5321 4.1.1.3) is a mailbox of this host, which has none.
+        // `postmaster` without a domain (RFC 5321 4.1.1.3) is a mailbox of this host; it has none.
         None if domain.is_empty() => Err(failures::no_domain()),
         None => Ok((Destination::Mx, policy)),
     }
 }
 
-/// `example.com` matches itself, `.example.com` also all below it, `*` everything.
+/// `example.com` matches itself, `.example.com` also its subdomains, `*` everything.
 fn matches(rule: &str, domain: &str) -> bool {
     if rule == "*" || rule == domain {
         return true;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_matches_what_it_says_and_no_more() {
+    fn a_rule_matches_its_domains_and_no_others() {
         for (rule, domain, expected) in [
             ("example.com", "example.com", true),
             ("example.com", "a.example.com", false),
@@ -138,7 +138,7 @@ mod tests {
         let (by_rule, otherwise) = (MUST, TransportPolicy::ORDINARY);
         let address = Destination::Address("192.0.2.1".parse().unwrap());
         assert_eq!(of("[192.0.2.1]"), (address, otherwise));
-        assert_eq!(of("direct.test"), (Destination::Mx, by_rule), "in spite of the smart host");
+        assert_eq!(of("direct.test"), (Destination::Mx, by_rule), "despite the smart host");
         assert_eq!(of("inside.test"), (Destination::NextHop(hop("inside")), by_rule));
         assert_eq!(of("other.test"), (Destination::NextHop(hop("t")), by_rule));
         assert_eq!(of("example.com"), (Destination::NextHop(hop("smart")), otherwise));

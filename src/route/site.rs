@@ -1,8 +1,8 @@
-//! What a site is: hosts, and how to speak to them. *Pure.*
+//! A site: hosts, and the transport to them. *Pure.*
 //!
-//! A site is a destination as the receiver runs it. Domains whose mail goes to the same hosts over
-//! the same transport share one, and with it connections and limits. What a domain's policy or a
-//! message's demands change in the transport makes another site.
+//! Domains whose mail goes to the same hosts over the same transport are one site, and share its
+//! connections and limits. If a domain's policy or a message requires another transport, that is
+//! another site.
 
 use crate::config;
 use sha2::{Digest, Sha256};
@@ -10,32 +10,32 @@ use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A destination as the receiver runs it.
+/// A destination: hosts that are operated together, and the transport to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Its name: equal for equal sites, on every shard.
     pub key: SiteKey,
-    /// How its hosts came to be named.
+    /// The source of its hosts.
     pub kind: SiteKind,
-    /// In order of preference; never empty.
+    /// Its hosts in order of preference; never empty.
     pub hosts: Box<[SiteHost]>,
-    /// How to speak to them.
+    /// The transport to them.
     pub transport: Transport,
 }
 
-/// How the hosts of a site came to be named.
+/// The source of the hosts of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SiteKind {
-    /// By MX records, or the recipient's domain itself in want of them (RFC 5321 5.1).
+    /// MX records, or the recipient's domain itself if there are none (RFC 5321 5.1).
     Mx,
-    /// By the operator. A slip there bounces nothing: mail waits until it is corrected.
+    /// The configuration. A mistake there bounces no mail: it waits until it is corrected.
     NextHop,
-    /// By an address literal in the recipient's address (RFC 5321 4.1.3).
+    /// An address literal in the recipient's address (RFC 5321 4.1.3).
     Literal,
 }
 
 impl SiteKind {
-    /// As listings name it.
+    /// The name in listings.
     pub fn name(self) -> &'static str {
         match self {
             SiteKind::Mx => "mx",
@@ -47,21 +47,21 @@ impl SiteKind {
 
 /// The name of a site, for tables and for listings.
 ///
-/// The label is fit for a metric: it stays the same over a reload and a restart, has at most
+/// The label can be used in metrics: it is the same after a reload and a restart, has at most
 /// [`crate::limits::ROUTE_KEY_BYTES_MAX`] bytes, and no two sites of one kind have the same. It
 /// reads `mx:mx1.example.net,mx2.example.net:25` (with `;` before hosts of the next preference),
-/// `host:relay.example.net:25` or `[192.0.2.1]:25`, and behind it what is not as usual of the
-/// transport: `+tls-must`, `+lmtp`. A label that would be longer ends in a hash of the whole.
+/// `host:relay.example.net:25` or `[192.0.2.1]:25`, followed by what differs from the default
+/// transport: `+tls-must`, `+lmtp`. A label that would be too long ends in a hash of the whole.
 #[derive(Clone, Debug)]
 pub struct SiteKey {
     kind: SiteKind,
     label: Arc<str>,
-    /// Of kind and label: names from outside are hashed once, not at every look.
+    /// Hash of kind and label, computed once and not at every lookup.
     digest: u64,
 }
 
 impl SiteKey {
-    /// The key of a site of this kind whose hosts and transport `label` says whole.
+    /// The key of a site of this kind with this label, which has all of its hosts and transport.
     pub fn new(kind: SiteKind, label: &str) -> SiteKey {
         let mut hasher = Sha256::new();
         hasher.update([kind as u8]);
@@ -92,8 +92,8 @@ impl PartialEq for SiteKey {
 
 impl Eq for SiteKey {}
 
-/// Tables hash the digest again, with a secret of their own: whoever chooses names cannot choose
-/// where they fall.
+/// Hash tables hash the digest again, with a secret key: a sender that chooses domain names cannot
+/// provoke collisions.
 impl Hash for SiteKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.digest);
@@ -109,37 +109,37 @@ impl std::fmt::Display for SiteKey {
 /// One host of a site.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SiteHost {
-    /// Rank: 0 for the best hosts, 1 for the next. Only the order of MX preferences counts, so
+    /// Rank: 0 for the best hosts, 1 for the next. Only the order of MX preferences matters, so
     /// that `1 a, 5 b` and `10 a, 20 b` are the same site.
     pub preference: u16,
-    /// What to look up; never an IP address in text.
+    /// The host; a name is never an IP address as text.
     pub host: config::HostName,
     /// TCP port.
     pub port: u16,
 }
 
-/// How to speak to a site. What must not be mixed on one connection is part of it.
+/// The transport to a site: everything that must not be mixed on one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transport {
-    /// What must be protected, and how well.
+    /// Whether TLS is required, and how the host is verified.
     pub tls: TlsPolicy,
-    /// What is spoken, and whether TLS comes first.
+    /// The protocol, and whether it begins with TLS.
     pub protocol: config::Scheme,
-    /// Where connections come from.
+    /// The source address of connections.
     pub source: SourceId,
     /// The user name and password for hosts that require AUTH.
     pub credentials: Option<CredentialsId>,
-    /// The certificate that is shown to hosts that ask for one: a place in
+    /// The certificate for hosts that ask for one: an index in
     /// [`config::Route::certificates`].
     pub certificate: Option<usize>,
     /// 8-bit content where the host does not offer 8BITMIME.
     pub eight_bit: config::EightBit,
-    /// Small messages go by BDAT (RFC 3030), with the envelope, to hosts that offer it.
+    /// Small messages are sent by BDAT (RFC 3030), with the envelope, to hosts that offer it.
     pub chunking: bool,
 }
 
-/// TLS with the hosts of a site. What a policy of the recipient's domain demands (MTA-STS, DANE)
-/// will be further variants.
+/// TLS with the hosts of a site. Policies of the recipient's domain (MTA-STS, DANE) will be further
+/// variants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TlsPolicy {
     /// Never.
@@ -148,7 +148,7 @@ pub enum TlsPolicy {
     Opportunistic,
     /// Never in the clear.
     Mandatory(Verify),
-    /// The host proves its name under TLS and offers REQUIRETLS (RFC 8689 4.2.1).
+    /// The host must have a valid certificate for its name, and offer REQUIRETLS (RFC 8689 4.2.1).
     RequireTls,
 }
 
@@ -162,7 +162,7 @@ pub enum Verify {
 }
 
 impl TlsPolicy {
-    /// Nothing goes over a connection whose certificate does not prove the host's name.
+    /// Whether the host's certificate must be valid for its name.
     pub fn is_verified(&self) -> bool {
         matches!(self, TlsPolicy::Mandatory(Verify::HostName) | TlsPolicy::RequireTls)
     }
@@ -179,12 +179,11 @@ impl From<config::DeliveryTls> for TlsPolicy {
     }
 }
 
-/// Where connections come from: an address of this machine. There is one choice so far, which is
-/// the kernel's.
+/// The source address of connections. So far the kernel always chooses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SourceId(pub u16);
 
-/// Credentials for hosts: a place in [`config::Route::logins`].
+/// Credentials for hosts: an index in [`config::Route::logins`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CredentialsId(pub u16);
 
@@ -203,8 +202,8 @@ impl Transport {
     }
 }
 
-/// What labels say of files that the configuration names: not their places, which differ when one
-/// more is configured, but their names.
+/// The part of labels for configured files: their names, not their indices, which change when
+/// another file is configured.
 pub(super) struct FileMarks {
     credentials: Vec<String>,
     certificates: Vec<String>,
@@ -224,8 +223,8 @@ impl FileMarks {
     }
 }
 
-/// The file's name without its extension, and eight digits that tell it from files of that name in
-/// other folders.
+/// The file's name without its extension, and eight digits that distinguish it from files of that
+/// name in other directories.
 fn file_mark(path: &Path, more: &str) -> String {
     let mut hasher = Sha256::new();
     hasher.update(path.as_os_str().as_encoded_bytes());
@@ -238,10 +237,10 @@ fn file_mark(path: &Path, more: &str) -> String {
     format!("{stem}-{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
-/// Of a file's name in a label: enough to know it by.
+/// Bytes of a file's name in a label: enough to recognize it.
 const FILE_STEM_CHARS_MAX: usize = 24;
 
-/// What a label says of a transport: nothing, when all is as usual.
+/// The part of a label for the transport; empty for the default.
 pub(super) fn transport_mark(transport: &Transport, files: &FileMarks) -> String {
     let Transport { tls, protocol, source, credentials, certificate, eight_bit, chunking } =
         transport;
@@ -269,7 +268,7 @@ pub(super) fn transport_mark(transport: &Transport, files: &FileMarks) -> String
     if *source != SourceId::default() {
         mark.push_str(&format!("+source-{}", source.0));
     }
-    // A place that the configuration does not have is a place all the same.
+    // An index that the configuration does not have still gets a mark of its own.
     let unknown = String::from("unknown");
     if let Some(place) = certificate {
         mark.push_str("+cert-");
@@ -284,8 +283,8 @@ pub(super) fn transport_mark(transport: &Transport, files: &FileMarks) -> String
 
 /// `text` with the port and the transport. A long one is cut and ends in a hash of the whole.
 ///
-/// The hash is a cryptographic one of 128 bits: an attacker that could make two sets of hosts with
-/// one label would get the mail of the other's domains. It needs no secret, so that labels are the
+/// It is a cryptographic hash of 128 bits: an attacker who could make two sets of hosts with the
+/// same label would get the mail for the other one. It has no secret key, so that labels are the
 /// same after a restart.
 pub(super) fn label(text: &str, port: u16, mark: &str) -> String {
     let tail = format!(":{port}{mark}");
@@ -306,7 +305,7 @@ pub(super) fn label(text: &str, port: u16, mark: &str) -> String {
 
 #[cfg(test)]
 impl Site {
-    /// An MX site that has no hosts, for tests of what only needs its name.
+    /// An MX site without hosts, for tests that only need its name.
     pub fn for_test(label: &str) -> Arc<Site> {
         let usual = config::TransportPolicy::ORDINARY;
         Arc::new(Site {
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_says_what_is_not_as_usual() {
+    fn a_label_names_what_differs_from_the_default_transport() {
         let files = FileMarks::new(&route(&[], &[]));
         let usual = with(None, None);
         for (transport, mark) in [
@@ -375,7 +374,7 @@ mod tests {
         assert!(mark.starts_with("+cert-client-") && mark.contains("+auth-relay-"), "{mark}");
         let same_name = FileMarks::new(&route(&["/b/client.pem"], &[]));
         let other = transport_mark(&with(Some(0), None), &same_name);
-        assert!(!mark.starts_with(&other), "{other}: the same name in another folder");
+        assert!(!mark.starts_with(&other), "{other}: the same name in another directory");
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn with_zone<Fut: Future<Output = ()> + 'static>(
     server
 }
 
-/// The key of the domain's site, or `Refused 5.1.2 words`.
+/// The key of the domain's site, or `Refused 5.1.2 TEXT`.
 async fn site(router: &Router, domain: &str) -> String {
     match router.site(&RouteKey::of_domain(domain)).await {
         Ok((site, _)) => site.key.to_string(),
@@ -75,7 +75,7 @@ fn ending(outcome: &Outcome) -> String {
 }
 
 #[test]
-fn what_dns_says_becomes_a_site_or_an_ending() {
+fn a_dns_answer_becomes_a_site_or_an_outcome() {
     let zone = Zone::new()
         .with("one.test", mx(10, "mx1.test"))
         .with("one.test", mx(20, "mx2.test"))
@@ -96,7 +96,7 @@ fn what_dns_says_becomes_a_site_or_an_ending() {
         for (domain, expected) in [
             ("one.test", "mx:mx1.test;mx2.test:25"),
             ("same.test", "mx:mx1.test;mx2.test:25"),
-            ("null.test", "Refused 5.1.10 domain null.test takes no mail (null MX)"),
+            ("null.test", "Refused 5.1.10 domain null.test accepts no mail (null MX)"),
             ("implicit.test", "mx:implicit.test:25"),
             ("six.test", "mx:six.test:25"),
             ("gone.test", "Refused 5.1.2 domain gone.test does not exist (NXDOMAIN)"),
@@ -110,8 +110,8 @@ fn what_dns_says_becomes_a_site_or_an_ending() {
                 "numeric.test",
                 "Refused 5.4.4 MX 192.0.2.1 of domain numeric.test is not a host name",
             ),
-            ("a,b.test", "Refused 5.1.2 a,b.test is not a name that DNS can hold"),
-            ("a..test", "Refused 5.1.2 a..test is not a name that DNS can hold"),
+            ("a,b.test", "Refused 5.1.2 a,b.test is not a valid DNS name"),
+            ("a..test", "Refused 5.1.2 a..test is not a valid DNS name"),
             ("[192.0.2.7]", "[192.0.2.7]:25"),
             ("[ipv6:2001:db8::7]", "[2001:db8::7]:25"),
             ("[192.0.2]", "Refused 5.1.2 [192.0.2] is not an address literal"),
@@ -135,7 +135,7 @@ fn neither_mx_nor_address_is_refused() {
 }
 
 #[test]
-fn a_site_is_remembered_until_its_records_are_over() {
+fn a_site_is_cached_until_its_records_expire() {
     let zone = Zone::new().with("one.test", mx(10, "mx1.test"));
     let server = with_zone(zone, |router, _| async move {
         let (first, until) = router.site(&RouteKey::of_domain("one.test")).await.unwrap();
@@ -148,7 +148,7 @@ fn a_site_is_remembered_until_its_records_are_over() {
 }
 
 #[test]
-fn hosts_become_addresses_or_an_ending() {
+fn hosts_become_addresses_or_an_outcome() {
     let zone = Zone::new()
         .with("good.test", mx(10, "missing.test"))
         .with("good.test", mx(20, "mx2.test"))
@@ -166,7 +166,7 @@ fn hosts_become_addresses_or_an_ending() {
     with_zone(zone, |router, _| async move {
         for (domain, expected) in [
             ("good.test", "mx2.test=127.0.0.2:25 mx2.test=[::1]:25"),
-            // RFC 5321 5.1 forbids an alias there; senders follow it all the same.
+            // RFC 5321 5.1 forbids an alias there; senders follow it anyway.
             ("alias.test", "alias-of-mx2.test=127.0.0.2:25 alias-of-mx2.test=[::1]:25"),
             (
                 "bad.test",
@@ -195,7 +195,7 @@ fn hosts_become_addresses_or_an_ending() {
 }
 
 #[test]
-fn a_site_of_an_address_is_not_remembered_for_ever() {
+fn a_site_of_an_address_is_not_cached_for_ever() {
     with_zone(Zone::new(), |router, _| async move {
         for domain in ["fixed.example", "[192.0.2.7]"] {
             let (_, until) = router.site(&RouteKey::of_domain(domain)).await.unwrap();
@@ -204,8 +204,8 @@ fn a_site_of_an_address_is_not_remembered_for_ever() {
     });
 }
 
-/// An address that belongs to this relay when it is connected to, and did not when it was routed:
-/// a virtual address that moves.
+/// An address that was not this relay's when it was routed, but is when it is connected to: a
+/// virtual address that moves.
 #[test]
 fn a_next_hop_that_becomes_this_relay_defers_its_mail() {
     let server = FakeServer::with_zone(Zone::new());
@@ -224,7 +224,7 @@ fn a_next_hop_that_becomes_this_relay_defers_its_mail() {
         assert_eq!(site.kind, SiteKind::NextHop);
         let ending = ending(&local.candidates(&site).await.unwrap_err());
         assert!(ending.starts_with("Deferred 4.4.6 the configured next hop"), "{ending}");
-        // So it does where the router sees it at once; a literal is the sender's mistake.
+        // The same if the router sees it at once; but a literal is the sender's mistake.
         let ending = self::site(&local, "a.test").await;
         assert!(ending.starts_with("Deferred 4.4.6 the configured next hop"), "{ending}");
         let literal = self::site(&local, "[127.0.0.1]").await;
@@ -233,7 +233,7 @@ fn a_next_hop_that_becomes_this_relay_defers_its_mail() {
 }
 
 #[test]
-fn what_a_message_demands_makes_another_site() {
+fn requirements_of_a_message_make_another_site() {
     let zone = Zone::new()
         .with("one.test", mx(10, "mx.test"))
         .with("mx.test", mx(10, "mx.test"))
@@ -250,15 +250,15 @@ fn what_a_message_demands_makes_another_site() {
             "mx:mx.test;other.test:25"
         );
         assert_eq!(label(demanding("mx.test")).await.unwrap(), "mx:mx.test:25+requiretls");
-        let unvouched = ending(&label(demanding("one.test")).await.unwrap_err());
-        assert!(unvouched.starts_with("Refused 5.7.30"), "{unvouched}");
+        let refused = ending(&label(demanding("one.test")).await.unwrap_err());
+        assert!(refused.starts_with("Refused 5.7.30"), "{refused}");
         let fixed = label(demanding("fixed.example")).await.unwrap();
         assert_eq!(fixed, "[192.0.2.9]:587+requiretls");
     });
 }
 
 #[test]
-fn silence_defers() {
+fn no_answer_defers() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     on_shard(move || async move {
@@ -272,7 +272,7 @@ fn silence_defers() {
 }
 
 #[test]
-fn rfc5321_5_1_a_name_is_asked_for_as_it_stands() {
+fn rfc5321_5_1_a_name_is_looked_up_without_a_search_domain() {
     let server = with_zone(Zone::new(), |router, _| async move {
         for domain in ["inside", "squeaky.sales"] {
             let refused = site(&router, domain).await;

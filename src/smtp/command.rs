@@ -1,7 +1,7 @@
-//! Commands (RFC 5321 4.1): which verb a line has, and what its arguments say. *Pure.*
+//! Commands (RFC 5321 4.1): the verb of a line, and its arguments. *Pure.*
 //!
-//! A line without its CRLF goes in; words that borrow from it come out, or a fault with the reply
-//! that names it. What may follow what is not known here.
+//! A line without its CRLF goes in; parts that borrow from it come out, or a fault with its reply.
+//! The order of commands is not checked here.
 
 use super::lenient::{Syntax, read_path_as};
 use super::parameters::{
@@ -51,7 +51,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// The word for events.
+    /// The name in events.
     pub fn name(self) -> &'static str {
         match self {
             Verb::Ehlo => "ehlo",
@@ -73,7 +73,7 @@ impl Verb {
         }
     }
 
-    /// The verb that `line` begins with, whatever follows it.
+    /// The verb at the start of `line`, whatever follows it.
     pub fn of(line: &[u8]) -> Option<Verb> {
         let word = line.split(|&byte| is_space(byte)).next()?;
         if word.eq_ignore_ascii_case(b"STARTTLS") {
@@ -106,12 +106,12 @@ impl Verb {
 /// Verbs that SMTP has and this relay does not: 502 instead of 500 (RFC 5321 4.2.4).
 const NOT_IMPLEMENTED: [&str; 5] = ["ATRN", "TURN", "SEND", "SOML", "SAML"];
 
-/// How an HTTP request begins. A web page can be made to send one to any port, with commands of the
-/// attacker's choice in its body: such a session ends at once.
+/// The start of an HTTP request. A web page can make a browser send one to any port, with commands
+/// of an attacker in its body: such a session is ended at once.
 const HTTP_METHODS: [&str; 10] =
     ["GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE", "PRI"];
 
-/// Whose address a path is.
+/// Whether a path is the sender's or a recipient's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The reverse-path.
@@ -123,7 +123,7 @@ pub enum Side {
 /// What is wrong with a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandFault {
-    /// No such verb.
+    /// An unknown verb.
     Unknown,
     /// A verb of SMTP that is not implemented here.
     NotImplemented,
@@ -141,7 +141,7 @@ pub enum CommandFault {
     ArgumentMissing,
     /// `MAIL` or `RCPT` not followed by `FROM:` or `TO:`.
     Keyword(Side),
-    /// The path is not one.
+    /// The path is malformed.
     Path(Side, PathFault),
     /// A parameter is malformed.
     Parameter,
@@ -149,15 +149,15 @@ pub enum CommandFault {
     ParameterUnknown,
     /// A parameter given twice.
     ParameterTwice,
-    /// A parameter that goes with TLS only.
+    /// A parameter that requires TLS.
     NeedsTls,
-    /// A parameter's value is not one; the text says what would be.
+    /// The value of a parameter is not valid; the text says what would be.
     Value(&'static str),
 }
 
-/// Parts a line into verb and argument; the argument has no space at either end (RFC 5321 4.1.1:
-/// trailing white space is tolerated) and is printable ASCII and tabs. Where addresses may stand it
-/// may have other UTF-8, too (RFC 6531); whether it is wanted there is for those who read it.
+/// Splits a line into verb and argument. The argument has no space at either end (RFC 5321 4.1.1:
+/// trailing white space is tolerated) and is printable ASCII and tabs. In commands with addresses
+/// it may have other UTF-8 too (RFC 6531), which the functions that read the argument may refuse.
 pub fn read_command(line: &[u8]) -> Result<(Verb, &str), CommandFault> {
     let verb = Verb::of(line);
     if line.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
@@ -187,8 +187,8 @@ pub fn read_command(line: &[u8]) -> Result<(Verb, &str), CommandFault> {
     }
 }
 
-/// Whether the reply to the command at the start of `input` may wait for those to the commands
-/// behind it. Of RFC 2920 3.2 the others may not: EHLO, DATA, NOOP, QUIT and what is no command.
+/// Whether the reply to the command at the start of `input` may be sent together with those to the
+/// commands after it. By RFC 2920 3.2, not for EHLO, DATA, NOOP, QUIT and unknown commands.
 pub fn may_be_grouped(input: &[u8]) -> bool {
     const VERBS: [&[u8]; 4] = [b"MAIL", b"RCPT", b"RSET", b"BDAT"];
     let word = input.get(..4).unwrap_or_default();
@@ -196,8 +196,8 @@ pub fn may_be_grouped(input: &[u8]) -> bool {
         && input.get(4).is_none_or(|&byte| is_space(byte) || byte == b'\r')
 }
 
-/// Whether bytes are the start of an HTTP request. Only the method is looked at, so that a request
-/// line of any length is known at once.
+/// Whether bytes are the start of an HTTP request. Only the method is checked, so that a request
+/// line of any length is recognized at once.
 pub fn is_http(input: &[u8]) -> bool {
     HTTP_METHODS.iter().any(|method| {
         input.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' '))
@@ -211,8 +211,8 @@ pub fn is_tls(input: &[u8]) -> bool {
 
 /// The name given with EHLO or HELO.
 ///
-/// Liberal: clients send what they think they are called. It must be there, printable and no longer
-/// than a domain; only the trace field cares whether it is a domain ([`is_hello_name`]).
+/// Liberal, because clients send any kind of name. It must be there, printable and no longer than a
+/// domain; only the Received field depends on whether it is a domain ([`is_hello_name`]).
 pub fn read_hello(argument: &str) -> Result<&str, CommandFault> {
     let printable = argument.bytes().all(|byte| (32..=126).contains(&byte));
     if argument.is_empty() || argument.len() > DOMAIN_BYTES_MAX || !printable {
@@ -221,7 +221,7 @@ pub fn read_hello(argument: &str) -> Result<&str, CommandFault> {
     Ok(argument)
 }
 
-/// Whether the name is what EHLO asks for: a domain or an address literal (RFC 5321 4.1.1.1).
+/// Whether the name is valid for EHLO: a domain or an address literal (RFC 5321 4.1.1.1).
 pub fn is_hello_name(name: &str) -> bool {
     is_domain(name) || read_literal(name).is_some()
 }
@@ -231,8 +231,8 @@ pub fn read_nothing(argument: &str) -> Result<(), CommandFault> {
     if argument.is_empty() { Ok(()) } else { Err(CommandFault::ArgumentNotAllowed) }
 }
 
-/// What VRFY and EXPN ask about: anything, but something. With bytes above 127 it ends in SMTPUTF8
-/// (RFC 6531 3.7.4.2).
+/// Checks the argument of VRFY and EXPN: any text, but not empty. With bytes above 127 it must end
+/// in SMTPUTF8 (RFC 6531 3.7.4.2).
 pub fn read_question(argument: &str) -> Result<(), CommandFault> {
     if argument.is_empty() {
         Err(CommandFault::ArgumentMissing)
@@ -252,7 +252,7 @@ pub fn read_chunk(argument: &str) -> Option<(u64, bool)> {
     digits.parse().ok().filter(|_| is_number).map(|size| (size, last))
 }
 
-/// The argument of ETRN (RFC 1985 5): a domain, and with `@` before it also all below it.
+/// The argument of ETRN (RFC 1985 5): a domain; with `@` before it, also its subdomains.
 pub fn read_etrn(argument: &str) -> Result<(&str, bool), CommandFault> {
     const FAULT: CommandFault = CommandFault::Value("Syntax: ETRN domain, or ETRN @domain");
     let (domain, with_below) = match argument.strip_prefix('@') {
@@ -262,12 +262,12 @@ pub fn read_etrn(argument: &str) -> Result<(&str, bool), CommandFault> {
     if is_domain(domain) { Ok((domain, with_below)) } else { Err(FAULT) }
 }
 
-/// What MAIL says.
+/// The argument of MAIL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mail<'a> {
     /// [`Path::Null`] or a mailbox.
     pub path: Path<'a>,
-    /// What follows it.
+    /// Its parameters.
     pub parameters: MailParameters<'a>,
 }
 
@@ -286,7 +286,7 @@ pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFa
     Ok(Mail { path, parameters })
 }
 
-/// Without SMTPUTF8 there are no bytes above 127 (RFC 6531 3.1).
+/// Without SMTPUTF8, bytes above 127 are not allowed (RFC 6531 3.1).
 fn check_ascii(argument: &str, extended: bool, side: Side) -> Result<(), CommandFault> {
     if argument.is_ascii() || extended && names_smtp_utf8(argument) {
         Ok(())
@@ -295,23 +295,23 @@ fn check_ascii(argument: &str, extended: bool, side: Side) -> Result<(), Command
     }
 }
 
-/// What RCPT says.
+/// The argument of RCPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rcpt<'a> {
     /// A mailbox or the postmaster.
     pub path: Path<'a>,
-    /// What follows it.
+    /// Its parameters.
     pub parameters: RcptParameters<'a>,
 }
 
-/// What RCPT may say.
+/// The syntax that is allowed for RCPT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RcptSyntax {
     /// Parameters: the session began with EHLO.
     pub extended: bool,
     /// Addresses in UTF-8: MAIL asked for SMTPUTF8.
     pub smtp_utf8: bool,
-    /// How strictly the address is read.
+    /// Syntax of the address.
     pub syntax: Syntax,
 }
 
@@ -328,8 +328,8 @@ pub fn read_rcpt(argument: &str, offered: RcptSyntax) -> Result<Rcpt<'_>, Comman
     Ok(Rcpt { path, parameters: read_rcpt_parameters(rest, offered.extended)? })
 }
 
-/// `FROM:` or `TO:` and the path. Spaces after the colon are against RFC 5321 3.3, and so common
-/// that they are taken.
+/// `FROM:` or `TO:` and the path. Spaces after the colon violate RFC 5321 3.3, but are so common
+/// that they are accepted.
 fn read_address<'a>(
     argument: &'a str,
     keyword: &str,
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_are_read_in_any_case_and_parted_from_their_argument() {
+    fn verbs_are_read_in_any_case_and_split_from_their_argument() {
         assert_eq!(read_command(b"NOOP"), Ok((Verb::Noop, "")));
         assert_eq!(read_command(b"qUiT  \t "), Ok((Verb::Quit, "")));
         assert_eq!(read_command(b"EHLO  a.example "), Ok((Verb::Ehlo, "a.example")));
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_command() {
+    fn lines_that_are_not_commands() {
         for (line, fault) in [
             (&b""[..], CommandFault::Unknown),
             (b" NOOP", CommandFault::Unknown),
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc2920_3_2_replies_to_these_alone_may_wait_for_others() {
+    fn rfc2920_3_2_only_replies_to_these_commands_may_be_grouped() {
         for line in ["MAIL FROM:<>\r\n", "rcpt\tTO:<a@b>\r\n", "RSET\r\nNOOP\r\n", "BDAT 5"] {
             assert!(may_be_grouped(line.as_bytes()), "{line}");
         }
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc1985_5_etrn_names_a_domain_and_perhaps_all_below_it() {
+    fn rfc1985_5_etrn_names_a_domain_with_or_without_its_subdomains() {
         assert_eq!(read_etrn("example.com"), Ok(("example.com", false)));
         assert_eq!(read_etrn("@Example.com"), Ok(("Example.com", true)));
         for argument in ["", "@", "#queue", "a b", "a..b", "<a@b>"] {
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_names_what_is_wrong() {
+    fn faults_of_mail_are_distinguished() {
         use CommandFault::*;
         for (text, fault) in [
             ("", Keyword(Side::Sender)),
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_names_may_be_odd_but_not_absent_or_endless() {
+    fn hello_names_may_be_odd_but_not_missing_or_too_long() {
         assert_eq!(read_hello("my pc (home)"), Ok("my pc (home)"));
         assert_eq!(read_hello(""), Err(CommandFault::HelloName));
         assert_eq!(read_hello("a\tb"), Err(CommandFault::HelloName));
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_known_by_their_first_bytes() {
+    fn other_protocols_are_recognized_by_their_first_bytes() {
         assert!(is_tls(b"\x16\x03\x01\x02\x00"));
         assert!(!is_tls(b"\x16"));
         assert!(is_http(b"GET / HTTP/1.0\r\n"));

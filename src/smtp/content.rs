@@ -1,34 +1,34 @@
-//! Content as it comes after DATA (RFC 5321 4.1.1.4) or in chunks (RFC 3030): where it ends, and
-//! what is wrong with it. *Pure.*
+//! Scans content after DATA (RFC 5321 4.1.1.4) or in chunks (RFC 3030): finds its end and its
+//! defects. *Pure.*
 //!
-//! Bytes are scanned in place. What is kept of them is the same either way, the wire form
-//! of DATA: after DATA they are handed on as they are, dot-stuffed; of what comes in chunks each
-//! dot that begins a line is named once more. The scanner keeps a few numbers and no bytes: only
-//! when the input of DATA ends in what may be the dot line, those bytes are left for the next call.
-//! Thus what it finds does not depend on how the input was cut.
+//! Bytes are scanned in place. The stored form is the same for both, the wire form of DATA: after
+//! DATA the bytes are passed on unchanged, dot-stuffed; in chunks, each dot at the start of a line
+//! is reported, to be stored twice. The scanner keeps a few numbers and no bytes: only when the
+//! input of DATA ends in what may be the dot line, those bytes are left for the next call. So the
+//! result does not depend on how the input was split.
 //!
-//! *Smuggling* (CVE-2023-51764, CVE-2023-51765, CVE-2023-51766). Servers that take `LF . LF`,
-//! `LF . CRLF`, `CR . CRLF` and the like for the end of content, behind others that pass them on as
-//! plain text, let a sender put commands into a message: a second message that was never
-//! checked. RFC 5321 2.3.8 and 4.1.1.4 allow CRLF.CRLF alone, so only that ends content here. And
-//! content with a CR or LF that is not half of a CRLF is refused as a whole: passed on, it could be
-//! such an end to a next hop that is less strict; repaired, it would no longer be what was signed.
+//! *Smuggling* (CVE-2023-51764, CVE-2023-51765, CVE-2023-51766). Some servers take `LF . LF`,
+//! `LF . CRLF`, `CR . CRLF` and the like for the end of content. If a server before them passes
+//! these on as plain text, a sender can put commands into a message: a second message that was
+//! never checked. RFC 5321 2.3.8 and 4.1.1.4 allow only CRLF.CRLF, so only that ends content here.
+//! Content with a CR or LF that is not half of a CRLF is refused as a whole: passed on, it could be
+//! such an end for a less strict next hop; corrected, it would no longer match its signature.
 
 use crate::message::ContentFlags;
 use memchr::{memchr, memchr2};
 
-/// What content may have at most.
+/// Limits on content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentLimits {
-    /// Bytes in all, CRLFs counted and stuffed dots not (RFC 1870 3).
+    /// Bytes in total, with CRLFs and without stuffed dots (RFC 1870 3).
     pub bytes_max: u64,
-    /// Bytes in a line with its CRLF, a stuffed dot not counted (RFC 5321 4.5.3.1.6).
+    /// Bytes in a line, with its CRLF and without a stuffed dot (RFC 5321 4.5.3.1.6).
     pub line_max: usize,
     /// `Received` fields in the header (RFC 5321 6.3).
     pub received_max: u32,
 }
 
-/// Why content is refused. In order of precedence: of several, the first is reported.
+/// Why content is refused, in order of precedence: of several defects, the first is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Defect {
     /// More bytes than allowed.
@@ -37,10 +37,9 @@ pub enum Defect {
     BareLf,
     /// A CR without LF.
     BareCr,
-    /// A NUL byte. Neither a 7bit nor an 8bit body has one (RFC 2045 2.7, 2.8), nor has a header
-    /// (RFC 5322 2.2); RFC 5321 4.1.1.4 warns of such bytes, and a BINARYMIME body is the place for
-    /// them. Software behind this relay would cut the text there, and see another message than was
-    /// checked.
+    /// A NUL byte. It is not allowed in a 7bit or 8bit body (RFC 2045 2.7, 2.8) or in a header (RFC
+    /// 5322 2.2), only in a BINARYMIME body; RFC 5321 4.1.1.4 warns of such bytes. Other software
+    /// would truncate the text there, and see another message than was checked.
     Nul,
     /// More `Received` fields than allowed.
     TooManyHops,
@@ -48,17 +47,17 @@ pub enum Defect {
     LineTooLong,
 }
 
-/// What stands at the start of the input.
+/// What was found at the start of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scanned {
-    /// So many bytes, one or more, belong to the content. Call again with what follows them.
+    /// This many bytes, one or more, belong to the content. Call again with what follows them.
     Content(usize),
-    /// The input begins with a dot that begins a line, and came in a chunk: keep that byte, and
+    /// In a chunk, the input begins with a dot at the start of a line: store an additional dot, and
     /// call again with the same input.
     Stuffing,
-    /// The dot line that ends the content; it takes [`END_LENGTH`] bytes and is no part of it.
+    /// The dot line that ends the content; it has [`END_LENGTH`] bytes and is not part of it.
     End,
-    /// Nothing can be decided before more comes.
+    /// More input is needed.
     Short,
 }
 
@@ -67,34 +66,33 @@ pub const END_LENGTH: usize = 3;
 
 const RECEIVED: &[u8; 8] = b"received";
 
-/// How content comes.
+/// How content is transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// After DATA: dot-stuffed, up to a dot line.
     Dots,
-    /// In chunks whose length is known, as it is.
+    /// In chunks of known length, without dot-stuffing.
     Chunks,
-    /// In chunks, and declared BINARYMIME: below its header it has bytes and not lines
-    /// (RFC 3030 3).
+    /// In chunks, and declared BINARYMIME: after its header it has bytes, not lines (RFC 3030 3).
     BinaryChunks,
 }
 
-/// Goes through the content of one message.
+/// Scans the content of one message.
 #[derive(Clone, Debug)]
 pub struct ContentScanner {
     limits: ContentLimits,
     framing: Framing,
-    /// Content seen, in wire form.
+    /// Bytes of content so far, in wire form.
     bytes: u64,
-    /// Of these, dots that are stuffing.
+    /// Stuffed dots among them.
     stuffing: u64,
-    /// Bytes of the line at hand that were seen before this input; zero at its start.
+    /// Bytes of the current line before this input; zero at its start.
     line_bytes: usize,
-    /// The line at hand begins with a stuffed dot.
+    /// Whether the current line begins with a stuffed dot.
     line_stuffed: bool,
-    /// The line at hand was a CR last: an LF must follow.
+    /// Whether the last byte of the current line was a CR: an LF must follow.
     after_cr: bool,
-    /// Letters of `Received` that the line at hand began with; `None` when it is another line.
+    /// Letters of `Received` at the start of the current line; `None` when it is another line.
     name: Option<usize>,
     in_header: bool,
     received: u32,
@@ -123,7 +121,7 @@ impl ContentScanner {
         }
     }
 
-    /// Looks at the input up to the end of the content, or as far as can be decided.
+    /// Scans the input up to the end of the content, or as far as can be decided.
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
         let mut rest = input;
         let mut stopped = Scanned::Short;
@@ -154,14 +152,14 @@ impl ContentScanner {
         }
     }
 
-    /// A dot begins the line at the start of `rest`: why to stop before it, if so. `first`: nothing
-    /// stands before it in the input.
+    /// Handles a dot at the start of a line, at the start of `rest`; returns why to stop before it,
+    /// if so. `first`: there is nothing before it in the input.
     fn dot_at_line_start(&mut self, rest: &[u8], first: bool) -> Option<Scanned> {
         match (self.framing, rest) {
             (Framing::Dots, [b'.'] | [b'.', b'\r']) => return Some(Scanned::Short),
             (Framing::Dots, [b'.', b'\r', b'\n', ..]) => return Some(Scanned::End),
             (Framing::Dots, _) => {}
-            // The input before it is handed on first.
+            // The input before it is passed on first.
             _ if !first => return Some(Scanned::Stuffing),
             _ => {
                 self.bytes += 1;
@@ -170,14 +168,14 @@ impl ContentScanner {
         }
         self.line_stuffed = true;
         self.stuffing += 1;
-        // The next hop takes the dot of DATA away and reads a name behind it. In a chunk the dot
-        // is the sender's own, and part of the name.
+        // The next hop removes the dot of DATA and reads a field name after it. In a chunk, the dot
+        // is part of the name.
         self.name = (self.framing == Framing::Dots && self.in_header).then_some(0);
         (self.framing != Framing::Dots).then_some(Scanned::Stuffing)
     }
 
-    /// Takes the rest of the line at hand, or what there is of it; gives the number of bytes, which
-    /// is zero for no input only.
+    /// Takes the rest of the current line, or what there is of it; returns the number of bytes,
+    /// which is zero only without input.
     fn take_from_line(&mut self, rest: &[u8]) -> usize {
         if self.line_bytes == 0 && !rest.starts_with(b".") {
             self.line_stuffed = false;
@@ -214,8 +212,8 @@ impl ContentScanner {
         rest.len()
     }
 
-    /// Compares a line of the header, of which so many letters were seen and fit, with `Received`.
-    /// White space before the colon is obsolete syntax, but syntax (RFC 5322 4.5).
+    /// Compares a line of the header with `Received`; `letters` of it have matched so far. White
+    /// space before the colon is obsolete, but valid syntax (RFC 5322 4.5).
     fn follow_name(&mut self, letters: usize, rest: &[u8]) {
         let wanted = RECEIVED.get(letters..).unwrap_or_default();
         let ahead = rest.get(..wanted.len()).unwrap_or(rest);
@@ -242,15 +240,15 @@ impl ContentScanner {
 
     fn end_line(&mut self, length: usize) {
         self.extend_line(length);
-        // Nothing but its CRLF.
+        // The line is empty.
         if self.line_bytes == 2 {
             self.in_header = false;
         }
         self.line_bytes = 0;
     }
 
-    /// After the last chunk: whether the last line lacks its CRLF, which is to be kept behind it
-    /// then: a text ends with a line. (A binary body lacks nothing.) Call it once more then.
+    /// After the last chunk: whether the last line has no CRLF. The caller must then store one, and
+    /// call this again. (A binary body needs none.)
     pub fn lacks_line_end(&mut self) -> bool {
         if std::mem::take(&mut self.after_cr) {
             self.note_in_line(Defect::BareCr);
@@ -264,7 +262,7 @@ impl ContentScanner {
         true
     }
 
-    /// What does not depend on lines is looked for in bulk.
+    /// Scans in bulk for everything that does not depend on lines.
     fn look_at_bytes(&mut self, content: &[u8], header: usize) {
         self.bytes += content.len() as u64;
         if self.bytes - self.stuffing > self.limits.bytes_max {
@@ -283,7 +281,7 @@ impl ContentScanner {
         }
     }
 
-    /// A fault in how lines are written: there are none in a binary body.
+    /// Notes a defect of lines; a binary body has no lines.
     fn note_in_line(&mut self, defect: Defect) {
         if self.in_header || self.framing != Framing::BinaryChunks {
             self.note(defect);
@@ -299,17 +297,17 @@ impl ContentScanner {
         self.defect
     }
 
-    /// Bytes of content seen, in wire form.
+    /// Bytes of content so far, in wire form.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// What was found out so far.
+    /// The properties found so far.
     pub fn flags(&self) -> ContentFlags {
         ContentFlags { dot_stuffed: self.stuffing > 0, eight_bit: self.eight_bit }
     }
 
-    /// Some byte of the header is above 127 (RFC 6532 3.2).
+    /// Whether the header has a byte above 127 (RFC 6532 3.2).
     pub fn eight_bit_header(&self) -> bool {
         self.eight_bit_header
     }

@@ -1,18 +1,18 @@
-//! Between a file and the wire form of content: the dot that transparency adds to a line that
-//! begins with one (RFC 5321 4.5.2), and line ends. *Pure*; content comes in pieces.
+//! Converts content between a file and the wire form: dot-stuffing (RFC 5321 4.5.2) and line ends.
+//! *Pure*; content comes in pieces.
 
 use memchr::memchr;
 
-/// What is done to a dot that begins a line.
+/// What is done with a dot at the start of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dot {
-    /// One more is put before it.
+    /// It is doubled.
     Doubled,
-    /// It is left out.
+    /// It is removed.
     Removed,
 }
 
-/// Doubles or removes the dots that begin lines.
+/// Doubles or removes the dots at the start of lines.
 #[derive(Debug)]
 pub struct Dots {
     what: Dot,
@@ -21,12 +21,12 @@ pub struct Dots {
 }
 
 impl Dots {
-    /// Before the first line.
+    /// A converter before the first line.
     pub fn new(what: Dot) -> Dots {
         Dots { what, at_line_start: true, after_cr: false }
     }
 
-    /// Appends to `out` what becomes of the next piece.
+    /// Converts the next piece and appends it to `out`.
     pub fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut rest = piece;
         while let Some(&first) = rest.first() {
@@ -65,7 +65,7 @@ pub struct LineEnds {
 }
 
 impl LineEnds {
-    /// Appends to `out` what becomes of the next piece.
+    /// Converts the next piece and appends it to `out`.
     pub fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         for &byte in piece {
             if byte == b'\n' && !self.after_cr {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_are_doubled_and_removed_however_the_text_is_cut() {
+    fn dots_are_doubled_and_removed_however_the_text_is_split() {
         for (plain, stuffed) in [
             (&b""[..], &b""[..]),
             (b".\r\n", b"..\r\n"),

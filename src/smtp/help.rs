@@ -41,8 +41,8 @@ const TOPICS: [(Verb, &str, &str); 16] = [
     (Verb::Expn, "EXPN", "EXPN is not implemented: a relay has no mailing lists"),
 ];
 
-/// The reply to HELP with this argument: the syntax of a command that is offered to this client;
-/// without one, the list of the commands that are.
+/// The reply to HELP with this argument: the syntax of a command that is offered to this client, or
+/// else the list of those commands.
 pub fn help(argument: &str, is_offered: impl Fn(Verb) -> bool) -> Reply {
     let topic = argument.split([' ', '\t']).next().unwrap_or_default();
     let found = TOPICS.iter().find(|(verb, name, _)| {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_offered_is_listed() {
+    fn only_offered_commands_are_listed() {
         let first = |reply: Reply| reply.text.lines().next().map(str::to_owned);
         assert_eq!(
             first(list(offered_to_all)).as_deref(),

@@ -1,11 +1,12 @@
-//! Paths as the relay's own clients write them, beyond the grammar of RFC 5321 4.1.2. *Pure.*
+//! Paths that violate the grammar of RFC 5321 4.1.2, as the relay's own clients write them. *Pure.*
 //!
-//! What Postfix 3.7 takes from `mynetworks`, and what is taken here with `session.lenient`.
-//! Whatever is taken goes out in a form that the grammar allows; only `session.keep_odd_dots` sends
-//! a local-part with odd dots as it is, for carriers that know no other form. Other clients are
-//! held to the grammar. The forms are the same after `MAIL FROM:` and `RCPT TO:`.
+//! The table shows what Postfix 3.7 accepts from `mynetworks`, and what is accepted here with
+//! `session.lenient`. Accepted paths are relayed in a form that the grammar allows; only with
+//! `session.keep_odd_dots` a local-part with odd dots is relayed unchanged, for receivers that know
+//! no other form. For other clients the grammar applies. The forms are the same after `MAIL FROM:`
+//! and `RCPT TO:`.
 //!
-//! | form | Postfix | lenient | strict | goes out as |
+//! | form | Postfix | lenient | strict | relayed as |
 //! |---|---|---|---|---|
 //! | space or tab before `<a@b.test>` | 250 | 250 | 250 | `<a@b.test>` |
 //! | spaces at the end, `from:` (RFC 5321 4.1.1, 2.4) | 250 | 250 | 250 | `<a@b.test>` |
@@ -28,20 +29,20 @@
 //! | `FROM <a@b.test>`, HELO without a name | 501 | 501 | 501 | |
 //! | `<a@192.0.2.1>`: the grammar allows it | 501 | 250 | 250 | `<a@192.0.2.1>` |
 //!
-//! 1. It is forbidden on the wire. 2. The relay has no domain to append. 3. Ambiguous: another
-//!    program may read another address, or another size. 4. It goes into the Received field.
+//! 1. Not allowed on the wire. 2. The relay has no domain to append. 3. Ambiguous: another program
+//!    may read another address, or another size. 4. It is written into the Received field.
 //!    5. RFC 5321 4.1.4.
 
 use super::path::{Path, PathFault, is_atext, is_disruptive, read_path, read_tail, strip_route};
 use crate::limits::{LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
 
-/// How strictly a path is read.
+/// Which syntax of a path is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Syntax {
-    /// By the grammar.
+    /// The grammar.
     #[default]
     Strict,
-    /// As the table above says.
+    /// The forms in the table above.
     Lenient(OddDots),
 }
 
@@ -50,11 +51,11 @@ pub enum Syntax {
 pub enum OddDots {
     /// It becomes a quoted string, which is the same address (RFC 5321 4.1.2).
     Quoted,
-    /// It goes out as it is, against the grammar.
+    /// It is relayed unchanged, against the grammar.
     Kept,
 }
 
-/// Reads the path at the start of `text`; gives what follows it, too.
+/// Reads the path at the start of `text`; also returns what follows it.
 pub(super) fn read_path_as(text: &str, syntax: Syntax) -> Result<(Path<'_>, &str), PathFault> {
     let strict = read_path(text);
     let Syntax::Lenient(odd_dots) = syntax else { return strict };
@@ -95,7 +96,7 @@ fn read_lenient_path(text: &str, odd_dots: OddDots) -> Option<(Path<'_>, &str)> 
     };
     let local_bytes = match has_odd_dots {
         true => dotted,
-        // By the grammar; the domain is looked at below.
+        // By the grammar; the domain is checked below.
         false => mailbox.rfind('@')?,
     };
     let (local, domain) = mailbox.split_at_checked(local_bytes)?;
@@ -119,7 +120,7 @@ fn read_lenient_path(text: &str, odd_dots: OddDots) -> Option<(Path<'_>, &str)> 
     }
 }
 
-/// Where the `>` is that closes a path, outside of a quoted local-part.
+/// The position of the `>` that closes a path, outside of a quoted local-part.
 fn closing_bracket(inside: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     inside.bytes().position(|byte| {
@@ -140,7 +141,7 @@ mod tests {
     const LENIENT: Syntax = Syntax::Lenient(OddDots::Quoted);
     const KEPT: Syntax = Syntax::Lenient(OddDots::Kept);
 
-    /// What goes out, of MAIL and of RCPT; `None` where they are refused.
+    /// The relayed form, for MAIL and for RCPT; `None` where they are refused.
     fn taken(text: &str, syntax: Syntax) -> Option<String> {
         let address = |path: Path<'_>| path.to_address().map(|one| one.as_str().to_owned());
         let offered = Offered { extended: true, syntax, ..Offered::default() };
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_auth_parameter_is_taken_where_auth_is_not_offered() {
+    fn an_auth_parameter_is_accepted_where_auth_is_not_offered() {
         assert_eq!(taken("<a@b.test> AUTH=<>", LENIENT).as_deref(), Some("a@b.test"));
         assert_eq!(taken("<a@b.test> AUTH=<>", Syntax::Strict), None);
     }

@@ -1,16 +1,16 @@
 //! The addresses of a header field like From (RFC 5322 3.4). *Pure.*
 //!
-//! Readers of mail are lenient, each in its own way; so this one is strict. What the current
-//! grammar does not allow may be read as another address elsewhere, and is refused here, and so are
-//! groups, source routes and empty places in the list (RFC 5322 4.4).
+//! Mail programs are lenient, each in its own way, so this parser is strict. A form that the
+//! current grammar does not allow could be read as another address elsewhere, and is refused, as
+//! are groups, source routes and empty list entries (RFC 5322 4.4).
 
 use super::path::{is_atext, is_disruptive, is_mailbox};
 
-/// Addresses of one field that are read, at most: no message has so many authors.
+/// Largest number of addresses in one field: no message has more authors.
 const ADDRESSES_MAX: usize = 1000;
 
 /// The addresses of a mailbox-list, one or more, without display names, comments and white space;
-/// `None` when it is not one. `field` is unfolded.
+/// `None` when it is not a valid list. `field` is unfolded.
 pub fn read_addresses(field: &[u8]) -> Option<Vec<String>> {
     let mut rest = std::str::from_utf8(field).ok()?;
     if rest.chars().any(|character| character != '\t' && is_disruptive(character)) {
@@ -48,7 +48,7 @@ fn read_mailbox(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The address of this local-part, with the domain at the start of `text`.
+/// The address with this local-part and the domain at the start of `text`.
 fn read_domain<'a>(local: &str, text: &'a str) -> Option<(String, &'a str)> {
     let text = skip_space(text)?;
     let length = match text.strip_prefix('[') {
@@ -60,8 +60,8 @@ fn read_domain<'a>(local: &str, text: &'a str) -> Option<(String, &'a str)> {
     is_mailbox(&address).then_some((address, skip_space(rest)?))
 }
 
-/// A quoted string with its quotation marks, or atoms and dots: names have dots (`Joe Q. Public`),
-/// by RFC 5322 4.1 and in fact.
+/// A quoted string with its quotation marks, or atoms and dots: display names have dots (`Joe Q.
+/// Public`), in practice and by RFC 5322 4.1.
 fn read_word(text: &str) -> Option<(&str, &str)> {
     let length = match text.strip_prefix('"') {
         Some(quoted) => {
@@ -79,13 +79,13 @@ fn read_word(text: &str) -> Option<(&str, &str)> {
     if length == 0 { None } else { text.split_at_checked(length) }
 }
 
-/// Bytes of atoms and dots at the start of `text`.
+/// Length of atoms and dots at the start of `text`.
 fn dotted_length(text: &str) -> usize {
     let end = text.bytes().position(|byte| !is_atext(byte) && byte != b'.');
     end.unwrap_or(text.len())
 }
 
-/// Past white space and comments; `None` when a comment does not end.
+/// Skips white space and comments; `None` when a comment does not end.
 fn skip_space(text: &str) -> Option<&str> {
     let mut depth = 0_usize;
     let mut bytes = text.bytes().enumerate();
@@ -128,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_addresses_is_nobodys() {
+    fn a_field_that_is_not_a_list_of_addresses_is_refused() {
         for field in [
             &b""[..],
-            b" (nobody) ",
+            b" (none) ",
             b"Joe",
             b"<>",
             b"Joe <>",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_stands_behind_another() {
+    fn no_second_address_is_hidden_after_the_first() {
         for field in [
             "<ceo@bank.test,ann@a.test>",
             "<ceo@bank.test ann@a.test>",
@@ -179,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn rfc5322_4_4_groups_routes_and_empty_places_are_refused() {
+    fn rfc5322_4_4_groups_routes_and_empty_entries_are_refused() {
         for field in [
             "ceo@bank.test: joe@a.test;",
             "ceo@bank.test: joe@a.test",
             "<ceo@bank.test:joe@a.test>",
             "Group: a@b.test, Joe <c@d.test>; , e@f.test",
-            "nobody:;",
+            "none:;",
             "<@r1.test,@r2.test:a@b.test>",
             "a@b.test,,c@d.test",
             "a@b.test,",

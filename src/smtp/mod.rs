@@ -1,7 +1,7 @@
 //! The language of SMTP (RFC 5321): lines, commands, paths, replies, content. *Pure.*
 //!
-//! Bytes in, borrowed words out. It knows no state: what may follow what is the business of
-//! `session` (receiving) and `delivery` (sending).
+//! Bytes in, borrowed parts out. It has no state: `session` (receiving) and `delivery` (sending)
+//! know the order of commands and replies.
 
 mod command;
 mod content;

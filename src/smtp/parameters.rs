@@ -1,7 +1,7 @@
 //! Parameters of MAIL and RCPT (RFC 5321 4.1.2), each with the RFC that it comes from. *Pure.*
 //!
-//! Words behind a path go in; values come out, or a fault whose text says what would be right.
-//! The caller says which parameters a connection has; what they do is not known here.
+//! The text after a path goes in; values come out, or a fault whose text says what would be right.
+//! The caller says which parameters are offered; their effect is not known here.
 
 use super::command::CommandFault;
 use super::lenient::Syntax;
@@ -14,22 +14,22 @@ const ENVELOPE_ID_BYTES_MAX: usize = 100;
 /// Longest value of ORCPT, in bytes (RFC 3461 4.2).
 const ORIGINAL_BYTES_MAX: usize = 500;
 
-/// What a client may say behind a path.
+/// The parameters that are offered to a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offered {
-    /// Anything at all: the session began with EHLO (RFC 5321 2.2.1).
+    /// Any parameters: the session began with EHLO (RFC 5321 2.2.1).
     pub extended: bool,
-    /// When a message is to be sent: MT-PRIORITY, HOLDFOR, HOLDUNTIL, BY.
+    /// Scheduling: MT-PRIORITY, HOLDFOR, HOLDUNTIL, BY.
     pub scheduling: bool,
-    /// REQUIRETLS: the session is under TLS.
+    /// REQUIRETLS: the session has TLS.
     pub require_tls: bool,
     /// AUTH (RFC 4954).
     pub auth: bool,
-    /// How strictly the address is read.
+    /// Syntax of the address.
     pub syntax: Syntax,
 }
 
-/// Until when a message is not to be sent (RFC 4865).
+/// Until when a message is held (RFC 4865).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// HOLDFOR= in seconds.
@@ -38,21 +38,21 @@ pub enum Hold {
     Until(Timestamp),
 }
 
-/// In how many seconds it is to be delivered, and what happens otherwise (RFC 2852 4).
+/// In how many seconds the message must be delivered, and what happens otherwise (RFC 2852 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct By {
-    /// Greater than 0 with [`ByMode::Return`].
+    /// The seconds; greater than 0 with [`ByMode::Return`].
     pub seconds: i32,
-    /// What happens then.
+    /// What happens after that time.
     pub mode: ByMode,
     /// `T`.
     pub trace: bool,
 }
 
-/// What MAIL says behind the path.
+/// The parameters of MAIL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters<'a> {
-    /// SIZE= in bytes (RFC 1870); a number too large to hold counts as the largest.
+    /// SIZE= in bytes (RFC 1870); a number that is too large becomes the largest one.
     pub size: Option<u64>,
     /// BODY= (RFC 6152, RFC 3030).
     pub body: Option<Body>,
@@ -70,12 +70,12 @@ pub struct MailParameters<'a> {
     pub hold: Option<Hold>,
     /// BY=.
     pub by: Option<By>,
-    /// AUTH= was given (RFC 4954 5): the original submitter. No client is trusted to say that,
+    /// Whether AUTH= was given (RFC 4954 5), the original submitter. No client is trusted with it,
     /// which the RFC allows.
     pub auth: bool,
 }
 
-/// What RCPT says behind the path.
+/// The parameters of RCPT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RcptParameters<'a> {
     /// NOTIFY= (RFC 3461 4.1).
@@ -84,7 +84,7 @@ pub struct RcptParameters<'a> {
     pub original: Option<&'a str>,
 }
 
-/// Reads the words behind the path of MAIL.
+/// Reads the parameters of MAIL.
 pub(super) fn read_mail_parameters(
     words: &str,
     offered: Offered,
@@ -128,7 +128,7 @@ pub(super) fn read_mail_parameters(
             () if keyword.eq_ignore_ascii_case("BY") => {
                 set_once(&mut known.by, read_by(value)?)?;
             }
-            // One of them, once (RFC 4865 5).
+            // Only one of them, and once (RFC 4865 5).
             () if keyword.eq_ignore_ascii_case("HOLDFOR") => {
                 set_once(&mut known.hold, read_hold_for(value)?)?;
             }
@@ -141,7 +141,7 @@ pub(super) fn read_mail_parameters(
     Ok(known)
 }
 
-/// Reads the words behind the path of RCPT.
+/// Reads the parameters of RCPT.
 pub(super) fn read_rcpt_parameters(
     words: &str,
     extended: bool,
@@ -163,7 +163,7 @@ pub(super) fn read_rcpt_parameters(
     Ok(known)
 }
 
-/// Whether SMTPUTF8 is among the words of a command, so that bytes above 127 may be, too.
+/// Whether a command has the parameter SMTPUTF8, so that bytes above 127 are allowed.
 pub(super) fn names_smtp_utf8(argument: &str) -> bool {
     argument.split([' ', '\t']).any(|word| word.eq_ignore_ascii_case("SMTPUTF8"))
 }
@@ -196,7 +196,7 @@ fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandFault> {
     }
 }
 
-/// A parameter that is there or not.
+/// A parameter without a value.
 fn set_flag(
     place: &mut bool,
     value: Option<&str>,
@@ -238,7 +238,7 @@ fn read_priority(value: Option<&str>) -> Result<i8, CommandFault> {
     }
 }
 
-/// by-time, semicolon, by-mode and perhaps `T` (RFC 2852 4): `120;R`, `-5;NT`.
+/// by-time, semicolon, by-mode and optionally `T` (RFC 2852 4): `120;R`, `-5;NT`.
 fn read_by(value: Option<&str>) -> Result<By, CommandFault> {
     const FAULT: CommandFault = CommandFault::Value(
         "BY must be seconds (at most 9 digits), a semicolon, R or N, and optionally T: 120;R",
@@ -307,7 +307,7 @@ fn read_notify(value: Option<&str>) -> Result<DsnNotify, CommandFault> {
     Ok(notify)
 }
 
-/// `type;address`: the type is an atom; the address is xtext, but for the type utf-8.
+/// `type;address`: the type is an atom; the address is xtext, except for the type utf-8.
 fn read_original(value: Option<&str>) -> Result<&str, CommandFault> {
     const FAULT: CommandFault =
         CommandFault::Value("ORCPT must be rfc822; or utf-8; and the encoded address");
@@ -323,8 +323,8 @@ fn read_original(value: Option<&str>) -> Result<&str, CommandFault> {
     if is_atom && !address.is_empty() && is_address { Ok(value) } else { Err(FAULT) }
 }
 
-/// xtext (RFC 3461 4): printable ASCII but `+` and `=`, or `+` and two upper-case hex digits. What
-/// it stands for goes into the lines of reports, so it must be printable, too (RFC 3461 4.4).
+/// xtext (RFC 3461 4): printable ASCII except `+` and `=`, or `+` and two upper-case hex digits.
+/// The decoded text is written into reports, so it must be printable too (RFC 3461 4.4).
 fn is_printable_xtext(text: &str) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -351,8 +351,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
     }
 }
 
-/// utf-8-addr-xtext and utf-8-addr-unitext (RFC 6533 3): UTF-8, in which `\x{HEX}` stands for the
-/// characters that may not stand there themselves.
+/// utf-8-addr-xtext and utf-8-addr-unitext (RFC 6533 3): UTF-8, in which `\x{HEX}` stands for
+/// characters that are not allowed there.
 fn is_utf8_address(text: &str) -> bool {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -371,7 +371,7 @@ fn is_utf8_address(text: &str) -> bool {
     true
 }
 
-/// The length of `\x{HEX}` at the start of `text`, if that is a character and no control.
+/// The length of `\x{HEX}` at the start of `text`, if that is a character other than a control.
 fn embedded_length(text: &str) -> Option<usize> {
     let (digits, _) = text.strip_prefix("\\x{")?.split_once('}')?;
     let in_form = (2..=6).contains(&digits.len()) && digits.bytes().all(|b| hex_digit(b).is_some());
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc3461_4_1_notify_is_never_alone_or_a_list() {
+    fn rfc3461_4_1_notify_is_either_never_or_a_list() {
         let notify = |success, failure, delay| Ok(DsnNotify { success, failure, delay });
         assert_eq!(read_notify(Some("never")), notify(false, false, false));
         assert_eq!(read_notify(Some("SUCCESS")), notify(true, false, false));
@@ -453,10 +453,10 @@ mod tests {
 
     #[test]
     fn rfc3461_4_3_and_4_4_return_and_envelope_id() {
-        let told = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
-        assert_eq!(told.dsn_return, Some(DsnReturn::Headers));
-        assert_eq!(told.envelope_id, Some("QQ314159"));
-        assert_eq!(mail("ret=full").map(|told| told.dsn_return), Ok(Some(DsnReturn::Full)));
+        let parsed = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
+        assert_eq!(parsed.dsn_return, Some(DsnReturn::Headers));
+        assert_eq!(parsed.envelope_id, Some("QQ314159"));
+        assert_eq!(mail("ret=full").map(|parsed| parsed.dsn_return), Ok(Some(DsnReturn::Full)));
         let long = format!("ENVID={}", "x".repeat(101));
         for words in ["RET", "RET=ALL", "ENVID", "ENVID=a+0D+0Ab", "ENVID=a+b", long.as_str()] {
             assert!(matches!(mail(words), Err(CommandFault::Value(_))), "{words}");
@@ -468,23 +468,23 @@ mod tests {
 
     #[test]
     fn rfc6531_3_4_smtputf8_takes_no_value() {
-        assert_eq!(mail("smtputf8").map(|told| told.smtp_utf8), Ok(true));
+        assert_eq!(mail("smtputf8").map(|parsed| parsed.smtp_utf8), Ok(true));
         assert!(matches!(mail("SMTPUTF8=YES"), Err(CommandFault::Value(_))));
         assert!(names_smtp_utf8("FROM:<a@b> BODY=8BITMIME SMTPUTF8"));
         assert!(!names_smtp_utf8("FROM:<SMTPUTF8@b>"));
     }
 
     #[test]
-    fn what_says_when_to_send_is_known_where_it_is_offered() {
+    fn scheduling_parameters_are_accepted_only_where_they_are_offered() {
         let offered = Offered { extended: true, scheduling: true, ..Offered::default() };
-        let told = |words| read_mail_parameters(words, offered);
+        let parsed = |words| read_mail_parameters(words, offered);
         for (words, priority) in
             [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
         {
-            assert_eq!(told(words).map(|told| told.priority), Ok(Some(priority)), "{words}");
+            assert_eq!(parsed(words).map(|parsed| parsed.priority), Ok(Some(priority)), "{words}");
             assert_eq!(mail(words), Err(CommandFault::ParameterUnknown));
         }
-        let hold = |words| told(words).map(|told| told.hold);
+        let hold = |words| parsed(words).map(|parsed| parsed.hold);
         assert_eq!(hold("HOLDFOR=86400"), Ok(Some(Hold::For(86_400))));
         let until = Hold::Until(Timestamp(1_795_459_019_000));
         assert_eq!(hold("HOLDUNTIL=2026-11-23T18:36:59Z"), Ok(Some(until)));
@@ -502,23 +502,23 @@ mod tests {
             "HOLDUNTIL=1969-01-01T00:00:00Z",
             "HOLDUNTIL",
         ] {
-            assert!(matches!(told(words), Err(CommandFault::Value(_))), "{words}");
+            assert!(matches!(parsed(words), Err(CommandFault::Value(_))), "{words}");
         }
         let both = "HOLDFOR=1 HOLDUNTIL=2026-11-23T18:36:59Z";
-        assert_eq!(told(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
+        assert_eq!(parsed(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
     }
 
     #[test]
     fn rfc8689_4_2_requiretls_needs_tls() {
         let offered = Offered { extended: true, require_tls: true, ..Offered::default() };
-        let told = |words| read_mail_parameters(words, offered);
-        assert_eq!(told("requiretls").map(|told| told.require_tls), Ok(true));
-        assert!(matches!(told("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
+        let parsed = |words| read_mail_parameters(words, offered);
+        assert_eq!(parsed("requiretls").map(|parsed| parsed.require_tls), Ok(true));
+        assert!(matches!(parsed("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
         assert_eq!(mail("REQUIRETLS"), Err(CommandFault::NeedsTls));
     }
 
     #[test]
-    fn after_helo_there_are_none() {
+    fn after_helo_there_are_no_parameters() {
         assert_eq!(
             read_mail_parameters("SIZE=1", Offered::default()),
             Err(CommandFault::ParameterUnknown)

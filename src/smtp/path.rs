@@ -1,8 +1,8 @@
-//! Paths (RFC 5321 4.1.2): `<local-part@domain>`, with what may stand in them. *Pure.*
+//! Paths (RFC 5321 4.1.2): `<local-part@domain>`. *Pure.*
 //!
-//! Text in, borrowed text out. A path that is let through here can be written into a command to the
+//! Text in, borrowed text out. A path that is accepted here can be written into a command to the
 //! next hop, into a trace field or a log line without further quoting: it is printable ASCII,
-//! or with SMTPUTF8 other UTF-8 without controls, and a `>` stands only inside a quoted local-part.
+//! or with SMTPUTF8 other UTF-8 without controls, and has a `>` only inside a quoted local-part.
 
 use crate::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
 use crate::message::{Address, domain_key};
@@ -20,7 +20,7 @@ pub enum Path<'a> {
     Postmaster(&'a str),
     /// `local-part@domain` without brackets and source route.
     Mailbox(&'a str),
-    /// A mailbox whose local-part has dots where the grammar has none (`lenient`).
+    /// A mailbox whose local-part has dots where the grammar does not allow them (`lenient`).
     OddDots {
         /// As given, without quotation marks.
         local: &'a str,
@@ -30,7 +30,7 @@ pub enum Path<'a> {
 }
 
 impl Path<'_> {
-    /// As the envelope keeps it: `None` for [`Path::Null`].
+    /// The address in the form of the envelope: `None` for [`Path::Null`].
     pub fn to_address(self) -> Option<Address> {
         match self {
             Path::Null => None,
@@ -45,7 +45,7 @@ impl Path<'_> {
 pub enum PathFault {
     /// Does not begin with `<`.
     NoBracket,
-    /// The closing `>` is missing where it should stand.
+    /// The closing `>` is missing.
     NotClosed,
     /// Longer than 256 bytes with its brackets.
     TooLong,
@@ -61,13 +61,13 @@ pub enum PathFault {
     Domain,
     /// The domain is longer than 255 bytes or a label of it longer than 63.
     DomainTooLong,
-    /// In brackets, but not `[1.2.3.4]` or `[IPv6:...]`.
+    /// An address literal that is not `[1.2.3.4]` or `[IPv6:...]`.
     Literal,
     /// `<>` where a mailbox is needed.
     Null,
 }
 
-/// Reads the path at the start of `text`; gives what follows the closing bracket, too.
+/// Reads the path at the start of `text`; also returns what follows the closing bracket.
 ///
 /// A source route is read and dropped (RFC 5321 4.1.1.3 and appendix C: "SHOULD be ignored").
 pub fn read_path(text: &str) -> Result<(Path<'_>, &str), PathFault> {
@@ -92,7 +92,7 @@ pub fn read_path(text: &str) -> Result<(Path<'_>, &str), PathFault> {
     Ok((Path::Mailbox(mailbox.get(..length).unwrap_or(mailbox)), rest))
 }
 
-/// Only `postmaster` does without a domain.
+/// An address without a domain: only `postmaster` is allowed.
 fn without_domain<'a>(
     mailbox: &'a str,
     local_length: usize,
@@ -113,7 +113,7 @@ fn without_domain<'a>(
     }
 }
 
-/// After the domain something other than `>`: the end of the line, or what no domain has.
+/// The fault when no `>` follows the domain: the line ends, or the domain has a wrong character.
 fn closing_fault(after_domain: &str) -> PathFault {
     if after_domain.is_empty() { PathFault::NotClosed } else { PathFault::Domain }
 }
@@ -156,8 +156,8 @@ fn read_local_part(text: &str) -> Result<(usize, &str), PathFault> {
     }
 }
 
-/// `atom.atom`: no dot at either end and no two in a row. Addresses that have them exist; the
-/// grammar has a way to write them, the quoted string, and the reply says so.
+/// `atom.atom`: no dot at either end and no two in a row. Addresses that have them exist; they must
+/// be written as a quoted string, and the reply says so.
 fn dot_string_length(text: &str) -> Result<usize, PathFault> {
     let length = text.bytes().position(|byte| !is_atext(byte) && byte != b'.');
     let length = length.unwrap_or(text.len());
@@ -168,7 +168,7 @@ fn dot_string_length(text: &str) -> Result<usize, PathFault> {
     Ok(length)
 }
 
-/// The length up to and with the closing quote; `text` begins after the opening one.
+/// The length including the closing quote; `text` begins after the opening one.
 fn quoted_string_length(text: &str) -> Result<usize, PathFault> {
     let mut bytes = text.bytes().enumerate();
     while let Some((at, byte)) = bytes.next() {
@@ -185,12 +185,12 @@ fn quoted_string_length(text: &str) -> Result<usize, PathFault> {
     Err(PathFault::LocalPart)
 }
 
-/// RFC 5322 3.2.3, and with it all that is not ASCII (RFC 6531 3.3).
+/// RFC 5322 3.2.3, and all bytes above 127 (RFC 6531 3.3).
 pub(super) fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || byte >= 128
 }
 
-/// Outside ASCII: controls, and what ends a line for some who show text (RFC 5198 2).
+/// Characters outside ASCII that are controls, or end a line in some programs (RFC 5198 2).
 pub(super) fn is_disruptive(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
@@ -211,10 +211,10 @@ fn read_domain_or_literal(text: &str) -> Result<(usize, &str), PathFault> {
     text.split_at_checked(length).map(|(_, rest)| (length, rest)).ok_or(PathFault::Domain)
 }
 
-/// Letters, digits and inner hyphens, in labels parted by single dots (RFC 5321 4.1.2 Domain).
+/// Letters, digits and inner hyphens, in labels separated by single dots (RFC 5321 4.1.2 Domain).
 ///
-/// Underscores are let through, against the RFC: such names are in use, DNS carries them, and
-/// nothing that a domain is written into gives them a meaning.
+/// Underscores are accepted, against the RFC: such names are in use, DNS allows them, and they have
+/// no special meaning where domains are written.
 fn check_domain(domain: &str) -> Result<(), PathFault> {
     if domain.len() > DOMAIN_BYTES_MAX {
         return Err(PathFault::DomainTooLong);
@@ -223,7 +223,7 @@ fn check_domain(domain: &str) -> Result<(), PathFault> {
         if label.is_empty() || label.starts_with('-') || label.ends_with('-') {
             return Err(PathFault::Domain);
         }
-        // Others are measured as the DNS has them.
+        // Other labels are measured in the form of the DNS.
         if label.is_ascii() && label.len() > LABEL_BYTES_MAX {
             return Err(PathFault::DomainTooLong);
         }
@@ -231,7 +231,8 @@ fn check_domain(domain: &str) -> Result<(), PathFault> {
             return Err(PathFault::Domain);
         }
     }
-    // Labels in ASCII beside them may claim to be A-labels and be none: no name to look up then.
+    // ASCII labels beside them may look like A-labels but not be valid: such a name cannot be
+    // looked up.
     if !domain.is_ascii() && !domain_key(domain).is_ascii() {
         return Err(PathFault::Domain);
     }
@@ -242,8 +243,8 @@ fn is_in_label(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte >= 128
 }
 
-/// Whether a label has a form that DNS can carry (RFC 5890 2.3.2.1, RFC 6531 3.3). Mapping is as
-/// clients do it, except that a dot is a dot: what looks like one parts no labels.
+/// Whether a label has a valid form for the DNS (RFC 5890 2.3.2.1, RFC 6531 3.3). It is mapped as
+/// clients do, except that only an ASCII dot separates labels.
 fn is_u_label(label: &str) -> bool {
     let one = |name: &str| !name.contains('.');
     idna::uts46::Uts46::new()
@@ -261,7 +262,7 @@ pub(super) fn is_mailbox(text: &str) -> bool {
     read_path(&format!("<{text}>")) == Ok((Path::Mailbox(text), ""))
 }
 
-/// Whether `text` is a domain name in the syntax of RFC 5321 4.1.2 (underscores let through).
+/// Whether `text` is a domain name in the syntax of RFC 5321 4.1.2 (underscores are accepted).
 pub fn is_domain(text: &str) -> bool {
     text.is_ascii() && check_domain(text).is_ok()
 }
@@ -345,7 +346,8 @@ mod tests {
             assert_eq!(mailbox(text), Err(PathFault::LocalPart), "{text}");
         }
         assert!(mailbox("<u@xn--bcher-va.b\u{fc}cher>").is_err(), "an A-label that is none");
-        // Not allowed in a name, a dot that is none, and a label that is too long in the DNS.
+        // Not allowed in a name, a character that looks like a dot, and a label that is too long in
+        // the DNS.
         let long = format!("<u@{}.example>", "\u{fc}".repeat(31) + &"x".repeat(31));
         for text in ["<u@\u{2603}\u{200d}.example>", "<u@b\u{fc}\u{3002}example>", &long] {
             assert!(mailbox(text).is_err(), "{text}");
@@ -366,19 +368,19 @@ mod tests {
     }
 
     #[test]
-    fn nobody_and_the_postmaster() {
+    fn the_null_path_and_the_postmaster() {
         assert_eq!(read_path("<> SIZE=1"), Ok((Path::Null, " SIZE=1")));
         assert_eq!(read_path("<Postmaster>"), Ok((Path::Postmaster("Postmaster"), "")));
         assert_eq!(mailbox("<user>"), Err(PathFault::NoDomain));
     }
 
     #[test]
-    fn what_follows_the_path_is_handed_back() {
+    fn the_text_after_the_path_is_returned() {
         assert_eq!(read_path("<a@b>x"), Ok((Path::Mailbox("a@b"), "x")));
     }
 
     #[test]
-    fn faults_are_named() {
+    fn faults_are_distinguished() {
         for (text, fault) in [
             ("a@b", PathFault::NoBracket),
             ("", PathFault::NoBracket),

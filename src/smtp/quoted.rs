@@ -1,12 +1,12 @@
 //! Quoted-printable (RFC 2045 6.7), line by line. *Pure.*
 
-/// Longest line, without its end.
+/// Longest line, without its line end.
 const LINE_MAX: usize = 76;
 const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 
-/// Appends a line, given without its end, and ends it. A dot that begins a line is quoted as well,
-/// so that the result needs no dot-stuffing, and so is a `-` that would begin one only because the
-/// line was broken there: it could look like a boundary.
+/// Appends a line, given without its line end, and a line end. A dot at the start of a line is
+/// quoted as well, so that the result needs no dot-stuffing. So is a `-` that begins a line only
+/// because the line was broken there: it could look like a boundary.
 pub fn quote_line(line: &[u8], out: &mut Vec<u8>) {
     let mut column = 0;
     for (place, &byte) in line.iter().enumerate() {
@@ -18,7 +18,7 @@ pub fn quote_line(line: &[u8], out: &mut Vec<u8>) {
             _ => byte.is_ascii_graphic(),
         };
         let width = if is_literal(column) { 1 } else { 3 };
-        // One column is kept for the `=` of the soft line end.
+        // One column is reserved for the `=` of the soft line break.
         if column + width > LINE_MAX - 1 {
             out.extend_from_slice(b"=\r\n");
             column = 0;

@@ -1,8 +1,8 @@
 //! The relay's replies as values (RFC 5321 4.2, RFC 2034, RFC 3463), each with a name. *Pure.*
 //!
-//! The constants stand in the order of code, enhanced status, text. Texts are the
-//! field's: those of RFC 5321 and its extensions, or of Postfix, so that people and programs that
-//! know them need not learn new ones. Nothing the client sent is repeated in them.
+//! The constants have the order code, enhanced status, text. Texts are those of RFC 5321 and its
+//! extensions, or of Postfix, so that people and programs that know them need not learn new ones.
+//! They never repeat what the client sent.
 
 use crate::message::Status;
 use std::borrow::Cow;
@@ -48,7 +48,7 @@ impl Reply {
     pub const AUTH_NOT_BASE64: Reply = with(501, Status(5, 5, 2), "Invalid base64 data (RFC 4648)");
     /// AUTH: the client sent `*`.
     pub const AUTH_CANCELLED: Reply = with(501, Status(5, 7, 0), "Authentication aborted");
-    /// AUTH: base64 of something that the mechanism does not allow.
+    /// AUTH: valid base64, but not a valid message of the mechanism.
     pub const AUTH_MALFORMED: Reply =
         with(501, Status(5, 5, 2), "Malformed authentication message for this mechanism");
     /// AUTH without a mechanism, or with too many arguments.
@@ -102,9 +102,9 @@ impl Reply {
         with(252, Status(2, 5, 2), "Cannot VRFY user; send RCPT to attempt delivery");
     /// DATA.
     pub const SEND_CONTENT: Reply = bare(354, "Start mail input; end with <CRLF>.<CRLF>");
-    /// At the greeting: the shard has as many connections as it may have.
+    /// At the greeting: the shard has its maximum number of connections.
     pub const TOO_MANY_CONNECTIONS: Reply = bare(421, "Too many connections; try again later");
-    /// At the greeting: this client has as many connections as it may have.
+    /// At the greeting: this client has its maximum number of connections.
     pub const TOO_MANY_CONNECTIONS_FROM_CLIENT: Reply =
         bare(421, "Too many connections from your address; try again later");
     /// At the greeting: the relay is shutting down.
@@ -117,10 +117,10 @@ impl Reply {
     /// More refused commands than a session may have.
     pub const TOO_MANY_ERRORS: Reply =
         with(421, Status(4, 7, 0), "Too many errors; closing connection");
-    /// More commands that move no mail than a session may have (`session.junk_commands_max`).
+    /// More commands without mail than a session may have (`session.junk_commands_max`).
     pub const TOO_MUCH_JUNK: Reply =
         with(421, Status(4, 7, 0), "Too many commands without mail; closing connection");
-    /// Content comes more slowly than `session.data_rate_min`.
+    /// Content arrives more slowly than `session.data_rate_min`.
     pub const TOO_SLOW: Reply =
         with(421, Status(4, 4, 2), "Data transfer too slow; closing connection");
     /// No message for longer than `session.idle_timeout`, whatever else the client sent.
@@ -175,7 +175,7 @@ impl Reply {
     /// An argument to a command that takes none.
     pub const NO_ARGUMENT_ALLOWED: Reply =
         with(501, Status(5, 5, 4), "Command does not take an argument");
-    /// BDAT without a valid size: where its chunk ends is not known.
+    /// BDAT without a valid size: the end of its chunk is not known.
     pub const CHUNK_SYNTAX: Reply =
         with(501, Status(5, 5, 4), "Syntax: BDAT size [LAST]; closing connection");
     /// VRFY without an argument.
@@ -294,8 +294,8 @@ impl Reply {
         Reply { code: 454, status: Some(Status(4, 7, 0)), text: text.into() }
     }
 
-    /// AUTH: client and server see different TLS connections, or the client did not learn what it
-    /// can bind to. `there` names the channel bindings of this connection.
+    /// AUTH: client and server see different TLS connections, or the client did not get the list of
+    /// channel bindings. `there` names those of this connection.
     pub fn auth_binding(there: &str) -> Reply {
         let text =
             format!("Channel binding mismatch (possible interception); server supports: {there}");
@@ -308,13 +308,13 @@ impl Reply {
         Reply { code: 535, status: Some(Status(5, 7, 8)), text: text.into() }
     }
 
-    /// MAIL beyond so many messages an hour.
+    /// MAIL beyond this many messages an hour.
     pub fn too_many_messages(limit: u32, wait: Duration) -> Reply {
         let text = format!("Message limit of {limit} per hour exceeded; {}", again_in(wait));
         Reply { code: 450, status: Some(Status(4, 7, 1)), text: text.into() }
     }
 
-    /// RCPT beyond so many recipients an hour.
+    /// RCPT beyond this many recipients an hour.
     pub fn too_many_recipients(limit: u32, wait: Duration) -> Reply {
         let text = format!("Recipient limit of {limit} per hour exceeded; {}", again_in(wait));
         Reply { code: 452, status: Some(Status(4, 5, 3)), text: text.into() }
@@ -345,7 +345,7 @@ impl Reply {
         Reply { code: 552, status: Some(Status(5, 3, 4)), text: text.into() }
     }
 
-    /// Appends the reply as it goes on the wire: each line with the code and the status.
+    /// Appends the reply in its wire form: each line with the code and the status.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
@@ -365,7 +365,7 @@ impl Reply {
     }
 }
 
-/// Rounded up: a client that comes back then must not be refused again.
+/// Rounded up: a client that comes back after this time must not be refused again.
 fn again_in(wait: Duration) -> String {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     match seconds {
@@ -374,7 +374,8 @@ fn again_in(wait: Duration) -> String {
     }
 }
 
-/// In decimal. A reply is written for each command; `format!` would cost more than the command.
+/// Writes a number in decimal. Each command has a reply; `format!` would cost more than the
+/// command.
 fn push_number(number: u16, out: &mut Vec<u8>) {
     let mut divisor = 10_000;
     let mut leading = true;
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_wait_is_never_told_too_short() {
+    fn the_time_to_wait_is_rounded_up() {
         for (ms, expected) in [
             (0, "1 s"),
             (400, "1 s"),
@@ -452,10 +453,10 @@ mod tests {
             (120_001, "3 min"),
             (900_000, "15 min"),
         ] {
-            let told = Reply::auth_too_often(Duration::from_millis(ms)).text;
+            let text = Reply::auth_too_often(Duration::from_millis(ms)).text;
             let expected =
                 format!("Too many failed authentication attempts; try again in {expected}");
-            assert_eq!(told, expected, "{ms} ms");
+            assert_eq!(text, expected, "{ms} ms");
         }
     }
 

@@ -1,46 +1,46 @@
-//! Replies of other servers (RFC 5321 4.2), read from bytes that come in any portions.
+//! Replies of other servers (RFC 5321 4.2), read from bytes that arrive in any portions.
 //!
-//! Liberal where it costs nothing: a line may end with a bare LF, a code may stand without text,
-//! and a reply may be longer than what is kept of it. Strict where guessing would be dangerous: a
-//! line that is no reply, and a code that changes within one reply, are errors, after which the
-//! stream means nothing.
+//! Liberal where that is harmless: a line may end with a bare LF, a code may have no text, and a
+//! reply may be longer than what is kept of it. Strict where guessing would be dangerous: a line
+//! that is not a reply, and a code that changes within one reply, are errors, after which the rest
+//! of the stream cannot be interpreted.
 //!
 //! After the content was sent, strictness would do harm: the server may have the message, and each
-//! further attempt makes a copy. [`ResponseReader::read_after_content`] takes everything that can
-//! be understood:
+//! further attempt makes a copy. [`ResponseReader::read_after_content`] accepts everything that can
+//! be interpreted:
 //!
-//! | what comes | [`read`](ResponseReader::read) | [`read_after_content`](ResponseReader::read_after_content) |
+//! | received | [`read`](ResponseReader::read) | [`read_after_content`](ResponseReader::read_after_content) |
 //! | --- | --- | --- |
 //! | `250-a`, `250 b` | 250 | 250 |
 //! | `250-a`, `251 b` | error | 251: the last line decides |
 //! | `250-a`, `550 b` | error | 550: the last line decides |
 //! | `250ok` | error | 250 |
-//! | blank or foreign lines before or between | error | passed over |
-//! | a line of more than [`RESPONSE_LINE_BYTES_MAX`] | error | cut |
+//! | blank or other lines before or between | error | skipped |
+//! | a line of more than [`RESPONSE_LINE_BYTES_MAX`] | error | truncated |
 //! | more text than [`RESPONSE_BYTES_MAX`] | not kept | not kept |
 //! | more than [`RESPONSE_READ_BYTES_MAX`] | error | error |
 
 use crate::message::{Reason, Stage, Status};
 use std::fmt;
 
-/// A line of a reply without its end, in bytes. RFC 5321 4.5.3.1.5 says 512 with the end; real
-/// servers write more when they explain themselves.
+/// Longest line of a reply without its line end, in bytes. RFC 5321 4.5.3.1.5 allows 512 with the
+/// line end; real servers send longer explanations.
 pub const RESPONSE_LINE_BYTES_MAX: usize = 4096;
-/// All text that is kept of one reply, in bytes: what a hostile server can make a connection hold.
-/// Lines beyond it are read and passed over.
+/// Most text that is kept of one reply, in bytes: bounds the memory that a hostile server can use.
+/// Further lines are read and dropped.
 pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
-/// All bytes of one reply: beyond it the server is given up.
+/// Largest reply in bytes; beyond it the connection is closed.
 pub const RESPONSE_READ_BYTES_MAX: usize = 1024 * 1024;
 
-/// Memory kept from one reply to the next; what a long reply needed beyond it is given back.
+/// Memory that is kept from one reply to the next; more, after a long reply, is freed.
 const KEPT_BYTES: usize = 1024;
-/// So much of a line that is no reply is shown to the operator, in bytes.
+/// How much of a line that is not a reply is shown to the operator, in bytes.
 const SHOWN_BYTES: usize = 80;
 
 const _: () = assert!(RESPONSE_LINE_BYTES_MAX < RESPONSE_BYTES_MAX);
 const _: () = assert!(RESPONSE_BYTES_MAX < RESPONSE_READ_BYTES_MAX);
 
-/// Why bytes are not a reply. The connection cannot be used after it.
+/// Why bytes are not a reply. The connection cannot be used after that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// A line longer than [`RESPONSE_LINE_BYTES_MAX`].
@@ -49,7 +49,7 @@ pub enum Malformed {
     TooLong,
     /// A line that does not start with a code of 200 to 599; its printable start.
     NotAReply(String),
-    /// A later line has another code than the first.
+    /// A later line has a different code than the first.
     CodeChanged(u16, u16),
 }
 
@@ -62,32 +62,32 @@ impl fmt::Display for Malformed {
             Malformed::TooLong => {
                 write!(f, "a reply longer than {RESPONSE_READ_BYTES_MAX} bytes")
             }
-            Malformed::NotAReply(start) => write!(f, "a line that is no reply: \"{start}\""),
+            Malformed::NotAReply(start) => write!(f, "a line that is not a reply: \"{start}\""),
             Malformed::CodeChanged(first, then) => {
-                write!(f, "a reply that begins with {first} and goes on with {then}")
+                write!(f, "a reply that begins with {first} and continues with {then}")
             }
         }
     }
 }
 
-/// How strictly a reply is read: see the table above.
+/// How strictly a reply is read; see the table above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strictness {
     Ordinary,
     AfterContent,
 }
 
-/// Collects one reply after the other. Its memory is reused from reply to reply.
+/// Collects replies, one after another. Its memory is reused from reply to reply.
 #[derive(Debug, Default)]
 pub struct ResponseReader {
-    /// The start of a line whose end has not come yet.
+    /// The start of an incomplete line.
     partial: Vec<u8>,
-    /// The text of the lines so far, parted by LF, which no line contains.
+    /// The text of the lines so far, separated by LF, which no line contains.
     text: Vec<u8>,
     code: u16,
-    /// Lines of this reply, whether their text is kept or not.
+    /// Number of lines of this reply, kept or not.
     lines: usize,
-    /// Bytes of this reply.
+    /// Number of bytes of this reply.
     bytes: usize,
     complete: bool,
 }
@@ -97,15 +97,15 @@ impl ResponseReader {
     /// of `input` was taken and more is needed. The read after a complete reply begins the next.
     ///
     /// # Errors
-    /// It is no reply.
+    /// The bytes are not a reply.
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
         self.read_as(input, Strictness::Ordinary)
     }
 
-    /// The same of a reply to the end of data: everything that can be understood is taken.
+    /// The same for the reply to the end of data: everything that can be interpreted is accepted.
     ///
     /// # Errors
-    /// It has no end.
+    /// The reply is too long.
     pub fn read_after_content(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
         self.read_as(input, Strictness::AfterContent)
     }
@@ -140,7 +140,7 @@ impl ResponseReader {
         }
         self.count(rest.len())?;
         let kept = kept_part(&self.partial, rest, strictness);
-        // A CR may still belong to the line's end, hence one byte more than a line may have.
+        // A CR may still belong to the line end, hence one byte more than a line may have.
         if self.partial.len() + kept.len() > RESPONSE_LINE_BYTES_MAX + 1 {
             return Err(Malformed::LineTooLong);
         }
@@ -201,7 +201,8 @@ impl ResponseReader {
     }
 }
 
-/// What of `more` is kept behind `partial`: all of it, where a line that is too long is an error.
+/// The part of `more` that is kept after `partial`: all of it where a line that is too long is an
+/// error.
 fn kept_part<'a>(partial: &[u8], more: &'a [u8], strictness: Strictness) -> &'a [u8] {
     let space = match strictness {
         Strictness::Ordinary => more.len(),
@@ -210,12 +211,12 @@ fn kept_part<'a>(partial: &[u8], more: &'a [u8], strictness: Strictness) -> &'a 
     more.get(..space).unwrap_or(more)
 }
 
-/// The code of a line, whether it is the last one of its reply, and its text; `None` when it is no
-/// line of a reply.
+/// The code of a line, whether it is the last one of its reply, and its text; `None` when it is not
+/// a line of a reply.
 fn parts(line: &[u8], strictness: Strictness) -> Option<(u16, bool, &[u8])> {
     let (code, rest) = leading_code(line)?;
     match rest.split_first() {
-        // A code alone is a last line: RFC 5321 4.2 asks clients to take it.
+        // A code alone is a last line: RFC 5321 4.2 asks clients to accept it.
         None => Some((code, true, rest)),
         Some((b' ', text)) => Some((code, true, text)),
         Some((b'-', text)) => Some((code, false, text)),
@@ -258,13 +259,13 @@ impl<'a> Response<'a> {
         self.code / 100
     }
 
-    /// The text of each line, as it came, without code and line end.
+    /// The text of each line as received, without code and line end.
     pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.text.split(|&byte| byte == b'\n')
     }
 
     /// The enhanced status code (RFC 2034) at the start of the text; `None` when there is none or
-    /// its class is not that of the reply code, in which case the code holds.
+    /// its class is not that of the reply code, in which case only the code is used.
     pub fn status(&self) -> Option<Status> {
         let (status, _) = self.lines().next().and_then(leading_status)?;
         (u16::from(status.0) == self.class()).then_some(status)
@@ -290,8 +291,8 @@ impl<'a> Response<'a> {
         text
     }
 
-    /// The reply as the reason for what became of a recipient at `stage`. Without an enhanced
-    /// status code it is the undefined one of the reply's class: more would be a guess.
+    /// The reply as the reason for a recipient's result at `stage`. Without an enhanced status code
+    /// it gets the undefined one of the reply's class: more would be a guess.
     pub fn reason(&self, stage: Stage, remote: &str) -> Reason {
         let class = u8::try_from(self.class()).unwrap_or(4);
         Reason {
@@ -306,7 +307,7 @@ impl<'a> Response<'a> {
 }
 
 /// `5.1.1 text` gives the status and `text`. A `#` before it, as one well-known appliance writes
-/// it, is passed over.
+/// it, is skipped.
 fn leading_status(line: &[u8]) -> Option<(Status, &[u8])> {
     let line = line.strip_prefix(b"#").unwrap_or(line);
     let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
@@ -342,7 +343,7 @@ fn append_printable(bytes: &[u8], length_max: usize, text: &mut String) {
     text.truncate(length_max);
 }
 
-/// Neither a control nor a character that hides or reorders its neighbours on a terminal.
+/// Whether a character is neither a control nor one that hides or reorders others on a terminal.
 fn is_printable(character: char) -> bool {
     !character.is_control()
         && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_must_be_one_and_of_the_codes_class() {
+    fn a_status_must_be_valid_and_of_the_class_of_the_code() {
         for text in ["4.1.1 busy", "5.1 x", "5.1.1.1 x", "5.1.1234 x", "5.1.1: x", "5..1 x"] {
             let (_, status, kept) = read(format!("550 {text}\r\n").as_bytes()).unwrap();
             assert_eq!((status, kept.as_str()), (None, text));
@@ -398,19 +399,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn a_line_that_is_not_a_reply_is_refused() {
         for line in ["", "25", "abc", "2x0 a", "250_a", "2500 a", "199 a", "600 a", " 250 a"] {
             let input = format!("{line}\r\n");
             let refused = read(input.as_bytes());
             assert!(matches!(refused, Err(Malformed::NotAReply(_))), "{line:?}: {refused:?}");
         }
         let html = read(b"HTTP/1.1 400 Bad\x1b[0m Request\r\n").unwrap_err().to_string();
-        assert_eq!(html, "a line that is no reply: \"HTTP/1.1 400 Bad [0m Request\"");
+        assert_eq!(html, "a line that is not a reply: \"HTTP/1.1 400 Bad [0m Request\"");
         assert_eq!(read(b"250-a\r\n251 b\r\n"), Err(Malformed::CodeChanged(250, 251)));
     }
 
     #[test]
-    fn every_bound_holds_and_is_not_off_by_one() {
+    fn every_bound_is_exact() {
         let line = |length: usize| [b"250 ", &vec![b'x'; length - 4][..], b"\r\n"].concat();
         assert!(read(&line(RESPONSE_LINE_BYTES_MAX)).is_ok());
         assert_eq!(read(&line(RESPONSE_LINE_BYTES_MAX + 1)), Err(Malformed::LineTooLong));
@@ -434,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_content_whatever_can_be_understood_is_taken() {
+    fn after_the_content_everything_that_can_be_interpreted_is_accepted() {
         let long = format!("250 {}\r\n", "x".repeat(5000));
         for (input, code) in [
             ("250 ok\r\n", 250),
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_printable_and_cut_between_characters() {
+    fn text_is_printable_and_truncated_between_characters() {
         assert_eq!(read(b"250 a\x00b\x1b[31mc\rd\xff\xfee\r\n").unwrap().2, "a b [31mc d??e");
         assert_eq!(read("250 gr\u{fc}n \u{202e}x\r\n".as_bytes()).unwrap().2, "gr\u{fc}n  x");
         let long = format!("550 x{}\r\n", "\u{fc}".repeat(400));

@@ -1,18 +1,18 @@
-//! Command lines in a receive buffer, found in place. *Pure.*
+//! Finds command lines in a receive buffer, in place. *Pure.*
 //!
-//! Borrowed bytes go through and none are copied or kept: a line that is not complete yet is looked
-//! at again, from its start, when more has come. What a line means is the business of `command`.
+//! No bytes are copied or kept: an incomplete line is scanned again from its start when more has
+//! arrived. `command` reads the content of a line.
 
 use memchr::memchr2;
 
-/// What stands at the start of the input.
+/// What was found at the start of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line<'a> {
-    /// A line without its CRLF; it takes `text.len() + 2` bytes of the input.
+    /// A line without its CRLF; it has `text.len() + 2` bytes of the input.
     Complete(&'a [u8]),
-    /// No end yet, and still short enough.
+    /// No line end yet, and still within the limit.
     Incomplete,
-    /// Longer than the limit. So many bytes can go; [`skip`] finds where the line ends.
+    /// Longer than the limit. This many bytes can be dropped; [`skip`] finds the end of the line.
     TooLong(usize),
     /// A CR or LF that is not part of a CRLF.
     Bare(Bare),
@@ -27,11 +27,10 @@ pub enum Bare {
     Lf,
 }
 
-/// Looks at the line at the start of `input`. With its CRLF it may take `line_max` bytes.
+/// Scans the line at the start of `input`. It may have `line_max` bytes with its CRLF.
 ///
-/// Only CRLF ends a line (RFC 5321 2.3.8). The answer depends on the bytes alone and not on how
-/// they were cut: what is given for some input stays the same when more follows, unless it is
-/// [`Line::Incomplete`].
+/// Only CRLF ends a line (RFC 5321 2.3.8). The result depends only on the bytes, not on how they
+/// were split: it stays the same when more input follows, unless it is [`Line::Incomplete`].
 pub fn scan(input: &[u8], line_max: usize) -> Line<'_> {
     let window = input.get(..line_max).unwrap_or(input);
     let Some(at) = memchr2(b'\r', b'\n', window) else {
@@ -45,25 +44,25 @@ pub fn scan(input: &[u8], line_max: usize) -> Line<'_> {
     match end {
         [b'\r', b'\n', ..] => Line::Complete(text),
         [b'\r', _, ..] => Line::Bare(Bare::Cr),
-        // The CR is the last byte: its LF may follow, but not within the limit if that is reached.
+        // The CR is the last byte: its LF may follow, unless the limit is reached.
         [b'\r'] if window.len() < line_max => Line::Incomplete,
         [b'\r'] => Line::TooLong(at),
         _ => Line::Bare(Bare::Lf),
     }
 }
 
-/// What of the input belongs to a line that is being thrown away.
+/// The part of the input that belongs to a line that is being dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skipped {
-    /// So many bytes of it, and its end is not among them. Zero when all there is is a CR.
+    /// This many bytes, without the end of the line. Zero when the input is only a CR.
     Part(usize),
-    /// So many bytes, with its CRLF.
+    /// This many bytes, including its CRLF.
     End(usize),
     /// A CR or LF that is not part of a CRLF.
     Bare(Bare),
 }
 
-/// Looks for the end of an overlong line.
+/// Finds the end of an overlong line.
 pub fn skip(input: &[u8]) -> Skipped {
     let Some(at) = memchr2(b'\r', b'\n', input) else {
         return Skipped::Part(input.len());

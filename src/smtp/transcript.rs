@@ -1,21 +1,21 @@
-//! A conversation as the debug log shows it: one line for each command and reply. *Pure.*
+//! The conversation in the debug log: one line for each command and reply. *Pure.*
 //!
-//! What a client sends goes through here on its way to the log, and two things must not come out
-//! of it: credentials (RFC 4954) and the content of messages. So only lines that begin with a known
-//! command are shown, of AUTH the mechanism alone; of all else the log has the length.
+//! The lines of a client pass through here to the log, which must never have credentials (RFC 4954)
+//! or the content of messages. So only lines that begin with a known command are shown, for AUTH
+//! only with the mechanism; for all others the log has the length.
 //!
-//! | a line of the client | is shown as |
+//! | a line of the client | in the log |
 //! | --- | --- |
-//! | `MAIL FROM:<a@b> SIZE=5` and other commands | it is, up to [`SHOWN_BYTES`] |
+//! | `MAIL FROM:<a@b> SIZE=5` and other commands | unchanged, up to [`SHOWN_BYTES`] |
 //! | `AUTH PLAIN AGpvZQBwZW5jaWw=` | `AUTH PLAIN [24 bytes]` |
 //! | `AGpvZQBwZW5jaWw=`, unknown commands, content | `[24 bytes]`; lines that follow each other count together |
 //!
-//! Replies are shown whole: they hold nothing that the other side does not know.
+//! Replies are shown whole: they contain no secrets.
 
 use super::response::one_line;
 use std::fmt::Write;
 
-/// Of a command or a line of a reply.
+/// Longest part of a command or a line of a reply that is shown.
 const SHOWN_BYTES: usize = 600;
 
 const COMMANDS: [&str; 16] = [
@@ -34,7 +34,7 @@ const MECHANISMS: [&str; 8] = [
     "SCRAM-SHA-256-PLUS",
 ];
 
-/// The lines of what a client sends, without credentials and content.
+/// The lines of a client, without credentials and content.
 #[must_use]
 pub fn commands_shown(bytes: &[u8]) -> Vec<String> {
     let mut shown = Vec::new();
@@ -52,7 +52,7 @@ pub fn commands_shown(bytes: &[u8]) -> Vec<String> {
     shown
 }
 
-/// The lines of what a server sends.
+/// The lines of a server.
 #[must_use]
 pub fn replies_shown(bytes: &[u8]) -> Vec<String> {
     let lines = bytes.split_inclusive(|&byte| byte == b'\n');
@@ -85,7 +85,7 @@ fn command_shown(line: &[u8]) -> Option<String> {
     is_known.then(|| one_line(line, SHOWN_BYTES))
 }
 
-/// Other words are not shown: a client that has the syntax wrong may put a password there.
+/// Any other name is not shown: a client with a wrong syntax may send a password there.
 fn is_mechanism(word: &[u8]) -> bool {
     MECHANISMS.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
 }

@@ -1,12 +1,12 @@
-//! XCLIENT (Postfix's XCLIENT_README): what a proxy says of its client. *Pure.*
+//! XCLIENT (Postfix's XCLIENT_README): what a proxy says about its client. *Pure.*
 
 use super::command::CommandFault;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What was said, as far as it matters here.
+/// The attributes that matter here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xclient {
-    /// ADDR=; `None` when it was not given, or is not known there.
+    /// ADDR=; `None` when it was not given, or the proxy does not know it.
     pub address: Option<IpAddr>,
     /// PORT=.
     pub port: Option<u16>,
@@ -14,10 +14,10 @@ pub struct Xclient {
     pub login: bool,
 }
 
-/// Attributes that are taken and mean nothing: the relay asks for no name.
-const PASSED_OVER: [&str; 5] = ["NAME", "PROTO", "HELO", "DESTADDR", "DESTPORT"];
+/// Attributes that are accepted and ignored: the relay does not use them.
+const IGNORED: [&str; 5] = ["NAME", "PROTO", "HELO", "DESTADDR", "DESTPORT"];
 
-/// What stands for a value that the proxy does not know.
+/// Placeholders for a value that the proxy does not know.
 const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
 
 /// Reads the argument of XCLIENT.
@@ -28,22 +28,22 @@ pub fn read_xclient(argument: &str) -> Result<Xclient, CommandFault> {
     const PORT: CommandFault =
         CommandFault::Value("PORT must be a number up to 65535, or [UNAVAILABLE]");
     const UNKNOWN_NAME: CommandFault = CommandFault::Value("Bad XCLIENT attribute name");
-    let mut said = Xclient::default();
+    let mut known = Xclient::default();
     let mut words = argument.split([' ', '\t']).filter(|word| !word.is_empty()).peekable();
     words.peek().ok_or(CommandFault::ArgumentMissing)?;
     for word in words {
         let (name, value) = word.split_once('=').ok_or(FORM)?;
         let is_unknown = UNKNOWN.iter().any(|unknown| unknown.eq_ignore_ascii_case(value));
         match name.to_ascii_uppercase().as_str() {
-            "ADDR" if !is_unknown => said.address = Some(read_address(value).ok_or(ADDRESS)?),
-            "PORT" if !is_unknown => said.port = Some(value.parse().map_err(|_| PORT)?),
-            "LOGIN" if !is_unknown && !value.is_empty() => said.login = true,
+            "ADDR" if !is_unknown => known.address = Some(read_address(value).ok_or(ADDRESS)?),
+            "PORT" if !is_unknown => known.port = Some(value.parse().map_err(|_| PORT)?),
+            "LOGIN" if !is_unknown && !value.is_empty() => known.login = true,
             "ADDR" | "PORT" | "LOGIN" => {}
-            name if PASSED_OVER.contains(&name) => {}
+            name if IGNORED.contains(&name) => {}
             _ => return Err(UNKNOWN_NAME),
         }
     }
-    Ok(said)
+    Ok(known)
 }
 
 fn read_address(value: &str) -> Option<IpAddr> {
@@ -61,13 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_says_who_its_client_is() {
-        let said =
+    fn a_proxy_names_its_client() {
+        let xclient =
             |address: &str, port| Xclient { address: address.parse().ok(), port, login: false };
         for (argument, expected) in [
-            ("ADDR=192.0.2.1 PORT=4321", said("192.0.2.1", Some(4321))),
-            ("addr=ipv6:2001:db8::1", said("2001:db8::1", None)),
-            ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", said("192.0.2.1", None)),
+            ("ADDR=192.0.2.1 PORT=4321", xclient("192.0.2.1", Some(4321))),
+            ("addr=ipv6:2001:db8::1", xclient("2001:db8::1", None)),
+            ("NAME=spike.example ADDR=192.0.2.1 PROTO=ESMTP HELO=x", xclient("192.0.2.1", None)),
             ("ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", Xclient::default()),
             ("LOGIN=[UNAVAILABLE]", Xclient::default()),
             ("LOGIN=joe", Xclient { login: true, ..Xclient::default() }),

@@ -1,10 +1,10 @@
-//! Words of the DSN extension: xtext (RFC 3461 4) and addresses that are not ASCII (RFC 6533 3).
+//! Encodings of the DSN extension: xtext (RFC 3461 4) and addresses outside ASCII (RFC 6533 3).
 //! *Pure.*
 
 use std::fmt::Write;
 
-/// Decodes xtext (RFC 3461 4) when that gives printable ASCII; otherwise, and when it is no xtext,
-/// gives it as it is: a report must stay one line of ASCII per field.
+/// Decodes xtext (RFC 3461 4) if the result is printable ASCII; otherwise, and if it is not xtext,
+/// returns it unchanged: a report must have one line of ASCII per field.
 pub fn from_xtext(text: &str) -> String {
     decoded(text).unwrap_or_else(|| ascii(text))
 }
@@ -36,7 +36,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
     }
 }
 
-/// `utf-8-addr-xtext` (RFC 6533 3): an address that is not ASCII in a field that must be.
+/// `utf-8-addr-xtext` (RFC 6533 3): an address outside ASCII for a field that must be ASCII.
 pub fn to_utf8_xtext(address: &str) -> String {
     let mut text = String::with_capacity(address.len());
     for character in address.chars() {
@@ -54,7 +54,7 @@ pub fn to_utf8_xtext(address: &str) -> String {
     text
 }
 
-/// The same for what stands behind `utf-8;` in ORCPT, where everything in ASCII is encoded already
+/// The same for the text after `utf-8;` in ORCPT, where everything in ASCII is encoded already
 /// (`utf-8-addr-unitext`).
 pub fn unitext_to_xtext(address: &str) -> String {
     let mut text = String::with_capacity(address.len());
@@ -69,7 +69,8 @@ pub fn unitext_to_xtext(address: &str) -> String {
     text
 }
 
-/// `utf-8-addr-unitext` of an address: UTF-8, but for the three that have a meaning of their own.
+/// `utf-8-addr-unitext` of an address: UTF-8, except for the three characters with a special
+/// meaning.
 pub fn to_unitext(address: &str) -> String {
     let mut text = String::with_capacity(address.len());
     for character in address.chars() {
@@ -83,7 +84,7 @@ pub fn to_unitext(address: &str) -> String {
     text
 }
 
-/// Everything but printable ASCII as `?`: no line end, no eighth bit.
+/// Replaces everything except printable ASCII by `?`.
 pub fn ascii(text: &str) -> String {
     let printable = |character: char| matches!(character, ' '..='~');
     text.chars().map(|character| if printable(character) { character } else { '?' }).collect()
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn international_addresses_have_a_form_in_ascii_and_one_that_is_not() {
+    fn international_addresses_have_an_ascii_form_and_a_utf8_form() {
         assert_eq!(to_utf8_xtext("g\u{fc}n+x@b"), "g\\x{FC}n\\x{2B}x@b");
         assert_eq!(to_unitext("g\u{fc}n+x@b"), "g\u{fc}n\\x{2B}x@b");
         assert_eq!(unitext_to_xtext("g\u{fc}n\\x{2B}x@b"), "g\\x{FC}n\\x{2B}x@b");

@@ -1,12 +1,12 @@
-//! The time of day as a number that is stored, shown and compared. *Pure.* It knows no clock: the
-//! present time comes from `ring::wall_clock`.
+//! A point in time that is stored, shown and compared. *Pure.* It has no clock: the current time
+//! comes from `ring::wall_clock`.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 /// Milliseconds since the Unix epoch, by the wall clock: what is stored, shown and compared across
-/// restarts. Waits on a socket use a `Duration` instead. `ring::wall_clock` gives the present one.
+/// restarts. Waits on a socket use a `Duration` instead. `ring::wall_clock` gives the current time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub u64);
 
@@ -21,8 +21,8 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(wait_ms))
     }
 
-    /// RFC 3339; milliseconds since the epoch when no calendar has the time. [`Timestamp::parse`]
-    /// reads both.
+    /// RFC 3339, or milliseconds since the epoch if the time is outside the calendar.
+    /// [`Timestamp::parse`] reads both.
     pub fn exact_text(self) -> String {
         let text = self.to_string();
         if Timestamp::on_calendar(&text) == Some(self) { text } else { self.0.to_string() }
@@ -44,14 +44,14 @@ impl Timestamp {
         at.format(&Rfc2822).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned())
     }
 
-    /// How long from `earlier` until this time; zero when `earlier` is later.
+    /// The time from `earlier` until this time; zero when `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
 impl From<Timestamp> for time::OffsetDateTime {
-    /// UTC; a time outside what a calendar holds becomes the epoch.
+    /// UTC; a time outside the calendar becomes the epoch.
     fn from(at: Timestamp) -> Self {
         let seconds = i64::try_from(at.0 / 1000).unwrap_or(0);
         let whole = time::OffsetDateTime::from_unix_timestamp(seconds)
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_s_time_is_cut_to_milliseconds() {
+    fn the_time_of_the_system_is_truncated_to_milliseconds() {
         let at = UNIX_EPOCH + Duration::from_micros(1_999);
         assert_eq!(Timestamp::from(at), Timestamp(1));
         assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(1)), Timestamp(0));

@@ -1,4 +1,4 @@
-//! The relay's side of TLS when it delivers: which servers it accepts, and what it presents.
+//! TLS towards next hops: which servers are accepted, and which certificates the relay presents.
 
 use super::roots::TrustedRoots;
 use super::server::read_one;
@@ -15,20 +15,20 @@ use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Servers whose sessions are remembered, so that the next handshake is short.
+/// Servers whose sessions are cached for shorter handshakes.
 const SESSIONS_MAX: usize = 4096;
 
-/// How much a server has to prove.
+/// What a server's certificate must prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Nothing: protects against those who listen, not against those in the middle (RFC 7435).
+    /// Nothing: protects against passive attackers, not against active ones (RFC 7435).
     Anyone,
-    /// That a trusted root vouches for its name.
+    /// The server's name, by a chain to a trusted root.
     Verified,
 }
 
-/// The relay's own certificates for servers that ask for one, for all shards; read again while the
-/// relay runs.
+/// The relay's own certificates for servers that ask for one, shared by all shards. They can be
+/// reloaded.
 #[derive(Debug)]
 struct ClientCertificates {
     files: Vec<Certificate>,
@@ -36,17 +36,17 @@ struct ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// Reads them.
+    /// Reads the certificates.
     ///
     /// # Errors
-    /// A file cannot be read, holds no certificate or key, or the two do not belong together.
+    /// A file cannot be read, has no certificate or key, or the key does not match the certificate.
     fn new(files: &[Certificate]) -> Result<ClientCertificates, TlsError> {
         let shown = RwLock::new(read_all(files)?);
         Ok(ClientCertificates { files: files.to_vec(), shown })
     }
 
-    /// Reads them again; how many there are. With an error the old ones stay. A session that is
-    /// resumed goes by the one with which it began.
+    /// Reads the certificates again and returns their number. On an error the old ones stay. A
+    /// resumed session keeps the certificate with which it began.
     ///
     /// # Errors
     /// As [`ClientCertificates::new`].
@@ -61,8 +61,7 @@ fn read_all(files: &[Certificate]) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
     files.iter().map(|one| read_one(one).map(|(key, _)| Arc::new(key))).collect()
 }
 
-/// What the clients of all shards share: the certificates that they present, and the roots that
-/// they trust.
+/// The files that the clients of all shards share: own certificates and trusted roots.
 #[derive(Clone, Debug)]
 pub struct ClientFiles {
     certificates: Arc<ClientCertificates>,
@@ -70,7 +69,7 @@ pub struct ClientFiles {
 }
 
 impl ClientFiles {
-    /// Reads them.
+    /// Reads the files.
     ///
     /// # Errors
     /// A file cannot be used.
@@ -87,8 +86,8 @@ impl ClientFiles {
         self.certificates.reload()
     }
 
-    /// Reads the trusted roots again; how many there are. With an error the old ones stay. Sessions
-    /// and connections that others vouched for are not used any more.
+    /// Reads the trusted roots again and returns their number. On an error the old ones stay. After
+    /// a change, sessions and connections verified by the old roots are no longer used.
     ///
     /// # Errors
     /// As [`ClientFiles::new`].
@@ -97,7 +96,7 @@ impl ClientFiles {
     }
 }
 
-/// One of them, by its place.
+/// Presents one of the relay's own certificates, by its index.
 #[derive(Debug)]
 struct ClientCertResolver {
     client_certificates: Arc<ClientCertificates>,
@@ -115,26 +114,26 @@ impl ResolvesClientCert for ClientCertResolver {
     }
 }
 
-/// One shard's side of all its TLS connections to servers.
+/// The TLS client of one shard, for all its connections to servers.
 pub struct Client {
-    /// For servers that are shown no certificate, then for each certificate that is shown.
+    /// The profile without an own certificate, then one for each own certificate.
     profiles: Vec<TlsProfile>,
     roots: Arc<TrustedRoots>,
     only_1_3: bool,
 }
 
-/// With one certificate of the relay, or none. Sessions are remembered apart: they belong to the
-/// certificate that began them.
+/// The rustls configurations for one own certificate, or none. Each has its own session cache: a
+/// session belongs to the certificate with which it began.
 struct TlsProfile {
     shown: Option<Arc<ClientCertResolver>>,
     anyone: ResumingConfig,
-    /// For hosts whose name cannot stand in the handshake (RFC 6066 3).
+    /// For hosts whose name cannot be sent in the handshake (RFC 6066 3).
     without_name: ResumingConfig,
     verified: RefCell<Option<Verified>>,
 }
 
-/// With the sessions that it may take up again: its own, because one that was taken up without
-/// verification proves nothing.
+/// A configuration with its own session cache: a session that began without verification must not
+/// be resumed where verification is required.
 #[derive(Clone)]
 struct ResumingConfig {
     config: Arc<ClientConfig>,
@@ -149,18 +148,18 @@ impl ResumingConfig {
     }
 }
 
-/// What goes by the trusted roots: made when first needed, and anew when they have changed, so that
-/// no session outlives the root that vouched for it.
+/// The configuration that verifies servers. It is built at first use, and again when the trusted
+/// roots change, so that no session outlives the root by which it was verified.
 struct Verified {
     generation: u64,
     config: ResumingConfig,
 }
 
 impl Client {
-    /// Prepares for deliveries; servers that ask for a certificate may be shown one of `files`.
+    /// Builds the configurations, one for each certificate of `files` and one without.
     ///
     /// # Errors
-    /// rustls cannot be set up.
+    /// rustls refuses a configuration.
     pub fn new(tls: &config::Tls, files: &ClientFiles) -> Result<Client, TlsError> {
         let mut profiles = vec![TlsProfile::new(tls.only_1_3, None)?];
         for place in 0..files.certificates.files.len() {
@@ -171,13 +170,13 @@ impl Client {
         Ok(Client { profiles, roots: Arc::clone(&files.roots), only_1_3: tls.only_1_3 })
     }
 
-    /// Changes with the trusted roots: a connection that was verified under another one may be to a
-    /// server that is not trusted any more.
+    /// Changes with the trusted roots: a connection that was verified under another generation may
+    /// be to a server that is no longer trusted.
     pub fn generation(&self) -> u64 {
         self.roots.generation()
     }
 
-    /// A connection that has not shaken hands, and whether it offers to take up an earlier session.
+    /// A connection before its handshake, and whether it offers to resume a session.
     pub(super) fn connection(
         &self,
         trust: Trust,
@@ -191,14 +190,14 @@ impl Client {
         Ok((connection, sessions.was_taken()))
     }
 
-    /// A server refused to take up a session: the next handshake with it is a full one.
+    /// Forgets the session with a server that refused to resume it: the next handshake is full.
     pub fn forget_session(&self, trust: Trust, client_certificate: Option<usize>, name: &str) {
         if let Ok((profile, name)) = self.profile(trust, client_certificate, name) {
             profile.sessions.forget(&name);
         }
     }
 
-    /// What goes for a server, and the name that it is asked for.
+    /// The configuration for a server, and the name for which it is asked.
     fn profile(
         &self,
         trust: Trust,
@@ -215,11 +214,11 @@ impl Client {
             (Trust::Anyone, Err(_)) => Ok((profile.without_name.clone(), stand_in(bare)?)),
             (Trust::Verified, Ok(name)) => Ok((self.verified(profile)?, name)),
             (Trust::Verified, Err(_)) => {
-                let words = format!(
-                    "\"{bare}\" is not a host name that a certificate can be verified for: labels \
-                     of letters, digits and inner hyphens, the last one not all digits"
+                let text = format!(
+                    "\"{bare}\" is not a host name that a certificate can be verified for: it \
+                     needs labels of letters, digits and inner hyphens, the last one not all digits"
                 );
-                Err(TlsError::Other(words))
+                Err(TlsError::Other(text))
             }
         }
     }
@@ -238,8 +237,8 @@ impl Client {
     }
 }
 
-/// A name for the memory of sessions that stands for a host whose own name rustls does not take. It
-/// is sent to none.
+/// A key for the session cache in place of a host name that rustls does not accept. It is never
+/// sent.
 fn stand_in(name: &str) -> Result<ServerName<'static>, TlsError> {
     let hash: String = Sha256::digest(name).iter().take(16).map(|b| format!("{b:02x}")).collect();
     ServerName::try_from(format!("h{hash}.invalid"))
@@ -267,7 +266,7 @@ impl TlsProfile {
     }
 }
 
-/// For servers that `verifier` accepts.
+/// A configuration with `verifier` for the server's certificate.
 fn config(
     only_1_3: bool,
     shown: Option<&Arc<ClientCertResolver>>,

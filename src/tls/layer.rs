@@ -1,4 +1,5 @@
-//! rustls between a stream and its user: records in and out, never a socket of its own.
+//! Drives rustls over a stream: TLS records on one side, plain bytes on the other. It opens no
+//! socket.
 
 use super::server::Server;
 use super::transport::Security;
@@ -8,9 +9,9 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// Received and not decrypted: one record of the largest size fits with its header.
+/// Buffer for received bytes before decryption: holds the largest record with its header.
 const CIPHER_BYTES: usize = 18 * 1024;
-/// Encrypted and sent at once.
+/// Plain bytes that are encrypted and sent at once.
 const SEND_BYTES: usize = 64 * 1024;
 
 /// The state of one connection's TLS.
@@ -25,7 +26,7 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn new(mut tls: Connection) -> Layer {
-        // What is encrypted is sent before more is: the bound is kept here.
+        // No limit in rustls: `send_all` sends each part before it encrypts the next.
         tls.set_buffer_limit(None);
         let cipher = RecvBuf::with_capacity(CIPHER_BYTES);
         Layer {
@@ -38,8 +39,8 @@ impl Layer {
         }
     }
 
-    /// The handshake, within `timeout` as a whole. `InvalidData` when the two do not agree; the
-    /// other side has been sent an alert then.
+    /// Performs the handshake, within `timeout` as a whole. `InvalidData` when it fails; an alert
+    /// has been sent then.
     pub(super) async fn shake_hands(
         &mut self,
         stream: &mut Stream,
@@ -56,11 +57,11 @@ impl Layer {
                 break;
             }
             if self.cipher.filled().is_empty() && !self.fill(stream, left()?).await? {
-                let words = "the other side closed the connection during the TLS handshake";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, words));
+                let text = "the other side closed the connection during the TLS handshake";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
             }
             if let Err(error) = self.decrypt() {
-                // The alert that says why.
+                // Send the alert with the reason.
                 let _ = self.flush(stream, left()?).await;
                 return Err(error);
             }
@@ -68,9 +69,9 @@ impl Layer {
         self.flush(stream, left()?).await
     }
 
-    /// After a server's handshake: what it has shown, and who the client is, if that has shown a
-    /// certificate, too.
-    pub(super) fn look_back(&mut self, server: &Server) {
+    /// After a server's handshake: notes the channel binding of the certificate that was presented,
+    /// and the names in the client's certificate, if there is one.
+    pub(super) fn note_certificates(&mut self, server: &Server) {
         let Connection::Server(tls) = &self.tls else { return };
         self.client_names = server.names_of_client(tls.peer_certificates().unwrap_or_default());
         self.end_point = server.end_point(tls.server_name());
@@ -130,13 +131,13 @@ impl Layer {
         Ok(())
     }
 
-    /// Tells the other side that this was all.
+    /// Sends close_notify.
     pub(super) async fn finish(&mut self, stream: &mut Stream, timeout: Duration) {
         self.tls.send_close_notify();
         let _ = self.flush(stream, timeout).await;
     }
 
-    /// Gives memory back while nothing is under way.
+    /// Releases memory while the connection is idle.
     pub(super) fn release(&mut self) {
         self.cipher.release();
     }
@@ -149,7 +150,7 @@ impl Layer {
         };
         let suite = self.tls.negotiated_cipher_suite().map(|suite| suite.suite());
         let cipher = suite.and_then(|suite| suite.as_str()).unwrap_or("unknown");
-        // rustls calls those of TLS 1.3 TLS13_; RFC 8446 and the world call them TLS_.
+        // rustls writes TLS13_ for TLS 1.3 suites; RFC 8446 writes TLS_.
         let cipher = match cipher.strip_prefix("TLS13_") {
             Some(rest) => format!("TLS_{rest}"),
             None => cipher.to_owned(),
@@ -179,8 +180,8 @@ impl Layer {
         }
     }
 
-    /// Plain bytes that are there already. `Some(0)` at the end: with or without the notice that
-    /// TLS has for it, because SMTP marks the end of what matters itself.
+    /// Takes plain bytes that are already decrypted. `Some(0)` at the end, with or without
+    /// close_notify: SMTP marks the end of messages itself.
     fn take(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
         match buffer.fill_from(&mut self.tls.reader()) {
             Ok(count) => Ok(Some(count)),
@@ -204,14 +205,14 @@ impl Layer {
         }
     }
 
-    /// Tells rustls that nothing more comes.
+    /// Tells rustls that the stream has ended.
     fn end(&mut self) -> io::Result<()> {
         self.ended = true;
         let mut nothing: &[u8] = &[];
         self.tls.read_tls(&mut nothing).map(drop)
     }
 
-    /// Hands received records to rustls.
+    /// Passes received records to rustls.
     fn decrypt(&mut self) -> io::Result<()> {
         let mut rest = self.cipher.filled();
         let before = rest.len();
@@ -220,10 +221,10 @@ impl Layer {
         self.cipher.consume(used);
         self.tls.process_new_packets().map_err(invalid_data)?;
         if used == 0 {
-            // Never seen; without it a record that rustls neither takes nor refuses is a loop.
+            // Not expected; prevents an endless loop if rustls neither takes nor refuses a record.
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "a TLS record that cannot be read",
+                "rustls did not accept a TLS record",
             ));
         }
         Ok(())
@@ -246,12 +247,12 @@ impl Layer {
     }
 }
 
-/// rustls shows the reasons of own verifiers in debug form.
+/// Formats errors of our own verifiers as text; rustls would show their debug form.
 fn invalid_data(error: rustls::Error) -> io::Error {
     match error {
         rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason)) => {
-            let words = format!("the certificate cannot be verified: {reason}");
-            io::Error::new(io::ErrorKind::InvalidData, words)
+            let text = format!("the certificate cannot be verified: {reason}");
+            io::Error::new(io::ErrorKind::InvalidData, text)
         }
         error => io::Error::new(io::ErrorKind::InvalidData, error),
     }

@@ -1,13 +1,13 @@
-//! TLS over `ring` streams, by rustls. Through it pass the bytes of every connection, in the clear
-//! on this side: a [`MaybeTlsStream`] is a stream that may have a layer of TLS.
+//! TLS over `ring` streams, by rustls. The bytes of every connection pass through a
+//! [`MaybeTlsStream`], a stream that may have a layer of TLS.
 //!
 //! [`Server`] holds the certificates of listeners, chosen by the name that the client asks for
-//! (SNI). [`Client`] is the side that delivers: the trusted roots, and the certificates that the
-//! relay presents. Both read their files again when asked to. It must not know SMTP: when to secure
-//! a connection, and what it means when that fails, is the business of `listener` and `pool`.
+//! (SNI). [`Client`] is for deliveries: the trusted roots, and the certificates that the relay
+//! presents. Both can reload their files. It must not know SMTP: `listener` and `pool` decide when
+//! to secure a connection, and what a failure means.
 //!
-//! One shard's handshakes run on its core; a handshake costs some hundred microseconds. Sessions
-//! are resumed by tickets that all shards can read, so it does not matter which one a client meets.
+//! A shard's handshakes run on its core; each costs some hundred microseconds. Sessions are resumed
+//! by tickets that all shards can read, so a client may resume on any shard.
 
 mod client;
 mod layer;
@@ -35,15 +35,15 @@ use std::sync::Arc;
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds something else.
+    /// A file cannot be read, or its content is not valid.
     #[error("{path}: {cause}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong, and what would be right.
         cause: String,
     },
-    /// Something that is not about one file.
+    /// Any other error.
     #[error("TLS: {0}")]
     Other(String),
 }
@@ -54,12 +54,12 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-/// The one implementation of cryptography for all TLS.
+/// The cryptography provider for all TLS connections.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The versions that are spoken: TLS 1.2 and 1.3, or 1.3 alone.
+/// The supported versions: TLS 1.2 and 1.3, or only 1.3.
 fn versions(only_1_3: bool) -> &'static [&'static rustls::SupportedProtocolVersion] {
     static ONLY_1_3: [&rustls::SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
     if only_1_3 { &ONLY_1_3 } else { rustls::ALL_VERSIONS }

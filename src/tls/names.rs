@@ -1,6 +1,6 @@
-//! What a certificate says of itself: the names in its subjectAltName (RFC 5280 4.2.1.6), and the
-//! hash that stands for it in channel bindings (RFC 5929 4.1). *Pure.* Names are to be believed
-//! only of a certificate that a trusted root has vouched for.
+//! Reads a certificate: the names in its subjectAltName (RFC 5280 4.2.1.6), and its hash for
+//! channel bindings (RFC 5929 4.1). *Pure.* The names mean something only if the certificate was
+//! verified by a trusted root.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_parser::der_parser::{Oid, oid};
@@ -21,13 +21,13 @@ enum Kind {
     Uri,
 }
 
-/// What a name of a certificate begins with, where one is written.
+/// The prefixes of certificate names in the users file.
 const KINDS: [(&str, Kind); 3] =
     [("email:", Kind::Email), ("dns:", Kind::Dns), ("uri:", Kind::Uri)];
 
-/// A name as `email:joe@example.com`, `dns:host.example.com` or `uri:spiffe://example.com/joe`, in
-/// the form in which they are compared: domains in any case, and nothing else. `None` for what no
-/// certificate should be known by: patterns, and other kinds.
+/// Normalizes a name such as `email:joe@example.com`, `dns:host.example.com` or
+/// `uri:spiffe://example.com/joe` for comparison: only domains are compared in any letter case.
+/// `None` for names that cannot identify a user: patterns, and other kinds.
 pub fn certificate_name(text: &str) -> Option<Box<str>> {
     let (kind, of) = KINDS.into_iter().find(|(kind, _)| {
         text.get(..kind.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(kind))
@@ -52,10 +52,10 @@ pub fn certificate_name(text: &str) -> Option<Box<str>> {
     Some(format!("{kind}{name}").into())
 }
 
-/// The names of a certificate that a user may be known by, as [`certificate_name`] has them.
+/// The names in a certificate that can identify a user, in the form of [`certificate_name`].
 pub(super) fn names_of(certificate: &[u8]) -> Vec<Box<str>> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    // Twice the same extension is an error here (RFC 5280 4.2 forbids it).
+    // A repeated extension is an error here (RFC 5280 4.2).
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     let name = |name: &GeneralName<'_>| match name {
         GeneralName::RFC822Name(text) => certificate_name(&format!("email:{text}")),
@@ -66,9 +66,9 @@ pub(super) fn names_of(certificate: &[u8]) -> Vec<Box<str>> {
     extension.value.general_names.iter().filter_map(name).collect()
 }
 
-/// What stands for the certificate in tls-server-end-point: its hash by the algorithm that it was
-/// signed with, but SHA-256 for the broken ones. `None` where that is not defined (RFC 5929 4.1),
-/// or has parameters of its own.
+/// The certificate's hash for tls-server-end-point: by the hash of its signature algorithm, or
+/// SHA-256 in place of MD5 and SHA-1. `None` where RFC 5929 4.1 defines none, or the algorithm has
+/// parameters.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let algorithm = &parsed.signature_algorithm.algorithm;
@@ -122,7 +122,7 @@ mod tests {
         );
         assert!(names_of(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, Vec::new())).is_empty());
         for cut in 0..made.len() {
-            // Whatever is left: no panic, and no name that is not there.
+            // A truncated certificate: no panic, and no invented name.
             assert!(names_of(&made[..cut]).len() <= 3 && end_point(&made[..cut]).is_none());
         }
     }

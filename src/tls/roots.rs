@@ -1,5 +1,5 @@
-//! The certificate authorities that the relay trusts (`tls.roots`), for all shards; read again
-//! while the relay runs.
+//! The certificate authorities that the relay trusts (`tls.roots`), shared by all shards. They can
+//! be reloaded.
 
 use super::TlsError;
 use crate::config::Roots;
@@ -9,13 +9,13 @@ use rustls_pki_types::pem::PemObject;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Trusted roots. What was verified by them is marked with their generation, which changes with
-/// them.
+/// Trusted roots. Connections and sessions verified by them are marked with their generation, which
+/// changes when the roots change.
 #[derive(Debug)]
 pub(super) struct TrustedRoots {
     from: Roots,
     generation: AtomicU64,
-    /// Read when first needed: those of the system take milliseconds.
+    /// Read at first use: the roots of the system take milliseconds.
     read: Mutex<Option<Read>>,
 }
 
@@ -26,8 +26,8 @@ struct Read {
 }
 
 impl TrustedRoots {
-    /// Those of the system, or of a file, which is read now: one that is no good is reported at the
-    /// start, not with the first message.
+    /// The roots of the system, or of a file. A file is read now, so that a bad one is reported at
+    /// start and not with the first message.
     ///
     /// # Errors
     /// The file cannot be used.
@@ -43,17 +43,17 @@ impl TrustedRoots {
         })
     }
 
-    /// Reads them again; how many there are. With an error the old ones stay.
+    /// Reads the roots again and returns their number. On an error the old ones stay.
     ///
     /// # Errors
-    /// None can be had.
+    /// There are none, or the file cannot be used.
     pub(super) fn reload(&self) -> Result<usize, TlsError> {
         let new = read(&self.from)?;
         let count = new.certificates.len();
         let mut current = self.lock();
         match &*current {
             Some(old) if old.certificates == new.certificates => {}
-            // What was not read yet has verified nothing.
+            // Roots that were never read have verified nothing.
             None => *current = Some(new),
             Some(_) => {
                 *current = Some(new);
@@ -68,7 +68,7 @@ impl TrustedRoots {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The roots of this moment, with their generation.
+    /// The current roots, with their generation.
     pub(super) fn now(&self) -> Result<(u64, Arc<RootCertStore>), TlsError> {
         let mut current = self.lock();
         let found = match &*current {
@@ -83,15 +83,15 @@ impl TrustedRoots {
     }
 }
 
-/// The certificates of `from`, in a form for what sets up TLS by itself.
+/// The certificates of `from`, for libraries with their own TLS configuration.
 ///
 /// # Errors
-/// None can be had.
+/// There are none, or the file cannot be used.
 pub fn root_certificates(from: &Roots) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     read(from).map(|read| read.certificates)
 }
 
-/// The same for rustls.
+/// The certificates of `from` as a store for rustls.
 pub(super) fn store(from: &Roots) -> Result<Arc<RootCertStore>, TlsError> {
     read(from).map(|read| read.store)
 }
@@ -104,11 +104,11 @@ fn read(from: &Roots) -> Result<Read, TlsError> {
             store.add_parsable_certificates(found.certs.iter().cloned());
             if store.is_empty() {
                 let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
-                let words = format!(
-                    "this machine has no root certificates to verify others with; install the \
-                     package ca-certificates, or name a file in tls.roots. {why}"
+                let text = format!(
+                    "this machine has no root certificates; install the package ca-certificates, \
+                     or name a file in tls.roots. {why}"
                 );
-                return Err(TlsError::Other(words));
+                return Err(TlsError::Other(text));
             }
             found.certs
         }
@@ -116,10 +116,10 @@ fn read(from: &Roots) -> Result<Read, TlsError> {
             let fault = |cause: String| TlsError::File { path: path.clone(), cause };
             let read: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            let read = read.map_err(|error| fault(format!("{error}; it is named as tls.roots")))?;
+            let read = read.map_err(|error| fault(format!("{error}; the file of tls.roots")))?;
             store.add_parsable_certificates(read.iter().cloned());
             if store.is_empty() {
-                let cause = "no certificate in it; roots are in PEM form, one after the other";
+                let cause = "no certificate in it; expected PEM, one certificate after another";
                 return Err(fault(cause.to_owned()));
             }
             read

@@ -1,4 +1,4 @@
-//! The certificates that the relay shows, by the name that a client asks for.
+//! TLS towards clients: the relay's certificates, chosen by the name that the client asks for.
 
 use super::verify::AcceptAnyClientCert;
 use super::{TlsError, names, provider, roots, versions};
@@ -17,9 +17,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// With SHA-256 before SHA-384, and so AES-128 before AES-256: a handshake is hashing for a good
-/// part, and costs less by a sixth and more (`loadtest/tls-beside-postfix.py`). All clients have
-/// AES-128 (RFC 8446 9.1 demands it); one that offers AES-256 alone gets that.
+/// Prefers SHA-256 to SHA-384, and so AES-128 to AES-256: hashing is a large part of a handshake,
+/// which gets cheaper by a sixth or more (`loadtest/tls-beside-postfix.py`). All clients support
+/// AES-128 (RFC 8446 9.1); one that offers only AES-256 gets that.
 fn preferring_short_hashes() -> Arc<CryptoProvider> {
     let mut provider = CryptoProvider::clone(&provider());
     provider.cipher_suites.sort_by_key(|suite| match suite {
@@ -29,19 +29,19 @@ fn preferring_short_hashes() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// What all listeners of all shards share.
+/// The TLS configuration that all listeners of all shards share.
 #[derive(Debug)]
 pub struct Server {
     config: Arc<ServerConfig>,
-    /// The same, and clients are asked for a certificate of theirs.
+    /// The same, but clients are asked for a certificate.
     asking: Arc<ServerConfig>,
     shown: Arc<ServerCertResolver>,
     tickets: [Arc<Tickets>; 2],
 }
 
-/// Tickets of one key, which changes every few hours: any shard takes up what another began. With
-/// new certificates they are made anew: what a client says of the certificate with which a session
-/// began (RFC 5929 4.1) must be true of the one that is shown now.
+/// Session tickets with one key for all shards, which rotates every few hours, so that any shard
+/// can resume a session. New certificates get a new key: the channel binding that a client computed
+/// when the session began (RFC 5929 4.1) must match the certificate in use now.
 #[derive(Debug)]
 struct Tickets(RwLock<Arc<dyn ProducesTickets>>);
 
@@ -82,7 +82,7 @@ impl Server {
     /// Reads the certificates; `None` when none is configured.
     ///
     /// # Errors
-    /// A file cannot be read, holds no certificate or key, or the two do not belong together.
+    /// A file cannot be read, has no certificate or key, or the key does not match the certificate.
     pub fn new(tls: &config::Tls) -> Result<Option<Server>, TlsError> {
         if tls.certificates.is_empty() {
             return Ok(None);
@@ -103,14 +103,14 @@ impl Server {
             config.ticketer = Arc::<Tickets>::clone(tickets);
             config.send_tls13_tickets = 1;
             config.ignore_client_order = true;
-            // Of TLS 1.2 without tickets: remembered here, they would outlive a certificate.
+            // No session cache for TLS 1.2 without tickets: sessions would outlive a certificate.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         let (config, asking) = (Arc::new(config), Arc::new(asking));
         Ok(Some(Server { config, asking, shown, tickets }))
     }
 
-    /// Reads the certificates again. With an error the old ones stay.
+    /// Reads the certificates again. On an error the old ones stay.
     ///
     /// # Errors
     /// As [`Server::new`].
@@ -121,15 +121,14 @@ impl Server {
         self.tickets.iter().try_for_each(|one| one.renew())
     }
 
-    /// The names of a client by the certificate that it has shown, where one of `tls.client_roots`
-    /// vouches for it, now, and for clients. Also of a session taken up again: what was true when
-    /// that began need not be.
+    /// The names in a client's certificate, if it is valid now, for clients, and by one of
+    /// `tls.client_roots`. Resumed sessions are verified again: the roots may have changed.
     pub(super) fn names_of_client(&self, shown: &[CertificateDer<'_>]) -> Vec<Box<str>> {
         let Some((own, others)) = shown.split_first() else { return Vec::new() };
-        let Some(vouching) = self.shown.now().and_then(|now| now.vouching.clone()) else {
+        let Some(verifier) = self.shown.now().and_then(|now| now.verifier.clone()) else {
             return Vec::new();
         };
-        match vouching.verify_client_cert(own, others, UnixTime::now()) {
+        match verifier.verify_client_cert(own, others, UnixTime::now()) {
             Ok(_) => names::names_of(own),
             Err(error) => {
                 tracing::debug!(%error, "a client's certificate is not signed by tls.client_roots");
@@ -138,7 +137,7 @@ impl Server {
         }
     }
 
-    /// What stands for the certificate that a client is shown who asks for this name (RFC 5929 4).
+    /// The channel binding (RFC 5929 4) of the certificate for a client that asks for this name.
     pub(super) fn end_point(&self, name: Option<&str>) -> Option<Vec<u8>> {
         self.shown.now()?.of_name(name).end_point.clone()
     }
@@ -152,11 +151,11 @@ impl Server {
 #[derive(Debug)]
 struct Own {
     key: Arc<CertifiedKey>,
-    /// What stands for it in tls-server-end-point.
+    /// Its hash for tls-server-end-point.
     end_point: Option<Vec<u8>>,
 }
 
-/// The certificates of this moment.
+/// The current certificates.
 #[derive(Debug)]
 struct ServerCertResolver {
     certificates: RwLock<Arc<Certificates>>,
@@ -164,13 +163,13 @@ struct ServerCertResolver {
 
 #[derive(Debug)]
 struct Certificates {
-    /// For clients that name no host, or an unknown one: that is not worth a failed handshake,
-    /// since most clients do not check the name (RFC 6066 3 leaves it to the server).
+    /// For clients that name no host, or an unknown one: the handshake should not fail then, since
+    /// most clients do not check the name (RFC 6066 3 leaves it to the server).
     first: Arc<Own>,
     /// Lower-case names of all certificates; `*.` in front stands for one label.
     by_name: HashMap<Box<str>, Arc<Own>>,
-    /// Checks certificates of clients by `tls.client_roots`.
-    vouching: Option<Arc<dyn ClientCertVerifier>>,
+    /// Verifies client certificates by `tls.client_roots`.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl ServerCertResolver {
@@ -210,27 +209,27 @@ fn read(tls: &config::Tls) -> Result<Certificates, TlsError> {
         first.get_or_insert(own);
     }
     let first = first.ok_or_else(|| TlsError::Other("no certificate".to_owned()))?;
-    let vouching = tls.client_roots.as_ref().map(|path| {
+    let verifier = tls.client_roots.as_ref().map(|path| {
         let roots = roots::store(&Roots::File(path.clone()))?;
         WebPkiClientVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(|error| TlsError::File { path: path.clone(), cause: error.to_string() })
     });
-    Ok(Certificates { first, by_name, vouching: vouching.transpose()? })
+    Ok(Certificates { first, by_name, verifier: verifier.transpose()? })
 }
 
-/// A certificate with its key, and the names it is for.
+/// Reads a certificate with its key, and the names for which it is valid.
 pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str>>), TlsError> {
     let fault = |path: &Path, cause: String| TlsError::File { path: path.to_owned(), cause };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
         .map_err(|error| {
-            let cause = said(&error);
-            fault(&files.cert, format!("{cause}; it is named as cert (or tls_cert), a PEM file"))
+            let cause = pem_error(&error);
+            fault(&files.cert, format!("{cause}; cert (or tls_cert) must name a PEM file"))
         })?;
     let Some(own) = chain.first() else {
-        let cause = "no certificate in it; the file begins with the relay's own, in PEM form \
-                     (-----BEGIN CERTIFICATE-----), then those between it and the root";
+        let cause = "no certificate in it; the file must begin with the relay's own certificate in \
+                     PEM form (-----BEGIN CERTIFICATE-----), then the intermediate ones";
         return Err(fault(&files.cert, cause.to_owned()));
     };
     let names = webpki::EndEntityCert::try_from(own)
@@ -240,11 +239,11 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
         .collect();
     look_at_private(&files.key).map_err(|error| fault(&files.key, error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| fault(&files.key, said(&error)))?;
+        .map_err(|error| fault(&files.key, pem_error(&error)))?;
     let key = provider()
         .key_provider
         .load_private_key(key)
-        .map_err(|error| fault(&files.key, format!("not a key that can be used: {error}")))?;
+        .map_err(|error| fault(&files.key, format!("this key cannot be used: {error}")))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
@@ -256,12 +255,12 @@ pub(super) fn read_one(files: &Certificate) -> Result<(CertifiedKey, Vec<Box<str
     Ok((certified, names))
 }
 
-fn said(error: &rustls_pki_types::pem::Error) -> String {
+fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {
         Error::Io(error) => error.to_string(),
         Error::NoItemsFound => {
-            "nothing of the kind in it; it must be in PEM form (-----BEGIN ...-----)".to_owned()
+            "no such item in it; it must be in PEM form (-----BEGIN ...-----)".to_owned()
         }
         error => format!("not in PEM form: {error:?}"),
     }

@@ -1,5 +1,5 @@
-//! TLS sessions with servers, for shorter handshakes: what may be taken up again, and what must be
-//! forgotten because a server refused it. It knows no connections.
+//! The cache of TLS sessions with servers, for shorter handshakes. A session that a server refused
+//! to resume is forgotten. It knows no connections.
 
 use rustls::NamedGroup;
 use rustls::client::{
@@ -8,32 +8,32 @@ use rustls::client::{
 use rustls_pki_types::ServerName;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sessions of one shard with one way to authenticate.
+/// The sessions of one shard for one TLS profile.
 #[derive(Debug)]
 pub(super) struct Sessions {
     kept: ClientSessionMemoryCache,
-    /// A session was taken since [`Sessions::watch`]. Handshakes of a shard begin one after the
-    /// other, each within one call, so this tells of that call.
+    /// Whether a session was taken since [`Sessions::watch`]. Each handshake of a shard starts
+    /// within one call, so this is about that call.
     taken: AtomicBool,
 }
 
 impl Sessions {
-    /// Of at most `max` servers.
+    /// A cache for at most `max` servers.
     pub(super) fn new(max: usize) -> Sessions {
         Sessions { kept: ClientSessionMemoryCache::new(max), taken: AtomicBool::new(false) }
     }
 
-    /// Before a handshake begins.
+    /// Call before a handshake starts.
     pub(super) fn watch(&self) {
         self.taken.store(false, Ordering::Relaxed);
     }
 
-    /// After it has begun: whether it offers a session.
+    /// Whether the handshake that has started since then offers a session.
     pub(super) fn was_taken(&self) -> bool {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The server refused to take up a session: the next handshake is a full one.
+    /// Forgets the session with a server that refused to resume it: the next handshake is full.
     pub(super) fn forget(&self, server: &ServerName<'static>) {
         self.kept.remove_tls12_session(server);
         while self.kept.take_tls13_ticket(server).is_some() {}

@@ -1,4 +1,4 @@
-//! Both ends over loopback, and against OpenSSL, with certificates made on the spot.
+//! Client and server over loopback, and each with OpenSSL; the certificates are made by the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
@@ -36,14 +36,14 @@ fn on_shard<F: Future<Output = ()> + 'static>(body: impl Fn() -> F + Send + Clon
     ring::start(&[None], &settings, move |_| body()).unwrap().join().unwrap();
 }
 
-/// What each side says of the handshake.
+/// What each side reports about the handshake.
 type Met = (io::Result<MaybeTlsStream>, io::Result<MaybeTlsStream>);
 
 async fn meet(server: Arc<Server>, client: &Client, trust: Trust, name: &str) -> Met {
     meet_showing(server, client, trust, None, name).await
 }
 
-/// The same, and the client shows one of its own certificates if it has one there.
+/// The same, and the client presents its own certificate of this index, if there is one.
 async fn meet_showing(
     server: Arc<Server>,
     client: &Client,
@@ -72,7 +72,7 @@ async fn meet_showing(
 }
 
 #[test]
-fn bytes_pass_whole_in_both_directions_whatever_their_number() {
+fn bytes_of_any_number_pass_unchanged_in_both_directions() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), &["relay.test"]);
     on_shard(move || {
@@ -84,12 +84,9 @@ fn bytes_pass_whole_in_both_directions_whatever_their_number() {
             let (mut near, mut far) = (near.unwrap(), far.unwrap());
             let security = near.security().unwrap();
             assert_eq!((security.version, security.resumed), ("TLSv1.3", false));
-            assert_eq!(
-                &*security.cipher, "TLS_AES_128_GCM_SHA256",
-                "whatever the client has first"
-            );
+            assert_eq!(&*security.cipher, "TLS_AES_128_GCM_SHA256", "whatever the client prefers");
             let there = far.security().unwrap();
-            assert!(there.end_point.is_some(), "the server knows what it has shown");
+            assert!(there.end_point.is_some(), "the server has the hash of its certificate");
             assert_eq!(Security { end_point: None, ..there }, security);
 
             let sent: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
@@ -136,7 +133,7 @@ fn a_receive_that_times_out_leaves_the_connection_usable() {
 }
 
 #[test]
-fn a_second_connection_takes_up_the_session_of_the_first() {
+fn a_second_connection_resumes_the_session_of_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), &["relay.test"]);
     on_shard(move || {
@@ -149,7 +146,7 @@ fn a_second_connection_takes_up_the_session_of_the_first() {
                 let (near, far) = meet(server, &client, Trust::Anyone, "relay.test").await;
                 let (mut near, mut far) = (near.unwrap(), far.unwrap());
                 assert_eq!(near.security().unwrap().resumed, resumed);
-                // The ticket comes behind the handshake, with the first bytes.
+                // The ticket arrives after the handshake, with the first bytes.
                 far.send_all(b"220", LONG).await.unwrap();
                 let mut buffer = RecvBuf::with_capacity(64);
                 near.recv(&mut buffer, LONG).await.unwrap();
@@ -159,7 +156,7 @@ fn a_second_connection_takes_up_the_session_of_the_first() {
 }
 
 #[test]
-fn the_certificate_shown_is_that_of_the_name_asked_for() {
+fn the_certificate_is_chosen_by_the_name_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let first = certificate(folder.path(), &["first.test"]);
     let second = certificate(folder.path(), &["Second.test", "*.second.test"]);
@@ -196,7 +193,7 @@ fn the_certificate_shown_is_that_of_the_name_asked_for() {
 }
 
 #[test]
-fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
+fn a_new_certificate_is_used_after_a_reload_and_a_bad_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificate(folder.path(), &["relay.test"]);
     let old_root = folder.path().join("old.pem");
@@ -230,7 +227,7 @@ fn a_new_certificate_is_shown_after_a_reload_and_a_bad_one_is_not_taken() {
 }
 
 #[test]
-fn what_a_host_is_shown_is_read_again_too() {
+fn client_certificates_are_reloaded_too() {
     let folder = tempfile::tempdir().unwrap();
     let host = certificate(folder.path(), &["host.test"]);
     let files = certificate(folder.path(), &["relay.test"]);
@@ -262,12 +259,12 @@ fn what_a_host_is_shown_is_read_again_too() {
 }
 
 #[test]
-fn files_that_are_wrong_are_named() {
+fn errors_name_the_wrong_file() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), &["one.test"]);
     let other = certificate(folder.path(), &["other.test"]);
     let fault = |cert: &Path, key: &Path| {
-        // A certificate that is named as a key is still looked at.
+        // Without this, the file's mode would be the error.
         if let Ok(text) = std::fs::read_to_string(key) {
             config::write_private(key, &text);
         }
@@ -278,7 +275,7 @@ fn files_that_are_wrong_are_named() {
     assert!(fault(&missing, &one.key).contains("missing.pem: No such file"));
     assert!(fault(&one.cert, &missing).contains("missing.pem: No such file"));
     assert!(fault(&one.key, &one.key).contains("one.test.key: no certificate in it"));
-    assert!(fault(&one.cert, &one.cert).contains("one.test.pem: nothing of the kind in it"));
+    assert!(fault(&one.cert, &one.cert).contains("one.test.pem: no such item in it"));
     let exchanged = fault(&one.cert, &other.key);
     assert!(exchanged.contains("other.test.key: not the key of"), "{exchanged}");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -289,7 +286,7 @@ fn files_that_are_wrong_are_named() {
 }
 
 #[test]
-fn what_is_no_tls_ends_the_handshake() {
+fn bytes_that_are_not_tls_end_the_handshake() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), &["relay.test"]);
     on_shard(move || {
@@ -317,7 +314,7 @@ fn openssl(folder: &Path, words: &[&str]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A TLS server by OpenSSL with this key (words for `req -newkey`), and a certificate of X.509 v1
+/// A TLS server by OpenSSL with this key (arguments of `req -newkey`) and a certificate of X.509 v1
 /// or v3, until it is dropped.
 struct OpensslServer {
     process: std::process::Child,
@@ -337,8 +334,7 @@ impl OpensslServer {
             let new = ["req", "-x509", "-newkey"];
             openssl(folder, &[&new, key, &subject, &["-out", &pem]].concat());
         }
-        // A port of the kernel's choice; another test may take it in between, then it is tried
-        // again.
+        // A port chosen by the kernel; another test may take it meanwhile, then we try again.
         for _ in 0..20 {
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = free.local_addr().unwrap().port();
@@ -376,7 +372,7 @@ impl Drop for OpensslServer {
 }
 
 #[test]
-fn any_certificate_will_do_where_nothing_is_demanded_and_else_the_reason_is_clear() {
+fn any_certificate_is_accepted_unless_verified_and_an_error_names_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let rsa_2048 = ["rsa:2048"];
@@ -391,7 +387,7 @@ fn any_certificate_will_do_where_nothing_is_demanded_and_else_the_reason_is_clea
         ("v3-rsa", &rsa_2048, false, "certificate"),
     ] {
         let server = OpensslServer::start(folder, name, key, v1);
-        // Some certificate that is not the server's.
+        // A certificate that is not the server's.
         let other = certificate(folder, &["other.test"]);
         let port = server.port;
         on_shard(move || {
@@ -462,7 +458,7 @@ fn a_client_with_a_certificate_of_any_version_proves_its_key() {
 }
 
 #[test]
-fn a_root_that_was_removed_is_not_trusted_any_more_not_even_by_a_session() {
+fn a_removed_root_is_no_longer_trusted_not_even_for_a_resumed_session() {
     let folder = tempfile::tempdir().unwrap();
     let host = certificate(folder.path(), &["relay.test"]);
     let other = certificate(folder.path(), &["other.test"]);

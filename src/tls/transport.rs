@@ -1,4 +1,4 @@
-//! A connection, with or without TLS: the same calls for both.
+//! A connection with or without TLS, with the same methods for both.
 
 use super::client::Client;
 use super::layer::Layer;
@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The end of TLS may take so long to send.
+/// Longest time to send close_notify.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 /// A TCP connection that may have a layer of TLS.
@@ -25,19 +25,20 @@ pub struct MaybeTlsStream {
 pub struct Security {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
-    /// As the IANA registry names it: `TLS_AES_256_GCM_SHA384`.
+    /// The cipher suite's name in the IANA registry: `TLS_AES_256_GCM_SHA384`.
     pub cipher: Box<str>,
-    /// An earlier session was taken up again.
+    /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// The exporter that SASL ties an exchange to (RFC 9266); of TLS 1.3 only, because of 1.2 it
-    /// cannot be seen here whether it is safe.
+    /// The exporter for SASL channel bindings (RFC 9266); only of TLS 1.3, because for 1.2 it
+    /// cannot be determined here whether it is safe.
     pub exporter: Option<[u8; 32]>,
-    /// At the server's end, the hash of the certificate that it has shown (RFC 5929 4), where there
-    /// is one.
+    /// On the server side, the hash of the server's certificate for channel bindings (RFC 5929 4),
+    /// if it is defined.
     pub end_point: Option<Vec<u8>>,
-    /// Of the client's certificate, when it was asked for one and has its key: SHA-256.
+    /// SHA-256 of the client's certificate, if the client was asked for one and has proven its key.
     pub client_fingerprint: Option<[u8; 32]>,
-    /// Its names, as [`super::certificate_name`] has them, if one of `tls.client_roots` vouches.
+    /// The names in it, in the form of [`super::certificate_name`], if one of `tls.client_roots`
+    /// has issued it.
     pub client_names: Vec<Box<str>>,
 }
 
@@ -47,13 +48,13 @@ impl MaybeTlsStream {
         MaybeTlsStream { stream, layer: None, session_offered: false }
     }
 
-    /// Answers the handshake, within `timeout` as a whole; with `asks_for_certificate` it asks the
-    /// client for one.
-    /// What the client sent in the clear before must have been dropped (RFC 3207 4.2).
+    /// Performs the server's handshake, within `timeout` as a whole; with `asks_for_certificate`,
+    /// the client is asked for one. The caller must have dropped all that the client sent in the
+    /// clear (RFC 3207 4.2).
     ///
     /// # Errors
-    /// `InvalidData` with rustls's reason when the two do not agree; `TimedOut`; what the network
-    /// says. The connection is of no use then.
+    /// `InvalidData` with rustls's reason when the handshake fails; `TimedOut`; errors of the
+    /// network. The connection cannot be used after that.
     pub async fn accept(
         &mut self,
         server: &Server,
@@ -64,17 +65,17 @@ impl MaybeTlsStream {
             ServerConnection::new(server.config(asks_for_certificate)).map_err(io::Error::other)?;
         self.secure(Connection::Server(tls), timeout).await?;
         if let Some(layer) = &mut self.layer {
-            layer.look_back(server);
+            layer.note_certificates(server);
         }
         Ok(())
     }
 
-    /// Begins the handshake with a server that is called `name` (a domain name, or an address),
-    /// within `timeout` as a whole. `client_certificates` is the place of the certificate that
-    /// it is shown if it asks for one.
+    /// Performs the client's handshake with the server `name` (a domain name or an address), within
+    /// `timeout` as a whole. `client_certificates` is the index of the certificate for a server
+    /// that asks for one.
     ///
     /// # Errors
-    /// As [`MaybeTlsStream::accept`]; `InvalidInput` when `name` is neither.
+    /// As [`MaybeTlsStream::accept`]; `InvalidInput` when `name` is not valid.
     pub async fn connect(
         &mut self,
         client: &Client,
@@ -85,15 +86,15 @@ impl MaybeTlsStream {
     ) -> io::Result<()> {
         let (tls, session_offered) =
             client.connection(trust, client_certificates, name).map_err(|error| match error {
-                TlsError::Other(words) => io::Error::new(io::ErrorKind::InvalidInput, words),
+                TlsError::Other(text) => io::Error::new(io::ErrorKind::InvalidInput, text),
                 error => io::Error::other(error),
             })?;
         self.session_offered = session_offered;
         self.secure(Connection::Client(tls), timeout).await
     }
 
-    /// Whether the handshake offered to take up an earlier session: where it failed, or what
-    /// followed it, that may be the reason.
+    /// Whether the handshake offered to resume a session: if it failed, or the connection failed
+    /// right after it, that may be the reason.
     pub fn offered_session(&self) -> bool {
         self.session_offered
     }
@@ -110,7 +111,7 @@ impl MaybeTlsStream {
         self.layer.as_ref().map(|layer| layer.security())
     }
 
-    /// As [`Stream::recv`]; `InvalidData` also for bytes that are no TLS.
+    /// As [`Stream::recv`]; also `InvalidData` for bytes that are not valid TLS.
     pub async fn recv(&mut self, buffer: &mut RecvBuf, timeout: Duration) -> io::Result<usize> {
         match &mut self.layer {
             None => self.stream.recv(buffer, timeout).await,
@@ -134,19 +135,19 @@ impl MaybeTlsStream {
         }
     }
 
-    /// Gives memory back while nothing is under way.
+    /// Releases memory while the connection is idle.
     pub fn release(&mut self) {
         if let Some(layer) = &mut self.layer {
             layer.release();
         }
     }
 
-    /// The other end.
+    /// The address of the other side.
     pub fn peer_address(&self) -> SocketAddr {
         self.stream.peer_address()
     }
 
-    /// This end.
+    /// The address of this side.
     pub fn local_address(&self) -> SocketAddr {
         self.stream.local_address()
     }
@@ -156,7 +157,7 @@ impl MaybeTlsStream {
         self.stream.interrupter()
     }
 
-    /// As [`Stream::close`], with the end of TLS before it.
+    /// As [`Stream::close`], after close_notify.
     pub async fn close(mut self) {
         if let Some(layer) = &mut self.layer {
             layer.finish(&mut self.stream, FINISH_WAIT).await;

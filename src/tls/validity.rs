@@ -1,4 +1,4 @@
-//! From when until when a certificate is valid.
+//! The validity period of a certificate.
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -6,20 +6,20 @@ use std::path::Path;
 use std::time::Duration;
 use webpki::{EndEntityCert, Error, KeyUsage};
 
-/// The time of a certificate, since 1970.
+/// The validity period of a certificate, as times since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// Its first moment.
+    /// notBefore.
     pub from: Duration,
-    /// Its last.
+    /// notAfter.
     pub until: Duration,
 }
 
-/// The time of the first certificate in a PEM file; `None` if that cannot be read.
+/// The validity period of the first certificate in a PEM file; `None` if it cannot be read.
 pub fn validity(path: &Path) -> Option<Validity> {
     let own = CertificateDer::pem_file_iter(path).ok()?.next()?.ok()?;
     let own = EndEntityCert::try_from(&own).ok()?;
-    // The verifier compares the time first, and says which bound was missed.
+    // The verifier checks the time first, and its error has the bound that was violated.
     let fault = |seconds| {
         let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let usage = KeyUsage::server_auth();
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_a_certificate_is_read_from_it() {
+    fn the_validity_period_is_read_from_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cert.pem");
         let mut parameters = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();

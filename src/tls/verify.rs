@@ -1,16 +1,16 @@
-//! What the certificate of the other side has to prove, in each case. *Pure* but for the clock that
-//! rustls hands in.
+//! What the certificate of the other side must prove, in each case. *Pure* except for the clock,
+//! which rustls passes in.
 //!
 //! | connection | certificate | name | signature of the handshake |
 //! | --- | --- | --- | --- |
-//! | to a server, nothing demanded ([`AcceptAnyServerCert`]) | any, of any version and key | any, also none that DNS allows | not looked at |
-//! | to a server, verified ([`VerifiedServerCert`]) | by a trusted root, X.509 v3, in its time | the one asked for | checked |
+//! | to a server, nothing required ([`AcceptAnyServerCert`]) | any, of any version and key | any, even one that DNS does not allow | not checked |
+//! | to a server, verified ([`VerifiedServerCert`]) | by a trusted root, X.509 v3, within its validity period | the one asked for | checked |
 //! | from a client ([`AcceptAnyClientCert`]) | any, of any version | any | checked |
 //!
-//! Where nothing is demanded the signature proves nothing either: an attacker in the middle would
-//! present a certificate of its own (RFC 7435 3). Demanding it would only refuse certificates that
-//! this implementation of cryptography cannot read: X.509 v1, RSA below 2048 bits, P-521, Ed448;
-//! and mail would go in the clear instead.
+//! Where nothing is required, the signature would prove nothing: an active attacker would present a
+//! certificate of its own (RFC 7435 3). Checking it would only refuse certificates that this
+//! cryptography provider cannot read (X.509 v1, RSA below 2048 bits, P-521, Ed448), and the mail
+//! would be sent in the clear instead.
 
 use super::provider;
 use rustls::client::WebPkiServerVerifier;
@@ -25,14 +25,14 @@ use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Unix
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-/// Schemes that old or unusual servers sign with and that cannot be checked here.
+/// Signature schemes of old or unusual servers that the provider cannot check.
 const UNCHECKED_SCHEMES: [SignatureScheme; 3] = [
     SignatureScheme::ECDSA_NISTP521_SHA512,
     SignatureScheme::ED448,
     SignatureScheme::RSA_PKCS1_SHA1,
 ];
 
-/// Takes any certificate of a server.
+/// Accepts any certificate of a server.
 #[derive(Debug)]
 pub(super) struct AcceptAnyServerCert {
     provider: Arc<CryptoProvider>,
@@ -81,7 +81,7 @@ impl ServerCertVerifier for AcceptAnyServerCert {
     }
 }
 
-/// Takes a certificate of a server that a trusted root vouches for, and for the name asked for.
+/// Accepts a certificate of a server that is valid by a trusted root and for the name asked for.
 #[derive(Debug)]
 pub(super) struct VerifiedServerCert {
     inner: Arc<WebPkiServerVerifier>,
@@ -144,9 +144,9 @@ fn old_version(certificate: &[u8]) -> Option<OldVersion> {
     (version != X509Version::V3).then(|| OldVersion(version.0 + 1))
 }
 
-/// Takes any certificate of a client that proves to have its key, and clients without one. Which
-/// user it belongs to is not the business of TLS: a user known by a fingerprint needs no root that
-/// vouches for it. For users known by a name that is looked at after the handshake.
+/// Accepts any certificate of a client that proves to have its key, and clients without one. For a
+/// user with a fingerprint in the users file, any issuer will do; for a user with a certificate
+/// name, the chain is verified after the handshake.
 #[derive(Debug)]
 pub(super) struct AcceptAnyClientCert {
     provider: Arc<CryptoProvider>,
@@ -190,7 +190,7 @@ impl ClientCertVerifier for AcceptAnyClientCert {
         let bad_encoding = || rustls::Error::from(CertificateError::BadEncoding);
         let key = public_key(certificate).ok_or_else(bad_encoding)?;
         let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad_encoding())?;
-        // One scheme of TLS 1.2 stands for keys of several curves; a key fits one of them.
+        // In TLS 1.2 one scheme covers keys of several curves; try all of its algorithms.
         let fits = |algorithm: &&dyn rustls_pki_types::SignatureVerificationAlgorithm| {
             key.verify_signature(*algorithm, message, signed.signature()).is_ok()
         };

@@ -1,4 +1,4 @@
-"""Content that goes out with its envelope (BDAT, RFC 3030), and hosts that cannot take it so."""
+"""Content that is sent together with its envelope (BDAT, RFC 3030), and hosts that do not support it."""
 
 import socketserver
 import threading
@@ -71,7 +71,7 @@ class ChunkHost:
 
 
 def content_goes_with_the_envelope_where_that_is_offered():
-    """One round trip for a message, and its dots as they were written."""
+    """One round trip for a message; its dots arrive unchanged."""
     with ChunkHost("takes") as host, Relay(smart_host=host.port) as relay:
         send(relay.port, MESSAGE)
         relay.wait_event("delivered")
@@ -80,8 +80,8 @@ def content_goes_with_the_envelope_where_that_is_offered():
         relay.wait_empty()
 
 
-def a_host_that_does_not_know_what_it_offers_gets_it_by_data_at_once():
-    """RFC 5321 4.2.2: 502 says nothing of the message; it is neither bounced nor delayed."""
+def a_host_that_offers_chunking_without_support_gets_data_at_once():
+    """RFC 5321 4.2.2: 502 is not about the message, so it is neither bounced nor delayed."""
     one = ["--set", "pool.connections_per_site=1"]
     with ChunkHost("does not know") as host, Relay(*one, smart_host=host.port) as relay:
         send(relay.port, MESSAGE)
@@ -93,7 +93,7 @@ def a_host_that_does_not_know_what_it_offers_gets_it_by_data_at_once():
         assert host.verbs()[:8] == expected, host.commands
 
 
-def a_host_that_hangs_up_over_it_gets_the_next_attempt_by_data():
+def a_host_that_hangs_up_after_bdat_gets_data_at_the_next_attempt():
     with ChunkHost("hangs up") as host, Relay(smart_host=host.port) as relay:
         send(relay.port, MESSAGE)
         deferred = relay.wait_event("deferred")[0]
@@ -102,7 +102,7 @@ def a_host_that_hangs_up_over_it_gets_the_next_attempt_by_data():
         assert [without_trace(one) for one in host.contents] == [MESSAGE]
 
 
-def chunking_can_be_forbidden():
+def chunking_can_be_disabled():
     with ChunkHost("takes") as host:
         with Relay("--set", "route.chunking=false", smart_host=host.port) as relay:
             send(relay.port, MESSAGE)
@@ -113,9 +113,9 @@ def chunking_can_be_forbidden():
 
 TESTS = [
     content_goes_with_the_envelope_where_that_is_offered,
-    a_host_that_does_not_know_what_it_offers_gets_it_by_data_at_once,
-    a_host_that_hangs_up_over_it_gets_the_next_attempt_by_data,
-    chunking_can_be_forbidden,
+    a_host_that_offers_chunking_without_support_gets_data_at_once,
+    a_host_that_hangs_up_after_bdat_gets_data_at_the_next_attempt,
+    chunking_can_be_disabled,
 ]
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Clients that are known by their certificates: as such, or by names for which a root of our choice vouches."""
+"""Clients that log in with certificates: by fingerprint, or by a name that a trusted root has signed."""
 
 import base64
 import contextlib
@@ -15,7 +15,7 @@ from users import SUBMISSION, relay_with_users, user
 
 
 class Authority:
-    """A root of its own, and what it signs."""
+    """A certificate authority for the test."""
 
     def __init__(self, folder, name):
         self.folder, self.name = pathlib.Path(folder), name
@@ -53,7 +53,7 @@ def external(relay, root, pair, name=None, version=ssl.TLSVersion.TLSv1_3):
 
 
 def known(relay, *users):
-    """Writes users, a name and a line each, and has them read."""
+    """Writes the users file, a name and a line for each user, and waits until it is read."""
     count = relay.log.count(b"users read again")
     with relay.users.open("a") as file:
         for name, line in users:
@@ -69,7 +69,7 @@ def relay_with_roots(path, failures=1000):
         yield relay, root
 
 
-def a_certificate_lets_its_user_in():
+def a_user_logs_in_with_a_certificate():
     need("msmtp")
     text = SUBMISSION + "client_certificates = true\n"
     with Sink() as sink, certificates("joe", "ann") as (made, _), relay_with_users(sink=sink, text=text) as (relay, root):
@@ -107,7 +107,7 @@ def a_certificate_lets_its_user_in():
         assert relay.wait_event("received", 1)[0]["user"] == "joe"
 
 
-def a_name_that_a_root_vouches_for_lets_a_user_in():
+def a_user_logs_in_with_a_certificate_name_from_a_trusted_root():
     need("openssl")
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Authority(folder, "ours"), Authority(folder, "theirs")
@@ -134,7 +134,7 @@ def a_name_that_a_root_vouches_for_lets_a_user_in():
             assert external(relay, root, old) == wrong, "its time is over"
 
 
-def of_a_certificate_of_several_users_one_is_named():
+def with_a_certificate_of_several_users_the_client_names_one():
     with tempfile.TemporaryDirectory() as folder:
         ours = Authority(folder, "ours")
         with relay_with_roots(ours.root) as (relay, root):
@@ -146,7 +146,7 @@ def of_a_certificate_of_several_users_one_is_named():
             assert external(relay, root, pair, "joe")[0] == 535
 
 
-def certificates_that_do_not_fit_are_counted_like_passwords():
+def wrong_certificates_are_counted_like_wrong_passwords():
     with tempfile.TemporaryDirectory() as folder:
         ours = Authority(folder, "ours")
         with relay_with_roots(ours.root, 3) as (relay, root):
@@ -155,10 +155,10 @@ def certificates_that_do_not_fit_are_counted_like_passwords():
             assert external(relay, root, right)[0] == 235
             replies = [external(relay, root, right, "joe")[0] for _ in range(4)]
             assert replies == [535, 535, 535, 454], replies
-            assert external(relay, root, right)[0] == 454, "the right one, too"
+            assert external(relay, root, right)[0] == 454, "the right one too"
 
 
-def roots_of_clients_are_read_again():
+def client_roots_are_reloaded():
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Authority(folder, "ours"), Authority(folder, "theirs")
         roots = pathlib.Path(folder) / "roots.pem"
@@ -177,7 +177,7 @@ def roots_of_clients_are_read_again():
             assert code == 2 and "roots.pem: no certificate in it" in errors, errors
 
 
-def names_without_roots_are_warned_of():
+def certificate_names_without_roots_cause_a_warning():
     with relay_with_users(text=SUBMISSION) as (relay, _):
         with relay.users.open("a") as file:
             file.write('certificate_names = ["email:joe@example.com"]\n')
@@ -188,12 +188,12 @@ def names_without_roots_are_warned_of():
 
 
 TESTS = (
-    a_certificate_lets_its_user_in,
-    a_name_that_a_root_vouches_for_lets_a_user_in,
-    of_a_certificate_of_several_users_one_is_named,
-    certificates_that_do_not_fit_are_counted_like_passwords,
-    roots_of_clients_are_read_again,
-    names_without_roots_are_warned_of,
+    a_user_logs_in_with_a_certificate,
+    a_user_logs_in_with_a_certificate_name_from_a_trusted_root,
+    with_a_certificate_of_several_users_the_client_names_one,
+    wrong_certificates_are_counted_like_wrong_passwords,
+    client_roots_are_reloaded,
+    certificate_names_without_roots_cause_a_warning,
 )
 
 if __name__ == "__main__":

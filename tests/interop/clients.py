@@ -1,4 +1,4 @@
-"""Real clients in front, a real sink behind."""
+"""Real clients that send to the relay, and a real next hop."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ def send(port, text=b"Subject: hello\r\n\r\nbody\r\n", to=("b@sink.test",), sour
         assert not refused, refused
 
 
-def smtplib_sends_and_the_sink_has_it_whole():
+def smtplib_sends_and_the_sink_gets_it_unchanged():
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         text = b"Subject: dots\r\n\r\n.one\r\n..two\r\n.\r\nend\r\n"
         send(relay.port, text, to=("b@sink.test", "c@sink.test"))
@@ -45,7 +45,7 @@ def swaks_pipelines():
         sink.wait(3)
 
 
-def a_client_that_vanishes_leaves_nothing():
+def a_client_that_disappears_leaves_nothing_behind():
     need("swaks")
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         for step in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA"):
@@ -106,7 +106,7 @@ def smtp_source_floods_and_all_arrive():
 
 
 def library_messages():
-    """The test data of a MIME library, from its package in the Rust registry: only fetched, not built."""
+    """The test data of a MIME library, from its package in the Rust registry: downloaded, not built."""
     with tempfile.TemporaryDirectory() as folder:
         project = pathlib.Path(folder)
         (project / "lib.rs").touch()
@@ -138,8 +138,8 @@ def real_messages_arrive_byte_for_byte():
         refused = {}
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
             for number, path in enumerate(files):
-                # The wire knows only CRLF; a lone CR or LF in a file is made one first, as any
-                # client must.
+                # SMTP has only CRLF; a lone CR or LF in a file is converted first, as any client
+                # must do.
                 text = path.read_bytes()
                 text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
                 if not text.endswith(b"\r\n"):
@@ -157,7 +157,7 @@ def real_messages_arrive_byte_for_byte():
         print(f"       {len(sent)} messages byte for byte, {len(refused)} refused (NUL)")
 
 
-def strangers_may_not_relay():
+def unauthenticated_clients_may_not_relay():
     with Sink() as sink, Relay("--set", "access.relay_networks=10.0.0.0/8", smart_host=sink.port) as relay:
         try:
             send(relay.port)
@@ -168,7 +168,7 @@ def strangers_may_not_relay():
         assert relay.wait_event("rejected")[0]["to"] == "b@sink.test"
 
 
-def wrong_protocols_get_a_word_and_a_close():
+def wrong_protocols_get_a_reply_and_are_disconnected():
     with Relay() as relay:
         for sent in (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
@@ -203,7 +203,7 @@ HALF_A_MESSAGE = (
 )
 
 
-def a_half_open_client_does_not_hold_others():
+def a_half_open_client_does_not_block_others():
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         held = [socket.create_connection(("127.0.0.1", relay.port)) for _ in range(50)]
         for number, peer in enumerate(held):
@@ -216,10 +216,10 @@ def a_half_open_client_does_not_hold_others():
 
 
 TESTS = [
-    smtplib_sends_and_the_sink_has_it_whole, swaks_pipelines, a_client_that_vanishes_leaves_nothing,
+    smtplib_sends_and_the_sink_gets_it_unchanged, swaks_pipelines, a_client_that_disappears_leaves_nothing_behind,
     msmtp_and_curl_send, smtp_source_floods_and_all_arrive, real_messages_arrive_byte_for_byte,
-    strangers_may_not_relay, wrong_protocols_get_a_word_and_a_close, smuggling_is_refused,
-    a_half_open_client_does_not_hold_others,
+    unauthenticated_clients_may_not_relay, wrong_protocols_get_a_reply_and_are_disconnected, smuggling_is_refused,
+    a_half_open_client_does_not_block_others,
 ]
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""By when mail is to be delivered (RFC 2852): what comes back, what is reported, and what passes on."""
+"""DELIVERBY (RFC 2852): what is returned, what is reported, and what is passed on."""
 
 import contextlib
 import pathlib
@@ -15,13 +15,13 @@ MESSAGE = b"Subject: x\r\n\r\nthe body\r\n"
 
 
 class TimedSink:
-    """A next hop that offers DELIVERBY and DSN. It refuses RCPT for those that `refusal` names."""
+    """A next hop that offers DELIVERBY and DSN. It refuses RCPT as `refusal` decides."""
 
     def __init__(self, shortest, refusal=lambda address: None, port=None):
         self.shortest = shortest
         self.refusal = refusal
         self.port = port or free_port()
-        # (what MAIL said, what each RCPT said, content)
+        # (parameters of MAIL, parameters of each RCPT, content)
         self.messages = []
 
     def __enter__(self):
@@ -73,7 +73,7 @@ class TimedSink:
                 say("554 no valid recipients" if verb == "DATA" else "250 ok")
 
     def wait(self, test, seconds=20.0):
-        """The one message that `test` is true of."""
+        """The message for which `test` is true."""
         wait_until("the message", lambda: any(map(test, self.messages)), seconds)
         found, = filter(test, self.messages)
         return found
@@ -88,7 +88,7 @@ def is_mail(message):
 
 
 def text_of(report):
-    """Unfolded, and as people read it."""
+    """Unfolded and decoded text."""
     return re.sub(r"\s+", " ", report[-1].decode())
 
 
@@ -110,7 +110,7 @@ def post(relay, by, *wishes, to="b@sink.test"):
         client.sendmail("a@sender.test", [to], MESSAGE, mail_options=[f"BY={by}"], rcpt_options=wishes)
 
 
-def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
+def the_remaining_time_is_passed_on_and_every_hop_is_reported():
     with TimedSink(60) as sink, timed_relay(sink.port) as relay:
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
             client.ehlo()
@@ -125,14 +125,14 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
         for words in ("Action: relayed", "Deliver-By-Date: ", "You set a time for it"):
             assert words in report, report
         relay.wait_empty()
-        # Mode N, its time over, and no wish to hear of anything.
+        # Mode N, its time over, and NOTIFY=NEVER.
         sink.messages.clear()
         post(relay, "-30;NT", "NOTIFY=NEVER")
         mail, recipients, _ = sink.wait(is_mail)
         assert re.fullmatch(r"MAIL FROM:<a@sender.test> BY=-3\d;NT", mail), mail
         assert recipients == ["RCPT TO:<b@sink.test> NOTIFY=NEVER"], recipients
         relay.wait_empty()
-        # Less time than the host wants.
+        # Less time than the host requires.
         sink.messages.clear()
         post(relay, "30;R")
         event, = relay.wait_event("bounced")
@@ -142,7 +142,7 @@ def what_is_left_of_the_time_passes_on_and_every_hop_is_told_of():
         assert not any(map(is_mail, sink.messages))
 
 
-def a_host_that_knows_no_such_time_gets_nothing_with_r_and_all_with_n():
+def a_host_without_deliverby_gets_nothing_with_r_and_everything_with_n():
     with Sink() as sink, timed_relay(sink.port) as relay:
         post(relay, "300;R")
         event, = relay.wait_event("bounced")
@@ -157,7 +157,7 @@ def a_host_that_knows_no_such_time_gets_nothing_with_r_and_all_with_n():
         assert len(told) == 2 and "Action: relayed" in told[1] + told[0], told
 
 
-def what_is_not_delivered_in_time_comes_back_or_is_told_of_once():
+def mail_that_is_not_delivered_in_time_is_returned_or_reported_once():
     def refusal(line):
         return "450 4.2.1 busy" if "@sink.test" in line else None
 
@@ -185,7 +185,7 @@ def what_is_not_delivered_in_time_comes_back_or_is_told_of_once():
         time.sleep(3)
         assert sum(map(is_report, sink.messages)) == 2, "once"
         assert {entry["to"] for entry in relay.queue()} == {"n@sink.test", "silent@sink.test"}
-        # It is carried from spool to spool.
+        # It is kept from spool to spool.
         assert relay.stop() == 0
         with tempfile.TemporaryDirectory() as folder:
             code, _, errors = relay.command("spool", "export", "--to", folder)
@@ -195,9 +195,9 @@ def what_is_not_delivered_in_time_comes_back_or_is_told_of_once():
 
 
 TESTS = (
-    what_is_left_of_the_time_passes_on_and_every_hop_is_told_of,
-    a_host_that_knows_no_such_time_gets_nothing_with_r_and_all_with_n,
-    what_is_not_delivered_in_time_comes_back_or_is_told_of_once,
+    the_remaining_time_is_passed_on_and_every_hop_is_reported,
+    a_host_without_deliverby_gets_nothing_with_r_and_everything_with_n,
+    mail_that_is_not_delivered_in_time_is_returned_or_reported_once,
 )
 
 if __name__ == "__main__":

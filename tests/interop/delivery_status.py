@@ -1,4 +1,4 @@
-"""What becomes of mail when the next hop says no, not now, or nothing."""
+"""Results of delivery when the next hop refuses, defers, or does not answer."""
 
 import email
 import smtplib
@@ -64,7 +64,7 @@ def mail_with_the_null_reverse_path_is_never_reported():
         assert not relay.events("bounced") and len(relay.events("received")) == 1
 
 
-def a_deferred_recipient_is_tried_again_with_growing_waits():
+def a_deferred_recipient_is_retried_with_growing_waits():
     tries = []
 
     def reply(at, address):
@@ -83,7 +83,7 @@ def a_deferred_recipient_is_tried_again_with_growing_waits():
         assert relay.wait_event("delivered")[0]["attempt"] == 4
 
 
-def what_waits_too_long_expires_and_is_reported():
+def mail_that_waits_too_long_expires_and_is_reported():
     with Sink(refusing("rcpt", "450 4.2.1 busy", "b@sink.test")) as sink:
         with Relay("--set", "retry.expire=3s", smart_host=sink.port) as relay:
             send(relay.port)
@@ -150,7 +150,7 @@ def a_dead_next_hop_backs_off_and_is_explained():
 
 
 def misbehaving_servers_lose_nothing():
-    """smtp-sink's whole repertoire; each message ends delivered, bounced or waiting, never lost."""
+    """All faults of smtp-sink; each message is delivered, bounced or waits, and is never lost."""
     need("smtp-sink")
     cases = {
         "-f RCPT": "bounced", "-f DATA": "bounced", "-f MAIL": "bounced", "-r MAIL": "deferred",
@@ -160,7 +160,7 @@ def misbehaving_servers_lose_nothing():
         "-N": "delivered", "-f CONNECT": "deferred", "-r CONNECT": "deferred",
         "-q EHLO": "deferred", "-Q CONNECT": "deferred", "-W DATA:1": "delivered",
     }
-    for flags, fate in cases.items():
+    for flags, outcome in cases.items():
         port = free_port()
         with tempfile.TemporaryDirectory() as folder:
             sink = subprocess.Popen(
@@ -170,8 +170,8 @@ def misbehaving_servers_lose_nothing():
                 with Relay(smart_host=port, cores="1", retry_first="60s") as relay:
                     wait_until("sink listens", lambda: not refused(port))
                     send(relay.port)
-                    event = relay.wait_event(fate)[0]
-                    if fate == "deferred":
+                    event = relay.wait_event(outcome)[0]
+                    if outcome == "deferred":
                         entry, = relay.queue()
                         assert entry["reason"], (flags, entry)
                     assert event["to"] == "b@sink.test", (flags, event)
@@ -204,7 +204,7 @@ def an_idle_connection_that_the_server_closed_costs_no_attempt():
                 if data:
                     if line == b".\r\n":
                         self.wfile.write(b"250 2.0.0 ok\r\n")
-                        return  # closes after one message, without a word
+                        return  # closes after one message, without a reply
                 elif line.upper().startswith(b"DATA"):
                     data = True
                     self.wfile.write(b"354 go\r\n")
@@ -242,7 +242,7 @@ def a_large_message_goes_through():
         assert content.endswith(text[-1000:]) and len(content) > len(text)
 
 
-def too_large_is_refused_declared_or_not():
+def a_message_that_is_too_large_is_refused_declared_or_not():
     with Relay("--set", "session.message_bytes_max=100KiB") as relay:
         text = b"Subject: x\r\n\r\n" + b"y" * 70 + b"\r\n"
         for declare in (True, False):
@@ -256,19 +256,19 @@ def too_large_is_refused_declared_or_not():
                 client.docmd("RCPT TO:<b@sink.test>")
                 code, answer = client.data(text + (b"z" * 70 + b"\r\n") * 2000)
                 assert code == 552, (code, answer)
-                assert client.noop()[0] == 250, "the session goes on"
+                assert client.noop()[0] == 250, "the session continues"
 
 
 TESTS = [
     a_refused_recipient_is_reported_to_the_sender, a_refused_report_ends_in_the_log,
     mail_with_the_null_reverse_path_is_never_reported,
-    a_deferred_recipient_is_tried_again_with_growing_waits,
-    what_waits_too_long_expires_and_is_reported, attempts_and_due_times_survive_a_restart,
+    a_deferred_recipient_is_retried_with_growing_waits,
+    mail_that_waits_too_long_expires_and_is_reported, attempts_and_due_times_survive_a_restart,
     fewer_shards_after_a_restart_leave_nothing_behind,
     a_dead_next_hop_backs_off_and_is_explained, misbehaving_servers_lose_nothing,
     an_idle_connection_that_the_server_closed_costs_no_attempt,
     a_thousand_recipients_go_in_few_transactions, a_large_message_goes_through,
-    too_large_is_refused_declared_or_not,
+    a_message_that_is_too_large_is_refused_declared_or_not,
 ]
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Delivery by name: real name servers say where mail goes, and the event log says why it went there.
+"""Routing by DNS: mail goes to the hosts from real name servers, and the event log has the reasons.
 
 nsd knows the zones in `dns`, unbound resolves through it. Sinks listen on 127.0.0.2, 127.0.0.3 and so
 on, all on one port, which `route.port` names in place of 25; no program ever listens on 127.0.0.9.
@@ -22,7 +22,7 @@ from clients import send
 from harness import Relay, Sink, free_port, main, need, wait_until
 
 SCRIPT = pathlib.Path(__file__).resolve().parent / "dns" / "servers.py"
-# Its reports go to a host of their own.
+# Its reports go to a separate host.
 SENDER = "a@sender.names.test"
 # An accept that waited for a name server would take at least one `dns.timeout`, which is 3 s.
 ACCEPT_WITHIN_S = 1.0
@@ -54,7 +54,7 @@ class NameServers:
 
     @contextlib.contextmanager
     def silent(self):
-        """unbound takes queries and does not answer."""
+        """unbound receives queries and does not answer."""
         os.kill(self.unbound_pid, signal.SIGSTOP)
         try:
             yield
@@ -62,7 +62,7 @@ class NameServers:
             os.kill(self.unbound_pid, signal.SIGCONT)
 
     def write_zone(self, name, records):
-        """Has nsd read a zone: new, or changed."""
+        """Makes nsd read a new or changed zone."""
         serial = int(time.time() * 10) % 2**31
         head = f"$ORIGIN {name}.\n$TTL 1\n@ SOA ns hostmaster {serial} 3600 600 86400 1\n"
         (self.folder / f"{name}.zone").write_text(f"{head}  NS ns\nns A 127.0.0.1\n{records}")
@@ -117,7 +117,7 @@ class Greeter:
 
 
 class Blackhole:
-    """A host that answers no connection at all: its backlog is full and no program accepts."""
+    """A host that does not answer connections: its backlog is full and no program accepts."""
 
     def __init__(self, host, port):
         self.listener = socket.socket()
@@ -141,7 +141,7 @@ class Blackhole:
 
 
 class Mute:
-    """A host that takes connections and never greets."""
+    """A host that accepts connections and never sends a greeting."""
 
     def __init__(self, host, port):
         self.listener = socket.create_server((host, port), backlog=100)
@@ -158,7 +158,7 @@ def post(relay, *to, source=SENDER):
 
 
 def explained(event, status, *words, site=None, remote=None):
-    """Asserts that an event has its reason: status, words of the text, site, host."""
+    """Asserts that an event has its reason: status, parts of the text, site, host."""
     assert event.get("status") == status, event
     for word in words:
         assert word in event.get("text", ""), (word, event)
@@ -169,7 +169,7 @@ def explained(event, status, *words, site=None, remote=None):
 
 
 def bounced(domain, status, *words):
-    """Mail for `domain` comes back with `status` and `words`, in the log and in the report."""
+    """Mail for `domain` is returned with `status` and `words`, in the log and in the report."""
     with NameServers() as names, hosts("127.0.0.8") as (port, (reports,)):
         with relay_by(names.unbound, port) as relay:
             post(relay, f"b@{domain}")
@@ -189,7 +189,7 @@ def bounced(domain, status, *words):
             assert not relay.events("deferred"), relay.events("deferred")
 
 
-# --- Which host
+# --- Choice of the host
 
 
 def the_next_mx_is_used_when_the_first_is_dead():
@@ -205,7 +205,7 @@ def the_next_mx_is_used_when_the_first_is_dead():
             assert not third.messages and not relay.events("deferred")
 
 
-def a_host_that_says_nothing_costs_one_time_out_not_one_a_connection():
+def a_silent_host_costs_one_timeout_not_one_per_connection():
     for silence in (Blackhole, Mute):
         with NameServers() as names, hosts("127.0.0.2") as (port, (second,)):
             with silence("127.0.0.9", port), relay_by(
@@ -280,7 +280,7 @@ def a_second_address_of_a_host_is_tried():
             assert all("127.0.0.2" in event["remote"] for event in relay.wait_event("delivered", 10))
 
 
-def an_mx_without_address_is_passed_over():
+def an_mx_without_address_is_skipped():
     with NameServers() as names, hosts("127.0.0.2", "127.0.0.8") as (port, (sink, _)):
         with relay_by(names.unbound, port) as relay:
             post(relay, "b@first-gone.names.test")
@@ -289,8 +289,8 @@ def an_mx_without_address_is_passed_over():
                       site=f"mx:missing.names.test;mx2.names.test:{port}", remote="mx2.names.test")
 
 
-def aliases_lead_to_the_site_of_what_they_stand_for():
-    # `far` leads out of its zone: unbound gives both parts, nsd only the first.
+def aliases_lead_to_the_site_of_their_target():
+    # `far` is an alias outside its zone: unbound returns both parts, nsd only the first.
     with NameServers() as names, hosts("127.0.0.2") as (port, (sink,)):
         for servers in (names.unbound, names.nsd):
             with relay_by(servers, port) as relay:
@@ -302,12 +302,12 @@ def aliases_lead_to_the_site_of_what_they_stand_for():
                     "b@far.names.test": f"mx:mx2.names.test:{port}",
                 }, told
                 sink.wait(2)
-                # The address stays as the sender wrote it (RFC 5321 2.3.5 leaves aliases alone).
+                # The address is not changed (RFC 5321 2.3.5: aliases stay).
                 assert sink.messages[-1][1][0].split("@")[1] in ("alias.names.test", "far.names.test")
                 sink.messages.clear()
 
 
-def a_truncated_answer_is_asked_again_over_tcp():
+def a_truncated_answer_is_repeated_over_tcp():
     with NameServers() as names, hosts("127.0.0.2") as (port, (sink,)):
         for servers in (names.unbound, names.nsd):
             with relay_by(servers, port) as relay:
@@ -335,7 +335,7 @@ def own_name_among_the_hosts():
 
 
 def own_address_among_the_hosts():
-    """Under another name than the relay's own, or under `localhost`: common in bulk lists."""
+    """With a name other than the relay's own, or `localhost`: common in mailing lists."""
     for listen in ("127.0.0.1", "0.0.0.0"):
         with NameServers() as names, tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             relay = relay_by(names.unbound, 0, "--config", file.name, retry_first="60s")
@@ -372,7 +372,7 @@ def literals_name_their_host():
             assert four.messages[0][1] == ["b@[127.0.0.2]"]
 
 
-def a_rule_stands_beside_mx():
+def a_rule_and_mx_work_together():
     other_port = free_port()
     with NameServers() as names, hosts("127.0.0.2") as (port, (by_mx,)):
         with Sink(port=other_port) as by_rule, tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
@@ -391,13 +391,13 @@ def a_rule_stands_beside_mx():
                     "b@a.inside.test": f"[127.0.0.1]:{other_port}",
                     "c@preferred.names.test": f"mx:mx2.names.test;mx3.names.test:{port}",
                 }, sites
-                # The operator's slip bounces nothing.
+                # The operator's mistake bounces no mail.
                 event, = relay.wait_event("deferred")
                 explained(event, "4.4.4", "missing.names.test", "NXDOMAIN")
                 assert not relay.events("bounced")
 
 
-# --- Which site
+# --- Choice of the site
 
 
 def domains_with_the_same_hosts_share_site_and_connection():
@@ -418,15 +418,15 @@ def domains_with_the_same_hosts_share_site_and_connection():
             assert len(relay.sites()) == 2, "equal hosts in another order of preference: another site"
 
 
-# --- What does not resolve
+# --- Names that do not resolve
 
 
 def a_null_mx_bounces():
-    bounced("null.names.test", "5.1.10", "null.names.test", "takes no mail", "null MX")
+    bounced("null.names.test", "5.1.10", "null.names.test", "accepts no mail", "null MX")
 
 
 def a_domain_that_does_not_exist_bounces():
-    bounced("nobody.names.test", "5.1.2", "nobody.names.test", "does not exist", "NXDOMAIN")
+    bounced("absent.names.test", "5.1.2", "absent.names.test", "does not exist", "NXDOMAIN")
 
 
 def a_domain_without_mail_records_bounces():
@@ -443,7 +443,7 @@ def an_mx_set_without_any_address_bounces():
             relay.wait_empty()
 
 
-def servfail_is_deferred_until_it_heals():
+def servfail_is_deferred_until_it_is_over():
     with NameServers() as names, hosts("127.0.0.2") as (port, (sink,)):
         with relay_by(names.nsd, port) as relay:
             post(relay, "b@heal.test")
@@ -461,7 +461,7 @@ def servfail_is_deferred_until_it_heals():
 
 
 def mail_follows_a_domain_that_moves():
-    """Also what was ready for the old host when it went away."""
+    """Also mail that was ready for the old host when it disappeared."""
     with NameServers() as names, hosts("127.0.0.3") as (port, (new,)):
         names.write_zone("heal.test", "@ MX 10 old\nold A 127.0.0.9\nnew A 127.0.0.3\n")
         with relay_by(names.nsd, port, cores="1", retry_first="2s") as relay:
@@ -489,7 +489,7 @@ def accepts_quickly(relay, count=10):
     assert slowest < ACCEPT_WITHIN_S, f"DATA to 250 took {slowest:.2f} s"
 
 
-def a_silent_name_server_defers_and_does_not_slow_the_way_in():
+def a_silent_name_server_defers_mail_and_does_not_slow_reception():
     with NameServers() as names, hosts("127.0.0.2", "127.0.0.8") as (port, (sink, _)):
         with relay_by(names.unbound, port, "--set", "dns.attempts=1") as relay:
             with names.silent():
@@ -514,7 +514,7 @@ def a_name_server_that_is_down_defers_until_it_is_up():
                 relay.wait_empty(60)
 
 
-def a_dead_first_name_server_costs_one_time_out():
+def a_dead_first_name_server_costs_one_timeout():
     with NameServers() as names, hosts("127.0.0.2") as (port, (sink,)):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
             silent.bind(("127.0.0.1", 0))
@@ -530,11 +530,11 @@ def a_dead_first_name_server_costs_one_time_out():
                     began = time.monotonic()
                     post(relay, "b@far.names.test")
                     sink.wait(2)
-                    assert time.monotonic() - began < 1.5, "the dead one rests"
+                    assert time.monotonic() - began < 1.5, "the dead one is asked last"
                     sink.messages.clear()
 
 
-# --- Hosts that do not want
+# --- Hosts that refuse
 
 
 def a_greylisting_host_gets_the_second_try():
@@ -546,7 +546,7 @@ def a_greylisting_host_gets_the_second_try():
             return "451 4.7.1 greylisted, come again" if len(seen) == 1 else None
         return None
 
-    # The next host of the site would take it at once; it is down.
+    # The next host of the site would accept it at once, but it is down.
     with NameServers() as names, hosts(
         "127.0.0.2", replies={"127.0.0.2": reply}
     ) as (port, (best,)), relay_by(names.unbound, port) as relay:
@@ -560,7 +560,7 @@ def a_greylisting_host_gets_the_second_try():
         assert event["attempt"] == 2, event
 
 
-def a_host_that_greets_with_no_is_passed_over_at_once():
+def a_host_that_refuses_in_its_greeting_is_skipped_at_once():
     for line in ("421 4.3.2 too busy", "554 5.3.2 no mail here"):
         with NameServers() as names, hosts("127.0.0.3") as (port, (other,)):
             with Greeter("127.0.0.2", port, line) as first, relay_by(names.unbound, port) as relay:
@@ -572,8 +572,8 @@ def a_host_that_greets_with_no_is_passed_over_at_once():
                 assert not relay.events("deferred")
 
 
-def when_every_host_greets_with_no_the_words_are_told():
-    # 554 too is deferred: it speaks of the host, not of the recipient.
+def when_every_host_refuses_in_its_greeting_the_text_is_reported():
+    # 554 is deferred too: it is about the host, not about the recipient.
     for line in ("421 4.3.2 too busy", "554 5.3.2 no mail here"):
         port = free_port()
         greeters = Greeter("127.0.0.2", port, line), Greeter("127.0.0.3", port, line)
@@ -588,19 +588,19 @@ def when_every_host_greets_with_no_the_words_are_told():
 
 TESTS = [
     the_next_mx_is_used_when_the_first_is_dead,
-    a_host_that_says_nothing_costs_one_time_out_not_one_a_connection,
+    a_silent_host_costs_one_timeout_not_one_per_connection,
     all_hosts_dead_is_deferred_and_names_one, equal_hosts_share_the_mail,
     preference_is_kept_while_the_best_host_lives, a_domain_without_mx_is_its_own_host,
-    a_second_address_of_a_host_is_tried, an_mx_without_address_is_passed_over,
-    aliases_lead_to_the_site_of_what_they_stand_for, a_truncated_answer_is_asked_again_over_tcp,
-    own_name_among_the_hosts, own_address_among_the_hosts, literals_name_their_host, a_rule_stands_beside_mx,
+    a_second_address_of_a_host_is_tried, an_mx_without_address_is_skipped,
+    aliases_lead_to_the_site_of_their_target, a_truncated_answer_is_repeated_over_tcp,
+    own_name_among_the_hosts, own_address_among_the_hosts, literals_name_their_host, a_rule_and_mx_work_together,
     domains_with_the_same_hosts_share_site_and_connection, a_null_mx_bounces,
     a_domain_that_does_not_exist_bounces, a_domain_without_mail_records_bounces,
-    an_mx_set_without_any_address_bounces, servfail_is_deferred_until_it_heals,
-    mail_follows_a_domain_that_moves, a_silent_name_server_defers_and_does_not_slow_the_way_in,
-    a_name_server_that_is_down_defers_until_it_is_up, a_dead_first_name_server_costs_one_time_out,
-    a_greylisting_host_gets_the_second_try, a_host_that_greets_with_no_is_passed_over_at_once,
-    when_every_host_greets_with_no_the_words_are_told,
+    an_mx_set_without_any_address_bounces, servfail_is_deferred_until_it_is_over,
+    mail_follows_a_domain_that_moves, a_silent_name_server_defers_mail_and_does_not_slow_reception,
+    a_name_server_that_is_down_defers_until_it_is_up, a_dead_first_name_server_costs_one_timeout,
+    a_greylisting_host_gets_the_second_try, a_host_that_refuses_in_its_greeting_is_skipped_at_once,
+    when_every_host_refuses_in_its_greeting_the_text_is_reported,
 ]
 
 if __name__ == "__main__":

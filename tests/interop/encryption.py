@@ -1,4 +1,4 @@
-"""TLS in and out: real clients before the relay, real servers behind it."""
+"""TLS in both directions: real clients that send to the relay, and real next hops."""
 
 import contextlib
 import pathlib
@@ -56,7 +56,7 @@ def send(client):
     assert not client.sendmail("a@sender.test", ["b@sink.test"], b"Subject: x\r\n\r\nbody\r\n")
 
 
-def smtplib_starts_tls_and_the_trace_says_so():
+def smtplib_starts_tls_and_received_shows_it():
     with certificates("relay.test") as (made, root), Sink() as sink:
         with Relay(*flags(made["relay.test"]), smart_host=sink.port) as relay:
             for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -101,7 +101,7 @@ def swaks_and_openssl_are_served():
                     ["openssl", "s_client", *words, "-CAfile", root, "-verify_hostname", "relay.test",
                      "-verify_return_error", "-quiet", "-crlf"],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                # After the greeting, as it is right; with -starttls it is not shown.
+                # After the greeting, which must come first; with -starttls it is not shown.
                 greeting = "" if "-starttls" in words else client.stdout.readline()
                 output, errors = client.communicate("EHLO client.test\nQUIT\n", timeout=30)
                 output = greeting + output
@@ -109,7 +109,7 @@ def swaks_and_openssl_are_served():
             sink.wait(2)
 
 
-def the_name_asked_for_chooses_and_sighup_reads_anew():
+def the_requested_name_chooses_the_certificate_and_sighup_reloads():
     with certificates("one.test", "two.test", "new.test") as (made, root):
         relay = Relay(*flags(made["one.test"]))
         cert, key = made["two.test"]
@@ -137,8 +137,8 @@ def the_name_asked_for_chooses_and_sighup_reads_anew():
             assert good and shown("one.test") == "one.test"
 
 
-def commands_before_the_handshake_count_for_nothing():
-    """CVE-2011-0411 and its kin: what an attacker in the middle adds behind STARTTLS is dropped."""
+def commands_before_the_handshake_are_dropped():
+    """CVE-2011-0411 and similar: commands that an attacker injects after STARTTLS are dropped."""
     with certificates("relay.test") as (made, root), Sink() as sink:
         with Relay(*flags(made["relay.test"]), smart_host=sink.port) as relay:
             with socket.create_connection(("127.0.0.1", relay.port), 20) as plain:
@@ -158,7 +158,7 @@ def commands_before_the_handshake_count_for_nothing():
             assert not relay.events("received")
 
 
-def handshakes_that_stop_midway_do_not_hold_up_others():
+def incomplete_handshakes_do_not_block_others():
     with certificates("relay.test") as (made, _), Sink() as sink:
         with Relay(*flags(made["relay.test"]), "--set", "session.tls_timeout=1s",
                    smart_host=sink.port) as relay:
@@ -186,7 +186,7 @@ def handshakes_that_stop_midway_do_not_hold_up_others():
             assert time.monotonic() - begun < 10
 
 
-def deliveries_are_protected_where_the_host_can():
+def deliveries_use_tls_where_the_host_supports_it():
     with certificates("sink.test") as (made, _):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*made["sink.test"])
@@ -203,12 +203,12 @@ def deliveries_are_protected_where_the_host_can():
             assert "tls" not in relay.wait_event("delivered", 1)[0], "in the clear, without TLS"
 
 
-def a_handshake_that_fails_means_what_the_route_says():
-    """A host that offers STARTTLS and then cannot: "may" goes in the clear, the others wait."""
+def a_failed_handshake_is_handled_by_the_policy_of_the_route():
+    """A host whose handshake fails after STARTTLS: with "may" mail is sent in the clear, else it waits."""
     with certificates("sink.test") as (made, _):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*made["sink.test"])
-        # No version that both speak.
+        # No version that both support.
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
         for policy in ("may", "must", "must-verify", "off"):
@@ -225,7 +225,7 @@ def a_handshake_that_fails_means_what_the_route_says():
                         assert not sink.messages
 
 
-def only_who_proves_its_name_is_believed():
+def only_a_host_with_a_valid_certificate_is_trusted():
     with certificates("127.0.0.1", "sink.test") as (made, root):
         for name, expected in (("127.0.0.1", "delivered"), ("sink.test", "deferred")):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -240,7 +240,7 @@ def only_who_proves_its_name_is_believed():
                         assert event["status"] == "4.7.5" and "certificate" in event["text"], event
                         assert not sink.messages
                     assert "+tls-must-verify" in event["site"], event
-        # Without STARTTLS there is no proof.
+        # Without STARTTLS there is no certificate.
         with Sink() as sink, Relay("--set", "route.tls=must", smart_host=sink.port) as relay:
             with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
                 send(client)
@@ -267,8 +267,8 @@ def relay_to_relay_over_implicit_tls():
             assert before.wait_event("delivered", 20)[0]["tls"] == "TLSv1.3"
 
 
-def what_demands_requiretls_goes_nowhere_without_it_and_comes_back_by_its_header():
-    """RFC 8689 4.2.1 and 5: RET=FULL does not count, and the report goes all the same."""
+def mail_with_requiretls_is_not_sent_without_it_and_its_header_is_returned():
+    """RFC 8689 4.2.1 and 5: RET=FULL is ignored, and the report is sent anyway."""
     with certificates("relay.test") as (made, root), Sink() as sink:
         with Relay(*flags(made["relay.test"]), smart_host=sink.port) as relay:
             with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -288,7 +288,7 @@ def what_demands_requiretls_goes_nowhere_without_it_and_comes_back_by_its_header
             assert len(sink.messages) == 1
 
 
-def what_is_wrong_with_certificates_is_said_at_start():
+def errors_in_certificates_are_reported_at_start():
     with certificates("one.test", "two.test") as (made, _):
         cert, key = made["one.test"]
         for words, expected in (
@@ -305,17 +305,17 @@ def what_is_wrong_with_certificates_is_said_at_start():
 
 
 TESTS = (
-    smtplib_starts_tls_and_the_trace_says_so,
+    smtplib_starts_tls_and_received_shows_it,
     swaks_and_openssl_are_served,
-    the_name_asked_for_chooses_and_sighup_reads_anew,
-    commands_before_the_handshake_count_for_nothing,
-    handshakes_that_stop_midway_do_not_hold_up_others,
-    deliveries_are_protected_where_the_host_can,
-    a_handshake_that_fails_means_what_the_route_says,
-    only_who_proves_its_name_is_believed,
+    the_requested_name_chooses_the_certificate_and_sighup_reloads,
+    commands_before_the_handshake_are_dropped,
+    incomplete_handshakes_do_not_block_others,
+    deliveries_use_tls_where_the_host_supports_it,
+    a_failed_handshake_is_handled_by_the_policy_of_the_route,
+    only_a_host_with_a_valid_certificate_is_trusted,
     relay_to_relay_over_implicit_tls,
-    what_demands_requiretls_goes_nowhere_without_it_and_comes_back_by_its_header,
-    what_is_wrong_with_certificates_is_said_at_start,
+    mail_with_requiretls_is_not_sent_without_it_and_its_header_is_returned,
+    errors_in_certificates_are_reported_at_start,
 )
 
 if __name__ == "__main__":

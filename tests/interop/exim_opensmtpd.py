@@ -1,10 +1,10 @@
-"""Exim and OpenSMTPD before and behind the relay, with every extension that both have.
+"""Exim and OpenSMTPD as client and as next hop, with every extension that they share with the relay.
 
-LMTP is not among them: neither of the two serves it, and the relay does not either.
+LMTP is not among them: neither of the two is an LMTP server, nor is the relay.
 
 Their packages cannot be installed beside Postfix, so `.ci/run` only unpacks them, below
-`target/mtas` (or RINGPOST_MTAS). Each runs in a folder of its own that it takes for the root of
-the file system, with its libraries and its users; that wants root.
+`target/mtas` (or RINGPOST_MTAS). Each runs in its own root directory (chroot), with its libraries
+and users; that requires root.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ ACCOUNTS = ("root:0", "exim:101", "Debian-exim:101", "opensmtpd:102", "opensmtpq
 
 
 class Caged:
-    """A program that listens on `port`, in a root folder of its own."""
+    """A program that listens on `port`, in its own root directory."""
 
     folders, helpers, key_mode = (), (), 0o600
 
@@ -45,7 +45,7 @@ class Caged:
 
     def __enter__(self):
         self.own = tempfile.TemporaryDirectory(prefix="ringpost-test-")
-        # No other program comes near: Exim gets the rights there that its package gives it.
+        # No other program uses this directory: Exim gets the permissions of its package there.
         self.folder = pathlib.Path(self.own.name, "root")
         for path in ("dev", "etc/ssl/certs", "tmp", "run", "var/run", *self.folders):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class Caged:
             return False
 
     def bring(self, program):
-        """Puts a program and the libraries it needs where it will look for them."""
+        """Copies a program and its libraries to where it expects them."""
         folders = {str(path.parent) for path in PROGRAMS.glob("**/*.so.*")}
         search = {"LD_LIBRARY_PATH": ":".join(sorted(folders))}
         asked = subprocess.run(["ldd", PROGRAMS / program], capture_output=True, text=True,
@@ -175,7 +175,7 @@ plain:
 
 
 class Exim(Caged):
-    """Exim, which sends all mail on to the port `onward`."""
+    """Exim, which relays all mail to the port `onward`."""
 
     name, host_name, program = "Exim", "exim.test", "usr/sbin/exim4"
     words, key_mode = ("-bdf", "-q1s"), 0o640
@@ -209,7 +209,7 @@ match from any for any action "onward"
 
 
 class OpenSmtpd(Caged):
-    """OpenSMTPD, which sends all mail on to `onward`: a port, or what its "relay host" may say."""
+    """OpenSMTPD, which relays all mail to `onward`: a port, or a value of its "relay host"."""
 
     name, host_name, program = "OpenSMTPD", "opensmtpd.test", "usr/sbin/smtpd"
     words = ("-d", "-v")
@@ -232,7 +232,7 @@ TEXT = ("Date: Tue, 24 Nov 2026 03:00:00 +0000\r\nMessage-ID: <1@sender.test>\r\
         "Content-Type: text/plain; charset=utf-8\r\n"
         "Content-Transfer-Encoding: 8bit\r\n\r\n").encode()
 SMALL = TEXT + "gr\u00fcn\r\n.\r\n..dots\r\n\r\n.\r\n".encode()
-# Larger than what is read or written at once, with lines as long as they may be.
+# Larger than what is read or written at once, with lines of the maximum length.
 LARGE = TEXT + ("\u00e4" * 499 + "\r\n" + ".\r\nshort\r\n" * 20).encode() * 3000
 
 
@@ -262,7 +262,7 @@ def messages_and_reports(sink):
 
 @contextlib.contextmanager
 def relay_before(host, root, scheme=""):
-    """A relay that has the name of `host` proved, and logs in there."""
+    """A relay that verifies the certificate of `host`, and logs in there."""
     with password_file("joe", "pencil") as file:
         settings = ["route.tls=must-verify", f"tls.roots={root}", f"route.auth={file}"]
         words = [word for setting in settings for word in ("--set", setting)]
@@ -276,13 +276,13 @@ def has_lines(report, *lines):
 
 
 def came_as_joe(relay):
-    """Two messages did; the third that was taken in is the relay's own report."""
+    """Two messages did; the third message is the relay's own report."""
     came = [(event.get("protocol"), event.get("user")) for event in relay.wait_event("received", 3)]
     assert sorted(came, key=str) == [("ESMTPSA", "joe")] * 2 + [(None, None)], came
 
 
-def exim_behind_the_relay_has_it_all():
-    """STARTTLS, AUTH, PIPELINING, 8BITMIME, DSN: what went in comes out, and one report, Exim's."""
+def exim_behind_the_relay_gets_everything():
+    """STARTTLS, AUTH, PIPELINING, 8BITMIME, DSN: mail arrives unchanged, with one report, Exim's."""
     with certificates("127.0.0.1") as (made, root), Sink() as sink:
         with Exim(sink.port, made["127.0.0.1"], root, login=True) as exim:
             with relay_before(exim, root) as relay:
@@ -312,9 +312,9 @@ def listeners(implicit):
             f'[[listener]]\naddress = "127.0.0.1:{implicit}"\ntls = "implicit"\n')
 
 
-def exim_before_the_relay_has_it_all():
-    """The same the other way, by BDAT and by DATA, with STARTTLS and TLS from the start: byte for
-    byte, and one report, the relay's."""
+def everything_passes_from_exim_through_the_relay():
+    """The other direction, by BDAT and by DATA, with STARTTLS and TLS from the start: byte for byte,
+    with one report, the relay's."""
     demand = ("  hosts_require_tls = *\n  hosts_require_auth = *\n  tls_verify_hosts = *\n"
               "  tls_verify_certificates = /etc/ssl/certs/ca-certificates.crt\n"
               "  tls_verify_cert_hostnames = *\n")
@@ -345,7 +345,7 @@ def exim_before_the_relay_has_it_all():
 
 
 def international_mail_passes_through_exim():
-    """RFC 6531 in and out of Exim; what needs no SMTPUTF8 comes to it without."""
+    """RFC 6531 to and from Exim; mail that does not need SMTPUTF8 is sent without it."""
     with certificates("127.0.0.1") as (made, root), Relay(smart_host=free_port()) as behind:
         with Exim(behind.port, made["127.0.0.1"], root) as exim:
             with Relay(smart_host=exim.port) as before:
@@ -365,7 +365,7 @@ def international_mail_passes_through_exim():
 
 
 def binary_mail_does_not_go_to_exim():
-    """It has CHUNKING, but not BINARYMIME: what cannot be sent otherwise goes back (RFC 3030)."""
+    """It has CHUNKING, but not BINARYMIME: mail that requires it is returned (RFC 3030)."""
     content = TEXT + b"bare\nline\rends\0"
     with certificates("127.0.0.1") as (made, root), Sink() as sink:
         with Exim(sink.port, made["127.0.0.1"], root) as exim, Relay(smart_host=exim.port) as relay:
@@ -376,11 +376,11 @@ def binary_mail_does_not_go_to_exim():
             assert sink.wait()[0][:2] == ("", ["a@sender.test"])
 
 
-def refusals_of_exim_come_to_the_right_recipients():
+def refusals_of_exim_reach_the_right_recipients():
     with certificates("127.0.0.1") as (made, root), Sink() as sink:
         with Exim(sink.port, made["127.0.0.1"], root) as exim, Relay(smart_host=exim.port) as relay:
             send(relay.port, to=["b@sink.test", "busy@sink.test", "gone@sink.test", "c@sink.test"])
-            # The two, and the report to the sender.
+            # The two messages, and the report to the sender.
             delivered = {one["to"] for one in relay.wait_event("delivered", 3)}
             assert delivered == {"a@sender.test", "b@sink.test", "c@sink.test"}, delivered
             assert relay.wait_event("deferred")[0]["to"] == "busy@sink.test"
@@ -391,8 +391,8 @@ def refusals_of_exim_come_to_the_right_recipients():
             assert [one["to"] for one in relay.queue()] == ["busy@sink.test"], relay.queue()
 
 
-def too_large_is_said_before_it_is_sent():
-    """SIZE: each sees what the other takes, and returns what is larger."""
+def a_message_that_is_too_large_is_refused_before_it_is_sent():
+    """SIZE: each knows the limit of the other, and returns larger messages."""
     with certificates("127.0.0.1") as (made, root):
         for program in (Exim, OpenSmtpd):
             with Sink() as sink, program(sink.port, made["127.0.0.1"], root, limit="100K") as host:
@@ -406,7 +406,7 @@ def too_large_is_said_before_it_is_sent():
         with Sink() as sink, Relay(*small, smart_host=sink.port) as relay:
             with Exim(relay.port, made["127.0.0.1"], root) as exim:
                 post(exim.port, LARGE, "BODY=8BITMIME")
-                # The report of Exim comes by way of the relay.
+                # The report of Exim passes through the relay.
                 _, to, report = sink.wait(1, 40)[0]
                 assert to == ["a@sender.test"] and b"\r\nAction: failed\r\n" in report, report
                 assert " ** b@sink.test " in exim.log(), exim.log()
@@ -430,10 +430,10 @@ def many_messages_of_exim_and_opensmtpd_arrive():
         assert all(content.endswith(SMALL) for _, _, content in sink.messages)
 
 
-def opensmtpd_behind_the_relay_has_what_it_can():
+def opensmtpd_behind_the_relay_gets_what_it_supports():
     """8BITMIME and DSN, and STARTTLS where it works: version 6.8 offers it, but with OpenSSL 3 each
-    handshake fails; what may go in the clear goes then, and what must not waits. It has AUTH only
-    with TLS, so that Exim alone is asked for it."""
+    handshake fails; then mail is sent in the clear if that is allowed, or else waits. It has AUTH
+    only with TLS, so AUTH is tested only with Exim."""
     with certificates("127.0.0.1") as (made, root), Sink() as sink:
         with OpenSmtpd(sink.port, made["127.0.0.1"], root) as host:
             with smtplib.SMTP("127.0.0.1", host.port, timeout=20) as client:
@@ -460,8 +460,8 @@ def opensmtpd_behind_the_relay_has_what_it_can():
                 assert works or (event["status"], event["stage"]) == ("4.7.5", "tls"), event
 
 
-def opensmtpd_behind_the_relay_is_not_given_what_it_cannot():
-    """It has no SMTPUTF8: mail that needs it comes back, mail that does not arrives."""
+def opensmtpd_behind_the_relay_gets_nothing_that_it_does_not_support():
+    """It has no SMTPUTF8: mail that needs it is returned, other mail arrives."""
     with certificates("127.0.0.1") as (made, root), Sink() as sink:
         with OpenSmtpd(sink.port, made["127.0.0.1"], root) as host:
             with Relay(smart_host=host.port) as relay:
@@ -475,9 +475,9 @@ def opensmtpd_behind_the_relay_is_not_given_what_it_cannot():
                     for _, to, content in sink.messages))
 
 
-def opensmtpd_before_the_relay_has_it_all():
-    """TLS from the start and by STARTTLS, both with proof, AUTH, 8BITMIME and DSN: byte for byte,
-    and the report is the relay's."""
+def everything_passes_from_opensmtpd_through_the_relay():
+    """TLS from the start and by STARTTLS, both verified, AUTH, 8BITMIME and DSN: byte for byte, with
+    the relay's report."""
     port = free_port()
     for scheme in ("smtp+tls", "smtps"):
         with Sink() as sink, relay_with_users(sink=sink, text=listeners(port)) as (relay, root):
@@ -499,16 +499,16 @@ def opensmtpd_before_the_relay_has_it_all():
 
 
 TESTS = [
-    exim_behind_the_relay_has_it_all,
-    exim_before_the_relay_has_it_all,
+    exim_behind_the_relay_gets_everything,
+    everything_passes_from_exim_through_the_relay,
     international_mail_passes_through_exim,
     binary_mail_does_not_go_to_exim,
-    refusals_of_exim_come_to_the_right_recipients,
-    too_large_is_said_before_it_is_sent,
+    refusals_of_exim_reach_the_right_recipients,
+    a_message_that_is_too_large_is_refused_before_it_is_sent,
     many_messages_of_exim_and_opensmtpd_arrive,
-    opensmtpd_behind_the_relay_has_what_it_can,
-    opensmtpd_behind_the_relay_is_not_given_what_it_cannot,
-    opensmtpd_before_the_relay_has_it_all,
+    opensmtpd_behind_the_relay_gets_what_it_supports,
+    opensmtpd_behind_the_relay_gets_nothing_that_it_does_not_support,
+    everything_passes_from_opensmtpd_through_the_relay,
 ]
 
 if os.environ.get("RINGPOST_CI_NO_INSTALL") == "1" and not all(

@@ -1,6 +1,6 @@
-"""Go before and behind the relay: net/smtp of its standard library, and emersion's go-smtp.
+"""Go as client and as next hop: net/smtp of its standard library, and emersion's go-smtp.
 
-That is version 0.12, as Debian 12 has it: without DSN, CHUNKING and BINARYMIME.
+It is version 0.12 of Debian 12, without DSN, CHUNKING and BINARYMIME.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ def message(content, to=("b@sink.test",), sender="a@sender.test", **more):
 
 
 def go(library, port, messages, env=None, **more):
-    """Has a library of Go send: what became of each message."""
+    """Sends messages with a Go library; returns the result of each."""
     job = {"library": library, "address": f"127.0.0.1:{port}", "messages": messages, **more}
     return run(golang("client"), job, **(env or {}))
 
@@ -34,7 +34,7 @@ LOGIN = {"mechanism": "PLAIN", "user": "joe", "password": "pencil"}
 
 
 def net_smtp_sends():
-    """Its SendMail uses STARTTLS and 8BITMIME where they are offered; and PLAIN."""
+    """Its SendMail uses STARTTLS and 8BITMIME where they are offered, and PLAIN."""
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         many = [f"r{number}@sink.test" for number in range(100)]
         messages = [message(SMALL), message(LARGE, to=many)]
@@ -61,8 +61,8 @@ def net_smtp_sends():
         assert "unknown authority" in doubtful["Error"], doubtful
 
 
-def net_smtp_logs_in_without_tls_at_home():
-    """PlainAuth of net/smtp says a password in the clear to this machine alone."""
+def net_smtp_logs_in_without_tls_on_loopback():
+    """PlainAuth of net/smtp sends a password in the clear only to this machine."""
     words = ["--set", "auth.without_tls=true"]
     text = '[[listener]]\naddress = "127.0.0.1:PORT"\ntls = "off"\n'
     with Sink() as sink, relay_with_users(*words, sink=sink, text=text) as (relay, _):
@@ -99,7 +99,7 @@ def go_smtp_sends():
         server.wait(9)
 
 
-def go_smtp_is_told_what_is_wrong():
+def go_smtp_gets_the_reasons_of_failures():
     small = ["--set", "session.message_bytes_max=100KiB"]
     with Sink() as sink, Relay(*small, smart_host=sink.port) as relay:
         messages = [message(LARGE, size=len(LARGE)), message(LARGE), message(SMALL, require_tls=True),
@@ -112,7 +112,7 @@ def go_smtp_is_told_what_is_wrong():
         assert without_trace(sink.wait()[0][2]) == SMALL
 
 
-def go_smtp_behind_the_relay_has_it_all():
+def go_smtp_behind_the_relay_gets_everything():
     """STARTTLS and TLS from the start, AUTH, SIZE, SMTPUTF8 and 8BITMIME; it has no DSN."""
     with certificates("127.0.0.1") as (made, root):
         for implicit in (False, True):
@@ -139,8 +139,8 @@ def go_smtp_behind_the_relay_has_it_all():
                 relay.wait_empty()
 
 
-def what_go_smtp_refuses_comes_to_the_right_recipients():
-    """Also 552 to one recipient too many, which is not for good (RFC 5321 4.5.3.1.10)."""
+def refusals_of_go_smtp_reach_the_right_recipients():
+    """Also 552 for too many recipients, which is temporary (RFC 5321 4.5.3.1.10)."""
     refused = {"busy@sink.test": {"code": 450, "enhanced": [4, 2, 1], "text": "busy"},
                "gone@sink.test": {"code": 550, "enhanced": [5, 1, 1], "text": "gone"}}
     with GoSmtp(refused=refused, size=100_000, recipients_max=3) as server:
@@ -168,7 +168,7 @@ def what_go_smtp_refuses_comes_to_the_right_recipients():
 
 
 def many_messages_of_go_arrive_at_go():
-    """Both ends keep their connections; each message arrives once."""
+    """Both sides reuse their connections; each message arrives once."""
     contents = [b"Subject: %d\r\n\r\n.%d\r\n" % (number, number) for number in range(1000)]
     with GoSmtp() as server, Relay(smart_host=server.port) as relay:
         kept(go("go-smtp client", relay.port, [message(one) for one in contents]), 1000)
@@ -177,8 +177,8 @@ def many_messages_of_go_arrive_at_go():
         assert sorted(without_trace(one["content"]) for one in server.messages) == sorted(contents)
 
 
-def go_smtp_takes_lmtp():
-    """RFC 2033, with STARTTLS: one answer for each recipient."""
+def go_smtp_accepts_lmtp():
+    """RFC 2033, with STARTTLS: one reply for each recipient."""
     ends = {"full@sink.test": {"code": 452, "enhanced": [4, 2, 2], "text": "full"},
             "gone@sink.test": {"code": 550, "enhanced": [5, 2, 1], "text": "disabled"}}
     with certificates("127.0.0.1") as (made, root):
@@ -201,13 +201,13 @@ def go_smtp_takes_lmtp():
 
 TESTS = [
     net_smtp_sends,
-    net_smtp_logs_in_without_tls_at_home,
+    net_smtp_logs_in_without_tls_on_loopback,
     go_smtp_sends,
-    go_smtp_is_told_what_is_wrong,
-    go_smtp_behind_the_relay_has_it_all,
-    what_go_smtp_refuses_comes_to_the_right_recipients,
+    go_smtp_gets_the_reasons_of_failures,
+    go_smtp_behind_the_relay_gets_everything,
+    refusals_of_go_smtp_reach_the_right_recipients,
     many_messages_of_go_arrive_at_go,
-    go_smtp_takes_lmtp,
+    go_smtp_accepts_lmtp,
 ]
 
 if os.environ.get("RINGPOST_CI_NO_INSTALL") == "1" and missing_for_go():

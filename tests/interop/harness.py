@@ -1,6 +1,6 @@
-"""Runs the real relay against programs that this project did not write.
+"""Runs the real relay with programs that this project did not write.
 
-`Relay` starts the binary on a fresh spool; `Sink` is a next hop (aiosmtpd) that keeps what it gets and
+`Relay` starts the binary on a new spool; `Sink` is a next hop (aiosmtpd) that stores its messages and
 misbehaves on request. Everything is on loopback, bounded in time, and ends with the test.
 """
 
@@ -23,7 +23,7 @@ from aiosmtpd.smtp import SMTP
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = str(pathlib.Path(os.environ.get("RINGPOST", ROOT / "target/release/ringpost")).resolve())
-# Names that a test's programs are looked up by; Debian keeps daemons where a user's PATH does not.
+# The PATH for programs of tests; Debian has daemons in folders that are not in a user's PATH.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
@@ -34,7 +34,7 @@ def free_port():
 
 
 def wait_until(what, condition, seconds=15.0):
-    """Waits for `condition()`; fails with `what` when it does not come true in time."""
+    """Waits for `condition()`; fails with `what` if it does not become true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         result = condition()
@@ -114,14 +114,14 @@ class Relay:
         self.start()
 
     def command(self, *words):
-        """Runs the command line beside the relay: (exit code, output, errors)."""
+        """Runs a command with the relay's configuration: (exit code, output, errors)."""
         done = subprocess.run(
             [BINARY, *words, *self.flags], capture_output=True, text=True, timeout=30, check=False
         )
         return done.returncode, done.stdout, done.stderr
 
     def queue(self, *words):
-        """Waiting recipients, as the relay lists them."""
+        """Waiting recipients, from the relay's list."""
         code, output, errors = self.command("queue", "list", "--limit", "0", "--json", *words)
         assert code == 0, errors
         return [json.loads(line) for line in output.splitlines()]
@@ -152,12 +152,12 @@ class Relay:
 
 
 class WideSMTP(SMTP):
-    """Takes lines of any length: real mail has them."""
+    """Accepts lines of any length, because real mail has them."""
 
     line_length_limit = 16 * 1024 * 1024
 
     def _getparams(self, params):
-        """Takes AUTH=<> of who has logged in (RFC 4954 5), which aiosmtpd does not know."""
+        """Accepts AUTH=<> after a login (RFC 4954 5), which aiosmtpd does not know."""
         found = super()._getparams([param for param in params if param != "AUTH=<>"])
         assert "AUTH=<>" not in params or self.session.authenticated
         return found
@@ -169,7 +169,7 @@ class WideController(Controller):
 
 
 class Sink:
-    """A next hop that keeps what it gets. `reply(step, address)` may return a refusal instead."""
+    """A next hop that stores its messages. `reply(step, address)` may return a refusal instead."""
 
     def __init__(self, reply=None, port=None, host="127.0.0.1", tls_context=None, **settings):
         self.messages = []
@@ -231,7 +231,7 @@ class Sink:
 
 
 def without_trace(content):
-    """Content below the relay's own Received field, which must be there."""
+    """The content after the relay's own Received field, which must be there."""
     assert content.startswith(b"Received: "), content[:200]
     lines = content.split(b"\r\n")
     end = 1
@@ -241,8 +241,8 @@ def without_trace(content):
 
 
 def dialogue(port, *sent, wait=5.0, early=False):
-    """Sends raw bytes one after the other, 50 ms apart, after the greeting unless `early`; everything
-    received until close or `wait`."""
+    """Sends raw pieces, 50 ms apart, after the greeting unless `early`; returns everything received
+    until close or `wait`."""
     with socket.create_connection(("127.0.0.1", port), wait) as peer:
         peer.settimeout(wait)
         received = b"" if early else peer.recv(1000)
@@ -259,13 +259,13 @@ def dialogue(port, *sent, wait=5.0, early=False):
 
 
 def need(*programs):
-    """Fails clearly when a program is missing: a check that is skipped checks nothing."""
+    """Fails clearly when a program is missing: a test must not be skipped silently."""
     for program in programs:
         assert shutil.which(program), f"{program} is not installed"
 
 
 def main(tests):
-    """Runs the tests named on the command line, or all; prints the plain closing line."""
+    """Runs the tests named on the command line, or all; prints a closing line."""
     wanted = sys.argv[1:]
     failed = passed = 0
     for test in tests:

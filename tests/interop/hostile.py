@@ -1,5 +1,5 @@
-"""Clients and next hops that mean harm, or know no better: the relay stays in bounds, serves the others
-and loses nothing."""
+"""Hostile and broken clients and next hops: the relay stays within its bounds, serves the others and
+loses nothing."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def open_files(relay):
 
 
 def connect(relay, greeting=b"220"):
-    """A connection whose greeting was read."""
+    """A connection after its greeting."""
     peer = socket.create_connection(("127.0.0.1", relay.port), 10)
     peer.settimeout(10)
     assert peer.recv(1000).startswith(greeting)
@@ -44,7 +44,7 @@ def reset(peer):
 
 
 def push(peer, part, bytes_max, patience=1.0):
-    """Sends `part` again and again without reading until nothing more is taken; bytes sent."""
+    """Sends `part` repeatedly without reading until no more is accepted; returns the bytes sent."""
     peer.settimeout(patience)
     sent = 0
     with contextlib.suppress(TimeoutError, ConnectionError):
@@ -54,7 +54,7 @@ def push(peer, part, bytes_max, patience=1.0):
 
 
 def read_to_close(peer, seconds=20):
-    """All that comes until the relay closes."""
+    """Everything received until the relay closes."""
     peer.settimeout(seconds)
     received = b""
     with contextlib.suppress(ConnectionResetError):
@@ -64,13 +64,13 @@ def read_to_close(peer, seconds=20):
 
 
 def at_once(count, work):
-    """Runs `work(number)` in `count` threads; the first fault is the caller's."""
+    """Runs `work(number)` in `count` threads; raises the first fault."""
     faults = []
 
     def run(number):
         try:
             work(number)
-        except Exception as fault:  # noqa: BLE001 - given to the caller
+        except Exception as fault:  # noqa: BLE001 - raised in the caller
             faults.append(fault)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
@@ -84,7 +84,7 @@ def at_once(count, work):
 
 
 def commands_without_reading_the_replies_are_bounded():
-    """Every shape of small command with a larger reply: the relay stops reading, its memory stays."""
+    """Small commands with larger replies: the relay stops reading, and its memory does not grow."""
     with Relay(cores="1") as relay:
         before = memory(relay)
         peers = [connect(relay) for _ in range(40)]
@@ -100,8 +100,8 @@ def commands_without_reading_the_replies_are_bounded():
             reset(peer)
 
 
-def slow_clients_do_not_hold_up_others():
-    """Hundreds that send a byte now and then, in commands and in content."""
+def slow_clients_do_not_block_others():
+    """Hundreds of clients that send a byte now and then, in commands and in content."""
     with Sink() as sink, Relay("--set", "session.command_timeout=3s", "--set",
                                "session.data_timeout=3s", smart_host=sink.port) as relay:
         before, files = memory(relay), open_files(relay)
@@ -119,7 +119,7 @@ def slow_clients_do_not_hold_up_others():
         took, grown = time.monotonic() - began, memory(relay) - before
         print(f"       600 slow clients: {grown // 1024} KiB more, 30 messages in {took:.1f} s")
         assert grown < 60 * MIB and took < 10
-        # Silent at last: each gets its reply, and is closed.
+        # Finally silent: each gets its reply, and is disconnected.
         assert all(b"421 4.4.2" in read_to_close(peer) for peer in peers)
         wait_until("descriptors come back", lambda: open_files(relay) <= files + 4)
 
@@ -130,12 +130,12 @@ def endless_lines_end():
         with connect(relay) as peer:
             push(peer, b"x" * 65536, 64 * MIB, patience=2)
             assert b"500 5.5" in read_to_close(peer)
-        # A header line without end, then far more than the size that is allowed.
+        # A header line without end, then much more than the allowed size.
         for line in (b"Subject: " + b"y" * 65536, b"z" * 70 + b"\r\n"):
             with connect(relay) as peer:
                 peer.sendall(ENVELOPE + b"DATA\r\n")
                 sent = push(peer, line * 16, 256 * MIB, patience=5)
-                assert sent >= 256 * MIB, "the rest is swallowed"
+                assert sent >= 256 * MIB, "the rest is dropped"
                 peer.sendall(b"\r\n.\r\nQUIT\r\n")
                 replies = read_to_close(peer)
                 assert b"\r\n55" in replies and b"221" in replies, replies[-200:]
@@ -144,7 +144,7 @@ def endless_lines_end():
         assert grown < 16 * MIB and not relay.events("received")
 
 
-def five_thousand_recipients_are_told_to_come_in_portions():
+def five_thousand_recipients_are_accepted_in_portions():
     with Sink() as sink, Relay(smart_host=sink.port) as relay, connect(relay) as peer:
         peer.sendall(b"EHLO c.test\r\nMAIL FROM:<a@sender.test>\r\n")
         replies = []
@@ -168,7 +168,7 @@ def five_thousand_recipients_are_told_to_come_in_portions():
 
 
 def drip(peer, bytes_at_a_time, seconds, pause=0.1):
-    """Sends a piece every `pause` until the relay says 421 or `seconds` have passed; what it said."""
+    """Sends a piece every `pause` until the relay sends 421 or `seconds` have passed; returns its replies."""
     end, received = time.monotonic() + seconds, b""
     peer.settimeout(pause)
     while time.monotonic() < end and b"421" not in received:
@@ -183,7 +183,7 @@ def drip(peer, bytes_at_a_time, seconds, pause=0.1):
     return received
 
 
-def clients_that_drip_are_cut():
+def clients_that_drip_are_disconnected():
     limits = ["--set", "session.command_timeout=2s", "--set", "session.data_timeout=2s", "--set",
               "session.message_timeout=6s", "--set", "session.idle_timeout=4s"]
     with Relay(*limits, "--set", "session.data_rate_min=1000") as relay:
@@ -199,18 +199,18 @@ def clients_that_drip_are_cut():
             assert b"354 " in peer.recv(65536)
             received = drip(peer, piece, 15)
             assert b"421 4.4.2 " + words in received, received
-    # Without an end to the session's idle talk in time, there is one in number.
+    # Without a limit on the time, there is one on the number of such commands.
     with Relay("--set", "session.junk_commands_max=30") as relay:
         received = dialogue(relay.port, b"EHLO client.test\r\n" + b"NOOP\r\n" * 40)
         assert received.count(b"250 2.0.0 OK") == 29 and b"421 4.7.0 Too many commands" in received, received
-        # Mail begins it anew.
+        # A message resets it.
         for _ in range(3):
             message = ENVELOPE + b"DATA\r\nSubject: x\r\n\r\n.\r\n"
             received = dialogue(relay.port, (message + b"NOOP\r\n" * 20) * 3 + b"QUIT\r\n")
             assert received.count(b"queued as") == 3 and b"421" not in received, received
 
 
-def own_clients_may_write_addresses_as_postfix_takes_them():
+def relay_clients_may_use_the_address_forms_that_postfix_accepts():
     forms = [b"a@sink.test", b" b@sink.test", b"<<c@sink.test>>", b"< d@sink.test >", b"<e@sink.test.>",
              b"<f..g@sink.test>", b"<h.@sink.test>"]
     sent = (b"EHLO client.test\r\nMAIL FROM:joe@sender.test SIZE=100\r\n"
@@ -218,7 +218,7 @@ def own_clients_may_write_addresses_as_postfix_takes_them():
             + b"RCPT TO:<a@SINK.test>\r\nRCPT TO:a@sink.test\r\n")
     content = (b"DATA\r\n", b"Subject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n")
     plain = {f"{name}@sink.test" for name in "abcde"}
-    # The sink tells addresses without their quotes.
+    # The sink shows addresses without their quotes.
     odd = {"f..g@sink.test", "h.@sink.test"}
     for flags in ([], ["--set", "session.keep_odd_dots=true"]):
         with Sink() as sink, Relay(*flags, smart_host=sink.port) as relay:
@@ -235,7 +235,7 @@ def own_clients_may_write_addresses_as_postfix_takes_them():
             assert b"\r\n501 5.1.7 " in replies, replies
 
 
-def bad_recipients_do_not_end_the_session_of_an_own_client():
+def bad_recipients_do_not_end_the_session_of_a_relay_client():
     bad = [f"{name}{n}{rest}" for n in range(9) for name, rest in (("a@b", "-"), ("a b", "@c.test"), ("none", ""))]
     good = [f"good{n}@sink.test" for n in range(175)]
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
@@ -252,7 +252,7 @@ def bad_recipients_do_not_end_the_session_of_an_own_client():
         assert b"250 2.0.0 queued" in read_to_close(peer)
         wait_until("all good ones", lambda: sum(len(to) for _, to, _ in sink.messages) == 175)
         assert {one for _, to, _ in sink.messages for one in to} == set(good)
-    # For any other client the bound holds.
+    # The limit applies to any other client.
     with Relay("--set", 'access.relay_networks=["192.0.2.0/24"]') as relay:
         sent = b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n" + b"RCPT TO:<b@c.test>\r\n" * 30
         replies = dialogue(relay.port, sent)
@@ -284,8 +284,8 @@ def strange_commands_are_answered_and_nothing_is_smuggled():
         assert without_trace(content) == b"Subject: x\r\n\r\nbody\r\n", content
 
 
-def a_client_that_stops_talking_gets_its_reply():
-    """Half-closed after the last byte; and one that resets in the middle of everything."""
+def a_client_that_closes_its_side_gets_its_reply():
+    """Half-closed after the last byte; and one that resets the connection in the middle."""
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         files = open_files(relay)
         with connect(relay) as peer:
@@ -305,10 +305,10 @@ def a_client_that_stops_talking_gets_its_reply():
         wait_until("descriptors come back", lambda: open_files(relay) <= files + 4)
 
 
-def limits_of_connections_are_told_and_over_when_they_are_over():
+def connection_limits_refuse_clients_until_there_is_room():
     with Relay("--set", "core_default.connections_max=20", "--set",
                "session.connections_per_relay_client=10", cores="1") as relay:
-        time.sleep(1.2)  # the harness's own connection has gone
+        time.sleep(1.2)  # the harness's own connection is closed
         held = [connect(relay) for _ in range(10)]
         for _ in range(100):
             connect(relay, b"421 Too many").close()
@@ -352,8 +352,8 @@ def connections_that_come_and_go_leave_nothing(count=4000):
         send(relay.port)
 
 
-def without_descriptors_the_relay_waits_and_goes_on():
-    """The limit of open files is below what the clients want."""
+def without_descriptors_the_relay_waits_and_continues():
+    """The limit of open files is below the number of clients."""
     with Sink() as sink, Relay(smart_host=sink.port, cores="1") as relay:
         pid, files = relay.process.pid, open_files(relay)
         limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -406,7 +406,7 @@ def many_messages_on_one_connection_leave_nothing(count=3000):
 
 
 def a_thousand_sessions_with_a_large_message_each(sessions=500):
-    """In lock-step: all send, none ends, then all end."""
+    """In lockstep: all send, none ends, then all end."""
     with Relay("--set", "retry.first=1h", smart_host=free_port()) as relay:
         before = memory(relay)
         peers = [connect(relay) for _ in range(sessions)]
@@ -422,7 +422,7 @@ def a_thousand_sessions_with_a_large_message_each(sessions=500):
         at_once(20, work)
         grown = memory(relay) - before
         print(f"       {sessions} MiB half sent: {grown // MIB} MiB more")
-        # Each holds what is not beyond spool.stream_threshold, and its receive buffer.
+        # Each holds up to spool.stream_threshold of content, and its receive buffer.
         assert grown < sessions * (256 + 64 + 64) * 1024 + 128 * MIB
         for peer in peers:
             peer.sendall(b".\r\nQUIT\r\n")
@@ -434,7 +434,7 @@ def a_thousand_sessions_with_a_large_message_each(sessions=500):
 
 
 class Rogue:
-    """A next hop that does what `act(peer, number)` does with its `number`-th connection."""
+    """A next hop that runs `act(peer, number)` for its `number`-th connection."""
 
     def __init__(self, act):
         self.act = act
@@ -471,8 +471,8 @@ class Rogue:
 
 
 def script(replies, default=b"250 ok\r\n", after_dot=b"250 taken\r\n", took=None):
-    """Speaks SMTP but for `replies` (by verb; `.` is the end of data, `220` the greeting); None closes,
-    an empty reply is silence. Messages that it took are put in `took`."""
+    """SMTP except for `replies` (by verb; `.` is the end of data, `220` the greeting); None closes, an
+    empty reply is silence. Accepted messages are added to `took`."""
 
     def act(peer, _):
         lines = peer.makefile("rb")
@@ -514,15 +514,15 @@ FAST = [
 ]
 
 
-def every_broken_server_defers_and_explains():
-    """One relay, one broken site after the other as its rules say, and a healthy one beside them."""
+def every_broken_server_defers_mail_with_a_reason():
+    """One relay, one broken site after another by its rules, and a working one beside them."""
     endless = lambda part: lambda peer, _: push(peer, part, 256 * MIB, 30)  # noqa: E731
     took = []
     cases = {
         "silent.test": (lambda peer, _: time.sleep(8), "timed out before the greeting"),
         "closes.test": (lambda peer, _: None, "closed"),
         "resets.test": (lambda peer, _: reset(peer), ""),
-        "garbage.test": (endless(os.urandom(4096).replace(b"\n", b"x") + b"\r\n"), "no reply"),
+        "garbage.test": (endless(os.urandom(4096).replace(b"\n", b"x") + b"\r\n"), "not a reply"),
         "zeros.test": (endless(b"\0" * 65536), "longer than"),
         "line.test": (endless(b"220-" + b"x" * 65536), "longer than"),
         "lines.test": (endless(b"220-hello\r\n" * 1000), "a reply longer than 1048576 bytes"),
@@ -536,7 +536,7 @@ def every_broken_server_defers_and_explains():
         "dot.test": (script({".": None}), "it may have been delivered"),
         "dotless.test": (script({".": b""}), "timed out after the end of the message"),
         "no354.test": (script({"DATA": b"250 ok\r\n"}), "broke the protocol"),
-        "code.test": (script({"MAIL": b"999 what\r\n"}), "no reply"),
+        "code.test": (script({"MAIL": b"999 what\r\n"}), "not a reply"),
         "three.test": (script({"MAIL": b"354 go\r\n"}), "broke the protocol"),
         "changes.test": (script({"EHLO": b"250-a\r\n550 b\r\n"}), "begins with 250"),
         "dot354.test": (script({".": b"354 more\r\n"}), "may have been delivered"),
@@ -567,8 +567,8 @@ def every_broken_server_defers_and_explains():
         assert grown < 24 * MIB
 
 
-def a_server_that_drips_does_not_hold_mail_for_ever():
-    """One byte a second of an endless reply never runs into the time-out of one receive."""
+def a_server_that_drips_does_not_block_mail_for_ever():
+    """One byte a second of an endless reply never reaches the timeout of a single receive."""
     def drip(peer, _):
         peer.sendall(b"220-")
         with contextlib.suppress(OSError):
@@ -582,7 +582,7 @@ def a_server_that_drips_does_not_hold_mail_for_ever():
         assert "timed out" in event["text"], event
 
 
-def a_server_that_says_421_after_each_message_gets_all():
+def a_server_that_sends_421_after_each_message_gets_all():
     took = []
     act = script({".": b"250 taken\r\n421 enough\r\n"}, took=took)
 
@@ -598,7 +598,7 @@ def a_server_that_says_421_after_each_message_gets_all():
         assert len(took) == 30, len(took)
 
 
-def a_server_that_takes_two_connections_gets_all():
+def a_server_that_accepts_two_connections_gets_all():
     for refusal in (b"421 4.7.0 too many\r\n", b""):
         took, there, lock = [], [0], threading.Lock()
         act = script({}, took=took)
@@ -644,18 +644,18 @@ def connections_to_the_control_socket_are_bounded():
 
 TESTS = [
     connections_to_the_control_socket_are_bounded,
-    commands_without_reading_the_replies_are_bounded, slow_clients_do_not_hold_up_others, endless_lines_end,
-    five_thousand_recipients_are_told_to_come_in_portions,
-    bad_recipients_do_not_end_the_session_of_an_own_client, clients_that_drip_are_cut,
-    own_clients_may_write_addresses_as_postfix_takes_them,
+    commands_without_reading_the_replies_are_bounded, slow_clients_do_not_block_others, endless_lines_end,
+    five_thousand_recipients_are_accepted_in_portions,
+    bad_recipients_do_not_end_the_session_of_a_relay_client, clients_that_drip_are_disconnected,
+    relay_clients_may_use_the_address_forms_that_postfix_accepts,
     strange_commands_are_answered_and_nothing_is_smuggled,
-    a_client_that_stops_talking_gets_its_reply,
-    limits_of_connections_are_told_and_over_when_they_are_over,
-    connections_that_come_and_go_leave_nothing, without_descriptors_the_relay_waits_and_goes_on,
+    a_client_that_closes_its_side_gets_its_reply,
+    connection_limits_refuse_clients_until_there_is_room,
+    connections_that_come_and_go_leave_nothing, without_descriptors_the_relay_waits_and_continues,
     many_messages_on_one_connection_leave_nothing, a_thousand_sessions_with_a_large_message_each,
-    every_broken_server_defers_and_explains, a_server_that_drips_does_not_hold_mail_for_ever,
-    a_server_that_says_421_after_each_message_gets_all,
-    a_server_that_takes_two_connections_gets_all,
+    every_broken_server_defers_mail_with_a_reason, a_server_that_drips_does_not_block_mail_for_ever,
+    a_server_that_sends_421_after_each_message_gets_all,
+    a_server_that_accepts_two_connections_gets_all,
 ]
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What senders ask for beside the message: extensions as clients speak them, down to the record."""
+"""Extensions that clients use when they send, from the session to the record in the spool."""
 
 import pathlib
 import shutil
@@ -12,14 +12,14 @@ from harness import Relay, Sink, dialogue, free_port, main, need, wait_until, wi
 
 
 def offered(relay):
-    """What EHLO lists."""
+    """The extensions in the reply to EHLO."""
     with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
         client.ehlo()
         return client.esmtp_features
 
 
 def messages_of(relay):
-    """The messages of a relay's spool, which is stopped for it."""
+    """The messages in a relay's spool; stops the relay."""
     assert relay.stop() == 0
     with tempfile.TemporaryDirectory() as folder:
         code, _, errors = relay.command("spool", "export", "--to", folder)
@@ -56,7 +56,7 @@ def smtputf8_is_marked_only_where_it_is_needed():
             client.mail("\u00fc@sender.test", ["SMTPUTF8", "BODY=8BITMIME"])
             client.rcpt("c@sink.test")
             assert client.data("Subject: \u00fc\r\n\r\nx\r\n".encode())[0] == 250
-        # The next hop has no SMTPUTF8: what needs none arrives, what does ends with 5.6.7.
+        # The next hop has no SMTPUTF8: mail that needs it ends with 5.6.7, other mail arrives.
         (_, recipients, content), = sink.wait()
         assert recipients == ["b@sink.test"] and without_trace(content) == text
         assert b" with UTF8SMTP id " in content
@@ -65,13 +65,13 @@ def smtputf8_is_marked_only_where_it_is_needed():
 
 
 def bdat(client, chunk, last=False):
-    """One chunk as a client that waits for each reply sends it."""
+    """One chunk of a client that waits for each reply."""
     client.putcmd(f"BDAT {len(chunk)}{' LAST' if last else ''}")
     client.sock.sendall(chunk)
     return client.getreply()
 
 
-def chunks_bring_what_data_brings():
+def chunks_give_the_same_content_as_data():
     text = b"Subject: x\r\n\r\n.one\r\n..two\r\n.\r\n" + b"long line " * 6000 + b"\r\n" + b"short line\r\n" * 40_000 + b"\r\nend\r\n"
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         assert "chunking" in offered(relay)
@@ -84,7 +84,7 @@ def chunks_bring_what_data_brings():
                     last = at + size >= len(text)
                     code, said = bdat(client, text[at:at + size], last)
                     assert code == 250, said
-            # RSET between chunks leaves nothing, and a refused chunk is no command.
+            # RSET between chunks drops them, and a refused chunk is not read as a command.
             client.mail("a@sender.test")
             client.rcpt("b@sink.test")
             assert bdat(client, b"half a message\r\n")[0] == 250
@@ -96,7 +96,7 @@ def chunks_bring_what_data_brings():
         assert [without_trace(content) for _, _, content in sink.messages] == [text] * 3
 
 
-def binary_mail_is_kept_as_it_is():
+def binary_mail_is_stored_unchanged():
     text = b"Subject: x\r\nMIME-Version: 1.0\r\n\r\n.\0\n.\r\r\n.\xff no end"
     with Relay(smart_host=free_port()) as relay:
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -108,7 +108,7 @@ def binary_mail_is_kept_as_it_is():
         relay.wait_event("deferred")
         message, = messages_of(relay)
         assert message.endswith(text), message
-        # Out of the spool and back into it, and the same comes out.
+        # Exported from the spool and imported again, it is the same.
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "message.eml")
             path.write_bytes(message)
@@ -121,7 +121,7 @@ def binary_mail_is_kept_as_it_is():
             assert again == message, again
 
 
-def what_was_asked_passes_from_relay_to_relay():
+def options_pass_from_relay_to_relay():
     text = b"Subject: x\r\nMIME-Version: 1.0\r\n\r\n.\0\n.\r\r\n.\xff no end"
     with Relay(smart_host=free_port()) as behind, Relay(smart_host=behind.port) as relay:
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -142,7 +142,7 @@ def what_was_asked_passes_from_relay_to_relay():
         assert b"with utf8smtp id" in head, head
 
 
-def etrn_has_what_waits_tried_now():
+def etrn_tries_deferred_mail_at_once():
     port = free_port()
     with Relay(smart_host=port, retry_first="100s") as relay:
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -159,7 +159,7 @@ def etrn_has_what_waits_tried_now():
         relay.wait_empty()
 
 
-def senders_say_when_where_they_may():
+def clients_may_schedule_where_it_is_allowed():
     with Sink() as sink, tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder, "r.toml")
         port = free_port()
@@ -180,7 +180,7 @@ def senders_say_when_where_they_may():
             wait_until("only the held one is left", lambda: len(relay.queue()) == 1)
             entry, = relay.queue()
             assert entry["to"] == "held@sink.test" and entry["attempts"] == 0, entry
-            # It is held over a restart, too.
+            # It is held over a restart too.
             relay.restart()
             sink.wait(2)
             assert time.time() - began >= 2
@@ -188,12 +188,12 @@ def senders_say_when_where_they_may():
             assert b" priority 5; " in sink.messages[1][2]
 
 
-def proxies_say_who_the_client_is():
+def proxies_name_their_client():
     header = b"PROXY TCP4 192.0.2.7 127.0.0.1 4321 25\r\n"
     block = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 8, 127, 0, 0, 1, 0, 99, 0, 25])
     sent = (b"EHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@sink.test>\r\n", b"QUIT\r\n")
     with Relay("--set", "access.proxy_networks=127.0.0.2/32") as relay:
-        # The harness looks from another address whether it listens.
+        # The harness uses another address to check that it listens.
         def through(first):
             with socket.create_connection(
                 ("127.0.0.1", relay.port), 5, source_address=("127.0.0.2", 0)
@@ -214,13 +214,14 @@ def proxies_say_who_the_client_is():
         assert b"250 2.1.5" in through(b"PROXY TCP4 127.0.0.1 127.0.0.1 4321 25\r\n")
         for _ in range(3):
             assert through(b"EHLO x\r\n") == b"", "no header, no session"
-        # It is said once a minute, with the address and what was expected; a look is no fault.
+        # It is logged once a minute, with the address and the expected form; a bare connection is no
+        # fault.
         socket.create_connection(("127.0.0.1", relay.port), 5, source_address=("127.0.0.2", 0)).close()
         wait_until("the log says why", lambda: b"a proxy sent no PROXY header" in relay.log)
         lines = [line for line in relay.log.splitlines() if b"PROXY" in line]
         assert len(lines) == 1 and b"address=127.0.0.2:" in lines[0], lines
         assert b"access.proxy_networks" in lines[0] and b'"PROXY TCP4 ..."' in lines[0], lines
-        # Who is no proxy may not send one.
+        # Other clients may not send one.
         for first in (header, block):
             assert b"554 5.7.1 PROXY header not permitted" in dialogue(relay.port, first, early=True)
         assert dialogue(relay.port, header).endswith(b"from your address\r\n<closed>")
@@ -230,7 +231,7 @@ def proxies_say_who_the_client_is():
         assert {event["client"] for event in relay.events("rejected")} == {"192.0.2.7:4321", "192.0.2.8:99"}
 
 
-def a_client_tells_of_another_with_xclient_where_it_may():
+def xclient_names_the_client_where_it_is_allowed():
     need("swaks")
     def swaks(relay, *words):
         return subprocess.run(
@@ -253,10 +254,10 @@ def a_client_tells_of_another_with_xclient_where_it_may():
 
 TESTS = (
     dsn_parameters_are_kept_with_the_message, smtputf8_is_marked_only_where_it_is_needed,
-    chunks_bring_what_data_brings, binary_mail_is_kept_as_it_is,
-    what_was_asked_passes_from_relay_to_relay,
-    etrn_has_what_waits_tried_now, senders_say_when_where_they_may,
-    proxies_say_who_the_client_is, a_client_tells_of_another_with_xclient_where_it_may,
+    chunks_give_the_same_content_as_data, binary_mail_is_stored_unchanged,
+    options_pass_from_relay_to_relay,
+    etrn_tries_deferred_mail_at_once, clients_may_schedule_where_it_is_allowed,
+    proxies_name_their_client, xclient_names_the_client_where_it_is_allowed,
 )
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from users import relay_with_users
 
 
 def many_connections_of_aiosmtplib_at_once():
-    """300 connections together, three messages on each."""
+    """300 concurrent connections, three messages on each."""
 
     async def one(port, number):
         async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, timeout=30) as client:
@@ -45,15 +45,15 @@ def many_connections_of_aiosmtplib_at_once():
 
 
 def aiosmtplib_logs_in_under_tls():
-    """STARTTLS, which it says by itself, and TLS from the start; PLAIN, LOGIN; DSN and SMTPUTF8."""
+    """STARTTLS, which it uses by itself, and TLS from the start; PLAIN, LOGIN; DSN and SMTPUTF8."""
     port = free_port()
 
     async def post(way, method, password="pencil"):
         async with aiosmtplib.SMTP(hostname="127.0.0.1", timeout=20, **way) as client:
-            # After the handshake it asks only when it has to.
+            # After the handshake it sends EHLO only if necessary.
             await client.ehlo()
             assert client.supports_extension("REQUIRETLS") and client.supports_extension("CHUNKING")
-            # Both are there; it would take the first alone.
+            # Both mechanisms are offered; it would use only the first.
             await getattr(client, f"auth_{method}")("joe", password)
             for content, mail in ((SMALL, ["ENVID=x", "SMTPUTF8"]), (LARGE, [])):
                 refused, _ = await client.sendmail(
@@ -70,7 +70,7 @@ def aiosmtplib_logs_in_under_tls():
                     asyncio.run(post(way, method))
                 try:
                     asyncio.run(post(way, "plain", "pencel"))
-                    raise AssertionError("a wrong password was taken")
+                    raise AssertionError("a wrong password was accepted")
                 except aiosmtplib.SMTPAuthenticationError as error:
                     assert error.code == 535 and error.message.startswith("5.7.8 "), error
             sink.wait(16)
@@ -143,7 +143,7 @@ def net_smtp_of_perl_sends():
 
 
 def net_smtp_of_perl_sends_chunks():
-    """BDAT and BINARYMIME, relayed to another Ringpost by the same."""
+    """BDAT and BINARYMIME, relayed to another Ringpost with the same extensions."""
     chunks = [b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n.\r\n",
               bytes(range(256)) * 5000, b".", b"bare\nand\rno end"]
     with Relay(smart_host=free_port()) as behind, Relay(smart_host=behind.port) as relay:

@@ -1,4 +1,4 @@
-"""Start and stop: errors say what to do, and a relay that is asked to stop stops."""
+"""Start and stop: errors say what to do, and the relay stops on request."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from harness import BINARY, ROOT, Relay, Sink, free_port, main, wait_until
 
 
 def start_fails(*flags, says, before=None, env=None):
-    """Starts the relay, which must end by itself with an error that has every word of `says`."""
+    """Starts the relay, which must end by itself with an error that has every text of `says`."""
     done = subprocess.run(
         [BINARY, "serve", *flags], capture_output=True, text=True, timeout=20, check=False,
         preexec_fn=before, env=dict(os.environ, **(env or {})),
@@ -33,7 +33,7 @@ def own_flags(folder):
     return ["--spool", f"{folder}/spool", "--listen", f"127.0.0.1:{free_port()}", "--cores", "1"]
 
 
-def a_taken_port_is_named():
+def a_port_in_use_is_named():
     with tempfile.TemporaryDirectory() as folder, socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -62,7 +62,7 @@ def a_spool_that_cannot_be_written_is_named():
         )
 
 
-def a_slip_in_the_path_of_the_spool_makes_no_folders():
+def a_mistake_in_the_path_of_the_spool_creates_no_folders():
     with tempfile.TemporaryDirectory() as folder:
         above = f"{folder}/splool"
         wrong = ["--spool", f"{above}/ringpost", "--listen", "127.0.0.1:0", "--cores", "1"]
@@ -94,7 +94,7 @@ def shards_that_are_not_pinned_may_be_more_than_the_cpus():
     start_fails("--cores", str(shards), says=["too many", f"at most {shards - 2} here", "pin = false"])
 
 
-def bad_configuration_is_told_with_line_and_remedy():
+def a_bad_configuration_is_reported_with_line_and_remedy():
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write("[retry]\nfirst = '5m'\nfrist = '2s'\n")
         file.flush()
@@ -103,7 +103,7 @@ def bad_configuration_is_told_with_line_and_remedy():
     start_fails("--cores", "4000", says=["cores"])
 
 
-def the_annotated_example_is_a_right_configuration():
+def the_annotated_example_is_a_valid_configuration():
     done = subprocess.run(
         [BINARY, "check", "--config", str(ROOT / "tuning" / "ringpost.toml")],
         capture_output=True, text=True, timeout=20, check=False,
@@ -111,7 +111,7 @@ def the_annotated_example_is_a_right_configuration():
     assert done.returncode == 0, done.stderr
 
 
-def io_uring_forbidden_is_said():
+def forbidden_io_uring_is_reported():
     """A seccomp filter that answers EPERM to io_uring_setup (425), as container runtimes do."""
 
     def forbid():
@@ -133,7 +133,7 @@ def io_uring_forbidden_is_said():
         start_fails(*own_flags(folder), before=forbid, says=["io_uring", "seccomp"])
 
 
-def too_little_locked_memory_is_said():
+def too_little_locked_memory_is_reported():
     """As an ordinary user; root is exempt from the limit."""
 
     def shrink():
@@ -156,7 +156,7 @@ def too_little_locked_memory_is_said():
         assert "panicked" not in text, text
 
 
-def too_few_open_files_is_said():
+def too_few_open_files_are_reported():
     def shrink():
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
@@ -185,7 +185,7 @@ def sigterm_lets_a_transaction_finish():
         sink.wait()
 
 
-def an_idle_session_is_told_when_the_relay_stops():
+def an_idle_session_gets_421_when_the_relay_stops():
     with Relay(cores="1") as relay:
         with socket.create_connection(("127.0.0.1", relay.port), 5) as peer:
             peer.settimeout(5)
@@ -243,7 +243,7 @@ def the_default_command_serves():
             assert process.wait(10) == 0
 
 
-def diagnostics_and_listing_go_on_while_mail_flows():
+def diagnostics_and_listing_work_while_mail_flows():
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         for _ in range(20):
             send(relay.port)
@@ -255,7 +255,7 @@ def a_listing_says_what_it_leaves_out():
     with Relay(smart_host=free_port(), retry_first="100s", cores="1") as relay:
         for to in ("a@one.test", "b@one.test", "c@two.test"):
             send(relay.port, to=[to])
-        # A dead site defers one of them; the others are ready, and listed as well.
+        # A dead site defers one of them; the others are ready, and are listed too.
         relay.wait_event("deferred")
         wait_until("all are listed", lambda: len(relay.queue()) == 3)
         _, output, errors = relay.command("queue", "list", "--limit", "2", "--json")
@@ -266,7 +266,7 @@ def a_listing_says_what_it_leaves_out():
         assert "empty" not in output and "three.test" in output, output
 
 
-def a_queue_that_cannot_be_seen_is_not_called_empty():
+def a_queue_that_cannot_be_read_is_not_called_empty():
     with Relay(smart_host=free_port(), retry_first="100s", cores="1") as relay:
         send(relay.port)
         relay.wait_event("deferred")
@@ -295,15 +295,15 @@ def a_named_pipe_as_configuration_holds_up_neither_mail_nor_a_stop():
 
 TESTS = [
     a_named_pipe_as_configuration_holds_up_neither_mail_nor_a_stop,
-    a_taken_port_is_named, another_instance_on_the_spool_is_named,
-    a_spool_that_cannot_be_written_is_named, bad_configuration_is_told_with_line_and_remedy,
-    a_slip_in_the_path_of_the_spool_makes_no_folders,
+    a_port_in_use_is_named, another_instance_on_the_spool_is_named,
+    a_spool_that_cannot_be_written_is_named, a_bad_configuration_is_reported_with_line_and_remedy,
+    a_mistake_in_the_path_of_the_spool_creates_no_folders,
     shards_that_are_not_pinned_may_be_more_than_the_cpus,
-    the_annotated_example_is_a_right_configuration, io_uring_forbidden_is_said,
-    too_little_locked_memory_is_said, too_few_open_files_is_said, sigterm_lets_a_transaction_finish,
-    an_idle_session_is_told_when_the_relay_stops, a_second_sigterm_stops_at_once,
-    a_listing_says_what_it_leaves_out, a_queue_that_cannot_be_seen_is_not_called_empty,
-    the_stop_is_bounded, the_default_command_serves, diagnostics_and_listing_go_on_while_mail_flows,
+    the_annotated_example_is_a_valid_configuration, forbidden_io_uring_is_reported,
+    too_little_locked_memory_is_reported, too_few_open_files_are_reported, sigterm_lets_a_transaction_finish,
+    an_idle_session_gets_421_when_the_relay_stops, a_second_sigterm_stops_at_once,
+    a_listing_says_what_it_leaves_out, a_queue_that_cannot_be_read_is_not_called_empty,
+    the_stop_is_bounded, the_default_command_serves, diagnostics_and_listing_work_while_mail_flows,
 ]
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""nodemailer before the relay and smtp-server behind it: what most programs for node send mail
-with, and what they are tested with."""
+"""nodemailer as client and smtp-server as next hop: the usual libraries of node programs for sending
+mail, and for testing that."""
 
 import base64
 import os
@@ -12,18 +12,18 @@ from exim_opensmtpd import LARGE, SMALL, below_traces, has_lines, listeners, rel
 from peers import SmtpServer, missing_for_node, nodemailer, raw
 from users import relay_with_users
 
-# It declares SMTPUTF8, but not 8-bit content; the relay looks for itself.
+# It declares SMTPUTF8, but not 8-bit content; the relay detects that itself.
 INTERNATIONAL = "gr\u00fcn@sink.test"
 
 
 def at(relay, **more):
-    """nodemailer's way to the relay: in the clear, unless `more` says otherwise."""
+    """nodemailer's options for the relay: in the clear, unless `more` changes that."""
     way = {"host": "127.0.0.1", "port": relay.port, "name": "client.test", "ignoreTLS": True}
     return {**way, **more}
 
 
 def secured(relay, root, **more):
-    """The same under TLS, with proof of the name."""
+    """The same with TLS and a verified name."""
     tls = {"servername": "relay.test", "ca": [pathlib.Path(root).read_text()]}
     return at(relay, ignoreTLS=False, requireTLS=True, tls=tls, **more)
 
@@ -45,7 +45,7 @@ COMPOSED = {
 
 
 def nodemailer_sends_what_it_composes():
-    """Its own MIME and its own dot-stuffing, 8-bit and large content, to several recipients."""
+    """Its own MIME and dot-stuffing, 8-bit and large content, to several recipients."""
     to = [f"r{number}@sink.test" for number in range(150)]
     messages = [{"compose": COMPOSED, "options": {"envelope": {"from": "a@sender.test", "to": to}}},
                 raw(SMALL), raw(LARGE), raw(LARGE * 3, to=["c@sink.test"])]
@@ -56,7 +56,7 @@ def nodemailer_sends_what_it_composes():
         sent[0] = re.sub(rb"\r?\n", b"\r\n", sent[0])
         relay.wait_empty()
         arrived = sorted((len(to), without_trace(content)) for _, to, content in sink.messages)
-        # 100 recipients are asked for at once.
+        # It sends 100 RCPT commands at once.
         many = [(50, sent[0]), (100, sent[0])]
         assert arrived == sorted([(1, content) for content in sent[1:]] + many)
         had = {one for _, some, _ in sink.messages for one in some}
@@ -97,7 +97,7 @@ def nodemailer_logs_in_under_tls():
         assert came == {("ESMTPSA", "joe")}, came
 
 
-def what_is_too_large_nodemailer_is_told():
+def nodemailer_gets_the_reason_for_a_message_that_is_too_large():
     small = ["--set", "session.message_bytes_max=100KiB"]
     with Sink() as sink, Relay(*small, smart_host=sink.port) as relay:
         declared = raw(LARGE)
@@ -107,7 +107,7 @@ def what_is_too_large_nodemailer_is_told():
         refused, first, kept_back, second = nodemailer(way, messages)
         assert first["ok"] and second["ok"], (first, second)
         assert refused["responseCode"] == 552 and " 5.3.4 " in refused["response"], refused
-        # It reads the limit in the reply to EHLO.
+        # It reads the limit from the reply to EHLO.
         assert kept_back["error"] == "Message size larger than allowed 102400", kept_back
         assert [without_trace(content) for _, _, content in sink.wait(2)] == [SMALL] * 2
 
@@ -116,8 +116,8 @@ DSN = {"id": "Q+1 2", "return": "headers", "notify": ["success", "delay"],
        "recipient": "old@x.test"}
 
 
-def nodemailer_and_smtp_server_have_it_all():
-    """From end to end: STARTTLS, SMTPUTF8, 8BITMIME, SIZE and DSN; byte for byte."""
+def everything_passes_from_nodemailer_to_smtp_server():
+    """End to end: STARTTLS, SMTPUTF8, 8BITMIME, SIZE and DSN; byte for byte."""
     with certificates("127.0.0.1") as (made, root):
         server = SmtpServer({"hideDSN": False, "authOptional": True, "size": 50_000_000},
                             pair=made["127.0.0.1"])
@@ -144,7 +144,7 @@ def nodemailer_and_smtp_server_have_it_all():
             assert not server.reports(), "smtp-server says that it reports"
 
 
-def the_smart_host_smtp_server_lets_the_relay_in():
+def the_relay_logs_in_at_smtp_server():
     """By PLAIN and by LOGIN, only under TLS; with a wrong password mail waits."""
     with certificates("127.0.0.1") as (made, root):
         for method in ("PLAIN", "LOGIN"):
@@ -164,8 +164,8 @@ def the_smart_host_smtp_server_lets_the_relay_in():
             assert not server.messages and not relay.events("bounced")
 
 
-def what_smtp_server_does_not_offer_it_is_not_given():
-    """Without 8BITMIME, SMTPUTF8, DSN and enhanced codes, one after the other."""
+def smtp_server_gets_nothing_that_it_does_not_offer():
+    """Without 8BITMIME, SMTPUTF8, DSN and enhanced codes, one after another."""
     with SmtpServer({"hide8BITMIME": True, "authOptional": True}) as server:
         with Relay(smart_host=server.port) as relay:
             kept(nodemailer(at(relay), [raw(SMALL)]))
@@ -186,13 +186,13 @@ def what_smtp_server_does_not_offer_it_is_not_given():
                   "Original-Recipient: rfc822;old@x.test")
 
 
-def refusals_of_smtp_server_come_to_the_right_recipients():
+def refusals_of_smtp_server_reach_the_right_recipients():
     refused = {"busy@sink.test": [450, "busy"], "gone@sink.test": [550, "gone"]}
     for hidden in (True, False):
         options = {"hideENHANCEDSTATUSCODES": hidden, "authOptional": True, "size": 100_000}
         with SmtpServer(options, refused=refused) as server, Relay(smart_host=server.port) as relay:
             to = ["b@sink.test", "busy@sink.test", "gone@sink.test", "c@sink.test"]
-            # smtp-server offers its limit, and what is larger is not offered (RFC 1870).
+            # smtp-server announces its limit, and a larger message is not sent (RFC 1870).
             kept(nodemailer(at(relay), [raw(SMALL, to=to), raw(LARGE)]))
             bounced = {event["to"]: event for event in relay.wait_event("bounced", 2)}
             assert bounced["gone@sink.test"]["code"] == 550, bounced
@@ -206,8 +206,8 @@ def refusals_of_smtp_server_come_to_the_right_recipients():
             assert [one["to"] for one in relay.queue()] == ["busy@sink.test"]
 
 
-def smtp_server_takes_lmtp():
-    """RFC 2033, here with STARTTLS: one answer for each recipient."""
+def smtp_server_accepts_lmtp():
+    """RFC 2033, here with STARTTLS: one reply for each recipient."""
     ends = {"full@sink.test": [452, "4.2.2 full"], "gone@sink.test": [550, "5.2.1 disabled"]}
     with certificates("127.0.0.1") as (made, root):
         options = {"lmtp": True, "authOptional": True}
@@ -233,12 +233,12 @@ TESTS = [
     nodemailer_sends_what_it_composes,
     nodemailer_pools_its_connections,
     nodemailer_logs_in_under_tls,
-    what_is_too_large_nodemailer_is_told,
-    nodemailer_and_smtp_server_have_it_all,
-    the_smart_host_smtp_server_lets_the_relay_in,
-    what_smtp_server_does_not_offer_it_is_not_given,
-    refusals_of_smtp_server_come_to_the_right_recipients,
-    smtp_server_takes_lmtp,
+    nodemailer_gets_the_reason_for_a_message_that_is_too_large,
+    everything_passes_from_nodemailer_to_smtp_server,
+    the_relay_logs_in_at_smtp_server,
+    smtp_server_gets_nothing_that_it_does_not_offer,
+    refusals_of_smtp_server_reach_the_right_recipients,
+    smtp_server_accepts_lmtp,
 ]
 
 if os.environ.get("RINGPOST_CI_NO_INSTALL") == "1" and missing_for_node():

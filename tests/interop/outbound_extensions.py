@@ -1,4 +1,4 @@
-"""What is spoken with next hops beyond plain SMTP: LMTP, limits, and what each extension demands."""
+"""LMTP, limits and extensions with next hops."""
 
 import email.message
 import email.policy
@@ -52,7 +52,7 @@ class Mailboxes:
 
 
 class SmtpSink:
-    """Postfix's smtp-sink, which writes down what it was sent: `messages()`."""
+    """Postfix's smtp-sink, which stores what it receives: `messages()`."""
 
     def __init__(self, *flags):
         need("smtp-sink")
@@ -90,7 +90,7 @@ class SmtpSink:
 
 
 def lmtp_answers_for_each_recipient():
-    """RFC 2033 4.2: one is kept, one deferred until there is room, one refused; from one message."""
+    """RFC 2033 4.2: of one message, one recipient is accepted, one deferred until there is room, one refused."""
     full, gone = "full@sink.test", "gone@sink.test"
     with Mailboxes([full], [gone]) as boxes:
         with Relay("--smart-host", f"lmtp://127.0.0.1:{boxes.port}") as relay:
@@ -103,7 +103,7 @@ def lmtp_answers_for_each_recipient():
             assert "+lmtp" in deferred["site"], deferred
             boxes.full.clear()
             relay.wait_empty()
-            # The report of the refused one goes to its sender over the same route.
+            # The report of the refused one is sent to its sender over the same route.
             wait_until("four are kept", lambda: len(boxes.kept) == 4)
             assert sorted(boxes.kept) == ["a@sender.test", "a@sink.test", "b@sink.test", full]
             # LMTP has the replies of SMTP (RFC 2033 4), and RFC 3464 2.3.6 no type of its own for it.
@@ -111,7 +111,7 @@ def lmtp_answers_for_each_recipient():
             assert b"\r\nDiagnostic-Code: smtp; 550 5.2.1 mailbox disabled\r\n" in report, report
 
 
-def lmtp_of_postfix_takes_what_is_sent():
+def postfix_accepts_lmtp():
     with SmtpSink("-L") as sink:
         with Relay("--smart-host", f"lmtp://127.0.0.1:{sink.port}") as relay:
             with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -132,7 +132,7 @@ def smtp_is_not_spoken_to_an_lmtp_server():
         assert not boxes.kept
 
 
-def what_a_host_limits_is_kept():
+def limits_of_a_host_are_respected():
     """RFC 9422: RCPTMAX and MAILMAX of the reply to EHLO."""
 
     class Limited(Sink):
@@ -149,7 +149,7 @@ def what_a_host_limits_is_kept():
         assert sink.connections == 2, "two transactions on each"
 
 
-def wishes_for_reports_go_on_where_they_are_understood():
+def dsn_requests_are_passed_on_to_hosts_with_dsn():
     with SmtpSink() as sink, Relay(smart_host=sink.port) as relay:
         sent = dialogue(relay.port, b"EHLO client.test\r\n",
                         b"MAIL FROM:<a@sender.test> RET=HDRS ENVID=Q+2B1\r\n",
@@ -162,7 +162,7 @@ def wishes_for_reports_go_on_where_they_are_understood():
         assert b"NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old@x.test" in message, message
 
 
-def binary_content_goes_in_chunks_and_stays_as_it_is():
+def binary_content_is_sent_in_chunks_and_unchanged():
     """RFC 3030: relay to relay by BDAT, byte for byte; to a host without it, back to the sender."""
     content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n" \
               b".\r\n..two\r\n\r.\n.\0\xff" + bytes(range(256)) * 3000 + b"\r\n.end"
@@ -188,7 +188,7 @@ def binary_content_goes_in_chunks_and_stays_as_it_is():
 
 
 def reports(sink):
-    """The reports that came to the sink: (to, text) of each."""
+    """The reports at the sink: (to, text) of each."""
     return [(to, content.decode()) for source, to, content in sink.messages if not source]
 
 
@@ -199,8 +199,8 @@ def posted(relay, mail=b"", rcpt=b"", content=b"Subject: x\r\n\r\nthe body\r\n")
     assert b"\r\n354 " in sent and sent.count(b"\r\n250 ") == 4, sent
 
 
-def success_is_reported_where_the_next_hop_does_not():
-    """RFC 3461 5.2.2: "relayed" over SMTP without DSN, "delivered" over LMTP; else not a word."""
+def success_is_reported_unless_the_next_hop_does_it():
+    """RFC 3461 5.2.2: "relayed" over SMTP without DSN, "delivered" over LMTP; else no report."""
     wish = b" NOTIFY=SUCCESS ORCPT=rfc822;old+2Bone@x.test"
     with Sink() as sink, Relay(smart_host=sink.port) as relay:
         posted(relay, b" RET=FULL ENVID=Q+2B1", wish)
@@ -224,7 +224,7 @@ def success_is_reported_where_the_next_hop_does_not():
             assert b"\r\nAction: delivered\r\n" in boxes.contents[1]
 
 
-def failures_are_reported_as_wished():
+def failures_are_reported_as_requested():
     def reply(step, address):
         return "550 5.1.1 unknown" if step == "rcpt" and address == "b@sink.test" else None
 
@@ -242,7 +242,7 @@ def failures_are_reported_as_wished():
         assert "Original-Envelope-Id: x" in whole[0] and "Action: failed" in whole[0]
 
 
-def delay_is_reported_once_to_who_asked_also_after_a_restart():
+def a_requested_delay_report_is_sent_once_also_after_a_restart():
     flags = ["--set", "retry.delay_report=3s", "--set", "retry.expire=1h"]
 
     def reply(step, address):
@@ -263,7 +263,7 @@ def delay_is_reported_once_to_who_asked_also_after_a_restart():
         assert len(relay.queue()) == 2
 
 
-def eight_bits_go_only_where_they_may():
+def eight_bit_content_is_sent_only_where_it_is_allowed():
     text = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n\r\ng\u00fcn\r\n".encode()
     with SmtpSink("-8") as sink:
         with Relay(smart_host=sink.port) as relay:
@@ -280,8 +280,8 @@ def eight_bits_go_only_where_they_may():
         assert b"BODY=8BITMIME" in message and "g\u00fcn".encode() in message, message
 
 
-def eight_bits_are_converted_and_read_the_same():
-    """RFC 6152 3: what Python's parser reads in the message is what was sent, and all is 7-bit."""
+def converted_eight_bit_content_reads_the_same():
+    """RFC 6152 3: Python's parser reads the same content as was sent, and all of it is 7-bit."""
     message = email.message.EmailMessage()
     message["Subject"] = "x"
     message.set_content("gr\u00fcn\n.dot\nFrom here = there \n" * 200, cte="8bit")
@@ -318,8 +318,8 @@ def eight_bits_are_converted_and_read_the_same():
             assert event["status"] == "5.6.3" and "a signed part" in event["text"], event
 
 
-def hosts_that_ask_are_shown_the_certificate_of_the_route():
-    """`openssl s_server -Verify` says which certificate it saw; it speaks no SMTP, so the handshake is all."""
+def hosts_that_ask_get_the_certificate_of_the_route():
+    """`openssl s_server -Verify` prints the certificate that it gets; it has no SMTP, so only the handshake is tested."""
     with certificates("relay.test", "sink.test") as (made, root):
         certificate, key = made["relay.test"]
         ours = ["--set", f"route.tls_cert={certificate}", "--set", f"route.tls_key={key}"]
@@ -343,7 +343,7 @@ def hosts_that_ask_are_shown_the_certificate_of_the_route():
                     server.kill()
 
 
-def certificates_that_cannot_be_used_are_said_at_start():
+def unusable_certificates_are_reported_at_start():
     with certificates("relay.test") as (made, _):
         certificate = made["relay.test"][0]
         relay = Relay("--set", f"route.tls_cert={certificate}", "--set", "route.tls_key=/nowhere.key")
@@ -356,18 +356,18 @@ def certificates_that_cannot_be_used_are_said_at_start():
 
 TESTS = [
     lmtp_answers_for_each_recipient,
-    lmtp_of_postfix_takes_what_is_sent,
+    postfix_accepts_lmtp,
     smtp_is_not_spoken_to_an_lmtp_server,
-    what_a_host_limits_is_kept,
-    eight_bits_go_only_where_they_may,
-    eight_bits_are_converted_and_read_the_same,
-    hosts_that_ask_are_shown_the_certificate_of_the_route,
-    certificates_that_cannot_be_used_are_said_at_start,
-    binary_content_goes_in_chunks_and_stays_as_it_is,
-    wishes_for_reports_go_on_where_they_are_understood,
-    success_is_reported_where_the_next_hop_does_not,
-    failures_are_reported_as_wished,
-    delay_is_reported_once_to_who_asked_also_after_a_restart,
+    limits_of_a_host_are_respected,
+    eight_bit_content_is_sent_only_where_it_is_allowed,
+    converted_eight_bit_content_reads_the_same,
+    hosts_that_ask_get_the_certificate_of_the_route,
+    unusable_certificates_are_reported_at_start,
+    binary_content_is_sent_in_chunks_and_unchanged,
+    dsn_requests_are_passed_on_to_hosts_with_dsn,
+    success_is_reported_unless_the_next_hop_does_it,
+    failures_are_reported_as_requested,
+    a_requested_delay_report_is_sent_once_also_after_a_restart,
 ]
 
 if __name__ == "__main__":

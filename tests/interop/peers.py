@@ -1,5 +1,5 @@
-"""Programs around other mail libraries, in `programs`: each gets its task in JSON, on its
-standard input, and says in JSON what it saw.
+"""Programs that use other mail libraries, in `programs`: each gets its task in JSON on standard
+input, and prints the results in JSON.
 
 `.ci/run` installs the libraries, and the packages of node below `target/peers` (or RINGPOST_PEERS).
 """
@@ -22,7 +22,7 @@ GO_LIBRARIES = pathlib.Path("/usr/share/gocode")
 
 
 def missing_for_node():
-    """What is missing, in words; nothing if all is there."""
+    """The missing parts as text; empty if all are there."""
     if not shutil.which("node"):
         return "node is not installed"
     if not (PACKAGES / "nodemailer").exists() or not (PACKAGES / "smtp-server").exists():
@@ -62,7 +62,7 @@ def golang(word):
 
 
 def environment(**more):
-    """The libraries are those that were installed; nothing is fetched."""
+    """Uses the installed libraries; downloads nothing."""
     return dict(os.environ, NODE_PATH=str(PACKAGES), GO111MODULE="off", GOFLAGS="", CGO_ENABLED="0",
                 GOPATH=str(GO_LIBRARIES), GOCACHE=str(FOLDER / "go-cache"), **more)
 
@@ -72,7 +72,7 @@ def encoded(content):
 
 
 def run(command, job, **env):
-    """Has a program do its work: what it says, a line each."""
+    """Runs a program; returns its output by lines."""
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True,
                           timeout=120, check=False, env=environment(**env))
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def run(command, job, **env):
 
 
 class Server:
-    """A next hop that keeps the messages it gets, with what was said about them: `messages`."""
+    """A next hop that stores its messages with their envelopes: `messages`."""
 
     def __init__(self, command, settings):
         self.command, self.settings = command, settings
@@ -122,7 +122,7 @@ class Server:
 
     @staticmethod
     def unread(content):
-        """What came over the wire, from what the library makes of it."""
+        """The bytes on the wire, from the form that the library returns."""
         return content
 
     def wait(self, count=1, seconds=20.0):
@@ -139,7 +139,7 @@ class Server:
 
 
 class SmtpServer(Server):
-    """smtp-server, with these `options` of its own, in its own words."""
+    """smtp-server, with these `options` of the library."""
 
     def __init__(self, options=None, **more):
         super().__init__(node("smtp_server.cjs"), {"options": options or {}, **more})
@@ -157,7 +157,7 @@ class GoSmtp(Server):
 
 
 def nodemailer(transport, messages, at_once=False):
-    """Has nodemailer send: what became of each message."""
+    """Sends messages with nodemailer; returns the result of each."""
     job = {"transport": transport, "messages": messages, "at_once": at_once}
     results = run(node("nodemailer.cjs"), job)
     assert len(results) == len(messages), results

@@ -1,4 +1,4 @@
-"""Postfix behind the relay, with every extension that both have. Postfix wants to be started as root."""
+"""Postfix as next hop, with every extension that both have. Postfix must be started as root."""
 
 import os
 import pathlib
@@ -60,7 +60,7 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 class Postfix:
-    """A Postfix of our own that sends all mail on to the port `behind`."""
+    """A separate Postfix that relays all mail to the port `behind`."""
 
     def __init__(self, behind):
         need("postfix", "postconf")
@@ -91,7 +91,7 @@ class Postfix:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def call(self, verb):
-        """Lets Postfix's own script do it; Postfix becomes a daemon."""
+        """Uses Postfix's own script; Postfix becomes a daemon."""
         with open(self.folder / "call.log", "ab") as log:
             words = ["postfix", "-c", str(self.folder / "config"), verb]
             return subprocess.run(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=60,
@@ -107,8 +107,8 @@ class Postfix:
         return (self.folder / "postfix.log").read_text(errors="replace")
 
 
-def postfix_behind_the_relay_reports_in_its_place():
-    """RFC 3461 5.2.1: wishes go on, so one report comes, and it is Postfix's."""
+def postfix_behind_the_relay_sends_the_report():
+    """RFC 3461 5.2.1: the DSN parameters are passed on, so there is one report, from Postfix."""
     with Sink() as sink, Postfix(sink.port) as postfix, Relay(smart_host=postfix.port) as relay:
         sent = dialogue(relay.port, b"EHLO client.test\r\n",
                         b"MAIL FROM:<a@sender.test> RET=HDRS ENVID=Q+2B1 BODY=8BITMIME\r\n",
@@ -126,8 +126,8 @@ def postfix_behind_the_relay_reports_in_its_place():
             assert f"\r\n{line}" in reports[0], (line, reports[0])
 
 
-def postfix_behind_the_relay_takes_international_mail():
-    """RFC 6531: marked when it must be, and only then; and a large message for many goes, too."""
+def postfix_behind_the_relay_accepts_international_mail():
+    """RFC 6531: SMTPUTF8 is used when necessary, and only then; a large message for many is delivered too."""
     with Sink() as sink, Postfix(sink.port) as postfix, Relay(smart_host=postfix.port) as relay:
         for address, subject in (("gr\u00fcn@sink.test", "x"), ("b@sink.test", "x"), ("c@sink.test", "gr\u00fcn")):
             sent = dialogue(relay.port, b"EHLO client.test\r\n", b"MAIL FROM:<a@sender.test> SMTPUTF8\r\n",
@@ -135,7 +135,7 @@ def postfix_behind_the_relay_takes_international_mail():
                             f"Subject: {subject}\r\n\r\nx\r\n.\r\n".encode(), b"QUIT\r\n")
             assert sent.count(b"\r\n250 ") == 4, sent
         relay.wait_event("delivered", 3)
-        # The one behind Postfix has no SMTPUTF8, so Postfix passes on the one that does not need it.
+        # The next hop of Postfix has no SMTPUTF8, so Postfix relays only the message that does not need it.
         messages = sink.wait(1)
         assert any(to == ["b@sink.test"] for _, to, _ in messages), messages
         for address in ("gr\u00fcn@sink.test", "c@sink.test"):
@@ -145,8 +145,8 @@ def postfix_behind_the_relay_takes_international_mail():
 
 
 TESTS = [
-    postfix_behind_the_relay_reports_in_its_place,
-    postfix_behind_the_relay_takes_international_mail,
+    postfix_behind_the_relay_sends_the_report,
+    postfix_behind_the_relay_accepts_international_mail,
 ]
 
 if __name__ == "__main__":

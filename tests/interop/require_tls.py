@@ -1,5 +1,5 @@
-"""REQUIRETLS and TLS-Required (RFC 8689) from end to end: nodemailer and go-smtp before the relay,
-smtp-server and go-smtp behind it."""
+"""REQUIRETLS and TLS-Required (RFC 8689) end to end: nodemailer and go-smtp as clients, smtp-server
+and go-smtp as next hops."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def hop(pair, offers=True, host="127.0.0.1", **more):
 
 
 def before(host, made, root, *words):
-    """A relay that offers TLS, knows the root of the hosts, and sends all to `host` (or nowhere)."""
+    """A relay that offers TLS, trusts the root of the hosts, and sends all mail to `host` (if any)."""
     name = "relay.test" if "relay.test" in made else "127.0.0.1"
     words = ["--set", f"tls.roots={root}", *words]
     return Relay(*flags(made[name]), *words, smart_host=host and host.port)
@@ -35,8 +35,8 @@ def before(host, made, root, *words):
 VERIFIED = ("--set", "route.tls=must-verify")
 
 
-def the_demand_goes_on_to_a_host_that_meets_it():
-    """RFC 8689 4.2.1; and messages without it go beside, without it."""
+def requiretls_is_passed_on_to_a_host_that_offers_it():
+    """RFC 8689 4.2.1; messages without REQUIRETLS are sent without it."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"]) as server:
             with before(server, made, root, *VERIFIED) as relay:
@@ -60,7 +60,7 @@ def the_demand_goes_on_to_a_host_that_meets_it():
                 assert demanded == [(False, True), (True, True)], demanded
 
 
-def over_lmtp_too():
+def requiretls_works_over_lmtp():
     """RFC 8689 2: it is valid for LMTP."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"], options={"lmtp": True}) as server:
@@ -71,7 +71,7 @@ def over_lmtp_too():
                 assert one["hello"] == "LHLO" and one["require_tls"], one
 
 
-def in_the_clear_it_is_not_offered_and_not_taken():
+def requiretls_is_neither_offered_nor_accepted_without_tls():
     """RFC 8689 2: only in a session under TLS."""
     with certificates("relay.test") as (made, _), Relay(*flags(made["relay.test"])) as relay:
         told = dialogue(relay.port, b"EHLO client.test\r\n",
@@ -82,8 +82,8 @@ def in_the_clear_it_is_not_offered_and_not_taken():
         assert refused["code"] == "EREQUIRETLS", refused
 
 
-def a_host_that_does_not_offer_it_gets_nothing():
-    """5.7.30, and of the message its header alone goes back, even with RET=FULL (RFC 8689 5)."""
+def a_host_that_does_not_offer_requiretls_gets_nothing():
+    """5.7.30, and only the header of the message is returned, even with RET=FULL (RFC 8689 5)."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         with hop(made["127.0.0.1"], offers=False) as server:
             with before(server, made, root, *VERIFIED) as relay:
@@ -94,15 +94,15 @@ def a_host_that_does_not_offer_it_gets_nothing():
                 server.wait(2)
                 relay.wait_empty()
                 assert [one["to"][0]["address"] for one in server.came()] == ["c@sink.test"]
-                # The report is not lost, though its way cannot be demanded either.
+                # The report is not lost, although REQUIRETLS is not possible for it either.
                 report, = server.reports()
                 has_lines(report, "Status: 5.7.30", "Action: failed", "Original-Envelope-Id: x",
                           "Content-Type: text/rfc822-headers")
                 assert "..dots" not in report, report
 
 
-def reports_demand_it_as_the_message_did():
-    """RFC 8689 5: whatever the message failed with."""
+def reports_have_requiretls_if_the_message_had():
+    """RFC 8689 5: for any kind of failure."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         refused = {"b@sink.test": [550, "unknown"]}
         with hop(made["127.0.0.1"], refused=refused) as server:
@@ -114,15 +114,15 @@ def reports_demand_it_as_the_message_did():
                 text = report["content"].decode()
                 has_lines(text, "Action: failed", "Content-Type: text/rfc822-headers")
                 assert "..dots" not in text, text
-                # Without the demand the message comes back whole, over a way that is not demanded.
+                # Without REQUIRETLS the whole message is returned, without REQUIRETLS.
                 kept(nodemailer(secured(relay, root), [raw(SMALL, dsn=WHOLE)]))
                 report = server.wait(2)[1]
                 assert not report["from"] and not report["require_tls"], report
                 assert "..dots" in report["content"].decode()
 
 
-def demands_outlive_a_restart():
-    """The first attempt is put off, and the relay restarted: the demand is still there."""
+def requiretls_survives_a_restart():
+    """The first attempt is deferred, and the relay restarted: REQUIRETLS is still there."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         port = free_port()
         words = ["--smart-host", f"127.0.0.1:{port}", *VERIFIED]
@@ -140,11 +140,11 @@ def demands_outlive_a_restart():
 OPTIONAL = SMALL.replace(b"Subject: x\r\n", b"Subject: x\r\nTLS-Required: No\r\n")
 
 
-def tls_required_no_goes_on_as_it_is():
-    """RFC 8689 4.2.2: where TLS cannot be had the message goes without; with REQUIRETLS the field
-    counts for nothing (4.1)."""
+def tls_required_no_is_passed_on_unchanged():
+    """RFC 8689 4.2.2: where TLS is not possible the message is sent without it; with REQUIRETLS the
+    field is ignored (4.1)."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
-        # No version that both speak: the handshake fails.
+        # No version that both support: the handshake fails.
         old = {"minVersion": "TLSv1", "maxVersion": "TLSv1.1"}
         with hop(made["127.0.0.1"], options=old) as server:
             with before(server, made, root) as relay:
@@ -158,9 +158,9 @@ def tls_required_no_goes_on_as_it_is():
                 assert one["require_tls"] and without_trace(one["content"]) == OPTIONAL, one
 
 
-def a_demand_is_met_where_the_route_does_not_demand_it():
-    """RFC 8689 4.2.1, steps 3 to 5: for such a message the certificate is looked at whatever the
-    route says, and this host's is good."""
+def requiretls_is_met_on_a_route_that_does_not_require_tls():
+    """RFC 8689 4.2.1, steps 3 to 5: for such a message the certificate is verified with any policy of
+    the route, and this host's is valid."""
     with certificates("relay.test", "127.0.0.1") as (made, root):
         for policy in ("may", "must"):
             words = ["--set", f"route.tls={policy}"]
@@ -172,7 +172,7 @@ def a_demand_is_met_where_the_route_does_not_demand_it():
 
 
 def a_host_without_tls_is_5_7_10():
-    """RFC 8689 4.2.1: where TLS cannot be had a report MUST be sent at once, with 5.7.10 (SHOULD)."""
+    """RFC 8689 4.2.1: where TLS is not possible a report MUST be sent at once, with 5.7.10 (SHOULD)."""
     with certificates("relay.test") as (made, root):
         for policy in ("may", "must", "must-verify"):
             words = ["--set", f"route.tls={policy}"]
@@ -183,8 +183,8 @@ def a_host_without_tls_is_5_7_10():
                     assert event["status"] == "5.7.10", event
 
 
-def a_certificate_that_is_not_good_is_5_7_10():
-    """The same where the certificate has another name."""
+def an_invalid_certificate_is_5_7_10():
+    """The same for a certificate with another name."""
     with certificates("relay.test", "other.test") as (made, root):
         with hop(made["other.test"]) as server:
             with before(server, made, root, *VERIFIED) as relay:
@@ -193,8 +193,8 @@ def a_certificate_that_is_not_good_is_5_7_10():
                 assert event["status"] == "5.7.10", event
 
 
-def the_next_host_is_asked():
-    """RFC 8689 4.2.1: the steps are repeated with each host. Their order is drawn, so three times."""
+def the_next_host_is_tried():
+    """RFC 8689 4.2.1: the steps are repeated with each host. Their order is random, so three times."""
     for _ in range(3):
         with NameServers() as names, certificates("relay.test", "twin.names.test") as (made, root):
             port = free_port()
@@ -227,8 +227,8 @@ BY_MX = "b@preferred.names.test"
 MX = (("mx2.names.test", "127.0.0.2"), ("mx3.names.test", "127.0.0.3"))
 
 
-def an_unsigned_mx_record_is_not_believed():
-    """RFC 8689 2 and 4.2.1 step 2: the name of an MX host must be vouched for, by DNSSEC or by
+def an_unsigned_mx_record_is_not_trusted():
+    """RFC 8689 2 and 4.2.1 step 2: the name of an MX host must be authenticated, by DNSSEC or by
     MTA-STS; this zone has neither."""
     with NameServers() as names, certificates("relay.test", *dict(MX)) as (made, root):
         with mx_hosts(names, made, root, (True, True)) as (first, second, relay):
@@ -237,7 +237,7 @@ def an_unsigned_mx_record_is_not_believed():
             assert not first.came() and not second.came()
 
 
-def a_report_demands_nothing_of_a_host_that_proved_nothing():
+def a_report_has_no_requiretls_for_an_unverified_host():
     """RFC 8689 2: the option "MUST only be specified" where the certificate has been verified."""
     with certificates("relay.test", "other.test") as (made, root):
         with hop(made["other.test"]) as server:
@@ -249,19 +249,19 @@ def a_report_demands_nothing_of_a_host_that_proved_nothing():
 
 
 TESTS = [
-    the_demand_goes_on_to_a_host_that_meets_it,
-    over_lmtp_too,
-    in_the_clear_it_is_not_offered_and_not_taken,
-    a_host_that_does_not_offer_it_gets_nothing,
-    reports_demand_it_as_the_message_did,
-    demands_outlive_a_restart,
-    tls_required_no_goes_on_as_it_is,
-    a_demand_is_met_where_the_route_does_not_demand_it,
+    requiretls_is_passed_on_to_a_host_that_offers_it,
+    requiretls_works_over_lmtp,
+    requiretls_is_neither_offered_nor_accepted_without_tls,
+    a_host_that_does_not_offer_requiretls_gets_nothing,
+    reports_have_requiretls_if_the_message_had,
+    requiretls_survives_a_restart,
+    tls_required_no_is_passed_on_unchanged,
+    requiretls_is_met_on_a_route_that_does_not_require_tls,
     a_host_without_tls_is_5_7_10,
-    a_certificate_that_is_not_good_is_5_7_10,
-    the_next_host_is_asked,
-    an_unsigned_mx_record_is_not_believed,
-    a_report_demands_nothing_of_a_host_that_proved_nothing,
+    an_invalid_certificate_is_5_7_10,
+    the_next_host_is_tried,
+    an_unsigned_mx_record_is_not_trusted,
+    a_report_has_no_requiretls_for_an_unverified_host,
 ]
 
 if os.environ.get("RINGPOST_CI_NO_INSTALL") == "1" and (missing_for_node() or missing_for_go()):

@@ -1,4 +1,4 @@
-"""Runs all interop tests: `python3 tests/interop/run.py [word in a test's name ...]`."""
+"""Runs all interop tests: `python3 tests/interop/run.py [part of a test's name ...]`."""
 
 import bdat_pipelining
 import clients

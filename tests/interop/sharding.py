@@ -1,5 +1,5 @@
-"""What passes between shards, sites and connections: nothing is doubled by a stop, no site waits
-for another, no server is hammered."""
+"""Shards, sites and connections: a stop doubles no message, no site waits for another, no server is
+hammered."""
 
 import collections
 import contextlib
@@ -98,8 +98,8 @@ def message(number):
 
 
 def an_outcome_for_another_shard_is_not_lost_at_the_stop():
-    """Eight connections of one owner, in the middle of messages of both shards, when the stop comes:
-    the shard that has nothing to do must wait for what becomes of its messages at the other."""
+    """A stop while eight connections of one owner are sending messages of both shards: the idle shard
+    must wait for the results of its messages at the other."""
     flags = ["--set", "pool.connections_per_site=8", "--set", "pool.stripe_connections_min=100"]
     with Server(end_wait=1.0) as server, Relay(*flags, smart_host=server.port) as relay:
         send(relay.port, message("first"))  # the site is known to answer
@@ -114,7 +114,7 @@ def an_outcome_for_another_shard_is_not_lost_at_the_stop():
         assert not server.doubled(), server.doubled()
 
 
-def a_client_that_stays_in_its_content_does_not_have_deliveries_cut():
+def a_client_in_its_content_does_not_abort_deliveries():
     with Server(end_wait=0.7) as server:
         flags = ["--set", "control.stop_within=3s", "--set", "pool.connections_per_site=4"]
         with Relay(*flags, smart_host=server.port, cores="1") as relay:
@@ -129,7 +129,7 @@ def a_client_that_stays_in_its_content_does_not_have_deliveries_cut():
             assert not server.doubled(), server.doubled()
 
 
-def a_host_that_is_slow_to_greet_does_not_hold_up_the_stop():
+def a_slow_greeting_does_not_delay_the_stop():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -141,7 +141,7 @@ def a_host_that_is_slow_to_greet_does_not_hold_up_the_stop():
             assert time.monotonic() - began < 4, time.monotonic() - began
 
 
-def a_server_that_takes_few_connections_is_not_hammered():
+def a_server_that_accepts_few_connections_is_not_hammered():
     with Server(end_wait=0.05, connections_max=2) as server:
         with Relay(smart_host=server.port, cores="1") as relay:
             send(relay.port, message("first"))
@@ -153,7 +153,7 @@ def a_server_that_takes_few_connections_is_not_hammered():
             assert not relay.events("deferred")
 
 
-def a_server_that_goes_away_while_connections_idle_is_found_out_at_once():
+def a_server_that_ends_while_connections_are_idle_is_noticed_at_once():
     with Relay("--set", "pool.idle=30s", smart_host=(port := free_port()), cores="1") as relay:
         with Server(port=port, end_wait=0.2) as server:
             send(relay.port, message("first"))
@@ -169,7 +169,7 @@ def a_server_that_goes_away_while_connections_idle_is_found_out_at_once():
             assert server.connects < 60, server.connects
 
 
-def a_host_that_says_421_at_mail_gets_few_connections_and_its_site_is_not_charged():
+def a_host_that_sends_421_to_mail_gets_few_connections_and_its_site_no_back_off():
     with Server(mail_reply="421 4.7.0 not today") as server:
         with Relay(smart_host=server.port, cores="1", retry_first="60s") as relay:
             for number in range(30):
@@ -223,7 +223,7 @@ def a_full_queue_refuses_mail_until_there_is_room():
                 client.sendmail("a@sender.test", ["b@sink.test"], message("more"))
 
 
-def a_shard_that_cannot_begin_ends_the_relay_with_its_words():
+def a_shard_that_cannot_start_ends_the_relay_with_its_error():
     with Relay() as relay:
         assert relay.stop() == 0
         bad = relay.spool / "shard-1"
@@ -239,13 +239,13 @@ def a_shard_that_cannot_begin_ends_the_relay_with_its_words():
 
 TESTS = [
     a_full_queue_refuses_mail_until_there_is_room,
-    a_shard_that_cannot_begin_ends_the_relay_with_its_words,
+    a_shard_that_cannot_start_ends_the_relay_with_its_error,
     an_outcome_for_another_shard_is_not_lost_at_the_stop,
-    a_client_that_stays_in_its_content_does_not_have_deliveries_cut,
-    a_host_that_is_slow_to_greet_does_not_hold_up_the_stop,
-    a_server_that_takes_few_connections_is_not_hammered,
-    a_server_that_goes_away_while_connections_idle_is_found_out_at_once,
-    a_host_that_says_421_at_mail_gets_few_connections_and_its_site_is_not_charged,
+    a_client_in_its_content_does_not_abort_deliveries,
+    a_slow_greeting_does_not_delay_the_stop,
+    a_server_that_accepts_few_connections_is_not_hammered,
+    a_server_that_ends_while_connections_are_idle_is_noticed_at_once,
+    a_host_that_sends_421_to_mail_gets_few_connections_and_its_site_no_back_off,
     at_the_limit_of_connections_sites_take_turns,
     an_idle_connection_makes_room_for_a_site_that_has_none,
 ]

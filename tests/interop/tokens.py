@@ -1,4 +1,4 @@
-"""Users with tokens: OAUTHBEARER and XOAUTH2 against a server for introspection (RFC 7662) of Python's own."""
+"""Users with tokens: OAUTHBEARER and XOAUTH2 with an introspection server (RFC 7662) in Python."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ SECRET = "s3cret:/+ ü"
 
 
 class Server:
-    """Says of tokens what `known` has: an answer, or a function that misbehaves with the handler."""
+    """Answers for tokens from `known`: an answer, or a function that misbehaves with the handler."""
 
     def __init__(self, context=None, port=None):
         self.known, self.asked, self.open, self.context = {}, [], [], context
@@ -93,7 +93,7 @@ def good(name="joe", **more):
 
 @contextlib.contextmanager
 def relay_with_tokens(*words, sink=None, tls=True, users=False, text=""):
-    """A relay that takes tokens, on a submission listener: (relay, root, server)."""
+    """A relay that accepts tokens, on a submission listener: (relay, root, server)."""
     with tempfile.TemporaryDirectory() as folder, certificates("relay.test", "127.0.0.1") as (made, root):
         secret = pathlib.Path(folder) / "secret"
         secret.write_text(SECRET + "\n")
@@ -148,7 +148,7 @@ def connected(relay, root):
 
 
 def told(relay, root, mechanism, token, name=None):
-    """The final reply, and what the challenge before it said."""
+    """The final reply, and the content of the challenge before it."""
     with connected(relay, root) as client:
         code, text = client.docmd("AUTH", f"{mechanism} {message(mechanism, token, name)}")
         if code != 334:
@@ -158,7 +158,7 @@ def told(relay, root, mechanism, token, name=None):
         return code, text.decode(), said
 
 
-def a_good_token_lets_a_user_in_who_is_nowhere_else():
+def a_user_without_an_entry_logs_in_with_a_valid_token():
     with Sink() as sink, relay_with_tokens(sink=sink) as (relay, root, server):
         server.known["abc"] = good()
         with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
@@ -177,16 +177,16 @@ def a_good_token_lets_a_user_in_who_is_nowhere_else():
         assert b"abc" not in relay.log
 
 
-def a_token_that_is_not_good_is_told_why():
+def an_invalid_token_is_refused_with_the_reason():
     with relay_with_tokens("--set", "auth.failures_per_address=1000") as (relay, root, server):
         now = int(time.time())
         server.known.update({
             "old": good(exp=now - 1), "early": good(nbf=now + 60), "narrow": good(scope="openid"),
-            "nobody": {"active": True, "scope": "mail.send"}, "ann": good("ann"), "bound": good(cnf={"jkt": "x"}),
+            "unnamed": {"active": True, "scope": "mail.send"}, "ann": good("ann"), "bound": good(cnf={"jkt": "x"}),
         })
         for token, words in (("unknown", "it is not active"), ("old", "it has expired"),
                              ("early", "it is not good yet"), ("narrow", "it lacks the scope"),
-                             ("nobody", "it names no user"), ("ann", "it is another user's"),
+                             ("unnamed", "it names no user"), ("ann", "it is another user's"),
                              ("bound", "it is bound to a key, and AUTH cannot show keys")):
             for mechanism in ("OAUTHBEARER", "XOAUTH2"):
                 code, text, said = told(relay, root, mechanism, token, "joe")
@@ -209,11 +209,11 @@ def wrong_tokens_are_counted():
         server.known["abc"] = good()
         codes = [told(relay, root, "OAUTHBEARER", f"guess{number}", "joe")[0] for number in range(5)]
         assert codes == [535, 535, 535, 454, 454], codes
-        assert told(relay, root, "OAUTHBEARER", "abc", "joe")[0] == 454, "the right one, too"
+        assert told(relay, root, "OAUTHBEARER", "abc", "joe")[0] == 454, "the right one too"
         assert server.asked == ["guess0", "guess1", "guess2"], server.asked
 
 
-def without_an_answer_clients_come_again_and_nothing_is_counted():
+def without_an_answer_clients_get_454_and_no_failure_is_counted():
     def slow(request):
         time.sleep(3)
         reply(request, 200, json.dumps(good()).encode())
@@ -244,12 +244,12 @@ def without_an_answer_clients_come_again_and_nothing_is_counted():
         assert sorted(set(server.asked)) == sorted([*troubles, "abc"]), server.asked
 
 
-def a_server_that_was_away_is_asked_again():
+def a_server_that_was_down_is_asked_again():
     with relay_with_tokens(tls=False, text='ttl_max = "0s"') as (relay, root, server):
         server.known["abc"] = good()
         for _ in range(2):
             assert told(relay, root, "OAUTHBEARER", "abc")[0] == 235
-        assert server.asked == ["abc", "abc"], "not believed without asking"
+        assert server.asked == ["abc", "abc"], "not accepted without asking"
         server.__exit__()
         assert told(relay, root, "OAUTHBEARER", "abc")[0] == 454
         with Server(port=server.port) as again:
@@ -259,7 +259,7 @@ def a_server_that_was_away_is_asked_again():
             assert told(relay, root, "OAUTHBEARER", "abc")[0] == 535, "taken back"
 
 
-def a_server_with_an_unknown_certificate_is_shown_nothing():
+def a_server_with_an_unknown_certificate_gets_no_token():
     with certificates("127.0.0.1") as (made, _), relay_with_tokens() as (relay, root, server):
         server.__exit__()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -271,8 +271,8 @@ def a_server_with_an_unknown_certificate_is_shown_nothing():
         assert b"certificate" in relay.log, relay.log
 
 
-def many_tokens_at_once_wait_their_turn_and_passwords_do_not():
-    """A server that does not answer holds up those with tokens alone."""
+def many_tokens_at_once_wait_and_passwords_do_not():
+    """A server that does not answer blocks only users with tokens."""
     def silent(request):
         time.sleep(4)
     with relay_with_tokens("--set", "auth.failures_per_address=1000", users=True) as (relay, root, server):
@@ -292,10 +292,10 @@ def many_tokens_at_once_wait_their_turn_and_passwords_do_not():
         for one in clients:
             one.join(20)
         assert codes == [454] * 40, codes
-        assert len(server.asked) < 20, "who has waited too long is not asked about"
+        assert len(server.asked) < 20, "requests that have waited too long are not sent"
 
 
-def the_users_file_holds_for_who_is_in_it():
+def an_entry_in_the_users_file_applies_to_tokens_too():
     with Sink() as sink, relay_with_tokens(sink=sink, users=True) as (relay, root, server):
         server.known.update(abc=good(), xyz=good("ann"))
         with connected(relay, root) as client:
@@ -312,20 +312,20 @@ def the_users_file_holds_for_who_is_in_it():
             assert guest.docmd("AUTH", f"XOAUTH2 {message('XOAUTH2', 'xyz', 'ann')}")[0] == 235
             assert user(relay.users, "remove", "joe")[0] == 0
             relay.process.send_signal(1)
-            wait_until("his removal", lambda: b"users read again" in relay.log)
-            assert known.mail("joe@a.test") == (550, b"5.7.1 User account no longer exists"), "no token speaks for him"
+            wait_until("the removal", lambda: b"users read again" in relay.log)
+            assert known.mail("joe@a.test") == (550, b"5.7.1 User account no longer exists"), "a token does not override a removed account"
             assert guest.mail("ann@a.test")[0] == 250
         sink.wait(1)
 
 
-def a_client_secret_is_read_again():
+def a_client_secret_is_reloaded():
     with relay_with_tokens(text='ttl_max = "0s"') as (relay, root, server):
         server.known["abc"] = good()
         assert told(relay, root, "OAUTHBEARER", "abc")[0] == 235
         relay.secret.write_text("old\n")
         relay.process.send_signal(1)
         wait_until("the new secret", lambda: b"the files of auth.tokens read again" in relay.log)
-        assert told(relay, root, "OAUTHBEARER", "abc")[0] == 454, "the server does not know us"
+        assert told(relay, root, "OAUTHBEARER", "abc")[0] == 454, "the server refuses our credentials"
         relay.secret.write_text("")
         relay.process.send_signal(1)
         wait_until("the refusal", lambda: b"the files of auth.tokens not read again" in relay.log)
@@ -333,7 +333,7 @@ def a_client_secret_is_read_again():
         assert code == 2 and "one line with the secret" in errors, errors
 
 
-def deliveries_show_a_token_at_the_smart_host():
+def deliveries_log_in_at_the_smart_host_with_a_token():
     with Sink() as sink, relay_with_tokens(sink=sink, text='ttl_max = "0s"') as (behind, _, server), \
             tempfile.TemporaryDirectory() as folder:
         server.known["abc"] = good()
@@ -359,16 +359,16 @@ def deliveries_show_a_token_at_the_smart_host():
 
 
 TESTS = (
-    a_good_token_lets_a_user_in_who_is_nowhere_else,
-    a_token_that_is_not_good_is_told_why,
+    a_user_without_an_entry_logs_in_with_a_valid_token,
+    an_invalid_token_is_refused_with_the_reason,
     wrong_tokens_are_counted,
-    without_an_answer_clients_come_again_and_nothing_is_counted,
-    a_server_that_was_away_is_asked_again,
-    a_server_with_an_unknown_certificate_is_shown_nothing,
-    many_tokens_at_once_wait_their_turn_and_passwords_do_not,
-    the_users_file_holds_for_who_is_in_it,
-    a_client_secret_is_read_again,
-    deliveries_show_a_token_at_the_smart_host,
+    without_an_answer_clients_get_454_and_no_failure_is_counted,
+    a_server_that_was_down_is_asked_again,
+    a_server_with_an_unknown_certificate_gets_no_token,
+    many_tokens_at_once_wait_and_passwords_do_not,
+    an_entry_in_the_users_file_applies_to_tokens_too,
+    a_client_secret_is_reloaded,
+    deliveries_log_in_at_the_smart_host_with_a_token,
 )
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ LONG = b"".join(b".line %07d of a long message\r\n" % number for number in range
 
 
 def tool(relay, *words, code=0):
-    """Runs `ringpost spool ...` on the relay's spool; what it printed."""
+    """Runs `ringpost spool ...` on the relay's spool; returns its output."""
     got, output, errors = relay.command("spool", *words)
     assert got == code, (words, got, output, errors)
     return output + errors
 
 
 def queue_up(relay, count=30):
-    """Messages of many kinds against a next hop that is not there: {subject: content}."""
+    """Messages of many kinds for a next hop that does not exist: {subject: content}."""
     texts = {}
     for number in range(count):
         body = [b"body\r\n", b"", b".\r\n..\r\n.dot\r\n", b"\xe4\xff\r\n" * 50, LONG][number % 5]
@@ -57,7 +57,7 @@ def messages(folder):
     return found
 
 
-def a_queue_goes_out_and_comes_back_byte_for_byte():
+def an_exported_queue_is_imported_byte_for_byte():
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, Relay(smart_host=port, retry_first="100s") as relay:
         def busy(step, address):
@@ -93,8 +93,8 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
         assert "not in the queue" in tool(relay, "export", "--to", f"{folder}/none", "--id", "0" * 13, code=2)
         assert "exported 10 " in tool(relay, "export", "--to", f"{folder}/d1", "--domain", "D1.test")
 
-        # The same spool again: nothing is doubled.
-        assert "0 imported, 30 there already" in tool(relay, "import", f"{folder}/out")
+        # The same spool again: no message is doubled.
+        assert "0 imported, 30 already there" in tool(relay, "import", f"{folder}/out")
         shutil.rmtree(relay.spool)
         assert "30 imported" in tool(relay, "import", f"{folder}/out")
         assert "30 live messages, all intact" in tool(relay, "verify")
@@ -109,7 +109,7 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
             for key in ("from", "attempts", "due", "reason", "received", "expires"):
                 assert after[entry["id"], entry["to"]].get(key) == entry.get(key), (key, entry)
         assert relay.stop() == 0
-        # Let them go: as they are, but never tried.
+        # Deliver them: unchanged, but never tried.
         shutil.rmtree(relay.spool)
         for path in pathlib.Path(folder, "out").iterdir():
             message = path.read_bytes()
@@ -133,8 +133,8 @@ def a_queue_goes_out_and_comes_back_byte_for_byte():
             assert sum(map(len, arrived.values())) == 30
 
 
-def what_has_ended_is_not_taken_again():
-    """As far as the spool still knows of it: until its segment is recycled."""
+def ended_messages_are_not_imported_again():
+    """As long as the spool has a record of it: until its segment is recycled."""
     is_busy = [True]
     with tempfile.TemporaryDirectory() as folder:
         with Sink(lambda step, _: "450 4.2.1 busy" if step == "rcpt" and is_busy[0] else None) as sink:
@@ -155,7 +155,7 @@ def what_has_ended_is_not_taken_again():
                 assert "2 live messages" in tool(relay, "verify")
 
 
-def a_changed_byte_is_found_and_the_rest_is_kept():
+def a_changed_byte_is_found_and_other_messages_are_kept():
     with tempfile.TemporaryDirectory() as folder, Relay(smart_host=free_port(), cores="1") as relay:
         queue_up(relay, 12)
         assert relay.stop() == 0
@@ -181,7 +181,7 @@ def a_changed_byte_is_found_and_the_rest_is_kept():
         assert "12 live messages, all intact" in tool(relay, "verify"), "reading has changed nothing"
 
 
-def a_running_relay_is_left_alone():
+def a_running_relay_is_not_touched():
     with tempfile.TemporaryDirectory() as folder, Relay(smart_host=free_port()) as relay:
         send(relay.port)
         for words in (["verify"], ["stat"], ["export", "--to", folder + "/o"], ["import", folder]):
@@ -196,7 +196,7 @@ def a_running_relay_is_left_alone():
         assert "clean: 1 live message, all intact" in tool(relay, "verify", copy)
 
 
-def kills_leave_a_clean_spool():
+def a_killed_relay_leaves_a_clean_spool():
     with Relay(smart_host=free_port(), retry_first="100s") as relay:
         pick = random.Random(7)
         for turn in range(5):
@@ -248,7 +248,7 @@ def plain_files_are_imported_with_an_envelope():
             assert got[b"wire"] == (*envelope, wire.read_bytes())
 
 
-def a_message_that_was_changed_is_refused():
+def a_modified_message_is_refused():
     with tempfile.TemporaryDirectory() as folder, Relay(smart_host=free_port(), cores="1") as relay:
         queue_up(relay, 5)
         relay.stop()
@@ -266,7 +266,7 @@ def a_message_that_was_changed_is_refused():
         for path, text, (change, _) in zip(paths, good, changes):
             path.write_bytes(change(text))
         said = tool(relay, "import", f"{folder}/out", code=1)
-        assert "0 imported, 0 there already, 5 refused" in said, said
+        assert "0 imported, 0 already there, 5 refused" in said, said
         for path, (_, says) in zip(paths, changes):
             line = next(line for line in said.splitlines() if path.name in line)
             assert says in line, (says, line)
@@ -276,7 +276,7 @@ def a_message_that_was_changed_is_refused():
         assert "5 imported" in tool(relay, "import", f"{folder}/out", *map(str, paths))
 
 
-def what_is_no_spool_is_not_found_clean():
+def a_folder_that_is_not_a_spool_is_not_reported_clean():
     with tempfile.TemporaryDirectory() as folder:
         for where in (folder, folder + "/missing"):
             done = subprocess.run(
@@ -286,14 +286,14 @@ def what_is_no_spool_is_not_found_clean():
 
 
 TESTS = [
-    a_queue_goes_out_and_comes_back_byte_for_byte,
-    what_has_ended_is_not_taken_again,
-    a_changed_byte_is_found_and_the_rest_is_kept,
-    a_running_relay_is_left_alone,
-    kills_leave_a_clean_spool,
+    an_exported_queue_is_imported_byte_for_byte,
+    ended_messages_are_not_imported_again,
+    a_changed_byte_is_found_and_other_messages_are_kept,
+    a_running_relay_is_not_touched,
+    a_killed_relay_leaves_a_clean_spool,
     plain_files_are_imported_with_an_envelope,
-    a_message_that_was_changed_is_refused,
-    what_is_no_spool_is_not_found_clean,
+    a_modified_message_is_refused,
+    a_folder_that_is_not_a_spool_is_not_reported_clean,
 ]
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def users_are_added_listed_verified_and_removed():
         assert path.stat().st_mode & 0o777 == 0o600
         assert user(path, "add", "ann", "--sender", "@example.com", password="eraser")[0] == 0
         code, _, errors = user(path, "add", "joe", password="other\n")
-        assert code == 1 and "there already" in errors, errors
+        assert code == 1 and "exists already" in errors, errors
         code, output, _ = user(path, "list")
         assert code == 0 and output == ("ann\tpassword,scram\t@example.com\n"
                                         "joe\tpassword,scram\tany sender\n"), output

@@ -12,9 +12,9 @@ use crate::count::PairCounts;
 use crate::id::Pair;
 use crate::source::{Latency, histogram};
 
-/// Entries kept apart, so that threads seldom wait for each other.
+/// Number of parts with separate locks, so that threads rarely wait for each other.
 const PARTS: usize = 64;
-/// Entries in all: about 1 GB. What comes beyond it is counted but not distinguished.
+/// Largest number of entries: about 1 GB. Further arrivals are counted but not distinguished.
 pub const PAIRS_MAX: u64 = 20_000_000;
 
 /// What has arrived.
@@ -24,14 +24,14 @@ pub struct Arrivals {
     parts: Vec<Mutex<PairCounts>>,
     /// From the source's first byte to the arrival, in microseconds; first arrivals only.
     latency: Mutex<Option<Histogram<u64>>>,
-    /// Misbehaviours by `act step`, and how often.
+    /// Number of misbehaviours by `act step`.
     acts: Mutex<BTreeMap<&'static str, u64>>,
     distinct: AtomicU64,
     refused: AtomicU64,
     doubled: AtomicU64,
     corrupted: AtomicU64,
     untold: AtomicU64,
-    /// Messages that the source did not make, such as bounces.
+    /// Messages that are not from the source, such as bounces.
     foreign: AtomicU64,
     messages: AtomicU64,
     connections: AtomicU64,
@@ -66,18 +66,18 @@ impl Arrivals {
         self.distinct.load(Ordering::Relaxed)
     }
 
-    /// Recipients that have got their message, and messages that are not the source's: what has
-    /// arrived at all.
+    /// All arrivals: recipients that have got their message, and messages that are not from the
+    /// source.
     pub fn arrived(&self) -> u64 {
         self.distinct() + self.foreign.load(Ordering::Relaxed)
     }
 
-    /// Recipients that have their message or their refusal.
+    /// Recipients whose message was accepted or refused.
     pub fn ended(&self) -> u64 {
         self.distinct() + self.refused.load(Ordering::Relaxed)
     }
 
-    /// When the last message was taken.
+    /// When the last message was accepted.
     pub fn last(&self) -> Option<Instant> {
         let micros = self.last_micros.load(Ordering::Relaxed);
         (micros > 0).then(|| self.start + std::time::Duration::from_micros(micros))
@@ -99,7 +99,7 @@ impl Arrivals {
         )
     }
 
-    /// All that is known of each recipient, in one map.
+    /// The results of all recipients, in one map.
     pub fn pair_counts(&self) -> PairCounts {
         self.parts.iter().flat_map(|part| lock(part).clone()).collect()
     }
@@ -108,7 +108,7 @@ impl Arrivals {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A message was taken.
+    /// A message was accepted.
     pub(super) fn message(&self, is_marked: bool) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.foreign.fetch_add(u64::from(!is_marked), Ordering::Relaxed);
@@ -138,7 +138,7 @@ impl Arrivals {
         }
     }
 
-    /// A recipient was refused for good.
+    /// A recipient was refused permanently.
     pub(super) fn refuse(&self, pair: Pair) {
         let mut part = lock(self.part(pair));
         if !part.contains_key(&pair) && self.full() {
@@ -160,7 +160,7 @@ impl Arrivals {
     }
 
     fn part(&self, pair: Pair) -> &Mutex<PairCounts> {
-        // Neighbours in number go to different parts.
+        // Successive numbers go to different parts.
         &self.parts[(pair.id.number ^ u64::from(pair.recipient)) as usize % PARTS]
     }
 
@@ -189,7 +189,7 @@ impl Arrivals {
     }
 }
 
-/// A thread that failed while it held the lock left whole entries behind.
+/// If a thread failed while it held the lock, the entries are still complete.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -197,15 +197,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The result of a sink.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Messages taken.
+    /// Messages accepted.
     pub messages: u64,
-    /// Of these, mail that the source did not make, such as bounces.
+    /// Of these, mail that is not from the source, such as bounces.
     pub foreign: u64,
-    /// Connections taken.
+    /// Connections accepted.
     pub connections: u64,
     /// Distinct recipients that got their message.
     pub arrived: u64,
-    /// Distinct recipients (or, at MAIL, messages) refused for good.
+    /// Distinct recipients (or, at MAIL, messages) refused permanently.
     pub refused: u64,
     /// Arrivals beyond the first.
     pub doubled: u64,
@@ -213,9 +213,9 @@ pub struct Report {
     pub corrupted: u64,
     /// Arrivals not distinguished, because the bound of the count was reached.
     pub untold: u64,
-    /// From the first message taken to the last.
+    /// From the first accepted message to the last.
     pub seconds: f64,
-    /// Messages taken per second in that time.
+    /// Messages accepted per second in that time.
     pub messages_per_second: f64,
     /// From the source's first byte to the arrival.
     pub latency: Latency,
@@ -224,9 +224,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// For people.
+    /// The result as text.
     pub fn text(&self) -> String {
-        // One message has no rate.
+        // A single message has no rate.
         let rate = match self.messages {
             0 | 1 => String::new(),
             _ => format!(", {:.0}/s over {:.2} s", self.messages_per_second, self.seconds),

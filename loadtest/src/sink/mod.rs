@@ -1,4 +1,4 @@
-//! The sink: takes mail as fast as a relay can bring it, or as badly as asked to.
+//! The sink: accepts mail as fast as a relay can send it, or misbehaves as requested.
 //!
 //! Each thread has its own listener on the same port (SO_REUSEPORT), event loop and ledger
 //! handle; they share the plan of misbehaviour and the arrivals.
@@ -25,10 +25,10 @@ pub use arrivals::{Arrivals, PAIRS_MAX, Report};
 
 /// Connections of one thread at once; beyond it a new one is closed with 421.
 const CONNECTIONS_MAX: usize = 20_000;
-/// How often the file of `--defer-until-file` is looked for.
+/// How often the existence of the file of `--defer-until-file` is checked.
 const FILE_LOOK: Duration = Duration::from_millis(10);
 
-/// All that the sessions share.
+/// The state that all sessions share.
 #[derive(Debug)]
 struct Shared {
     plan: Plan,
@@ -49,21 +49,21 @@ impl Shared {
     }
 }
 
-/// A sink at work.
+/// A running sink.
 #[derive(Debug)]
 pub struct Sink {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// What has come so far.
+    /// The arrivals so far.
     pub arrivals: Arc<Arrivals>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<Result<(), String>>>,
 }
 
-/// Starts the threads; when it returns, connections are taken.
+/// Starts the threads; when it returns, connections are accepted.
 ///
 /// # Errors
-/// The plan is no plan, the address is in use, or the ledger cannot be opened.
+/// The plan is not valid, the address is in use, or the ledger cannot be opened.
 pub fn start(
     address: SocketAddr,
     behaviour: &Behaviour,
@@ -98,8 +98,8 @@ pub fn start(
     Ok(Sink { address: bound, arrivals, stop, threads })
 }
 
-/// The address with its port chosen, free at this moment. Without this look a sink that a person
-/// forgot would share the port, take a part of the mail, and the count would call it lost.
+/// The address with its chosen port, which is free at this moment. Without this check, a forgotten
+/// sink could share the port and receive a part of the mail, which would be counted as lost.
 fn free(address: SocketAddr) -> Result<SocketAddr, String> {
     let look = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -146,10 +146,10 @@ fn work(
                         sessions.spawn_local(session.run());
                     }
                     Ok((stream, _)) => {
-                        // Best effort: a fresh socket has room for a line.
+                        // Best effort: a new socket has room for a line.
                         let _ = stream.try_write(b"421 4.3.2 too many connections\r\n");
                     }
-                    // No descriptors: they come back when sessions end.
+                    // No descriptors: they are freed when sessions end.
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 },
                 Some(ended) = sessions.join_next() => match ended {
@@ -175,12 +175,12 @@ impl Sink {
         }
     }
 
-    /// Ends all sessions and gives the result.
+    /// Ends all sessions and returns the result.
     ///
     /// # Errors
     /// A ledger could not be written, or a thread failed.
     pub fn stop(self) -> Result<Report, String> {
-        // It fails only when all threads have ended, which is what is wanted.
+        // It fails only when all threads have ended, which is the goal.
         let _ = self.stop.send(true);
         for thread in self.threads {
             thread.join().map_err(|_| String::from("a sink thread failed"))??;

@@ -1,5 +1,6 @@
-//! The server side of SMTP as a sink needs it: PIPELINING, CHUNKING, 8BITMIME, SIZE; no more checks
-//! of the syntax than it takes to judge. Replies to commands that came together leave together.
+//! The server side of SMTP as a sink needs it: PIPELINING, CHUNKING, 8BITMIME, SIZE; it checks the
+//! syntax only as far as the count needs it. Replies to commands that arrive together are sent
+//! together.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -37,14 +38,14 @@ pub struct Session {
     chunk: Option<Chunk>,
 }
 
-/// What is still to come of BDAT.
+/// The rest of a BDAT chunk.
 struct Chunk {
     bytes: usize,
     last: bool,
     handling: Handling,
 }
 
-/// What becomes of it.
+/// What happens to the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Handling {
     Taken,
@@ -57,13 +58,13 @@ enum Handling {
 /// From MAIL to the final dot.
 #[derive(Default)]
 struct Transaction {
-    /// Recipients that the source made.
+    /// Recipients that are from the source.
     pairs: Vec<Pair>,
-    /// All recipients taken.
+    /// All accepted recipients.
     recipients: usize,
 }
 
-/// How a session goes on.
+/// How a session continues.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
     On,
@@ -95,10 +96,10 @@ impl Session {
         }
     }
 
-    /// Serves until either side closes. Trouble with the peer ends the session; trouble with the
-    /// ledger is an error, for then the count is no longer exact.
+    /// Serves until either side closes. A failure of the peer ends the session; a failure of the
+    /// ledger is an error, because then the count is no longer exact.
     pub async fn run(mut self) -> Result<(), String> {
-        // A latency of milliseconds for nothing, else.
+        // Avoids a useless latency of milliseconds.
         let _ = self.stream.set_nodelay(true);
         if self.greet().await != Flow::On {
             return Ok(());
@@ -150,8 +151,8 @@ impl Session {
         if self.flush().await.is_some() { Flow::On } else { Flow::HangUp }
     }
 
-    /// RFC 5321 3.1: after a refused greeting the server waits for QUIT and answers all else
-    /// with 503.
+    /// RFC 5321 3.1: after a refused greeting the server waits for QUIT and answers all other
+    /// commands with 503.
     async fn wait_for_quit(&mut self) -> Flow {
         for _ in 0..REFUSED_COMMANDS_MAX {
             if self.flush().await.is_none() {
@@ -171,7 +172,7 @@ impl Session {
         Flow::Close
     }
 
-    /// Takes all whole lines that have come.
+    /// Handles all complete lines that have arrived.
     async fn lines(&mut self) -> Result<Flow, String> {
         let input = std::mem::take(&mut self.input);
         let mut rest = input.as_slice();
@@ -191,7 +192,7 @@ impl Session {
             rest = after;
             flow = match &mut self.content {
                 Some(_) if line == b".\r\n" => self.end_of_data().await?,
-                // RFC 5321 4.5.2: a leading dot is taken off.
+                // RFC 5321 4.5.2: a leading dot is removed.
                 Some(checker) => {
                     checker.line(line.strip_prefix(b".").unwrap_or(line));
                     Flow::On
@@ -303,7 +304,7 @@ impl Session {
                 Ok(Flow::On)
             }
             act => {
-                // The 354 goes out and some content comes in before the sink breaks off.
+                // The 354 is sent and some content is received before the sink hangs up.
                 if self.flush().await.is_some() {
                     let mut some = Vec::with_capacity(256);
                     let _ = self.stream.read_buf(&mut some).await;
@@ -314,12 +315,12 @@ impl Session {
         }
     }
 
-    /// The command: what its bytes are taken for.
+    /// The BDAT command: decides what is done with its bytes.
     async fn bdat(&mut self, line: &[u8]) -> Result<Flow, String> {
         let words = std::str::from_utf8(line).unwrap_or_default();
         let mut words = words.split_ascii_whitespace().skip(1);
         let Some(bytes) = words.next().and_then(|word| word.parse().ok()) else {
-            // Where the chunk ends cannot be known.
+            // The end of the chunk is not known.
             self.out.extend_from_slice(b"501 5.5.4 how many bytes?\r\n");
             return Ok(Flow::Close);
         };
@@ -342,7 +343,7 @@ impl Session {
         Ok(Flow::On)
     }
 
-    /// Takes of a chunk what has come, line by line: how many bytes.
+    /// Handles the received part of a chunk, line by line; returns the number of bytes.
     async fn chunk(&mut self, input: &[u8]) -> Result<(Flow, usize), String> {
         let Some(Chunk { bytes, last, handling }) = self.chunk.take() else {
             return Ok((Flow::On, 0));
@@ -373,26 +374,26 @@ impl Session {
     }
 
     async fn end_of_data(&mut self) -> Result<Flow, String> {
-        let verdict = self.content.take().map(|checker| checker.verdict());
+        let checked = self.content.take().map(|checker| checker.result());
         match self.step(Step::End).await {
             Act::Go => {}
             act => return self.whole_transaction(act),
         }
         let transaction = self.transaction.take().unwrap_or_default();
-        let Some(verdict) = verdict else { return Ok(Flow::HangUp) };
-        // First the ledger, then the 250: whatever happens next, the arrival is known.
+        let Some(checked) = checked else { return Ok(Flow::HangUp) };
+        // First the ledger, then the 250: whatever happens next, the arrival is recorded.
         let mut lines = Vec::new();
         for pair in &transaction.pairs {
             let word =
-                if verdict.intact && verdict.id == Some(pair.id) { "intact" } else { "corrupt" };
+                if checked.intact && checked.id == Some(pair.id) { "intact" } else { "corrupt" };
             let _ = writeln!(lines, "{pair} {word}");
         }
         self.append(&lines)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let micros = verdict.sent.map(|sent| (now.as_micros() as u64).saturating_sub(sent));
-        self.shared.arrivals.message(verdict.id.is_some());
+        let micros = checked.sent.map(|sent| (now.as_micros() as u64).saturating_sub(sent));
+        self.shared.arrivals.message(checked.id.is_some());
         for pair in &transaction.pairs {
-            let intact = verdict.intact && verdict.id == Some(pair.id);
+            let intact = checked.intact && checked.id == Some(pair.id);
             self.shared.arrivals.arrive(*pair, intact, micros);
         }
         Ok(self.say("250 2.0.0 taken\r\n"))
@@ -424,10 +425,10 @@ impl Session {
         }
     }
 
-    /// Waits as planned at this step and draws what to do.
+    /// Waits as planned at this step, and decides at random what to do.
     async fn step(&mut self, step: Step) -> Act {
         if let Some(milliseconds) = self.shared.plan.delay(step) {
-            // What was answered before must not wait, too.
+            // Earlier replies must not wait too.
             if self.flush().await.is_none() {
                 return Act::HangUp;
             }
@@ -446,7 +447,7 @@ impl Session {
             Act::HangUp => Flow::HangUp,
             Act::Refuse(code) | Act::Defer(code) => {
                 self.reply(code, "as planned");
-                // RFC 5321 3.8: 421 is said when the channel is about to be closed.
+                // RFC 5321 3.8: 421 means that the channel will be closed.
                 if code == 421 { Flow::Close } else { Flow::On }
             }
         }
@@ -471,7 +472,7 @@ impl Session {
     }
 }
 
-/// What stands between the angle brackets; empty when there are none.
+/// The text between the angle brackets; empty when there are none.
 fn path(line: &[u8]) -> &[u8] {
     let begin = memchr::memchr(b'<', line).map_or(line.len(), |at| at + 1);
     let rest = line.get(begin..).unwrap_or_default();

@@ -1,18 +1,18 @@
-//! The client side of SMTP, as far as a load needs it: commands out, reply codes in.
+//! The client side of SMTP, as far as the source needs it: commands out, reply codes in.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A reply longer than this, in bytes, is no reply.
+/// Longest reply, in bytes; a longer one is an error.
 const REPLY_BYTES_MAX: usize = 65_536;
 
 /// A connection after EHLO.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Bytes received; those before `read` are used.
+    /// Bytes received; those before `read` are consumed.
     input: Vec<u8>,
     read: usize,
     /// The relay offers PIPELINING.
@@ -22,17 +22,17 @@ pub struct Connection {
 /// Why a session could not be opened.
 #[derive(Debug)]
 pub enum NotOpened {
-    /// The connection was not made, or broke.
+    /// The connection could not be opened, or broke.
     Broken(String),
     /// The relay answered with this code at this step.
     Refused(&'static str, u16),
 }
 
 impl Connection {
-    /// Connects, reads the greeting and says EHLO.
+    /// Connects, reads the greeting and sends EHLO.
     ///
     /// # Errors
-    /// As [`NotOpened`] says.
+    /// See [`NotOpened`].
     pub async fn open(to: SocketAddr) -> Result<Self, NotOpened> {
         let broken = |e: std::io::Error| NotOpened::Broken(format!("connect: {}", e.kind()));
         let stream = TcpStream::connect(to).await.map_err(broken)?;
@@ -59,12 +59,12 @@ impl Connection {
         self.stream.write_all(bytes).await.ok()
     }
 
-    /// The code of the next reply; `None` when the connection is lost or no SMTP comes.
+    /// The code of the next reply; `None` when the connection is lost or it is not SMTP.
     pub async fn code(&mut self) -> Option<u16> {
         self.reply().await.map(|(code, _)| code)
     }
 
-    /// The next reply, all its lines: its code and whether one of them says PIPELINING.
+    /// Reads the next reply with all its lines: its code, and whether one of them is PIPELINING.
     async fn reply(&mut self) -> Option<(u16, bool)> {
         let mut pipelining = false;
         let mut bytes = 0;

@@ -1,8 +1,8 @@
-//! The source: many sessions on a few threads that send messages and note what was accepted.
+//! The source: many sessions on a few threads that send messages and record what was accepted.
 //!
-//! Each thread has its own event loop, notes and ledger handle; what they share is the next
-//! message number and the live counters. A message is tried once: accepted, failed, or, when the
-//! connection breaks after its content began to flow, unknown.
+//! Each thread has its own event loop, results and ledger handle; they share the next message
+//! number and the live counters. A message is tried once: accepted, failed, or, when the connection
+//! breaks after the start of its content, unknown.
 
 mod connection;
 mod session;
@@ -25,9 +25,9 @@ use crate::count::Accepted;
 use crate::id::Id;
 use crate::progress;
 
-/// Messages begun before the time was over may still be answered for this long.
+/// Messages started before the time was over may still be answered for this long.
 const GRACE: Duration = Duration::from_secs(5);
-/// Latencies are kept from a microsecond to this, with three digits.
+/// Latencies are recorded from a microsecond to this, with three digits.
 const LATENCY_MICROS_MAX: u64 = 3_600_000_000;
 
 /// Counters that all threads share and that can be read while they run.
@@ -40,7 +40,7 @@ pub struct Tally {
     failed: AtomicU64,
     unknown: AtomicU64,
     connections: AtomicU64,
-    /// When the last 250 came, in microseconds after `start`.
+    /// When the last 250 was received, in microseconds after `start`.
     last_micros: AtomicU64,
 }
 
@@ -77,7 +77,7 @@ impl Tally {
     }
 }
 
-/// All that the sessions share.
+/// The state that all sessions share.
 #[derive(Debug)]
 struct Shared {
     to: SocketAddr,
@@ -99,7 +99,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// The number of the next message; `None` when all were begun or the time is over.
+    /// The number of the next message; `None` when all were started or the time is over.
     fn next(&self) -> Option<u64> {
         if Instant::now() >= self.deadline {
             return None;
@@ -113,12 +113,12 @@ impl Shared {
     }
 }
 
-/// What one thread noted.
+/// The results of one thread.
 #[derive(Debug)]
 struct Notes {
     /// From MAIL to the 250, in microseconds.
     latency: Histogram<u64>,
-    /// What failed: `step code` or `step: trouble`, and how often.
+    /// Failures, as `step code` or `step: cause`, with their number.
     failures: BTreeMap<String, u64>,
     /// Number and accepted recipients of each accepted message.
     accepted: Vec<(u64, u32)>,
@@ -137,8 +137,8 @@ impl Notes {
     }
 
     fn fail(&mut self, what: &str) {
-        /// Kinds of failure that are counted apart, so that a relay that invents codes cannot grow
-        /// the list.
+        /// Kinds of failure that are counted separately: bounds the list for a relay that sends
+        /// many different codes.
         const KINDS_MAX: usize = 200;
         if let Some(count) = self.failures.get_mut(what) {
             *count += 1;
@@ -158,7 +158,7 @@ pub fn histogram() -> Result<Histogram<u64>, String> {
     Histogram::new_with_bounds(1, LATENCY_MICROS_MAX, 3).map_err(|e| format!("histogram: {e}"))
 }
 
-/// A source at work.
+/// A running source.
 #[derive(Debug)]
 pub struct Source {
     /// Live counters.
@@ -178,7 +178,7 @@ pub fn start(to: SocketAddr, load: &Load) -> Result<Source, String> {
     let run = load.run.unwrap_or_else(|| fastrand::u32(..));
     let tally = Arc::new(Tally::new());
     if let Some(path) = &load.ledger {
-        // Here and not only in the threads, so that a wrong path is reported at once.
+        // Opened here and not only in the threads, so that a wrong path is reported at once.
         crate::ledger::Ledger::open(path)?;
     }
     let shared = Arc::new(Shared {
@@ -225,16 +225,16 @@ fn work(shared: &Arc<Shared>, sessions: u32, stop: watch::Receiver<bool>) -> Res
 impl Source {
     /// Returns when all sessions have ended.
     pub async fn ended(&mut self) {
-        // Nothing is ever sent: the channel closes when the last thread ends.
+        // No value is ever sent: the channel closes when the last thread ends.
         while self.running.recv().await.is_some() {}
     }
 
-    /// Stops what still runs and gives the result.
+    /// Stops running sessions and returns the result.
     ///
     /// # Errors
     /// A ledger could not be written, or a thread failed.
     pub fn finish(self) -> Result<Report, String> {
-        // It fails only when all threads have ended, which is what is wanted.
+        // It fails only when all threads have ended, which is the goal.
         let _ = self.stop.send(true);
         let mut latency = histogram()?;
         let mut failures = BTreeMap::new();
@@ -268,10 +268,10 @@ impl Source {
     }
 }
 
-/// Some points of a histogram, in milliseconds.
+/// Percentiles of a histogram, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Latency {
-    /// So many were measured.
+    /// Number of measurements.
     pub count: u64,
     /// Half are at most this.
     pub p50_ms: f64,
@@ -296,7 +296,7 @@ impl Latency {
         }
     }
 
-    /// For people.
+    /// The result as text.
     pub fn text(&self) -> String {
         if self.count == 0 {
             return "nothing was measured".to_owned();
@@ -313,13 +313,13 @@ impl Latency {
 pub struct Report {
     /// Name of the run.
     pub run: String,
-    /// Messages begun.
+    /// Messages started.
     pub attempted: u64,
     /// Messages accepted.
     pub accepted: u64,
     /// Recipients of the accepted messages.
     pub accepted_recipients: u64,
-    /// Messages that were surely not accepted.
+    /// Messages that were certainly not accepted.
     pub failed: u64,
     /// Messages whose connection broke before the reply: accepted or not.
     pub unknown: u64,
@@ -331,7 +331,7 @@ pub struct Report {
     pub accepted_per_second: f64,
     /// From MAIL to the 250.
     pub latency: Latency,
-    /// What failed and how often; connections that could not be opened are here, too.
+    /// Failures with their number, including connections that could not be opened.
     pub failures: BTreeMap<String, u64>,
     /// What was accepted.
     #[serde(skip)]
@@ -339,7 +339,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// For people.
+    /// The result as text.
     pub fn text(&self) -> String {
         let mut text = format!(
             "run       {}\nattempted {} in {} sessions\naccepted  {} ({} recipients), {:.0}/s \

@@ -1,4 +1,4 @@
-//! The sessions of one thread: open, send message after message, note what became of each.
+//! The sessions of one thread: open, send messages, and record the result of each.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
@@ -20,18 +20,18 @@ const RECONNECT: Duration = Duration::from_millis(25);
 /// Accepted ids wait at most this long for the ledger.
 const FLUSH: Duration = Duration::from_millis(10);
 
-/// Where a session stands: what a cut here means for its message.
+/// The progress of a session: what a broken connection means for its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No message is under way.
+    /// There is no message in progress.
     Between,
     /// The content has not begun: the relay cannot have accepted it.
     Envelope,
-    /// The content flows or has flowed: not known.
+    /// The content has begun: it is not known whether the relay has accepted it.
     Content,
 }
 
-/// What became of a message.
+/// The result of a message.
 enum Outcome {
     Accepted {
         recipients: u32,
@@ -43,7 +43,7 @@ enum Outcome {
     Lost(&'static str),
 }
 
-/// Runs all sessions of a thread to their end, or to `hard`, or until `stop` says so.
+/// Runs all sessions of a thread until they end, until `hard`, or until `stop`.
 pub async fn sessions(
     shared: &Arc<Shared>,
     count: u32,
@@ -144,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Sends the messages of one connection; false when it ended before its time.
+    /// Sends the messages of one connection; false when it ended early.
     async fn converse(&self, connection: &mut Connection, buffers: &mut Buffers) -> bool {
         for _ in 0..self.shared.messages_per_session {
             let Some(number) = self.shared.next() else { break };
@@ -177,7 +177,7 @@ impl Session {
                 }
             }
         }
-        // A lost QUIT costs nothing.
+        // A lost QUIT is harmless.
         if connection.send(b"QUIT\r\n").await.is_some() {
             connection.code().await;
         }
@@ -242,7 +242,7 @@ impl Session {
     }
 }
 
-/// What goes out for one message; kept from message to message.
+/// The bytes to send for one message; reused for the next.
 #[derive(Default)]
 struct Buffers {
     /// MAIL, each RCPT, and DATA, one after the other.
@@ -280,13 +280,13 @@ impl Buffers {
         shared.maker.write(&mut self.content, id, now.as_micros() as u64, to.as_bytes());
     }
 
-    /// How many RCPT commands there are.
+    /// Number of RCPT commands.
     fn recipients(&self) -> usize {
         self.ends.len().saturating_sub(2)
     }
 }
 
-/// Sends the envelope in one go (RFC 2920); gives the number of recipients taken.
+/// Sends the envelope at once (RFC 2920); returns the number of accepted recipients.
 async fn pipelined(connection: &mut Connection, buffers: &Buffers) -> Result<u32, Outcome> {
     connection.send(&buffers.commands).await.ok_or(Outcome::Lost("mail"))?;
     let mail = connection.code().await.ok_or(Outcome::Lost("mail"))?;
@@ -301,7 +301,7 @@ async fn pipelined(connection: &mut Connection, buffers: &Buffers) -> Result<u32
     }
     let data = connection.code().await.ok_or_else(|| lost_after(refused, "data"))?;
     if data == 354 && taken == 0 {
-        // RFC 2920 3.1: the server went on without a recipient; give it an empty message.
+        // RFC 2920 3.1: the server accepted DATA without a recipient; send it an empty message.
         connection.send(b".\r\n").await.ok_or(Outcome::Lost("data"))?;
         connection.code().await.ok_or(Outcome::Lost("data"))?;
     }
@@ -312,7 +312,7 @@ async fn pipelined(connection: &mut Connection, buffers: &Buffers) -> Result<u32
     }
 }
 
-/// A relay that says 421 and closes has answered: the code says more than the broken connection.
+/// A relay that sends 421 and closes has answered: the code says more than the broken connection.
 fn lost_after(refused: Option<(&'static str, u16)>, step: &'static str) -> Outcome {
     match refused {
         Some((step, 421)) => Outcome::Refused(step, 421),
@@ -320,7 +320,7 @@ fn lost_after(refused: Option<(&'static str, u16)>, step: &'static str) -> Outco
     }
 }
 
-/// Sends the envelope command by command; gives the number of recipients taken.
+/// Sends the envelope command by command; returns the number of accepted recipients.
 async fn stepwise(connection: &mut Connection, buffers: &Buffers) -> Result<u32, Outcome> {
     let last = buffers.ends.len().saturating_sub(1);
     let mut begin = 0;

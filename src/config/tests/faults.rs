@@ -1,8 +1,8 @@
-//! Every text that a mistake is answered with, word for word: they are what an operator sees.
+//! Every error text for a mistake in the configuration, word for word.
 
 use super::{fault, read};
 
-/// A file with a mistake, and what is said.
+/// A file with a mistake, and the error text.
 #[rustfmt::skip]
 const IN_THE_FILE: &[(&str, &str)] = &[
     // Syntax.
@@ -12,13 +12,13 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "host_name = relay\n[retry]\nmax = 5 m\n",
-        "r.toml:1: not valid TOML: text stands in quotation marks, key = \"text\"\nr.toml:3: \
-         not valid TOML: text stands in quotation marks, key = \"text\"",
+        "r.toml:1: not valid TOML: text must be quoted: key = \"text\"\nr.toml:3: \
+         not valid TOML: text must be quoted: key = \"text\"",
     ),
     (
         "relayhost = \"a.test\"\nmynetworks = [\"127.0.0.0/8\"]\n",
-        "r.toml:1: relayhost: unknown key; what Postfix calls relayhost is `route.smart_host` \
-         here\nr.toml:2: mynetworks: unknown key; what Postfix calls mynetworks is \
+        "r.toml:1: relayhost: unknown key; the Postfix parameter relayhost is `route.smart_host` \
+         here\nr.toml:2: mynetworks: unknown key; the Postfix parameter mynetworks is \
          `access.relay_networks` here",
     ),
     (
@@ -42,7 +42,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"",
-        "r.toml:3: the listener on 127.0.0.1:465 needs a certificate, and there is none; set \
+        "r.toml:3: the listener on 127.0.0.1:465 needs a certificate, but there is none; set \
          tls.cert and tls.key (or --tls-cert and --tls-key), or its tls = \"offer\"",
     ),
     (
@@ -58,7 +58,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     // Users.
     (
         "[auth]\nwithout_tls = true\n[[listener]]\nrole = \"submission\"",
-        "r.toml:4: the submission listener on 127.0.0.1:2525 needs users, and there are none; set \
+        "r.toml:4: the submission listener on 127.0.0.1:2525 needs users, but there are none; set \
          auth.users (or --users), or [auth.tokens]",
     ),
     (
@@ -79,15 +79,15 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[auth.tokens]\nintrospection_endpoint = \"http://a.test/x\"\nclient_id = \"a\"\n\
          client_secret_file = \"f\"\nscope = \"mail\"",
-        "r.toml:2: auth.tokens.introspection_endpoint: \"http://a.test/x\" would show tokens to \
-         who listens; http is for 127.0.0.1 and [::1]; write \"https://HOST/PATH\"",
+        "r.toml:2: auth.tokens.introspection_endpoint: \"http://a.test/x\" would send tokens in \
+         the clear; http is only for 127.0.0.1 and [::1]; write \"https://HOST/PATH\"",
     ),
     (
         "[auth.tokens]\nintrospection_endpoint = \"a.test\"\nclient_id = \"\"\n\
          client_secret_file = \"f\"\nscope = \"mail\"",
-        "r.toml:2: auth.tokens.introspection_endpoint: \"a.test\" is not a URL that can be \
-         asked; write \"https://HOST/PATH\"\nr.toml:3: auth.tokens.client_id: \"\" is not usable \
-         text; write printable characters",
+        "r.toml:2: auth.tokens.introspection_endpoint: \"a.test\" must begin with https://; write \
+         \"https://HOST/PATH\"\nr.toml:3: auth.tokens.client_id: \"\" is not usable text; write \
+         printable characters",
     ),
     (
         "[[listener]]\nrole = \"msa\"",
@@ -103,7 +103,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[access.limit]]\nnetwork = \"0.0.0.0/0\"\n[[access.limit]]\nnetwork = \"10.0.0.0/8\"",
-        "r.toml:4: access.limit.network: never reached: the limit of 0.0.0.0/0 above holds first",
+        "r.toml:4: access.limit.network: never reached: the limit of 0.0.0.0/0 above matches first",
     ),
     // Keys and tables.
     (
@@ -234,7 +234,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"a lot\"",
         "r.toml:2: session.message_bytes_max: \"a lot\" is not a size; write a whole number \
-         of bytes, or one with KiB, MiB or GiB behind it: \"64 KiB\"",
+         of bytes, or one with KiB, MiB or GiB after it: \"64 KiB\"",
     ),
     (
         "[session]\nmessage_bytes_max = \"1 TiB\"",
@@ -243,7 +243,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"99999999999 GiB\"",
         "r.toml:2: session.message_bytes_max: \"99999999999 GiB\" is not a size; write a \
-         whole number of bytes, or one with KiB, MiB or GiB behind it: \"64 KiB\"",
+         whole number of bytes, or one with KiB, MiB or GiB after it: \"64 KiB\"",
     ),
     (
         "[session]\nmessage_bytes_max = -1",
@@ -252,7 +252,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"60 MiB\"",
         "r.toml:2: session.message_bytes_max (60 MiB) must not be more than 7/8 of \
-         spool.segment_bytes (64 MiB): lower it to 56 MiB, or raise spool.segment_bytes",
+         spool.segment_bytes (64 MiB): reduce it to 56 MiB, or raise spool.segment_bytes",
     ),
     (
         "[session]\nmessage_bytes_max = 2020-01-01",
@@ -267,7 +267,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[spool]\nsegment_bytes = \"32 MiB\"",
         "r.toml:2: session.message_bytes_max (50 MiB) must not be more than 7/8 of \
-         spool.segment_bytes (32 MiB): lower it to 28 MiB, or raise spool.segment_bytes",
+         spool.segment_bytes (32 MiB): reduce it to 28 MiB, or raise spool.segment_bytes",
     ),
     (
         "[spool]\nsegment_bytes = 70000001",
@@ -295,13 +295,12 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     // Names, addresses and networks.
     (
         "host_name = \"192.0.2.1\"",
-        "r.toml:1: host_name: \"192.0.2.1\" is not a domain name: it is an IP address, and a \
-         name is needed",
+        "r.toml:1: host_name: \"192.0.2.1\" is not a domain name: it is an IP address, not a name",
     ),
     (
         "host_name = \"my_host\"",
-        "r.toml:1: host_name: \"my_host\" is not a domain name: '_' may not stand in a \
-         domain name",
+        "r.toml:1: host_name: \"my_host\" is not a domain name: '_' is not allowed in a domain \
+         name",
     ),
     (
         "host_name = \"-x.example\"",
@@ -357,12 +356,12 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[[listener]]\naddress = \":2525\"",
         "r.toml:2: listener.address: \":2525\" has no IP address; write \"127.0.0.1:2525\", \
-         or \"0.0.0.0:2525\" for all that this machine has",
+         or \"0.0.0.0:2525\" for all addresses of this machine",
     ),
     (
         "[[listener]]\naddress = \"2525\"",
         "r.toml:2: listener.address: \"2525\" has no IP address; write \"127.0.0.1:2525\", \
-         or \"0.0.0.0:2525\" for all that this machine has",
+         or \"0.0.0.0:2525\" for all addresses of this machine",
     ),
     (
         "[[listener]]\naddress = \"localhost:2525\"",
@@ -376,11 +375,11 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:25\"\n[[listener]]\naddress = \"127.0.0.1:25\"",
-        "r.toml:4: listener.address: \"127.0.0.1:25\" is listened on twice: line 2 has it too",
+        "r.toml:4: listener.address: \"127.0.0.1:25\" is listened on twice: also in line 2",
     ),
     (
         "[[listener]]\n[[listener]]\ntls = \"off\"\naddress = \"127.0.0.1:2525\"",
-        "r.toml:4: listener.address: \"127.0.0.1:2525\" is listened on twice: line 1 has it too",
+        "r.toml:4: listener.address: \"127.0.0.1:2525\" is listened on twice: also in line 1",
     ),
     (
         "[access]\nrelay_networks = [\"0.0.0.0/0\"]",
@@ -399,12 +398,12 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[access]\nproxy_networks = [\"0.0.0.0/0\"]",
-        "r.toml:2: access.proxy_networks: \"0.0.0.0/0\" would let strangers say who they are; name \
-         only your own proxies (at least /8 for IPv4, /16 for IPv6)",
+        "r.toml:2: access.proxy_networks: \"0.0.0.0/0\" would let any client forge its address; \
+         name only your own proxies (at least /8 for IPv4, /16 for IPv6)",
     ),
     (
         "[access]\nrelay_networks = [\"10.1.2.3/8\"]",
-        "r.toml:2: access.relay_networks: \"10.1.2.3/8\" has address bits behind the prefix; \
+        "r.toml:2: access.relay_networks: \"10.1.2.3/8\" has address bits after the prefix; \
          write \"10.0.0.0/8\" for the block, or \"10.1.2.3\" for the one address",
     ),
     (
@@ -466,28 +465,26 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[route]\nsmart_host = \"relay.example.com:smtp\"",
         "r.toml:2: route.smart_host: \"relay.example.com:smtp\" is not a next hop: \"smtp\" \
-         is not a port; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
-         \"lmtp://\" before a \
-         host where that is meant",
+         is not a port; write \"mx\", \"HOST\" or \"HOST:PORT\", or a host with \"smtps://\" or \
+         \"lmtp://\" before it",
     ),
     (
         "[route]\nsmart_host = \"smtp://a.test\"",
-        "r.toml:2: route.smart_host: \"smtp://a.test\" is not a next hop: smtp:// is not known \
-         here; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a \
-         host where that is meant",
+        "r.toml:2: route.smart_host: \"smtp://a.test\" is not a next hop: smtp:// is not \
+         supported; write \"mx\", \"HOST\" or \"HOST:PORT\", or a host with \"smtps://\" or \
+         \"lmtp://\" before it",
     ),
     (
         "[route]\nsmart_host = \"a:25, b:25\"",
-        "r.toml:2: route.smart_host: \"a:25, b:25\" is not a next hop: it is one host and no list; \
-         write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \"lmtp://\" before a host \
-         where that is meant",
+        "r.toml:2: route.smart_host: \"a:25, b:25\" is not a next hop: a list is not allowed; \
+         write \"mx\", \"HOST\" or \"HOST:PORT\", or a host with \"smtps://\" or \"lmtp://\" \
+         before it",
     ),
     (
         "[route]\nsmart_host = \"relay example.com\"",
-        "r.toml:2: route.smart_host: \"relay example.com\" is not a next hop: ' ' may not \
-         stand in a domain name; write \"mx\", \"HOST\" or \"HOST:PORT\", with \"smtps://\" or \
-         \"lmtp://\" \
-         before a host where that is meant",
+        "r.toml:2: route.smart_host: \"relay example.com\" is not a next hop: ' ' is not allowed \
+         in a domain name; write \"mx\", \"HOST\" or \"HOST:PORT\", or a host with \"smtps://\" or \
+         \"lmtp://\" before it",
     ),
     (
         "[route]\nport = 0",
@@ -503,18 +500,18 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[route.rule]]\ndomain = \"a@b\"\nnext_hop = \"mx\"",
-        "r.toml:2: route.rule.domain: \"a@b\" is not a domain: '@' may not stand in a domain \
+        "r.toml:2: route.rule.domain: \"a@b\" is not a domain: '@' is not allowed in a domain \
          name; write \"example.com\", \".example.com\" or \"*\"",
     ),
     (
         "[[route.rule]]\ndomain = \"*\"\nnext_hop = \"mx\"\n[[route.rule]]\ndomain = \
          \"x.org\"\nnext_hop = \"mx\"",
-        "r.toml:5: route.rule.domain: never reached: the rule for \"*\" above holds first",
+        "r.toml:5: route.rule.domain: never reached: the rule for \"*\" above matches first",
     ),
     (
         "[[route.rule]]\ndomain = \".org\"\nnext_hop = \"mx\"\n[[route.rule]]\ndomain = \
          \"X.org\"\nnext_hop = \"mx\"",
-        "r.toml:5: route.rule.domain: never reached: the rule for \".org\" above holds first",
+        "r.toml:5: route.rule.domain: never reached: the rule for \".org\" above matches first",
     ),
     // Outputs and rings.
     (
@@ -533,8 +530,8 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "cores = 5",
-        "r.toml:1: cores: 5 shards are too many: at most 4 here, one for each CPU (or as many as \
-         you like with pin = false)",
+        "r.toml:1: cores: 5 shards are too many: at most 4 here, one for each CPU (or any number \
+         with pin = false)",
     ),
     (
         "pin = false\ncores = 1025",
@@ -542,7 +539,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "cores = \"3-1\"",
-        "r.toml:1: cores: \"3-1\": 3-1 counts down; write 1-3",
+        "r.toml:1: cores: \"3-1\": 3-1 is descending; write 1-3",
     ),
     (
         "cores = \"0,x\"",
@@ -572,7 +569,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "cores = [0, \"1\"]",
-        "r.toml:1: cores: a list of CPU numbers, such as [0, 1], cannot hold \"1\"",
+        "r.toml:1: cores: a list of CPU numbers, such as [0, 1], cannot contain \"1\"",
     ),
     (
         "pin = \"no\"",
@@ -600,7 +597,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[[core]]\ncpu = 0\n[[core]]\ncpu = 0",
-        "r.toml:4: core.cpu: CPU 0 has a [[core]] above already",
+        "r.toml:4: core.cpu: CPU 0 has a [[core]] above",
     ),
     (
         "[[core]]\ncpu = 0\nspool = \"/x\"\n[[core]]\ncpu = 1\nspool = \"/x\"",
@@ -617,7 +614,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
 ];
 
-/// A key (or a flag of its own) with a value on the command line, and what is said.
+/// A key or dedicated flag with a value on the command line, and the error text.
 #[rustfmt::skip]
 const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     (
@@ -697,12 +694,12 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
     ),
     (
         "--cores", "9",
-        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or as many as you like \
-         with pin = false)",
+        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or any number with pin \
+         = false)",
     ),
     (
         "--cores", "3-1",
-        "--cores: \"3-1\": 3-1 counts down; write 1-3",
+        "--cores: \"3-1\": 3-1 is descending; write 1-3",
     ),
     (
         "--cores", "0,9",
@@ -730,7 +727,7 @@ const ON_THE_COMMAND_LINE: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn a_mistake_in_the_file_is_told_with_its_line_and_what_would_be_right() {
+fn a_mistake_in_the_file_is_reported_with_its_line_and_what_would_be_right() {
     let wrong: Vec<String> = IN_THE_FILE
         .iter()
         .filter(|(text, expected)| fault(text, &[]) != *expected)
@@ -740,23 +737,23 @@ fn a_mistake_in_the_file_is_told_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
-fn a_mistake_on_the_command_line_is_told_with_its_flag() {
-    let told = |key, value| fault("", &[(key, value)]);
+fn a_mistake_on_the_command_line_is_reported_with_its_flag() {
+    let reported = |key, value| fault("", &[(key, value)]);
     let wrong: Vec<String> = ON_THE_COMMAND_LINE
         .iter()
-        .filter(|(key, value, expected)| told(key, value) != *expected)
+        .filter(|(key, value, expected)| reported(key, value) != *expected)
         .map(|(key, value, expected)| {
-            format!("{key} {value}\n  is {}\n not {expected}", told(key, value))
+            format!("{key} {value}\n  is {}\n not {expected}", reported(key, value))
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_socket_path_that_the_kernel_does_not_take_is_told_by_the_key_that_made_it_long() {
+fn a_socket_path_that_is_too_long_is_reported_with_the_key_that_caused_it() {
     let long = format!("/{}", "d".repeat(100));
     let what = format!(
-        "the path of control.socket has 114 bytes, and the kernel takes at most 107: \
+        "the path of control.socket has 114 bytes, and the kernel allows at most 107: \
          \"{long}/control.sock\"; set control.socket to a shorter one"
     );
     let text = format!("[spool]\ndirectory = \"{long}\"");
@@ -766,7 +763,7 @@ fn a_socket_path_that_the_kernel_does_not_take_is_told_by_the_key_that_made_it_l
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_the_file_first() {
+fn all_mistakes_are_reported_at_once_the_file_first() {
     let text = "[retry]\nfirst = \"1\"\nmax = \"9d\"\n\n[pool]\nidel = \"1s\"\n";
     let line = [("retry.frist", "2s"), ("--cores", "9"), ("listener.address", "x")];
     let expected = [
@@ -774,8 +771,8 @@ fn all_mistakes_are_told_at_once_the_file_first() {
          \"30s\", \"5m\", \"1h 30m\" or \"5d\"",
         "r.toml:3: retry.max: \"9d\" is out of range; allowed: 1s to 7d",
         "r.toml:6: pool.idel: unknown key; did you mean `pool.idle`?",
-        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or as many as you like \
-         with pin = false)",
+        "--cores: 9 shards are too many: at most 4 here, one for each CPU (or any number with pin \
+         = false)",
         "--set listener.address: [[listener]] is a list of tables; write --listen ADDR:PORT, or \
          give all of them at once as TOML, 'listener=[{KEY = VALUE, ...}]', or write them in the \
          file",

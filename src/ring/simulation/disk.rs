@@ -1,10 +1,10 @@
-//! A disk as it may be. Each file has what is durable and what was written since; each name has
-//! what is durable and what became of it since. When power fails, of all that was not synced any
-//! part is there, in any order, torn at sectors or pages.
+//! A simulated disk with faults. Each file has durable content and later writes; each name has a
+//! durable state and later changes. When power fails, any part of what was not synced is kept, in
+//! any order, torn at sectors or pages.
 //!
-//! What it assumes of the file system is little: a rename is one step (a file has its old name or
-//! its new one); a name is durable when its *folder* was synced, whatever was synced else; changes
-//! of different files' names reach the disk in any order.
+//! It assumes little about the file system: a rename is atomic (a file has its old name or its new
+//! one); a name is durable when its *folder* was synced, whatever else was synced; changes to the
+//! names of different files reach the disk in any order.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,12 +21,12 @@ type Name = Option<(usize, OsString)>;
 /// The folder `/`.
 const ROOT: usize = 0;
 
-/// How often the disk does not do what it is asked, by operation.
+/// How often operations of the disk fail, by kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
-    /// Writes that fail with `EIO`, a part of them done.
+    /// Writes that fail with `EIO`, partly done.
     pub(crate) write: f64,
-    /// Syncs that fail with `EIO`. Some pages are written, all are taken for clean from then on.
+    /// Syncs that fail with `EIO`. Some pages are written, all count as clean from then on.
     pub(crate) sync: f64,
     /// Reads that fail with `EIO`.
     pub(crate) read: f64,
@@ -37,7 +37,7 @@ pub(crate) struct Faults {
 #[derive(Clone, Default)]
 struct Node {
     is_folder: bool,
-    /// In which folder and by what name: durable, and what became of it since.
+    /// Folder and name: the durable one, and later ones.
     name: Name,
     names: Vec<Name>,
     size: u64,
@@ -62,10 +62,10 @@ pub(crate) struct Disk {
     random: fastrand::Rng,
     nodes: Vec<Node>,
     names: BTreeMap<PathBuf, usize>,
-    /// Bytes that all files may have together.
+    /// Size of the disk, in bytes.
     pub(crate) capacity: u64,
     pub(crate) faults: Faults,
-    /// The file system can reserve room.
+    /// Whether the file system can reserve space.
     pub(crate) reserves: bool,
     /// Syncs of files so far.
     pub(crate) syncs: u64,
@@ -73,7 +73,7 @@ pub(crate) struct Disk {
     pub(crate) opened: u64,
     /// Changes so far.
     pub(crate) changes: u64,
-    /// Before how many of 1 changes an image is taken, as if power failed there.
+    /// The share of changes before which an image is taken, as if power failed there.
     pub(crate) image_odds: f64,
     images: Vec<Disk>,
     /// Power fails before this change.
@@ -81,7 +81,7 @@ pub(crate) struct Disk {
     at_failure: Option<Box<Disk>>,
     /// An operation failed by chance.
     pub(crate) has_failed: bool,
-    /// An operation found no room.
+    /// An operation found the disk full.
     pub(crate) was_full: bool,
 }
 
@@ -180,11 +180,11 @@ impl Disk {
         full
     }
 
-    /// What is there after power has failed, with all that was not synced in the hands of chance.
+    /// The disk after a power failure, where a random part of what was not synced is kept.
     pub(crate) fn after_power_failure(mut self, seed: u64) -> Disk {
         let mut random = fastrand::Rng::with_seed(seed);
         let grain = if random.u32(..4) == 0 { PAGE } else { SECTOR };
-        // All gone, all there, or any part.
+        // Nothing, everything, or any part.
         let odds = match random.u32(..6) {
             0 | 1 => 0.0,
             2 => 1.0,
@@ -224,7 +224,7 @@ impl Disk {
         self
     }
 
-    /// What is there after the process was killed: all, durable or not.
+    /// The disk after the process was killed: everything is there, durable or not.
     pub(crate) fn after_kill(mut self) -> Disk {
         self.restart();
         self
@@ -235,7 +235,7 @@ impl Disk {
         self.changes = 0;
     }
 
-    /// Finds all paths anew, from `/` down.
+    /// Computes all paths again, from `/` down.
     fn resolve(&mut self) {
         self.names = BTreeMap::from([("/".into(), ROOT)]);
         let mut folders = vec![(ROOT, PathBuf::from("/"))];
@@ -265,7 +265,7 @@ impl Disk {
         all.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Changes a few bytes of `path` from `at` on, which were durable; whether there were any.
+    /// Corrupts a few durable bytes of `path` from `at` on; whether there were any.
     pub(crate) fn rot(&mut self, path: &Path, at: u64) -> bool {
         let Some(&node) = self.names.get(path) else { return false };
         let node = &mut self.nodes[node];
@@ -280,7 +280,7 @@ impl Disk {
         true
     }
 
-    /// Where something was written in `path`, by chance.
+    /// A random offset in `path` that was written.
     pub(crate) fn any_written(&mut self, path: &Path) -> Option<u64> {
         let node = &self.nodes[*self.names.get(path)?];
         let (from, to) = self.random.choice(node.writes.iter().copied())?;
@@ -288,7 +288,7 @@ impl Disk {
     }
 }
 
-/// What the calls of `plain` and the file of the ring come to.
+/// The operations behind the calls of `plain` and the file of the ring.
 impl Disk {
     pub(super) fn open(&mut self, path: &Path) -> io::Result<usize> {
         if self.is_dead() || self.fails(self.faults.read) {
@@ -379,7 +379,7 @@ impl Disk {
         self.change()?;
         let fails = self.fails(self.faults.write);
         let short = fails || self.random.u32(..50) == 0;
-        // The kernel copies page by page: a write stops between two of them.
+        // The kernel copies page by page: a short write ends between two of them.
         let pages = bytes.len() / PAGE;
         let end = match short && pages > 1 {
             true => self.random.usize(1..pages) * PAGE,

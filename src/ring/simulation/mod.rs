@@ -1,10 +1,10 @@
-//! The ring simulated, for unit tests: tasks, timers and a disk of one process on one thread, all
+//! The simulated ring, for unit tests: tasks, timers and a disk of one process on one thread, all
 //! from one seed. While a [`Simulation`] is entered, `spawn`, `sleep`, `now`, `File` and the plain
-//! calls of `disk` go to it instead of the driver, so that the modules above run as they are. It
-//! must not know mail.
+//! calls of `disk` go to it instead of the driver, so that the modules above run unchanged. It must
+//! not know mail.
 //!
-//! Tasks that can run are polled in random order. The clock stands still while one can, and then
-//! jumps to the next timer. Simulations may be nested: a crash is examined in one of its own.
+//! Runnable tasks are polled in random order. The clock stands still while there are any, and then
+//! jumps to the next timer. Simulations may be nested: a crash is examined in a separate one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,7 +35,7 @@ type Job = Pin<Box<dyn Future<Output = ()>>>;
 
 /// One process on one simulated machine.
 pub(crate) struct Simulation {
-    /// What it runs on.
+    /// The disk on which it runs.
     pub(crate) disk: RefCell<Disk>,
     random: RefCell<fastrand::Rng>,
     tasks: RefCell<Vec<Option<(Job, Waker)>>>,
@@ -43,7 +43,7 @@ pub(crate) struct Simulation {
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_set: Cell<u64>,
     now_us: Cell<u64>,
-    /// The wall clock is so far behind [`EPOCH_MS`] and the time that has passed.
+    /// How far the wall clock is behind [`EPOCH_MS`] plus the time that has passed.
     pub(crate) behind_ms: Cell<u64>,
     /// The longest that an operation of the disk takes, in microseconds.
     latency_us: u64,
@@ -79,7 +79,7 @@ impl Simulation {
         })
     }
 
-    /// Does `act` inside.
+    /// Runs `act` inside the simulation.
     pub(crate) fn enter<T>(self: &Rc<Simulation>, act: impl FnOnce() -> T) -> T {
         let _restore = Entered(CURRENT.replace(Some(Rc::clone(self))));
         act()
@@ -113,7 +113,7 @@ impl Simulation {
         true
     }
 
-    /// The process is gone: its tasks are dropped, and nothing that they do then counts.
+    /// Ends the process: its tasks are dropped, and anything that they do then has no effect.
     pub(crate) fn end(self: &Rc<Simulation>) {
         self.disk.borrow_mut().cut_power();
         self.enter(|| {
@@ -168,7 +168,7 @@ pub(crate) fn spawn(job: impl Future<Output = ()> + 'static) {
     }
 }
 
-/// Lets the disk take its time.
+/// Simulates the latency of the disk.
 pub(super) async fn disk_works() {
     if let Some(simulation) = current() {
         simulation.disk_works().await;
@@ -189,7 +189,7 @@ pub(super) fn wall_clock() -> Timestamp {
     Timestamp(at)
 }
 
-/// Fills `bytes` by the simulation's chance.
+/// Fills `bytes` from the simulation's random generator.
 pub(super) fn fill(bytes: &mut [u8]) {
     if let Some(simulation) = current() {
         simulation.random.borrow_mut().fill(bytes);

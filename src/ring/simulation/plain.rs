@@ -1,5 +1,5 @@
-//! The plain calls of `disk`, and the driver's file: to the simulation when this thread is in one,
-//! else as they always are.
+//! The plain calls of `disk`, and the driver's file: they go to the simulation when this thread is
+//! in one, else to the system.
 
 #![allow(missing_docs)]
 
@@ -18,7 +18,7 @@ fn simulated<T>(act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A file of either world.
+/// A real or simulated file.
 pub enum File {
     Real(fs::File),
     Simulated { node: usize, at: u64 },
@@ -212,7 +212,7 @@ pub fn exists(path: &Path) -> bool {
     path.exists()
 }
 
-/// The driver's file, of either world.
+/// The driver's file, real or simulated.
 pub(in super::super) enum BufferedFile {
     Real(glommio::io::BufferedFile),
     Simulated(usize),

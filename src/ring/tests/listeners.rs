@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_accept_that_is_given_up_loses_no_connection() {
+fn a_dropped_accept_loses_no_connection() {
     on_shard(|| async {
         let listener = Listener::bind(ANY_PORT).unwrap();
         let address = listener.address();
@@ -23,7 +23,7 @@ fn an_accept_that_is_given_up_loses_no_connection() {
 }
 
 #[test]
-fn a_dropped_listener_closes_what_it_had_accepted_for_nobody() {
+fn a_dropped_listener_closes_connections_that_were_not_taken() {
     on_shard(|| async {
         let listener = Listener::bind(ANY_PORT).unwrap();
         let address = listener.address();
@@ -75,11 +75,11 @@ fn shards_share_a_reserved_address() {
 }
 
 #[test]
-fn a_port_that_anybody_uses_cannot_be_reserved() {
+fn a_port_in_use_cannot_be_reserved() {
     let other = TcpListener::bind(ANY_PORT).unwrap();
     let taken = reserve(other.local_addr().unwrap()).unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::AddrInUse);
-    // Even when both would share it: another instance that has not started to listen yet.
+    // Not even if both would share it: another instance that does not listen yet.
     let first = reserve(ANY_PORT).unwrap();
     let second = reserve(first.address()).unwrap_err();
     assert_eq!(second.kind(), ErrorKind::AddrInUse);
@@ -97,7 +97,7 @@ fn a_port_with_connections_of_an_earlier_process_can_be_reserved() {
     let address = reservation.address();
     let listening = reservation::listen(address, 8).unwrap();
     let client = std::net::TcpStream::connect(address).unwrap();
-    // Closed by the server first: its end waits out its time.
+    // Closed by the server first: its side is in TIME_WAIT.
     drop(listening.accept().unwrap());
     drop(client);
     drop((listening, reservation));

@@ -73,7 +73,7 @@ fn an_interrupter_ends_the_waiting_receive_or_the_next_one() {
 }
 
 #[test]
-fn what_is_there_can_be_taken_without_waiting() {
+fn available_bytes_can_be_received_without_waiting() {
     on_shard(|| async {
         let (mut near, mut far) = pair().await;
         let mut buffer = RecvBuf::with_capacity(4);
@@ -102,7 +102,7 @@ fn a_send_to_a_peer_that_does_not_read_times_out() {
 }
 
 #[test]
-fn a_send_goes_on_as_long_as_the_peer_reads_now_and_then() {
+fn a_send_continues_as_long_as_the_peer_reads_now_and_then() {
     on_shard(|| async {
         let (mut near, mut far) = pair().await;
         const MUCH: usize = 16 * 1024 * 1024;
@@ -126,7 +126,7 @@ fn a_send_goes_on_as_long_as_the_peer_reads_now_and_then() {
 fn a_stream_that_never_has_to_wait_lets_other_tasks_run() {
     on_shard(|| async {
         let (mut near, mut far) = pair().await;
-        // As much as the kernel takes: more than is read below.
+        // As much as the kernel accepts: more than is read below.
         let full = far.send_all(&vec![0; 64 * 1024 * 1024], SOON).await.unwrap_err();
         assert_eq!(full.kind(), ErrorKind::TimedOut);
         let turns = Rc::new(Cell::new(0));
@@ -148,7 +148,7 @@ fn a_stream_that_never_has_to_wait_lets_other_tasks_run() {
 }
 
 #[test]
-fn connecting_tells_refusal_and_silence_apart() {
+fn connecting_distinguishes_refusal_and_silence() {
     let refused = reserve(ANY_PORT).unwrap();
     let closed = refused.address();
     on_shard(move || {
@@ -171,7 +171,7 @@ fn connecting_tells_refusal_and_silence_apart() {
 }
 
 #[test]
-fn a_connection_comes_from_the_address_that_was_asked_for() {
+fn a_connection_comes_from_the_requested_address() {
     on_shard(|| async {
         let listener = Listener::bind(ANY_PORT).unwrap();
         let from = std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
@@ -189,7 +189,7 @@ fn a_connection_comes_from_the_address_that_was_asked_for() {
 }
 
 #[test]
-fn the_last_words_reach_a_peer_that_still_talks() {
+fn the_last_reply_reaches_a_peer_that_is_still_sending() {
     let outside = TcpListener::bind(ANY_PORT).unwrap();
     let address = outside.local_addr().unwrap();
     let peer = std::thread::spawn(move || {

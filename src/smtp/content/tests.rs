@@ -1,11 +1,11 @@
-//! The content scanner against RFC 5321, against smuggling, and against a plain reading.
+//! The content scanner compared with RFC 5321, smuggling attacks, and a simple implementation.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use super::*;
 
 const LIMITS: ContentLimits = ContentLimits { bytes_max: 1000, line_max: 40, received_max: 2 };
 
-/// What came of some input: the content, what the scanner says of it, and how much was left behind
-/// the dot line; `None` when the end was not found.
+/// The result for some input: the content, its properties, and how much was left after the dot
+/// line; `None` when the end was not found.
 #[derive(Debug, PartialEq)]
 struct Seen {
     content: Vec<u8>,
@@ -15,7 +15,7 @@ struct Seen {
     rest: Option<usize>,
 }
 
-/// Feeds the input in pieces that end at `cuts`, with what was not used before put in front.
+/// Feeds the input in pieces that end at `cuts`, each preceded by what was not used before.
 fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
     let mut scanner = ContentScanner::new(LIMITS, Framing::Dots);
     let mut content = Vec::new();
@@ -51,7 +51,7 @@ fn feed(input: &[u8], cuts: impl Iterator<Item = usize>) -> Seen {
     }
 }
 
-/// Whole, byte by byte and cut in two at every place must come to the same.
+/// Scans it whole, byte by byte, and split in two at every position: the result must be the same.
 fn scanned(input: &[u8]) -> Seen {
     let whole = feed(input, std::iter::empty());
     assert_eq!(feed(input, 1..input.len()), whole, "byte by byte: {}", input.escape_ascii());
@@ -76,7 +76,7 @@ fn content_may_be_empty() {
 }
 
 #[test]
-fn leading_dots_stay_and_are_told() {
+fn leading_dots_are_kept_and_reported() {
     let seen = scanned(b"..\r\n...x\r\n.y\r\n.\r\n");
     assert_eq!(seen.content, b"..\r\n...x\r\n.y\r\n");
     assert!(seen.dot_stuffed);
@@ -126,12 +126,12 @@ fn bare_cr_and_lf_and_nul_are_defects() {
 }
 
 #[test]
-fn bytes_above_127_are_told() {
+fn bytes_above_127_are_reported() {
     assert!(scanned("Subject: ü\r\n.\r\n".as_bytes()).eight_bit);
 }
 
 #[test]
-fn a_line_may_have_so_many_bytes_and_a_stuffed_dot() {
+fn the_line_limit_does_not_count_a_stuffed_dot() {
     let line = |length: usize| format!("{}\r\n.\r\n", "x".repeat(length - 2));
     assert_eq!(scanned(line(40).as_bytes()).defect, None);
     assert_eq!(scanned(line(41).as_bytes()).defect, Some(Defect::LineTooLong));
@@ -140,7 +140,7 @@ fn a_line_may_have_so_many_bytes_and_a_stuffed_dot() {
 }
 
 #[test]
-fn content_may_have_so_many_bytes_and_stuffed_dots() {
+fn the_size_limit_does_not_count_stuffed_dots() {
     let lines = |text: &str| format!("{text}.\r\n");
     let full = "0123456789\r\n".repeat(83) + "01\r\n";
     assert_eq!(full.len(), 1000);
@@ -153,7 +153,7 @@ fn content_may_have_so_many_bytes_and_stuffed_dots() {
 }
 
 #[test]
-fn received_fields_are_counted_in_the_header_alone() {
+fn received_fields_are_counted_only_in_the_header() {
     let defect =
         |header: &str, body: &str| scanned(format!("{header}\r\n{body}.\r\n").as_bytes()).defect;
     let two = "Received: a\r\nrEcEiVeD : b\r\n";
@@ -178,7 +178,7 @@ fn rfc5321_4_5_2_a_dot_hides_no_hop() {
     assert_eq!(chunked(b"Received: a\r\n.Received: b\r\n.Received: c\r\n\r\n"), None);
 }
 
-/// Feeds a message in chunks that end at `cuts`, as BDAT does: what is kept of it, and the defect.
+/// Feeds a message in chunks that end at `cuts`, as BDAT does: the stored form, and the defect.
 fn in_chunks(
     message: &[u8],
     framing: Framing,
@@ -208,7 +208,7 @@ fn in_chunks(
 }
 
 #[test]
-fn rfc3030_2_what_is_kept_of_chunks_is_what_data_brings() {
+fn rfc3030_2_the_stored_form_of_chunks_is_that_of_data() {
     let pieces: [&[u8]; 9] =
         [b"\r\n", b"\r\n", b".", b"\r\n.", b"x", b"Received:", b"re", b"\xff", b"\0"];
     let mut random = fastrand::Rng::with_seed(3030);
@@ -252,7 +252,7 @@ fn rfc3030_3_a_binary_body_has_no_lines() {
     assert_eq!(in_chunks(message, Framing::Chunks, 0..0).1, Some(Defect::BareLf));
 }
 
-/// A line-by-line reading of RFC 5321 with none of the speed: splits at CRLF only.
+/// A simple implementation of RFC 5321, line by line and slow: splits at CRLF only.
 fn plain_reading(input: &[u8]) -> (Vec<u8>, Option<usize>, bool) {
     let mut content = Vec::new();
     let mut stuffed = false;
@@ -271,7 +271,7 @@ fn plain_reading(input: &[u8]) -> (Vec<u8>, Option<usize>, bool) {
 }
 
 #[test]
-fn random_input_in_random_pieces_reads_as_the_plain_reading_does() {
+fn random_input_in_random_pieces_gives_the_result_of_the_simple_implementation() {
     let pieces: [&[u8]; 12] = [
         b"\r\n",
         b"\r\n",
