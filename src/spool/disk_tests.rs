@@ -668,7 +668,7 @@ fn a_list_of_segments_from_before_the_last_commits_says_nothing() {
 #[test]
 fn no_message_is_accepted_into_a_folder_that_is_gone() {
     on_a_shard(|| async {
-        for what in ["removed", "replaced", "cut", "folder removed"] {
+        for what in ["removed", "replaced", "truncated", "folder removed"] {
             let above = tempfile::tempdir().unwrap();
             let folder = above.path().join("shard-0");
             let (spool, _) = open(&folder).await;
@@ -680,7 +680,7 @@ fn no_message_is_accepted_into_a_folder_that_is_gone() {
                     std::fs::copy(&head, folder.join("copy")).unwrap();
                     std::fs::rename(folder.join("copy"), &head).unwrap();
                 }
-                "cut" => {
+                "truncated" => {
                     std::fs::OpenOptions::new()
                         .write(true)
                         .open(&head)
