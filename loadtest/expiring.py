@@ -40,6 +40,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OTHER_SECONDS_MAX = 1.0
 # `retry.expire` of mail that is to expire.
 EXPIRE_SECONDS = 60
+# Of the next hop that takes other mail.
+OTHER_HOST = "127.0.0.2"
 # The case is over when no report came for so long.
 QUIET_SECONDS = 60
 # What the relay says that it needs beside connections, at --descriptors-min.
@@ -74,8 +76,8 @@ def arguments():
 class Sink:
     """A next hop: takes reports and good mail, and treats other recipients as it is told."""
 
-    def __init__(self, port, mode, records):
-        self.port, self.mode, self.records = port, mode, records
+    def __init__(self, mode, records):
+        self.mode, self.records = mode, records
 
     async def session(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -142,15 +144,15 @@ class Sink:
         self.records.flush()
 
 
-def sink_process(port, mode, path):
+def sink_process(address, mode, path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def run():
         with open(path, "w") as records:
-            sink = Sink(port, mode, records)
+            sink = Sink(mode, records)
             server = await asyncio.start_server(
-                sink.session, "127.0.0.1", port, limit=1 << 22, backlog=1024
+                sink.session, *address, limit=1 << 22, backlog=1024
             )
             async with server:
                 await server.serve_forever()
@@ -371,20 +373,21 @@ def run_case(name, options):
         messages = max(messages, 3 * (options.disk << 20) // (size + recipients * 40))
     port, other_port, mode = free_port(), free_port(), multiprocessing.Value("i", 0)
     with place(options) as folder, tempfile.TemporaryDirectory() as beside:
-        # Other mail has a next hop of its own: how fast this one takes reports is not measured.
+        # Other mail has a next hop of its own, at another address, as connections are counted by
+        # address: how fast the first one takes reports is not measured.
         sinks, all_records = [], []
-        for one in (port, other_port):
+        for host, one in (("127.0.0.1", port), (OTHER_HOST, other_port)):
             records = pathlib.Path(beside, f"records.{one}")
             records.touch()
             all_records.append(records)
             sinks.append(multiprocessing.Process(
-                target=sink_process, args=(one, mode, records), daemon=True))
+                target=sink_process, args=((host, one), mode, records), daemon=True))
             sinks[-1].start()
         # The event log beside the disk: what it takes of a small one is not what is measured.
         relay = Relay(options, folder / "spool", port, "--set",
                       f"event.file={pathlib.Path(beside, 'events.jsonl')}",
                       "--set", "event.rotate_bytes=4GiB", "--set",
-                      f'route.rule=[{{domain="good.test", next_hop="127.0.0.1:{other_port}"}}]')
+                      f'route.rule=[{{domain="good.test", next_hop="{OTHER_HOST}:{other_port}"}}]')
         try:
             if options.descriptors_min:
                 relay.least_descriptors()

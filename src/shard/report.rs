@@ -35,6 +35,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Failures whose events are written without a look at the event log: far fewer than fill it.
+const EVENTS_AT_ONCE: usize = 100;
+/// While the event log is behind, it is looked at again after this,
+const EVENT_PAUSE: Duration = Duration::from_millis(10);
+/// and so often.
+const EVENT_PAUSES_MAX: usize = 100;
+
 /// Whether the sender of a message gets a notice of delay, unless BY decides that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DelayReport {
@@ -263,16 +270,34 @@ impl Driver {
                         _ => ReportEnd::PutOff,
                     };
                 }
-                let origin = &mut *self.origin.borrow_mut();
                 match kind {
-                    Kind::Failed => origin.record_failures(task.slot, &message, some),
+                    Kind::Failed => {
+                        for part in some.chunks(EVENTS_AT_ONCE) {
+                            self.wait_for_events().await;
+                            let origin = &mut *self.origin.borrow_mut();
+                            origin.record_failures(task.slot, &message, part);
+                        }
+                    }
                     // Their ending is written already.
-                    Kind::Relayed | Kind::Delivered => origin.success_reported(task, some),
+                    Kind::Relayed | Kind::Delivered => {
+                        self.origin.borrow_mut().success_reported(task, some);
+                    }
                     Kind::Delayed { .. } => {}
                 }
             }
         }
         ReportEnd::Stored
+    }
+
+    /// Waits while the event log is behind, so that it drops no lines of what ends in thousands;
+    /// not for long, because what frees a disk must not wait for an event file on it.
+    async fn wait_for_events(&self) {
+        for _ in 0..EVENT_PAUSES_MAX {
+            if !self.stations.events.backlogged() {
+                return;
+            }
+            ring::sleep(EVENT_PAUSE).await;
+        }
     }
 
     /// The message that is to be reported on cannot be read.
