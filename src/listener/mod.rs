@@ -39,9 +39,6 @@ const REFUSE_WAIT: Duration = Duration::from_secs(2);
 /// them holds a descriptor.
 const REFUSALS_MAX: usize = 64;
 
-/// Quota that was leased and is not used comes back after this.
-const LEASE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What a queue answers later.
 pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
 
@@ -170,17 +167,6 @@ impl Receiver {
         self.connections.in_use()
     }
 
-    /// Gives back quota that was leased and is not used, for as long as the shard lives.
-    pub fn keep_quotas_shared(self: &Rc<Self>) {
-        let quotas = self.quotas.clone();
-        ring::spawn_vital("quotas", async move {
-            loop {
-                ring::sleep(LEASE_INTERVAL).await;
-                quotas.give_back_idle();
-            }
-        });
-    }
-
     /// Takes no more connections, ends sessions at the next message border; returns when all have
     /// ended.
     pub async fn stop(&self) {
@@ -193,7 +179,7 @@ impl Receiver {
 
     fn take(self: &Rc<Self>, mut stream: Stream, listener_policy: &Rc<ListenerPolicy>) {
         let address = stream.peer_address();
-        // How many a proxy's clients may have is known when it has said who they are.
+        // The bound for a client behind a proxy is known when the proxy has named the client.
         let most = match self.config.access.is_proxy(address.ip()) {
             true => usize::MAX,
             false => self.connections_of(address.ip()),
