@@ -151,8 +151,9 @@ impl Connection<'_> {
             }
             None => TokenFault::None,
         };
-        let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, authenticator.hints()));
-        match told {
+        let answer =
+            self.exchange.as_mut().map(|one| one.refuse_token(fault, authenticator.hints()));
+        match answer {
             Some(Ok(Turn::Challenge(message))) => Ok(message),
             _ => Err(End::Refused(user, self.refusal(Fault::Token(fault)))),
         }

@@ -45,7 +45,7 @@ struct Content {
     began: Instant,
     waited: Duration,
     silent: Duration,
-    /// Since the average was last looked at.
+    /// Since the average was last checked.
     window: Duration,
     window_bytes: u64,
 }
@@ -75,7 +75,7 @@ impl Deadlines {
     /// How long to wait for input now; then to be asked again.
     ///
     /// # Errors
-    /// A bound has passed: the reply that says so.
+    /// A bound has passed: the reply for it.
     pub(super) fn left(
         &mut self,
         phase: Phase,

@@ -1,4 +1,4 @@
-//! The mechanisms of SASL (RFC 4422) that AUTH speaks: PLAIN (RFC 4616), LOGIN
+//! The mechanisms of SASL (RFC 4422) of AUTH: PLAIN (RFC 4616), LOGIN
 //! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
 //! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
@@ -69,7 +69,7 @@ impl Mechanism {
     }
 }
 
-/// A password. Never shown, and wiped when it goes.
+/// A password. Never shown, and overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -139,7 +139,7 @@ pub fn prepare(text: &str) -> Option<String> {
     stringprep::saslprep(text).ok().map(Into::into).filter(|text: &String| !text.is_empty())
 }
 
-/// The one message of PLAIN: on whose behalf, who, password, parted by NUL.
+/// The one message of PLAIN: identity, user name and password, separated by NUL.
 ///
 /// # Errors
 /// Another form, or one that acts for another.

@@ -235,7 +235,7 @@ impl Challenge {
     }
 }
 
-/// A client that has said who it is.
+/// A client that has named its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     nonce: String,

@@ -139,8 +139,8 @@ fn read_pairs(text: &str) -> Result<Vec<(&str, &str)>, Fault> {
     let pairs = pairs.strip_suffix(SEPARATOR).ok_or(Fault::Malformed)?;
     let read = |pair: &'_ str| -> Option<usize> {
         let length = pair.find('=')?;
-        let letters = pair.bytes().take(length).all(|byte| byte.is_ascii_alphabetic());
-        (length > 0 && letters).then_some(length)
+        let is_key = pair.bytes().take(length).all(|byte| byte.is_ascii_alphabetic());
+        (length > 0 && is_key).then_some(length)
     };
     let pair = |text| {
         let length = read(text).ok_or(Fault::Malformed)?;
