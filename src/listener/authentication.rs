@@ -25,7 +25,7 @@ enum End {
 }
 
 impl Connection<'_> {
-    /// Takes a step of AUTH; what the session says to it.
+    /// Answers a step of AUTH; the session's next step.
     pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step<Grant>> {
         let (user, by_token) = match self.answer(input).await {
             Ok(challenge) => {

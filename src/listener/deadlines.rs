@@ -122,7 +122,7 @@ impl Deadlines {
         Ok(silence.min(message).min(window))
     }
 
-    /// So many bytes came after so long a wait.
+    /// So many bytes were received after so long a wait.
     pub(super) fn received(&mut self, bytes: usize, waited: Duration) {
         if let Some(content) = &mut self.content {
             content.waited += waited;

@@ -54,7 +54,7 @@ pub trait Queue {
     fn flush(self: Rc<Self>, domain: String, with_subdomains: bool) -> Later<Etrn>;
 }
 
-/// What listeners need to know clients by.
+/// What listeners authenticate clients with.
 pub struct AuthContext {
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
@@ -84,7 +84,7 @@ pub struct Receiver {
     open: RefCell<Open>,
 }
 
-/// The connections that stand.
+/// The connections that are open.
 #[derive(Default)]
 struct Open {
     by_client: HashMap<IpAddr, usize>,
@@ -93,7 +93,7 @@ struct Open {
 }
 
 impl Open {
-    /// One more of `client`, of which there may be so many.
+    /// Counts one more of `client`, which may have so many.
     fn count_in(&mut self, client: IpAddr, most: usize) -> Result<IpAddr, Reply> {
         let client = client.to_canonical();
         let count = self.by_client.get(&client).copied().unwrap_or_default();
@@ -162,12 +162,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// Inbound connections that stand.
+    /// Inbound connections that are open.
     pub fn connections(&self) -> usize {
         self.connections.in_use()
     }
 
-    /// Takes no more connections, ends sessions at the next message border; returns when all have
+    /// Takes no more connections, ends sessions between two messages; returns when all have
     /// ended.
     pub async fn stop(&self) {
         self.stopping.set(true);
@@ -266,7 +266,7 @@ struct OpenGuard {
 }
 
 impl OpenGuard {
-    /// The client is another one, as a proxy says.
+    /// Counts the connection for another client, which a proxy has named.
     fn override_client(&mut self, client: IpAddr) -> Result<(), Reply> {
         let most = self.receiver.connections_of(client);
         let mut open = self.receiver.open.borrow_mut();

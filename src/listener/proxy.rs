@@ -1,5 +1,5 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt): a proxy that is trusted
-//! says before all else which client it is.
+//! sends first of all which client it is.
 //!
 //! What follows the header is the client's, and may be TLS: so no byte behind it is read here.
 
@@ -20,7 +20,7 @@ const BINARY_BYTES_MAX: usize = 2048;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const WORD: &[u8; 6] = b"PROXY ";
 
-/// What the bytes so far say.
+/// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
     /// So many bytes more belong to it for certain.
@@ -77,7 +77,7 @@ pub(super) fn is_header(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE) || words.iter().any(|word| bytes.starts_with(word))
 }
 
-/// Looks at the bytes that came so far.
+/// Reads the bytes that have arrived so far.
 pub fn read(bytes: &[u8]) -> Header {
     let begins_as = |start: &[u8]| {
         let length = start.len().min(bytes.len());

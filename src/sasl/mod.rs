@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// A way to authenticate, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
-    /// What lies outside proves it: the certificate of the client (RFC 4422 A).
+    /// Proved outside of the exchange: by the certificate of the client (RFC 4422 A).
     External,
     /// The same, tied to its TLS connection, so that it cannot be relayed by an attacker in the
     /// middle.
@@ -74,7 +74,7 @@ impl Mechanism {
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes a password over.
+    /// Wraps a password.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(Zeroizing::new(text.into()))
     }

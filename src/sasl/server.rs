@@ -49,7 +49,7 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Exchange {
     state: State,
-    /// What can tie the exchange to its TLS connection, where that is offered.
+    /// What the exchange can be bound to, where that is offered.
     channels: Channels,
 }
 
@@ -69,7 +69,7 @@ enum State {
     Token(Mechanism),
     /// The caller finds out about the token of this user.
     TokenShown(Mechanism, Option<String>),
-    /// The client has the reason; what it answers means nothing.
+    /// The client has got the reason; its answer is ignored.
     TokenRefused(TokenFault, Option<String>),
     Over,
 }
@@ -189,7 +189,7 @@ impl Exchange {
         &self.channels
     }
 
-    /// Who is to be proved by the message that comes next: it is checked as soon as it is received.
+    /// The user that the next message has to prove: it is checked as soon as it is received.
     pub fn prover(&self) -> Option<&str> {
         match &self.state {
             State::ScramProof(challenge) => Some(&challenge.user),
