@@ -157,8 +157,8 @@ mod tests {
             OutboundCredentials::open(&written, &workers).err().map(|error| error.to_string())
         };
         for wrong in ["", "joe:pencil", "user = \"joe\"", "user = \"joe\"\npassword = \"\""] {
-            let told = fault(wrong).unwrap();
-            assert!(told.contains("smarthost.toml: ") && !told.contains("pencil"), "{told}");
+            let text = fault(wrong).unwrap();
+            assert!(text.contains("smarthost.toml: ") && !text.contains("pencil"), "{text}");
         }
         assert_eq!(fault("user = \"joe\"\npassword = \"pencil\""), None);
         let logins = OutboundCredentials::open(&written, &workers).unwrap();

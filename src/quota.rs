@@ -1,28 +1,32 @@
 //! Messages and recipients an hour, by user and by network, over all shards together.
 //!
-//! What counts is mail that was accepted. What a transaction may still become is reserved until
-//! that is known, so that many transactions at once do not get beyond a limit together.
+//! What counts is mail that was accepted. What an open transaction may still become is reserved, so
+//! that many transactions at once do not get beyond a limit together.
 //!
 //! ```text
 //! Quotas (process)                ShardQuotas (shard)             Reservation (transaction)
 //! an account for each user  --->  leases some of what an   --->   takes from the lease; dropped,
 //! and network: the last hour      account has left                it gives back
+//!            ^                          |
+//!            +---- taken back, unused --+   when another shard would have to refuse
 //! ```
 //!
 //! | what | rule |
 //! |---|---|
 //! | a limit | never more than N in any hour: the 60 minutes before this one count as a whole |
-//! | a lease | counts as used when it is leased, and ends with its minute |
+//! | a refusal | only when all of the limit is used or reserved: unused leases of all shards are taken back first |
+//! | a lease | counts as used while a shard has it, and ends with its minute |
 //! | its size | an eighth of a shard's share of what is left, so the last ones go one by one |
-//! | what is not used of it | comes back with the minute, with the user's last session, and within a second by [`ShardQuotas::give_back_idle`] |
-//! | locks | an account is locked to lease, and to refuse; not for each message |
+//! | what is not used of it | goes back with the minute, with the last session of the user on that shard, or when another shard needs it |
+//! | locks | an account is locked to lease, and to refuse; not for each message, which takes one atomic operation on a cache line of its own shard |
 //!
-//! It must not know who the users are, nor what is counted for.
+//! It must not know users or clients, nor how a message came in.
 
 use crate::ring;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,11 +35,11 @@ const STEP: Duration = Duration::from_secs(60);
 const STEPS: usize = 61;
 /// Most that is leased at once.
 const LEASE_MAX: u32 = 1024;
-/// Accounts that are kept; beyond it those go of which nothing counts and that no session has.
-/// Users that are known by tokens are as many as another system has.
+/// Accounts that are kept. Beyond it those are removed that count nothing and that no session
+/// has: users that are known by tokens are as many as another system has.
 const ACCOUNTS_MAX: usize = 32 * 1024;
 
-/// Whose mail is counted. There are as many as users and configured networks.
+/// The user or network of which mail is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Counted {
     /// A user's.
@@ -51,6 +55,10 @@ pub enum Unit {
     Messages,
     /// Their recipients.
     Recipients,
+}
+
+impl Unit {
+    const ALL: [Unit; 2] = [Unit::Messages, Unit::Recipients];
 }
 
 /// All accounts of the process.
@@ -74,6 +82,54 @@ struct Account {
 struct Hour {
     newest: u64,
     steps: [u32; STEPS],
+    /// What is leased, by all shards with a session of this account.
+    leases: Vec<Arc<Lease>>,
+}
+
+/// A lease: what one shard may take without a lock, and any shard may take back. The step that it
+/// counts in and how many are left are one word, so that both change together.
+#[derive(Default)]
+#[repr(align(64))]
+struct Lease(AtomicU64);
+
+impl Lease {
+    // The order of other memory does not matter: the word is all that shards share without a lock.
+    #[cfg(test)]
+    fn get(&self) -> Leased {
+        Leased::of(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, leased: Leased) {
+        self.0.store(leased.word(), Ordering::Relaxed);
+    }
+
+    /// Changes it to what `change` says; `None`, and no change, when that does.
+    fn update(&self, change: impl Fn(Leased) -> Option<Leased>) -> Option<Leased> {
+        let change = |word| change(Leased::of(word)).map(Leased::word);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).ok().map(Leased::of)
+    }
+
+    /// Ends it; what was left.
+    fn take(&self) -> Leased {
+        Leased::of(self.0.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leased {
+    /// Of a process that runs for 8,000 years at most.
+    step: u32,
+    left: u32,
+}
+
+impl Leased {
+    fn of(word: u64) -> Leased {
+        Leased { step: (word >> 32) as u32, left: word as u32 }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.step) << 32 | u64::from(self.left)
+    }
 }
 
 impl Quotas {
@@ -108,7 +164,7 @@ impl Account {
 
     /// Whether anything counts at `step`.
     fn counts(&self, step: u64) -> bool {
-        [Unit::Messages, Unit::Recipients].into_iter().any(|unit| {
+        Unit::ALL.into_iter().any(|unit| {
             let mut hour = self.hour(unit);
             hour.turn(step);
             hour.sum() > 0
@@ -118,7 +174,7 @@ impl Account {
 
 impl Default for Hour {
     fn default() -> Hour {
-        Hour { newest: 0, steps: [0; STEPS] }
+        Hour { newest: 0, steps: [0; STEPS], leases: Vec::new() }
     }
 }
 
@@ -150,11 +206,15 @@ impl Hour {
         oldest.map_or(0, |back| STEPS as u64 - back)
     }
 
-    /// Counts up to an eighth of a shard's share of what is left, and one at least; how many, and
-    /// in which step.
-    fn lease(&mut self, limit: u32, shards: u32, at: Duration) -> Result<(u32, u64), Duration> {
+    /// Counts up to an eighth of a shard's share of what is left, and one at least. When nothing is
+    /// left, what other shards have leased and not used is taken back first.
+    fn lease(&mut self, limit: u32, shards: u32, at: Duration) -> Result<Leased, Duration> {
         self.turn(step_of(at));
-        let left = limit.saturating_sub(self.sum());
+        let mut left = limit.saturating_sub(self.sum());
+        if left == 0 {
+            self.take_back();
+            left = limit.saturating_sub(self.sum());
+        }
         if left == 0 {
             let then = (step_of(at) + self.left()) * STEP.as_secs();
             return Err(Duration::from_secs(then).saturating_sub(at));
@@ -163,7 +223,18 @@ impl Hour {
         // Another shard's clock may have turned it further.
         let step = self.newest;
         *self.at(step) += count;
-        Ok((count, step))
+        Ok(Leased { step: step as u32, left: count })
+    }
+
+    /// Ends all leases.
+    fn take_back(&mut self) {
+        for place in 0..self.leases.len() {
+            let Some(Leased { step, left }) = self.leases.get(place).map(|lease| lease.take())
+            else {
+                return;
+            };
+            self.give_back(u64::from(step), left);
+        }
     }
 
     /// What is older than the hour is forgotten already.
@@ -188,18 +259,15 @@ pub struct Leases {
     whose: Counted,
     shard: ShardQuotas,
     account: Arc<Account>,
-    messages: Cell<Lease>,
-    recipients: Cell<Lease>,
+    messages: ShardLease,
+    recipients: ShardLease,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Lease {
-    step: u64,
-    left: u32,
+#[derive(Default)]
+struct ShardLease {
+    lease: Arc<Lease>,
     /// The limit that it was leased under.
-    limit: u32,
-    /// Used since it was last looked at.
-    used: bool,
+    limit: Cell<u32>,
 }
 
 impl ShardQuotas {
@@ -217,31 +285,20 @@ impl ShardQuotas {
             whose: whose.clone(),
             shard: self.clone(),
             account: self.quotas.account(whose),
-            messages: Cell::default(),
-            recipients: Cell::default(),
+            messages: ShardLease::default(),
+            recipients: ShardLease::default(),
         });
+        for unit in Unit::ALL {
+            let lease = Arc::clone(&leases.of(unit).lease);
+            leases.account.hour(unit).leases.push(lease);
+        }
         self.open.borrow_mut().insert(whose.clone(), Rc::downgrade(&leases));
         leases
-    }
-
-    /// Gives back leases that were not used since the last call. To be called each second.
-    pub fn give_back_idle(&self) {
-        for leases in self.open.borrow().values().filter_map(Weak::upgrade) {
-            for unit in [Unit::Messages, Unit::Recipients] {
-                let cell = leases.cell(unit);
-                let lease = cell.get();
-                if lease.left > 0 && !lease.used {
-                    leases.give_back_lease(unit);
-                } else if lease.used {
-                    cell.set(Lease { used: false, ..lease });
-                }
-            }
-        }
     }
 }
 
 impl Leases {
-    fn cell(&self, unit: Unit) -> &Cell<Lease> {
+    fn of(&self, unit: Unit) -> &ShardLease {
         match unit {
             Unit::Messages => &self.messages,
             Unit::Recipients => &self.recipients,
@@ -250,42 +307,46 @@ impl Leases {
 
     /// Takes one; the step that it counts in.
     fn take_at(&self, unit: Unit, limit: u32, at: Duration) -> Result<u64, Duration> {
-        let cell = self.cell(unit);
-        let lease = cell.get();
-        if lease.left > 0 && lease.step >= step_of(at) && lease.limit == limit {
-            cell.set(Lease { left: lease.left - 1, used: true, ..lease });
-            return Ok(lease.step);
+        let ShardLease { lease, limit: leased_under } = self.of(unit);
+        if leased_under.get() == limit {
+            let taken = lease.update(|Leased { step, left }| {
+                let left = left.checked_sub(1).filter(|_| u64::from(step) >= step_of(at))?;
+                Some(Leased { step, left })
+            });
+            if let Some(leased) = taken {
+                return Ok(leased.step.into());
+            }
         }
-        self.give_back_lease(unit);
-        let shards = self.shard.quotas.shards;
-        let (count, step) = self.account.hour(unit).lease(limit, shards, at)?;
-        cell.set(Lease { step, left: count - 1, limit, used: true });
-        Ok(step)
+        let mut hour = self.account.hour(unit);
+        let Leased { step, left } = lease.take();
+        hour.give_back(step.into(), left);
+        let leased = hour.lease(limit, self.shard.quotas.shards, at)?;
+        lease.set(Leased { left: leased.left - 1, ..leased });
+        leased_under.set(limit);
+        Ok(leased.step.into())
     }
 
     /// Of a transaction that was given up.
     fn give_back(&self, unit: Unit, step: u64, count: u32) {
-        let cell = self.cell(unit);
-        let lease = cell.get();
-        if lease.left > 0 && lease.step == step {
-            cell.set(Lease { left: lease.left + count, ..lease });
-        } else {
+        let given = self.of(unit).lease.update(|leased| {
+            let is_open = leased.left > 0 && u64::from(leased.step) == step;
+            is_open.then_some(Leased { left: leased.left + count, ..leased })
+        });
+        if given.is_none() {
             self.account.hour(unit).give_back(step, count);
-        }
-    }
-
-    fn give_back_lease(&self, unit: Unit) {
-        let lease = self.cell(unit).take();
-        if lease.left > 0 {
-            self.account.hour(unit).give_back(lease.step, lease.left);
         }
     }
 }
 
 impl Drop for Leases {
     fn drop(&mut self) {
-        self.give_back_lease(Unit::Messages);
-        self.give_back_lease(Unit::Recipients);
+        for unit in Unit::ALL {
+            let lease = &self.of(unit).lease;
+            let mut hour = self.account.hour(unit);
+            hour.leases.retain(|other| !Arc::ptr_eq(other, lease));
+            let Leased { step, left } = lease.take();
+            hour.give_back(step.into(), left);
+        }
         let mut open = self.shard.open.borrow_mut();
         if open.get(&self.whose).is_some_and(|leases| leases.strong_count() == 0) {
             open.remove(&self.whose);
@@ -348,7 +409,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
     use super::*;
 
     const MINUTE: u64 = 60;
@@ -442,6 +503,70 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_is_refused_only_when_no_other_has_an_unused_lease() {
+        for count in [2, 5] {
+            for limit in [1, 2, 3, 17, 1000] {
+                let shards = shards(count);
+                let leases: Vec<_> = shards.iter().map(|shard| shard.open(&joe())).collect();
+                let (first, others) = leases.split_first().unwrap();
+                let at = Duration::ZERO;
+                // Each of the others has a lease and does nothing more.
+                let open = others.iter().filter(|other| send(other, limit, at).is_ok()).count();
+                let sent = (0..limit).filter(|_| send(first, limit, at).is_ok()).count();
+                assert_eq!(open + sent, limit as usize, "{count} shards");
+                assert!(others.iter().all(|other| send(other, limit, at).is_err()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_transaction_gives_back_is_there_for_all_shards_at_once() {
+        let shards = shards(2);
+        let claim = |shard: usize| Reservation::new(shards[shard].open(&joe()));
+        let [one, other] = [0, 1].map(|shard| shards[shard].open(&joe()));
+        for round in 0..5 {
+            let mut open = claim(0);
+            for _ in 0..3 {
+                assert!(open.take_at(Unit::Recipients, 3, minute(0)).is_ok(), "{round}");
+            }
+            assert!(claim(1).take_at(Unit::Recipients, 3, minute(0)).is_err(), "all are reserved");
+            drop(open);
+            let mut next = claim(1);
+            for _ in 0..3 {
+                assert!(next.take_at(Unit::Recipients, 3, minute(0)).is_ok(), "{round}");
+            }
+        }
+        drop((one, other));
+    }
+
+    #[test]
+    fn threads_together_send_exactly_the_limit() {
+        const LIMIT: u32 = 20_000;
+        let quotas = Arc::new(Quotas::new(4));
+        let sent: u32 = std::thread::scope(|scope| {
+            let shard = || {
+                let leases = ShardQuotas::new(Arc::clone(&quotas)).open(&joe());
+                let mut sent = 0;
+                for number in 0..LIMIT {
+                    let mut one = Reservation::new(Rc::clone(&leases));
+                    let taken = one.take_at(Unit::Messages, LIMIT, Duration::ZERO).is_ok();
+                    // Every third is given up.
+                    if taken && number % 3 != 0 {
+                        one.commit();
+                        sent += 1;
+                    }
+                }
+                sent
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(shard)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let last = ShardQuotas::new(quotas).open(&joe());
+        let rest = (0..LIMIT).filter(|_| send(&last, LIMIT, Duration::ZERO).is_ok()).count();
+        assert_eq!(sent + rest as u32, LIMIT);
+    }
+
+    #[test]
     fn several_shards_together_send_exactly_the_limit_and_all_of_it() {
         let mut random = fastrand::Rng::with_seed(9);
         for limit in [1, 2, 7, 100, 5000] {
@@ -455,7 +580,6 @@ mod tests {
                         sent += u32::from(send(&leases[random.usize(..count)], limit, at).is_ok());
                         assert!(sent <= limit, "{sent} of {limit} by {count} shards");
                     }
-                    shards.iter().for_each(ShardQuotas::give_back_idle);
                 }
                 assert_eq!(sent, limit, "{count} shards");
             }
@@ -463,23 +587,15 @@ mod tests {
     }
 
     #[test]
-    fn leases_that_are_not_used_come_back() {
+    fn a_lease_ends_with_the_last_session_of_its_shard() {
         let shards = shards(2);
-        let (idle, busy) = (shards[0].open(&joe()), shards[1].open(&joe()));
-        assert_eq!(send(&idle, 1000, Duration::ZERO), Ok(()));
-        assert!(idle.messages.get().left > 0, "more was leased than was sent");
-        let all = |limit| (0..2000).filter(|_| send(&busy, limit, Duration::ZERO).is_ok()).count();
-        let first = all(1000);
-        assert!(first < 999);
-        shards[0].give_back_idle();
-        shards[0].give_back_idle();
-        assert_eq!(first + all(1000), 999, "after a second");
-        // With the user's last session, at once.
-        assert_eq!(send(&idle, 2000, Duration::ZERO), Ok(()));
-        let second = all(2000);
-        assert!(second < 999);
-        drop(idle);
-        assert_eq!(second + all(2000), 999);
+        let (one, other) = (shards[0].open(&joe()), shards[1].open(&joe()));
+        assert_eq!(send(&one, 1000, Duration::ZERO), Ok(()));
+        assert!(one.messages.lease.get().left > 0, "more was leased than was sent");
+        assert_eq!(other.account.hour(Unit::Messages).leases.len(), 2);
+        drop(one);
+        assert_eq!(other.account.hour(Unit::Messages).sum(), 1);
+        assert_eq!(other.account.hour(Unit::Messages).leases.len(), 1);
         assert!(shards[0].open.borrow().is_empty());
     }
 
@@ -488,7 +604,7 @@ mod tests {
         let shard = &shards(1)[0];
         let leases = shard.open(&joe());
         assert_eq!(send(&leases, 800, minute(0)), Ok(()));
-        assert_eq!(leases.messages.get().left, 99);
+        assert_eq!(leases.messages.lease.get().left, 99);
         assert_eq!(send(&leases, 800, minute(1)), Ok(()));
         assert_eq!(leases.account.hour(Unit::Messages).sum(), 1 + 99, "1, and a lease of 99");
         assert!(send(&leases, 2, minute(1)).is_err(), "two were sent");

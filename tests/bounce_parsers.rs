@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ringpost::bounce::{Kind, Report, ReportedRecipient, report};
-use ringpost::message::{Address, QueueId, Reason, Recipient, Stage, Status, Timestamp};
+use ringpost::message::{
+    Address, Content, ContentFlags, Envelope, Message, Options, QueueId, Reason, Recipient, Stage,
+    Status, Timestamp,
+};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -31,20 +34,23 @@ fn failed<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient
 
 fn built(failed: &[ReportedRecipient<'_>], header: &[u8]) -> Vec<u8> {
     let to = Address::new("sender@a.example");
+    let message = Message {
+        id: QueueId(7),
+        received_at: Timestamp(1_700_000_000_000),
+        envelope: Envelope { reverse_path: Some(to.clone()), recipients: Vec::new() },
+        options: Options { dsn_envelope_id: Some("QQ314".into()), ..Options::default() },
+        flags: ContentFlags { dot_stuffed: true, eight_bit: false },
+        prepended_headers: b"Received: by relay.example; now\r\n".to_vec(),
+        content: Content::Whole(Vec::new()),
+    };
     report(&Report {
         host_name: "relay.example",
         to: &to,
-        id: QueueId(7),
-        received_at: Timestamp(1_700_000_000_000),
-        envelope_id: Some("QQ314"),
-        deliver_by: None,
-        smtp_utf8: false,
+        message: &message,
         kind: Kind::Failed,
         told: failed,
         whole: false,
-        prepended_headers: b"Received: by relay.example; now\r\n",
         content: header,
-        dot_stuffed: true,
         report_id: QueueId(9),
         now: Timestamp(1_700_000_100_000),
     })

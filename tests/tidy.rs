@@ -432,6 +432,14 @@ fn policy_is_no_boxed_callback() {
 }
 
 #[test]
+fn messages_are_made_by_intake_alone() {
+    let modules = MAY_IMPORT.iter().map(|(module, _)| *module);
+    let modules: Vec<&str> = modules.filter(|module| *module != "spool").collect();
+    let found = files_with(&sources(), &modules, ".draft()");
+    assert_none(compare(&found, DRAFTS, "a draft: let `intake` make the message"));
+}
+
+#[test]
 fn state_is_shared_by_drivers_alone() {
     let found = files_with(&sources(), &NO_SHARED_CELLS, "RefCell<");
     assert_none(compare(&found, DRIVERS, "RefCell: let one driver own the state"));

@@ -4,7 +4,7 @@ use crate::inputs::cuts;
 use ringpost::listener::proxy::{self, Header};
 use ringpost::message::{Address, domain_key};
 use ringpost::smtp::{
-    self, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, OddDots, Offered, Path,
+    self, ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Line, OddDots, Offered,
     RcptSyntax, ResponseReader, Scanned, Syntax, Verb,
 };
 
@@ -124,11 +124,12 @@ fn command(
     match verb {
         Verb::Mail => {
             let mail = smtp::read_mail(argument, offered)?;
-            let read = mail.parameters;
-            assert!(argument.is_ascii() || read.smtp_utf8);
-            assert!(read.priority.is_none_or(|priority| (-9..=9).contains(&priority)));
-            assert!(read.envelope_id.is_none_or(|id| id.is_ascii() && id.len() <= 100));
-            assert!(offered.extended || read == smtp::MailParameters::default());
+            let options = &mail.parameters.options;
+            assert!(argument.is_ascii() || options.smtp_utf8);
+            assert!((-9..=9).contains(&options.priority));
+            let envelope_id = options.dsn_envelope_id.as_ref();
+            assert!(envelope_id.is_none_or(|id| id.is_ascii() && id.len() <= 100));
+            assert!(offered.extended || mail.parameters == smtp::MailParameters::default());
         }
         Verb::Rcpt => {
             let rcpt = smtp::read_rcpt(
@@ -139,8 +140,8 @@ fn command(
                     syntax: offered.syntax,
                 },
             )?;
-            assert_ne!(rcpt.path, Path::Null);
-            assert!(rcpt.parameters.original.is_none_or(|original| original.len() <= 500));
+            assert!(!rcpt.address.as_str().is_empty());
+            assert!(rcpt.original.is_none_or(|original| original.len() <= 500));
         }
         Verb::Ehlo | Verb::Helo => assert!(smtp::read_hello(argument)?.is_ascii()),
         Verb::Bdat => _ = smtp::read_chunk(argument),

@@ -2,7 +2,7 @@
 //!
 //! Facts go in: who was reached or not, and why, in the remote server's words. A whole message in
 //! wire form comes out, for people first and for programs second. It must not know when reports are
-//! sent, to whom none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
+//! sent, to which senders none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
 //!
 //! Decisions:
 //!
@@ -10,7 +10,7 @@
 //!   says that it is over; the class tells senders that every attempt met a temporary trouble, so
 //!   that they do not strike the address from their lists as they do after 5.x.x. What the last
 //!   attempt met stands in Diagnostic-Code. But what comes back because its sender set a time (BY)
-//!   has 5.4.7, as RFC 2852 has it: nobody's address is at fault, and Diagnostic-Code says so.
+//!   has 5.4.7, as RFC 2852 has it: no address is at fault, and Diagnostic-Code says so.
 //! - *Last-Attempt-Date* (RFC 3464 2.3.7) is given only where a host was tried and the time is
 //!   known. When a waiting recipient's time is over, that of its last attempt is not.
 //! - *The report is 7-bit*, so that it needs no extension on its way: parts that hold anything else
@@ -32,7 +32,7 @@ mod status;
 mod tests;
 mod text;
 
-use crate::message::{Address, QueueId, Reason, Recipient, Timestamp};
+use crate::message::{Address, Message, QueueId, Reason, Recipient, Timestamp};
 use crate::smtp::{ascii, one_line};
 use encoding::{date, is_seven_bit, quote, stuff};
 use original::{Original, original};
@@ -91,34 +91,29 @@ pub enum Kind {
 pub struct Report<'a> {
     /// The relay's name: Reporting-MTA.
     pub host_name: &'a str,
-    /// To whom: the reverse-path of the message, never null.
+    /// Where it goes: the reverse-path of the message, never null.
     pub to: &'a Address,
-    /// The message.
-    pub id: QueueId,
-    /// When it was received here: Arrival-Date.
-    pub received_at: Timestamp,
-    /// ENVID as given.
-    pub envelope_id: Option<&'a str>,
-    /// BY as a time of the day (RFC 2852): Deliver-By-Date.
-    pub deliver_by: Option<Timestamp>,
-    /// It was sent with SMTPUTF8.
-    pub smtp_utf8: bool,
+    /// The message. Its header is returned, with the fields that were put on top of it.
+    pub message: &'a Message,
     /// What became of the recipients.
     pub kind: Kind,
-    /// Whom it is about; at least one.
+    /// The recipients that it is about; at least one.
     pub told: &'a [ReportedRecipient<'a>],
-    /// The trace that goes on top of the content. Its header and that of `content` are returned.
-    pub prepended_headers: &'a [u8],
-    /// The original content in wire form, or its start.
+    /// The message's content in wire form, or its start.
     pub content: &'a [u8],
     /// `content` is all of it, and is to be given back (RET=FULL).
     pub whole: bool,
-    /// `content` is dot-stuffed; otherwise no line of it begins with a dot.
-    pub dot_stuffed: bool,
     /// Makes the boundary and Message-ID unique.
     pub report_id: QueueId,
     /// The time: Date.
     pub now: Timestamp,
+}
+
+impl Report<'_> {
+    /// BY as a time of the day (RFC 2852): Deliver-By-Date.
+    fn deliver_by(&self) -> Option<Timestamp> {
+        self.message.options.deliver_by.map(|by| by.at)
+    }
 }
 
 /// One recipient that is reported on.

@@ -15,7 +15,7 @@ pub(super) struct Original {
 /// All of the message if it was asked for and can be had so, else its header.
 pub(super) fn original(report: &Report<'_>, boundary: &str) -> Original {
     if let Some(bytes) = whole(report, boundary) {
-        let kind = if is_seven_bit(&bytes) || !report.smtp_utf8 {
+        let kind = if is_seven_bit(&bytes) || !report.message.options.smtp_utf8 {
             "message/rfc822"
         } else {
             "message/global"
@@ -27,7 +27,7 @@ pub(super) fn original(report: &Report<'_>, boundary: &str) -> Original {
         bytes.extend_from_slice(b"\r\n"); // a message without a header: an empty one
     }
     // RFC 6533 6: only for what is UTF-8; anything else is quoted as before.
-    let is_global = report.smtp_utf8
+    let is_global = report.message.options.smtp_utf8
         && !bytes.is_ascii()
         && is_eight_bit(&bytes)
         && std::str::from_utf8(&bytes).is_ok();
@@ -38,10 +38,12 @@ pub(super) fn original(report: &Report<'_>, boundary: &str) -> Original {
 /// Trace and content without stuffing; `None` when all of it is not wanted, or could not stand in a
 /// part unencoded, which a message/rfc822 must (RFC 2046 5.2.1).
 fn whole(report: &Report<'_>, boundary: &str) -> Option<Vec<u8>> {
-    if !report.whole || report.prepended_headers.len() + report.content.len() > FULL_BYTES_MAX {
+    if !report.whole
+        || report.message.prepended_headers.len() + report.content.len() > FULL_BYTES_MAX
+    {
         return None;
     }
-    let mut all = Vec::with_capacity(report.prepended_headers.len() + report.content.len());
+    let mut all = Vec::with_capacity(report.message.prepended_headers.len() + report.content.len());
     for line in all_lines(report) {
         all.extend_from_slice(line);
         all.extend_from_slice(b"\r\n");
@@ -53,16 +55,16 @@ fn whole(report: &Report<'_>, boundary: &str) -> Option<Vec<u8>> {
 
 /// The lines of trace and content without their CRLF and without stuffing.
 fn all_lines<'a>(report: &Report<'a>) -> impl Iterator<Item = &'a [u8]> {
-    let dot_stuffed = report.dot_stuffed;
+    let dot_stuffed = report.message.flags.dot_stuffed;
     let content = lines(report.content).map(move |line| match line.strip_prefix(b".") {
         Some(rest) if dot_stuffed => rest,
         _ => line,
     });
-    lines(report.prepended_headers).chain(content)
+    lines(&report.message.prepended_headers).chain(content)
 }
 
 /// The header of trace and content, each line with CRLF and without stuffing, at most
-/// [`HEADER_BYTES_MAX`]. It ends where fields end: what follows is body, and nobody's business.
+/// [`HEADER_BYTES_MAX`]. It ends where fields end: what follows is body, which is private.
 fn header(report: &Report<'_>) -> Vec<u8> {
     let mut header = Vec::new();
     for line in all_lines(report) {

@@ -8,14 +8,14 @@ use crate::smtp::{ascii, from_xtext, one_line, to_unitext, to_utf8_xtext};
 /// The fields about the message (RFC 3464 2.2).
 pub(super) fn of_message(report: &Report<'_>) -> String {
     let mut out = String::new();
-    if let Some(envelope_id) = report.envelope_id {
+    if let Some(envelope_id) = &report.message.options.dsn_envelope_id {
         field(&mut out, "Original-Envelope-Id", &value(&from_xtext(envelope_id)));
     }
     field(&mut out, "Reporting-MTA", &format!("dns; {}", value(report.host_name)));
-    field(&mut out, "X-Ringpost-Queue-ID", &report.id.to_string());
-    field(&mut out, "Arrival-Date", &date(report.received_at));
+    field(&mut out, "X-Ringpost-Queue-ID", &report.message.id.to_string());
+    field(&mut out, "Arrival-Date", &date(report.message.received_at));
     // RFC 2852 5.
-    if let Some(at) = report.deliver_by {
+    if let Some(at) = report.deliver_by() {
         field(&mut out, "Deliver-By-Date", &date(at));
     }
     out
@@ -24,7 +24,8 @@ pub(super) fn of_message(report: &Report<'_>) -> String {
 /// Whether the part is message/global-delivery-status (RFC 6533 4): an address is not ASCII, and
 /// the sender has shown that its side takes SMTPUTF8.
 pub(super) fn is_global(report: &Report<'_>) -> bool {
-    report.smtp_utf8 && report.told.iter().any(|told| !told.recipient.address.as_str().is_ascii())
+    report.message.options.smtp_utf8
+        && report.told.iter().any(|told| !told.recipient.address.as_str().is_ascii())
 }
 
 /// The fields about one recipient (RFC 3464 2.3), with the empty line before them.
@@ -77,7 +78,7 @@ pub(super) fn of_recipient(
 fn diagnostic(report: &Report<'_>, told: &ReportedRecipient<'_>, global: bool, out: &mut String) {
     let reason = told.reason;
     let words = &reason.text;
-    let text = if let (true, Some(at)) = (told.late, report.deliver_by) {
+    let text = if let (true, Some(at)) = (told.late, report.deliver_by()) {
         let code = if reason.code == 0 { String::new() } else { format!("{} ", reason.code) };
         let by = date(at);
         format!(

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
-use crate::message::{Stage, Status};
+use crate::message::{ByMode, Content, ContentFlags, DeliverBy, Envelope, Options, Stage, Status};
 
 const TRACE: &[u8] = b"Received: from client by relay.example\r\n\tid X; date\r\n";
 const CONTENT: &[u8] = b"Subject: hello\r\nX-Dots: a\r\n ..b\r\n\r\nsecret body\r\n";
@@ -22,29 +22,53 @@ fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'
     ReportedRecipient { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
 
-fn about<'a>(to: &'a Address, told: &'a [ReportedRecipient<'a>], content: &'a [u8]) -> Report<'a> {
+/// A message with these options.
+fn message(options: Options) -> Message {
+    Message {
+        id: QueueId(7),
+        received_at: Timestamp(1_700_000_000_000),
+        envelope: Envelope { reverse_path: None, recipients: Vec::new() },
+        options,
+        flags: ContentFlags { dot_stuffed: true, eight_bit: false },
+        prepended_headers: TRACE.to_vec(),
+        content: Content::Whole(Vec::new()),
+    }
+}
+
+fn plain() -> Message {
+    message(Options::default())
+}
+
+fn with_envelope_id(envelope_id: Option<&str>) -> Message {
+    let dsn_envelope_id = envelope_id.map(Box::from);
+    message(Options { dsn_envelope_id, ..Options::default() })
+}
+
+fn sender() -> Address {
+    Address::new("sender@a.example")
+}
+
+fn about<'a>(
+    to: &'a Address,
+    message: &'a Message,
+    told: &'a [ReportedRecipient<'a>],
+    content: &'a [u8],
+) -> Report<'a> {
     Report {
         host_name: "relay.example",
         to,
-        id: QueueId(7),
-        received_at: Timestamp(1_700_000_000_000),
-        envelope_id: None,
-        deliver_by: None,
-        smtp_utf8: false,
+        message,
         kind: Kind::Failed,
         told,
         whole: false,
-        prepended_headers: TRACE,
         content,
-        dot_stuffed: true,
         report_id: QueueId(9),
         now: Timestamp(1_700_000_100_000),
     }
 }
 
 fn built(failed: &[ReportedRecipient<'_>], content: &[u8], envelope_id: Option<&str>) -> String {
-    let to = Address::new("sender@a.example");
-    let bytes = report(&Report { envelope_id, ..about(&to, failed, content) });
+    let bytes = report(&about(&sender(), &with_envelope_id(envelope_id), failed, content));
     assert!(bytes.len() <= CONTENT_BYTES_MAX);
     let text = String::from_utf8(bytes).expect("7-bit");
     assert!(text.is_ascii() && text.ends_with("\r\n"));
@@ -108,23 +132,7 @@ fn nothing_from_outside_adds_a_line() {
     assert!(text.contains("Subject: a=0ABcc: b\r\n"));
     // A hostile reverse-path or host name is no better.
     let to = Address::new(evil);
-    let bytes = report(&Report {
-        host_name: evil,
-        to: &to,
-        id: QueueId(7),
-        received_at: Timestamp(0),
-        envelope_id: None,
-        deliver_by: None,
-        smtp_utf8: false,
-        kind: Kind::Failed,
-        told: &failed,
-        whole: false,
-        prepended_headers: b"",
-        content: b"",
-        dot_stuffed: false,
-        report_id: QueueId(9),
-        now: Timestamp(0),
-    });
+    let bytes = report(&Report { host_name: evil, ..about(&to, &plain(), &failed, b"") });
     assert!(!String::from_utf8(bytes).unwrap().contains("\r\nBcc"));
 }
 
@@ -188,21 +196,22 @@ fn many_recipients_and_the_longest_words_stay_within_the_bounds() {
 
 /// The report of this kind about `x@b.example`.
 fn of_kind(kind: Kind, said: &Reason) -> String {
-    let (to, one) = (Address::new("sender@a.example"), recipient("x@b.example"));
+    let (to, one) = (sender(), recipient("x@b.example"));
     let all = [told(&one, said)];
-    String::from_utf8(report(&Report { kind, ..about(&to, &all, CONTENT) })).unwrap()
+    String::from_utf8(report(&Report { kind, ..about(&to, &plain(), &all, CONTENT) })).unwrap()
 }
 
 /// Of a message that was to be delivered by 14 November 2023, 22:15:00.
 fn of_late(kind: Kind, told: ReportedRecipient<'_>) -> String {
-    let to = Address::new("sender@a.example");
-    let deliver_by = Some(Timestamp(1_700_000_100_000));
-    let report = report(&Report { kind, deliver_by, ..about(&to, &[told], CONTENT) });
+    let at = Timestamp(1_700_000_100_000);
+    let deliver_by = Some(DeliverBy { at, mode: ByMode::Return, trace: false });
+    let message = message(Options { deliver_by, ..Options::default() });
+    let report = report(&Report { kind, ..about(&sender(), &message, &[told], CONTENT) });
     String::from_utf8(report).unwrap().replace("\r\n", "\n")
 }
 
 #[test]
-fn rfc2852_5_who_set_a_time_is_told_of_it() {
+fn rfc2852_5_a_report_names_the_time_of_by() {
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let recipient = Recipient::plain(Address::new("x@b.example"));
     let late =
@@ -258,7 +267,7 @@ fn rfc3461_6_2_the_whole_message_comes_back_only_where_it_can_stand_unencoded() 
     let said = reason(550, Status(5, 1, 1), "no");
     let all = [told(&one, &said)];
     let returned = |content: &[u8]| {
-        let report = report(&Report { whole: true, ..about(&to, &all, content) });
+        let report = report(&Report { whole: true, ..about(&to, &plain(), &all, content) });
         String::from_utf8_lossy(&report).into_owned()
     };
     let plain = returned(CONTENT);
@@ -286,14 +295,15 @@ fn rfc3461_6_2_the_whole_message_comes_back_only_where_it_can_stand_unencoded() 
 }
 
 #[test]
-fn rfc6533_international_addresses_and_headers_are_given_as_they_are_to_who_takes_them() {
+fn rfc6533_reports_have_international_addresses_and_headers_where_smtputf8_was_used() {
     let (to, mut one) = (Address::new("sender@a.example"), recipient("gr\u{fc}n+x@b.example"));
     one.original = Some("utf-8;gr\\x{FC}n\\x{2B}x@b.example".into());
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n");
     let all = [told(&one, &said)];
     let content = "Subject: gr\u{fc}n\r\n\r\n";
     let with = |smtp_utf8| {
-        let report = report(&Report { smtp_utf8, ..about(&to, &all, content.as_bytes()) });
+        let message = message(Options { smtp_utf8, ..Options::default() });
+        let report = report(&about(&to, &message, &all, content.as_bytes()));
         String::from_utf8(report).unwrap()
     };
     let text = with(true);
@@ -328,7 +338,8 @@ fn rfc3464_2_2_and_2_3_each_group_has_what_it_must_have_once() {
     ] {
         for envelope_id in [None, Some("QQ+2B314")] {
             let told = [told(&one, &said), told(&two, &said)];
-            let report = report(&Report { kind, envelope_id, ..about(&to, &told, CONTENT) });
+            let message = with_envelope_id(envelope_id);
+            let report = report(&Report { kind, ..about(&to, &message, &told, CONTENT) });
             let text = String::from_utf8(report).unwrap();
             let (_, status) = text.split_once("message/delivery-status\r\n").unwrap();
             let (head, status) = status.split_once("\r\n\r\n").unwrap();

@@ -11,32 +11,34 @@ pub(super) fn opening(report: &Report<'_>) -> String {
     let host = one_line(report.host_name.as_bytes(), VALUE_BYTES_MAX);
     wrapped(&mut text, "", &format!("This is the mail relay {host}."));
     text.push_str("\r\n");
-    let whom = if report.told.len() == 1 { "this recipient" } else { "these recipients" };
-    let arrived =
-        format!("The message that you sent, and that arrived here on {}", date(report.received_at));
+    let them = if report.told.len() == 1 { "this recipient" } else { "these recipients" };
+    let arrived = format!(
+        "The message that you sent, and that arrived here on {}",
+        date(report.message.received_at)
+    );
     let late = report.told.iter().any(|told| told.late);
-    let by = report.deliver_by.filter(|_| late);
+    let by = report.deliver_by().filter(|_| late);
     let by = by.map_or_else(String::new, |at| format!(" by the time that you set, {}", date(at)));
     let words = match report.kind {
         Kind::Failed => format!(
-            "{arrived}, could not be delivered to {whom}. No further attempts will be made."
+            "{arrived}, could not be delivered to {them}. No further attempts will be made."
         ),
         Kind::Delayed { until } => format!(
-            "{arrived}, has not been delivered yet to {whom}{by}. It will be tried again until {}. \
+            "{arrived}, has not been delivered yet to {them}{by}. It will be tried again until {}. \
              You need not send it again.",
             date(until)
         ),
-        Kind::Relayed if report.deliver_by.is_some() => format!(
-            "{arrived}, was handed on to the next mail server for {whom}. You set a time for it \
+        Kind::Relayed if report.deliver_by().is_some() => format!(
+            "{arrived}, was handed on to the next mail server for {them}. You set a time for it \
              ({}): from here on that is with the servers that follow, as far as they know of such \
              times.",
-            report.deliver_by.map(date).unwrap_or_default()
+            report.deliver_by().map(date).unwrap_or_default()
         ),
         Kind::Relayed => format!(
-            "{arrived}, was handed on to the next mail server for {whom}. That server does not \
+            "{arrived}, was handed on to the next mail server for {them}. That server does not \
              report deliveries: you will hear of it again only if there is trouble."
         ),
-        Kind::Delivered => format!("{arrived}, was delivered to {whom}."),
+        Kind::Delivered => format!("{arrived}, was delivered to {them}."),
     };
     wrapped(&mut text, "", &words);
     text.push_str("\r\n");
@@ -50,7 +52,11 @@ pub(super) fn closing(report: &Report<'_>, returned: &str) -> String {
         text.push_str("\r\n");
     }
     wrapped(&mut text, "", &format!("A report for programs follows, then {returned}."));
-    wrapped(&mut text, "", &format!("When you ask for help, name the message: {}", report.id));
+    wrapped(
+        &mut text,
+        "",
+        &format!("When you ask for help, name the message: {}", report.message.id),
+    );
     text
 }
 

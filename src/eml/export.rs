@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Files written before they are synced: the syncs after the first find little to do.
 const TOGETHER: usize = 64;
 
-/// Writes letters into a folder.
+/// Writes messages into a folder.
 #[derive(Debug)]
 pub struct Export {
     to: PathBuf,
@@ -54,7 +54,7 @@ impl Export {
         if self.unsynced.len() >= TOGETHER { self.settle() } else { Ok(()) }
     }
 
-    /// Ends: all letters are on the disk. How many there are.
+    /// Ends: all messages are on the disk. Returns how many there are.
     pub fn finish(mut self) -> io::Result<u64> {
         self.settle()?;
         let synced = File::open(&self.to).and_then(|folder| folder.sync_all());

@@ -1,5 +1,5 @@
-//! The fields on top of a letter, written and read. *Pure*; `letter` shows how they look. Reading
-//! takes any bytes, and lets only such paths through as a session would.
+//! The fields on top of an exported message, written and read. *Pure*; `eml` shows how they look.
+//! Reading takes any bytes, and accepts only paths that a session would accept.
 
 use crate::message::{
     Address, OptionSpec, Options, QueueId, Reason, Recipient, RecipientStatus, ReversePath, Shown,
@@ -8,7 +8,7 @@ use crate::message::{
 use crate::smtp;
 use std::collections::BTreeMap;
 
-/// How every letter begins.
+/// How every exported message begins.
 pub(super) const FIRST: &str = "X-Ringpost-Id:";
 /// How the last field begins.
 pub(super) const LAST: &str = "X-Ringpost-Content:";
@@ -28,7 +28,7 @@ pub(super) struct Head {
     pub(super) reverse_path: ReversePath,
     pub(super) options: Options,
     pub(super) recipients: Vec<Waiting>,
-    /// Bytes that follow and are the relay's own trace.
+    /// Bytes that follow and are the header fields that the relay put on top.
     pub(super) prepended_headers: u64,
     /// Bytes that follow these.
     pub(super) content: u64,
@@ -79,14 +79,17 @@ impl Head {
         for line in unfolded.split("\r\n") {
             let known = [FIRST, FROM, RECEIVED_AT, OPTIONS, TO, LAST];
             let Some(name) = known.into_iter().find(|name| line.starts_with(name)) else {
-                return Err(format!("no field of a letter: {}", line.escape_default()));
+                return Err(format!(
+                    "not a field of an exported message: {}",
+                    line.escape_default()
+                ));
             };
             let value = line.get(name.len()..).unwrap_or_default().trim();
             if name == TO {
                 let waiting = Waiting::read(value);
                 recipients.push(waiting.map_err(|fault| format!("{TO} {fault}"))?);
             } else if fields.insert(name, value).is_some() {
-                return Err(format!("{name} stands there twice"));
+                return Err(format!("{name} is there twice"));
             }
         }
         let required = |name| fields.get(name).copied().ok_or_else(|| format!("{name} is missing"));
@@ -250,7 +253,7 @@ impl Words {
         self.0.remove(name)
     }
 
-    /// A word that nobody took may be one that matters: it is not passed over.
+    /// Whether no word is left. One that is not known may matter, so it is an error.
     fn all_known(&self) -> bool {
         self.0.is_empty()
     }
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_looks_as_the_room_says() {
+    fn a_head_looks_as_the_documentation_says() {
         let mut head = head();
         head.reverse_path = Some(Address::new("a@sender.test"));
         head.options.body = Body::EightBitMime;
@@ -383,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_never_guessed() {
+    fn an_error_names_what_is_wrong() {
         let good = full().write();
         for (from, to, says) in [
             ("X-Ringpost-From: <", "X-Ringpost-From: ", "X-Ringpost-From: cannot be understood"),
@@ -408,13 +411,13 @@ mod tests {
             ("requiretls", "requiretls=x", "requiretls=x is not given without a value"),
             ("requiretls", "require-tls", "X-Ringpost-Options: cannot be understood"),
             ("trace=181 ", "", "X-Ringpost-Content: cannot"),
-            ("X-Ringpost-Received-At: ", "X-Ringpost-When: ", "no field of a letter"),
-            ("X-Ringpost-Received-At: 2023", "X-Ringpost-Id: ", "stands there twice"),
+            ("X-Ringpost-Received-At: ", "X-Ringpost-When: ", "not a field of an exported message"),
+            ("X-Ringpost-Received-At: 2023", "X-Ringpost-Id: ", "is there twice"),
         ] {
             let bad = good.replacen(from, to, 1);
             assert_ne!(bad, good, "{from}");
-            let told = Head::read(bad.as_bytes()).unwrap_err();
-            assert!(told.contains(says), "{from} -> {to}: {told}");
+            let fault = Head::read(bad.as_bytes()).unwrap_err();
+            assert!(fault.contains(says), "{from} -> {to}: {fault}");
         }
         for length in 0..good.len() {
             assert!(Head::read(&good.as_bytes()[..length]).is_err(), "{length}");

@@ -18,16 +18,17 @@ use std::sync::{Arc, Mutex, mpsc};
 
 /// Files read at once: their commits are one.
 const TOGETHER: usize = 64;
-/// Most bytes of a letter's head: some ten thousand recipients with the longest reasons.
+/// Most bytes of the head of an exported message: some ten thousand recipients with the longest
+/// reasons.
 const HEAD_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of a trace: it is one field or two that the relay has written.
 const TRACE_BYTES_MAX: u64 = 64 * 1024;
-/// How far ahead of ours the clock of the relay may be that received a letter.
+/// How far the clock of the relay that received a message may be ahead of the one here.
 const CLOCKS_APART_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 /// Bytes read at once.
 const PIECE: usize = 64 * 1024;
 
-/// What is to be imported, and how.
+/// What to import, and how.
 #[derive(Clone, Debug)]
 pub struct Import {
     /// The spools to share the messages out among, none of which may be in use.
@@ -36,21 +37,21 @@ pub struct Import {
     pub host_name: Arc<str>,
     /// How the ring is set up.
     pub ring: ring::Settings,
-    /// Letters, or plain messages when an envelope is given for them.
+    /// Exported messages, or plain ones when an envelope is given for them.
     pub files: Vec<PathBuf>,
     /// For files without an envelope of their own.
     pub envelope: Option<Envelope>,
-    /// What a plain message may have; a letter was measured when it was received.
+    /// Limits of a plain message; an exported one was checked when it was received.
     pub limits: ContentLimits,
     /// Give every message a new id: also what is or was in the spool is taken once more.
     pub new_ids: bool,
-    /// Ids of messages that live in the spool.
+    /// Ids of messages that are in the spool.
     pub live: HashSet<QueueId>,
     /// Ids of messages that have ended there.
     pub ended: HashSet<QueueId>,
 }
 
-/// What became of one file.
+/// The result for one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// It is in the spool, and durable.
@@ -61,9 +62,9 @@ pub enum Report {
     Refused(PathBuf, String),
 }
 
-/// Imports all files; `tell` hears of each as soon as its fate is sure. An error: none, or not all,
-/// were looked at.
-pub fn import(what: Import, mut tell: impl FnMut(Report)) -> Result<(), String> {
+/// Imports all files; calls `report` for each as soon as its result is sure. An error: not all were
+/// read, or none.
+pub fn import(what: Import, mut report: impl FnMut(Report)) -> Result<(), String> {
     let ring_settings = what.ring.clone();
     let (reports, reported) = mpsc::channel();
     let start = Arc::new(Mutex::new(Some((what, reports))));
@@ -77,9 +78,9 @@ pub fn import(what: Import, mut tell: impl FnMut(Report)) -> Result<(), String> 
     });
     let shards = shards.map_err(|error| error.to_string())?;
     let mut failed = None;
-    for report in reported {
-        match report {
-            Ok(report) => tell(report),
+    for result in reported {
+        match result {
+            Ok(one) => report(one),
             Err(cause) => failed = Some(cause),
         }
     }
@@ -152,7 +153,7 @@ struct Importer {
     intakes: Vec<Intake>,
     next_spool: Cell<usize>,
     next_file: Cell<usize>,
-    /// Live in the spool, these files' messages among them.
+    /// In the spool, with the messages of these files.
     known: RefCell<HashSet<QueueId>>,
 }
 
@@ -204,7 +205,7 @@ impl Importer {
             self.known.borrow_mut().insert(head.id);
         }
         let given = head.id;
-        let stored = self.letter(intake, head, &mut source).await;
+        let stored = self.exported(intake, head, &mut source).await;
         if stored.is_err() {
             self.known.borrow_mut().remove(&given);
         }
@@ -212,7 +213,7 @@ impl Importer {
     }
 
     /// Stores an exported message of which the head is read.
-    async fn letter(
+    async fn exported(
         &self,
         intake: &Intake,
         head: Head,
@@ -252,7 +253,7 @@ impl Importer {
         check_trace(&prepended_headers)?;
         let (incoming, flags) = content.end()?;
         let id = incoming.id();
-        let (recipients, so_far) = taken_apart(head.recipients);
+        let (recipients, so_far) = split(head.recipients);
         let details = Details {
             envelope: Envelope { reverse_path: head.reverse_path, recipients },
             options: head.options,
@@ -302,7 +303,7 @@ impl Importer {
     }
 }
 
-fn taken_apart(waiting: Vec<Waiting>) -> (Vec<Recipient>, PriorStatus) {
+fn split(waiting: Vec<Waiting>) -> (Vec<Recipient>, PriorStatus) {
     let (mut recipients, mut so_far) = (Vec::new(), PriorStatus::default());
     for (index, one) in (0..).zip(waiting) {
         recipients.push(one.recipient);
@@ -325,7 +326,7 @@ fn check_received_at(received_at: Timestamp, now: Timestamp) -> Result<(), Strin
     Ok(())
 }
 
-/// The trace goes out in front of the content as it is: so it must be whole lines of a header, and
+/// The trace is sent in front of the content as it is: so it must be whole lines of a header, and
 /// no line may be the dot that ends the content.
 fn check_trace(prepended_headers: &[u8]) -> Result<(), String> {
     if prepended_headers.is_empty() {
@@ -366,7 +367,7 @@ fn is_fold(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// The fields on top of a letter; `None` when it does not begin as one, and nothing is read then.
+/// The fields on top of an exported message; `None`, and nothing is read, when it is not one.
 fn read_head(source: &mut BufReader<File>) -> Result<Option<Head>, String> {
     let start = source.fill_buf().map_err(|error| error.to_string())?;
     if !start.starts_with(FIRST.as_bytes()) {
@@ -396,11 +397,11 @@ fn next_piece(source: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
 const UNLIMITED: ContentLimits =
     ContentLimits { bytes_max: u64::MAX, line_max: usize::MAX, received_max: u32::MAX };
 
-/// Content of a file on its way in: stuffed, and looked at as a session does.
+/// Content of a file on its way in: dot-stuffed, and checked as in a session.
 struct ImportedContent {
     incoming: Incoming,
     dots: Dots,
-    /// Of a binary body: it is looked at as it is, not stuffed.
+    /// Of a binary body: it is checked as it is, not stuffed.
     is_binary: bool,
     scanner: ContentScanner,
     /// What the scanner has left for the next piece.
@@ -473,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_regular_file_is_read_and_none_is_waited_for() {
+    fn only_a_regular_file_is_read_and_a_pipe_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
@@ -508,19 +509,19 @@ mod tests {
             ("A: b\r\nRSET\r\n", "not of a header field"),
             ("MAIL FROM:<e@v.il>\r\n", "not of a header field"),
         ] {
-            let told = check_trace(bad.as_bytes()).unwrap_err();
-            assert!(told.contains(says), "{bad:?}: {told}");
+            let fault = check_trace(bad.as_bytes()).unwrap_err();
+            assert!(fault.contains(says), "{bad:?}: {fault}");
         }
     }
 
     #[test]
-    fn a_letter_of_the_future_is_refused_beyond_a_day() {
+    fn a_message_of_the_future_is_refused_beyond_a_day() {
         let now = Timestamp(1_700_000_000_000);
         for (ahead, fits) in [(0, true), (86_400_000, true), (86_400_001, false)] {
             let received_at = Timestamp(now.0 + ahead);
             assert_eq!(check_received_at(received_at, now).is_ok(), fits, "{ahead}");
         }
-        let told = check_received_at(Timestamp(u64::MAX), now).unwrap_err();
-        assert!(told.contains("18446744073709551615 is more than a day ahead"), "{told}");
+        let fault = check_received_at(Timestamp(u64::MAX), now).unwrap_err();
+        assert!(fault.contains("18446744073709551615 is more than a day ahead"), "{fault}");
     }
 }

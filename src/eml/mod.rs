@@ -1,6 +1,6 @@
-//! Messages as files: out of a stopped relay's spool, and back into one. A letter is an `.eml` file
-//! with the envelope in header fields of ours on top, so that a mail program can read it, and this
-//! room can make of it exactly what it was.
+//! Messages as files: out of a stopped relay's spool, and back into one. An exported message is an
+//! `.eml` file with the envelope in header fields of our own on top: mail programs can read it, and
+//! an import makes of it exactly what it was.
 //!
 //! ```text
 //! X-Ringpost-Id: 06J8PA3QZ4S0W
@@ -14,11 +14,11 @@
 //! Received: ...
 //! ```
 //!
-//! One `To` for each recipient that still waits; those that have ended are not in the letter.
+//! One `To` for each recipient that still waits; those that have ended are not in the file.
 //! Values are xtext (RFC 3461 4). `Content` comes last: what follows it is the trace and the
 //! content, of so many bytes, without dot-stuffing and otherwise untouched.
-//! Of the trace, at most 64 KiB, every line is of a header field; what the next hop gets is looked
-//! at as that of a session is, whoever wrote the file.
+//! Of the trace, at most 64 KiB, every line is of a header field; what the next hop gets is
+//! checked like the content of a session, whatever wrote the file.
 //!
 //! It must not know what the operator typed, nor when anything is delivered.
 

@@ -25,7 +25,7 @@ enum End {
 }
 
 impl Connection<'_> {
-    /// Takes a step of AUTH; what the session says to it.
+    /// Answers a step of AUTH; the session's next step.
     pub(super) async fn authenticate(&mut self, input: AuthInput) -> io::Result<Step<Grant>> {
         let (user, by_token) = match self.answer(input).await {
             Ok(challenge) => {
@@ -151,8 +151,9 @@ impl Connection<'_> {
             }
             None => TokenFault::None,
         };
-        let told = self.exchange.as_mut().map(|one| one.refuse_token(fault, authenticator.hints()));
-        match told {
+        let answer =
+            self.exchange.as_mut().map(|one| one.refuse_token(fault, authenticator.hints()));
+        match answer {
             Some(Ok(Turn::Challenge(message))) => Ok(message),
             _ => Err(End::Refused(user, self.refusal(Fault::Token(fault)))),
         }

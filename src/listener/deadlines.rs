@@ -45,7 +45,7 @@ struct Content {
     began: Instant,
     waited: Duration,
     silent: Duration,
-    /// Since the average was last looked at.
+    /// Since the average was last checked.
     window: Duration,
     window_bytes: u64,
 }
@@ -75,7 +75,7 @@ impl Deadlines {
     /// How long to wait for input now; then to be asked again.
     ///
     /// # Errors
-    /// A bound has passed: the reply that says so.
+    /// A bound has passed: the reply for it.
     pub(super) fn left(
         &mut self,
         phase: Phase,
@@ -122,7 +122,7 @@ impl Deadlines {
         Ok(silence.min(message).min(window))
     }
 
-    /// So many bytes came after so long a wait.
+    /// So many bytes were received after so long a wait.
     pub(super) fn received(&mut self, bytes: usize, waited: Duration) {
         if let Some(content) = &mut self.content {
             content.waited += waited;

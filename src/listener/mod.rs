@@ -39,9 +39,6 @@ const REFUSE_WAIT: Duration = Duration::from_secs(2);
 /// them holds a descriptor.
 const REFUSALS_MAX: usize = 64;
 
-/// Quota that was leased and is not used comes back after this.
-const LEASE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What a queue answers later.
 pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
 
@@ -57,7 +54,7 @@ pub trait Queue {
     fn flush(self: Rc<Self>, domain: String, with_subdomains: bool) -> Later<Etrn>;
 }
 
-/// What listeners need to know clients by.
+/// What listeners authenticate clients with.
 pub struct AuthContext {
     /// The certificates, if there are any.
     pub server: Option<Arc<Server>>,
@@ -87,7 +84,7 @@ pub struct Receiver {
     open: RefCell<Open>,
 }
 
-/// The connections that stand.
+/// The connections that are open.
 #[derive(Default)]
 struct Open {
     by_client: HashMap<IpAddr, usize>,
@@ -96,7 +93,7 @@ struct Open {
 }
 
 impl Open {
-    /// One more of `client`, of which there may be so many.
+    /// Counts one more of `client`, which may have so many.
     fn count_in(&mut self, client: IpAddr, most: usize) -> Result<IpAddr, Reply> {
         let client = client.to_canonical();
         let count = self.by_client.get(&client).copied().unwrap_or_default();
@@ -165,23 +162,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// Inbound connections that stand.
+    /// Inbound connections that are open.
     pub fn connections(&self) -> usize {
         self.connections.in_use()
     }
 
-    /// Gives back quota that was leased and is not used, for as long as the shard lives.
-    pub fn keep_quotas_shared(self: &Rc<Self>) {
-        let quotas = self.quotas.clone();
-        ring::spawn_vital("quotas", async move {
-            loop {
-                ring::sleep(LEASE_INTERVAL).await;
-                quotas.give_back_idle();
-            }
-        });
-    }
-
-    /// Takes no more connections, ends sessions at the next message border; returns when all have
+    /// Takes no more connections, ends sessions between two messages; returns when all have
     /// ended.
     pub async fn stop(&self) {
         self.stopping.set(true);
@@ -193,7 +179,7 @@ impl Receiver {
 
     fn take(self: &Rc<Self>, mut stream: Stream, listener_policy: &Rc<ListenerPolicy>) {
         let address = stream.peer_address();
-        // How many a proxy's clients may have is known when it has said who they are.
+        // The bound for a client behind a proxy is known when the proxy has named the client.
         let most = match self.config.access.is_proxy(address.ip()) {
             true => usize::MAX,
             false => self.connections_of(address.ip()),
@@ -280,7 +266,7 @@ struct OpenGuard {
 }
 
 impl OpenGuard {
-    /// The client is another one, as a proxy says.
+    /// Counts the connection for another client, which a proxy has named.
     fn override_client(&mut self, client: IpAddr) -> Result<(), Reply> {
         let most = self.receiver.connections_of(client);
         let mut open = self.receiver.open.borrow_mut();

@@ -1,5 +1,5 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt): a proxy that is trusted
-//! says before all else who the client is.
+//! sends first of all which client it is.
 //!
 //! What follows the header is the client's, and may be TLS: so no byte behind it is read here.
 
@@ -20,12 +20,12 @@ const BINARY_BYTES_MAX: usize = 2048;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const WORD: &[u8; 6] = b"PROXY ";
 
-/// What the bytes so far say.
+/// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
     /// So many bytes more belong to it for certain.
     Short(usize),
-    /// It is complete: who the client is; `None` when that is the proxy itself, or not known.
+    /// It is complete: the client; `None` when that is the proxy itself, or not known.
     Whole(Option<SocketAddr>),
     /// It is none.
     Malformed,
@@ -77,7 +77,7 @@ pub(super) fn is_header(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE) || words.iter().any(|word| bytes.starts_with(word))
 }
 
-/// Looks at the bytes that came so far.
+/// Reads the bytes that have arrived so far.
 pub fn read(bytes: &[u8]) -> Header {
     let begins_as = |start: &[u8]| {
         let length = start.len().min(bytes.len());
@@ -137,7 +137,7 @@ fn read_binary(bytes: &[u8]) -> Header {
         return Header::Short(length - body.len());
     }
     match (command, family) {
-        // The proxy speaks for itself: a health check.
+        // The proxy's own connection: a health check.
         (0x20, _) => Header::Whole(None),
         (0x21, 0x11) => match body {
             [a, b, c, d, _, _, _, _, high, low, ..] => {

@@ -56,10 +56,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where reports go: an address, or nobody (`<>`), which nothing may answer (RFC 5321 4.5.5).
+/// Where reports go: an address, or `<>`, to which no report may be sent (RFC 5321 4.5.5).
 pub type ReversePath = Option<Address>;
 
-/// Who the message is from and for.
+/// The sender and the recipients of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// The reverse-path given with MAIL.
@@ -85,7 +85,7 @@ impl Recipient {
     pub const OPTIONS: &[OptionSpec<Recipient>] =
         &[option!(1, "notify", notify), option!(2, "orcpt", original)];
 
-    /// A recipient for whom nothing but the address was given.
+    /// A recipient of which only the address was given.
     pub fn plain(address: Address) -> Recipient {
         Recipient { address, notify: None, original: None }
     }

@@ -17,7 +17,7 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const TEXT_LENGTH: usize = 13;
 
 impl QueueId {
-    /// The number of the spool (shard directory) in which the message was born: 0 to 1023.
+    /// The number of the spool (shard directory) in which the message was created: 0 to 1023.
     pub fn spool_number(self) -> u16 {
         u16::try_from(self.0 >> BIRTH_BITS).unwrap_or(u16::MAX)
     }

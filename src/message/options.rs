@@ -112,7 +112,7 @@ impl Body {
 /// What the client asked for with MAIL, and what the relay knows of the message beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Whose mail it is; empty when that is not known.
+    /// The tenant that it belongs to; empty when that is not known.
     pub tenant: Box<str>,
     /// Which mailing it belongs to; empty for none.
     pub campaign: Box<str>,
@@ -169,16 +169,16 @@ pub struct DeliverBy {
     pub at: Timestamp,
     /// What happens then to recipients that still wait.
     pub mode: ByMode,
-    /// The sender hears of every host that it is handed to.
+    /// Each host that it is given to is reported to the sender.
     pub trace: bool,
 }
 
 /// The by-mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByMode {
-    /// `N`: the sender hears of it, and attempts go on.
+    /// `N`: it is reported to the sender, and attempts go on.
     Notify,
-    /// `R`: it comes back.
+    /// `R`: it is returned.
     Return,
 }
 
@@ -216,7 +216,7 @@ impl DeliverBy {
         (self.mode == ByMode::Return).then_some(self.at)
     }
 
-    /// When its sender hears that it still waits, if that was asked for.
+    /// When its sender gets a report that it still waits, if that was asked for.
     pub fn notifies_at(self) -> Option<Timestamp> {
         (self.mode == ByMode::Notify).then_some(self.at)
     }

@@ -14,7 +14,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// How far an attempt had come when its fate was decided.
+/// How far an attempt had come when its outcome was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Stage {

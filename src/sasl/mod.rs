@@ -1,4 +1,4 @@
-//! The mechanisms of SASL (RFC 4422) that AUTH speaks: PLAIN (RFC 4616), LOGIN
+//! The mechanisms of SASL (RFC 4422) of AUTH: PLAIN (RFC 4616), LOGIN
 //! (draft-murchison-sasl-login) and SCRAM-SHA-256 (RFC 5802, RFC 7677), both ends; EXTERNAL,
 //! OAUTHBEARER (RFC 7628) and XOAUTH2, the server's and the client's messages. *Pure.*
 //!
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// A way to authenticate, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
-    /// What lies outside proves it: the certificate of the client (RFC 4422 A).
+    /// Proved outside of the exchange: by the certificate of the client (RFC 4422 A).
     External,
     /// The same, tied to its TLS connection, so that it cannot be relayed by an attacker in the
     /// middle.
@@ -69,12 +69,12 @@ impl Mechanism {
     }
 }
 
-/// A password. Never shown, and wiped when it goes.
+/// A password. Never shown, and overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes a password over.
+    /// Wraps a password.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(Zeroizing::new(text.into()))
     }
@@ -139,7 +139,7 @@ pub fn prepare(text: &str) -> Option<String> {
     stringprep::saslprep(text).ok().map(Into::into).filter(|text: &String| !text.is_empty())
 }
 
-/// The one message of PLAIN: on whose behalf, who, password, parted by NUL.
+/// The one message of PLAIN: identity, user name and password, separated by NUL.
 ///
 /// # Errors
 /// Another form, or one that acts for another.

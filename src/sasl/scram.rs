@@ -7,8 +7,8 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-/// What a client may be asked to hash, at most: a server that asks for more wants its time, and the
-/// time of all others on the same core. 600,000 is what OWASP asks for today.
+/// Most rounds that a server may ask of a client: more would cost all other work on the same core
+/// its time. OWASP recommends 600,000 today.
 const ITERATIONS_MAX: u32 = 1_000_000;
 /// RFC 7677 4.
 const ITERATIONS_MIN: u32 = 4096;
@@ -24,7 +24,7 @@ pub type Digest = Hash;
 const EXPORTER: &str = "p=tls-exporter";
 const END_POINT: &str = "p=tls-server-end-point";
 
-/// What an exchange can be tied to: bytes that both ends of the TLS connection see alike.
+/// What an exchange can be bound to: bytes that are the same at both ends of the TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
     /// tls-exporter (RFC 9266): of TLS 1.3.
@@ -72,7 +72,7 @@ pub struct Keys {
     pub server_key: Hash,
 }
 
-/// `SCRAM-SHA-256$ROUNDS:SALT$STORED_KEY:SERVER_KEY`, as others write it, too (RFC 5803).
+/// `SCRAM-SHA-256$ROUNDS:SALT$STORED_KEY:SERVER_KEY`, a common form (RFC 5803).
 impl std::fmt::Display for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (salt, stored) = (encode(&self.salt), encode(&self.stored_key));
@@ -119,7 +119,7 @@ impl Keys {
 /// The client's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFirst {
-    /// Who wants in.
+    /// The user that the client claims to be.
     pub user: String,
     binding: Binding,
     nonce: String,
@@ -195,7 +195,7 @@ impl ClientFirst {
 /// A server that waits for the client's proof.
 #[derive(Clone, Debug)]
 pub struct Challenge {
-    /// Who wants in.
+    /// The user that the client claims to be.
     pub user: String,
     keys: Keys,
     nonce: String,
@@ -235,7 +235,7 @@ impl Challenge {
     }
 }
 
-/// A client that has said who it is.
+/// A client that has named its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     nonce: String,

@@ -49,7 +49,7 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Exchange {
     state: State,
-    /// What can tie the exchange to its TLS connection, where that is offered.
+    /// What the exchange can be bound to, where that is offered.
     channels: Channels,
 }
 
@@ -69,7 +69,7 @@ enum State {
     Token(Mechanism),
     /// The caller finds out about the token of this user.
     TokenShown(Mechanism, Option<String>),
-    /// The client has the reason; what it answers means nothing.
+    /// The client has got the reason; its answer is ignored.
     TokenRefused(TokenFault, Option<String>),
     Over,
 }
@@ -160,7 +160,7 @@ impl Exchange {
     /// that is the end (RFC 7628 3.2.3).
     ///
     /// # Errors
-    /// Nobody has shown one.
+    /// No token was given.
     pub fn refuse_token(&mut self, fault: TokenFault, hints: Hints<'_>) -> Result<Turn, Fault> {
         let State::TokenShown(mechanism, user) = std::mem::replace(&mut self.state, State::Over)
         else {
@@ -173,7 +173,7 @@ impl Exchange {
     /// After [`Turn::Keys`]: the keys, and random printable characters without a comma.
     ///
     /// # Errors
-    /// Nobody asked for keys, or the client wants a binding that is not there.
+    /// No keys were asked for, or the client wants a binding that is not there.
     pub fn keys(&mut self, keys: Keys, nonce: &str) -> Result<Turn, Fault> {
         let State::ScramKeys(first) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(Fault::Malformed);
@@ -189,7 +189,7 @@ impl Exchange {
         &self.channels
     }
 
-    /// Who is to be proved by the message that comes next: it is checked as soon as it is received.
+    /// The user that the next message has to prove: it is checked as soon as it is received.
     pub fn prover(&self) -> Option<&str> {
         match &self.state {
             State::ScramProof(challenge) => Some(&challenge.user),
@@ -282,8 +282,8 @@ mod tests {
             for answer in ["\x01", "", "anything"] {
                 let mut exchange = Exchange::new(mechanism, Channels::default());
                 assert!(exchange.begin(Some(message.as_bytes())).is_ok());
-                let told = exchange.refuse_token(TokenFault::Expired, Hints::default());
-                assert!(matches!(told, Ok(Turn::Challenge(json)) if json.starts_with(b"{\"s")));
+                let turn = exchange.refuse_token(TokenFault::Expired, Hints::default());
+                assert!(matches!(turn, Ok(Turn::Challenge(json)) if json.starts_with(b"{\"s")));
                 assert_eq!(exchange.user(), Some("joe"));
                 let end = exchange.receive(answer.as_bytes());
                 assert_eq!(end, Err(Fault::Token(TokenFault::Expired)));

@@ -6,7 +6,7 @@ use super::scram::{read_name, write_name};
 use super::{Fault, Mechanism, Secret};
 use zeroize::Zeroizing;
 
-/// Parts the pairs of a message (RFC 7628 3.1).
+/// Separates the pairs of a message (RFC 7628 3.1).
 const SEPARATOR: char = '\x01';
 
 /// What is wrong with a token.
@@ -18,16 +18,16 @@ pub enum TokenFault {
     /// The authorization server does not know it, or no longer.
     #[error("it is not active")]
     NotActive,
-    /// Its time is over.
+    /// It has expired.
     #[error("it has expired")]
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     #[error("it is not good yet")]
     TooEarly,
     /// It is for another service.
     #[error("it is for another audience")]
     Audience,
-    /// What it is for is not enough.
+    /// Its scope does not suffice.
     #[error("it lacks the scope")]
     Scope,
     /// Only the holder of a key may use it (RFC 8705, RFC 9449), and AUTH has no way to show that.
@@ -51,7 +51,7 @@ pub struct Hints<'a> {
 }
 
 impl TokenFault {
-    /// The challenge that says so (RFC 7628 3.2.2; for XOAUTH2 as Google writes it).
+    /// The challenge for it (RFC 7628 3.2.2; for XOAUTH2 as Google writes it).
     pub(super) fn challenge(self, mechanism: Mechanism, hints: Hints<'_>) -> Vec<u8> {
         let mut fields = serde_json::Map::new();
         let mut set = |key: &str, value: Option<&str>| {
@@ -139,8 +139,8 @@ fn read_pairs(text: &str) -> Result<Vec<(&str, &str)>, Fault> {
     let pairs = pairs.strip_suffix(SEPARATOR).ok_or(Fault::Malformed)?;
     let read = |pair: &'_ str| -> Option<usize> {
         let length = pair.find('=')?;
-        let letters = pair.bytes().take(length).all(|byte| byte.is_ascii_alphabetic());
-        (length > 0 && letters).then_some(length)
+        let is_key = pair.bytes().take(length).all(|byte| byte.is_ascii_alphabetic());
+        (length > 0 && is_key).then_some(length)
     };
     let pair = |text| {
         let length = read(text).ok_or(Fault::Malformed)?;

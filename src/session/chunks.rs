@@ -76,7 +76,7 @@ impl<G> Session<G> {
         Step::More
     }
 
-    /// What follows cannot be told from commands but by reading all of it, so the session ends.
+    /// What follows is known from commands only when all of it is read, so the session ends.
     fn refuse_vast_chunk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Step<G> {
         let paths = self.open_paths();
         self.transaction = None;
@@ -95,7 +95,7 @@ impl<G> Session<G> {
         self.state = State::Chunk(chunk, Incoming { open, scanner, content: Content::Kept });
     }
 
-    /// The caller does not. The transaction is over, lest the chunk behind it be taken for the
+    /// The caller does not. The transaction is over, or the chunk behind it would be taken for the
     /// first (RFC 3030 2: the client sends RSET).
     pub(super) fn decline_chunk(&mut self, chunk: Chunk, reply: Reply) {
         let cause = Cause::Declined;

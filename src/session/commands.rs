@@ -19,7 +19,7 @@ use super::{
     Duplicates, Hello, MailRequest, Open, RecipientRequest, Rejection, Session, Stage, State, Step,
 };
 use crate::limits::PATH_BYTES_MAX;
-use crate::message::{Body, DeliverBy, Envelope, Options, Recipient, Timestamp, domain_key};
+use crate::message::{Body, DeliverBy, Envelope, Options, Timestamp, domain_key};
 use crate::smtp::{self, CommandFault, Hold, MailParameters, RcptSyntax, Reply, Syntax, Verb};
 use std::time::Duration;
 
@@ -176,7 +176,7 @@ impl<G> Session<G> {
         self.refuse(Stage::Command(Verb::Etrn), refusal, out)
     }
 
-    /// Postfix's XCLIENT_README: only for those who are configured to.
+    /// Postfix's XCLIENT_README: only for clients in `access.xclient_networks`.
     fn xclient(&mut self, argument: &str, out: &mut Vec<u8>) -> Step<G> {
         let refusal = if !self.client.xclient {
             let paths = RejectedPaths::default();
@@ -185,10 +185,10 @@ impl<G> Session<G> {
             Reply::NESTED_MAIL
         } else {
             match smtp::read_xclient(argument) {
-                Ok(told) if told.login => Reply::XCLIENT_LOGIN,
-                Ok(told) => {
+                Ok(given) if given.login => Reply::XCLIENT_LOGIN,
+                Ok(given) => {
                     self.state = State::Asked;
-                    return Step::ClientOverride { address: told.address, port: told.port };
+                    return Step::ClientOverride { address: given.address, port: given.port };
                 }
                 Err(fault) => fault.reply(),
             }
@@ -220,31 +220,20 @@ impl<G> Session<G> {
                 return self.reject_sender(given, fault.reply(), out);
             }
         };
-        let reverse_path = mail.path.to_address();
-        let told = mail.parameters;
+        let smtp::Mail { reverse_path, parameters } = mail;
         let bytes_max = self.policy.limits.message_bytes_max;
-        if told.size.is_some_and(|declared| declared > bytes_max) {
+        if parameters.size.is_some_and(|declared| declared > bytes_max) {
             let from = text_of(reverse_path.as_ref());
             return self.reject_sender(from, Reply::too_large(bytes_max), out);
         }
-        let (not_before, deliver_by) = match self.times(&told) {
+        let (not_before, deliver_by) = match self.times(&parameters) {
             Ok(times) => times,
             Err(reply) => return self.reject_sender(text_of(reverse_path.as_ref()), reply, out),
         };
         self.state = State::Asked;
         Step::Mail(Box::new(MailRequest {
             envelope: Envelope { reverse_path, recipients: Vec::new() },
-            options: Options {
-                body: told.body.unwrap_or_default(),
-                smtp_utf8: told.smtp_utf8,
-                dsn_return: told.dsn_return,
-                dsn_envelope_id: told.envelope_id.map(Box::from),
-                require_tls: told.require_tls,
-                priority: told.priority.unwrap_or_default(),
-                not_before,
-                deliver_by,
-                ..Options::default()
-            },
+            options: Options { not_before, deliver_by, ..parameters.options },
         }))
     }
 
@@ -266,9 +255,9 @@ impl<G> Session<G> {
     /// Until when a message is held, and by when it is to be delivered.
     fn times(
         &self,
-        told: &MailParameters<'_>,
+        parameters: &MailParameters,
     ) -> Result<(Option<Timestamp>, Option<DeliverBy>), Reply> {
-        let not_before = told.hold.map(|hold| match hold {
+        let not_before = parameters.hold.map(|hold| match hold {
             Hold::For(seconds) => self.now.plus(Duration::from_secs(seconds.into())),
             Hold::Until(time) => time,
         });
@@ -276,13 +265,13 @@ impl<G> Session<G> {
         if not_before.is_some_and(|time| time.since(self.now) > hold_max) {
             return Err(Reply::hold_too_long(hold_max));
         }
-        let deliver_by = told.by.map(|by| DeliverBy {
+        let deliver_by = parameters.by.map(|by| DeliverBy {
             at: Timestamp(self.now.0.saturating_add_signed(i64::from(by.seconds) * 1000)),
             mode: by.mode,
             trace: by.trace,
         });
-        // A time that passes while it is held nobody could meet. RFC 4865 and RFC 2852 say nothing
-        // of each other.
+        // A by-time that passes while the message is held cannot be met. RFC 4865 and RFC 2852 say
+        // nothing of each other.
         match (not_before, deliver_by) {
             (Some(held), Some(by)) if by.at <= held => Err(Reply::HELD_TOO_LONG_FOR_BY),
             times => Ok(times),
@@ -300,36 +289,31 @@ impl<G> Session<G> {
             return self.refuse(Stage::Command(Verb::Rcpt), Reply::CHUNKS_BEGUN, out);
         }
         let offered = RcptSyntax { extended, smtp_utf8: open.mail.options.smtp_utf8, syntax };
-        let rcpt = match smtp::read_rcpt(argument, offered) {
-            Ok(rcpt) => rcpt,
+        let recipient = match smtp::read_rcpt(argument, offered) {
+            Ok(recipient) => recipient,
             Err(fault) => {
                 return self.reject_recipient(printable(argument.as_bytes()), fault.reply(), out);
             }
         };
         // The relay has no domain of its own, so every recipient is elsewhere, the postmaster
         // without a domain too.
-        let Some(address) = rcpt.path.to_address() else {
-            return self.reject_recipient(String::new(), Reply::RCPT_SYNTAX, out);
-        };
         if !is_own_client {
             let reply = Reply::relay_denied(self.client.address.ip());
-            return self.reject_recipient(address.as_str().to_owned(), reply, out);
+            return self.reject_recipient(recipient.address.as_str().to_owned(), reply, out);
         }
         let recipients = &open.mail.envelope.recipients;
-        if open.recipients.contains(recipients, &address) {
+        if open.recipients.contains(recipients, &recipient.address) {
             Reply::RECIPIENT_OK.write(out);
             return Step::More;
         }
-        // Not a refused command: a client with more recipients than fit is told to do just this
+        // Not a refused command: a client with more recipients than fit has to do just this
         // (RFC 5321 4.5.3.1.10), and must come to its DATA.
         if recipients.len() >= self.policy.limits.recipients_max {
             Reply::TOO_MANY_RECIPIENTS.write(out);
             return Step::More;
         }
-        let smtp::RcptParameters { notify, original } = rcpt.parameters;
-        let original = original.map(Box::from);
         self.state = State::Asked;
-        Step::Recipient(RecipientRequest { recipient: Recipient { address, notify, original } })
+        Step::Recipient(RecipientRequest { recipient })
     }
 
     /// Answers [`Step::Recipient`]: one more recipient.

@@ -44,12 +44,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// Replies that may wait in `out`, in bytes, before `receive` stops and lets the caller send them.
-/// A pipelining client is owed an answer to each command; without a stop a buffer of short commands
-/// would make a buffer of long replies out of itself.
+/// A pipelining client gets a reply to each command: without a stop a buffer of short commands
+/// would become a far larger buffer of replies.
 const OUT_BYTES_MAX: usize = 16 * 1024;
 
-/// An overlong command line is thrown away up to here, in bytes; one that has not ended by then is
-/// no slip of a client, and the session ends.
+/// An overlong command line is discarded up to this many bytes. At a longer one, which is no mere
+/// mistake of a client, the session ends.
 const SKIPPED_BYTES_MAX: usize = 64 * 1024;
 
 /// What holds for all sessions of a listener.
@@ -150,7 +150,7 @@ struct Incoming<G> {
 enum Content {
     /// Keeps it.
     Kept,
-    /// Has been told that it is void: it is only scanned to its end.
+    /// Has discarded it (`Step::ContentVoid`): it is only scanned to its end.
     Void,
 }
 
@@ -213,9 +213,9 @@ impl<G> Session<G> {
 
     /// The greeting. `early` is what the client had sent before it, if anything (TLS hello, HTTP).
     ///
-    /// After a 554 greeting a server waits for QUIT (RFC 5321 3.1). That is owed to clients that
-    /// speak SMTP; one that does not wait for the greeting does not wait for its meaning either,
-    /// and gets [`Step::Close`].
+    /// After a 554 greeting a server waits for QUIT (RFC 5321 3.1). That is for clients that
+    /// speak SMTP; one that does not wait for the greeting would not read it either, and gets
+    /// [`Step::Close`].
     pub fn greet(&mut self, early: &[u8], out: &mut Vec<u8>) -> Step<G> {
         let refusal = if early.is_empty() {
             self.write_greeting(out);

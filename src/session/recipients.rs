@@ -2,7 +2,7 @@
 //!
 //! RFC 5321 4.1.1.3 leaves a second RCPT with the same address open; it is accepted like the first,
 //! and what the first said (NOTIFY, ORCPT) holds, as with Postfix. Two addresses are the same if
-//! their local-parts are, letter by letter, and their domains in any letter case (RFC 5321 2.4).
+//! their local-parts are, byte for byte, and their domains without regard to case (RFC 5321 2.4).
 
 use crate::message::{Address, Recipient};
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn is_same(one: &Address, other: &Address) -> bool {
             || is_postmaster(local, domain) && is_postmaster(other_local, domain))
 }
 
-/// `postmaster` without a domain is the same in any letter case (RFC 5321 4.1.1.3).
+/// `postmaster` without a domain is the same in upper and lower case (RFC 5321 4.1.1.3).
 fn is_postmaster(local: &str, domain: &str) -> bool {
     domain.is_empty() && local.eq_ignore_ascii_case("postmaster")
 }

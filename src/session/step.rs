@@ -59,7 +59,7 @@ pub enum Step<G = ()> {
     Content(Range<usize>),
     /// The last line of the content came without its CRLF: keep one.
     ContentLineEnd,
-    /// The content that was kept so far is void: forget it. More may be swallowed; the reply comes
+    /// The content that was kept so far is void: discard it. More may be discarded; the reply comes
     /// at the end of data, or of the chunk. After RSET and EHLO between chunks, too.
     ContentVoid,
     /// The final CRLF.CRLF or the last chunk came: make the transaction durable, then call `stored`

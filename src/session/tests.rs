@@ -95,7 +95,7 @@ fn a_stop_ends_idle_sessions_and_open_transactions_at_once() {
         let (mut session, _) = after(input);
         let said = written(|out| {
             assert!(session.stopping(out));
-            assert!(session.stopping(out), "asked twice, told once");
+            assert!(session.stopping(out), "one reply, however often it is called");
         });
         assert_eq!(said, "421 4.3.2 Service shutting down; try again later\r\n");
     }

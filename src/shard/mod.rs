@@ -234,7 +234,6 @@ async fn serve(plan: Plan) -> Result<(), String> {
         Rc::clone(&events),
         into,
     );
-    receiver.keep_quotas_shared();
     for listener in listen {
         let address = listener.address;
         receiver

@@ -358,17 +358,11 @@ impl Driver {
         let report = bounce::report(&Report {
             host_name: &self.stations.config.host_name,
             to,
-            id: message.id,
-            received_at: message.received_at,
-            envelope_id: options.dsn_envelope_id.as_deref(),
-            deliver_by: options.deliver_by.map(|by| by.at),
-            smtp_utf8: options.smtp_utf8,
+            message,
             kind,
             told: &told,
-            prepended_headers: &message.prepended_headers,
             content: &content,
             whole,
-            dot_stuffed: message.flags.dot_stuffed,
             report_id: id,
             now,
         });

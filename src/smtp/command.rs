@@ -3,15 +3,14 @@
 //! A line without its CRLF goes in; parts that borrow from it come out, or a fault with its reply.
 //! The order of commands is not checked here.
 
+use super::fault::{CommandFault, Side};
 use super::lenient::{Syntax, read_path_as};
 use super::parameters::{
-    MailParameters, Offered, RcptParameters, names_smtp_utf8, read_mail_parameters,
-    read_rcpt_parameters,
+    MailParameters, Offered, names_smtp_utf8, read_mail_parameters, read_rcpt_parameters,
 };
 use super::path::{Path, PathFault, is_domain, read_literal};
-use super::reply::Reply;
 use crate::limits::DOMAIN_BYTES_MAX;
-use crate::message::Status;
+use crate::message::{Recipient, ReversePath};
 
 /// The commands that this relay knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,50 +109,6 @@ const NOT_IMPLEMENTED: [&str; 5] = ["ATRN", "TURN", "SEND", "SOML", "SAML"];
 /// of an attacker in its body: such a session is ended at once.
 const HTTP_METHODS: [&str; 10] =
     ["GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE", "PRI"];
-
-/// Whether a path is the sender's or a recipient's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The reverse-path.
-    Sender,
-    /// A forward-path.
-    Recipient,
-}
-
-/// What is wrong with a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandFault {
-    /// An unknown verb.
-    Unknown,
-    /// A verb of SMTP that is not implemented here.
-    NotImplemented,
-    /// NUL, other control characters, DEL.
-    ControlCharacter,
-    /// Bytes above 127 outside of addresses.
-    NotAscii,
-    /// Bytes above 127 in an address.
-    AddressNotAscii(Side),
-    /// EHLO or HELO without a usable name.
-    HelloName,
-    /// An argument where none belongs.
-    ArgumentNotAllowed,
-    /// No argument where one belongs.
-    ArgumentMissing,
-    /// `MAIL` or `RCPT` not followed by `FROM:` or `TO:`.
-    Keyword(Side),
-    /// The path is malformed.
-    Path(Side, PathFault),
-    /// A parameter is malformed.
-    Parameter,
-    /// A parameter that is not offered.
-    ParameterUnknown,
-    /// A parameter given twice.
-    ParameterTwice,
-    /// A parameter that requires TLS.
-    NeedsTls,
-    /// The value of a parameter is not valid; the text says what would be.
-    Value(&'static str),
-}
 
 /// Splits a line into verb and argument. The argument has no space at either end (RFC 5321 4.1.1:
 /// trailing white space is tolerated) and is printable ASCII and tabs. In commands with addresses
@@ -262,17 +217,17 @@ pub fn read_etrn(argument: &str) -> Result<(&str, bool), CommandFault> {
     if is_domain(domain) { Ok((domain, with_below)) } else { Err(FAULT) }
 }
 
-/// The argument of MAIL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mail<'a> {
-    /// [`Path::Null`] or a mailbox.
-    pub path: Path<'a>,
-    /// Its parameters.
-    pub parameters: MailParameters<'a>,
+/// What MAIL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The reverse-path.
+    pub reverse_path: ReversePath,
+    /// What follows it.
+    pub parameters: MailParameters,
 }
 
 /// Reads the argument of MAIL.
-pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFault> {
+pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail, CommandFault> {
     let side = Side::Sender;
     check_ascii(argument, offered.extended, side)?;
     let (path, rest) = read_address(argument, "FROM:", side, offered.syntax)?;
@@ -280,10 +235,10 @@ pub fn read_mail(argument: &str, offered: Offered) -> Result<Mail<'_>, CommandFa
         return Err(CommandFault::Path(side, PathFault::NoDomain));
     }
     let parameters = read_mail_parameters(rest, offered)?;
-    if !argument.is_ascii() && !parameters.smtp_utf8 {
+    if !argument.is_ascii() && !parameters.options.smtp_utf8 {
         return Err(CommandFault::AddressNotAscii(side));
     }
-    Ok(Mail { path, parameters })
+    Ok(Mail { reverse_path: path.to_address(), parameters })
 }
 
 /// Without SMTPUTF8, bytes above 127 are not allowed (RFC 6531 3.1).
@@ -295,16 +250,7 @@ fn check_ascii(argument: &str, extended: bool, side: Side) -> Result<(), Command
     }
 }
 
-/// The argument of RCPT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rcpt<'a> {
-    /// A mailbox or the postmaster.
-    pub path: Path<'a>,
-    /// Its parameters.
-    pub parameters: RcptParameters<'a>,
-}
-
-/// The syntax that is allowed for RCPT.
+/// What RCPT may say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RcptSyntax {
     /// Parameters: the session began with EHLO.
@@ -315,17 +261,17 @@ pub struct RcptSyntax {
     pub syntax: Syntax,
 }
 
-/// Reads the argument of RCPT.
-pub fn read_rcpt(argument: &str, offered: RcptSyntax) -> Result<Rcpt<'_>, CommandFault> {
+/// Reads the argument of RCPT: a mailbox or the postmaster, and what is asked for it.
+pub fn read_rcpt(argument: &str, offered: RcptSyntax) -> Result<Recipient, CommandFault> {
     let side = Side::Recipient;
     if !argument.is_ascii() && !offered.smtp_utf8 {
         return Err(CommandFault::AddressNotAscii(side));
     }
     let (path, rest) = read_address(argument, "TO:", side, offered.syntax)?;
-    if path == Path::Null {
-        return Err(CommandFault::Path(side, PathFault::Null));
-    }
-    Ok(Rcpt { path, parameters: read_rcpt_parameters(rest, offered.extended)? })
+    let address = path.to_address().ok_or(CommandFault::Path(side, PathFault::Null))?;
+    let mut recipient = Recipient::plain(address);
+    read_rcpt_parameters(rest, offered.extended, &mut recipient)?;
+    Ok(recipient)
 }
 
 /// `FROM:` or `TO:` and the path. Spaces after the colon violate RFC 5321 3.3, but are so common
@@ -348,55 +294,6 @@ fn read_address<'a>(
     Ok((path, rest))
 }
 
-impl CommandFault {
-    /// The reply to the client.
-    pub fn reply(self) -> Reply {
-        match self {
-            CommandFault::Unknown => Reply::UNKNOWN_COMMAND,
-            CommandFault::NotImplemented => Reply::NOT_IMPLEMENTED,
-            CommandFault::ControlCharacter => Reply::CONTROL_CHARACTER,
-            CommandFault::NotAscii => Reply::ASCII_ONLY,
-            CommandFault::AddressNotAscii(Side::Sender) => Reply::SENDER_ASCII_ONLY,
-            CommandFault::AddressNotAscii(Side::Recipient) => Reply::ADDRESS_ASCII_ONLY,
-            CommandFault::HelloName => Reply::HELLO_NAME,
-            CommandFault::ArgumentNotAllowed => Reply::NO_ARGUMENT_ALLOWED,
-            CommandFault::ArgumentMissing => Reply::ARGUMENT_MISSING,
-            CommandFault::Keyword(Side::Sender) => Reply::MAIL_SYNTAX,
-            CommandFault::Keyword(Side::Recipient) => Reply::RCPT_SYNTAX,
-            CommandFault::Path(side, fault) => path_reply(side, fault),
-            CommandFault::Parameter => Reply::BAD_PARAMETER,
-            CommandFault::ParameterUnknown => Reply::UNKNOWN_PARAMETER,
-            CommandFault::ParameterTwice => Reply::DUPLICATE_PARAMETER,
-            CommandFault::NeedsTls => Reply::PARAMETER_NEEDS_TLS,
-            CommandFault::Value(text) => Reply::new(501, Status(5, 5, 4), text),
-        }
-    }
-}
-
-/// RFC 3463 3.2: X.1.7 is the sender's address syntax, X.1.3 the recipient's.
-fn path_reply(side: Side, fault: PathFault) -> Reply {
-    let status = match side {
-        Side::Sender => Status(5, 1, 7),
-        Side::Recipient => Status(5, 1, 3),
-    };
-    let text = match fault {
-        PathFault::NoBracket => "Address must be enclosed in angle brackets: <local-part@domain>",
-        PathFault::NotClosed => "Missing closing angle bracket",
-        PathFault::TooLong => "Address longer than 256 characters including brackets",
-        PathFault::Route => "Malformed source route; use <local-part@domain>",
-        PathFault::LocalPart => "Malformed local-part; unusual characters require a quoted string",
-        PathFault::LocalPartTooLong => "Local-part longer than 64 characters",
-        PathFault::NoDomain => "Domain missing in address",
-        PathFault::Domain => "Malformed domain name",
-        PathFault::DomainTooLong => "Domain longer than 255 or a label longer than 63 characters",
-        PathFault::Literal => {
-            "Malformed address literal; expected [192.0.2.1] or [IPv6:2001:db8::1]"
-        }
-        PathFault::Null => "Null recipient address not allowed",
-    };
-    Reply::new(501, status, text)
-}
-
 fn is_space(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
@@ -404,7 +301,7 @@ fn is_space(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Body, DsnNotify};
+    use crate::message::{Address, Body, DsnNotify, Options};
 
     const EXTENDED: Offered = Offered {
         extended: true,
@@ -414,7 +311,7 @@ mod tests {
         syntax: Syntax::Strict,
     };
 
-    fn rcpt(text: &str, smtp_utf8: bool) -> Result<Rcpt<'_>, CommandFault> {
+    fn rcpt(text: &str, smtp_utf8: bool) -> Result<Recipient, CommandFault> {
         read_rcpt(text, RcptSyntax { extended: true, smtp_utf8, syntax: Syntax::Strict })
     }
 
@@ -481,17 +378,17 @@ mod tests {
     fn mail_takes_a_path_and_its_parameters() {
         let mail = |text| read_mail(text, EXTENDED);
         let parameters = MailParameters::default();
-        let plain = Mail { path: Path::Mailbox("a@b"), parameters };
-        assert_eq!(mail("FROM:<a@b>"), Ok(plain));
+        let plain = Mail { reverse_path: Some(Address::new("a@b")), parameters };
+        assert_eq!(mail("FROM:<a@b>").as_ref(), Ok(&plain));
         assert_eq!(mail("from: \t<a@b>"), Ok(plain));
-        let body = Some(Body::EightBitMime);
-        let parameters = MailParameters { size: Some(500), body, ..parameters };
+        let options = Options { body: Body::EightBitMime, ..Options::default() };
+        let parameters = MailParameters { size: Some(500), options, ..MailParameters::default() };
         assert_eq!(
             mail("FROM:<> size=500  BODY=8bitmime"),
-            Ok(Mail { path: Path::Null, parameters })
+            Ok(Mail { reverse_path: None, parameters })
         );
-        let body = mail("FROM:<a@b> BODY=7BIT").map(|mail| mail.parameters.body);
-        assert_eq!(body, Ok(Some(Body::SevenBit)));
+        let body = mail("FROM:<a@b> BODY=7BIT").map(|mail| mail.parameters.options.body);
+        assert_eq!(body, Ok(Body::SevenBit));
         let size = mail("FROM:<a@b> SIZE=99999999999999999999").map(|mail| mail.parameters.size);
         assert_eq!(size, Ok(Some(u64::MAX)));
     }
@@ -531,9 +428,9 @@ mod tests {
 
     #[test]
     fn rfc6531_3_1_addresses_beyond_ascii_need_smtputf8() {
-        let mail = |text| read_mail(text, EXTENDED).map(|mail| mail.path);
-        let path = Path::Mailbox("\u{fc}@b\u{fc}cher.example");
-        assert_eq!(mail("FROM:<\u{fc}@b\u{fc}cher.example> SMTPUTF8"), Ok(path));
+        let mail = |text| read_mail(text, EXTENDED).map(|mail| mail.reverse_path);
+        let path = Address::new("\u{fc}@b\u{fc}cher.example");
+        assert_eq!(mail("FROM:<\u{fc}@b\u{fc}cher.example> SMTPUTF8"), Ok(Some(path)));
         for text in
             ["FROM:<\u{fc}@b>", "FROM:<\u{fc}@b> BODY=8BITMIME", "FROM:<\" SMTPUTF8 \u{fc}\"@b>"]
         {
@@ -541,8 +438,8 @@ mod tests {
         }
         let after_helo = read_mail("FROM:<\u{fc}@b> SMTPUTF8", Offered::default());
         assert_eq!(after_helo, Err(CommandFault::AddressNotAscii(Side::Sender)));
-        let rcpt = |text, utf8| rcpt(text, utf8).map(|rcpt| rcpt.path);
-        assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Path::Mailbox("\u{fc}@b")));
+        let rcpt = |text, utf8| rcpt(text, utf8).map(|rcpt| rcpt.address);
+        assert_eq!(rcpt("TO:<\u{fc}@b>", true), Ok(Address::new("\u{fc}@b")));
         let refused = CommandFault::AddressNotAscii(Side::Recipient);
         assert_eq!(rcpt("TO:<\u{fc}@b>", false), Err(refused));
         assert_eq!(read_question("\u{fc} SMTPUTF8"), Ok(()));
@@ -555,10 +452,9 @@ mod tests {
     fn rcpt_takes_a_mailbox_or_the_postmaster() {
         use CommandFault::{Keyword, Parameter, ParameterUnknown};
         let read = |text| rcpt(text, false);
-        assert_eq!(read("TO:<a@b>").map(|rcpt| rcpt.path), Ok(Path::Mailbox("a@b")));
-        let postmaster = read("to: <POSTMASTER>").map(|rcpt| rcpt.path);
-        assert_eq!(postmaster, Ok(Path::Postmaster("POSTMASTER")));
-        let notify = read("TO:<a@b> NOTIFY=NEVER").map(|rcpt| rcpt.parameters.notify);
+        assert_eq!(read("TO:<a@b>"), Ok(Recipient::plain(Address::new("a@b"))));
+        assert_eq!(read("to: <POSTMASTER>"), Ok(Recipient::plain(Address::new("POSTMASTER"))));
+        let notify = read("TO:<a@b> NOTIFY=NEVER").map(|rcpt| rcpt.notify);
         assert_eq!(notify, Ok(Some(DsnNotify::default())));
         for (text, fault) in [
             ("FROM:<a@b>", Keyword(Side::Recipient)),

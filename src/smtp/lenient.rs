@@ -143,16 +143,17 @@ mod tests {
 
     /// The relayed form, for MAIL and for RCPT; `None` where they are refused.
     fn taken(text: &str, syntax: Syntax) -> Option<String> {
-        let address = |path: Path<'_>| path.to_address().map(|one| one.as_str().to_owned());
         let offered = Offered { extended: true, syntax, ..Offered::default() };
         let line = format!("FROM:{text}");
         let mail = read_mail(line.trim_end(), offered).ok();
-        let mail = mail.map(|mail| address(mail.path).unwrap_or_default());
+        let mail = mail.map(|mail| {
+            mail.reverse_path.map_or_else(String::new, |address| address.as_str().to_owned())
+        });
         let offered = RcptSyntax { extended: true, smtp_utf8: true, syntax };
         if !text.contains('=') {
             let line = format!("TO:{text}");
             let rcpt = read_rcpt(line.trim_end(), offered).ok();
-            let rcpt = rcpt.map(|rcpt| address(rcpt.path).unwrap_or_default());
+            let rcpt = rcpt.map(|rcpt| rcpt.address.as_str().to_owned());
             assert_eq!(rcpt, mail, "{text}");
         }
         mail

@@ -6,6 +6,7 @@
 mod command;
 mod content;
 mod dots;
+mod fault;
 mod help;
 mod lenient;
 mod mailbox;
@@ -20,16 +21,16 @@ mod xclient;
 mod xtext;
 
 pub use command::{
-    CommandFault, Mail, Rcpt, RcptSyntax, Side, Verb, is_hello_name, is_http, is_tls,
-    may_be_grouped, read_chunk, read_command, read_etrn, read_hello, read_mail, read_nothing,
-    read_question, read_rcpt,
+    Mail, RcptSyntax, Verb, is_hello_name, is_http, is_tls, may_be_grouped, read_chunk,
+    read_command, read_etrn, read_hello, read_mail, read_nothing, read_question, read_rcpt,
 };
 pub use content::{ContentLimits, ContentScanner, Defect, END_LENGTH, Framing, Scanned};
 pub use dots::{Dot, Dots, LineEnds};
+pub use fault::{CommandFault, Side};
 pub use help::help;
 pub use lenient::{OddDots, Syntax};
 pub use mailbox::read_addresses;
-pub use parameters::{By, Hold, MailParameters, Offered, RcptParameters};
+pub use parameters::{By, Hold, MailParameters, Offered};
 pub use path::{Path, PathFault, is_domain, literal, read_literal, read_path};
 pub use quoted::quote_line;
 pub use reply::Reply;

@@ -3,9 +3,11 @@
 //! The text after a path goes in; values come out, or a fault whose text says what would be right.
 //! The caller says which parameters are offered; their effect is not known here.
 
-use super::command::CommandFault;
+use super::fault::CommandFault;
 use super::lenient::Syntax;
-use crate::message::{Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Timestamp};
+use crate::message::{
+    Body, ByMode, DeliverBy, DsnNotify, DsnReturn, Options, Recipient, Timestamp,
+};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -49,47 +51,28 @@ pub struct By {
     pub trace: bool,
 }
 
-/// The parameters of MAIL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MailParameters<'a> {
-    /// SIZE= in bytes (RFC 1870); a number that is too large becomes the largest one.
+/// What MAIL says behind the path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MailParameters {
+    /// What is kept with the message as it was given.
+    pub options: Options,
+    /// SIZE= in bytes (RFC 1870); a number too large to hold counts as the largest.
     pub size: Option<u64>,
-    /// BODY= (RFC 6152, RFC 3030).
-    pub body: Option<Body>,
-    /// RET= (RFC 3461 4.3).
-    pub dsn_return: Option<DsnReturn>,
-    /// ENVID= as given: xtext (RFC 3461 4.4).
-    pub envelope_id: Option<&'a str>,
-    /// SMTPUTF8 (RFC 6531 3.4).
-    pub smtp_utf8: bool,
-    /// REQUIRETLS (RFC 8689 2).
-    pub require_tls: bool,
-    /// MT-PRIORITY= (RFC 6710 4): -9 to 9.
-    pub priority: Option<i8>,
-    /// HOLDFOR= or HOLDUNTIL=.
+    /// HOLDFOR= or HOLDUNTIL=. Becomes an option with the time of the command, as BY does.
     pub hold: Option<Hold>,
     /// BY=.
     pub by: Option<By>,
-    /// Whether AUTH= was given (RFC 4954 5), the original submitter. No client is trusted with it,
-    /// which the RFC allows.
-    pub auth: bool,
-}
-
-/// The parameters of RCPT.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RcptParameters<'a> {
-    /// NOTIFY= (RFC 3461 4.1).
-    pub notify: Option<DsnNotify>,
-    /// ORCPT= as given: address type, semicolon, encoded address (RFC 3461 4.2, RFC 6533 3).
-    pub original: Option<&'a str>,
 }
 
 /// Reads the parameters of MAIL.
 pub(super) fn read_mail_parameters(
     words: &str,
     offered: Offered,
-) -> Result<MailParameters<'_>, CommandFault> {
+) -> Result<MailParameters, CommandFault> {
     let mut known = MailParameters::default();
+    let options = &mut known.options;
+    // Their defaults can be given, too.
+    let (mut body, mut priority) = (None, None);
     for (keyword, value) in parameters(words) {
         let (keyword, value) = check(keyword, value)?;
         match () {
@@ -98,32 +81,33 @@ pub(super) fn read_mail_parameters(
                 set_once(&mut known.size, read_size(value)?)?;
             }
             () if keyword.eq_ignore_ascii_case("BODY") => {
-                set_once(&mut known.body, read_body(value)?)?;
+                set_once(&mut body, read_body(value)?)?;
             }
             () if keyword.eq_ignore_ascii_case("RET") => {
-                set_once(&mut known.dsn_return, read_return(value)?)?;
+                set_once(&mut options.dsn_return, read_return(value)?)?;
             }
             () if keyword.eq_ignore_ascii_case("ENVID") => {
-                set_once(&mut known.envelope_id, read_envelope_id(value)?)?;
+                set_once(&mut options.dsn_envelope_id, read_envelope_id(value)?.into())?;
             }
             () if keyword.eq_ignore_ascii_case("SMTPUTF8") => {
-                set_flag(&mut known.smtp_utf8, value, "SMTPUTF8 takes no value")?;
+                set_flag(&mut options.smtp_utf8, value, "SMTPUTF8 takes no value")?;
             }
+            // The original submitter (RFC 4954 5). No client is trusted to say that, which the RFC
+            // allows.
             () if keyword.eq_ignore_ascii_case("AUTH")
                 && (offered.auth || offered.syntax != Syntax::Strict) =>
             {
                 value.filter(|value| is_printable_xtext(value)).ok_or(CommandFault::Parameter)?;
-                known.auth = true;
             }
             () if keyword.eq_ignore_ascii_case("REQUIRETLS") && offered.require_tls => {
-                set_flag(&mut known.require_tls, value, "REQUIRETLS takes no value")?;
+                set_flag(&mut options.require_tls, value, "REQUIRETLS takes no value")?;
             }
             () if keyword.eq_ignore_ascii_case("REQUIRETLS") => {
                 return Err(CommandFault::NeedsTls);
             }
             () if !offered.scheduling => return Err(CommandFault::ParameterUnknown),
             () if keyword.eq_ignore_ascii_case("MT-PRIORITY") => {
-                set_once(&mut known.priority, read_priority(value)?)?;
+                set_once(&mut priority, read_priority(value)?)?;
             }
             () if keyword.eq_ignore_ascii_case("BY") => {
                 set_once(&mut known.by, read_by(value)?)?;
@@ -138,6 +122,8 @@ pub(super) fn read_mail_parameters(
             () => return Err(CommandFault::ParameterUnknown),
         }
     }
+    options.body = body.unwrap_or_default();
+    options.priority = priority.unwrap_or_default();
     Ok(known)
 }
 
@@ -145,22 +131,22 @@ pub(super) fn read_mail_parameters(
 pub(super) fn read_rcpt_parameters(
     words: &str,
     extended: bool,
-) -> Result<RcptParameters<'_>, CommandFault> {
-    let mut known = RcptParameters::default();
+    recipient: &mut Recipient,
+) -> Result<(), CommandFault> {
     for (keyword, value) in parameters(words) {
         let (keyword, value) = check(keyword, value)?;
         match () {
             () if !extended => return Err(CommandFault::ParameterUnknown),
             () if keyword.eq_ignore_ascii_case("NOTIFY") => {
-                set_once(&mut known.notify, read_notify(value)?)?;
+                set_once(&mut recipient.notify, read_notify(value)?)?;
             }
             () if keyword.eq_ignore_ascii_case("ORCPT") => {
-                set_once(&mut known.original, read_original(value)?)?;
+                set_once(&mut recipient.original, read_original(value)?.into())?;
             }
             () => return Err(CommandFault::ParameterUnknown),
         }
     }
-    Ok(known)
+    Ok(())
 }
 
 /// Whether a command has the parameter SMTPUTF8, so that bytes above 127 are allowed.
@@ -220,12 +206,8 @@ fn read_size(value: Option<&str>) -> Result<u64, CommandFault> {
 }
 
 fn read_body(value: Option<&str>) -> Result<Body, CommandFault> {
-    match value {
-        Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
-        Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
-        Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => Ok(Body::BinaryMime),
-        _ => Err(CommandFault::Value("BODY must be 7BIT, 8BITMIME or BINARYMIME")),
-    }
+    const FAULT: CommandFault = CommandFault::Value("BODY must be 7BIT, 8BITMIME or BINARYMIME");
+    value.and_then(Body::parse).ok_or(FAULT)
 }
 
 /// -9 to 9, in one digit (RFC 6710 4).
@@ -271,11 +253,8 @@ fn read_hold_until(value: Option<&str>) -> Result<Hold, CommandFault> {
 }
 
 fn read_return(value: Option<&str>) -> Result<DsnReturn, CommandFault> {
-    match value {
-        Some(value) if value.eq_ignore_ascii_case("FULL") => Ok(DsnReturn::Full),
-        Some(value) if value.eq_ignore_ascii_case("HDRS") => Ok(DsnReturn::Headers),
-        _ => Err(CommandFault::Value("RET must be FULL or HDRS")),
-    }
+    const FAULT: CommandFault = CommandFault::Value("RET must be FULL or HDRS");
+    value.and_then(DsnReturn::parse).ok_or(FAULT)
 }
 
 fn read_envelope_id(value: Option<&str>) -> Result<&str, CommandFault> {
@@ -291,20 +270,7 @@ fn read_envelope_id(value: Option<&str>) -> Result<&str, CommandFault> {
 fn read_notify(value: Option<&str>) -> Result<DsnNotify, CommandFault> {
     const FAULT: CommandFault =
         CommandFault::Value("NOTIFY must be NEVER, or SUCCESS, FAILURE, DELAY separated by commas");
-    let value = value.ok_or(FAULT)?;
-    let mut notify = DsnNotify::default();
-    if value.eq_ignore_ascii_case("NEVER") {
-        return Ok(notify);
-    }
-    for word in value.split(',') {
-        match () {
-            () if word.eq_ignore_ascii_case("SUCCESS") => notify.success = true,
-            () if word.eq_ignore_ascii_case("FAILURE") => notify.failure = true,
-            () if word.eq_ignore_ascii_case("DELAY") => notify.delay = true,
-            () => return Err(FAULT),
-        }
-    }
-    Ok(notify)
+    value.and_then(DsnNotify::parse).ok_or(FAULT)
 }
 
 /// `type;address`: the type is an atom; the address is xtext, except for the type utf-8.
@@ -383,8 +349,9 @@ fn embedded_length(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Address;
 
-    fn mail(words: &str) -> Result<MailParameters<'_>, CommandFault> {
+    fn mail(words: &str) -> Result<MailParameters, CommandFault> {
         read_mail_parameters(words, Offered { extended: true, ..Offered::default() })
     }
 
@@ -453,10 +420,12 @@ mod tests {
 
     #[test]
     fn rfc3461_4_3_and_4_4_return_and_envelope_id() {
-        let parsed = mail(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
-        assert_eq!(parsed.dsn_return, Some(DsnReturn::Headers));
-        assert_eq!(parsed.envelope_id, Some("QQ314159"));
-        assert_eq!(mail("ret=full").map(|parsed| parsed.dsn_return), Ok(Some(DsnReturn::Full)));
+        let options = |words| mail(words).map(|read| read.options);
+        let both = options(" RET=HDRS ENVID=QQ314159").unwrap_or_default();
+        assert_eq!(both.dsn_return, Some(DsnReturn::Headers));
+        assert_eq!(both.dsn_envelope_id.as_deref(), Some("QQ314159"));
+        let full = options("ret=full").unwrap_or_default();
+        assert_eq!(full.dsn_return, Some(DsnReturn::Full));
         let long = format!("ENVID={}", "x".repeat(101));
         for words in ["RET", "RET=ALL", "ENVID", "ENVID=a+0D+0Ab", "ENVID=a+b", long.as_str()] {
             assert!(matches!(mail(words), Err(CommandFault::Value(_))), "{words}");
@@ -468,7 +437,7 @@ mod tests {
 
     #[test]
     fn rfc6531_3_4_smtputf8_takes_no_value() {
-        assert_eq!(mail("smtputf8").map(|parsed| parsed.smtp_utf8), Ok(true));
+        assert_eq!(mail("smtputf8").map(|read| read.options.smtp_utf8), Ok(true));
         assert!(matches!(mail("SMTPUTF8=YES"), Err(CommandFault::Value(_))));
         assert!(names_smtp_utf8("FROM:<a@b> BODY=8BITMIME SMTPUTF8"));
         assert!(!names_smtp_utf8("FROM:<SMTPUTF8@b>"));
@@ -477,14 +446,14 @@ mod tests {
     #[test]
     fn scheduling_parameters_are_accepted_only_where_they_are_offered() {
         let offered = Offered { extended: true, scheduling: true, ..Offered::default() };
-        let parsed = |words| read_mail_parameters(words, offered);
+        let read = |words| read_mail_parameters(words, offered);
         for (words, priority) in
             [("MT-PRIORITY=9", 9), ("mt-priority=-9", -9), ("MT-PRIORITY=0", 0)]
         {
-            assert_eq!(parsed(words).map(|parsed| parsed.priority), Ok(Some(priority)), "{words}");
+            assert_eq!(read(words).map(|read| read.options.priority), Ok(priority), "{words}");
             assert_eq!(mail(words), Err(CommandFault::ParameterUnknown));
         }
-        let hold = |words| parsed(words).map(|parsed| parsed.hold);
+        let hold = |words| read(words).map(|read| read.hold);
         assert_eq!(hold("HOLDFOR=86400"), Ok(Some(Hold::For(86_400))));
         let until = Hold::Until(Timestamp(1_795_459_019_000));
         assert_eq!(hold("HOLDUNTIL=2026-11-23T18:36:59Z"), Ok(Some(until)));
@@ -502,18 +471,19 @@ mod tests {
             "HOLDUNTIL=1969-01-01T00:00:00Z",
             "HOLDUNTIL",
         ] {
-            assert!(matches!(parsed(words), Err(CommandFault::Value(_))), "{words}");
+            assert!(matches!(read(words), Err(CommandFault::Value(_))), "{words}");
         }
-        let both = "HOLDFOR=1 HOLDUNTIL=2026-11-23T18:36:59Z";
-        assert_eq!(parsed(both), Err(CommandFault::ParameterTwice), "RFC 4865 5");
+        for twice in ["HOLDFOR=1 HOLDUNTIL=2026-11-23T18:36:59Z", "MT-PRIORITY=0 MT-PRIORITY=0"] {
+            assert_eq!(read(twice), Err(CommandFault::ParameterTwice), "RFC 4865 5: {twice}");
+        }
     }
 
     #[test]
     fn rfc8689_4_2_requiretls_needs_tls() {
         let offered = Offered { extended: true, require_tls: true, ..Offered::default() };
-        let parsed = |words| read_mail_parameters(words, offered);
-        assert_eq!(parsed("requiretls").map(|parsed| parsed.require_tls), Ok(true));
-        assert!(matches!(parsed("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
+        let read = |words| read_mail_parameters(words, offered);
+        assert_eq!(read("requiretls").map(|read| read.options.require_tls), Ok(true));
+        assert!(matches!(read("REQUIRETLS=YES"), Err(CommandFault::Value(_))));
         assert_eq!(mail("REQUIRETLS"), Err(CommandFault::NeedsTls));
     }
 
@@ -524,7 +494,7 @@ mod tests {
             Err(CommandFault::ParameterUnknown)
         );
         assert_eq!(
-            read_rcpt_parameters("NOTIFY=NEVER", false),
+            read_rcpt_parameters("NOTIFY=NEVER", false, &mut Recipient::plain(Address::new("a@b"))),
             Err(CommandFault::ParameterUnknown)
         );
     }

@@ -1,6 +1,6 @@
 //! XCLIENT (Postfix's XCLIENT_README): what a proxy says about its client. *Pure.*
 
-use super::command::CommandFault;
+use super::fault::CommandFault;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The attributes that matter here.

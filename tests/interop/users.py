@@ -313,11 +313,11 @@ def names_of_nobody_are_answered_the_same_after_a_restart():
             assert client.docmd("*")[0] == 501
             return base64.b64decode(text).decode().split(",")[1:]
     with relay_with_users() as (relay, root):
-        before = [challenge(relay, root, name) for name in ("joe", "nobody")]
+        before = [challenge(relay, root, name) for name in ("joe", "unknown")]
         assert before[0] != before[1] and before[0][1] == before[1][1] == "i=100000", before
         assert user(relay.users, "add", "ann", password="eraser")[0] == 0
         relay.restart()
-        assert [challenge(relay, root, name) for name in ("joe", "nobody")] == before
+        assert [challenge(relay, root, name) for name in ("joe", "unknown")] == before
 
 
 def who_guesses_is_made_to_wait():
@@ -494,8 +494,8 @@ def an_hour_has_so_many_messages_and_recipients():
             for one in (client, other):
                 one.login("joe", "pencil")
             for _ in range(5):
-                # What a shard gives back reaches the others with its next lease.
-                wait_until("a message is free", lambda: client.mail("a@sender.test")[0] == 250)
+                # Whichever shards the two have: what one gives back the other can take at once.
+                assert client.mail("a@sender.test")[0] == 250
                 assert client.rcpt("b@sink.test")[0] == 250
                 assert other.mail("a@sender.test")[0] == 450
                 client.rset()
