@@ -255,7 +255,12 @@ impl Driver {
             match self.stations.spool.load(id, at).await {
                 Ok(message) => {
                     let Some(work) = loading.work.take() else { return };
-                    return self.origin.borrow().send_job(owner, site, work, message);
+                    let origin = &mut *self.origin.borrow_mut();
+                    // The slot may be another message's by now, if this one was given up for lost.
+                    if origin.is_at(slot, id) {
+                        origin.hot.keep_loaded(slot, &message);
+                    }
+                    return origin.send_job(owner, site, work, message);
                 }
                 Err(error) => {
                     self.unreadable(slot, &recipients, &error).await;
