@@ -40,7 +40,7 @@ fn built(failed: &[ReportedRecipient<'_>], header: &[u8]) -> Vec<u8> {
         deliver_by: None,
         smtp_utf8: false,
         kind: Kind::Failed,
-        told: failed,
+        recipients: failed,
         whole: false,
         prepended_headers: b"Received: by relay.example; now\r\n",
         content: header,

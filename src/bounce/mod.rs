@@ -1,8 +1,8 @@
 //! Builds delivery status notifications (RFC 3464 in a multipart/report, RFC 6522). *Pure.*
 //!
-//! Facts go in: who was reached or not, and why, in the remote server's words. A whole message in
-//! wire form comes out, for people first and for programs second. It must not know when reports are
-//! sent, to whom none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
+//! Facts go in: which recipients were reached or not, and why, in the remote server's words. A whole
+//! message in wire form comes out, with a part for people and one for programs. It must not know
+//! when reports are sent, when none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
 //!
 //! Decisions:
 //!
@@ -10,7 +10,7 @@
 //!   says that it is over; the class tells senders that every attempt met a temporary trouble, so
 //!   that they do not strike the address from their lists as they do after 5.x.x. What the last
 //!   attempt met stands in Diagnostic-Code. But what comes back because its sender set a time (BY)
-//!   has 5.4.7, as RFC 2852 has it: nobody's address is at fault, and Diagnostic-Code says so.
+//!   has 5.4.7, as RFC 2852 has it: no address is at fault, and Diagnostic-Code says so.
 //! - *Last-Attempt-Date* (RFC 3464 2.3.7) is given only where a host was tried and the time is
 //!   known. When a waiting recipient's time is over, that of its last attempt is not.
 //! - *The report is 7-bit*, so that it needs no extension on its way: parts that hold anything else
@@ -91,7 +91,7 @@ pub enum Kind {
 pub struct Report<'a> {
     /// The relay's name: Reporting-MTA.
     pub host_name: &'a str,
-    /// To whom: the reverse-path of the message, never null.
+    /// Where it goes: the reverse-path of the message, never null.
     pub to: &'a Address,
     /// The message.
     pub id: QueueId,
@@ -105,8 +105,8 @@ pub struct Report<'a> {
     pub smtp_utf8: bool,
     /// What became of the recipients.
     pub kind: Kind,
-    /// Whom it is about; at least one.
-    pub told: &'a [ReportedRecipient<'a>],
+    /// The recipients that it is about; at least one.
+    pub recipients: &'a [ReportedRecipient<'a>],
     /// The trace that goes on top of the content. Its header and that of `content` are returned.
     pub prepended_headers: &'a [u8],
     /// The original content in wire form, or its start.
@@ -131,7 +131,7 @@ pub struct ReportedRecipient<'a> {
     pub attempts: u16,
     /// Given up for its age, not refused.
     pub expired: bool,
-    /// It is told of because the time of BY is over.
+    /// It is reported because the time of BY is over.
     pub late: bool,
     /// When a host was tried last, if that is known.
     pub last_attempt: Option<Timestamp>,
@@ -230,15 +230,15 @@ fn details_and_status(report: &Report<'_>) -> (String, String) {
     let (mut details, mut status) = (String::new(), status::of_message(report));
     let global = status::is_global(report);
     let mut detailed = 0;
-    for told in report.told.iter().take(RECIPIENTS_MAX) {
+    for reported in report.recipients.iter().take(RECIPIENTS_MAX) {
         if details.len() > DETAILS_BYTES_MAX || status.len() > STATUS_BYTES_MAX {
             break;
         }
-        text::detail(report.kind, told, &mut details);
-        status::of_recipient(report, told, global, &mut status);
+        text::detail(report.kind, reported, &mut details);
+        status::of_recipient(report, reported, global, &mut status);
         detailed += 1;
     }
-    let rest = report.told.len().saturating_sub(detailed);
+    let rest = report.recipients.len().saturating_sub(detailed);
     if rest > 0 {
         let words = format!("... and {rest} more, which this report has no room for.");
         text::wrapped(&mut details, "", &words);
@@ -248,11 +248,16 @@ fn details_and_status(report: &Report<'_>) -> (String, String) {
 }
 
 /// `mx1.example.net` of `mx1.example.net [192.0.2.1]:25`; of an address alone, `[192.0.2.1]`.
-fn host_of(reason: &Reason) -> String {
-    let remote = one_line(reason.remote.as_bytes(), Reason::TEXT_LENGTH_MAX);
-    let host = remote.split_whitespace().next().unwrap_or_default();
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => format!("[{address}]"),
-        None => host.to_owned(),
+fn host_of(remote: &str) -> String {
+    let shown = remote_without_port(remote);
+    shown.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+/// `mx1.example.net [192.0.2.1]` of `mx1.example.net [192.0.2.1]:25`.
+fn remote_without_port(remote: &str) -> String {
+    let remote = one_line(remote.as_bytes(), Reason::TEXT_LENGTH_MAX);
+    match remote.rsplit_once(']') {
+        Some((before, _)) => format!("{before}]"),
+        None => remote,
     }
 }

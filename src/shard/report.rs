@@ -305,7 +305,7 @@ impl Driver {
         let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
         let wanted = all.iter().filter(|account| is_wanted(kind, message, account.recipient));
         let now = now();
-        let told: Vec<ReportedRecipient<'_>> = wanted
+        let reported: Vec<ReportedRecipient<'_>> = wanted
             .filter_map(|account| {
                 Some(ReportedRecipient {
                     recipient: message.envelope.recipients.get(account.recipient as usize)?,
@@ -317,7 +317,7 @@ impl Driver {
                 })
             })
             .collect();
-        if told.is_empty() {
+        if reported.is_empty() {
             return Ok(());
         }
         let options = &message.options;
@@ -339,7 +339,7 @@ impl Driver {
             deliver_by: options.deliver_by.map(|by| by.at),
             smtp_utf8: options.smtp_utf8,
             kind,
-            told: &told,
+            recipients: &reported,
             prepended_headers: &message.prepended_headers,
             content: &content,
             whole,
