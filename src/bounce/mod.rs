@@ -147,6 +147,10 @@ pub fn report(report: &Report<'_>) -> Vec<u8> {
     let mut text = text::opening(report);
     text.push_str(&details);
     let returned = match original.kind {
+        // A host that takes only 7 bits gets the header in its place (`delivery`).
+        "message/rfc822" | "message/global" if !is_seven_bit(&original.bytes) => {
+            "your message, or its header alone if a server on the way back cannot take the rest"
+        }
         "message/rfc822" | "message/global" => "your message",
         _ => "the header of your message",
     };

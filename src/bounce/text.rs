@@ -55,18 +55,17 @@ pub(super) fn closing(report: &Report<'_>, returned: &str) -> String {
 }
 
 fn advice(report: &Report<'_>, text: &mut String) {
-    let refused = "What you can do: the words above are those of the recipient's mail server where \
-                   it gave a reason. If it does not know the address, check its spelling. If it \
-                   refuses the message for another reason, only those who run that server can \
-                   change it.";
+    let refused = "What you can do: where a server gave a reason, its words are quoted above. If it \
+                   does not know the address, check the spelling. If it refused the message for \
+                   another reason, only the people who run that server can change that.";
     wrapped(text, "", refused);
     if report.recipients.iter().any(|reported| reported.late) {
         let late = "Where it was not delivered by the time that you set for it, it comes back only \
                     for that: you can send it again, with another time or none.";
         wrapped(text, "", late);
     } else if report.recipients.iter().any(|reported| reported.expired) {
-        let expired = "If the message waited too long, the server was out of reach or busy; you \
-                       can send the message again later.";
+        let expired = "Where the message waited too long, the server could not be reached or did \
+                       not accept it yet: you can send the message again later.";
         wrapped(text, "", expired);
     }
 }
