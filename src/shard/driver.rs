@@ -105,7 +105,9 @@ impl Driver {
         let mut durable = 0;
         loop {
             durable = self.stations.spool.durable_beyond(durable).await;
-            self.origin.borrow_mut().durable(durable);
+            while self.origin.borrow_mut().durable(durable) {
+                ring::yield_now().await;
+            }
         }
     }
 
