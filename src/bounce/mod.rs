@@ -1,8 +1,8 @@
 //! Builds delivery status notifications (RFC 3464 in a multipart/report, RFC 6522). *Pure.*
 //!
-//! Facts go in: which recipients were reached or not, and why, in the remote server's words. A whole
-//! message in wire form comes out, with a part for people and one for programs. It must not know
-//! when reports are sent, when none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
+//! Facts go in: which recipients were reached or not, and why, in the remote server's words. A
+//! whole message in wire form comes out, with a part for people and one for programs. It must not
+//! know when reports are sent, when none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
 //!
 //! Decisions:
 //!

@@ -55,9 +55,9 @@ pub(super) fn closing(report: &Report<'_>, returned: &str) -> String {
 }
 
 fn advice(report: &Report<'_>, text: &mut String) {
-    let refused = "What you can do: where a server gave a reason, its words are quoted above. If it \
-                   does not know the address, check the spelling. If it refused the message for \
-                   another reason, only the people who run that server can change that.";
+    let refused = "What you can do: where a server gave a reason, its words are quoted above. If \
+                   it does not know the address, check the spelling. If it refused the message \
+                   for another reason, only the people who run that server can change that.";
     wrapped(text, "", refused);
     if report.recipients.iter().any(|reported| reported.late) {
         let late = "Where it was not delivered by the time that you set for it, it comes back only \
@@ -70,8 +70,8 @@ fn advice(report: &Report<'_>, text: &mut String) {
     }
 }
 
-/// One recipient: what became of it, and what happened at each host that was tried, the most telling
-/// first.
+/// One recipient: what became of it, and what happened at each host that was tried, the most
+/// telling first.
 pub(super) fn detail(kind: Kind, reported: &ReportedRecipient<'_>, text: &mut String) {
     let address = one_line(reported.recipient.address.as_str().as_bytes(), VALUE_BYTES_MAX);
     let _ = write!(text, "<{address}>\r\n");

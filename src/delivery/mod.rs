@@ -8,7 +8,8 @@
 //! # When the connection is lost
 //!
 //! [`Conversation::lost`] is this table. A recipient that RCPT refused keeps that outcome in every
-//! row; "all" are the others. One that was answered "too many recipients" keeps that reply, deferred.
+//! row; "all" are the others. One that was answered "too many recipients" keeps that reply,
+//! deferred.
 //!
 //! | lost | stage | status | meaning |
 //! | --- | --- | --- | --- |
@@ -33,8 +34,8 @@
 //! `Refused`. RFC 5321 3.1 lets a client treat 554 as final, but a greeting speaks of this host and
 //! our address, not of the recipient: another host of the site may take the mail, a block list
 //! entry is lifted within the days that mail waits here, and whether the other hosts were merely
-//! down cannot be known here. Postfix does the same (`smtp_skip_5xx_greeting`). The reason keeps the
-//! server's own code.
+//! down cannot be known here. Postfix does the same (`smtp_skip_5xx_greeting`). The reason keeps
+//! the server's own code.
 //!
 //! *What is tried next* after a failure stands in [`scope`](Scope): which host, over which
 //! connection, for which recipients.
@@ -97,18 +98,18 @@
 //! learned before the handshake is forgotten and asked again. Bytes behind the 220 are dropped
 //! (RFC 3207 4.2; CVE-2021-38371). What it means that a handshake fails is the caller's business.
 //!
-//! *AUTH* (RFC 4954) is used at hosts for which there are credentials, after EHLO under TLS: SCRAM-SHA-256, else
-//! PLAIN, else LOGIN. A host that offers none, or does not accept the password, or would have it in
-//! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
-//! must prove that it knows the password, too. An exchange that cannot go on is cancelled with `*`
-//! before QUIT. MAIL has AUTH=<> then (RFC 4954 5); where a host answers that with 500, 501, 504 or
-//! 555, the mail is tried at once without, on the same connection.
+//! *AUTH* (RFC 4954) is used at hosts for which there are credentials, after EHLO under TLS:
+//! SCRAM-SHA-256, else PLAIN, else LOGIN. A host that offers none, or does not accept the password,
+//! or would have it in the clear, gets no mail: it is deferred, because an operator can mend that.
+//! With SCRAM a host must prove that it knows the password, too. An exchange that cannot go on is
+//! cancelled with `*` before QUIT. MAIL has AUTH=<> then (RFC 4954 5); where a host answers that
+//! with 500, 501, 504 or 555, the mail is tried at once without, on the same connection.
 //!
 //! *Something that is no reply*, a reply of a class that the command cannot have, or one reply too
 //! many: nothing that follows can be matched to a command, so the mail is deferred and the
-//! connection closed. A line end of bare LF is tolerated. After the content was sent the server may have the
-//! message, and being strict would make copies: there any last line of class 2 means taken,
-//! whatever stands before it
+//! connection closed. A line end of bare LF is tolerated. After the content was sent the server may
+//! have the message, and being strict would make copies: there any last line of class 2 means
+//! taken, whatever stands before it
 //! ([`read_after_content`](crate::smtp::ResponseReader::read_after_content)).
 //!
 //! *Time*: [`Conversation::timeout`] is the limit for a reply as a whole, from the moment when it

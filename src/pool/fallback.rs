@@ -13,9 +13,10 @@
 //! | `AUTH=` in MAIL answered 500, 501, 504 or 555 | for the connection | MAIL without it on the same connection |
 //! | EHLO answered 5xx | no | HELO on the same connection |
 //!
-//! 421 to STARTTLS closes the connection (RFC 5321 3.8), so what other 4xx do on the same connection
-//! needs a new one. A host that is shutting down refuses that too, and the next host is tried; one
-//! whose TLS is out of order gets its mail. It is not remembered: 421 says that it will pass.
+//! 421 to STARTTLS closes the connection (RFC 5321 3.8), so what other 4xx do on the same
+//! connection needs a new one. A host that is shutting down refuses that too, and the next host is
+//! tried; one whose TLS is out of order gets its mail. It is not remembered: 421 says that it will
+//! pass.
 //!
 //! `ringpost queue sites` shows what is remembered. A host is an address: behind one name there may
 //! be machines that differ. It must not know connections or clocks: the time is an argument.

@@ -1,9 +1,9 @@
 //! Connections per site: the owner of a site holds them, asks origin shards for work, and sends
 //! the outcomes back.
 //!
-//! It passes jobs (one message for one site, content included) to hosts and their outcomes back, and
-//! bytes between a `ring` stream and a `delivery` conversation. It must not know how the message
-//! came in, nor what becomes of an outcome.
+//! It passes jobs (one message for one site, content included) to hosts and their outcomes back,
+//! and bytes between a `ring` stream and a `delivery` conversation. It must not know how the
+//! message came in, nor what becomes of an outcome.
 //!
 //! - `exchange`: the only traffic between shards, and which shard owns which site.
 //! - `site`: the control of one site, pure: offers, credits, connections, back-off.

@@ -680,7 +680,8 @@ impl Pool {
                 |index: &u32| again.contains(index) || outcomes.iter().any(|(one, _)| one == index);
             let forgotten: Vec<u32> =
                 recipients.into_iter().filter(|index| !has_outcome(index)).collect();
-            tracing::error!(id = %message.id, recipients = ?forgotten, "a delivery forgot recipients");
+            let id = message.id;
+            tracing::error!(%id, recipients = ?forgotten, "a delivery forgot recipients");
             outcomes.extend(forgotten.into_iter().map(|index| (index, fault())));
         }
         let done = Done { slot, id: message.id, site, message, outcomes, again, handling };

@@ -390,8 +390,8 @@ impl Origin {
         self.noted.push_back(NotedEnding { number, slot, recipient });
     }
 
-    /// Endings up to this number are durable: their recipients are over. Handles some of them; false
-    /// when all are done.
+    /// Endings up to this number are durable: their recipients are over. Handles some of them;
+    /// false when all are done.
     pub(super) fn durable(&mut self, number: u64) -> bool {
         for _ in 0..ENDINGS_IN_A_ROW {
             let is_durable = |ending: &&NotedEnding| ending.number <= number;
