@@ -48,7 +48,7 @@ fn built(failed: &[ReportedRecipient<'_>], header: &[u8]) -> Vec<u8> {
         to: &to,
         message: &message,
         kind: Kind::Failed,
-        told: failed,
+        recipients: failed,
         whole: false,
         content: header,
         report_id: QueueId(9),

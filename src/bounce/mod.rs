@@ -1,8 +1,8 @@
 //! Builds delivery status notifications (RFC 3464 in a multipart/report, RFC 6522). *Pure.*
 //!
-//! Facts go in: who was reached or not, and why, in the remote server's words. A whole message in
-//! wire form comes out, for people first and for programs second. It must not know when reports are
-//! sent, to which senders none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
+//! Facts go in: which recipients were reached or not, and why, in the remote server's words. A
+//! whole message in wire form comes out, with a part for people and one for programs. It must not
+//! know when reports are sent, when none may be sent (`<>`, NOTIFY=NEVER), or how they are queued.
 //!
 //! Decisions:
 //!
@@ -98,7 +98,7 @@ pub struct Report<'a> {
     /// What became of the recipients.
     pub kind: Kind,
     /// The recipients that it is about; at least one.
-    pub told: &'a [ReportedRecipient<'a>],
+    pub recipients: &'a [ReportedRecipient<'a>],
     /// The message's content in wire form, or its start.
     pub content: &'a [u8],
     /// `content` is all of it, and is to be given back (RET=FULL).
@@ -126,7 +126,7 @@ pub struct ReportedRecipient<'a> {
     pub attempts: u16,
     /// Given up for its age, not refused.
     pub expired: bool,
-    /// It is told of because the time of BY is over.
+    /// It is reported because the time of BY is over.
     pub late: bool,
     /// When a host was tried last, if that is known.
     pub last_attempt: Option<Timestamp>,
@@ -142,6 +142,10 @@ pub fn report(report: &Report<'_>) -> Vec<u8> {
     let mut text = text::opening(report);
     text.push_str(&details);
     let returned = match original.kind {
+        // A host that takes only 7 bits gets the header in its place (`delivery`).
+        "message/rfc822" | "message/global" if !is_seven_bit(&original.bytes) => {
+            "your message, or its header alone if a server on the way back cannot take the rest"
+        }
         "message/rfc822" | "message/global" => "your message",
         _ => "the header of your message",
     };
@@ -225,15 +229,15 @@ fn details_and_status(report: &Report<'_>) -> (String, String) {
     let (mut details, mut status) = (String::new(), status::of_message(report));
     let global = status::is_global(report);
     let mut detailed = 0;
-    for told in report.told.iter().take(RECIPIENTS_MAX) {
+    for reported in report.recipients.iter().take(RECIPIENTS_MAX) {
         if details.len() > DETAILS_BYTES_MAX || status.len() > STATUS_BYTES_MAX {
             break;
         }
-        text::detail(report.kind, told, &mut details);
-        status::of_recipient(report, told, global, &mut status);
+        text::detail(report.kind, reported, &mut details);
+        status::of_recipient(report, reported, global, &mut status);
         detailed += 1;
     }
-    let rest = report.told.len().saturating_sub(detailed);
+    let rest = report.recipients.len().saturating_sub(detailed);
     if rest > 0 {
         let words = format!("... and {rest} more, which this report has no room for.");
         text::wrapped(&mut details, "", &words);
@@ -243,11 +247,16 @@ fn details_and_status(report: &Report<'_>) -> (String, String) {
 }
 
 /// `mx1.example.net` of `mx1.example.net [192.0.2.1]:25`; of an address alone, `[192.0.2.1]`.
-fn host_of(reason: &Reason) -> String {
-    let remote = one_line(reason.remote.as_bytes(), Reason::TEXT_LENGTH_MAX);
-    let host = remote.split_whitespace().next().unwrap_or_default();
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => format!("[{address}]"),
-        None => host.to_owned(),
+fn host_of(remote: &str) -> String {
+    let shown = remote_without_port(remote);
+    shown.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+/// `mx1.example.net [192.0.2.1]` of `mx1.example.net [192.0.2.1]:25`.
+fn remote_without_port(remote: &str) -> String {
+    let remote = one_line(remote.as_bytes(), Reason::TEXT_LENGTH_MAX);
+    match remote.rsplit_once(']') {
+        Some((before, _)) => format!("{before}]"),
+        None => remote,
     }
 }

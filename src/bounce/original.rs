@@ -64,7 +64,7 @@ fn all_lines<'a>(report: &Report<'a>) -> impl Iterator<Item = &'a [u8]> {
 }
 
 /// The header of trace and content, each line with CRLF and without stuffing, at most
-/// [`HEADER_BYTES_MAX`]. It ends where fields end: what follows is body, which is private.
+/// [`HEADER_BYTES_MAX`]. It ends where fields end: what follows is body, which is not returned.
 fn header(report: &Report<'_>) -> Vec<u8> {
     let mut header = Vec::new();
     for line in all_lines(report) {

@@ -25,18 +25,18 @@ pub(super) fn of_message(report: &Report<'_>) -> String {
 /// the sender has shown that its side takes SMTPUTF8.
 pub(super) fn is_global(report: &Report<'_>) -> bool {
     report.message.options.smtp_utf8
-        && report.told.iter().any(|told| !told.recipient.address.as_str().is_ascii())
+        && report.recipients.iter().any(|reported| !reported.recipient.address.as_str().is_ascii())
 }
 
 /// The fields about one recipient (RFC 3464 2.3), with the empty line before them.
 pub(super) fn of_recipient(
     report: &Report<'_>,
-    told: &ReportedRecipient<'_>,
+    reported: &ReportedRecipient<'_>,
     global: bool,
     out: &mut String,
 ) {
     out.push_str("\r\n");
-    if let Some(original) = &told.recipient.original
+    if let Some(original) = &reported.recipient.original
         && let Some((kind, address)) = original.split_once(';')
     {
         // RFC 6533 3: what stands behind `utf-8;` is encoded in a way of its own and stays so.
@@ -44,7 +44,7 @@ pub(super) fn of_recipient(
             if kind.eq_ignore_ascii_case("utf-8") { ascii(address) } else { from_xtext(address) };
         field(out, "Original-Recipient", &value(&format!("{kind};{address}")));
     }
-    let address = told.recipient.address.as_str();
+    let address = reported.recipient.address.as_str();
     let typed = match (address.is_ascii(), global) {
         (true, _) => value(&format!("rfc822; {address}")),
         (false, false) => value(&format!("utf-8; {}", to_utf8_xtext(address))),
@@ -60,14 +60,14 @@ pub(super) fn of_recipient(
         Kind::Delivered => "delivered",
     };
     field(out, "Action", action);
-    field(out, "Status", &status(report.kind, told).to_string());
-    let reason = told.reason;
-    let remote = host_of(reason);
+    field(out, "Status", &status(report.kind, reported).to_string());
+    let reason = reported.reason;
+    let remote = host_of(&reason.remote);
     if !remote.is_empty() {
         field(out, "Remote-MTA", &format!("dns; {}", value(&remote)));
     }
-    diagnostic(report, told, global, out);
-    if let Some(at) = told.last_attempt.filter(|_| !remote.is_empty()) {
+    diagnostic(report, reported, global, out);
+    if let Some(at) = reported.last_attempt.filter(|_| !remote.is_empty()) {
         field(out, "Last-Attempt-Date", &date(at));
     }
     if let Kind::Delayed { until } = report.kind {
@@ -75,10 +75,15 @@ pub(super) fn of_recipient(
     }
 }
 
-fn diagnostic(report: &Report<'_>, told: &ReportedRecipient<'_>, global: bool, out: &mut String) {
-    let reason = told.reason;
+fn diagnostic(
+    report: &Report<'_>,
+    reported: &ReportedRecipient<'_>,
+    global: bool,
+    out: &mut String,
+) {
+    let reason = reported.reason;
     let words = &reason.text;
-    let text = if let (true, Some(at)) = (told.late, report.deliver_by()) {
+    let text = if let (true, Some(at)) = (reported.late, report.deliver_by()) {
         let code = if reason.code == 0 { String::new() } else { format!("{} ", reason.code) };
         let by = date(at);
         format!(
@@ -99,16 +104,16 @@ fn diagnostic(report: &Report<'_>, told: &ReportedRecipient<'_>, global: bool, o
 }
 
 /// The class says what became of the recipient, whatever class the reply had.
-fn status(kind: Kind, told: &ReportedRecipient<'_>) -> Status {
+fn status(kind: Kind, reported: &ReportedRecipient<'_>) -> Status {
     let class = match kind {
-        Kind::Failed if told.late => return Status(5, 4, 7),
-        Kind::Failed if told.expired => return Status(4, 4, 7),
-        Kind::Delayed { .. } if told.late => return Status(4, 4, 7),
+        Kind::Failed if reported.late => return Status(5, 4, 7),
+        Kind::Failed if reported.expired => return Status(4, 4, 7),
+        Kind::Delayed { .. } if reported.late => return Status(4, 4, 7),
         Kind::Failed => 5,
         Kind::Delayed { .. } => 4,
         Kind::Relayed | Kind::Delivered => 2,
     };
-    if told.reason.status.0 == class { told.reason.status } else { Status(class, 0, 0) }
+    if reported.reason.status.0 == class { reported.reason.status } else { Status(class, 0, 0) }
 }
 
 /// A value from outside for a field of the status part: ASCII, one line, not too long.

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
-use crate::message::{ByMode, Content, ContentFlags, DeliverBy, Envelope, Options, Stage, Status};
+use crate::message::{
+    ByMode, Content, ContentFlags, DeliverBy, Envelope, HostAttempt, Options, Stage, Status,
+};
 
 const TRACE: &[u8] = b"Received: from client by relay.example\r\n\tid X; date\r\n";
 const CONTENT: &[u8] = b"Subject: hello\r\nX-Dots: a\r\n ..b\r\n\r\nsecret body\r\n";
@@ -17,7 +19,7 @@ fn reason(code: u16, status: Status, text: &str) -> Reason {
 }
 
 /// One that was refused at once.
-fn told<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
+fn reported<'a>(recipient: &'a Recipient, reason: &'a Reason) -> ReportedRecipient<'a> {
     let last_attempt = Some(Timestamp(1_700_000_090_000));
     ReportedRecipient { recipient, reason, attempts: 1, expired: false, late: false, last_attempt }
 }
@@ -51,7 +53,7 @@ fn sender() -> Address {
 fn about<'a>(
     to: &'a Address,
     message: &'a Message,
-    told: &'a [ReportedRecipient<'a>],
+    reported: &'a [ReportedRecipient<'a>],
     content: &'a [u8],
 ) -> Report<'a> {
     Report {
@@ -59,7 +61,7 @@ fn about<'a>(
         to,
         message,
         kind: Kind::Failed,
-        told,
+        recipients: reported,
         whole: false,
         content,
         report_id: QueueId(9),
@@ -89,8 +91,13 @@ fn a_report_reads_as_a_whole() {
     let unknown = reason(550, Status(5, 1, 1), "No such user here");
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let failed = [
-        told(&one, &unknown),
-        ReportedRecipient { attempts: 31, expired: true, last_attempt: None, ..told(&two, &busy) },
+        reported(&one, &unknown),
+        ReportedRecipient {
+            attempts: 31,
+            expired: true,
+            last_attempt: None,
+            ..reported(&two, &busy)
+        },
     ];
     let text = built(&failed, CONTENT, Some("QQ+2B314"));
     let expected = include_str!("../../tests/fixtures/bounce/report.eml").replace('\n', "\r\n");
@@ -101,7 +108,7 @@ fn a_report_reads_as_a_whole() {
 fn what_no_server_said_is_not_given_as_its_words() {
     let one = recipient("x@b.example");
     let ours = Reason::ours(Stage::Route, Status(5, 1, 10), "the domain takes no mail");
-    let failed = [told(&one, &ours)];
+    let failed = [reported(&one, &ours)];
     let text = built(&failed, CONTENT, None);
     assert!(text.contains("Diagnostic-Code: X-Ringpost; the domain takes no mail\r\n"));
     assert!(text.contains("Status: 5.1.10\r\n"));
@@ -110,11 +117,75 @@ fn what_no_server_said_is_not_given_as_its_words() {
     }
 }
 
+/// The lines for people about `x@b.example`.
+fn detail(kind: Kind, reason: &Reason, attempts: u16, expired: bool) -> Vec<String> {
+    let one = recipient("x@b.example");
+    let reported = ReportedRecipient { attempts, expired, ..reported(&one, reason) };
+    let mut text = String::new();
+    text::detail(kind, &reported, &mut text);
+    let text = text.strip_prefix("<x@b.example>\r\n").unwrap().replace("\r\n    ", "\n");
+    text.trim().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn each_host_that_was_tried_is_named_in_plain_words_the_most_telling_first() {
+    let mut busy = reason(450, Status(4, 2, 1), "Mailbox busy");
+    let refused = HostAttempt {
+        remote: "mx2.b.example [192.0.2.2]:25".into(),
+        stage: Stage::Connect,
+        code: 0,
+        status: Status(4, 4, 1),
+        text: "the host refused the connection".into(),
+    };
+    let twin = HostAttempt { remote: "mx2.b.example [2001:db8::2]:25".into(), ..refused.clone() };
+    busy.hosts = Some([HostAttempt::of(&busy), refused, twin].into());
+    let hosts = [
+        "The server mx1.b.example said: 450 4.2.1 Mailbox busy",
+        "Delivery to the server mx2.b.example [192.0.2.2] failed: the host",
+        "refused the connection",
+        "Delivery to the server mx2.b.example [2001:db8::2] failed: the host",
+        "refused the connection",
+    ];
+    let until = Timestamp(1_700_400_000_000);
+    for (kind, attempts, expired, summary) in [
+        (
+            Kind::Failed,
+            31,
+            true,
+            "It waited too long; it was tried 31 times. What happened the last time:",
+        ),
+        (Kind::Failed, 1, true, "It waited too long; it was tried once. What happened then:"),
+        (Kind::Failed, 0, true, "It waited too long; it was not tried. What it waited for:"),
+        (
+            Kind::Delayed { until },
+            1,
+            false,
+            "It still waits; it was tried once. What happened then:",
+        ),
+    ] {
+        let lines = detail(kind, &busy, attempts, expired);
+        assert_eq!(lines[0], summary);
+        assert_eq!(lines[1..], hosts);
+    }
+    let lines = detail(Kind::Failed, &busy, 1, false);
+    assert_eq!(lines[0], "The server mx1.b.example refused it: 450 4.2.1 Mailbox busy");
+    assert_eq!(lines[1..], hosts[1..]);
+}
+
+#[test]
+fn what_happened_without_a_host_is_said_without_codes() {
+    let silent = Reason::ours(Stage::Route, Status(4, 4, 3), "no DNS server answered in time");
+    let lines = detail(Kind::Failed, &silent, 3, true);
+    assert_eq!(lines[1..], ["It could not be sent: no DNS server answered in time"]);
+    let lines = detail(Kind::Failed, &silent, 1, false);
+    assert_eq!(lines, ["It could not be sent: no DNS server answered in time"]);
+}
+
 #[test]
 fn a_failure_never_carries_the_status_of_success_or_delay() {
     let one = recipient("x@b.example");
     let odd = reason(554, Status(4, 7, 1), "odd");
-    let failed = [told(&one, &odd)];
+    let failed = [reported(&one, &odd)];
     assert!(built(&failed, CONTENT, None).contains("\r\nStatus: 5.0.0\r\n"));
 }
 
@@ -125,7 +196,7 @@ fn nothing_from_outside_adds_a_line() {
     one.original = Some(format!("rfc822;{evil}+0D+0ABcc:").into());
     let mut said = reason(550, Status(5, 1, 1), evil);
     said.remote = evil.into();
-    let failed = [told(&one, &said)];
+    let failed = [reported(&one, &said)];
     let content = b"Subject: a\nBcc: b\r\nX\r: c\r\n\r\n";
     let text = built(&failed, content, Some(evil));
     assert!(!text.contains("\r\nBcc") && !text.contains("\nMAIL") && !text.contains("\r\n.\r\n"));
@@ -140,7 +211,7 @@ fn nothing_from_outside_adds_a_line() {
 fn eight_bits_are_quoted() {
     let one = recipient("gr\u{fc}n@b.example");
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n");
-    let failed = [told(&one, &said)];
+    let failed = [reported(&one, &said)];
     let text = built(&failed, b"Subject: \xff\xfe\r\n\r\n", None);
     assert!(text.contains("Final-Recipient: utf-8; gr\\x{FC}n@b.example\r\n"));
     assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 unbekannt: gr?n\r\n"));
@@ -153,7 +224,7 @@ fn eight_bits_are_quoted() {
 fn only_the_header_is_returned_without_its_stuffing_and_within_its_bound() {
     let one = recipient("x@b.example");
     let said = reason(550, Status(5, 1, 1), "no");
-    let failed = [told(&one, &said)];
+    let failed = [reported(&one, &said)];
     let returned = |content: &[u8]| {
         let text = built(&failed, content, None);
         let (_, part) = text.split_once("text/rfc822-headers\r\n").unwrap();
@@ -178,7 +249,7 @@ fn only_the_header_is_returned_without_its_stuffing_and_within_its_bound() {
 fn many_recipients_and_the_longest_words_stay_within_the_bounds() {
     let ordinary: Vec<_> = (0..1500).map(|n| recipient(&format!("u{n}@b.example"))).collect();
     let said = reason(550, Status(5, 1, 1), "No such user here");
-    let failed: Vec<_> = ordinary.iter().map(|one| told(one, &said)).collect();
+    let failed: Vec<_> = ordinary.iter().map(|one| reported(one, &said)).collect();
     let text = built(&failed, CONTENT, None);
     assert_eq!(text.matches("\r\nFinal-Recipient: ").count(), RECIPIENTS_MAX);
     assert!(text.contains("... and 500 more"));
@@ -187,42 +258,46 @@ fn many_recipients_and_the_longest_words_stay_within_the_bounds() {
     long.original = Some(format!("rfc822;{}", "x".repeat(5000)).into());
     let mut words = reason(550, Status(5, 999, 999), &"\u{fc} ".repeat(2000));
     words.remote = "m".repeat(5000).into();
-    let failed: Vec<_> = (0..3000).map(|_| told(&long, &words)).collect();
+    let failed: Vec<_> = (0..3000).map(|_| reported(&long, &words)).collect();
     let text = built(&failed, &b"X: \xff\xff\xff\xff\xff\xff\xff\xff\r\n".repeat(9000), None);
-    let told = text.matches("\r\nFinal-Recipient: ").count();
-    assert!((50..RECIPIENTS_MAX).contains(&told), "{told}");
+    let reported = text.matches("\r\nFinal-Recipient: ").count();
+    assert!((50..RECIPIENTS_MAX).contains(&reported), "{reported}");
     assert!(text.len() > CONTENT_BYTES_MAX / 2);
 }
 
 /// The report of this kind about `x@b.example`.
 fn of_kind(kind: Kind, said: &Reason) -> String {
     let (to, one) = (sender(), recipient("x@b.example"));
-    let all = [told(&one, said)];
+    let all = [reported(&one, said)];
     String::from_utf8(report(&Report { kind, ..about(&to, &plain(), &all, CONTENT) })).unwrap()
 }
 
 /// Of a message that was to be delivered by 14 November 2023, 22:15:00.
-fn of_late(kind: Kind, told: ReportedRecipient<'_>) -> String {
+fn of_late(kind: Kind, reported: ReportedRecipient<'_>) -> String {
     let at = Timestamp(1_700_000_100_000);
     let deliver_by = Some(DeliverBy { at, mode: ByMode::Return, trace: false });
     let message = message(Options { deliver_by, ..Options::default() });
-    let report = report(&Report { kind, ..about(&sender(), &message, &[told], CONTENT) });
+    let report = report(&Report { kind, ..about(&sender(), &message, &[reported], CONTENT) });
     String::from_utf8(report).unwrap().replace("\r\n", "\n")
 }
 
 #[test]
-fn rfc2852_5_a_report_names_the_time_of_by() {
+fn rfc2852_5_a_sender_that_set_a_time_hears_of_it() {
     let busy = reason(450, Status(4, 2, 1), "Mailbox busy");
     let recipient = Recipient::plain(Address::new("x@b.example"));
-    let late =
-        || ReportedRecipient { expired: true, late: true, attempts: 3, ..told(&recipient, &busy) };
+    let late = || ReportedRecipient {
+        expired: true,
+        late: true,
+        attempts: 3,
+        ..reported(&recipient, &busy)
+    };
     let by = "Tue, 14 Nov 2023 22:15:00 +0000";
     let failed = of_late(Kind::Failed, late());
     for line in [
         format!("\nDeliver-By-Date: {by}\n"),
         "\nAction: failed\nStatus: 5.4.7\n".to_owned(),
         format!("\nDiagnostic-Code: X-Ringpost; not delivered by {by} (BY), and so far: 450 4.2.1"),
-        "Not delivered in time: 3 attempts, the last of which".to_owned(),
+        "The time that you set is over; it was tried 3 times.".to_owned(),
     ] {
         assert!(failed.contains(&line), "{line}: {failed}");
     }
@@ -231,11 +306,11 @@ fn rfc2852_5_a_report_names_the_time_of_by() {
     assert!(delayed.contains("\nAction: delayed\nStatus: 4.4.7\n"), "{delayed}");
     assert!(delayed.contains("(BY), and so far: 450 4.2.1"), "{delayed}");
     // Refused before its time: that is the reason, and not the time.
-    let refused = of_late(Kind::Failed, told(&recipient, &busy));
+    let refused = of_late(Kind::Failed, reported(&recipient, &busy));
     assert!(refused.contains("\nStatus: 5.0.0\n"), "{refused}");
     assert!(refused.contains("\nDiagnostic-Code: smtp; 450 4.2.1"), "{refused}");
     let taken = reason(250, Status(2, 1, 5), "ok");
-    let relayed = of_late(Kind::Relayed, told(&recipient, &taken));
+    let relayed = of_late(Kind::Relayed, reported(&recipient, &taken));
     assert!(relayed.contains("\nAction: relayed\nStatus: 2.1.5\n"), "{relayed}");
     assert!(relayed.replace('\n', " ").contains("You set a time for it"), "{relayed}");
 }
@@ -265,7 +340,7 @@ fn rfc3464_2_3_3_each_kind_has_its_action_and_a_status_of_its_class() {
 fn rfc3461_6_2_the_whole_message_comes_back_only_where_it_can_stand_unencoded() {
     let (to, one) = (Address::new("sender@a.example"), recipient("x@b.example"));
     let said = reason(550, Status(5, 1, 1), "no");
-    let all = [told(&one, &said)];
+    let all = [reported(&one, &said)];
     let returned = |content: &[u8]| {
         let report = report(&Report { whole: true, ..about(&to, &plain(), &all, content) });
         String::from_utf8_lossy(&report).into_owned()
@@ -276,6 +351,8 @@ fn rfc3461_6_2_the_whole_message_comes_back_only_where_it_can_stand_unencoded() 
     assert!(plain.contains("then your message."), "{plain}");
     let eight = returned("A: b\r\n\r\ngr\u{fc}n\r\n".as_bytes());
     assert!(eight.contains("Content-Transfer-Encoding: 8bit\r\n\r\nReceived"), "{eight}");
+    let words = eight.replace("\r\n", " ");
+    assert!(words.contains("then your message, or its header alone if"), "{eight}");
     let top = eight.split_once("\r\n\r\n").unwrap().0;
     assert!(top.contains("Content-Transfer-Encoding: 8bit"), "RFC 2045 6.4: {top}");
     let long = [b"A: b\r\n\r\n".as_slice(), &[b'x'; 2000], b"\r\n"].concat();
@@ -299,7 +376,7 @@ fn rfc6533_reports_have_international_addresses_and_headers_where_smtputf8_was_u
     let (to, mut one) = (Address::new("sender@a.example"), recipient("gr\u{fc}n+x@b.example"));
     one.original = Some("utf-8;gr\\x{FC}n\\x{2B}x@b.example".into());
     let said = reason(550, Status(5, 1, 1), "unbekannt: gr\u{fc}n");
-    let all = [told(&one, &said)];
+    let all = [reported(&one, &said)];
     let content = "Subject: gr\u{fc}n\r\n\r\n";
     let with = |smtp_utf8| {
         let message = message(Options { smtp_utf8, ..Options::default() });
@@ -337,9 +414,9 @@ fn rfc3464_2_2_and_2_3_each_group_has_what_it_must_have_once() {
         (Kind::Delivered, "delivered"),
     ] {
         for envelope_id in [None, Some("QQ+2B314")] {
-            let told = [told(&one, &said), told(&two, &said)];
+            let reported = [reported(&one, &said), reported(&two, &said)];
             let message = with_envelope_id(envelope_id);
-            let report = report(&Report { kind, ..about(&to, &message, &told, CONTENT) });
+            let report = report(&Report { kind, ..about(&to, &message, &reported, CONTENT) });
             let text = String::from_utf8(report).unwrap();
             let (_, status) = text.split_once("message/delivery-status\r\n").unwrap();
             let (head, status) = status.split_once("\r\n\r\n").unwrap();
@@ -381,7 +458,7 @@ fn rfc3464_2_2_and_2_3_each_group_has_what_it_must_have_once() {
 fn rfc6522_3_a_report_is_multipart_report_of_its_type() {
     let one = recipient("x@b.example");
     let said = reason(550, Status(5, 1, 1), "no");
-    let text = built(&[told(&one, &said)], CONTENT, None);
+    let text = built(&[reported(&one, &said)], CONTENT, None);
     let (top, parts) = text.split_once("\r\n\r\n").unwrap();
     let top = top.replace("\r\n\t", " ");
     let top: Vec<_> = fields(&top).into_iter().map(|(name, value)| (name, value.trim())).collect();

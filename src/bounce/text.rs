@@ -1,8 +1,8 @@
 //! The part of a report for people.
 
 use super::encoding::date;
-use super::{Kind, Report, ReportedRecipient, VALUE_BYTES_MAX, WRAP, host_of};
-use crate::message::Reason;
+use super::{Kind, Report, ReportedRecipient, VALUE_BYTES_MAX, WRAP, host_of, remote_without_port};
+use crate::message::{HostAttempt, Reason};
 use crate::smtp::one_line;
 use std::fmt::Write;
 
@@ -11,34 +11,35 @@ pub(super) fn opening(report: &Report<'_>) -> String {
     let host = one_line(report.host_name.as_bytes(), VALUE_BYTES_MAX);
     wrapped(&mut text, "", &format!("This is the mail relay {host}."));
     text.push_str("\r\n");
-    let them = if report.told.len() == 1 { "this recipient" } else { "these recipients" };
+    let recipients =
+        if report.recipients.len() == 1 { "this recipient" } else { "these recipients" };
     let arrived = format!(
         "The message that you sent, and that arrived here on {}",
         date(report.message.received_at)
     );
-    let late = report.told.iter().any(|told| told.late);
+    let late = report.recipients.iter().any(|reported| reported.late);
     let by = report.deliver_by().filter(|_| late);
     let by = by.map_or_else(String::new, |at| format!(" by the time that you set, {}", date(at)));
     let words = match report.kind {
         Kind::Failed => format!(
-            "{arrived}, could not be delivered to {them}. No further attempts will be made."
+            "{arrived}, could not be delivered to {recipients}. No further attempts will be made."
         ),
         Kind::Delayed { until } => format!(
-            "{arrived}, has not been delivered yet to {them}{by}. It will be tried again until {}. \
+            "{arrived}, has not been delivered yet to {recipients}{by}. It will be tried again until {}. \
              You need not send it again.",
             date(until)
         ),
         Kind::Relayed if report.deliver_by().is_some() => format!(
-            "{arrived}, was handed on to the next mail server for {them}. You set a time for it \
+            "{arrived}, was handed on to the next mail server for {recipients}. You set a time for it \
              ({}): from here on that is with the servers that follow, as far as they know of such \
              times.",
             report.deliver_by().map(date).unwrap_or_default()
         ),
         Kind::Relayed => format!(
-            "{arrived}, was handed on to the next mail server for {them}. That server does not \
+            "{arrived}, was handed on to the next mail server for {recipients}. That server does not \
              report deliveries: you will hear of it again only if there is trouble."
         ),
-        Kind::Delivered => format!("{arrived}, was delivered to {them}."),
+        Kind::Delivered => format!("{arrived}, was delivered to {recipients}."),
     };
     wrapped(&mut text, "", &words);
     text.push_str("\r\n");
@@ -61,63 +62,88 @@ pub(super) fn closing(report: &Report<'_>, returned: &str) -> String {
 }
 
 fn advice(report: &Report<'_>, text: &mut String) {
-    let refused = "What you can do: the words above are those of the recipient's mail server where \
-                   it gave a reason. If it does not know the address, check its spelling. If it \
-                   refuses the message for another reason, only those who run that server can \
-                   change it.";
+    let refused = "What you can do: where a server gave a reason, its words are quoted above. If \
+                   it does not know the address, check the spelling. If it refused the message \
+                   for another reason, only the people who run that server can change that.";
     wrapped(text, "", refused);
-    if report.told.iter().any(|told| told.late) {
+    if report.recipients.iter().any(|reported| reported.late) {
         let late = "Where it was not delivered by the time that you set for it, it comes back only \
                     for that: you can send it again, with another time or none.";
         wrapped(text, "", late);
-    } else if report.told.iter().any(|told| told.expired) {
-        let expired = "If the message waited too long, the server was out of reach or busy; you \
-                       can send the message again later.";
+    } else if report.recipients.iter().any(|reported| reported.expired) {
+        let expired = "Where the message waited too long, the server could not be reached or did \
+                       not accept it yet: you can send the message again later.";
         wrapped(text, "", expired);
     }
 }
 
-pub(super) fn detail(kind: Kind, told: &ReportedRecipient<'_>, text: &mut String) {
-    let address = one_line(told.recipient.address.as_str().as_bytes(), VALUE_BYTES_MAX);
+/// One recipient: what became of it, and what happened at each host that was tried, the most
+/// telling first.
+pub(super) fn detail(kind: Kind, reported: &ReportedRecipient<'_>, text: &mut String) {
+    let address = one_line(reported.recipient.address.as_str().as_bytes(), VALUE_BYTES_MAX);
     let _ = write!(text, "<{address}>\r\n");
-    let reason = told.reason;
-    let remote = host_of(reason);
-    let words = one_line(reason.text.as_bytes(), Reason::TEXT_LENGTH_MAX);
-    let mut said = String::new();
-    if reason.code != 0 {
-        let _ = write!(said, "{} ", reason.code);
+    if let Some(summary) = summary(kind, reported) {
+        wrapped(text, "    ", &summary);
     }
-    let _ = write!(said, "{} {words}", reason.status);
-    let at = if remote.is_empty() { String::new() } else { format!(" ({remote})") };
-    let attempts = told.attempts;
-    let times = if attempts == 1 { "attempt" } else { "attempts" };
-    let sentence = match (kind, remote.is_empty(), reason.code != 0) {
-        (Kind::Failed, _, _) if told.late => {
-            format!("Not delivered in time: {attempts} {times}, the last of which{at} gave: {said}")
-        }
-        (Kind::Failed, _, _) if told.expired => {
-            format!("Waited too long: {attempts} {times}, the last of which{at} gave: {said}")
-        }
-        (Kind::Failed, false, true) => format!("The server {remote} refused it: {said}"),
-        (Kind::Failed, false, false) => {
-            format!("It cannot be sent to the server {remote}: {said}")
-        }
-        (Kind::Failed, true, _) => format!("It cannot be delivered: {said}"),
-        (Kind::Delayed { .. }, _, _) if attempts == 0 => format!("Not tried yet: {said}"),
-        (Kind::Delayed { .. }, _, _) => {
-            format!("{attempts} {times}, the last of which{at} gave: {said}")
-        }
-        (Kind::Relayed | Kind::Delivered, true, _) => format!("It was taken: {said}"),
-        (Kind::Relayed | Kind::Delivered, false, _) => {
-            format!("The server {remote} took it: {said}")
-        }
+    let reason = reported.reason;
+    let is_refusal = matches!(kind, Kind::Failed) && !reported.late && !reported.expired;
+    let verb = match kind {
+        Kind::Relayed | Kind::Delivered => "took it",
+        Kind::Failed if is_refusal => "refused it",
+        Kind::Failed | Kind::Delayed { .. } => "said",
     };
-    wrapped(text, "    ", &sentence);
-    for other in reason.other_hosts() {
-        let words = one_line(other.to_string().as_bytes(), Reason::TEXT_LENGTH_MAX);
-        wrapped(text, "    ", &format!("Also tried: {words}"));
+    let first = HostAttempt::of(reason);
+    let others = reason.other_hosts();
+    let words = |host: &HostAttempt, verb: &str| {
+        let is_twin = |other: &&HostAttempt| host_of(&other.remote) == host_of(&host.remote);
+        let twins = std::iter::once(&first).chain(others).filter(is_twin).count();
+        host_words(host, verb, if twins > 1 { Naming::WithAddress } else { Naming::Short })
+    };
+    wrapped(text, "    ", &words(&first, verb));
+    for other in others {
+        wrapped(text, "    ", &words(other, "said"));
     }
     text.push_str("\r\n");
+}
+
+/// What became of a recipient, where what the hosts said does not say it all.
+fn summary(kind: Kind, reported: &ReportedRecipient<'_>) -> Option<String> {
+    let last = match reported.attempts {
+        0 => "it was not tried. What it waited for".to_owned(),
+        1 => "it was tried once. What happened then".to_owned(),
+        attempts => format!("it was tried {attempts} times. What happened the last time"),
+    };
+    match kind {
+        Kind::Failed if reported.late => Some(format!("The time that you set is over; {last}:")),
+        Kind::Failed if reported.expired => Some(format!("It waited too long; {last}:")),
+        Kind::Delayed { .. } => Some(format!("It still waits; {last}:")),
+        Kind::Failed | Kind::Relayed | Kind::Delivered => None,
+    }
+}
+
+/// How a host is named.
+#[derive(Clone, Copy)]
+enum Naming {
+    /// By its name alone.
+    Short,
+    /// Several addresses of the name were tried.
+    WithAddress,
+}
+
+/// What happened at one host. `verb` is for a reply of its own.
+fn host_words(host: &HostAttempt, verb: &str, naming: Naming) -> String {
+    let words = one_line(host.text.as_bytes(), Reason::TEXT_LENGTH_MAX);
+    let name = match naming {
+        Naming::Short => host_of(&host.remote),
+        Naming::WithAddress => remote_without_port(&host.remote),
+    };
+    match (name.is_empty(), host.code) {
+        // The status of our own words is in the part for programs.
+        (true, 0) => format!("It could not be sent: {words}"),
+        (true, code) => format!("{code} {} {words}", host.status),
+        (false, 0) => format!("Delivery to the server {name} failed: {words}"),
+        (false, code) => format!("The server {name} {verb}: {code} {} {words}", host.status),
+    }
 }
 
 /// Appends `words`, wrapped between them and indented; one word longer than a line is not broken.

@@ -10,7 +10,7 @@
 use crate::config::Config;
 use crate::message::QueueId;
 use crate::ring::Sender;
-use crate::shard::{self, DomainEntry, Page, Request};
+use crate::shard::{self, DomainEntry, Page, Request, SiteEntry};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -137,10 +137,14 @@ async fn nothing() -> Response {
 }
 
 async fn sites(State(relay): State<Relay>) -> Response {
-    let mut all = Vec::new();
+    let mut all: Vec<SiteEntry> = Vec::new();
     for shard in relay.shards.iter() {
         all.extend(ask_shard(shard, |reply| Request::Sites { reply }).await.unwrap_or_default());
     }
+    // Here, and not on a shard, which has mail to move.
+    all.sort_by(|one, other| {
+        (one.shard, &one.site, &one.kind).cmp(&(other.shard, &other.site, &other.kind))
+    });
     json_lines(Body::from(lines(&all)))
 }
 

@@ -16,7 +16,7 @@ pub struct Login {
     pub without_tls: bool,
 }
 
-/// Work that takes too long for this room: hashing as often as the server asks for.
+/// Work that takes too long here: hashing as often as the server asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     client: Client,
@@ -173,7 +173,7 @@ impl Exchange {
                     _ => Answer::Fault("it does not know the password either"),
                 }
             }
-            // RFC 7628 3.2.3; whoever speaks XOAUTH2 takes it as well.
+            // RFC 7628 3.2.3; servers with XOAUTH2 accept it as well.
             Exchange::Token => {
                 write(b"\x01");
                 Answer::Written

@@ -88,12 +88,12 @@ impl Conversation {
         }
     }
 
-    /// Has it log in before it is ready. To be said before anything is received.
+    /// Has it log in before it is ready. To be called before anything is received.
     pub fn log_in_as(&mut self, login: Login) {
         self.login = Some(login);
     }
 
-    /// TLS stands from the first byte. To be said before anything is received.
+    /// TLS is established from the first byte. To be called before anything is received.
     pub fn secured_from_the_start(&mut self) {
         self.secured = true;
     }
@@ -121,7 +121,7 @@ impl Conversation {
     /// step of `More` or `Close` has consumed everything. Adds to `out` what is to be sent.
     pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
         match self.state {
-            // Words of the server's own accord: 421 before it closes, or out of step with us.
+            // The server speaks unasked: 421 before it closes, or a reply that belongs to nothing.
             // Either way no command may follow.
             State::Idle | State::Ended { close: false } if !input.is_empty() => {
                 self.state = State::Closed;
@@ -357,7 +357,7 @@ impl Conversation {
         Step::Finished { outcomes, again }
     }
 
-    /// The server does not speak SMTP, or not as we do: nothing it says from here on can be
+    /// What the server sent is no SMTP, or no reply to what was sent: nothing that follows can be
     /// matched to a command.
     fn broken(&mut self, what: &str) -> Step {
         let stage = self.stage();
@@ -538,7 +538,7 @@ impl Conversation {
                 Command::Recipient(_) => limits.recipient_timeout,
                 Command::Data => limits.data_timeout,
                 Command::Content => limits.content_timeout,
-                // Nobody waits long for the end of a message that has no recipients.
+                // The end of a message without recipients is not worth a long wait.
                 Command::EmptyEnd => limits.hello_timeout,
                 Command::EndOfData | Command::EndOfDataFor(_) => limits.end_of_data_timeout,
             },
@@ -546,7 +546,7 @@ impl Conversation {
         }
     }
 
-    /// The connection is gone: what that means, by the table in the room's documentation. With no
+    /// The connection is gone: what that means, by the table in the module's documentation. With no
     /// transaction open the list is empty and the reason is for the host.
     pub fn lost(&mut self, loss: Loss) -> (Vec<RecipientOutcome>, Reason) {
         let reason = self.meaning(&loss);

@@ -8,20 +8,21 @@
 //! # When the connection is lost
 //!
 //! [`Conversation::lost`] is this table. A recipient that RCPT refused keeps that outcome in every
-//! row; "all" are the others. One that was told "too many recipients" keeps that reply, deferred.
+//! row; "all" are the others. One that was answered "too many recipients" keeps that reply,
+//! deferred.
 //!
 //! | lost | stage | status | meaning |
 //! | --- | --- | --- | --- |
 //! | before the greeting | greeting | 4.4.2 | for the host; no recipients |
 //! | before the reply to EHLO, HELO | hello | 4.4.2 | for the host; no recipients |
 //! | between messages, in QUIT | hello | 4.4.2 | for the host; no recipients |
-//! | content ahead, before any reply | as below | 4.4.2 | all deferred, and the text says that they may have it |
+//! | content ahead, before any reply | as below | 4.4.2 | all deferred, and the text says that it may have been delivered |
 //! | before the reply to RSET, MAIL | mail | 4.4.2 | all deferred |
 //! | before the reply to RCPT | rcpt | 4.4.2 | all deferred, the accepted too |
 //! | before the reply to DATA | data | 4.4.2 | all deferred |
 //! | while content is sent | content | 4.4.2 | all deferred: without the final dot the server must drop it (RFC 5321 4.1.1.10) |
 //! | content unreadable here | local | 4.3.0 | all deferred; the same holds |
-//! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that they may have it: only a second copy is sure to lose nothing (RFC 1047, RFC 5321 6.1) |
+//! | after the final dot | end-of-data | 4.4.2 | all deferred, and the text says that it may have been delivered: only another attempt is sure to lose nothing (RFC 1047, RFC 5321 6.1) |
 //! | after the dot of an empty message | end-of-data | 4.4.2 | all have outcomes already |
 //!
 //! Where commands are pipelined the step is that of the first missing reply. "Deferred" is the
@@ -33,21 +34,21 @@
 //! `Refused`. RFC 5321 3.1 lets a client treat 554 as final, but a greeting speaks of this host and
 //! our address, not of the recipient: another host of the site may take the mail, a block list
 //! entry is lifted within the days that mail waits here, and whether the other hosts were merely
-//! down cannot be known in this room. Postfix does the same (`smtp_skip_5xx_greeting`). The reason
-//! keeps the server's own code.
+//! down cannot be known here. Postfix does the same (`smtp_skip_5xx_greeting`). The reason keeps
+//! the server's own code.
 //!
 //! *What is tried next* after a failure stands in [`scope`](Scope): which host, over which
 //! connection, for which recipients.
 //!
-//! *421 at any point* ends the transaction and closes (RFC 5321 3.8), but not to RCPT: some say it
-//! of one recipient and go on, so the others are served as far as the server does. If it closes,
-//! they are tried at once over a new connection.
+//! *421 at any point* ends the transaction and the connection (RFC 5321 3.8), except to RCPT: some
+//! servers say it of one recipient and go on, so the others are sent as far as the server lets
+//! them. If it closes the connection, they are tried at once over a new one.
 //!
 //! *Too many recipients.* 452 to RCPT, 552 in its place (RFC 5321 4.5.3.1.10) and any 4xx with
 //! status x.5.3 put the recipient in `again` when others were accepted before it, and defer it
 //! otherwise. A server that gives another status has said what it means: 452 4.2.2 is a full
 //! mailbox and deferred, 552 5.2.2 is refused. After a transaction that was deferred or closed as a
-//! whole nobody is sent again at once. Each further transaction is smaller, so this ends.
+//! whole no recipient is sent again at once. Each further transaction is smaller, so this ends.
 //!
 //! *RSET* goes in front of the next MAIL, in the same write when the server pipelines, when a
 //! transaction ended before 354. A connection that is not used again is spared it.
@@ -64,9 +65,9 @@
 //!
 //! *Content ahead.* Where PIPELINING and CHUNKING are offered and the caller has all content at
 //! hand ([`Mail::pipelined_content`]), it goes by BDAT in the same write as the envelope: one round
-//! trip for a message in place of two. Content for recipients that are all refused goes in vain, so
-//! the caller does that with small messages only. 500 to 504 to BDAT is no word on the message: the
-//! host cannot do what it offers, and the mail is tried at once by DATA on the same connection
+//! trip for a message in place of two. If all recipients are refused the content was sent for
+//! nothing, so the caller does that with small messages only. 500 to 504 to BDAT says nothing about
+//! the message: the host lacks what it offers, and DATA is tried at once on the same connection
 //! ([`Conversation::retry_without_extension`]). After anything but 2xx to BDAT comes RSET.
 //!
 //! *SMTPUTF8 mail and a host without it* is refused with 5.6.7 (RFC 6531 3.2), and *mail above a
@@ -97,18 +98,18 @@
 //! learned before the handshake is forgotten and asked again. Bytes behind the 220 are dropped
 //! (RFC 3207 4.2; CVE-2021-38371). What it means that a handshake fails is the caller's business.
 //!
-//! *AUTH* (RFC 4954) is said at hosts that know us, after EHLO under TLS: SCRAM-SHA-256, else
-//! PLAIN, else LOGIN. A host that offers none, or does not take our password, or would have it in
-//! the clear, gets no mail: it is deferred, because an operator can mend that. With SCRAM a host
-//! must prove that it knows the password, too. An exchange that leads nowhere is cancelled with `*`
-//! before QUIT. MAIL has AUTH=<> then (RFC 4954 5); where a host answers that with 500, 501, 504 or
-//! 555, the mail is tried at once without, on the same connection.
+//! *AUTH* (RFC 4954) is used at hosts for which there are credentials, after EHLO under TLS:
+//! SCRAM-SHA-256, else PLAIN, else LOGIN. A host that offers none, or does not accept the password,
+//! or would have it in the clear, gets no mail: it is deferred, because an operator can mend that.
+//! With SCRAM a host must prove that it knows the password, too. An exchange that cannot go on is
+//! cancelled with `*` before QUIT. MAIL has AUTH=<> then (RFC 4954 5); where a host answers that
+//! with 500, 501, 504 or 555, the mail is tried at once without, on the same connection.
 //!
-//! *Nonsense instead of a reply*, one of a class that the command cannot have, or one too many:
-//! nothing that follows can be matched to a command, so the mail is deferred and the connection
-//! closed. A line end of bare LF is tolerated. After the content was sent the server may have the
-//! message, and being strict would make copies: there any last line of class 2 means taken,
-//! whatever stands before it
+//! *Something that is no reply*, a reply of a class that the command cannot have, or one reply too
+//! many: nothing that follows can be matched to a command, so the mail is deferred and the
+//! connection closed. A line end of bare LF is tolerated. After the content was sent the server may
+//! have the message, and being strict would make copies: there any last line of class 2 means
+//! taken, whatever stands before it
 //! ([`read_after_content`](crate::smtp::ResponseReader::read_after_content)).
 //!
 //! *Time*: [`Conversation::timeout`] is the limit for a reply as a whole, from the moment when it

@@ -44,7 +44,7 @@ pub(super) fn mail(mail: &Mail, offered: &Capabilities, out: &mut Vec<u8>) -> Re
             write!(out, " ENVID={id}")?;
         }
     }
-    // RFC 4954 5: nobody is believed here to say who has submitted it.
+    // RFC 4954 5: what the client says of who submitted it is not trusted here.
     if offered.logged_in {
         write!(out, " AUTH=<>")?;
     }

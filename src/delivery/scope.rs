@@ -16,12 +16,21 @@
 //! | RCPT, pipelined, others answered | recipient | recipient | recipient | connection | connection | connection |
 //! | DATA | transaction | transaction | transaction | transaction | transaction | transaction |
 //! | content | transaction | transaction | transaction | transaction | transaction | transaction |
-//! | end of data | transaction | transaction | transaction | message | message | message |
-//! | end of data, LMTP | recipient | transaction | recipient | message | message | message |
+//! | end of data | transaction | transaction | transaction | message | transaction | message |
+//! | end of data, LMTP | recipient | transaction | recipient | message | transaction | message |
 //!
 //! In the pipelined row commands that were sent together with RCPT were answered, and others were
 //! not: the new connection has one command at a time. After 421 to RCPT, a connection that is then
 //! closed is scope connection for the other recipients.
+//!
+//! A connection that is lost after the end of data leaves open whether the host has taken the
+//! message. The client never takes that for a delivery (RFC 5321 6.1), so there may be a copy,
+//! whichever host is tried next. It is the next one, and at once: one that closes the connection
+//! there mostly has rejected the message or broken down, and would do the same with each retry. A
+//! host that is only silent is another matter: it mostly works on the message, and a second copy
+//! elsewhere is then certain (RFC 5321 4.5.3.2.6). It has `delivery.end_of_data_timeout`, and the
+//! message then waits for its retry. So does one whose host answers with something that is no reply
+//! to the end of data: it has most likely taken it.
 //!
 //! The content cannot be read here, at any stage: message. What STARTTLS and the handshake mean
 //! where mail may go in the clear stands in the table of fall-backs (`pool::fallback`).
@@ -34,7 +43,7 @@
 //! | transaction | all recipients bounce | all go to the next host |
 //! | connection | a new connection to the same host, once; nothing is charged to it | the same |
 //! | host | the next host | the next host |
-//! | message | | deferred, no other host: it may have been delivered, or cannot be sent |
+//! | message | | deferred, no other host: it has most likely been taken, or cannot be sent |
 //!
 //! The next host is the next address of the site in the order of RFC 5321 5.1: by preference,
 //! equal ones in random order, families in turn, those that did not answer lately last. Each
@@ -65,7 +74,7 @@ pub enum Scope {
     Connection,
     /// The host: no mail can be sent there now.
     Host,
-    /// The message, whatever host is tried: it may have been delivered, or cannot be read here.
+    /// The message, whatever host is tried: it has most likely been taken, or cannot be read here.
     Message,
 }
 
@@ -143,7 +152,7 @@ pub fn scope_of(point: Point, event: Event, usage: Usage) -> Scope {
         (Point::Mail, Closing | Lost | TimedOut, Usage::Reused) => Scope::Connection,
         (Point::Recipient, Later | Closing | Refused, _) => Scope::Recipient,
         (Point::EndOfDataEach, Later | Refused, _) => Scope::Recipient,
-        (Point::EndOfData | Point::EndOfDataEach, Malformed | Lost | TimedOut, _) => Scope::Message,
+        (Point::EndOfData | Point::EndOfDataEach, Malformed | TimedOut, _) => Scope::Message,
         (Point::Mail | Point::Recipient | Point::Data | Point::Content, _, _) => Scope::Transaction,
         (Point::EndOfData | Point::EndOfDataEach, _, _) => Scope::Transaction,
     }

@@ -1,5 +1,5 @@
-//! What single transcripts cannot show: the table of losses, the time-outs, and a server of any
-//! mood. The dialogues themselves stand in `tests/fixtures/delivery`.
+//! What single transcripts cannot show: the table of losses, the time-outs, and random
+//! servers. The dialogues themselves are in `tests/fixtures/delivery`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::transaction::PIPELINE_COMMANDS_MAX;
@@ -150,7 +150,7 @@ fn a_lost_connection_means_what_the_table_says() {
         assert_eq!(&*reason.remote, "mx.example [192.0.2.1]:25");
         assert_eq!(stages(&outcomes), expected, "{words}");
         let (after, _) = conversation.lost(Loss::TimedOut);
-        assert!(after.is_empty(), "{words}: nobody ends twice");
+        assert!(after.is_empty(), "{words}: none ends twice");
     }
     let (outcomes, reason) = before_content().lost(Loss::Content("segment 7: torn".into()));
     assert_eq!(stages(&outcomes), vec![(0, Stage::Local, Status(4, 3, 0)), refused]);
@@ -301,7 +301,7 @@ struct Tally {
     unusable: usize,
 }
 
-/// A server of moods: mostly it answers each command once, in portions of random size.
+/// A random server: mostly it answers each command once, in portions of random size.
 struct RandomServer {
     random: fastrand::Rng,
     odd_percent: u8,
@@ -362,7 +362,7 @@ fn random_conversation(seed: u64, tally: &mut Tally) {
         match progress.step {
             Step::More if server.random.u16(..2000) == 0 => break,
             Step::More => server.receive(&mut out, &mut input),
-            Step::Prove(_) => panic!("nobody logs in"),
+            Step::Prove(_) => panic!("no login is configured"),
             Step::StartTls => {
                 input.clear();
                 conversation.secured(&mut out);

@@ -32,7 +32,7 @@ pub(super) enum Command {
     EndOfData,
     /// The final dot, for the recipient at this place (RFC 2033 4.2).
     EndOfDataFor(usize),
-    /// The final dot of an empty message for nobody: 354 came though no recipient was accepted.
+    /// The final dot of an empty message without recipients: 354 came though none was accepted.
     EmptyEnd,
 }
 
@@ -305,7 +305,7 @@ impl Transaction {
                 return Progression::Finished { close: true };
             }
             (Command::Mail, 2) => self.mail_accepted = true,
-            // Some let us log in and do not know AUTH= all the same.
+            // Some servers have AUTH and do not know AUTH= all the same.
             (Command::Mail, 5)
                 if capabilities.logged_in && matches!(response.code(), 500 | 501 | 504 | 555) =>
             {
@@ -328,7 +328,7 @@ impl Transaction {
                 return self.end_one(place, Outcome::Delivered(reason()));
             }
             (Command::EndOfDataFor(place), 4 | 5) => return self.end_one(place, judged(reason())),
-            // Whatever the server makes of a message for nobody.
+            // Whatever the server makes of a message without recipients.
             (Command::EndOfData, class) if self.accepted == 0 => {
                 return Progression::Finished { close: class == 3 };
             }
@@ -408,7 +408,7 @@ impl Transaction {
             return Progression::Violation("354 though no recipient was accepted");
         }
         // RFC 2920 3.1: the server wants a message although no recipient is left. It gets an empty
-        // one, and what it says to that concerns nobody.
+        // one, and what it says to that concerns no recipient.
         out.extend_from_slice(b".\r\n");
         self.awaited = Command::EmptyEnd;
         self.outstanding = 1;

@@ -1,6 +1,6 @@
 //! One connection to one host: bytes between a `ring` stream and a `delivery` conversation.
 
-use super::content;
+use super::content::{self, ContentSender, loss_of};
 use super::exchange::{Job, Reporter, Reports};
 use super::fallback::{Broken, Fallbacks};
 use crate::config::{Config, Scheme};
@@ -69,7 +69,7 @@ enum Failure {
     /// TLS failed.
     Tls {
         reason: Reason,
-        /// By what the host showed or said, and not on its way.
+        /// By what the host showed or said, and not on its profile.
         is_final: bool,
         /// The handshake offered to take up an earlier session.
         offered_session: bool,
@@ -81,9 +81,7 @@ enum Failure {
 impl Failure {
     fn into_host_failure(self) -> HostFailure {
         match self {
-            Failure::Tls { reason, .. } => {
-                HostFailure { reason, telling: Telling::Tls, finality: Finality::Later }
-            }
+            Failure::Tls { reason, .. } => HostFailure::of_conversation(reason),
             Failure::Other(failure) => failure,
         }
     }
@@ -91,9 +89,9 @@ impl Failure {
 
 /// A connection that has passed greeting and EHLO.
 pub(super) struct Connection {
-    pub(super) stream: MaybeTlsStream,
+    stream: MaybeTlsStream,
     input: RecvBuf,
-    pub(super) output: Vec<u8>,
+    output: Vec<u8>,
     pub(super) conversation: Conversation,
     security: Option<Arc<Security>>,
     /// The generation of the trusted roots that its certificate was verified by, if it was.
@@ -158,15 +156,16 @@ impl Connection {
     /// What keeps this host from taking mail.
     pub(super) async fn open(
         candidate: &Candidate,
-        way: &TlsProfile<'_>,
+        profile: &TlsProfile<'_>,
         commands: Commands,
         left: Duration,
     ) -> Result<Connection, HostFailure> {
         let until = ring::now() + left;
-        let broken =
-            |what| way.fallbacks.borrow().is_broken(candidate.address, what, ring::wall_clock());
-        let starttls = match way.transport.tls {
-            _ if way.transport.protocol == Scheme::Smtps => StartTls::Never,
+        let broken = |what| {
+            profile.fallbacks.borrow().is_broken(candidate.address, what, ring::wall_clock())
+        };
+        let starttls = match profile.transport.tls {
+            _ if profile.transport.protocol == Scheme::Smtps => StartTls::Never,
             TlsPolicy::Off => StartTls::Never,
             TlsPolicy::Opportunistic if broken(Broken::Tls) => StartTls::Never,
             TlsPolicy::Opportunistic => StartTls::IfOffered,
@@ -177,14 +176,20 @@ impl Connection {
         let mut plan = Plan { starttls, commands, full_handshake };
         let remember = |what, reason: &Reason| {
             let (address, now) = (candidate.address, ring::wall_clock());
-            way.fallbacks.borrow_mut().remember(address, way.site, what, reason.clone(), now);
+            profile.fallbacks.borrow_mut().remember(
+                address,
+                profile.site,
+                what,
+                reason.clone(),
+                now,
+            );
         };
         // Each turn changes the plan, so there are three at most. The connection that failed is of
         // no use in any case.
         loop {
             let left = until.saturating_duration_since(ring::now());
-            let failure = match Connection::open_with(candidate, way, &plan, left).await {
-                Ok(connection) if way.transport.tls != TlsPolicy::RequireTls => {
+            let failure = match Connection::open_with(candidate, profile, &plan, left).await {
+                Ok(connection) if profile.transport.tls != TlsPolicy::RequireTls => {
                     return Ok(connection);
                 }
                 Ok(connection) => return connection.for_require_tls().await,
@@ -198,10 +203,12 @@ impl Connection {
                 }
                 Failure::Tls { reason, .. } if plan.starttls == StartTls::IfOffered => {
                     tracing::debug!(%reason, "no TLS: in the clear");
-                    remember(Broken::Tls, &reason);
+                    if reason.code == 0 {
+                        remember(Broken::Tls, &reason);
+                    }
                     plan.starttls = StartTls::Never;
                 }
-                failure if way.transport.tls == TlsPolicy::RequireTls => {
+                failure if profile.transport.tls == TlsPolicy::RequireTls => {
                     return Err(without_tls(failure));
                 }
                 failure => return Err(failure.into_host_failure()),
@@ -226,45 +233,45 @@ impl Connection {
 
     async fn open_with(
         candidate: &Candidate,
-        way: &TlsProfile<'_>,
+        profile: &TlsProfile<'_>,
         plan: &Plan,
         left: Duration,
     ) -> Result<Connection, Failure> {
         let remote = remote_name(candidate);
-        let limits = &way.config.delivery;
+        let limits = &profile.config.delivery;
         let wait = limits.connect_timeout.min(left);
         let stream = Stream::connect(candidate.address, None, wait)
             .await
             .map_err(|error| Failure::Other(connect_failed(&error, remote.clone())))?;
-        let protocol = match way.transport.protocol {
+        let protocol = match profile.transport.protocol {
             Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
             Scheme::Lmtp => Protocol::Lmtp,
         };
         let manner = Manner {
             protocol,
             starttls: plan.starttls,
-            verified: way.transport.tls.is_verified(),
-            eight_bit: way.transport.eight_bit,
+            verified: profile.transport.tls.is_verified(),
+            eight_bit: profile.transport.eight_bit,
             pipelining: plan.commands == Commands::Pipelined,
         };
         let mut connection = Connection {
             stream: MaybeTlsStream::new(stream),
             input: RecvBuf::with_capacity(RECEIVE_BYTES),
             output: Vec::new(),
-            conversation: Conversation::new(Rc::clone(way.policy), remote, manner),
+            conversation: Conversation::new(Rc::clone(profile.policy), remote, manner),
             security: None,
             verified_by: None,
             lmtp: protocol == Protocol::Lmtp,
-            chunking: way.transport.chunking,
+            chunking: profile.transport.chunking,
             transactions: 0,
             candidate: candidate.clone(),
         };
-        if way.transport.protocol == Scheme::Smtps {
-            connection.shake_hands(candidate, way, plan, left).await?;
+        if profile.transport.protocol == Scheme::Smtps {
+            connection.shake_hands(candidate, profile, plan, left).await?;
             connection.conversation.secured_from_the_start();
         }
-        if let Some(CredentialsId(place)) = way.transport.credentials {
-            let login = login(way.logins, place).ok_or_else(|| {
+        if let Some(CredentialsId(place)) = profile.transport.credentials {
+            let login = login(profile.logins, place).ok_or_else(|| {
                 let text = "our login for this host is not there";
                 let reason = Reason::ours(Stage::Local, Status(4, 3, 5), text);
                 Failure::Other(HostFailure::of_conversation(reason))
@@ -277,12 +284,12 @@ impl Connection {
         if let Some(Ok(Step::StartTls)) = talked {
             // Nothing that came before the handshake counts.
             connection.input.consume(usize::MAX);
-            connection.shake_hands(candidate, way, plan, left).await?;
+            connection.shake_hands(candidate, profile, plan, left).await?;
             connection.conversation.secured(&mut connection.output);
             talked = within(limits.hello_timeout.min(left), connection.talk()).await;
         }
         while let Some(Ok(Step::Prove(proof))) = talked {
-            let proved = match way.logins {
+            let proved = match profile.logins {
                 Some(logins) => logins.work(move || proof.work()).await,
                 None => None,
             };
@@ -305,8 +312,8 @@ impl Connection {
     fn failed(&self, reason: Reason) -> Failure {
         let offered_session = self.stream.offered_session();
         match (reason.stage, reason.code) {
-            // STARTTLS was not answered, or not with a reply.
-            (Stage::Tls, 0) => Failure::Tls { reason, is_final: false, offered_session },
+            // STARTTLS was not answered, not with a reply, or the host closes the connection.
+            (Stage::Tls, 0 | 421) => Failure::Tls { reason, is_final: false, offered_session },
             // With TLS 1.3 a host that does not like the handshake says so only after it.
             (Stage::Hello | Stage::Greeting, 0)
                 if self.security.is_some() && reason.status != Conversation::NOT_PROTECTED =>
@@ -325,19 +332,19 @@ impl Connection {
     async fn shake_hands(
         &mut self,
         candidate: &Candidate,
-        way: &TlsProfile<'_>,
+        profile: &TlsProfile<'_>,
         plan: &Plan,
         left: Duration,
     ) -> Result<(), Failure> {
-        let is_verified = way.transport.tls.is_verified();
+        let is_verified = profile.transport.tls.is_verified();
         let trust = if is_verified { Trust::Verified } else { Trust::Anyone };
-        let ours = way.transport.certificate;
-        let wait = way.config.delivery.tls_timeout.min(left);
-        self.verified_by = (trust == Trust::Verified).then(|| way.client.generation());
+        let ours = profile.transport.certificate;
+        let wait = profile.config.delivery.tls_timeout.min(left);
+        self.verified_by = (trust == Trust::Verified).then(|| profile.client.generation());
         if plan.full_handshake {
-            way.client.forget_session(trust, ours, &candidate.host);
+            profile.client.forget_session(trust, ours, &candidate.host);
         }
-        let shaken = self.stream.connect(way.client, trust, ours, &candidate.host, wait).await;
+        let shaken = self.stream.connect(profile.client, trust, ours, &candidate.host, wait).await;
         shaken.map_err(|error| Failure::Tls {
             is_final: error.kind() == io::ErrorKind::InvalidData,
             reason: tls_failed(&error, remote_name(candidate)),
@@ -405,15 +412,18 @@ impl Connection {
         self.begin(mail, job);
         loop {
             let loss = match self.talk().await {
-                Ok(Step::SendContent) => match self.send_content(job, conversion.as_ref()).await {
-                    Ok(()) => continue,
-                    Err(loss) => match self.last_words() {
-                        Some(Step::Finished { outcomes, again }) => {
-                            return Transacted { outcomes, again, lost: true };
-                        }
-                        _ => loss,
-                    },
-                },
+                Ok(Step::SendContent) => {
+                    let sent = self.content_sender().send(&job.message, conversion.as_ref()).await;
+                    match sent {
+                        Ok(()) => continue,
+                        Err(loss) => match self.last_words() {
+                            Some(Step::Finished { outcomes, again }) => {
+                                return Transacted { outcomes, again, lost: true };
+                            }
+                            _ => loss,
+                        },
+                    }
+                }
                 Ok(Step::Finished { outcomes, again }) => {
                     if self.conversation.retry_without_extension() && self.is_ready_again().await {
                         let mail = mail_of(job, recipients);
@@ -441,8 +451,13 @@ impl Connection {
     fn begin(&mut self, mail: Mail, job: &Job) {
         self.conversation.begin(mail, &mut self.output);
         if self.conversation.takes_content_ahead() {
-            self.put_content(&job.message);
+            self.content_sender().put(&job.message);
         }
+    }
+
+    fn content_sender(&mut self) -> ContentSender<'_> {
+        let Connection { stream, conversation, output, .. } = self;
+        ContentSender { stream, conversation, output }
     }
 
     /// Ends a transaction that takes too long: what that means for its recipients.
@@ -609,13 +624,6 @@ fn remote_name(candidate: &Candidate) -> Box<str> {
         return format!("{}:{}", candidate.host, address.port()).into();
     }
     format!("{} [{}]:{}", candidate.host, address.ip(), address.port()).into()
-}
-
-pub(super) fn loss_of(error: io::Error) -> Loss {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Loss::TimedOut,
-        _ => Loss::Closed(error.to_string()),
-    }
 }
 
 /// RFC 3463 3.8: X.7.5, cryptographic failure.

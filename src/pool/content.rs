@@ -1,10 +1,9 @@
 //! Content on its way out of a connection: as it is stored, as one chunk, or made 7-bit.
 
-use super::connection::{Connection, loss_of};
-use super::exchange::Job;
-use crate::delivery::{Conversion, Loss, Unconvertible};
+use crate::delivery::{Conversation, Conversion, Loss, Unconvertible};
 use crate::message::{Content, Message};
 use crate::smtp::{Dot, Dots};
+use crate::tls::MaybeTlsStream;
 use std::borrow::Cow;
 use std::io;
 
@@ -12,8 +11,8 @@ use std::io;
 /// second system call.
 const ONE_SEND_BYTES_MAX: u64 = 64 * 1024;
 
-/// Whether all content is at hand and may leave with the envelope, before anybody knows whether a
-/// recipient is taken.
+/// Whether all content is at hand and may leave with the envelope, before it is known whether a
+/// recipient is accepted.
 pub(super) fn is_small(message: &Message) -> bool {
     let size = message.size();
     matches!(message.content, Content::Whole(_)) && size <= ONE_SEND_BYTES_MAX
@@ -72,15 +71,22 @@ async fn through(
     Ok(finished)
 }
 
-impl Connection {
+/// What content goes through on its way to the host.
+pub(super) struct ContentSender<'a> {
+    pub(super) stream: &'a mut MaybeTlsStream,
+    pub(super) conversation: &'a mut Conversation,
+    /// What is not sent yet.
+    pub(super) output: &'a mut Vec<u8>,
+}
+
+impl ContentSender<'_> {
     /// Trace and content, after the host asked for them; what ends them goes to the output.
-    pub(super) async fn send_content(
+    pub(super) async fn send(
         &mut self,
-        job: &Job,
+        message: &Message,
         conversion: Option<&Conversion>,
     ) -> Result<(), Loss> {
         let wait = self.conversation.timeout();
-        let message = &job.message;
         if self.conversation.is_chunked() {
             return self.send_chunk(message).await;
         }
@@ -104,12 +110,12 @@ impl Connection {
                 }
             }
         }
-        self.conversation.content_sent(&mut self.output);
+        self.conversation.content_sent(self.output);
         Ok(())
     }
 
     /// The same of content that is at hand, to the output.
-    pub(super) fn put_content(&mut self, message: &Message) {
+    pub(super) fn put(&mut self, message: &Message) {
         let Content::Whole(stored) = &message.content else { return };
         let mut plain = Vec::new();
         let content = match message.flags.dot_stuffed {
@@ -120,10 +126,10 @@ impl Connection {
             false => stored,
         };
         let length = message.prepended_headers.len() + content.len();
-        self.conversation.chunk(length as u64, &mut self.output);
+        self.conversation.chunk(length as u64, self.output);
         self.output.extend_from_slice(&message.prepended_headers);
         self.output.extend_from_slice(content);
-        self.conversation.content_sent(&mut self.output);
+        self.conversation.content_sent(self.output);
     }
 
     /// The whole message as one chunk (RFC 3030). Its length comes first, so content that is kept
@@ -135,15 +141,15 @@ impl Connection {
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
             length += piece.len() as u64;
         }
-        self.conversation.chunk(length, &mut self.output);
+        self.conversation.chunk(length, self.output);
         self.output.extend_from_slice(&message.prepended_headers);
         let mut pieces = Unstuffed::of(message);
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
-            self.stream.send_all(&self.output, wait).await.map_err(loss_of)?;
+            self.stream.send_all(self.output, wait).await.map_err(loss_of)?;
             self.output.clear();
             self.output.extend_from_slice(&piece);
         }
-        self.conversation.content_sent(&mut self.output);
+        self.conversation.content_sent(self.output);
         Ok(())
     }
 
@@ -158,15 +164,23 @@ impl Connection {
         self.output.extend_from_slice(&message.prepended_headers);
         let mut pieces = Pieces::of(message);
         while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
-            writer.piece(&piece, &mut self.output).map_err(changed)?;
+            writer.piece(&piece, self.output).map_err(changed)?;
             if self.output.len() as u64 > ONE_SEND_BYTES_MAX {
-                self.stream.send_all(&self.output, wait).await.map_err(loss_of)?;
+                self.stream.send_all(self.output, wait).await.map_err(loss_of)?;
                 self.output.clear();
             }
         }
-        writer.finish(&mut self.output).map_err(changed)?;
-        self.conversation.content_sent(&mut self.output);
+        writer.finish(self.output).map_err(changed)?;
+        self.conversation.content_sent(self.output);
         Ok(())
+    }
+}
+
+/// What an error of the connection means for the conversation.
+pub(super) fn loss_of(error: io::Error) -> Loss {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Loss::TimedOut,
+        _ => Loss::Closed(error.to_string()),
     }
 }
 

@@ -1,6 +1,6 @@
-//! The exchange: what shards say to one another, over bounded channels, and nothing else.
+//! The exchange: the messages between shards, over bounded channels.
 //!
-//! The talk about one site between an origin (whose spool holds mail for it) and an owner
+//! About one site they go between an origin (whose spool holds mail for it) and an owner
 //! (which holds connections to it):
 //!
 //! ```text
@@ -103,7 +103,7 @@ pub enum PeerState {
     Delivers,
     /// It does not.
     BacksOff {
-        /// Until when it is left in peace.
+        /// Until when it backs off.
         until: Timestamp,
         /// How many failures in a row there were.
         failures: u16,
@@ -159,7 +159,7 @@ pub struct Handling {
     pub elapsed: Duration,
 }
 
-/// What the sender is still to be told of a recipient that was delivered, and by whom.
+/// Which reports the sender is still to get about a delivered recipient, and from which host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reports {
     /// If it asked for NOTIFY=SUCCESS.
@@ -170,7 +170,7 @@ pub struct Reports {
     pub keeps_time: bool,
 }
 
-/// Who tells the sender, if it asked (NOTIFY=SUCCESS), of a recipient that was delivered.
+/// Which host reports a delivery to the sender, if it asked for that (NOTIFY=SUCCESS).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reporter {
     /// The next hop: it has DSN (RFC 3461 5.2.1).
@@ -198,7 +198,7 @@ pub struct Exchange {
     closing: Signal,
 }
 
-/// A shard that fails says so too: the others need not wait for it.
+/// A shard that fails sends it too: the others need not wait for it.
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.closed.get() {

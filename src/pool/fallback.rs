@@ -6,11 +6,17 @@
 //! | STARTTLS was not answered within `tls_timeout`, or by a closed connection, with `tls = "may"` | [`HOLD`] | the same |
 //! | the same with `must` or `must-verify` | no | the next host; else deferred |
 //! | a TLS session was taken up again, and TLS failed as above | [`HOLD`]; the session is forgotten at once | a full handshake over a new connection, in the same attempt |
-//! | STARTTLS answered 4xx or 5xx, with `tls = "may"` | no | in the clear on the same connection |
+//! | STARTTLS answered 4xx (but 421) or 5xx, with `tls = "may"` | no | in the clear on the same connection |
+//! | STARTTLS answered 421, with `tls = "may"` | no | a new connection in the clear, in the same attempt |
 //! | PIPELINING: some of the commands sent together were answered, then the connection broke | [`HOLD`], if the next works | a new connection, one command at a time, in the same attempt |
 //! | BDAT answered 500 to 504 | for the connection | DATA on the same connection |
 //! | `AUTH=` in MAIL answered 500, 501, 504 or 555 | for the connection | MAIL without it on the same connection |
 //! | EHLO answered 5xx | no | HELO on the same connection |
+//!
+//! 421 to STARTTLS closes the connection (RFC 5321 3.8), so what other 4xx do on the same
+//! connection needs a new one. A host that is shutting down refuses that too, and the next host is
+//! tried; one whose TLS is out of order gets its mail. It is not remembered: 421 says that it will
+//! pass.
 //!
 //! `ringpost queue sites` shows what is remembered. A host is an address: behind one name there may
 //! be machines that differ. It must not know connections or clocks: the time is an argument.

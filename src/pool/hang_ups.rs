@@ -8,7 +8,10 @@
 //! | --- | --- |
 //! | [`IN_A_ROW_MAX`] of one sender | that sender's mail to the site is deferred for [`HOLD`], then tried once |
 //! | [`IN_A_ROW_MAX`] at one host | other hosts of the site are tried before it for a while |
-//! | [`SITE_IN_A_ROW_MAX`] at the site, of several senders | the site backs off as a whole, and then the count begins anew |
+//! | [`SITE_IN_A_ROW_MAX`] at the site, of several senders, without a reply | the site backs off as a whole, and then the count begins anew |
+//!
+//! A 421 counts for the sender and the host only: some say it of a sender, and a site may have any
+//! number of those; the mail of others must go all the same.
 //!
 //! It must not know connections or clocks: the time is an argument.
 
@@ -85,6 +88,10 @@ impl HangUps {
         entry.in_a_row = entry.in_a_row.saturating_add(1);
         entry.at = now;
         entry.reason = reason.clone();
+        if reason.code != 0 {
+            // 421: the host speaks, and it may be of this sender alone.
+            return Charge::Nothing;
+        }
         self.in_a_row = self.in_a_row.saturating_add(1);
         if self.in_a_row >= SITE_IN_A_ROW_MAX && self.senders.len() > 1 {
             // After the back-off as many are tried again: one alone would be the next of the same
@@ -195,6 +202,21 @@ mod tests {
         }
         counts.answered(host(1), "s1@x.test");
         assert_eq!(counts.hung_up(host(9), "s9@x.test", &reason(), NOW), Charge::Nothing);
+    }
+
+    #[test]
+    fn many_senders_that_get_421_do_not_stop_the_site() {
+        let mut counts = HangUps::default();
+        let said = Reason { code: 421, ..reason() };
+        for number in 0..10 * SITE_IN_A_ROW_MAX {
+            let sender = format!("s{number}@x.test");
+            assert_eq!(counts.attempt_hung_up(&sender, &said, NOW), Charge::Nothing);
+        }
+        for _ in 0..IN_A_ROW_MAX {
+            counts.attempt_hung_up("bad@x.test", &said, NOW);
+        }
+        assert!(counts.held("bad@x.test", NOW).is_some());
+        assert!(counts.held("good@x.test", NOW).is_none());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Connections per site: the owner of a site holds them, asks origin shards for work, and sends
 //! the outcomes back.
 //!
-//! Through it pass jobs (one message for one site, content included) and their outcomes. Bytes run
-//! between a `ring` stream and a `delivery` conversation. It must not know how the message came in,
-//! nor what becomes of an outcome.
+//! It passes jobs (one message for one site, content included) to hosts and their outcomes back,
+//! and bytes between a `ring` stream and a `delivery` conversation. It must not know how the
+//! message came in, nor what becomes of an outcome.
 //!
 //! - `exchange`: the only traffic between shards, and which shard owns which site.
 //! - `site`: the control of one site, pure: offers, credits, connections, back-off.
@@ -13,6 +13,7 @@
 //! - `state`: what an owner keeps of a site beside its control.
 //! - `worker`: a connection task, from its first job to its end.
 //! - `connection`: one TCP connection, from connect to QUIT.
+//! - `content`: content on its way to a host: as stored, as one chunk, or made 7-bit.
 //! - `fallback`: what did not work at a host, and what is done instead.
 //! - `hang_ups`: hosts that close the connection at every message.
 

@@ -13,7 +13,7 @@ use super::addresses::{AddressCounts, AddressPlace};
 use super::exchange::{Dispatch, Done, Exchange, Handling, Job, PeerState, owner_share, owners};
 use super::fallback::{Fallbacks, Remembered};
 use super::site::{Actions, BackOff, BackOffCurve, Control, Event, PeerNews};
-use super::slots::{OpeningId, SiteNumber, Slots};
+use super::slots::{LastTime, OpeningId, SiteNumber, Slots};
 use super::state::State;
 use crate::config::Config;
 use crate::credentials::OutboundCredentials;
@@ -25,7 +25,7 @@ use crate::timestamp::Timestamp;
 use crate::tls::Client;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +42,11 @@ const TIMERS_IN_A_ROW: usize = 64;
 /// Back-offs of other owners that are remembered for sites that nothing is known of here. Beyond
 /// it this owner finds out by itself.
 const PEERS_DOWN_MAX: usize = 1 << 18;
+
+/// A site that could not be reached waits behind others for a slot for this long.
+const FAILED_HOLD: Duration = Duration::from_secs(60 * 60);
+/// Sites of which that is remembered. Beyond it, one counts as unknown.
+const FAILED_MAX: usize = 1 << 16;
 
 /// One shard's connections to all sites that it owns.
 pub struct Pool {
@@ -76,6 +81,9 @@ struct Sites {
     openings: HashMap<OpeningId, Rc<Interrupt>>,
     /// Sites that wait for a place at an address.
     for_place: HashMap<IpAddr, VecDeque<SiteNumber>>,
+    /// Digests of sites that could not be reached the last time, and until when that counts: a site
+    /// itself is forgotten when it has no work.
+    failed_lately: HashMap<u64, Timestamp>,
     /// Digests of sites that other owners have said they back off from, and until when.
     peers_down: HashMap<u64, Timestamp>,
     rng: fastrand::Rng,
@@ -141,10 +149,11 @@ impl Pool {
             timers: BinaryHeap::new(),
             openings: HashMap::new(),
             for_place: HashMap::new(),
+            failed_lately: HashMap::new(),
             peers_down: HashMap::new(),
             rng: ring::rng(),
         };
-        // A site is not left in peace for longer than its messages wait.
+        // A site does not back off for longer than its messages wait.
         let curve = BackOffCurve::new(
             config.pool.backoff_first.min(config.retry.first),
             config.pool.backoff_max.min(config.retry.max),
@@ -306,8 +315,13 @@ impl Pool {
     /// Tells the site's control what happened, and does what it says.
     pub(super) fn handle(self: &Rc<Self>, owner: &Rc<SiteOwner>, event: Event) -> Handled {
         let actions = {
-            let mut sites = self.sites.borrow_mut();
-            owner.state.borrow_mut().control.handle(event, self.now(), &mut sites.rng)
+            let (now, mut sites) = (self.now(), self.sites.borrow_mut());
+            let control = &mut owner.state.borrow_mut().control;
+            // Beside connections that stand, a refusal says only that these are enough.
+            if control.connected() == 0 {
+                sites.note_reached(&owner.site.key, &event, now);
+            }
+            control.handle(event, now, &mut sites.rng)
         };
         let handled = Handled { wants_no_more: actions.wants_no_more };
         self.act(owner, actions);
@@ -387,7 +401,8 @@ impl Pool {
             return true;
         }
         if !std::mem::replace(&mut owner.state.borrow_mut().starved, true) {
-            self.sites.borrow_mut().slots.starve(owner.number);
+            let now = self.now();
+            self.sites.borrow_mut().starve(owner, now);
             if self.sites.borrow().slots.is_full() {
                 self.wake_spare();
             }
@@ -556,7 +571,11 @@ impl Pool {
     /// Forgets sites without work, and what faults may have left waiting.
     async fn sweep(self: &Rc<Self>) {
         let now = self.now();
-        self.sites.borrow_mut().peers_down.retain(|_, until| *until > now);
+        {
+            let mut sites = self.sites.borrow_mut();
+            sites.peers_down.retain(|_, until| *until > now);
+            sites.failed_lately.retain(|_, until| *until > now);
+        }
         let mut from = 0;
         loop {
             let step: Vec<Rc<SiteOwner>> = {
@@ -657,12 +676,13 @@ impl Pool {
     ) {
         let Job { origin, slot, site, message, recipients, .. } = job;
         if recipients.len() != outcomes.len() + again.len() {
-            let told: HashSet<u32> =
-                outcomes.iter().map(|(index, _)| *index).chain(again.iter().copied()).collect();
-            let untold: Vec<u32> =
-                recipients.into_iter().filter(|index| !told.contains(index)).collect();
-            tracing::error!(id = %message.id, recipients = ?untold, "a delivery forgot recipients");
-            outcomes.extend(untold.into_iter().map(|index| (index, fault())));
+            let has_outcome =
+                |index: &u32| again.contains(index) || outcomes.iter().any(|(one, _)| one == index);
+            let forgotten: Vec<u32> =
+                recipients.into_iter().filter(|index| !has_outcome(index)).collect();
+            let id = message.id;
+            tracing::error!(%id, recipients = ?forgotten, "a delivery forgot recipients");
+            outcomes.extend(forgotten.into_iter().map(|index| (index, fault())));
         }
         let done = Done { slot, id: message.id, site, message, outcomes, again, handling };
         self.exchange.send(origin, Dispatch::Done(Box::new(done)));
@@ -694,6 +714,29 @@ pub(super) struct Handled {
 }
 
 impl Sites {
+    /// Remembers whether a connection stood the last time.
+    fn note_reached(&mut self, key: &SiteKey, event: &Event, now: Timestamp) {
+        match event {
+            Event::Connected if !self.failed_lately.is_empty() => {
+                self.failed_lately.remove(&key.digest());
+            }
+            Event::Refused(_) | Event::Evicted(_) if self.failed_lately.len() < FAILED_MAX => {
+                self.failed_lately.insert(key.digest(), now.plus(FAILED_HOLD));
+            }
+            _ => {}
+        }
+    }
+
+    /// The site waits for a slot.
+    fn starve(&mut self, owner: &SiteOwner, now: Timestamp) {
+        let until = self.failed_lately.get(&owner.site.key.digest());
+        let last_time = match until.is_some_and(|until| *until > now) {
+            true => LastTime::Failed,
+            false => LastTime::ReachedOrUnknown,
+        };
+        self.slots.starve(owner.number, last_time);
+    }
+
     fn find(&self, key: &SiteKey) -> Option<Rc<SiteOwner>> {
         self.get(*self.by_key.get(key)?)
     }

@@ -1,9 +1,9 @@
 //! The control of one site at one of its owners. *Pure*: events in, actions out; the time and the
 //! generator come with each event.
 //!
-//! Through it pass counts and times: offers, credits, jobs, connection tasks, refusals. It decides
-//! who is asked for work, how many connections there are, and when the site is left in peace. It
-//! must not know sockets, messages, or other sites.
+//! It keeps counts and times: offers, credits, jobs, connection tasks, refusals. It decides which
+//! origin is asked for work, how many connections there are, and when the site backs off. It must
+//! not know sockets, messages, or other sites.
 //!
 //! | state | what is allowed | left by |
 //! | --- | --- | --- |
@@ -18,13 +18,13 @@
 //!
 //! | event | what follows |
 //! | --- | --- |
-//! | no host can be used, no connection stands | the next wait of the curve; all owners are told |
+//! | no host can be used, no connection stands | the next wait of the curve; all owners hear of it |
 //! | the same, for a probe that was asked for (ETRN) | the wait that was broken off goes on |
 //! | an opening connection had to make room | the first wait; it counts as no failure |
 //! | another owner backs off, and none here stands or opens | the same wait, and a little more |
 //! | a connection stands | the count begins anew, here and at all other owners |
 //!
-//! Every owner of a site is told of the first success after a failure, so that one shard does not
+//! Every owner of a site hears of the first success after a failure, so that one shard does not
 //! wait for a site that another delivers to.
 
 use crate::message::Reason;
@@ -36,13 +36,13 @@ use std::time::Duration;
 /// After a connection was refused beside standing ones, their number is not raised for this long.
 const CEILING_HOLD: Duration = Duration::from_secs(60);
 /// When the addresses of a site have no place for one more connection, they are looked at again
-/// after this, if no place has become free before. Places that other shards free are not told of.
+/// after this, if no place has become free before: other shards do not say when they free one.
 const ADDRESS_HOLD: Duration = Duration::from_secs(2);
 /// Credits that no origin has answered for this long are forgotten: a fault lost their answers, and
 /// a site must not wait for them for ever. An answer that comes after all is taken.
 const CREDIT_OVERDUE: Duration = Duration::from_secs(300);
-/// An owner that was told of a back-off waits this much longer than the one that began it: that
-/// one's probe answers for both.
+/// An owner that hears of a back-off waits this much longer than the one that began it, whose probe
+/// answers for both.
 const PEER_GRACE: Duration = Duration::from_secs(3);
 /// Each wait is varied by up to this part of it.
 const JITTER: f64 = 0.2;
@@ -129,9 +129,9 @@ pub(super) struct Actions {
     /// The failure only means that the site wants no more connections than stand: the job is tried
     /// over one of them.
     pub(super) wants_no_more: bool,
-    /// Origins with work are to be told whether the site backs off.
+    /// Origins with work are to hear whether the site backs off.
     pub(super) tell_origins: bool,
-    /// Other owners are to be told this.
+    /// Other owners are to hear this.
     pub(super) tell_peers: Option<PeerNews>,
     /// A `Tick` is wanted at this time.
     pub(super) timer: Option<Timestamp>,
@@ -139,7 +139,7 @@ pub(super) struct Actions {
     pub(super) lost_credits: usize,
 }
 
-/// What other owners of the site are told.
+/// What other owners of the site hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerNews {
     /// This one has begun to back off.
@@ -148,7 +148,7 @@ pub(super) enum PeerNews {
     Delivers,
 }
 
-/// A site that is left in peace.
+/// A site that backs off.
 #[derive(Clone, Debug)]
 pub(super) struct BackOff {
     pub(super) until: Timestamp,
@@ -185,7 +185,7 @@ pub(super) struct Control {
     backing_off: Option<BackOff>,
     /// The end of a back-off that an operator broke off, as long as its probe has no result.
     broken_off: Option<Timestamp>,
-    /// Other owners may back off: they are told of a success.
+    /// Other owners may back off: they hear of a success.
     peers_wait: bool,
 }
 
@@ -449,7 +449,7 @@ impl Control {
             && self.backing_off.is_none()
     }
 
-    /// Why the site is left in peace, and until when.
+    /// Why the site backs off, and until when.
     pub(super) fn backing_off(&self) -> Option<&BackOff> {
         self.backing_off.as_ref()
     }

@@ -9,8 +9,9 @@
 //! | 7 of 8 of these: opening longer than [`QUICK`] | quick hosts find a slot | the oldest goes |
 //!
 //! Sites that wait for a slot get one in turn: the one that has waited longest, then the one that
-//! came last, and so on. So none waits for ever, and a new one does not stand behind thousands
-//! whose hosts are silent.
+//! came last, and so on. So none waits for ever, and a new one does not stand behind thousands.
+//! Sites that could not be reached the last time wait apart, and have every [`FAILED_TURN`]th slot:
+//! those that are silent come back again and again, and would stand before and behind all others.
 //!
 //! Every step takes the same time for any number of sites.
 
@@ -22,6 +23,18 @@ use std::time::Duration;
 pub(super) const QUICK: Duration = Duration::from_secs(1);
 /// Where there are too few slots to set some apart, an opening connection has this long.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Of the slots, this one goes to a site that could not be reached the last time.
+const FAILED_TURN: u32 = 4;
+
+/// What is known of a site that waits for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastTime {
+    /// A connection stood, or nothing is known of it.
+    ReachedOrUnknown,
+    /// It could not be reached.
+    Failed,
+}
 
 /// A site of this shard's pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,10 +58,30 @@ pub(super) struct Slots {
     openings: BTreeMap<OpeningId, Timestamp>,
     next_opening: u64,
     /// Sites that wait for a slot, each once.
-    starving: VecDeque<SiteNumber>,
-    newest_next: bool,
+    starving: Waiting,
+    /// The same, of those that could not be reached the last time.
+    starving_failed: Waiting,
+    turns: u32,
     /// Sites that had tasks without work when they were last seen, each once.
     spare: VecDeque<SiteNumber>,
+}
+
+/// Sites that wait in one line.
+#[derive(Default)]
+struct Waiting {
+    sites: VecDeque<SiteNumber>,
+    newest_next: bool,
+}
+
+impl Waiting {
+    /// The oldest and the newest in turn.
+    fn next(&mut self) -> Option<SiteNumber> {
+        self.newest_next = !self.newest_next;
+        match self.newest_next {
+            true => self.sites.pop_front(),
+            false => self.sites.pop_back(),
+        }
+    }
 }
 
 impl Slots {
@@ -62,8 +95,9 @@ impl Slots {
             unconnected: 0,
             openings: BTreeMap::new(),
             next_opening: 0,
-            starving: VecDeque::new(),
-            newest_next: false,
+            starving: Waiting::default(),
+            starving_failed: Waiting::default(),
+            turns: 0,
             spare: VecDeque::new(),
         }
     }
@@ -114,22 +148,25 @@ impl Slots {
     }
 
     /// `site` waits for a slot. It must not wait already.
-    pub(super) fn starve(&mut self, site: SiteNumber) {
-        self.starving.push_back(site);
+    pub(super) fn starve(&mut self, site: SiteNumber, last_time: LastTime) {
+        match last_time {
+            LastTime::ReachedOrUnknown => self.starving.sites.push_back(site),
+            LastTime::Failed => self.starving_failed.sites.push_back(site),
+        }
     }
 
     /// The site that has the next slot; it waits no more.
     pub(super) fn next_starving(&mut self) -> Option<SiteNumber> {
-        self.newest_next = !self.newest_next;
-        match self.newest_next {
-            true => self.starving.pop_front(),
-            false => self.starving.pop_back(),
+        self.turns = self.turns.wrapping_add(1);
+        match self.turns.is_multiple_of(FAILED_TURN) {
+            true => self.starving_failed.next().or_else(|| self.starving.next()),
+            false => self.starving.next().or_else(|| self.starving_failed.next()),
         }
     }
 
     /// Sites that wait for a slot.
     pub(super) fn starving(&self) -> usize {
-        self.starving.len()
+        self.starving.sites.len() + self.starving_failed.sites.len()
     }
 
     /// `site` may have a task without work. It must not be noted already.
@@ -144,14 +181,15 @@ impl Slots {
 
     /// The opening connections that must make room for sites that wait.
     pub(super) fn evictions(&self, now: Timestamp) -> Vec<OpeningId> {
-        if self.starving.is_empty() || self.has_room() {
+        let waiting = self.starving();
+        if waiting == 0 || self.has_room() {
             return Vec::new();
         }
         let patience = if self.slow_max == 0 { PATIENCE } else { QUICK };
         let slow = |(_, began): &(&OpeningId, &Timestamp)| now.since(**began) >= patience;
         let slow: Vec<OpeningId> =
             self.openings.iter().take_while(slow).map(|(id, _)| *id).collect();
-        let too_many = slow.len().saturating_sub(self.slow_max).min(self.starving.len());
+        let too_many = slow.len().saturating_sub(self.slow_max).min(waiting);
         slow.into_iter().take(too_many).collect()
     }
 }
@@ -195,7 +233,7 @@ mod tests {
         let ids = open(&mut slots, 48, NOW);
         let later = NOW.plus(QUICK);
         assert!(slots.evictions(later).is_empty(), "none waits");
-        (0..100).for_each(|number| slots.starve(SiteNumber(number)));
+        (0..100).for_each(|number| slots.starve(SiteNumber(number), LastTime::ReachedOrUnknown));
         assert!(slots.evictions(NOW).is_empty(), "they have just begun");
         assert_eq!(slots.evictions(later), ids[..6], "one eighth is kept for quick ones");
         for id in &ids[..6] {
@@ -211,7 +249,8 @@ mod tests {
     fn a_host_that_greets_late_has_some_seconds_even_when_all_wait() {
         let mut slots = Slots::new(4096);
         let mut openings = open(&mut slots, 3072, NOW);
-        (0..100_000).for_each(|number| slots.starve(SiteNumber(number)));
+        let unknown = LastTime::ReachedOrUnknown;
+        (0..100_000).for_each(|number| slots.starve(SiteNumber(number), unknown));
         let last = *openings.last().unwrap();
         let mut now = NOW;
         while openings.contains(&last) {
@@ -233,7 +272,7 @@ mod tests {
     fn a_small_pool_is_patient() {
         let mut slots = Slots::new(1);
         let ids = open(&mut slots, 1, NOW);
-        slots.starve(SiteNumber(7));
+        slots.starve(SiteNumber(7), LastTime::ReachedOrUnknown);
         assert!(slots.evictions(NOW.plus(QUICK)).is_empty());
         assert_eq!(slots.evictions(NOW.plus(PATIENCE)), ids);
     }
@@ -241,8 +280,71 @@ mod tests {
     #[test]
     fn the_oldest_and_the_newest_take_turns() {
         let mut slots = Slots::new(1);
-        (0..6).for_each(|number| slots.starve(SiteNumber(number)));
+        (0..6).for_each(|number| slots.starve(SiteNumber(number), LastTime::ReachedOrUnknown));
         let order = std::iter::from_fn(|| slots.next_starving());
         assert_eq!(order.map(|site| site.0).collect::<Vec<_>>(), [0, 5, 1, 4, 2, 3]);
+    }
+
+    #[test]
+    fn sites_that_failed_the_last_time_have_every_fourth_slot() {
+        let mut slots = Slots::new(1);
+        for number in 0..6 {
+            slots.starve(SiteNumber(number), LastTime::ReachedOrUnknown);
+            slots.starve(SiteNumber(100 + number), LastTime::Failed);
+        }
+        assert_eq!(slots.starving(), 12);
+        let order = std::iter::from_fn(|| slots.next_starving());
+        let order: Vec<u32> = order.map(|site| site.0).collect();
+        assert_eq!(order, [0, 5, 1, 100, 4, 2, 3, 105, 101, 104, 102, 103]);
+    }
+
+    /// How long a site waits that was never tried, beside `silent` ones that come back `pause`
+    /// after they had to make room.
+    fn wait_beside(silent: u32, pause: Duration) -> Duration {
+        const STEP: Duration = Duration::from_millis(50);
+        let mut slots = Slots::new(4096);
+        (0..silent).for_each(|number| slots.starve(SiteNumber(number), LastTime::ReachedOrUnknown));
+        let mut at_work: std::collections::HashMap<OpeningId, SiteNumber> = Default::default();
+        let mut away: VecDeque<(Timestamp, SiteNumber)> = VecDeque::new();
+        let good = SiteNumber(u32::MAX);
+        let (mut now, mut worst, mut since) = (NOW, Duration::ZERO, None);
+        for step in 0..1200 {
+            now = now.plus(STEP);
+            while let Some((_, site)) = away.front().copied().filter(|(until, _)| *until <= now) {
+                away.pop_front();
+                slots.starve(site, LastTime::Failed);
+            }
+            // A moment after the others of the step, so that it is neither oldest nor newest.
+            if since.is_none() && step % 37 == 0 {
+                slots.starve(good, LastTime::ReachedOrUnknown);
+                since = Some(now);
+            }
+            let looks = step % 5 == 0;
+            for id in slots.evictions(now).into_iter().filter(|_| looks) {
+                slots.opened(id);
+                slots.task_ended();
+                away.extend(at_work.remove(&id).map(|site| (now.plus(pause), site)));
+            }
+            while slots.has_room() {
+                let Some(site) = slots.next_starving() else { break };
+                if site == good {
+                    worst = worst.max(now.since(since.take().unwrap()));
+                    continue;
+                }
+                slots.task_began();
+                at_work.insert(slots.opening(now), site);
+            }
+        }
+        worst.max(since.map_or(Duration::ZERO, |since| now.since(since)))
+    }
+
+    #[test]
+    fn a_site_that_answers_waits_two_seconds_at_most_beside_silent_ones_that_come_back() {
+        for silent in [5_000, 50_000] {
+            for pause in [1, 30] {
+                let waited = wait_beside(silent, Duration::from_secs(pause));
+                assert!(waited <= Duration::from_secs(2), "{silent} {pause} s: {waited:?}");
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! A connection task: it waits for a job, connects only when it has one, and goes when it has been
-//! idle, when the site wants fewer connections, or when others must have the room.
+//! A connection task: it waits for a job, connects only when it has one, and ends when it has been
+//! idle, when the site wants fewer connections, or when other sites need its slot.
 
 use super::connection::{Commands, Connection, ContentAhead, TlsProfile, Transacted, within};
 use super::exchange::{Handling, Job};
@@ -32,7 +32,7 @@ const _: () = assert!(
     ATTEMPT_MAX.as_secs() + TRANSACTION_MAX.as_secs() + OPENING_MAX.as_secs()
         < Scheduler::OVERDUE.as_secs()
 );
-/// While other sites wait for room, a connection works this long and then goes: long enough that
+/// While other sites wait for a slot, a connection works this long and then ends: long enough that
 /// opening the next one costs little beside it.
 const TURN: Duration = Duration::from_secs(5);
 
@@ -221,22 +221,22 @@ impl Pool {
             return Delivered::of(all(job, &outcome), Vec::new());
         }
         let began = ring::now();
-        let mut course = Course::new(&job.recipients);
+        let mut progress = AttemptProgress::new(&job.recipients);
         if let Some(live) = standing.as_mut() {
-            course.at(&live.connection.candidate);
-            self.session(owner, standing, job, &mut course).await;
+            progress.at(&live.connection.candidate);
+            self.session(owner, standing, job, &mut progress).await;
         }
-        while course.attempt.next() != Next::End
+        while progress.attempt.next() != Next::End
             && ring::now().saturating_duration_since(began) < ATTEMPT_MAX
         {
-            if let Some(no_host) = self.plan(owner, &mut course).await {
-                if course.attempt.had_session() {
+            if let Some(no_host) = self.plan(owner, &mut progress).await {
+                if progress.attempt.had_session() {
                     break;
                 }
                 let (outcomes, again) = self.not_reached(owner, job, all(job, &no_host));
                 return Delivered::of(outcomes, again);
             }
-            if course.next.is_empty() {
+            if progress.next.is_empty() {
                 break;
             }
             // Never more connections than the site may have.
@@ -245,35 +245,35 @@ impl Pool {
             {
                 spent.connection.quit().await;
             }
-            let opening = self.open_connection(owner, &mut course);
+            let opening = self.open_connection(owner, &mut progress);
             match self.unless_interrupted(opening).await {
                 Ok(Opened::Connection(connection, place)) => {
                     let live = PooledConnection::new(self, owner, *connection, place);
                     let live = standing.insert(live);
-                    live.is_detour = course.is_detour(&live.connection.candidate);
-                    self.session(owner, standing, job, &mut course).await;
+                    live.is_detour = progress.is_detour(&live.connection.candidate);
+                    self.session(owner, standing, job, &mut progress).await;
                 }
                 Ok(Opened::Nothing) => {}
-                Ok(Opened::NoPlace(address)) if !course.attempt.had_session() => {
+                Ok(Opened::NoPlace(address)) if !progress.attempt.had_session() => {
                     self.no_place(owner, address);
                     let untried = Delivered::of(Vec::new(), job.recipients.clone());
                     return Delivered { after: After::Leave, ..untried };
                 }
-                Err(Interrupted::Evicted) if !course.attempt.had_session() => {
+                Err(Interrupted::Evicted) if !progress.attempt.had_session() => {
                     let (outcomes, again) = self.evicted(owner, job);
                     return Delivered { after: After::Leave, ..Delivered::of(outcomes, again) };
                 }
                 // What was not tried is given back, or has the outcome that it had elsewhere.
                 Ok(Opened::NoPlace(_)) | Err(Interrupted::Stopping | Interrupted::Evicted) => {
-                    let (outcomes, again) = course.attempt.finish();
-                    let (handling, after) = (course.handling, After::Leave);
+                    let (outcomes, again) = progress.attempt.finish();
+                    let (handling, after) = (progress.handling, After::Leave);
                     return Delivered { outcomes, again, handling, after };
                 }
             }
         }
-        let had_session = course.attempt.had_session();
+        let had_session = progress.attempt.had_session();
         let mut site_hung_up = None;
-        if let Some(reason) = course.hung_up.take() {
+        if let Some(reason) = progress.hung_up.take() {
             let (sender, now) = (sender_of(job), ring::wall_clock());
             let hang_ups = &mut owner.state.borrow_mut().hang_ups;
             if hang_ups.attempt_hung_up(sender, &reason, now) == Charge::Site {
@@ -283,12 +283,12 @@ impl Pool {
         if let Some(reason) = site_hung_up {
             self.handle(owner, Event::Refused(Arc::new(reason)));
         }
-        let (outcomes, again) = course.attempt.finish();
+        let (outcomes, again) = progress.attempt.finish();
         let (outcomes, again) = match had_session || outcomes.is_empty() {
             true => (outcomes, again),
             false => self.not_reached(owner, job, outcomes),
         };
-        Delivered { handling: course.handling, ..Delivered::of(outcomes, again) }
+        Delivered { handling: progress.handling, ..Delivered::of(outcomes, again) }
     }
 
     /// One transaction on the standing connection, and what it means for the attempt, the
@@ -298,12 +298,12 @@ impl Pool {
         owner: &Rc<SiteOwner>,
         standing: &mut Option<PooledConnection>,
         job: &Job,
-        course: &mut Course,
+        progress: &mut AttemptProgress,
     ) {
         let Some(live) = standing.as_mut() else { return };
         let connection = &mut live.connection;
-        let recipients = course.attempt.recipients();
-        let ahead = match course.attempt.is_untried() {
+        let recipients = progress.attempt.recipients();
+        let ahead = match progress.attempt.is_untried() {
             true => ContentAhead::Allowed,
             false => ContentAhead::Not,
         };
@@ -315,11 +315,11 @@ impl Pool {
             if owner.state.borrow_mut().hang_ups.host_hung_up(host) == Charge::Host {
                 owner.state.borrow_mut().avoid(host, now);
             }
-            course.hung_up = Some(reason.clone());
+            progress.hung_up = Some(reason.clone());
         } else if !transacted.is_about_connection() {
             owner.state.borrow_mut().hang_ups.answered(host, sender);
-            course.hung_up = None;
-            if let Some(reason) = course.pipelining_failed.take() {
+            progress.hung_up = None;
+            if let Some(reason) = progress.pipelining_failed.take() {
                 let site = &owner.site.key;
                 let broken = Broken::Pipelining;
                 self.fallbacks.borrow_mut().remember(host, site, broken, reason, now);
@@ -328,14 +328,14 @@ impl Pool {
         if connection.conversation.pipelining_failed()
             && let Some(first) = transacted.outcomes.first()
         {
-            course.pipelining_failed = Some(first.outcome.reason().clone());
+            progress.pipelining_failed = Some(first.outcome.reason().clone());
         }
         let delivered = |one: &RecipientOutcome| matches!(one.outcome, Outcome::Delivered(_));
-        if course.handling.tls.is_none() || transacted.outcomes.iter().any(delivered) {
-            course.handling = handling_of(connection);
+        if progress.handling.tls.is_none() || transacted.outcomes.iter().any(delivered) {
+            progress.handling = handling_of(connection);
         }
         let lost = transacted.lost;
-        course.attempt.transacted(transacted.outcomes, transacted.again);
+        progress.attempt.transacted(transacted.outcomes, transacted.again);
         if lost {
             *standing = None;
         }
@@ -370,27 +370,27 @@ impl Pool {
     }
 
     /// Finds out which hosts the attempt may go to now; why there is none, when DNS says so.
-    async fn plan(&self, owner: &SiteOwner, course: &mut Course) -> Option<Outcome> {
-        if course.attempt.next() == Next::SameHost
-            && let Some(here) = course.here.clone()
+    async fn plan(&self, owner: &SiteOwner, progress: &mut AttemptProgress) -> Option<Outcome> {
+        if progress.attempt.next() == Next::SameHost
+            && let Some(here) = progress.here.clone()
         {
-            course.next = VecDeque::from([here]);
+            progress.next = VecDeque::from([here]);
             return None;
         }
-        if !course.is_known {
-            course.is_known = true;
+        if !progress.is_known {
+            progress.is_known = true;
             match self.router.candidates(&owner.site).await {
                 Ok(candidates) => {
                     let now = ring::wall_clock();
                     let ordered = owner.state.borrow().living_first(candidates, now);
-                    course.best = ordered.first().map(|first| first.preference);
-                    course.candidates = ordered;
+                    progress.best = ordered.first().map(|first| first.preference);
+                    progress.candidates = ordered;
                 }
                 Err(outcome) => return Some(outcome),
             }
         }
-        let is_new = |candidate: &&Candidate| !course.tried.contains(&candidate.address);
-        course.next = course.candidates.iter().filter(is_new).cloned().collect();
+        let is_new = |candidate: &&Candidate| !progress.tried.contains(&candidate.address);
+        progress.next = progress.candidates.iter().filter(is_new).cloned().collect();
         None
     }
 
@@ -411,10 +411,14 @@ impl Pool {
     }
 
     /// A connection to the first host that can be used; what the others do goes to the attempt.
-    async fn open_connection(self: &Rc<Self>, owner: &SiteOwner, course: &mut Course) -> Opened {
+    async fn open_connection(
+        self: &Rc<Self>,
+        owner: &SiteOwner,
+        progress: &mut AttemptProgress,
+    ) -> Opened {
         let began = ring::now();
         let mut full = None;
-        let way = TlsProfile {
+        let profile = TlsProfile {
             config: &self.config,
             policy: &self.policy,
             client: &self.client,
@@ -423,7 +427,7 @@ impl Pool {
             logins: self.logins.as_deref(),
             fallbacks: &self.fallbacks,
         };
-        while let Some(candidate) = course.next.pop_front() {
+        while let Some(candidate) = progress.next.pop_front() {
             let left = OPENING_MAX.saturating_sub(ring::now().saturating_duration_since(began));
             if left.is_zero() {
                 break;
@@ -433,21 +437,21 @@ impl Pool {
                 full.get_or_insert(address.ip());
                 continue;
             };
-            course.at(&candidate);
+            progress.at(&candidate);
             owner.state.borrow_mut().trying(address, ring::wall_clock());
-            let commands = match course.pipelining_failed {
+            let commands = match progress.pipelining_failed {
                 Some(_) => Commands::OneByOne,
                 None => Commands::Pipelined,
             };
-            match Connection::open(&candidate, &way, commands, left).await {
+            match Connection::open(&candidate, &profile, commands, left).await {
                 Ok(connection) => {
                     owner.state.borrow_mut().lives(address);
                     return Opened::Connection(Box::new(connection), place);
                 }
                 Err(failure) => {
                     owner.state.borrow_mut().tried(address, &failure.reason, ring::wall_clock());
-                    course.pipelining_failed = None;
-                    course.attempt.host_failed(failure);
+                    progress.pipelining_failed = None;
+                    progress.attempt.host_failed(failure);
                 }
             }
         }
@@ -477,7 +481,7 @@ fn all(job: &Job, outcome: &Outcome) -> Vec<(u32, Outcome)> {
 }
 
 /// One attempt as it goes from host to host.
-struct Course {
+struct AttemptProgress {
     attempt: Attempt,
     handling: Handling,
     /// The host that was tried last.
@@ -496,9 +500,9 @@ struct Course {
     hung_up: Option<Reason>,
 }
 
-impl Course {
-    fn new(recipients: &[u32]) -> Course {
-        Course {
+impl AttemptProgress {
+    fn new(recipients: &[u32]) -> AttemptProgress {
+        AttemptProgress {
             attempt: Attempt::new(recipients),
             handling: Handling::default(),
             here: None,

@@ -105,7 +105,9 @@ impl Driver {
         let mut durable = 0;
         loop {
             durable = self.stations.spool.durable_beyond(durable).await;
-            self.origin.borrow_mut().durable(durable);
+            while self.origin.borrow_mut().durable(durable) {
+                ring::yield_now().await;
+            }
         }
     }
 
@@ -255,7 +257,12 @@ impl Driver {
             match self.stations.spool.load(id, at).await {
                 Ok(message) => {
                     let Some(work) = loading.work.take() else { return };
-                    return self.origin.borrow().send_job(owner, site, work, message);
+                    let origin = &mut *self.origin.borrow_mut();
+                    // The slot may be another message's by now, if this one was given up for lost.
+                    if origin.is_at(slot, id) {
+                        origin.hot.keep_loaded(slot, &message);
+                    }
+                    return origin.send_job(owner, site, work, message);
                 }
                 Err(error) => {
                     self.unreadable(slot, &recipients, &error).await;

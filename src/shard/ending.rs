@@ -56,6 +56,7 @@ impl Origin {
         let mut last: Option<Rc<Reason>> = None;
         let mut unread = false;
         let taken = taken_domains(message, &outcomes);
+        let attempted = outcomes.len();
         for (index, outcome) in outcomes {
             let at = Settling { slot, message, index, path, now };
             match outcome {
@@ -70,7 +71,7 @@ impl Origin {
                 }
             }
         }
-        self.hot.forget(slot);
+        self.hot.attempted(slot, attempted);
         unread
     }
 

@@ -371,7 +371,7 @@ fn answer_requests(
                 }
                 Request::Sites { reply } => {
                     let views = pool.views().await;
-                    let _ = reply.send(queue.site_entries(&views));
+                    let _ = reply.send(queue.site_entries(views).await);
                 }
                 Request::Stop => stop.set(),
             }

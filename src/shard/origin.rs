@@ -29,6 +29,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// One commit may hold the endings of very many recipients: so many are handled before the shard
+/// does something else.
+const ENDINGS_IN_A_ROW: usize = 256;
+
 /// The stations that a shard's queue talks to.
 #[derive(Clone)]
 pub(super) struct Stations {
@@ -386,14 +390,18 @@ impl Origin {
         self.noted.push_back(NotedEnding { number, slot, recipient });
     }
 
-    /// Endings up to this number are durable: their recipients are over.
-    pub(super) fn durable(&mut self, number: u64) {
-        while let Some(ending) = self.noted.front().filter(|ending| ending.number <= number) {
+    /// Endings up to this number are durable: their recipients are over. Handles some of them;
+    /// false when all are done.
+    pub(super) fn durable(&mut self, number: u64) -> bool {
+        for _ in 0..ENDINGS_IN_A_ROW {
+            let is_durable = |ending: &&NotedEnding| ending.number <= number;
+            let Some(ending) = self.noted.front().filter(is_durable) else { return false };
             let NotedEnding { slot, recipient, .. } = *ending;
             self.noted.pop_front();
             self.scheduler.over(slot, recipient);
             self.free_if_over(slot);
         }
+        true
     }
 
     /// Forgets a message whose last recipient is over.

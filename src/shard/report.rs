@@ -330,7 +330,7 @@ impl Driver {
         let Some(to) = &message.envelope.reverse_path else { return Ok(()) };
         let wanted = all.iter().filter(|account| is_wanted(kind, message, account.recipient));
         let now = now();
-        let told: Vec<ReportedRecipient<'_>> = wanted
+        let reported: Vec<ReportedRecipient<'_>> = wanted
             .filter_map(|account| {
                 Some(ReportedRecipient {
                     recipient: message.envelope.recipients.get(account.recipient as usize)?,
@@ -342,7 +342,7 @@ impl Driver {
                 })
             })
             .collect();
-        if told.is_empty() {
+        if reported.is_empty() {
             return Ok(());
         }
         let options = &message.options;
@@ -360,7 +360,7 @@ impl Driver {
             to,
             message,
             kind,
-            told: &told,
+            recipients: &reported,
             content: &content,
             whole,
             report_id: id,

@@ -82,6 +82,11 @@ impl Sites {
         self.places.get(number.0 as usize)?.as_ref().map(|place| &place.site)
     }
 
+    /// All sites have numbers below this.
+    pub(super) fn numbers(&self) -> u32 {
+        u32::try_from(self.places.len()).unwrap_or(u32::MAX)
+    }
+
     fn sweep(&mut self, now: Timestamp, mut release: impl FnMut(SiteId) -> bool) {
         let (places, free) = (&mut self.places, &mut self.free);
         self.by_key.retain(|_, &mut number| {

@@ -6,14 +6,18 @@ use super::origin::Origin;
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp};
 use crate::pool::{Remembered, SiteOwnerView};
+use crate::ring;
 use crate::route::{Site, SiteKey};
-use crate::scheduler::MessageView;
+use crate::scheduler::{MessageView, SiteId};
 use crate::spool::{self, Placement, Recovery, Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Sites listed in a row before the shard does something else.
+const SITES_STEP: u32 = 512;
 
 /// One recipient that waits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -148,7 +152,7 @@ impl Driver {
     }
 
     /// All sites that this shard has mail for or connections to.
-    pub(super) fn site_entries(&self, owners: &[SiteOwnerView]) -> Vec<SiteEntry> {
+    pub(super) async fn site_entries(&self, owners: Vec<SiteOwnerView>) -> Vec<SiteEntry> {
         let mut by_key: HashMap<SiteKey, SiteEntry> = HashMap::new();
         let entry = |site: &Site| SiteEntry {
             site: site.key.to_string(),
@@ -156,18 +160,32 @@ impl Driver {
             shard: self.stations.shard,
             ..SiteEntry::default()
         };
-        let origin = self.origin.borrow();
-        for view in origin.scheduler.sites() {
-            let Some(site) = origin.sites.site(view.site) else { continue };
-            let shown = by_key.entry(site.key.clone()).or_insert_with(|| entry(site));
-            shown.ready = view.ready;
-            shown.out = view.out;
-            if let Some(parked) = &view.parked {
-                shown.backs_off_until = Some(parked.until.to_string());
-                shown.reason = Some(parked.reason.to_string());
+        let mut from = 0;
+        loop {
+            {
+                let origin = self.origin.borrow();
+                if from >= origin.sites.numbers() {
+                    break;
+                }
+                for number in (from..from.saturating_add(SITES_STEP)).map(SiteId) {
+                    let Some(view) = origin.scheduler.site_state(number) else { continue };
+                    let Some(site) = origin.sites.site(number) else { continue };
+                    let shown = by_key.entry(site.key.clone()).or_insert_with(|| entry(site));
+                    shown.ready = view.ready;
+                    shown.out = view.out;
+                    if let Some(parked) = &view.parked {
+                        shown.backs_off_until = Some(parked.until.to_string());
+                        shown.reason = Some(parked.reason.to_string());
+                    }
+                }
             }
+            from = from.saturating_add(SITES_STEP);
+            ring::yield_now().await;
         }
-        for owner in owners {
+        for (position, owner) in owners.into_iter().enumerate() {
+            if position % SITES_STEP as usize == 0 {
+                ring::yield_now().await;
+            }
             let key = owner.site.key.clone();
             let shown = by_key.entry(key).or_insert_with(|| entry(&owner.site));
             shown.connections = owner.connected;
@@ -184,9 +202,7 @@ impl Driver {
             };
             shown.fallbacks = owner.fallbacks.iter().map(entry).collect();
         }
-        let mut entries: Vec<SiteEntry> = by_key.into_values().collect();
-        entries.sort_by(|one, other| (&one.site, &one.kind).cmp(&(&other.site, &other.kind)));
-        entries
+        by_key.into_values().collect()
     }
 
     /// Adds what only the message itself says.

@@ -111,6 +111,11 @@ class Hop:
                 if act == SILENT:
                     time.sleep(60)
                     return
+                if act:
+                    peer.sendall(act.encode() + b"\r\n")
+                    if act.startswith("421"):
+                        return
+                    continue
                 peer.sendall(b"220 go\r\n" + self.after_starttls)
                 with self.lock:
                     self.handshakes += 1
@@ -168,12 +173,11 @@ QUICK = [word for setting in (
     "delivery.end_of_data_timeout=2s", "delivery.tls_timeout=2s", "delivery.connect_timeout=2s",
 ) for word in ("--set", setting)]
 
-# Stage, what the first host does there. Everything but a loss after the dot goes to the next host.
+# Stage, what the first host does there. All of it goes to the next host.
 FIRST_FAILS = [
     (stage, act)
     for stage in ("greeting", "ehlo", "mail", "rcpt", "data", "dot")
     for act in ("450 4.2.0 later", "451 4.3.0 busy", "452 4.3.1 full", "421 4.3.2 closing", CLOSE)
-    if not (stage == "dot" and act == CLOSE)
 ] + [("content", CLOSE), ("greeting", SILENT), ("mail", SILENT), ("rcpt", SILENT), ("data", SILENT)]
 
 
@@ -190,7 +194,8 @@ def the_next_mx_takes_what_the_first_does_not():
                     # A small message leaves together with its dot.
                     post(relay, "b@preferred.names.test", lines=10_000 if stage == "content" else 1)
                     ends = wait_until(f"an outcome with {act!r} to {stage}", lambda: [
-                        event for event in relay.events() if event["event"] != "received"])
+                        event for event in relay.events()
+                        if event["event"] in ("delivered", "deferred", "bounced")])
                     event, what = ends[0], (stage, act, offers, ends)
                     assert event["event"] == "delivered", what
                     assert event["attempt"] == 1 and "127.0.0.3" in event["remote"], what
@@ -263,9 +268,10 @@ def a_servers_reply_beats_a_refused_connection():
         assert [host["code"] if "code" in host else 0 for host in event["hosts"]] == [421, 0], event
 
 
-def a_loss_after_the_dot_is_deferred():
+def a_host_that_is_silent_after_the_dot_keeps_the_message_from_the_next_one():
+    """It mostly works on the message: RFC 5321 4.5.3.2.6."""
     port = free_port()
-    with NameServers() as names, Hop({"dot": CLOSE}, "127.0.0.2", port):
+    with NameServers() as names, Hop({"dot": SILENT}, "127.0.0.2", port):
         with Hop(host="127.0.0.3", port=port) as second, relay_by(
             names.unbound, port, *QUICK, cores="1", retry_first="60s"
         ) as relay:
@@ -273,6 +279,21 @@ def a_loss_after_the_dot_is_deferred():
             event, = relay.wait_event("deferred")
             assert event["stage"] == "end-of-data" and "may have been delivered" in event["text"], event
             assert not second.messages
+
+
+def a_host_that_closes_after_every_dot_gets_few_connections_and_all_copies_are_named():
+    """Each connection that is lost there may have left a copy."""
+    port = free_port()
+    with NameServers() as names, Hop({"dot": CLOSE}, "127.0.0.2", port) as first, Hop(
+        {"dot": CLOSE}, "127.0.0.3", port
+    ) as second:
+        with relay_by(names.unbound, port, *QUICK, cores="1", retry_first="60s") as relay:
+            for number in range(30):
+                post(relay, f"b{number}@preferred.names.test")
+            event = relay.wait_event("deferred", 30)[0]
+            assert [host["stage"] for host in event["hosts"]] == ["end-of-data"] * 2, event
+            assert all("may have been delivered" in host["text"] for host in event["hosts"]), event
+            assert first.connections + second.connections <= 40, (first.connections, second.connections)
 
 
 def after_the_dot_what_can_be_understood_is_taken():
@@ -295,14 +316,21 @@ def one_senders_421_does_not_stop_the_others():
     with Hop({"mail": refused}) as hop, Relay(
         smart_host=hop.port, cores="1", retry_first="60s"
     ) as relay:
-        for number in range(12):
+        for number in range(4):
             post(relay, f"b{number}@sink.test", source="bad@sender.names.test")
+            relay.wait_event("deferred", number + 1)
+        assert hop.connections == 4, hop.connections
+        # From here on the sender's mail is put off without a connection.
+        for number in range(4, 12):
+            post(relay, f"b{number}@sink.test", source="bad@sender.names.test")
+        assert all(event["code"] == 421 for event in relay.wait_event("deferred", 12))
+        assert hop.connections == 4, hop.connections
+        # The others' mail goes, over one connection as long as one is enough.
         for number in range(12):
             post(relay, f"c{number}@sink.test")
-        relay.wait_event("delivered", 12, 10)
-        assert all(event["code"] == 421 for event in relay.wait_event("deferred", 12))
+            relay.wait_event("delivered", number + 1, 10)
         assert all(not site.get("backs_off_until") for site in relay.sites()), relay.sites()
-        assert hop.connections <= 24, hop.connections
+        assert hop.connections <= 6, hop.connections
 
 
 def a_421_to_one_recipient_leaves_the_others():
@@ -425,6 +453,31 @@ def starttls_that_is_never_answered_is_done_without():
                 assert event["attempt"] == 1 and "tls" not in event, event
 
 
+def starttls_that_is_refused_is_done_without_and_not_remembered():
+    """After 421 the host closes the connection: a new one in the clear, in the same attempt."""
+    with certificates("127.0.0.1") as (made, _):
+        context = server_context(made["127.0.0.1"])
+        for reply, connections in (("454 4.7.0 not now", 1), ("502 5.5.1 no", 1), ("421 4.7.0 no", 2)):
+            with Hop({"starttls": reply}, tls=context) as hop, Relay(
+                *QUICK, smart_host=hop.port, cores="1", retry_first="60s"
+            ) as relay:
+                post(relay, "b@sink.test")
+                event, = relay.wait_event("delivered")
+                assert event["attempt"] == 1 and "tls" not in event, (reply, event)
+                assert hop.connections == connections, (reply, hop.connections)
+                assert not [site for site in relay.sites() if site.get("fallbacks")], relay.sites()
+            port = free_port()
+            with NameServers() as names, Hop({"starttls": reply}, "127.0.0.2", port, tls=context):
+                with Hop(host="127.0.0.3", port=port, tls=context) as second, relay_by(
+                    names.unbound, port, "--set", "route.tls=must", *QUICK, cores="1", retry_first="60s"
+                ) as relay:
+                    post(relay, "b@preferred.names.test")
+                    event, = relay.wait_event("delivered")
+                    assert event["attempt"] == 1 and event["tls"].startswith("TLSv1"), (reply, event)
+                    assert event["hosts"][1]["code"] == int(reply[:3]), (reply, event)
+                    assert len(second.messages) == 1
+
+
 def plaintext_behind_the_reply_to_starttls_is_dropped():
     with certificates("127.0.0.1") as (made, _):
         context = server_context(made["127.0.0.1"])
@@ -528,7 +581,8 @@ TESTS = [
     only_the_recipients_that_were_deferred_go_to_the_next_host,
     only_after_the_last_host_is_it_deferred_and_the_reason_names_all,
     a_servers_reply_beats_a_refused_connection,
-    a_loss_after_the_dot_is_deferred,
+    a_host_that_is_silent_after_the_dot_keeps_the_message_from_the_next_one,
+    a_host_that_closes_after_every_dot_gets_few_connections_and_all_copies_are_named,
     after_the_dot_what_can_be_understood_is_taken,
     one_senders_421_does_not_stop_the_others,
     a_421_to_one_recipient_leaves_the_others,
@@ -539,6 +593,7 @@ TESTS = [
     a_reply_that_drips_is_given_up,
     tls_that_breaks_after_the_handshake_is_done_without_and_remembered,
     starttls_that_is_never_answered_is_done_without,
+    starttls_that_is_refused_is_done_without_and_not_remembered,
     plaintext_behind_the_reply_to_starttls_is_dropped,
     a_refused_resumption_is_followed_by_a_full_handshake,
     a_long_reply_to_ehlo_is_read,

@@ -231,7 +231,6 @@ pub const MUTUAL: &[(&str, &str)] = &[
     ("src/config/load.rs", "src/config/table.rs"),
     ("src/config/table.rs", "src/config/written.rs"),
     ("src/dns/aliases.rs", "src/dns/wire.rs"),
-    ("src/pool/connection.rs", "src/pool/content.rs"),
     ("src/shard/origin.rs", "src/shard/report.rs"),
     ("src/spool/content.rs", "src/spool/record.rs"),
     ("src/tls/layer.rs", "src/tls/transport.rs"),

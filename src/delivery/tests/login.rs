@@ -8,7 +8,7 @@ const EHLO_AUTH: &str = "250-mx\r\n250 AUTH LOGIN PLAIN\r\n";
 const EHLO_SCRAM: &str = "250-mx\r\n250 AUTH PLAIN SCRAM-SHA-256\r\n";
 const EHLO_LOGIN: &str = "250-mx\r\n250 AUTH=LOGIN\r\n";
 
-/// A conversation with somebody who knows joe, under TLS or not, after the greeting.
+/// A conversation with a host that knows joe, under TLS or not, after the greeting.
 fn to_log_in(secured: bool, without_tls: bool) -> Conversation {
     to_log_in_with(false, secured, without_tls)
 }
@@ -83,7 +83,7 @@ fn scram_comes_first_and_the_host_has_to_prove_itself() {
                 assert_eq!(said(feed(&mut conversation, &reply)), "\r\n");
                 assert_eq!(feed(&mut conversation, "235 yes\r\n").0, Step::Ready);
             }
-            // Somebody else's server, which says yes to anybody.
+            // A server that knows no password and says yes to all.
             _ => {
                 assert!(!honest);
                 let (step, out) = feed(&mut conversation, "235 yes\r\n");
@@ -100,8 +100,8 @@ fn a_password_does_not_go_in_the_clear_unless_told_to() {
     let (step, out) = feed(&mut kept, EHLO_AUTH);
     assert_eq!(unusable(&step), (Stage::Auth, Status(4, 7, 4)));
     assert_eq!(out, "QUIT\r\n");
-    let mut told = to_log_in(false, true);
-    assert!(said(feed(&mut told, EHLO_AUTH)).starts_with("AUTH PLAIN "));
+    let mut allowed = to_log_in(false, true);
+    assert!(said(feed(&mut allowed, EHLO_AUTH)).starts_with("AUTH PLAIN "));
 }
 
 #[test]
