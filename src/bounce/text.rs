@@ -22,24 +22,24 @@ pub(super) fn opening(report: &Report<'_>) -> String {
     let by = by.map_or_else(String::new, |at| format!(" by the time that you set, {}", date(at)));
     let words = match report.kind {
         Kind::Failed => format!(
-            "{arrived}, could not be delivered to {recipients}. No further attempts will be made."
+            "{arrived}, could not be delivered to {them}. No further attempts will be made."
         ),
         Kind::Delayed { until } => format!(
-            "{arrived}, has not been delivered yet to {recipients}{by}. It will be tried again until {}. \
+            "{arrived}, has not been delivered yet to {them}{by}. It will be tried again until {}. \
              You need not send it again.",
             date(until)
         ),
         Kind::Relayed if report.deliver_by().is_some() => format!(
-            "{arrived}, was handed on to the next mail server for {recipients}. You set a time for it \
+            "{arrived}, was handed on to the next mail server for {them}. You set a time for it \
              ({}): from here on that is with the servers that follow, as far as they know of such \
              times.",
             report.deliver_by().map(date).unwrap_or_default()
         ),
         Kind::Relayed => format!(
-            "{arrived}, was handed on to the next mail server for {recipients}. That server does not \
+            "{arrived}, was handed on to the next mail server for {them}. That server does not \
              report deliveries: you will hear of it again only if there is trouble."
         ),
-        Kind::Delivered => format!("{arrived}, was delivered to {recipients}."),
+        Kind::Delivered => format!("{arrived}, was delivered to {them}."),
     };
     wrapped(&mut text, "", &words);
     text.push_str("\r\n");

@@ -4,6 +4,7 @@
 //! At the limit, a connection waits in the socket's backlog until another one ends.
 
 use crate::limits;
+use crate::ring;
 use axum::serve::Listener;
 use std::future::Future;
 use std::io;
@@ -74,7 +75,7 @@ impl Connection {
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + self.idle_max);
+            self.idle.as_mut().reset(Instant::from_std(ring::now() + self.idle_max));
             return result;
         }
         ready!(self.idle.as_mut().poll(context));

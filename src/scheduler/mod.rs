@@ -520,8 +520,8 @@ impl Scheduler {
     }
 
     /// How many recipients of a message go out together with `number`, which is one of them. A host
-    /// that closes the connection over one RCPT ends the transaction for all: then fewer go together
-    /// at each attempt, and soon each for itself, so that one does not hold up the others.
+    /// that closes the connection over one RCPT ends the transaction for all: then fewer go
+    /// together at each attempt, and soon each alone, so that one does not hold up the others.
     fn recipients_at_once(&self, number: u32, recipients_max: usize) -> usize {
         let entry = &self.recipients[number];
         let reason = (entry.reason != NIL).then(|| self.reasons.get(entry.reason)).flatten();
