@@ -11,8 +11,7 @@ pub(super) fn opening(report: &Report<'_>) -> String {
     let host = one_line(report.host_name.as_bytes(), VALUE_BYTES_MAX);
     wrapped(&mut text, "", &format!("This is the mail relay {host}."));
     text.push_str("\r\n");
-    let recipients =
-        if report.recipients.len() == 1 { "this recipient" } else { "these recipients" };
+    let them = if report.recipients.len() == 1 { "this recipient" } else { "these recipients" };
     let arrived = format!(
         "The message that you sent, and that arrived here on {}",
         date(report.message.received_at)
