@@ -199,7 +199,7 @@ impl Scheduler {
                 reason: this.reasons.get(entry.reason).cloned(),
                 tried_at: Some(entry.due()).filter(|at| at.0 > 0),
                 site: Some(entry.place).filter(|site| *site != NO_SITE).map(SiteId),
-                elapsed: entry.elapsed(),
+                elapsed: entry.attempt_time(),
             });
         });
         ended
@@ -210,7 +210,7 @@ impl Scheduler {
         if let Some(number) = self.member(slot, recipient)
             && self.recipients[number].is_unreported()
         {
-            self.recipients[number].set_elapsed(elapsed);
+            self.recipients[number].set_attempt_time(elapsed);
         }
     }
 

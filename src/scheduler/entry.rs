@@ -328,12 +328,12 @@ impl Recipient {
     }
 
     /// How long its last attempt took, if it has ended with that.
-    pub fn elapsed(&self) -> Option<Duration> {
+    pub fn attempt_time(&self) -> Option<Duration> {
         self.links.kept().map(|ms| Duration::from_millis(ms.into()))
     }
 
     /// Kept in the links, which one that has ended does not need; up to seven weeks.
-    pub fn set_elapsed(&mut self, elapsed: Duration) {
+    pub fn set_attempt_time(&mut self, elapsed: Duration) {
         self.links.keep(u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX - 1));
     }
 
