@@ -66,7 +66,7 @@ def a_mistake_in_the_path_of_the_spool_creates_no_folders():
     with tempfile.TemporaryDirectory() as folder:
         above = f"{folder}/splool"
         wrong = ["--spool", f"{above}/ringpost", "--listen", "127.0.0.1:0", "--cores", "1"]
-        start_fails(*wrong, says=[f"{above}/ringpost", f"the folder above it, {above}, is not there"])
+        start_fails(*wrong, says=[f"{above}/ringpost", f"the folder above it, {above}, does not exist"])
         right = ["--spool", f"{folder}/spool", "--listen", "127.0.0.1:0", "--cores", "1"]
         for key in ("control.socket", "event.file"):
             start_fails(*right, "--set", f"{key}={above}/a/b", says=[f"the folder above it, {above},"])
