@@ -21,8 +21,9 @@ impl Live {
 }
 
 /// Records that a message or a draft needs in one segment. They count as alive from the seal of
-/// their batch until [`Log::release`], which takes this: so it happens once. Too early, and mail
-/// is lost with its segment; never, and the segment stays until the next start.
+/// their batch until [`Log::release`](super::log::Log::release), which takes this: so it happens
+/// once. Too early, and mail is lost with its segment; never, and the segment stays until the next
+/// start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LiveRef {
     pub(super) segment: u32,

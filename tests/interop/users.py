@@ -95,7 +95,7 @@ def a_terminal_is_asked_twice_and_shows_nothing():
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
 
         code, seen = add(b"pencil", b"pencel")
-        assert code == 1 and b"not the same" in seen and not path.exists(), seen
+        assert code == 1 and b"do not match" in seen and not path.exists(), seen
         code, seen = add(b"pencil", b"pencil")
         assert code == 0 and b"pencil" not in seen, seen
         assert user(path, "verify", "joe", password="pencil\n")[0] == 0
