@@ -106,6 +106,8 @@ pub(super) struct Reports {
     stalled: Option<Timestamp>,
     /// Nothing more is gathered.
     closing: bool,
+    /// No more is begun.
+    halted: bool,
 }
 
 impl Reports {
@@ -123,6 +125,9 @@ impl Reports {
     }
 
     fn may_begin(&self, now: Timestamp) -> bool {
+        if self.halted {
+            return false;
+        }
         match self.stalled {
             Some(until) => self.in_flight == 0 && (until <= now || until > now.plus(STALL)),
             None => self.in_flight < REPORTS_IN_FLIGHT_MAX,
@@ -279,6 +284,16 @@ impl Scheduler {
     /// The relay stops: what has ended is reported without waiting for more.
     pub fn close_reports(&mut self) {
         self.reports.closing = true;
+    }
+
+    /// No report is begun from now on.
+    pub fn halt_reports(&mut self) {
+        self.reports.halted = true;
+    }
+
+    /// Reports under way.
+    pub fn reports_in_flight(&self) -> usize {
+        self.reports.in_flight
     }
 
     /// Reports under way, and messages that wait for one.

@@ -35,8 +35,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Failures whose events are written without a look at the event log: far fewer than fill it.
-const EVENTS_AT_ONCE: usize = 100;
 /// While the event log is behind, it is looked at again after this,
 const EVENT_PAUSE: Duration = Duration::from_millis(10);
 /// and so often.
@@ -253,6 +251,15 @@ impl Driver {
         }
     }
 
+    /// Begins no more reports, and waits until those under way are done: one that were cut between
+    /// its commit and the record of the failure would be made again after the restart.
+    pub(super) async fn halt_reports(&self) {
+        self.origin.borrow_mut().scheduler.halt_reports();
+        while self.origin.borrow().scheduler.reports_in_flight() > 0 {
+            self.reported.wait().await;
+        }
+    }
+
     /// Makes and stores what is to be reported of one message.
     async fn report(&self, task: &ReportTask) -> ReportEnd {
         let message = match self.message(task.slot).await {
@@ -262,6 +269,9 @@ impl Driver {
         let all = self.origin.borrow_mut().due_reports(task);
         for (kind, recipients) in all {
             for some in recipients.chunks(bounce::RECIPIENTS_MAX) {
+                if kind == Kind::Failed {
+                    self.wait_for_events().await;
+                }
                 if let Err(error) = self.store_report(task.slot, &message, kind, some).await {
                     let text = format!("a report cannot be stored: {error}");
                     self.origin.borrow_mut().trouble.note(&text, now());
@@ -270,13 +280,11 @@ impl Driver {
                         _ => ReportEnd::PutOff,
                     };
                 }
+                // Nothing waits between the report's commit and this: a stop or a kill there would
+                // have the report made again.
                 match kind {
                     Kind::Failed => {
-                        for part in some.chunks(EVENTS_AT_ONCE) {
-                            self.wait_for_events().await;
-                            let origin = &mut *self.origin.borrow_mut();
-                            origin.record_failures(task.slot, &message, part);
-                        }
+                        self.origin.borrow_mut().record_failures(task.slot, &message, some);
                     }
                     // Their ending is written already.
                     Kind::Relayed | Kind::Delivered => {

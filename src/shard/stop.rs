@@ -53,7 +53,10 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
         tracing::warn!(shard, "another shard does not end: what it delivered may be doubled");
     }
     if !within(left() + LATER, queue.settle_reports()).await {
-        tracing::warn!(shard, "reports that could not be stored are made again after the restart");
+        tracing::warn!(shard, "reports that could not be stored are made after the restart");
+        if !within(LATER, queue.halt_reports()).await {
+            tracing::warn!(shard, "a report under way may be sent again after the restart");
+        }
     }
     if let Err(error) = spool.sync().await {
         tracing::error!(shard, %error, "last commit failed: some endings may be repeated");
