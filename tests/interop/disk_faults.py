@@ -119,7 +119,8 @@ def fill_all(relay, size):
 
 def failing(size, reply, *flags):
     """A disk full of mail that can only fail empties itself while clients go on sending, and over a
-    stop; each recipient ends once, and its sender gets one report."""
+    stop; each recipient ends once, and its sender gets one report. Only reports that were under way
+    at the stop, at most 16 a shard, may be made again: their records may find no space any more."""
     with small_disk(64) as disk, Sink(reply=lambda step, address: "451 4.2.0 Later") as sink:
         # The event log is on the same disk.
         flags = (*SMALL, "--set", "retry.max=30s", "--set", "event.rotate_bytes=1MiB",
@@ -142,7 +143,7 @@ def failing(size, reply, *flags):
                         with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
                             while attempt(client, taken + len(more), size)[0] == 250:
                                 more.append(taken + len(more))
-                                if len(more) > taken:
+                                if len(more) > taken // 2:
                                     return
 
             client = threading.Thread(target=send_on)
@@ -157,8 +158,9 @@ def failing(size, reply, *flags):
             took = time.monotonic() - begin
             numbers = [content.rsplit(b"Subject: ", 1)[1].split()[0]
                        for sender, _, content in sink.messages if sender == ""]
-            assert len(numbers) == taken + len(more) == len(sink.messages), len(numbers)
-            assert len(set(numbers)) == len(numbers), "a recipient was reported twice"
+            assert len(numbers) == len(sink.messages), "all that comes is a report"
+            assert len(set(numbers)) == taken + len(more), (len(set(numbers)), taken, len(more))
+            assert len(numbers) - len(set(numbers)) <= 2 * 16, "recipients were reported twice"
             assert is_taken(relay), "mail is taken again"
             print(f"       {taken} messages filled the disk, {len(more)} came later, {took:.0f} s")
 
@@ -168,7 +170,7 @@ def a_full_disk_of_mail_that_is_refused_empties_itself():
 
 
 def a_full_disk_of_mail_that_expires_empties_itself():
-    failing(3_000, "451 4.2.0 Later", "--set", "retry.expire=1m")
+    failing(8_000, "451 4.2.0 Later", "--set", "retry.expire=1m")
 
 
 def a_disk_that_fails_stops_the_intake_and_loses_nothing():
