@@ -173,7 +173,7 @@ def mail_that_is_not_delivered_in_time_is_returned_or_reported_once():
         code, shown, _ = relay.command("queue", "show", entries["n@sink.test"]["id"])
         assert code == 0 and f"by        {entries['n@sink.test']['deliver_by']}" in shown, shown
         relay.restart()
-        expired, = relay.wait_event("expired")
+        expired, = relay.wait_event("expired", 1, 30)
         assert time.time() - began >= 8 and expired["to"] == "r@sink.test", expired
         wait_until("both reports", lambda: sum(map(is_report, sink.messages)) == 2)
         reports = [text_of(message) for message in sink.messages if is_report(message)]

@@ -293,7 +293,8 @@ def a_host_that_closes_after_every_dot_gets_few_connections_and_all_copies_are_n
             event = relay.wait_event("deferred", 30)[0]
             assert [host["stage"] for host in event["hosts"]] == ["end-of-data"] * 2, event
             assert all("may have been delivered" in host["text"] for host in event["hosts"]), event
-            assert first.connections + second.connections <= 40, (first.connections, second.connections)
+            # The 20 that were under way when the sender was held, and a few; at both hosts.
+            assert first.connections + second.connections <= 52, (first.connections, second.connections)
 
 
 def after_the_dot_what_can_be_understood_is_taken():
