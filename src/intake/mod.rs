@@ -34,7 +34,7 @@ pub use received::{Client, Tls};
 
 use crate::message::{ContentFlags, Envelope, Message, Options, QueueId, Timestamp};
 use crate::quota::Reservation;
-use crate::spool::{Draft, Placement, PriorStatus, Spool, SpoolError};
+use crate::spool::{Draft, Placement, PriorStatus, Reported, Spool, SpoolError};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -214,6 +214,19 @@ impl<O: Observer> Incoming<O> {
             reservation.commit();
         }
         Ok(stored)
+    }
+
+    /// The same for a report: with it the recipients that it reports have ended.
+    ///
+    /// # Errors
+    /// The report is not stored, and they have not ended.
+    pub async fn commit_report(
+        self,
+        details: Details,
+        reported: Reported,
+    ) -> Result<(Placement, Arc<Message>), SpoolError> {
+        let (shared, _, message) = self.message(Source::Relay, details)?;
+        shared.spool.store_report(message, reported).await
     }
 
     /// The same for a message that was tried before: with the status of its recipients.

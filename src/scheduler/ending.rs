@@ -269,6 +269,11 @@ impl Scheduler {
         }
     }
 
+    /// Whether a report on the message is being made.
+    pub fn is_reporting(&self, slot: Slot) -> bool {
+        self.messages.get(slot.0).is_some_and(|message| message.has(Flag::Reporting))
+    }
+
     /// Whether a report may give back the full content of the message: only the first one does.
     pub fn may_return_content(&self, slot: Slot) -> bool {
         self.messages.get(slot.0).is_some_and(|message| !message.has(Flag::Returned))
@@ -294,6 +299,11 @@ impl Scheduler {
     /// Reports under way.
     pub fn reports_in_flight(&self) -> usize {
         self.reports.in_flight
+    }
+
+    /// The last report found no space on the disk.
+    pub fn reports_stall(&self) -> bool {
+        self.reports.stalled.is_some()
     }
 
     /// Reports under way, and messages that wait for one.

@@ -1,8 +1,7 @@
 //! What an outcome makes of a recipient: another try, or one of the four endings.
 //!
-//! The order of writes is what keeps the promise that nothing is lost: a report is durable before
-//! the failure that it reports is recorded. If power fails between the two, the failure happens
-//! again and is reported twice; the other order could lose the report. A recipient is over when the
+//! A report and the failures that it reports become durable in one record, so that a crash neither
+//! loses the report nor has it made twice (`Spool::store_report`). A recipient is over when the
 //! record of its ending is durable, and until then it is listed as `ending`.
 
 use super::now;
@@ -164,12 +163,12 @@ impl Origin {
         path: DeliveryPath<'_>,
     ) {
         let is_report = message.envelope.reverse_path.is_none();
-        let (kind, status) = match (failure.expired, is_report) {
-            (true, _) => (Kind::Expired, RecipientStatus::Expired),
-            (false, true) => (Kind::Dropped, RecipientStatus::Bounced),
-            (false, false) => (Kind::Bounced, RecipientStatus::Bounced),
+        let kind = match (failure.expired, is_report) {
+            (true, _) => Kind::Expired,
+            (false, true) => Kind::Dropped,
+            (false, false) => Kind::Bounced,
         };
-        self.note_ending(slot, message.id, failure.recipient, &status);
+        self.note_ending(slot, message.id, failure.recipient, &failure.status());
         let attempt =
             Attempt { reason: &failure.reason, number: failure.attempts, due: None, path };
         self.emit(kind, message, failure.recipient, &attempt);

@@ -19,7 +19,9 @@ impl QueueIndex for Driver {
 
     fn message_state(&self, id: QueueId) -> Option<MessageState> {
         let origin = self.origin.borrow();
-        let view = origin.scheduler.message(origin.scheduler.find(id)?)?;
+        let slot =
+            origin.scheduler.find(id).filter(|&slot| !origin.scheduler.is_reporting(slot))?;
+        let view = origin.scheduler.message(slot)?;
         // Those whose ending was not written yet, though they have ended, must be found open.
         let open = view.recipients.iter().filter(|one| !one.noted).map(open_of);
         Some(MessageState { open: open.collect() })

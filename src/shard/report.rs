@@ -20,7 +20,7 @@ use crate::event::{self, Event};
 use crate::intake::{Details, Source};
 use crate::message::{
     Body, ByMode, Content, ContentFlags, DeliverBy, DsnNotify, DsnReturn, Envelope, Message,
-    Options, Reason, Recipient, Stage, Status, Timestamp,
+    Options, Reason, Recipient, RecipientStatus, Stage, Status, Timestamp,
 };
 use crate::pool::{Reporter, Reports};
 use crate::ring;
@@ -28,7 +28,7 @@ use crate::route::Site;
 use crate::scheduler::{
     EndedRecipient, Ending, ExpiredRecipient, ReportEnd, ReportTask, Slot, aligned,
 };
-use crate::spool::{Recovered, SpoolError};
+use crate::spool::{Recovered, Reported, SpoolError};
 use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
@@ -87,6 +87,11 @@ pub(super) struct FailedRecipient {
 }
 
 impl FailedRecipient {
+    /// How it ended, when a report says so.
+    pub(super) fn status(&self) -> RecipientStatus {
+        if self.expired { RecipientStatus::Expired } else { RecipientStatus::Bounced }
+    }
+
     /// Of one that still waits.
     fn of_waiting(waiting: ExpiredRecipient) -> FailedRecipient {
         let ExpiredRecipient { index, attempts, reason } = waiting;
@@ -242,17 +247,24 @@ impl Driver {
         }
     }
 
-    /// Waits until no report is under way or due.
-    pub(super) async fn settle_reports(&self) {
+    /// Waits until no report is under way or due. On a full disk it does not wait for space: what
+    /// is not stored then is made after the restart. Whether all are stored.
+    pub(super) async fn settle_reports(&self) -> bool {
         self.origin.borrow_mut().scheduler.close_reports();
         self.changed();
-        while self.origin.borrow().scheduler.unreported() > 0 {
+        loop {
+            {
+                let scheduler = &self.origin.borrow().scheduler;
+                if scheduler.unreported() == 0 || scheduler.reports_stall() {
+                    return scheduler.unreported() == 0;
+                }
+            }
             self.reported.wait().await;
         }
     }
 
-    /// Begins no more reports, and waits until those under way are done: one that were cut between
-    /// its commit and the record of the failure would be made again after the restart.
+    /// Begins no more reports, and waits until those under way are done, so that what ends with
+    /// them has its events.
     pub(super) async fn halt_reports(&self) {
         self.origin.borrow_mut().scheduler.halt_reports();
         while self.origin.borrow().scheduler.reports_in_flight() > 0 {
@@ -280,8 +292,7 @@ impl Driver {
                         _ => ReportEnd::PutOff,
                     };
                 }
-                // Nothing waits between the report's commit and this: a stop or a kill there would
-                // have the report made again.
+                // What failed has ended with the report's record. Written again, it outlives that.
                 match kind {
                     Kind::Failed => {
                         self.origin.borrow_mut().record_failures(task.slot, &message, some);
@@ -390,7 +401,16 @@ impl Driver {
             flags: ContentFlags { dot_stuffed: true, eight_bit },
             reservation: None,
         };
-        let (placement, stored) = incoming.commit(Source::Relay, details).await?;
+        let (placement, stored) = match kind {
+            // One record: a crash leaves the report and the failures, or neither.
+            Kind::Failed => {
+                let statuses = all.iter().map(|one| (one.recipient, one.status())).collect();
+                incoming.commit_report(details, Reported { id: message.id, statuses }).await?
+            }
+            Kind::Delayed { .. } | Kind::Relayed | Kind::Delivered => {
+                incoming.commit(Source::Relay, details).await?
+            }
+        };
         let event =
             Event::new(event::Kind::Received, now).of(id, None).to_all(&stored.envelope.recipients);
         self.stations.events.emit(&Event {

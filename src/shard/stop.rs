@@ -40,7 +40,7 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
 
     queue.stop();
     // Both at once: a client that dawdles must not let deliveries begin until they are cut.
-    if !within(left(), zip(receiver.stop(), pool.stop())).await {
+    if within(left(), zip(receiver.stop(), pool.stop())).await.is_none() {
         tracing::warn!(
             shard,
             inbound = receiver.connections(),
@@ -49,34 +49,35 @@ pub(super) async fn stop(stations: &Stations, limit: Duration) {
         );
     }
     exchange.close();
-    if !within(left() + LATER, exchange.closed_by_all()).await {
+    if within(left() + LATER, exchange.closed_by_all()).await.is_none() {
         tracing::warn!(shard, "another shard does not end: what it delivered may be doubled");
     }
-    if !within(left() + LATER, queue.settle_reports()).await {
+    if within(left() + LATER, queue.settle_reports()).await != Some(true) {
         tracing::warn!(shard, "reports that could not be stored are made after the restart");
-        if !within(LATER, queue.halt_reports()).await {
-            tracing::warn!(shard, "a report under way may be sent again after the restart");
+        if within(LATER, queue.halt_reports()).await.is_none() {
+            tracing::warn!(shard, "a report is still under way: its events may be missing");
         }
     }
-    if let Err(error) = spool.sync().await {
-        tracing::error!(shard, %error, "last commit failed: some endings may be repeated");
+    match within(left() + LATER, spool.sync()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            tracing::error!(shard, %error, "last commit failed: some deliveries may be repeated");
+        }
+        None => tracing::error!(shard, "last commit not written: some deliveries may be repeated"),
     }
-    if !within(left() + LATER, spool.close()).await {
+    if within(left() + LATER, spool.close()).await.is_none() {
         tracing::warn!(shard, "the spool does not end: the next start takes longer");
     }
     events.emit(&Event::new(Kind::Stopped, ring::wall_clock()));
     events.flush();
 }
 
-/// Runs `work` for at most `limit`; whether it ended by itself.
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> bool {
-    let ended = async {
-        work.await;
-        true
-    };
+/// What `work` came to; `None` when it took longer than `limit`.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let ended = async { Some(work.await) };
     let late = async {
         ring::sleep(limit).await;
-        false
+        None
     };
     or(ended, late).await
 }

@@ -96,7 +96,7 @@ impl Spool {
             .zip(&kept.recipients)
             .filter_map(|(index, recipient)| recipient.in_doubt.then_some(index))
             .collect();
-        let so_far = PriorStatus { statuses, in_flight };
+        let so_far = PriorStatus { statuses, in_flight, reported: None };
         Waiting::append(core, Purpose::Mail, &message, &so_far, pieces)
     }
 }

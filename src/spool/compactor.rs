@@ -154,7 +154,7 @@ impl Core {
             statuses(recipients, standing.open.iter().map(|one| (one.index, &one.status)));
         let in_flight =
             standing.open.iter().filter(|one| one.in_flight).map(|one| one.index).collect();
-        let so_far = PriorStatus { statuses, in_flight };
+        let so_far = PriorStatus { statuses, in_flight, reported: None };
         let appended = state.append_moved(&message, &so_far).ok_or(Stay::Here)?;
         step.ids.push(id);
         step.bytes += appended.slot.length as usize;

@@ -190,13 +190,15 @@ pub(super) async fn store(
 }
 
 /// A message record that is not durable yet. If its writer goes away before it is durable, the
-/// client has no 250 and the queue does not know the message: it ends as removed.
+/// client has no 250 and the queue does not know the message: it ends as removed. A report stays:
+/// recipients have ended with it. If it is not needed after all, it is sent twice after a crash.
 pub(super) struct Waiting {
     core: Rc<Core>,
     /// `None`: it is durable, or given up.
     appended: Option<Appended>,
     id: QueueId,
     recipients: u32,
+    is_report: bool,
 }
 
 impl Waiting {
@@ -214,7 +216,8 @@ impl Waiting {
         })?;
         let recipients = word(message.envelope.recipients.len());
         let (core, appended) = (Rc::clone(core), Some(appended));
-        Ok(Waiting { core, appended, id: message.id, recipients })
+        let is_report = so_far.reported.is_some();
+        Ok(Waiting { core, appended, id: message.id, recipients, is_report })
     }
 
     /// Waits until the record is durable: where it is.
@@ -256,7 +259,8 @@ impl Drop for Waiting {
         if self.appended.is_none() {
             return;
         }
-        for recipient in 0..self.recipients {
+        let removed = if self.is_report { 0 } else { self.recipients };
+        for recipient in 0..removed {
             self.core.settle(self.id, recipient, &RecipientStatus::Removed);
         }
         self.give_up();

@@ -3,13 +3,13 @@
 //! An [`Entry`] is read from a record or from an index, and says the same either way. In an index
 //! it is {kind u8, version u8, length u32, id u64} of the record, then for a message
 //! {received u64, marks u16}, what the marks say is there (the options that the queue needs,
-//! tagged), the recipients' domains, statuses, deliveries begun and extents as the record has
-//! them; for what became of recipients the record's payload; for a chunk nothing. Reading never
-//! panics; of a plain message it allocates nothing.
+//! tagged), the recipients' domains, statuses, deliveries begun, what it reports and extents as
+//! the record has them; for what became of recipients the record's payload; for a chunk nothing.
+//! Reading never panics; of a plain message it allocates nothing.
 
 use super::record::{
-    self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, SETTLED, STREAMED, Unusable,
-    WITH_BEGUN, WITH_STATUSES,
+    self, BEGUN, CHUNK, CHUNK_PREFIX, Extent, Header, MESSAGE, Record, Reported, SETTLED, STREAMED,
+    Unusable, WITH_BEGUN, WITH_REPORTED, WITH_STATUSES,
 };
 use crate::message::codec::{self, Form};
 use crate::message::field::{Fields, put_count};
@@ -24,8 +24,10 @@ const UNDER_WAY: u16 = 64;
 const EXTENTS: u16 = 128;
 const DELAY_WANTED: u16 = 256;
 const OPTIONS: u16 = 1024;
+const REPORTED: u16 = 2048;
 /// The marks that a message's entry may have.
-const KNOWN: u16 = NULL_REVERSE | STATUSES | UNDER_WAY | EXTENTS | DELAY_WANTED | OPTIONS;
+const KNOWN: u16 =
+    NULL_REVERSE | STATUSES | UNDER_WAY | EXTENTS | DELAY_WANTED | OPTIONS | REPORTED;
 
 /// What a record says, but for content and addresses.
 #[derive(Debug, PartialEq)]
@@ -58,6 +60,8 @@ pub(super) struct MessageSummary<'a> {
     /// As they are written.
     statuses: &'a [u8],
     in_flight: &'a [u8],
+    /// Of a report: the message that it reports on, and how recipients of that ended.
+    reported: &'a [u8],
     /// The draft, and the extents of streamed content as they are written.
     extents: Option<(QueueId, &'a [u8])>,
 }
@@ -170,6 +174,7 @@ impl<'a> MessageSummary<'a> {
             domains,
             statuses: &[],
             in_flight: &[],
+            reported: &[],
             extents: None,
         };
         summary.with_rest(fields, header.flags).ok_or(Unusable::Malformed)
@@ -183,6 +188,9 @@ impl<'a> MessageSummary<'a> {
         }
         if flags & WITH_BEGUN != 0 {
             self.in_flight = counted(&mut fields, 4)?;
+        }
+        if flags & WITH_REPORTED != 0 {
+            self.reported = reported(&mut fields)?;
         }
         if flags & STREAMED != 0 {
             self.extents = Some((QueueId(fields.u64()?), counted(&mut fields, 12)?));
@@ -215,6 +223,7 @@ impl<'a> MessageSummary<'a> {
             domains,
             statuses: if marked(STATUSES) { statuses(fields, count)? } else { &[] },
             in_flight: if marked(UNDER_WAY) { counted(fields, 4)? } else { &[] },
+            reported: if marked(REPORTED) { reported(fields)? } else { &[] },
             extents: match marked(EXTENTS) {
                 true => Some((QueueId(fields.u64()?), counted(fields, 12)?)),
                 false => None,
@@ -230,6 +239,7 @@ impl<'a> MessageSummary<'a> {
             (self.extents.is_some(), EXTENTS),
             (self.delay_wanted, DELAY_WANTED),
             (!self.options.is_empty(), OPTIONS),
+            (!self.reported.is_empty(), REPORTED),
         ];
         let set = marks.iter().filter(|(set, _)| *set);
         let marks: u16 = set.fold(0, |marks, (_, mark)| marks | mark);
@@ -244,6 +254,7 @@ impl<'a> MessageSummary<'a> {
         }
         out.extend_from_slice(self.statuses);
         out.extend_from_slice(self.in_flight);
+        out.extend_from_slice(self.reported);
         if let Some((draft, extents)) = self.extents {
             out.extend_from_slice(&draft.0.to_le_bytes());
             out.extend_from_slice(extents);
@@ -269,6 +280,16 @@ impl<'a> MessageSummary<'a> {
         begun.into_iter().flatten().collect()
     }
 
+    /// What it reports, when it is a report.
+    pub(super) fn reported(&self) -> Option<Reported> {
+        if self.reported.is_empty() {
+            return None;
+        }
+        let reported = record::reported(&mut Fields::new(self.reported));
+        assert!(reported.is_some(), "it was read before");
+        reported
+    }
+
     /// The draft and where its pieces are, when the content is in pieces.
     pub(super) fn extents(&self) -> Option<(QueueId, Vec<Extent>)> {
         let (draft, extents) = self.extents?;
@@ -288,6 +309,7 @@ impl PartialEq for MessageSummary<'_> {
         said(self) == said(other)
             && self.domains.eq(other.domains)
             && (self.statuses, self.in_flight) == (other.statuses, other.in_flight)
+            && self.reported == other.reported
             && self.extents == other.extents
     }
 }
@@ -324,6 +346,13 @@ fn statuses<'a>(fields: &mut Fields<'a>, recipients: u32) -> Option<&'a [u8]> {
     begin.up_to(fields)
 }
 
+/// An id, a count and that many statuses.
+fn reported<'a>(fields: &mut Fields<'a>) -> Option<&'a [u8]> {
+    let begin = *fields;
+    record::reported(fields)?;
+    begin.up_to(fields)
+}
+
 /// A count and that many items of `size` bytes.
 fn counted<'a>(fields: &mut Fields<'a>, size: usize) -> Option<&'a [u8]> {
     let begin = *fields;
@@ -343,9 +372,17 @@ mod tests {
         let so_far = PriorStatus {
             statuses: vec![(0, RecipientStatus::Over), (1, waiting(1, 2))],
             in_flight: vec![1],
+            reported: None,
+        };
+        let report = PriorStatus {
+            reported: Some(Reported {
+                id: QueueId(7),
+                statuses: vec![(3, RecipientStatus::Bounced), (4, RecipientStatus::Expired)],
+            }),
+            ..PriorStatus::default()
         };
         let content = b"Subject: x\r\n\r\nx\r\n";
-        let mut all = vec![Vec::new(); 7];
+        let mut all = vec![Vec::new(); 8];
         let none = PriorStatus::default();
         record::put_message(&mut all[0], &inline(plain(1, 1), content), &none);
         record::put_message(&mut all[1], &inline(plain(2, 3), content), &so_far);
@@ -355,6 +392,7 @@ mod tests {
         record::put_begun(&mut all[4], QueueId(2), &[0, 2]);
         record::put_settled(&mut all[5], QueueId(2), 1, &waiting(3, 4));
         record::put_settled(&mut all[6], QueueId(2), 2, &RecipientStatus::Delivered);
+        record::put_message(&mut all[7], &inline(plain(8, 1), content), &report);
         all
     }
 

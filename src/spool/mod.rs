@@ -16,6 +16,7 @@
 //! | ended | a settled record for every recipient | its segment is recycled | dropped |
 //! | sealed | its segment has an index behind the last batch, not synced with any mail | | the index is read instead of the records; one that does not pass is as good as none, and the segment is read whole |
 //! | recycled | its segment has a new number | | nothing passes its checksum any more; records about it elsewhere are ignored |
+//! | report accepted | a message record that names recipients of another message | settled records for these | these have ended, as the record says |
 //! | moving up | message record, and a later one with the statuses so far | its old segment is recycled | the later place, with all that is known of the recipients |
 //! | moved up | the later message record alone | as accepted, under way or settled | its statuses, and what comes behind it |
 //! | damaged | a message record that does not pass | found when it is read: a copy in `quarantine/`, then settled records | in a segment without index: the copy is made here, and the message is gone; with one: as accepted, until it is read |
@@ -67,7 +68,7 @@ pub use draft::Draft;
 pub use folder::{layout, missing_above, orphans};
 pub use inspection::{Damage, Inspection, holds_segments};
 pub use quarantine::{Remains, quarantined};
-pub use record::PriorStatus;
+pub use record::{PriorStatus, Reported};
 pub use recovered_entries::Messages;
 
 use crate::message::{Demands, Message, Options, QueueId, Reason, RecipientStatus, Timestamp};
@@ -208,7 +209,8 @@ pub trait QueueIndex {
     /// stays there the whole time is among them.
     fn in_segment(&self, segment: u32, cursor: u32) -> (Vec<QueueId>, Option<u32>);
     /// What became of its recipients so far. It may know more than was noted here, but must not
-    /// take for ended what [`Spool::settle`] was not called for.
+    /// take for ended what [`Spool::settle`] was not called for. `None` while a report on it is
+    /// being stored: it is not moved now.
     fn message_state(&self, id: QueueId) -> Option<MessageState>;
     /// The record of `id` is at `to` now.
     fn moved(&self, id: QueueId, to: Placement);
@@ -324,6 +326,20 @@ impl Spool {
         message: Message<Draft>,
     ) -> Result<(Placement, Arc<Message>), SpoolError> {
         let (placement, message) = draft::store(message, &PriorStatus::default()).await?;
+        Ok((placement, Arc::new(message)))
+    }
+
+    /// Makes a report durable, and in the same record that the recipients which it reports have
+    /// ended: a crash leaves both or neither. Then call [`Spool::settle`] for them: the report may
+    /// be gone long before the message. Until then [`QueueIndex::message_state`] must not say that
+    /// they wait: the message would move, and outlive the report. Errors as with [`Spool::store`].
+    pub async fn store_report(
+        &self,
+        message: Message<Draft>,
+        reported: Reported,
+    ) -> Result<(Placement, Arc<Message>), SpoolError> {
+        let so_far = PriorStatus { reported: Some(reported), ..PriorStatus::default() };
+        let (placement, message) = draft::store(message, &so_far).await?;
         Ok((placement, Arc::new(message)))
     }
 

@@ -45,8 +45,10 @@ pub(super) const WITH_STATUSES: u16 = 8;
 pub(super) const WITH_BEGUN: u16 = 16;
 /// BY (RFC 2852) was given. In version 2 alone.
 const WITH_DELIVER_BY: u16 = 32;
+/// A report, with the recipients that have ended with it.
+pub(super) const WITH_REPORTED: u16 = 64;
 /// The flags that a message record of version 3 may have.
-const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_STATUSES | WITH_BEGUN;
+const KNOWN: u16 = DOT_STUFFED | EIGHT_BIT | STREAMED | WITH_STATUSES | WITH_BEGUN | WITH_REPORTED;
 
 /// A record as read, but for messages (see [`decode_message`]); content is borrowed.
 #[derive(Debug, PartialEq)]
@@ -59,13 +61,26 @@ pub(super) enum Record<'a> {
     Settled(u32, RecipientStatus),
 }
 
-/// What became of a message before its record moved.
+/// What became of recipients before a message's record was written. It stands in that record, so
+/// that the one is not durable without the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PriorStatus {
     /// By recipient; of those never tried there is none.
     pub statuses: Vec<(u32, RecipientStatus)>,
     /// Recipients whose delivery had begun, and not ended.
     pub in_flight: Vec<u32>,
+    /// The message is a report, and with it these have ended.
+    pub reported: Option<Reported>,
+}
+
+/// Recipients of another message that end with the report on them: once its record passes, they
+/// have ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reported {
+    /// The message that is reported on.
+    pub id: QueueId,
+    /// How each of its recipients ended.
+    pub statuses: Vec<(u32, RecipientStatus)>,
 }
 
 /// Where a chunk record is.
@@ -105,7 +120,7 @@ pub(super) enum Unusable {
 
 /// Appends a message record; its length in bytes.
 pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorStatus) -> u32 {
-    let PriorStatus { statuses, in_flight } = so_far;
+    let PriorStatus { statuses, in_flight, reported } = so_far;
     let mut flags = 0;
     for (set, flag) in [
         (message.flags.dot_stuffed, DOT_STUFFED),
@@ -113,6 +128,7 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorSt
         (matches!(message.content, Content::Streamed(_)), STREAMED),
         (!statuses.is_empty(), WITH_STATUSES),
         (!in_flight.is_empty(), WITH_BEGUN),
+        (reported.is_some(), WITH_REPORTED),
     ] {
         if set {
             flags |= flag;
@@ -124,13 +140,14 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message, so_far: &PriorSt
         codec::put_options(out, &message.options);
         put_bytes(out, &message.prepended_headers);
         if !statuses.is_empty() {
-            put_count(out, statuses.len());
-            for (recipient, status) in statuses {
-                put_fate(out, *recipient, status);
-            }
+            put_statuses(out, statuses);
         }
         if !in_flight.is_empty() {
             put_recipients(out, in_flight);
+        }
+        if let Some(Reported { id, statuses }) = reported {
+            out.extend_from_slice(&id.0.to_le_bytes());
+            put_statuses(out, statuses);
         }
         match &message.content {
             Content::Whole(bytes) => put_bytes(out, bytes),
@@ -161,6 +178,13 @@ pub(super) fn put_begun(out: &mut Vec<u8>, id: QueueId, recipients: &[u32]) -> u
     put(out, BEGUN, 0, id, |out| {
         put_recipients(out, recipients);
     })
+}
+
+fn put_statuses(out: &mut Vec<u8>, statuses: &[(u32, RecipientStatus)]) {
+    put_count(out, statuses.len());
+    for (recipient, status) in statuses {
+        put_fate(out, *recipient, status);
+    }
 }
 
 fn put_recipients(out: &mut Vec<u8>, recipients: &[u32]) {
@@ -352,6 +376,9 @@ fn rest_of_message(
     if flags & WITH_BEGUN != 0 {
         so_far.in_flight = begun(fields)?;
     }
+    if flags & WITH_REPORTED != 0 {
+        so_far.reported = Some(reported(fields)?);
+    }
     let content = if flags & STREAMED != 0 {
         let draft = QueueId(fields.u64()?);
         streamed(path_of, draft, &extents(fields)?)
@@ -359,6 +386,15 @@ fn rest_of_message(
         Content::Whole(fields.bytes()?.to_vec())
     };
     Some((prepended_headers, so_far, content))
+}
+
+pub(super) fn reported(fields: &mut Fields<'_>) -> Option<Reported> {
+    let id = QueueId(fields.u64()?);
+    let mut statuses = Vec::new();
+    for _ in 0..fields.u32()? {
+        statuses.push(status(fields)?);
+    }
+    Some(Reported { id, statuses })
 }
 
 pub(super) fn extents(fields: &mut Fields<'_>) -> Option<Vec<Extent>> {

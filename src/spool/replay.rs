@@ -3,9 +3,9 @@
 use super::Placement;
 use super::entry::{Entry, MessageSummary, What};
 use super::live::{Live, LiveRef};
-use super::record::{CHUNK_PREFIX, Extent};
+use super::record::{CHUNK_PREFIX, Extent, Reported};
 use super::recovered_entries::{Messages, Names, Reasons, RecoveredEntry, Table};
-use crate::message::QueueId;
+use crate::message::{QueueId, RecipientStatus};
 use hashbrown::HashTable;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -52,11 +52,13 @@ impl Replay {
                     kept.begin(&recipients);
                 }
             }
-            What::Settled(recipient, status) => {
-                if let Some(kept) = self.find(id).and_then(|place| self.messages.get_mut(place)) {
-                    kept.settle(recipient, status, &mut self.reasons);
-                }
-            }
+            What::Settled(recipient, status) => self.settle(id, recipient, status),
+        }
+    }
+
+    fn settle(&mut self, id: QueueId, recipient: u32, status: RecipientStatus) {
+        if let Some(kept) = self.find(id).and_then(|place| self.messages.get_mut(place)) {
+            kept.settle(recipient, status, &mut self.reasons);
         }
     }
 
@@ -176,6 +178,10 @@ impl Replay {
             kept.settle(recipient, status, &mut self.reasons);
         }
         kept.begin(&brief.in_flight());
+        // A report that lacks a piece of its content does not come so far: it is made again.
+        if let Some(Reported { id, statuses }) = brief.reported() {
+            statuses.into_iter().for_each(|(one, status)| self.settle(id, one, status));
+        }
     }
 }
 

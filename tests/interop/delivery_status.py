@@ -94,6 +94,31 @@ def mail_that_waits_too_long_expires_and_is_reported():
             relay.wait_empty()
 
 
+def kills_while_reports_are_made_neither_lose_one_nor_make_one_twice():
+    count = 3000
+    with Sink(refusing("rcpt", "451 4.2.0 later", "b@sink.test")) as sink:
+        with Relay(smart_host=sink.port, retry_first="4s") as relay:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+                for number in range(count):
+                    client.sendmail("a@sender.test", ["b@sink.test"], f"Subject: {number}\r\n\r\nx\r\n")
+            sink.reply = refusing("rcpt", "550 5.1.1 No such user", "b@sink.test")
+            for kill in range(20):
+                had = len(sink.messages)
+                wait_until("reports are made", lambda: len(sink.messages) > had + 20
+                           or len(sink.messages) >= count, 30)
+                time.sleep(kill % 7 / 50)
+                relay.kill()
+                relay.start()
+            relay.wait_empty(120)
+            # A report itself may come twice, as any mail that was delivered just before a kill.
+            reports = {(content.rsplit(b"Subject: ", 1)[1].split()[0],
+                        content.lower().split(b"message-id: ", 1)[1].split()[0])
+                       for sender, _, content in sink.messages if sender == ""}
+            numbers = [number for number, _ in reports]
+            assert len(set(numbers)) == count, f"{count - len(set(numbers))} reports are lost"
+            assert len(numbers) == count, f"{len(numbers) - count} reports were made twice"
+
+
 def attempts_and_due_times_survive_a_restart():
     with Sink(refusing("rcpt", "450 4.2.1 busy")) as sink:
         with Relay(smart_host=sink.port, retry_first="100s") as relay:
@@ -264,6 +289,7 @@ TESTS = [
     mail_with_the_null_reverse_path_is_never_reported,
     a_deferred_recipient_is_retried_with_growing_waits,
     mail_that_waits_too_long_expires_and_is_reported, attempts_and_due_times_survive_a_restart,
+    kills_while_reports_are_made_neither_lose_one_nor_make_one_twice,
     fewer_shards_after_a_restart_leave_nothing_behind,
     a_dead_next_hop_backs_off_and_is_explained, misbehaving_servers_lose_nothing,
     an_idle_connection_that_the_server_closed_costs_no_attempt,

@@ -87,7 +87,11 @@ impl Disk {
             disk.commit();
             let (segment, start) = disk.last;
             let place = [segment, start + slot.offset, 7];
-            let so_far = PriorStatus { statuses: vec![(0, waiting(2, 5))], in_flight: vec![0] };
+            let so_far = PriorStatus {
+                statuses: vec![(0, waiting(2, 5))],
+                in_flight: vec![0],
+                reported: None,
+            };
             disk.batch.message(&in_pieces(plain(first + 6, 2), draft.0, &[place]), &so_far);
             disk.batch.settle(QueueId(first), 0, &waiting(3, 99));
             disk.batch.settle(QueueId(first + 1), 0, &RecipientStatus::Delivered);

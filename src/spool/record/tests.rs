@@ -30,8 +30,12 @@ fn a_message_reads_back_as_it_was_written() {
     reads_back(&inline(plain(2, 0), b""), &none);
     let places = [[1, 4136, 9], [u32::MAX, u32::MAX, u32::MAX]];
     let statuses = vec![(0, RecipientStatus::Delivered), (1, waiting(u16::MAX, u64::MAX))];
-    let so_far = PriorStatus { statuses, in_flight: vec![1, 2] };
+    let so_far = PriorStatus { statuses, in_flight: vec![1, 2], reported: None };
     reads_back(&in_pieces(extreme(), u64::MAX, &places), &so_far);
+    let statuses = vec![(0, RecipientStatus::Bounced), (u32::MAX, RecipientStatus::Expired)];
+    let reported = Some(Reported { id: QueueId(u64::MAX), statuses });
+    let report = PriorStatus { reported, ..PriorStatus::default() };
+    reads_back(&in_pieces(plain(3, 1), u64::MAX, &places), &report);
 }
 
 #[test]
@@ -128,8 +132,8 @@ fn what_must_be_understood_and_is_not_is_refused() {
         );
         decode_message(header, payload, path_of).map(drop).unwrap_err()
     };
-    let flags = header.flags | 0x40;
-    assert_eq!(refused(&Header { flags, ..header }, payload), Unusable::UnknownFlags(0x40));
+    let flags = header.flags | 0x80;
+    assert_eq!(refused(&Header { flags, ..header }, payload), Unusable::UnknownFlags(0x80));
     // Behind {time, reverse-path, count, address} come the recipient's options, then those of MAIL.
     let count = 8 + (1 + 4 + 13) + 4 + (4 + 14);
     assert_eq!(payload[count..count + 2], [0, 0]);
@@ -148,7 +152,8 @@ fn what_must_be_understood_and_is_not_is_refused() {
 #[test]
 fn no_payload_makes_decoding_panic_or_allocate_without_bound() {
     let mut bytes = Vec::new();
-    let so_far = PriorStatus { statuses: vec![(0, waiting(1, 2))], in_flight: vec![1] };
+    let so_far =
+        PriorStatus { statuses: vec![(0, waiting(1, 2))], in_flight: vec![1], reported: None };
     put_message(&mut bytes, &inline(extreme(), b"x"), &so_far);
     let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
     let payload = &bytes[HEADER..];

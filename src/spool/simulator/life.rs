@@ -5,8 +5,8 @@ use super::super::manifest::Manifest;
 use super::super::recovery::Scan;
 use super::super::testing::{plain, waiting};
 use super::super::{
-    MessageState, Open, Placement, QueueIndex, Remains, Settings, Spool, SpoolError, folder,
-    segment,
+    MessageState, Open, Placement, QueueIndex, Remains, Reported, Settings, Spool, SpoolError,
+    folder, segment,
 };
 use super::truth::{Found, Mail, Recipient, State, Truth};
 use crate::message::{Content, Message, QueueId, RecipientStatus};
@@ -64,6 +64,7 @@ pub(super) struct Seen {
     pub(super) streamed: Cell<u64>,
     /// Segments that a start took by their index.
     pub(super) indexed: Cell<u64>,
+    reported: Cell<u64>,
     /// Lists of segments that a start compared with what it found.
     listed: Cell<u64>,
 }
@@ -75,7 +76,7 @@ impl Seen {
         }
     }
 
-    fn all(&self) -> [(&'static str, &Cell<u64>); 9] {
+    fn all(&self) -> [(&'static str, &Cell<u64>); 10] {
         [
             ("accepted", &self.accepted),
             ("refused", &self.refused),
@@ -85,6 +86,7 @@ impl Seen {
             ("given up", &self.given_up),
             ("streamed", &self.streamed),
             ("indexed", &self.indexed),
+            ("reported", &self.reported),
             ("listed", &self.listed),
         ]
     }
@@ -246,6 +248,7 @@ pub(super) async fn live(world: Rc<World>) {
             }
             world.spawn(deliver(Rc::clone(&world), spool.clone(), shard));
         }
+        world.spawn(report(Rc::clone(&world), spool.clone(), shard));
         world.spawn(look(Rc::clone(&world), spool.clone(), shard));
         world.spawn(sync(Rc::clone(&world), spool.clone(), shard));
     }
@@ -369,41 +372,60 @@ async fn send(world: Rc<World>, spool: Spool, shard: u16) {
             return;
         }
         let failed_before = spool.failure().is_some();
-        let id = world.fresh_id(&spool);
-        let (mail, count_of) = {
-            let random = &mut *world.random.borrow_mut();
-            let length = match random.u32(..10) {
-                0 => 0,
-                1..7 => random.usize(..1000),
-                7..9 => random.usize(..10_000),
-                _ => random.usize(..30_000),
-            };
-            let recipients = random.usize(1..4);
-            let mail = Mail {
-                state: State::Offered,
-                is_known: false,
-                recipients: vec![Recipient::default(); recipients],
-                length,
-                placement: None,
-                shard,
-                patient: random.u32(..16) < world.plan.patient,
-            };
-            (mail, recipients)
-        };
-        let length = mail.length;
-        world.truth.borrow_mut().mails.insert(id.0, mail);
-        let answer = hand_over(&world, &spool, id, length, count_of).await;
+        let (id, mail) = world.offer(&spool, shard);
+        let answer = hand_over(&world, &spool, id, &mail, None).await;
         if world.is_dead() {
             return;
         }
         let is_known = matches!(answer, Some((_, State::Accepted)));
         assert!(!failed_before || !is_known, "accepted after a failure");
-        if let Some((placement, state)) = answer {
-            let truth = &mut *world.truth.borrow_mut();
-            let Some(mail) = truth.mails.get_mut(&id.0) else { continue };
-            mail.state = state;
-            mail.is_known = is_known;
-            mail.placement = placement;
+        if let Some(answer) = answer {
+            world.answered(id, answer);
+        }
+    }
+}
+
+/// Reports that deliveries failed, and ends them with the report.
+async fn report(world: Rc<World>, spool: Spool, shard: u16) {
+    while !world.stopping.get() {
+        world.pause(world.plan.pause_ms).await;
+        if world.is_dead() {
+            return;
+        }
+        let Some((failed, recipients)) = world.take_job(shard) else { continue };
+        spool.begun(QueueId(failed), &recipients);
+        world.pause(15).await;
+        let (id, mail) = world.offer(&spool, shard);
+        world.each(failed, &recipients, |one| one.reports.push(id.0));
+        let all = recipients.iter().map(|&one| (one, RecipientStatus::Bounced)).collect();
+        let reported = Reported { id: QueueId(failed), statuses: all };
+        let answer = hand_over(&world, &spool, id, &mail, Some(reported)).await;
+        if world.is_dead() {
+            return;
+        }
+        let Some((placement, State::Accepted)) = answer else {
+            // The queue would make another one: this one may be there beside it.
+            world.each(failed, &recipients, |one| {
+                one.reports.retain(|&report| report != id.0);
+                one.stray_reports.push(id.0);
+                one.is_taken = false;
+            });
+            // Its endings stand in its record alone, so it is not said to be removed.
+            if let Some((_, State::Refused)) = answer {
+                world.answered(id, (None, State::Refused));
+            }
+            continue;
+        };
+        count(&world.seen.reported);
+        world.answered(id, (placement, State::Accepted));
+        for recipient in recipients {
+            spool.settle(QueueId(failed), recipient, &RecipientStatus::Bounced);
+            let now = world.now();
+            world.each(failed, &[recipient], |one| one.settle(&RecipientStatus::Bounced, now));
+        }
+        let over = world.truth.borrow().mails.get(&failed).filter(|mail| mail.over()).cloned();
+        if let Some(placement) = over.and_then(|mail| mail.placement) {
+            spool.dead(QueueId(failed), placement);
         }
     }
 }
@@ -413,9 +435,10 @@ async fn hand_over(
     world: &Rc<World>,
     spool: &Spool,
     id: QueueId,
-    length: usize,
-    recipients: usize,
+    mail: &Mail,
+    reported: Option<Reported>,
 ) -> Option<(Option<Placement>, State)> {
+    let (length, recipients) = (mail.length, mail.recipients.len());
     let refused = |error: SpoolError| match error {
         SpoolError::Full(_) => {
             count(&world.seen.refused);
@@ -427,7 +450,7 @@ async fn hand_over(
             None
         }
     };
-    let mut draft = spool.draft();
+    let mut draft = if reported.is_some() { spool.report_draft() } else { spool.draft() };
     let part = world.random.borrow_mut().usize(200..9000);
     for bytes in content_of(id.0, length).chunks(part) {
         if let Err(error) = draft.extend(bytes).await {
@@ -441,7 +464,13 @@ async fn hand_over(
         }
     }
     let accepted = Message { id, ..plain(id.0, recipients) };
-    let storing = async { Some(spool.store(accepted.with_content(draft)).await) };
+    let accepted = accepted.with_content(draft);
+    let storing = async {
+        Some(match reported {
+            Some(reported) => spool.store_report(accepted, reported).await,
+            None => spool.store(accepted).await,
+        })
+    };
     let stored = if world.chance(4) {
         let gone = async {
             world.pause(10).await;
@@ -508,6 +537,47 @@ fn status(random: &mut fastrand::Rng, patient: bool) -> RecipientStatus {
 }
 
 impl World {
+    /// A message that is about to be handed over.
+    fn offer(&self, spool: &Spool, shard: u16) -> (QueueId, Mail) {
+        let id = self.fresh_id(spool);
+        let random = &mut *self.random.borrow_mut();
+        let length = match random.u32(..10) {
+            0 => 0,
+            1..7 => random.usize(..1000),
+            7..9 => random.usize(..10_000),
+            _ => random.usize(..30_000),
+        };
+        let recipients = random.usize(1..4);
+        let mail = Mail {
+            state: State::Offered,
+            is_known: false,
+            recipients: vec![Recipient::default(); recipients],
+            length,
+            placement: None,
+            shard,
+            patient: random.u32(..16) < self.plan.patient,
+        };
+        self.truth.borrow_mut().mails.insert(id.0, mail.clone());
+        (id, mail)
+    }
+
+    fn answered(&self, id: QueueId, (placement, state): (Option<Placement>, State)) {
+        if let Some(mail) = self.truth.borrow_mut().mails.get_mut(&id.0) {
+            mail.is_known = state == State::Accepted;
+            (mail.state, mail.placement) = (state, placement);
+        }
+    }
+
+    fn each(&self, id: u64, recipients: &[u32], mut change: impl FnMut(&mut Recipient)) {
+        let truth = &mut *self.truth.borrow_mut();
+        let Some(mail) = truth.mails.get_mut(&id) else { return };
+        for &recipient in recipients {
+            if let Some(one) = mail.recipients.get_mut(recipient as usize) {
+                change(one);
+            }
+        }
+    }
+
     /// Some recipients of one message for which no delivery is under way.
     fn take_job(&self, shard: u16) -> Option<(u64, Vec<u32>)> {
         let (truth, random) = (&mut *self.truth.borrow_mut(), &mut *self.random.borrow_mut());
@@ -605,7 +675,12 @@ impl QueueIndex for Queue {
     fn message_state(&self, id: QueueId) -> Option<MessageState> {
         self.placement(id)?;
         let truth = self.world.truth.borrow();
-        let open = (0..).zip(&truth.mails.get(&id.0)?.recipients);
+        let all = &truth.mails.get(&id.0)?.recipients;
+        // As the relay does: see `store_report`.
+        if all.iter().any(|one| !one.ended() && !one.reports.is_empty()) {
+            return None;
+        }
+        let open = (0..).zip(all);
         let open = open.filter(|(_, one)| !one.ended()).map(|(index, one)| Open {
             index,
             status: one.statuses.last().map(|(status, _)| status.status()),

@@ -48,6 +48,10 @@ pub(super) struct Recipient {
     ever_begun: bool,
     /// A delivery is under way in this life.
     pub(super) is_taken: bool,
+    /// Reports that say that it has ended, by id: it has if one of them is there.
+    pub(super) reports: Vec<u64>,
+    /// Those whose writer went away: they may be there without it having ended.
+    pub(super) stray_reports: Vec<u64>,
 }
 
 /// What is compared of a status.
@@ -123,9 +127,14 @@ impl Recipient {
             begun_at,
             ever_begun: one.in_doubt,
             is_taken: false,
+            reports: Vec::new(),
+            stray_reports: Vec::new(),
         }
     }
 }
+
+/// What a start found, by id.
+type ById<'a> = BTreeMap<u64, &'a Recovered>;
 
 impl Mail {
     pub(super) fn over(&self) -> bool {
@@ -202,11 +211,15 @@ impl Truth {
             let Some(mail) = self.mails.get(id) else {
                 panic!("message {} is invented", message.id);
             };
-            mail.judge_found(message, certain_before, rotten);
+            mail.judge_found(message, certain_before, rotten, &by_id);
         }
         for (id, mail) in self.mails.iter().filter(|(id, _)| !by_id.contains_key(id)) {
             let is_streamed = mail.length > self.stream_threshold;
-            let lost = mail.state == State::Accepted && !mail.over();
+            let is_there = |report: &u64| by_id.contains_key(report);
+            let over = |one: &Recipient| {
+                one.ended() || one.reports.iter().chain(&one.stray_reports).any(is_there)
+            };
+            let lost = mail.state == State::Accepted && !mail.recipients.iter().all(over);
             let may = rotten && self.rots.iter().any(|rot| rot.reaches(mail, is_streamed));
             assert!(!lost || may, "message {id:x} is lost: {mail:?}, rots {:?}", self.rots);
         }
@@ -230,7 +243,7 @@ impl Truth {
 }
 
 impl Mail {
-    fn judge_found(&self, message: &Recovered, certain_before: u64, rotten: bool) {
+    fn judge_found(&self, message: &Recovered, certain_before: u64, rotten: bool, all: &ById<'_>) {
         let id = message.id;
         assert!(self.state != State::Refused, "message {id} was refused and is there");
         assert!(self.state != State::Gone || rotten, "message {id} came back: {self:?}");
@@ -243,6 +256,13 @@ impl Mail {
         }
         for (found, truth) in message.recipients.iter().zip(&self.recipients) {
             let durable = truth.durable(certain_before);
+            let is_reported = truth.reports.iter().any(|report| all.contains_key(report));
+            assert!(!is_reported || found.ended, "{id}: a report is there twice: {truth:?}");
+            let mut stray = truth.stray_reports.iter();
+            let may_end = is_reported || stray.any(|report| all.contains_key(report));
+            if may_end && found.ended {
+                continue;
+            }
             let agrees = (durable..=truth.statuses.len()).any(|count| truth.is_after(count, found));
             let given_up = matches!(self.state, State::GivenUp(_));
             assert!(agrees || given_up, "{id}: {found:?} is not {truth:?}, {durable} durable");
