@@ -153,7 +153,7 @@ fn failures_of_real_servers_say_why() {
             assert!(failure.contains(&expected), "{failure}");
             assert!(failure.contains(&format!("for MX {zone}")), "{failure}");
         }
-        // unbound goes on trying for longer than anybody waits.
+        // unbound goes on trying for longer than any client waits.
         assert_eq!(mx(&resolver, "dead.test").await, "TimedOut");
         let bogus = mx(&resolver, "bogus.test").await;
         assert!(bogus.contains("DNSSEC") || bogus.contains("DNSKEY"), "{bogus}");

@@ -354,7 +354,7 @@ impl<'a> Player<'a> {
             }
             Step::Etrn { domain, with_subdomains } => {
                 let below = if with_subdomains { " and below" } else { "" };
-                self.seen.push(format!("E: hasten {domain}{below}"));
+                self.seen.push(format!("E: flush {domain}{below}"));
                 let found = match domain.as_str() {
                     "empty.test" => Etrn::NothingQueued,
                     _ => Etrn::Started,

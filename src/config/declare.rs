@@ -5,7 +5,9 @@
 //! keys, the output of `ringpost check`, the annotated file, the JSON Schema and `config show`.
 //! Relations between the keys of a table are checked by a function that the declaration names.
 
-use super::table::Table;
+use super::machine::Machine;
+use super::source::Tree;
+use super::table::{Report, Table};
 
 /// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,12 @@ pub(super) trait Keys: Sized {
     fn check(items: &[Self], tables: &[Table<'_>]);
 }
 
+/// A table with every key at its default.
+pub(super) fn of_defaults<T: Keys>() -> T {
+    let report = Report::new(Machine::unknown(), |_| Vec::new());
+    T::read(&mut Table::whole(Tree::new(), &report))
+}
+
 /// The type of a key's value: how it is read and shown. Its forms are in `kinds`.
 pub(super) trait Setting<T> {
     /// Takes the key out of the table. A wrong value is reported and replaced by the default.
@@ -202,7 +210,7 @@ macro_rules! table {
         impl Default for $name {
             /// Every key at its default.
             fn default() -> $name {
-                $crate::config::table::of_defaults()
+                $crate::config::declare::of_defaults()
             }
         }
     };

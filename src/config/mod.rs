@@ -21,6 +21,7 @@ mod explain;
 mod kinds;
 mod listener;
 mod load;
+mod machine;
 mod pool;
 mod postfix;
 mod private;
@@ -52,7 +53,8 @@ pub use error::{ConfigError, Place, Problem};
 pub use event::{Event, EventOutput};
 pub use explain::{UnknownKey, schema};
 pub use listener::{Listener, ListenerTls, Role};
-pub use load::{DEFAULT_FILE, Machine, Origin};
+pub use load::{DEFAULT_FILE, Origin};
+pub use machine::Machine;
 pub use pool::Pool;
 pub use private::look_at_private;
 #[cfg(test)]

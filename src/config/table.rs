@@ -3,13 +3,11 @@
 //! The declarations (see `declare`) ask for the keys; a key that none of them asks for is unknown.
 //! A wrong value is reported and replaced by its default, so that one run shows every mistake.
 
-use super::declare::Keys;
 use super::error::{Place, Problem};
-use super::load::Machine;
+use super::machine::Machine;
 use super::postfix;
 use super::source::{Node, Tree, Value, whole_list};
 use super::unit::{self, Fault};
-use super::written;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -25,6 +23,8 @@ const LIKENESS_MIN: f64 = 0.8;
 pub(super) struct Report {
     /// Gives the defaults that depend on the machine.
     pub machine: Machine,
+    /// The full names of the tables that have a key of this name, each with its head.
+    tables_with: fn(&str) -> Vec<(String, String)>,
     /// The default directory of other files; known once `[spool]` has been read.
     spool_directory: RefCell<PathBuf>,
     problems: RefCell<Vec<Problem>>,
@@ -32,15 +32,11 @@ pub(super) struct Report {
     written: RefCell<BTreeMap<String, Vec<Place>>>,
 }
 
-/// A table with every key at its default.
-pub(super) fn of_defaults<T: Keys>() -> T {
-    T::read(&mut Table::whole(Tree::new(), &Report::new(Machine::unknown())))
-}
-
 impl Report {
-    pub fn new(machine: Machine) -> Report {
+    pub fn new(machine: Machine, tables_with: fn(&str) -> Vec<(String, String)>) -> Report {
         Report {
             machine,
+            tables_with,
             spool_directory: RefCell::default(),
             problems: RefCell::default(),
             written: RefCell::default(),
@@ -403,7 +399,7 @@ impl<'a> Table<'a> {
     pub fn end(self) {
         for (key, node) in &self.entries {
             let path = self.path_of(key);
-            let elsewhere = written::tables_with(key);
+            let elsewhere = (self.report.tables_with)(key);
             let what = match (self.nearest(key), &node.place) {
                 _ if let Some(known) = postfix::key_of(key).filter(|_| elsewhere.is_empty()) => {
                     format!("unknown key; the Postfix parameter {key} is `{known}` here")

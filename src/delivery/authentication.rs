@@ -5,7 +5,7 @@ use crate::sasl::{
 };
 use std::sync::Arc;
 
-/// Whom a conversation is to say it is.
+/// The credentials with which a conversation logs in.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// Name and password.

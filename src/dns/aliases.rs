@@ -1,6 +1,6 @@
 //! CNAME chains inside one answer (RFC 1034 3.6.2). *Pure.*
 
-use super::wire::{sound_ttl, text_of};
+use super::record::{sound_ttl, text_of};
 use crate::limits;
 use hickory_proto::rr::{DNSClass, RData, Record};
 use std::rc::Rc;

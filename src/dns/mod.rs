@@ -21,6 +21,7 @@ pub(crate) mod cache;
 pub(crate) mod fake;
 mod lanes;
 mod lookup;
+mod record;
 mod servers;
 #[cfg(test)]
 mod tests;

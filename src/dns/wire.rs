@@ -2,7 +2,9 @@
 //!
 //! A datagram goes in, a [`Heard`] comes out. Nothing here knows servers, timeouts or caches.
 
-use super::{Mx, aliases::follow};
+use super::Mx;
+use super::aliases::follow;
+use super::record::{is_plain, sound_ttl, text_of};
 use crate::limits;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
@@ -83,27 +85,6 @@ impl Question {
     fn wire_name(&self) -> Option<Name> {
         Name::from_labels(self.name.split('.').map(str::as_bytes)).ok()
     }
-}
-
-/// Whether a byte of a label can be written in text without an escape.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'.' && byte != b'\\'
-}
-
-/// A name from an answer in lower case without the final dot, empty for the root; `None` when it
-/// has bytes that are not allowed in host names.
-pub(super) fn text_of(name: &Name) -> Option<Box<str>> {
-    let mut text = String::with_capacity(name.len());
-    for label in name.iter() {
-        if !label.iter().all(|byte| is_plain(*byte)) {
-            return None;
-        }
-        if !text.is_empty() {
-            text.push('.');
-        }
-        text.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
-    }
-    Some(text.into())
 }
 
 /// The query for `question`: recursion desired, EDNS with our UDP size (RFC 6891 6.2.5).
@@ -274,11 +255,6 @@ fn negative_ttl(message: &Message) -> Option<u32> {
         RData::SOA(soa) => Some(sound_ttl(record.ttl).min(sound_ttl(soa.minimum))),
         _ => None,
     })
-}
-
-/// A TTL with the top bit set counts as 0 (RFC 2181 8).
-pub(super) fn sound_ttl(ttl: u32) -> u32 {
-    if ttl > i32::MAX as u32 { 0 } else { ttl }
 }
 
 /// `SERVFAIL (DNSSEC bogus: ...)`.

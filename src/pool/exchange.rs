@@ -83,7 +83,7 @@ pub enum Dispatch {
         /// Its question.
         number: u64,
     },
-    /// Answer to a Hasten, when all has been looked at.
+    /// Answer to a Flush, when all has been looked at.
     Flushed {
         /// Of the question.
         number: u64,

@@ -357,8 +357,8 @@ fn what_waits_for_a_domain_is_tried_now_but_not_what_is_held() {
         },
         START,
     );
-    let hastened = scheduler.flush(0, |domain| domain == "a.test", START);
-    assert_eq!(hastened, Flushed { next: None, found: true, sites: vec![SITE] });
+    let flushed = scheduler.flush(0, |domain| domain == "a.test", START);
+    assert_eq!(flushed, Flushed { next: None, found: true, sites: vec![SITE] });
     let states = [tried, other, held].map(|slot| state(&scheduler, slot));
     assert_eq!(states, ["ready", "waiting", "waiting"]);
     assert_eq!(taken_ids(&mut scheduler, START), [1]);

@@ -15,6 +15,7 @@
 //! - `view`: what the operator is shown.
 
 mod damage;
+mod delay;
 mod driver;
 mod ending;
 mod hot;
@@ -26,6 +27,7 @@ mod stop;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod view;
 
 use crate::auth::Authenticator;

@@ -5,10 +5,11 @@
 //! It asks the scheduler what is next: the site of a domain, an offer to the site's owner, a job
 //! that answers a credit. What comes back is judged in `ending`.
 
+use super::delay::DelayReport;
 use super::hot::Hot;
 use super::now;
-use super::report::{DelayReport, Trouble};
 use super::sites::Sites;
+use super::trouble::Trouble;
 use crate::config::{Config, Core};
 use crate::event::{Event, EventLog, ForwardPath, Kind};
 use crate::intake::Intake;

@@ -12,6 +12,7 @@
 //!
 //! The recipients are listed as `ending` all the while.
 
+use super::delay::DelayReport;
 use super::driver::Driver;
 use super::now;
 use super::origin::Origin;
@@ -28,7 +29,7 @@ use crate::route::Site;
 use crate::scheduler::{
     EndedRecipient, Ending, ExpiredRecipient, ReportEnd, ReportTask, Slot, aligned,
 };
-use crate::spool::{Recovered, Reported, SpoolError};
+use crate::spool::{Reported, SpoolError};
 use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
@@ -39,37 +40,6 @@ use std::time::Duration;
 const EVENT_PAUSE: Duration = Duration::from_millis(10);
 /// and so often.
 const EVENT_PAUSES_MAX: usize = 100;
-
-/// Whether the sender of a message gets a notice of delay, unless BY decides that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DelayReport {
-    /// NOTIFY=DELAY was given for some recipient.
-    Requested,
-    /// It was not.
-    NotRequested,
-    /// There is no sender that could get it.
-    NoSender,
-}
-
-impl DelayReport {
-    pub(super) fn of(message: &Message) -> DelayReport {
-        let mut recipients = message.envelope.recipients.iter();
-        let wanted = recipients.any(|one| one.notify.is_some_and(|notify| notify.delay));
-        DelayReport::new(message.envelope.reverse_path.is_some(), wanted)
-    }
-
-    pub(super) fn of_recovered(message: &Recovered) -> DelayReport {
-        DelayReport::new(!message.null_reverse_path, message.delay_wanted)
-    }
-
-    fn new(has_sender: bool, wanted: bool) -> DelayReport {
-        match (has_sender, wanted) {
-            (false, _) => DelayReport::NoSender,
-            (true, true) => DelayReport::Requested,
-            (true, false) => DelayReport::NotRequested,
-        }
-    }
-}
 
 /// A recipient to report on.
 pub(super) struct FailedRecipient {
@@ -214,28 +184,6 @@ impl Origin {
     }
 }
 
-/// Trouble with reports and loads that may pass: one line a minute says so.
-#[derive(Default)]
-pub(super) struct Trouble {
-    logged: Option<Timestamp>,
-    /// Cases since then.
-    cases: u64,
-}
-
-impl Trouble {
-    const INTERVAL: Duration = Duration::from_secs(60);
-
-    /// There was a case.
-    pub(super) fn note(&mut self, text: &str, now: Timestamp) {
-        self.cases += 1;
-        if self.logged.is_some_and(|at| at <= now && now.since(at) < Self::INTERVAL) {
-            return;
-        }
-        tracing::error!(cases = self.cases, "{text}; it is tried again");
-        (self.logged, self.cases) = (Some(now), 0);
-    }
-}
-
 impl Driver {
     /// Has a worker for each report that may be made now.
     pub(super) fn begin_reports(self: &Rc<Self>) {
@@ -335,7 +283,7 @@ impl Driver {
         }
     }
 
-    /// Stores the report about those of `all` for whom it is wanted; none if there are none.
+    /// Stores the report about those of `all` that are to be reported; none if there are none.
     ///
     /// # Errors
     /// It is not stored.

@@ -1,9 +1,10 @@
 //! The origin side on a real spool: what comes back, in which order, and what is kept until when.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use super::delay::DelayReport;
 use super::driver::Driver;
 use super::origin::Stations;
-use super::report::{DelayReport, wants_success_report};
+use super::report::wants_success_report;
 use crate::config::{Config, Machine};
 use crate::dns::Resolver;
 use crate::event::EventLog;

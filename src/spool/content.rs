@@ -1,35 +1,15 @@
 //! Reads the pieces of streamed content, which any shard may do.
 
-use super::record::{self, CHUNK_PREFIX, Extent, Record};
+use super::record::{self, CHUNK_PREFIX, Record};
 use crate::limits::SPOOL_PIECES_READ_MAX;
-use crate::message::{Content, Piece, QueueId};
+use crate::message::Piece;
 use crate::ring::{self, Semaphore};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 
 thread_local! {
     /// Of this shard: each piece that is being read has a file of its own open.
     static READS: Semaphore = Semaphore::new(SPOOL_PIECES_READ_MAX);
-}
-
-/// The content that `extents` name, in pieces; `path_of` gives the path of a segment, which is not
-/// used again while a piece holds on to its path.
-pub(super) fn streamed(
-    mut path_of: impl FnMut(u32) -> Arc<Path>,
-    draft: QueueId,
-    extents: &[Extent],
-) -> Content {
-    let mut path: (u32, Arc<Path>) = (0, Path::new("").into());
-    let pieces = extents.iter().zip(0..).map(|(extent, index)| {
-        let Extent { segment, offset, length } = *extent;
-        if path.0 != segment {
-            path = (segment, path_of(segment));
-        }
-        Piece { path: Arc::clone(&path.1), segment, offset, length, draft, index }
-    });
-    Content::Streamed(pieces.collect())
 }
 
 impl Piece {

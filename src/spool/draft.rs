@@ -3,9 +3,8 @@
 use super::batch::Purpose;
 use super::commit::Core;
 use super::commit_waiter::Appended;
-use super::content::streamed;
 use super::live::LiveRef;
-use super::record::{CHUNK_PREFIX, Extent, PriorStatus};
+use super::record::{CHUNK_PREFIX, Extent, PriorStatus, streamed};
 use super::replay::join;
 use super::segment::BATCH_HEADER;
 use super::{Placement, SpoolError};

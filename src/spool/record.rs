@@ -5,13 +5,13 @@
 //! the record's place, so it is filled in when the place is known ([`seal`]). Decoding takes any
 //! bytes: it never panics and never allocates more than the bytes could mean.
 
-use super::content::streamed;
 use super::segment::checksum;
 use crate::message::codec::{self, Form};
 use crate::message::field::{Fields, put_bytes, put_count, word};
 use crate::message::tagged::OptionFault;
 use crate::message::{
-    Content, ContentFlags, Message, QueueId, Reason, RecipientStatus, Stage, Status, Timestamp,
+    Content, ContentFlags, Message, Piece, QueueId, Reason, RecipientStatus, Stage, Status,
+    Timestamp,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -405,6 +405,24 @@ pub(super) fn extents(fields: &mut Fields<'_>) -> Option<Vec<Extent>> {
         extents.push(Extent { segment, offset, length });
     }
     Some(extents)
+}
+
+/// The content that `extents` name, in pieces; `path_of` gives the path of a segment, which is not
+/// used again while a piece holds on to its path.
+pub(super) fn streamed(
+    mut path_of: impl FnMut(u32) -> Arc<Path>,
+    draft: QueueId,
+    extents: &[Extent],
+) -> Content {
+    let mut path: (u32, Arc<Path>) = (0, Path::new("").into());
+    let pieces = extents.iter().zip(0..).map(|(extent, index)| {
+        let Extent { segment, offset, length } = *extent;
+        if path.0 != segment {
+            path = (segment, path_of(segment));
+        }
+        Piece { path: Arc::clone(&path.1), segment, offset, length, draft, index }
+    });
+    Content::Streamed(pieces.collect())
 }
 
 pub(super) fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {

@@ -1,8 +1,8 @@
 //! Drives rustls over a stream: TLS records on one side, plain bytes on the other. It opens no
 //! socket.
 
+use super::security::Security;
 use super::server::Server;
-use super::transport::Security;
 use crate::ring::{self, RecvBuf, Stream};
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
 use sha2::{Digest, Sha256};

@@ -13,6 +13,7 @@ mod client;
 mod layer;
 mod names;
 mod roots;
+mod security;
 mod server;
 mod sessions;
 #[cfg(test)]
@@ -24,8 +25,9 @@ mod verify;
 pub use client::{Client, ClientFiles, Trust};
 pub use names::certificate_name;
 pub use roots::root_certificates;
+pub use security::Security;
 pub use server::Server;
-pub use transport::{MaybeTlsStream, Security};
+pub use transport::MaybeTlsStream;
 pub use validity::{Validity, validity};
 
 use rustls::crypto::CryptoProvider;
