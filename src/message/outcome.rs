@@ -96,8 +96,7 @@ pub struct Reason {
     pub text: Box<str>,
     /// The host that spoke or was tried, `mx1.example.net [192.0.2.1]:25`; empty when none was.
     pub remote: Box<str>,
-    /// All hosts of the attempt where there was more than one, the one above first. Not stored:
-    /// after a restart only the one above is known.
+    /// All hosts of the attempt where there was more than one, the one above first.
     pub hosts: Option<Arc<[HostAttempt]>>,
 }
 

@@ -6,12 +6,13 @@
 //! bytes: it never panics and never allocates more than the bytes could mean.
 
 use super::segment::checksum;
+use crate::limits::ATTEMPT_HOSTS_SHOWN_MAX;
 use crate::message::codec::{self, Form};
 use crate::message::field::{Fields, put_bytes, put_count, word};
 use crate::message::tagged::OptionFault;
 use crate::message::{
-    Content, ContentFlags, Message, Piece, QueueId, Reason, RecipientStatus, Stage, Status,
-    Timestamp,
+    Content, ContentFlags, HostAttempt, Message, Piece, QueueId, Reason, RecipientStatus, Stage,
+    Status, Timestamp,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
 
 /// Longest text or host name of a reason that is stored, in bytes.
 const REASON_FIELD_BYTES_MAX: usize = 1024;
+
+/// The kind of a status: the recipient waits, and several hosts were tried.
+const WAITING_WITH_HOSTS: u8 = 6;
 
 const CRC_AT: usize = 8;
 const KIND_AT: usize = 4;
@@ -438,17 +442,15 @@ fn put_fate(out: &mut Vec<u8>, recipient: u32, status: &RecipientStatus) {
     out.extend_from_slice(&recipient.to_le_bytes());
     match status {
         RecipientStatus::Waiting { attempts, due, reason } => {
-            out.push(0);
+            out.push(if reason.hosts.is_some() { WAITING_WITH_HOSTS } else { 0 });
             out.extend_from_slice(&attempts.to_le_bytes());
             out.extend_from_slice(&due.0.to_le_bytes());
-            out.push(reason.stage as u8);
-            out.extend_from_slice(&reason.code.to_le_bytes());
-            let Status(class, subject, detail) = reason.status;
-            out.push(class);
-            out.extend_from_slice(&subject.to_le_bytes());
-            out.extend_from_slice(&detail.to_le_bytes());
-            put_bytes(out, clipped(&reason.text).as_bytes());
-            put_bytes(out, clipped(&reason.remote).as_bytes());
+            put_host(out, &HostAttempt::of(reason));
+            if let Some(hosts) = reason.hosts.as_deref() {
+                let shown = hosts.get(..ATTEMPT_HOSTS_SHOWN_MAX).unwrap_or(hosts);
+                put_count(out, shown.len());
+                shown.iter().for_each(|host| put_host(out, host));
+            }
         }
         RecipientStatus::Delivered => out.push(1),
         RecipientStatus::Bounced => out.push(2),
@@ -458,18 +460,26 @@ fn put_fate(out: &mut Vec<u8>, recipient: u32, status: &RecipientStatus) {
     }
 }
 
+fn put_host(out: &mut Vec<u8>, host: &HostAttempt) {
+    out.push(host.stage as u8);
+    out.extend_from_slice(&host.code.to_le_bytes());
+    let Status(class, subject, detail) = host.status;
+    out.push(class);
+    out.extend_from_slice(&subject.to_le_bytes());
+    out.extend_from_slice(&detail.to_le_bytes());
+    put_bytes(out, clipped(&host.text).as_bytes());
+    put_bytes(out, clipped(&host.remote).as_bytes());
+}
+
 pub(super) fn status(fields: &mut Fields<'_>) -> Option<(u32, RecipientStatus)> {
     let recipient = fields.u32()?;
     let status = match fields.u8()? {
-        0 => {
+        kind @ (0 | WAITING_WITH_HOSTS) => {
             let attempts = fields.u16()?;
             let due = Timestamp(fields.u64()?);
-            let stage = Stage::from_number(fields.u8()?)?;
-            let code = fields.u16()?;
-            let status = Status(fields.u8()?, fields.u16()?, fields.u16()?);
-            let text = fields.text()?.into();
-            let remote = fields.text()?.into();
-            let reason = Reason { stage, code, status, text, remote, hosts: None };
+            let HostAttempt { stage, code, status, text, remote } = host(fields)?;
+            let hosts = if kind == WAITING_WITH_HOSTS { Some(hosts(fields)?) } else { None };
+            let reason = Reason { stage, code, status, text, remote, hosts };
             RecipientStatus::Waiting { attempts, due, reason }
         }
         1 => RecipientStatus::Delivered,
@@ -480,6 +490,23 @@ pub(super) fn status(fields: &mut Fields<'_>) -> Option<(u32, RecipientStatus)> 
         _ => return None,
     };
     Some((recipient, status))
+}
+
+fn hosts(fields: &mut Fields<'_>) -> Option<Arc<[HostAttempt]>> {
+    let count = fields.u32()? as usize;
+    if count > ATTEMPT_HOSTS_SHOWN_MAX {
+        return None;
+    }
+    (0..count).map(|_| host(fields)).collect()
+}
+
+fn host(fields: &mut Fields<'_>) -> Option<HostAttempt> {
+    let stage = Stage::from_number(fields.u8()?)?;
+    let code = fields.u16()?;
+    let status = Status(fields.u8()?, fields.u16()?, fields.u16()?);
+    let text = fields.text()?.into();
+    let remote = fields.text()?.into();
+    Some(HostAttempt { remote, stage, code, status, text })
 }
 
 /// An outcome must fit a batch whatever the next hop said.

@@ -38,6 +38,17 @@ fn a_message_reads_back_as_it_was_written() {
     reads_back(&in_pieces(plain(3, 1), u64::MAX, &places), &report);
 }
 
+/// An attempt that tried `count` hosts.
+fn waiting_after_hosts(attempts: u16, count: usize) -> RecipientStatus {
+    let mut status = waiting(attempts, 8);
+    if let RecipientStatus::Waiting { reason, .. } = &mut status {
+        let first = HostAttempt::of(reason);
+        let host = |port| HostAttempt { remote: format!("x [::1]:{port}").into(), ..first.clone() };
+        reason.hosts = Some((0..count).map(host).collect());
+    }
+    status
+}
+
 #[test]
 fn outcomes_read_back_as_they_were_written() {
     let statuses = [
@@ -47,6 +58,8 @@ fn outcomes_read_back_as_they_were_written() {
         RecipientStatus::Removed,
         RecipientStatus::Over,
         waiting(7, 8),
+        waiting_after_hosts(9, 0),
+        waiting_after_hosts(10, ATTEMPT_HOSTS_SHOWN_MAX),
     ];
     for status in statuses {
         let mut bytes = Vec::new();
