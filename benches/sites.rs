@@ -13,7 +13,7 @@ use ringpost::dns::Resolver;
 use ringpost::message::{
     Address, Content, ContentFlags, Envelope, Message, Options, QueueId, Recipient, RouteKey,
 };
-use ringpost::pool::{AddressCounts, Dispatch, Exchange, Job, Pool};
+use ringpost::pool::{AcrossShards, AddressCounts, Dispatch, Exchange, Job, Pool, SiteOutages};
 use ringpost::ring;
 use ringpost::route::Router;
 use ringpost::tls::{Client, ClientFiles};
@@ -63,8 +63,9 @@ async fn refuse(count: u32, port: u16) -> (Duration, u64) {
     let files = ClientFiles::new(&config.tls, &[]).unwrap();
     let client = Client::new(&config.tls, &files).unwrap();
     let addresses = AddressCounts::new(20);
+    let across = AcrossShards { addresses, outages: SiteOutages::default() };
     let pool =
-        Pool::new(config, client, None, router.clone(), std::rc::Rc::clone(&exchange), addresses);
+        Pool::new(config, client, None, router.clone(), std::rc::Rc::clone(&exchange), across);
     let message = message();
     let before = memory();
     let began = Instant::now();

@@ -7,7 +7,7 @@ use crate::config::{self, Config, EventOutput, Listener, Roots};
 use crate::credentials::OutboundCredentials;
 use crate::event::EventWriter;
 use crate::limits;
-use crate::pool::AddressCounts;
+use crate::pool::{AcrossShards, AddressCounts, SiteOutages};
 use crate::quota::Quotas;
 use crate::ring::{self, Reservation, Sender};
 use crate::shard::{self, Plan, Ready, Request};
@@ -332,8 +332,9 @@ fn plans(
     let (peers, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::mailbox(MAILBOX)).unzip();
     let quotas = Arc::new(Quotas::new(count));
     let limits = &config.pool;
-    let addresses =
-        AddressCounts::new(limits.connections_per_address.unwrap_or(limits.connections_per_site));
+    let per_address = limits.connections_per_address.unwrap_or(limits.connections_per_site);
+    let addresses = AddressCounts::new(per_address);
+    let across = AcrossShards { addresses, outages: SiteOutages::default() };
     let mut plans = Vec::new();
     let mut requests = Vec::new();
     for (index, (core, mailbox)) in config.cores.iter().zip(mailboxes).enumerate() {
@@ -351,7 +352,7 @@ fn plans(
             quotas: Arc::clone(&quotas),
             orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),
-            addresses: addresses.clone(),
+            across: across.clone(),
             mailbox,
             requests: asked,
             events: events.log(index),

@@ -1,9 +1,10 @@
 //! How many connections stand to each remote address, over all sites and all shards.
 //!
 //! Sites are known by the names of their hosts, and thousands of names may lead to one machine. So
-//! connections are counted by address too. The table is the one thing that pools of several shards
-//! share: a connection takes a lock for an instant when it begins and when it ends, messages take
-//! none. It has no entry for an address without a connection, so `pool.connections_max` bounds it.
+//! connections are counted by address too. The table is one of the two things that pools of several
+//! shards share (`super::outages` is the other): a connection takes a lock for an instant when it
+//! begins and when it ends, messages take none. It has no entry for an address without a
+//! connection, so `pool.connections_max` bounds it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -16,6 +16,7 @@
 //! - `content`: content on its way to a host: as stored, as one chunk, or made 7-bit.
 //! - `fallback`: what did not work at a host, and what is done instead.
 //! - `hang_ups`: hosts that close the connection at every message.
+//! - `outages`: what the log says of sites that back off, over all shards.
 
 mod addresses;
 mod connection;
@@ -23,6 +24,7 @@ mod content;
 mod exchange;
 mod fallback;
 mod hang_ups;
+mod outages;
 mod owner;
 mod site;
 mod slots;
@@ -34,4 +36,5 @@ pub use exchange::{
     Dispatch, Done, Exchange, Handling, Job, PeerState, Reporter, Reports, owner_share,
 };
 pub use fallback::{Broken, Remembered};
-pub use owner::{Pool, SiteOwnerView};
+pub use outages::SiteOutages;
+pub use owner::{AcrossShards, Pool, SiteOwnerView};

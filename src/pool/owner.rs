@@ -12,6 +12,7 @@
 use super::addresses::{AddressCounts, AddressPlace};
 use super::exchange::{Dispatch, Done, Exchange, Handling, Job, PeerState, owner_share, owners};
 use super::fallback::{Fallbacks, Remembered};
+use super::outages::SiteOutages;
 use super::site::{Actions, BackOff, BackOffCurve, Control, Event, PeerNews};
 use super::slots::{LastTime, OpeningId, SiteNumber, Slots};
 use super::state::State;
@@ -56,7 +57,7 @@ pub struct Pool {
     /// User names and passwords for hosts that require AUTH.
     pub(super) logins: Option<Arc<OutboundCredentials>>,
     pub(super) router: Router,
-    pub(super) addresses: AddressCounts,
+    pub(super) across: AcrossShards,
     /// What is known not to work at hosts.
     pub(super) fallbacks: RefCell<Fallbacks>,
     exchange: Rc<Exchange>,
@@ -69,6 +70,15 @@ pub struct Pool {
     stopping: Cell<bool>,
     /// The steady clock and the time of day when the pool was made.
     started: (Instant, Timestamp),
+}
+
+/// What the pools of all shards have in common. Clones share it.
+#[derive(Clone)]
+pub struct AcrossShards {
+    /// Connections by remote address.
+    pub addresses: AddressCounts,
+    /// Sites that are down, for the log.
+    pub outages: SiteOutages,
 }
 
 /// All sites of the pool, and what they share.
@@ -135,7 +145,7 @@ impl Pool {
         logins: Option<Arc<OutboundCredentials>>,
         router: Router,
         exchange: Rc<Exchange>,
-        addresses: AddressCounts,
+        across: AcrossShards,
     ) -> Rc<Pool> {
         let policy = Rc::new(Policy {
             host_name: Arc::clone(&config.host_name),
@@ -164,7 +174,7 @@ impl Pool {
             client,
             logins,
             router,
-            addresses,
+            across,
             fallbacks: RefCell::default(),
             exchange,
             curve,
@@ -323,9 +333,28 @@ impl Pool {
             }
             control.handle(event, now, &mut sites.rng)
         };
+        if actions.tell_peers == Some(PeerNews::BacksOff) {
+            self.log_back_off(owner);
+        }
         let handled = Handled { wants_no_more: actions.wants_no_more };
         self.act(owner, actions);
         handled
+    }
+
+    /// This owner has begun to back off.
+    fn log_back_off(&self, owner: &SiteOwner) {
+        let Some((until, reason)) = owner.backing_off() else { return };
+        let (now, outages) = (self.now(), &self.across.outages);
+        if let Some(line) = outages.backs_off(&owner.site.key, until.since(now), &reason, now) {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// The site took a transaction to its end, whatever it said of the message.
+    pub(super) fn answered(&self, owner: &SiteOwner) {
+        if let Some(line) = self.across.outages.answers(&owner.site.key, self.now()) {
+            tracing::info!("{line}");
+        }
     }
 
     fn act(self: &Rc<Self>, owner: &Rc<SiteOwner>, actions: Actions) {
@@ -473,7 +502,7 @@ impl Pool {
 
     /// A place for one more connection to `address`.
     pub(super) fn place(self: &Rc<Self>, address: IpAddr) -> Option<PlaceGuard> {
-        let place = Some(self.addresses.try_place(address)?);
+        let place = Some(self.across.addresses.try_place(address)?);
         Some(PlaceGuard { pool: Rc::clone(self), place })
     }
 
@@ -575,6 +604,9 @@ impl Pool {
             let mut sites = self.sites.borrow_mut();
             sites.peers_down.retain(|_, until| *until > now);
             sites.failed_lately.retain(|_, until| *until > now);
+        }
+        if let Some(line) = self.across.outages.look(now) {
+            tracing::warn!("{line}");
         }
         let mut from = 0;
         loop {

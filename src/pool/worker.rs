@@ -319,6 +319,7 @@ impl Pool {
         } else if !transacted.is_about_connection() {
             owner.state.borrow_mut().hang_ups.answered(host, sender);
             progress.hung_up = None;
+            self.answered(owner);
             if let Some(reason) = progress.pipelining_failed.take() {
                 let site = &owner.site.key;
                 let broken = Broken::Pipelining;

@@ -3,8 +3,8 @@
 //!
 //! What passes through it: bytes, connections, files and wake-ups of one shard, and items sent to
 //! a shard from other threads. [`start()`], [`reserve`], [`raise_open_files`], the clocks, random
-//! numbers, [`Sender`], and a [`Mailbox`] before it reaches its shard may be used on any thread.
-//! Everything else belongs to the shard that created it, and may only be used there.
+//! numbers, [`LogThrottle`], [`Sender`], and a [`Mailbox`] before it reaches its shard may be used
+//! on any thread. Everything else belongs to the shard that created it, and may only be used there.
 //!
 //! It is the only module with `unsafe`, and the only one that works around faults of the driver
 //! below it. Pitfalls of glommio 0.9.0, and where each is handled:
@@ -42,6 +42,7 @@ mod deadline;
 pub mod disk;
 mod file;
 mod listener;
+mod log_throttle;
 mod mailbox;
 mod probe;
 mod recv_buf;
@@ -68,6 +69,7 @@ pub use file::File;
 #[cfg(test)]
 pub use file::break_disk;
 pub use listener::Listener;
+pub use log_throttle::LogThrottle;
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use probe::raise_open_files;
 pub use recv_buf::RecvBuf;

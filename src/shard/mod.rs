@@ -38,7 +38,7 @@ use crate::event::{Event, EventLog, Kind};
 use crate::intake::Intake;
 use crate::listener::{self, Receiver};
 use crate::message::{QueueId, Reason, Stage, Status, Timestamp};
-use crate::pool::{AddressCounts, Dispatch, Exchange, Pool};
+use crate::pool::{AcrossShards, Dispatch, Exchange, Pool};
 use crate::quota::Quotas;
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
@@ -84,8 +84,8 @@ pub struct Plan {
     pub orphans: Vec<PathBuf>,
     /// The mailboxes of all shards.
     pub peers: Vec<Sender<Dispatch>>,
-    /// Connections by remote address, of all shards.
-    pub addresses: AddressCounts,
+    /// What the pools of all shards have in common.
+    pub across: AcrossShards,
     /// This shard's mailbox.
     pub mailbox: Mailbox<Dispatch>,
     /// The operator's wishes.
@@ -170,7 +170,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         quotas,
         orphans,
         peers,
-        addresses,
+        across,
         mailbox,
         requests,
         events,
@@ -214,8 +214,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
     drop(register);
 
     let client = Client::new(&config.tls, &client_files).map_err(|error| error.to_string())?;
-    let pool =
-        Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange), addresses);
+    let pool = Pool::new(Arc::clone(&config), client, logins, router, Rc::clone(&exchange), across);
     spawn_exchange(&queue, &pool, &exchange, mailbox);
     ring::spawn_vital("dispatcher", Rc::clone(&queue).run());
     ring::spawn_vital("endings", Rc::clone(&queue).watch_endings());

@@ -77,6 +77,28 @@ def the_first_success_ends_the_back_off_on_all_shards():
         assert not [one for one in relay.sites() if one.get("backs_off_until")]
 
 
+def a_site_has_one_line_in_the_log_when_it_goes_down_and_one_when_it_comes_back():
+    """Two shards serve it, and several probes fail in between."""
+    port = free_port()
+    with Relay("--set", "retry.jitter=0", "--set", "pool.backoff_first=500ms",
+               "--set", "pool.backoff_max=1s", smart_host=port) as relay:
+        for _ in range(12):
+            post(relay, "b@sink.test")
+        relay.wait_event("deferred", 8)
+        with Sink(port=port) as sink:
+            sink.wait(12, 30)
+            relay.wait_empty()
+        wait_until("the end of it is logged", lambda: b"takes mail again" in relay.log)
+        log = relay.log.decode()
+        down = [line for line in log.splitlines() if "backs off for" in line]
+        up = [line for line in log.splitlines() if "takes mail again" in line]
+        assert len(down) == len(up) == 1, log
+        site = f'site "[127.0.0.1]:{port}"'
+        assert "WARN" in down[0] and site in down[0] and "the host refused the connection" in down[0], down
+        assert f"(127.0.0.1:{port})" in down[0] or f"[127.0.0.1]:{port})" in down[0], down
+        assert "INFO" in up[0] and f"{site} takes mail again after " in up[0], up
+
+
 def a_probe_that_was_asked_for_does_not_lengthen_the_back_off():
     port = free_port()
     with Relay("--set", "pool.backoff_first=2m", "--set", "pool.backoff_max=1h",
@@ -224,6 +246,7 @@ def many_sites_that_refuse_do_not_keep_a_client_waiting():
 
 TESTS = [
     the_first_success_ends_the_back_off_on_all_shards,
+    a_site_has_one_line_in_the_log_when_it_goes_down_and_one_when_it_comes_back,
     a_probe_that_was_asked_for_does_not_lengthen_the_back_off,
     connections_to_one_address_are_counted_over_all_sites,
     silent_hosts_leave_slots_for_those_that_answer,
