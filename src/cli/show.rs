@@ -302,6 +302,7 @@ impl Screen {
         site.out += entry.out;
         site.connections += entry.connections;
         site.connections_max += entry.connections_max;
+        site.connections_max_of_all = site.connections_max_of_all.max(entry.connections_max_of_all);
         site.fallbacks.extend(entry.fallbacks);
         if entry.backs_off_until > site.backs_off_until {
             site.backs_off_until = entry.backs_off_until;
@@ -326,7 +327,7 @@ impl Screen {
         }
         self.print(&format!("{:>8} {:>6} {:>12}  SITE", "READY", "OUT", "CONNECTIONS"));
         for site in &sites {
-            let connections = format!("{}/{}", site.connections, site.connections_max);
+            let connections = format!("{}/{}", site.connections, site.connections_max_of_all);
             self.print(&format!(
                 "{:>8} {:>6} {connections:>12}  {}",
                 site.ready, site.out, site.site

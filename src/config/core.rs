@@ -1,7 +1,7 @@
 //! `cores`, `pin`, `[core_default]` and `[[core]]`: the shards and the settings of each.
 
 use super::declare::{Entries, Setting, Shape, Shown, ValueShape, table};
-use super::kinds::{GIB, MIB, count, needed, optional, path, quoted, size};
+use super::kinds::{GIB, MIB, count, needed, noted, optional, path, quoted, size};
 use super::source::{Node, Value};
 use super::table::Table;
 use super::unit;
@@ -54,16 +54,23 @@ table! {
     pub(super) struct CoreKeys {
         /// The CPU of the shard.
         cpu: usize = needed(count(0, 0..=8191));
-        /// The shard's spool; without it, the directory shard-N in spool.directory.
-        spool: Option<PathBuf> = optional(path("/disk1/spool"));
+        /// The shard's spool.
+        spool: Option<PathBuf> =
+            noted("the directory shard-N in spool.directory", optional(path("/disk1/spool")));
         /// As core_default.connections_max.
-        connections_max: Option<usize> = optional(count(8192, 1..=100_000));
+        connections_max: Option<usize> =
+            noted("core_default.connections_max", optional(count(8192, 1..=100_000)));
         /// As core_default.hot_bytes_max.
-        hot_bytes_max: Option<usize> = optional(size(256 * MIB, 0..=64 * GIB));
+        hot_bytes_max: Option<usize> =
+            noted("core_default.hot_bytes_max", optional(size(256 * MIB, 0..=64 * GIB)));
         /// As core_default.content_bytes_max.
-        content_bytes_max: Option<usize> = optional(size(256 * MIB, MIB..=64 * GIB));
+        content_bytes_max: Option<usize> =
+            noted("core_default.content_bytes_max", optional(size(256 * MIB, MIB..=64 * GIB)));
         /// As core_default.queue_recipients_max.
-        queue_recipients_max: Option<usize> = optional(count(50_000_000, 1..=250_000_000));
+        queue_recipients_max: Option<usize> = noted(
+            "core_default.queue_recipients_max",
+            optional(count(50_000_000, 1..=250_000_000)),
+        );
     }
 }
 

@@ -26,12 +26,13 @@ fn offered(near: &[String]) -> String {
 }
 
 impl Config {
-    /// Describes the key `name`, or each key of the table `name`, with its value.
+    /// Describes the key `name`, or each key of the table `name` (also `name.*`), with its value.
     ///
     /// # Errors
     /// There is no such key or table.
     pub fn explain(&self, name: &str) -> Result<String, UnknownKey> {
         let all = declared();
+        let name = name.strip_suffix(".*").unwrap_or(name);
         let in_table = format!("{name}.");
         let wanted: Vec<&Declared> = all
             .iter()
@@ -76,7 +77,7 @@ impl Config {
             fact("range", &format!("{least} to {most}"));
         }
         if !value.choices.is_empty() {
-            fact("values", &super::kinds::one_of(&value.choices));
+            fact("allowed", &super::kinds::one_of(&value.choices));
         }
         if let Some(example) = &value.example {
             fact("example", &format!("{} = {example}", one.key.name));

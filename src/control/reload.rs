@@ -129,12 +129,12 @@ impl ConfigReload {
         let mut changed = 0;
         for change in self.last.changes(&config).iter().filter(|change| applies(change)) {
             let (key, before, after) = (&change.key, &change.before, &change.after);
-            tracing::info!(key, before, after, "changed: takes effect now");
+            tracing::info!(%key, %before, %after, "changed: takes effect now");
             changed += 1;
         }
         for change in self.started.changes(&config).iter().filter(|change| !applies(change)) {
             let (key, before, after) = (&change.key, &change.before, &change.after);
-            tracing::warn!(key, before, after, "changed: needs a restart to take effect");
+            tracing::warn!(%key, %before, %after, "changed: needs a restart to take effect");
             changed += 1;
         }
         if can_apply {

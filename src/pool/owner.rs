@@ -280,6 +280,11 @@ impl Pool {
         self.sites.borrow().slots.open()
     }
 
+    /// Connections that all shards together may have to one site.
+    pub fn connections_per_site(&self) -> usize {
+        self.config.pool.connections_per_site
+    }
+
     /// The sites of this owner. In steps: there may be very many.
     pub async fn views(&self) -> Vec<SiteOwnerView> {
         let mut views = Vec::new();

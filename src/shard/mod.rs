@@ -371,8 +371,7 @@ fn answer_requests(
                     let _ = reply.send(queue.show(id).await);
                 }
                 Request::Sites { reply } => {
-                    let views = pool.views().await;
-                    let _ = reply.send(queue.site_entries(views).await);
+                    let _ = reply.send(queue.site_entries(&pool).await);
                 }
                 Request::Stop => stop.set(),
             }

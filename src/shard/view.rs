@@ -5,7 +5,7 @@ use super::now;
 use super::origin::Origin;
 use crate::config::{Config, EventOutput};
 use crate::message::{Message, Options, QueueId, Reason, Timestamp};
-use crate::pool::{Remembered, SiteOwnerView};
+use crate::pool::{Pool, Remembered};
 use crate::ring;
 use crate::route::{Site, SiteKey};
 use crate::scheduler::{MessageView, SiteId};
@@ -83,6 +83,9 @@ pub struct SiteEntry {
     pub connections: usize,
     /// Connections that this shard may hold to it.
     pub connections_max: usize,
+    /// Connections that all shards together may hold to it.
+    #[serde(default)]
+    pub connections_max_of_all: usize,
     /// Until when it backs off (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backs_off_until: Option<String>,
@@ -152,12 +155,15 @@ impl Driver {
     }
 
     /// All sites that this shard has mail for or connections to.
-    pub(super) async fn site_entries(&self, owners: Vec<SiteOwnerView>) -> Vec<SiteEntry> {
+    pub(super) async fn site_entries(&self, pool: &Pool) -> Vec<SiteEntry> {
+        let owners = pool.views().await;
+        let connections_max_of_all = pool.connections_per_site();
         let mut by_key: HashMap<SiteKey, SiteEntry> = HashMap::new();
         let entry = |site: &Site| SiteEntry {
             site: site.key.to_string(),
             kind: site.kind.name().to_owned(),
             shard: self.stations.shard,
+            connections_max_of_all,
             ..SiteEntry::default()
         };
         let mut from = 0;

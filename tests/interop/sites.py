@@ -99,6 +99,18 @@ def a_site_has_one_line_in_the_log_when_it_goes_down_and_one_when_it_comes_back(
         assert "INFO" in up[0] and f"{site} takes mail again after " in up[0], up
 
 
+def the_connections_that_a_site_may_have_are_those_of_all_shards():
+    """Also where one shard alone knows the site: 20 is the default, and two shards share it."""
+    with Relay("--set", "pool.backoff_first=1m", smart_host=free_port()) as relay:
+        post(relay, "b@sink.test")
+        relay.wait_event("deferred")
+        shards = relay.sites()
+        assert {one["connections_max_of_all"] for one in shards} == {20}, shards
+        assert sum(one["connections_max"] for one in shards) in (10, 20), shards
+        code, shown, errors = relay.command("queue", "sites")
+        assert code == 0 and "0/20 " in shown, (shown, errors)
+
+
 def a_probe_that_was_asked_for_does_not_lengthen_the_back_off():
     port = free_port()
     with Relay("--set", "pool.backoff_first=2m", "--set", "pool.backoff_max=1h",
@@ -247,6 +259,7 @@ def many_sites_that_refuse_do_not_keep_a_client_waiting():
 TESTS = [
     the_first_success_ends_the_back_off_on_all_shards,
     a_site_has_one_line_in_the_log_when_it_goes_down_and_one_when_it_comes_back,
+    the_connections_that_a_site_may_have_are_those_of_all_shards,
     a_probe_that_was_asked_for_does_not_lengthen_the_back_off,
     connections_to_one_address_are_counted_over_all_sites,
     silent_hosts_leave_slots_for_those_that_answer,
