@@ -113,7 +113,7 @@ fn read_one(path: &Path) -> Result<Read, UsersError> {
     let is_token = token_file.is_some();
     let password = match (password, &token_file) {
         (Some(password), None) => Secret::new(password),
-        (None, Some(token_file)) => read_token(token_file)?,
+        (None, Some(token_file)) => read_token(token_file, path)?,
         _ => return Err(fault(shape.to_owned())),
     };
     let is_odd = |text: &str| text.is_empty() || text.contains('\0');
@@ -125,9 +125,12 @@ fn read_one(path: &Path) -> Result<Read, UsersError> {
 }
 
 /// One line; the program that gets tokens writes it anew before the old one expires.
-fn read_token(path: &Path) -> Result<Secret, UsersError> {
+/// `named_in` is the file that names it.
+fn read_token(path: &Path, named_in: &Path) -> Result<Secret, UsersError> {
     let fault = |cause: String| UsersError::File { path: path.to_owned(), cause };
-    let said = |error: std::io::Error| fault(format!("{error}; token_file names it"));
+    let said = |error: std::io::Error| {
+        fault(format!("{error}; token_file in {} names it", named_in.display()))
+    };
     if look_at_private(path).map_err(said)?.len() > FILE_BYTES_MAX {
         return Err(fault("larger than 64 KiB; it is one line with a token".to_owned()));
     }
@@ -183,7 +186,9 @@ mod tests {
         let workers = Arc::new(HashPool::start(1, 1).unwrap());
         let open =
             || OutboundCredentials::open(&written, &workers).map_err(|error| error.to_string());
-        assert!(open().err().unwrap().contains("token: No such file"));
+        let missing = open().err().unwrap();
+        assert!(missing.contains("token: No such file"), "{missing}");
+        assert!(missing.ends_with("/smarthost.toml names it"), "{missing}");
         for wrong in ["", "a b", "a\nb", "\"a\""] {
             config::write_private(&token, wrong);
             assert!(open().err().unwrap().contains("one line with a token"), "{wrong}");

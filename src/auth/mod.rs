@@ -26,7 +26,7 @@ pub use tokens::{TokenRejection, check_tokens};
 pub use user::{Fingerprint, Sender, User, Users, hash_password, keys_are_of, password_is};
 
 use crate::tls::TlsError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is wrong with a users file or with credentials.
 #[derive(Debug, thiserror::Error)]
@@ -45,4 +45,15 @@ pub enum UsersError {
     /// A name or a password is not allowed, or the system refused a thread or random bytes.
     #[error("{0}")]
     Unfit(String),
+}
+
+impl UsersError {
+    /// The file that cannot be used.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            UsersError::File { path, .. } => Some(path),
+            UsersError::Tls(error) => error.file(),
+            UsersError::Unfit(_) => None,
+        }
+    }
 }

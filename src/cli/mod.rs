@@ -8,7 +8,7 @@ mod show;
 mod spool;
 mod user;
 
-use crate::auth;
+use crate::auth::{self, UsersError};
 use crate::config::{self, Config, Origin};
 use crate::control::{self, RequestError};
 use crate::credentials;
@@ -62,20 +62,16 @@ pub fn main() -> ExitCode {
                 let files = ClientFiles::new(&config.tls, &config.route.certificates)?;
                 Client::new(&config.tls, &files).map(|_| ())
             };
-            if let Err(error) = shown.and_then(|()| ours()) {
-                eprintln!("ringpost: {error}");
-                return ExitCode::from(EXIT_USAGE);
-            }
-            if let Err(error) = user::check(&config) {
-                eprintln!("ringpost: {error}");
-                return ExitCode::from(EXIT_USAGE);
-            }
-            if let Err(error) = config.auth.tokens.as_ref().map_or(Ok(()), auth::check_tokens) {
-                eprintln!("ringpost: {error}");
-                return ExitCode::from(EXIT_USAGE);
-            }
-            if let Err(error) = credentials::check_logins(&config.route.logins) {
-                eprintln!("ringpost: {error}");
+            let tokens = || config.auth.tokens.as_ref().map_or(Ok(()), auth::check_tokens);
+            let checked = shown
+                .and_then(|()| ours())
+                .map_err(UsersError::from)
+                .and_then(|()| user::check(&config))
+                .and_then(|()| tokens())
+                .and_then(|()| credentials::check_logins(&config.route.logins));
+            if let Err(error) = checked {
+                let problem = config.problem_with(error.file(), error.to_string());
+                eprintln!("ringpost: {problem}");
                 return ExitCode::from(EXIT_USAGE);
             }
             let shown =

@@ -71,6 +71,7 @@ pub use tls::{Certificate, Roots, Tls};
 pub use tokens::Tokens;
 
 use declare::Entries;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The whole checked configuration. Built once at start and shared, read-only, by all shards.
@@ -110,4 +111,28 @@ pub struct Config {
     pub ring: Ring,
     /// Every key with its value, as written in the file.
     entries: Arc<Entries>,
+    places: Places,
+}
+
+/// Where texts were written, to find the key of a file. It is no part of what is configured: two
+/// configurations with the same values are equal.
+#[derive(Clone, Debug)]
+struct Places(Arc<[table::WrittenText]>);
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Places) -> bool {
+        true
+    }
+}
+
+impl Config {
+    /// `what` is wrong with `file`: the problem with the key that names it, where one does.
+    pub fn problem_with(&self, file: Option<&Path>, what: String) -> Problem {
+        let names = |one: &&table::WrittenText| file == Some(Path::new(&one.text));
+        let (place, key) = match self.places.0.iter().find(names) {
+            Some(one) => (one.place.clone(), one.key.clone()),
+            None => (Place::Default, String::new()),
+        };
+        Problem { place, key, what }
+    }
 }

@@ -94,6 +94,10 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
                 {
                     "not valid TOML: text must be quoted: key = \"text\"".to_owned()
                 }
+                "duplicate key" => {
+                    let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+                    format!("not valid TOML: duplicate key {key}")
+                }
                 said => format!("not valid TOML: {said}"),
             };
             problems.push(Problem { place, key: String::new(), what });

@@ -30,6 +30,16 @@ pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     /// Where each key was written, by its full name; once for each table of `[[table]]`s.
     written: RefCell<BTreeMap<String, Vec<Place>>>,
+    /// The texts that were written, any of which may name a file.
+    texts: RefCell<Vec<WrittenText>>,
+}
+
+/// A text, with its key and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct WrittenText {
+    pub key: String,
+    pub place: Place,
+    pub text: String,
 }
 
 impl Report {
@@ -40,6 +50,7 @@ impl Report {
             spool_directory: RefCell::default(),
             problems: RefCell::default(),
             written: RefCell::default(),
+            texts: RefCell::default(),
         }
     }
 
@@ -71,6 +82,11 @@ impl Report {
     /// Whether there is a problem with a value of `key`.
     pub fn is_wrong(&self, key: &str) -> bool {
         self.problems.borrow().iter().any(|problem| problem.key == key)
+    }
+
+    /// The texts that were written.
+    pub fn texts(&self) -> Vec<WrittenText> {
+        self.texts.borrow().clone()
     }
 
     /// All problems, in the order of the places where the values were written.
@@ -132,6 +148,10 @@ impl<'a> Table<'a> {
             self.places.insert(key, node.place.clone());
             let mut written = self.report.written.borrow_mut();
             written.entry(self.path_of(key)).or_default().push(node.place.clone());
+            if let Value::Text(text) = &node.value {
+                let (key, place, text) = (self.path_of(key), node.place.clone(), text.clone());
+                self.report.texts.borrow_mut().push(WrittenText { key, place, text });
+            }
         }
         node
     }

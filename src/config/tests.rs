@@ -452,3 +452,33 @@ fn a_report_of_delay_has_a_time_or_is_off() {
         assert!(of(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_page_of_a_shard_s_key_says_where_its_default_comes_from() {
+    let config = read("cores = [0]\n[[core]]\ncpu = 0\nconnections_max = 7\n", &[]).unwrap();
+    let page = config.explain("core.connections_max").unwrap();
+    assert!(page.contains("\n  value    7\n  default  core_default.connections_max\n"), "{page}");
+    let page = config.explain("core.spool").unwrap();
+    assert!(page.contains("  default  the directory shard-N in spool.directory\n"), "{page}");
+    assert_eq!(config.explain("core.*").unwrap(), config.explain("core").unwrap());
+    let page = config.explain("listener.tls").unwrap();
+    assert!(page.contains("\n  allowed  \"off\", "), "{page}");
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_a_problem_with_the_key_that_names_it() {
+    let text = "[tls]\ncert = \"a.pem\"\nkey = \"a.key\"\n[[tls.certificate]]\n\
+                cert = \"b.pem\"\nkey = \"b.key\"\n";
+    let config = read(text, &[("auth.users", "u")]).unwrap();
+    for (file, expected) in [
+        (Some("a.pem"), "r.toml:2: tls.cert: x"),
+        (Some("b.key"), "r.toml:6: tls.certificate.key: x"),
+        (Some("u"), "--set auth.users: x"),
+        (Some("elsewhere"), "x"),
+        (None, "x"),
+    ] {
+        assert_eq!(config.problem_with(file.map(Path::new), "x".into()).to_string(), expected);
+    }
+    let (moved, same) = (format!("\n{text}"), config.clone());
+    assert!(read(&moved, &[("auth.users", "u")]).unwrap() == same, "a line is no value");
+}

@@ -182,6 +182,13 @@ fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
     if let Some(address) = in_brackets(host) {
         return Ok((HostName::Address(IpAddr::V6(address)), port));
     }
+    if host.starts_with('[') || host.ends_with(']') {
+        let without = text.replace(['[', ']'], "");
+        return Err(format!(
+            "{text:?} is not a next hop: only IPv6 addresses have brackets here; a host is never \
+             looked up by MX, as [HOST] in Postfix's relayhost; write {without:?}"
+        ));
+    }
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return Ok((HostName::Address(IpAddr::V4(address)), port));
     }

@@ -20,7 +20,7 @@ use super::source::Tree;
 use super::spool::Spool;
 use super::table::{Report, Table};
 use super::tls::TlsKeys;
-use super::{Config, unit};
+use super::{Config, Places, unit};
 use std::sync::Arc;
 
 table! {
@@ -147,6 +147,7 @@ pub(super) fn read(tree: Tree, report: &Report) -> Config {
         control: written.control,
         ring: written.ring,
         entries: Arc::new(entries),
+        places: Places(report.texts().into()),
     };
     listener::check(&config, report);
     check_relations(&config, report);

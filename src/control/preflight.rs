@@ -4,12 +4,13 @@
 //! asks the name servers, and looks up this relay's own name and its PTR record.
 
 use super::start;
-use crate::config::{Config, EventOutput};
+use crate::config::{Config, EventOutput, HostName};
 use crate::ring;
 use crate::spool::{self, lock};
 use crate::tls::{Validity, validity};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -21,6 +22,8 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 const DNS_WAIT: Duration = Duration::from_secs(2);
 /// The largest answer that the live check reads, in bytes.
 const DNS_ANSWER_MAX: usize = 4096;
+/// Next hops that the live check looks up: each may take seconds.
+const NEXT_HOPS_ASKED_MAX: usize = 20;
 
 /// The results, as texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,6 +164,7 @@ pub fn live(config: &Config) -> Findings {
     }
     if let Some(server) = working.first() {
         own_name(config, *server, &mut findings);
+        next_hops(config, *server, &mut findings);
     }
     findings
 }
@@ -168,16 +172,7 @@ pub fn live(config: &Config) -> Findings {
 /// The relay's name should resolve to an address, and that address back to the name.
 fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
     let name = &*config.host_name;
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for kind in [RecordType::A, RecordType::AAAA] {
-        for data in ask(server, name, kind).unwrap_or_default() {
-            match data {
-                RData::A(address) => addresses.push(IpAddr::V4(address.0)),
-                RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
-                _ => {}
-            }
-        }
-    }
+    let addresses = addresses(server, name);
     if addresses.is_empty() {
         findings.warnings.push(format!(
             "host_name {name} has no address in the DNS; many servers refuse mail from such a name"
@@ -205,6 +200,55 @@ fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
             ));
         }
     }
+}
+
+/// Next hops must have an address. One with MX records alone was written as for Postfix, whose
+/// relayhost is looked up by MX unless it is in brackets.
+fn next_hops(config: &Config, server: SocketAddr, findings: &mut Findings) {
+    let hops = config.route.rules.iter().filter_map(|rule| rule.next_hop.as_ref());
+    let names: BTreeSet<&str> = config
+        .route
+        .smart_host
+        .iter()
+        .chain(hops)
+        .filter_map(|hop| match &hop.host {
+            HostName::Name(name) => Some(&**name),
+            HostName::Address(_) => None,
+        })
+        .take(NEXT_HOPS_ASKED_MAX)
+        .collect();
+    for name in names {
+        if !addresses(server, name).is_empty() {
+            findings.facts.push(format!("next hop {name} has an address"));
+            continue;
+        }
+        let mx = ask(server, name, RecordType::MX).unwrap_or_default();
+        let best = mx.iter().filter_map(|data| match data {
+            RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii())),
+            _ => None,
+        });
+        findings.warnings.push(match best.min() {
+            Some((_, host)) => format!(
+                "the next hop {name} has no address in the DNS, but MX records: a next hop is \
+                 never looked up by MX (as in brackets in Postfix); write one of its hosts, such \
+                 as \"{}\"",
+                host.trim_end_matches('.')
+            ),
+            None => format!("the next hop {name} has no address in the DNS"),
+        });
+    }
+}
+
+/// The addresses of a name; none when the server does not answer.
+fn addresses(server: SocketAddr, name: &str) -> Vec<IpAddr> {
+    let all = [RecordType::A, RecordType::AAAA].into_iter();
+    let all = all.flat_map(|kind| ask(server, name, kind).unwrap_or_default());
+    all.filter_map(|data| match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    })
+    .collect()
 }
 
 /// `1.2.0.192.in-addr.arpa`, or the nibbles of an IPv6 address.

@@ -3,7 +3,7 @@
 
 use super::reload::{LiveTls, Reloader};
 use crate::auth::{Authenticator, UsersError};
-use crate::config::{self, Config, EventOutput, Listener, Roots};
+use crate::config::{self, Config, EventOutput, Listener, Problem, Roots};
 use crate::credentials::OutboundCredentials;
 use crate::event::EventWriter;
 use crate::limits;
@@ -74,6 +74,9 @@ pub enum ServeError {
     /// The event log cannot be opened.
     #[error("event log: {0}")]
     Events(std::io::Error),
+    /// A file or folder that a key names cannot be used.
+    #[error("{0}")]
+    Named(Problem),
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -111,9 +114,30 @@ pub(super) struct Running {
     _lock: spool::lock::Lock,
 }
 
+impl ServeError {
+    /// With the key that names the file, and where it was written.
+    fn with_key(self, config: &Config) -> ServeError {
+        let file = match &self {
+            ServeError::Tls(error) => error.file(),
+            ServeError::Users(error) => error.file(),
+            ServeError::Path { path, .. } => Some(path.as_path()),
+            _ => None,
+        };
+        match file {
+            Some(_) => ServeError::Named(config.problem_with(file, self.to_string())),
+            None => self,
+        }
+    }
+}
+
 /// Starts everything, or nothing.
 pub(super) fn start(config: Config) -> Result<Running, ServeError> {
     let config = Arc::new(config);
+    start_all(&config).map_err(|error| error.with_key(&config))
+}
+
+fn start_all(config: &Arc<Config>) -> Result<Running, ServeError> {
+    let config = Arc::clone(config);
     let server = Server::new(&config.tls)?.map(Arc::new);
     let client_files = ClientFiles::new(&config.tls, &config.route.certificates)?;
     // Each shard builds its own; an error is better reported once, here.

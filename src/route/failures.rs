@@ -131,7 +131,16 @@ pub(super) fn no_address(key: &str, host: &str, failure: Option<&Failure>) -> Ou
 
 /// The same for a host that the operator configured: a mistake there must not bounce queued mail.
 pub(super) fn no_next_hop(key: &str, host: &str, failure: Option<&Failure>) -> Outcome {
-    deferred(NO_ROUTE_YET, no_address_text(key, host, failure))
+    let text = no_address_text(key, host, failure);
+    // It may have been written as in Postfix, whose relayhost is looked up by MX unless it is in
+    // brackets.
+    deferred(
+        NO_ROUTE_YET,
+        match failure {
+            Some(Failure::NoData) => format!("{text}; a configured host is never looked up by MX"),
+            _ => text,
+        },
+    )
 }
 
 fn no_address_text(key: &str, host: &str, failure: Option<&Failure>) -> String {

@@ -14,6 +14,7 @@ fn route() -> Route {
     let hop = |host, port| NextHop { host, port, scheme: Scheme::Smtp, login: None };
     let inside = hop(HostName::Name("inside.test".into()), 2525);
     let missing = hop(HostName::Name("missing.test".into()), 25);
+    let mx_only = hop(HostName::Name("good.test".into()), 25);
     let fixed = hop(HostName::Address("192.0.2.9".parse().unwrap()), 587);
     let rule = |domain: &str, next_hop: NextHop| RouteRule {
         domain: domain.into(),
@@ -25,6 +26,7 @@ fn route() -> Route {
         rules: vec![
             rule(".inside.example", inside),
             rule("typo.example", missing),
+            rule("mx-only.example", mx_only),
             rule("fixed.example", fixed),
         ],
         port: 25,
@@ -184,6 +186,11 @@ fn hosts_become_addresses_or_an_outcome() {
                 "typo.example",
                 "Deferred 4.4.4 no host of host:missing.test:25 has an address: missing.test \
                  does not exist (NXDOMAIN)",
+            ),
+            (
+                "mx-only.example",
+                "Deferred 4.4.4 no host of host:good.test:25 has an address: good.test has no \
+                 address records; a configured host is never looked up by MX",
             ),
             ("[ipv6:::1]", "[::1]=[::1]:25"),
         ] {

@@ -31,7 +31,7 @@ pub use transport::MaybeTlsStream;
 pub use validity::{Validity, validity};
 
 use rustls::crypto::CryptoProvider;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why certificates cannot be used.
@@ -48,6 +48,16 @@ pub enum TlsError {
     /// Any other error.
     #[error("TLS: {0}")]
     Other(String),
+}
+
+impl TlsError {
+    /// The file that cannot be used.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            TlsError::File { path, .. } => Some(path),
+            TlsError::Other(_) => None,
+        }
+    }
 }
 
 impl From<rustls::Error> for TlsError {

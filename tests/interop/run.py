@@ -2,6 +2,7 @@
 
 import bdat_pipelining
 import clients
+import configuration
 import disk
 import encryption
 import delivery_status
@@ -31,7 +32,7 @@ import sharding
 from harness import main
 
 SUITES = (
-    clients, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, descriptors, disk_faults, disk, tools, encryption, inbound_esmtp,
+    clients, configuration, delivery_status, dns_routing, dns_fairness, lifecycle, start_stress, sharding, sites, hostile, descriptors, disk_faults, disk, tools, encryption, inbound_esmtp,
     outbound_extensions, bdat_pipelining, deliverby, postfix, exim_opensmtpd, users, tokens, client_certificates, failure_scopes, libraries, node, golang, require_tls,
 )
 

@@ -23,7 +23,19 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[retry]\nfirst = \"1s\"\nfirst = \"2s\"\n",
-        "r.toml:3: not valid TOML: duplicate key",
+        "r.toml:3: not valid TOML: duplicate key first",
+    ),
+    (
+        "[retry]\nfirst = \"1s\"\n[retry]\nmax = \"2s\"\n",
+        "r.toml:3: not valid TOML: duplicate key retry",
+    ),
+    (
+        "[dns]\nx = {a = 1, a = 2}\n",
+        "r.toml:2: not valid TOML: duplicate key a",
+    ),
+    (
+        "pool.\"a b\" = 1\npool.\"a b\" = 2\n",
+        "r.toml:2: not valid TOML: duplicate key \"a b\"",
     ),
     // TLS.
     (
@@ -461,6 +473,24 @@ const IN_THE_FILE: &[(&str, &str)] = &[
         "[route]\nsmart_host = \"2001:db8:0:0:0:0:0:1:2526\"",
         "r.toml:2: route.smart_host: \"2001:db8:0:0:0:0:0:1:2526\" is not clear: IPv6 addresses \
          need brackets here; write \"[2001:db8::1]:2526\"",
+    ),
+    (
+        "[route]\nsmart_host = \"[relay.example.com]:587\"",
+        "r.toml:2: route.smart_host: \"[relay.example.com]:587\" is not a next hop: only IPv6 \
+         addresses have brackets here; a host is never looked up by MX, as [HOST] in Postfix's \
+         relayhost; write \"relay.example.com:587\"",
+    ),
+    (
+        "[route]\nsmart_host = \"lmtp://[192.0.2.1]\"",
+        "r.toml:2: route.smart_host: \"[192.0.2.1]\" is not a next hop: only IPv6 addresses have \
+         brackets here; a host is never looked up by MX, as [HOST] in Postfix's relayhost; write \
+         \"192.0.2.1\"",
+    ),
+    (
+        "[route]\nsmart_host = \"[a.test\"",
+        "r.toml:2: route.smart_host: \"[a.test\" is not a next hop: only IPv6 addresses have \
+         brackets here; a host is never looked up by MX, as [HOST] in Postfix's relayhost; write \
+         \"a.test\"",
     ),
     (
         "[route]\nsmart_host = \"relay.example.com:smtp\"",
