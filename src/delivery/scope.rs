@@ -30,7 +30,9 @@
 //! host that is only silent is another matter: it mostly works on the message, and a second copy
 //! elsewhere is then certain (RFC 5321 4.5.3.2.6). It has `delivery.end_of_data_timeout`, and the
 //! message then waits for its retry. So does one whose host answers with something that is no reply
-//! to the end of data: it has most likely taken it.
+//! to the end of data: it has most likely taken it. A reply whose lines have different codes (RFC
+//! 5321 4.2.1) is malformed at every stage, and never bounces; after the end of data only where the
+//! last line refuses for good and another does not, such as `250-no` and `554 yes`.
 //!
 //! The content cannot be read here, at any stage: message. What STARTTLS and the handshake mean
 //! where mail may go in the clear stands in the table of fall-backs (`pool::fallback`).

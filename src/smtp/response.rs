@@ -7,13 +7,17 @@
 //!
 //! After the content was sent, strictness would do harm: the server may have the message, and each
 //! further attempt makes a copy. [`ResponseReader::read_after_content`] accepts everything that can
-//! be interpreted:
+//! be interpreted. Only a refusal for good, which ends the message, must be one in all of its lines
+//! (RFC 5321 4.2.1): a host that contradicts itself bounces no mail.
 //!
 //! | received | [`read`](ResponseReader::read) | [`read_after_content`](ResponseReader::read_after_content) |
 //! | --- | --- | --- |
 //! | `250-a`, `250 b` | 250 | 250 |
 //! | `250-a`, `251 b` | error | 251: the last line decides |
-//! | `250-a`, `550 b` | error | 550: the last line decides |
+//! | `550-a`, `554 b` | error | 554: the last line decides |
+//! | `550-a`, `250 b` | error | 250: the last line decides |
+//! | `250-a`, `450 b` | error | 450: the last line decides |
+//! | `250-a`, `550 b`; `450-a`, `550 b` | error | error: a refusal must be plain |
 //! | `250ok` | error | 250 |
 //! | blank or other lines before or between | error | skipped |
 //! | a line of more than [`RESPONSE_LINE_BYTES_MAX`] | error | truncated |
@@ -85,6 +89,8 @@ pub struct ResponseReader {
     /// The text of the lines so far, separated by LF, which no line contains.
     text: Vec<u8>,
     code: u16,
+    /// The code of a line of this reply that is no refusal for good; 0 when there was none.
+    milder: u16,
     /// Number of lines of this reply, kept or not.
     lines: usize,
     /// Number of bytes of this reply.
@@ -158,6 +164,7 @@ impl ResponseReader {
         self.text.shrink_to(KEPT_BYTES);
         self.partial.clear();
         self.partial.shrink_to(KEPT_BYTES);
+        self.milder = 0;
         self.lines = 0;
         self.bytes = 0;
         self.complete = false;
@@ -186,6 +193,12 @@ impl ResponseReader {
         };
         if self.lines > 0 && self.code != code && strictness == Strictness::Ordinary {
             return Err(Malformed::CodeChanged(self.code, code));
+        }
+        if is_last && code >= 500 && self.milder > 0 {
+            return Err(Malformed::CodeChanged(self.milder, code));
+        }
+        if code < 500 {
+            self.milder = code;
         }
         self.code = code;
         let separator = usize::from(self.lines > 0);
@@ -440,8 +453,11 @@ mod tests {
         for (input, code) in [
             ("250 ok\r\n", 250),
             ("250-a\r\n251 b\r\n", 251),
-            ("250-a\r\n550 b\r\n", 550),
+            ("550-a\r\n554 b\r\n", 554),
             ("550-a\r\n250 b\r\n", 250),
+            ("250-a\r\n550-b\r\n250 c\r\n", 250),
+            ("250-a\r\n450 b\r\n", 450),
+            ("550-a\r\n450 b\r\n", 450),
             ("250-a\r\n250ok\r\n", 250),
             ("250ok\r\n", 250),
             ("250\r\n", 250),
@@ -467,6 +483,24 @@ mod tests {
             assert_eq!(reader.read_after_content(&input), Err(Malformed::TooLong));
             assert!(reader.partial.capacity() <= 2 * RESPONSE_LINE_BYTES_MAX, "bounded memory");
         }
+    }
+
+    #[test]
+    fn a_refusal_after_the_content_must_be_one_in_all_of_its_lines() {
+        for (input, first, last) in [
+            ("250-no\r\n554 yes\r\n", 250, 554),
+            ("450-a\r\n550 b\r\n", 450, 550),
+            ("354-a\r\n550 b\r\n", 354, 550),
+            ("550-a\r\n250-b\r\n550 c\r\n", 250, 550),
+            ("250-a\r\nforeign\r\n550ok\r\n", 250, 550),
+        ] {
+            let refused = ResponseReader::default().read_after_content(input.as_bytes());
+            assert_eq!(refused, Err(Malformed::CodeChanged(first, last)), "{input:?}");
+        }
+        // Of the reply before nothing is left.
+        let mut reader = ResponseReader::default();
+        assert_eq!(reader.read_after_content(b"250 a\r\n"), Ok(Some(7)));
+        assert_eq!(reader.read_after_content(b"550 a\r\n"), Ok(Some(7)));
     }
 
     #[test]

@@ -77,9 +77,9 @@ fn lock_folder(
         // What a file system says that does not lock folders. Any other error says that locking
         // failed now, and to start without would be a guess.
         Err(TryLockError::Error(error)) => match error.raw_os_error() {
-            Some(
-                libc::EBADF | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EISDIR,
-            ) => Ok(None),
+            Some(libc::EBADF | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EISDIR) => {
+                Ok(None)
+            }
             _ => Err(TryLockError::Error(error)),
         },
     }
