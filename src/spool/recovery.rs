@@ -148,6 +148,9 @@ pub(super) struct Scan {
     cuts: Vec<(u32, u32)>,
     /// Files that are shorter than they were made.
     pub(super) cut_short: Vec<SetAside>,
+    /// Files without a whole header, and their sizes. One that was being made when the relay went
+    /// down is the last of all.
+    headless: Vec<(u32, u32)>,
     damages: Vec<Damage>,
     set_aside: Vec<SetAside>,
     buffer: Vec<u8>,
@@ -188,6 +191,9 @@ impl Scan {
             let cause = "the file was cut short; mail that was there is lost".to_owned();
             let length = header.segment_bytes - size;
             self.cut_short.push(SetAside { segment, offset: size, length, cause });
+        }
+        if first == FirstBlock::Blank && size < BLOCK {
+            self.headless.push((segment, size));
         }
         let footer = match first {
             FirstBlock::Former if !self.all => {
@@ -310,6 +316,14 @@ impl Scan {
             }
         }
         findings.set_aside.extend(self.replay.incomplete());
+        let newest = self.written.last().copied().unwrap_or_default();
+        for (segment, size) in std::mem::take(&mut self.headless) {
+            if segment < newest {
+                let cause = "the file was cut short; mail that was there is lost".to_owned();
+                let length = BLOCK - size;
+                self.cut_short.push(SetAside { segment, offset: size, length, cause });
+            }
+        }
         findings
     }
 

@@ -152,6 +152,29 @@ fn a_batch_lost_at_the_end_of_a_full_segment_is_noticed_when_another_follows() {
     assert_eq!((findings.set_aside[0].segment, findings.set_aside[0].offset), (1, BLOCK * 3));
 }
 
+/// Neither its checksums nor the numbers of commits tell of a first segment that is empty.
+#[test]
+fn an_empty_segment_is_noticed_when_a_later_one_was_written() {
+    let resume = Resume { next_segment: 2, next_batch: 4, ..Resume::default() };
+    let later = segment_after(resume, &[7]);
+    for (files, expected) in [
+        (BTreeMap::from([(1, Vec::new()), (2, later.clone())]), &[1][..]),
+        (BTreeMap::from([(1, vec![0; 100]), (2, later.clone())]), &[1]),
+        // One that was being made when the relay went down.
+        (BTreeMap::from([(2, later.clone()), (3, Vec::new())]), &[]),
+        (BTreeMap::from([(1, Vec::new())]), &[]),
+        // One that was made and not written yet.
+        (BTreeMap::from([(1, vec![0; later.len()]), (2, later.clone())]), &[]),
+    ] {
+        let (scan, _) = scan(&files).unwrap();
+        // The files of these tests end behind their batches.
+        let headless = scan.cut_short.iter().filter(|one| one.offset < BLOCK);
+        let cut: Vec<u32> = headless.map(|one| one.segment).collect();
+        assert_eq!(cut, expected);
+        assert!(scan.cut_short.iter().all(|one| one.cause.contains("cut short")));
+    }
+}
+
 #[test]
 fn a_recycled_file_with_old_content_is_blank() {
     let (read, findings) = scan(&BTreeMap::from([(2, small_segment())])).unwrap();
