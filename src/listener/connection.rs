@@ -441,8 +441,9 @@ impl Connection<'_> {
             Err(error) => {
                 tracing::warn!(%id, %error, "message not stored");
                 let reply = match error {
-                    SpoolError::Full(_) => Reply::STORAGE_FULL,
-                    SpoolError::Failed(_)
+                    SpoolError::Full(_) if error.is_disk_full() => Reply::STORAGE_FULL,
+                    SpoolError::Full(_)
+                    | SpoolError::Failed(_)
                     | SpoolError::Open { .. }
                     | SpoolError::Damaged { .. } => Reply::LOCAL_ERROR,
                 };

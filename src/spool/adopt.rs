@@ -83,7 +83,8 @@ impl Spool {
                 draft.finish().await?
             }
             whole @ Content::Whole(_) => {
-                core.wait_for_room(Purpose::Mail, bytes.len()).await?;
+                let room = core.wait_for_room(Purpose::Mail, bytes.len()).await;
+                room.map_err(|failure| core.error_of(failure))?;
                 (whole, Vec::new())
             }
         };

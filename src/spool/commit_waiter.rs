@@ -13,18 +13,17 @@ use std::task::{Context, Poll, Waker};
 /// Why a batch did not become durable.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// No space for a segment.
+    /// No segment can be made: there is no space, or another error that may pass.
     Full(String),
     /// A write or sync failed.
     Failed(String),
 }
 
-impl From<Failure> for SpoolError {
-    fn from(failure: Failure) -> SpoolError {
-        match failure {
-            Failure::Full(cause) => {
-                SpoolError::Full(io::Error::new(io::ErrorKind::StorageFull, cause))
-            }
+impl Failure {
+    /// The error for the caller; `kind` is that of the error that keeps the spool from a segment.
+    pub(super) fn into_error(self, kind: io::ErrorKind) -> SpoolError {
+        match self {
+            Failure::Full(cause) => SpoolError::Full(io::Error::new(kind, cause)),
             Failure::Failed(cause) => SpoolError::Failed(cause),
         }
     }

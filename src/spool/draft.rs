@@ -121,7 +121,8 @@ impl Draft {
         let mut extents = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
             let Appended { waiter, slot } = &chunk.appended;
-            let (segment, start) = waiter.wait_for_place().await?;
+            let place = waiter.wait_for_place().await;
+            let (segment, start) = place.map_err(|failure| self.core.error_of(failure))?;
             let offset = start.saturating_add(slot.offset);
             extents.push(Extent { segment, offset, length: chunk.length });
         }
@@ -129,7 +130,8 @@ impl Draft {
     }
 
     async fn wait_for_room(&self, bytes: usize) -> Result<(), SpoolError> {
-        Ok(self.core.wait_for_room(self.purpose, bytes).await?)
+        let room = self.core.wait_for_room(self.purpose, bytes).await;
+        room.map_err(|failure| self.core.error_of(failure))
     }
 
     async fn write_chunk(&mut self, length: usize) -> Result<(), SpoolError> {
@@ -232,7 +234,8 @@ impl Waiting {
     /// The same, and the record may still be given up.
     pub(super) async fn written(&self) -> Result<Placement, SpoolError> {
         if let Some(appended) = &self.appended {
-            appended.waiter.wait().await?;
+            let done = appended.waiter.wait().await;
+            done.map_err(|failure| self.core.error_of(failure))?;
             if let Some(placement) = appended.placement() {
                 return Ok(placement);
             }

@@ -21,6 +21,7 @@ use super::manifest::Manifest;
 use super::segment::{BLOCK, SegmentHeader};
 use crate::message::{QueueId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 
 #[cfg(test)]
 mod tests;
@@ -91,8 +92,8 @@ pub(super) enum MaintenanceEnd {
     Done,
     /// The old file is gone, and no spare came of it.
     Gone,
-    /// No space on the disk, or another failure, which is treated the same: tried again later.
-    Failed,
+    /// No space on the disk, or another error, which is treated the same: tried again later.
+    Failed(io::ErrorKind),
 }
 
 /// What recovery found, for the log to go on from.
@@ -144,6 +145,8 @@ pub(super) struct Log {
     cut: (u32, u32),
     task: Option<MaintenanceTask>,
     no_room: bool,
+    /// Why the last attempt to have one more segment failed.
+    no_room_kind: io::ErrorKind,
     /// The last attempt to have one more segment failed, and there are fewer than [`SPARES`] since.
     is_short: bool,
 }
@@ -167,6 +170,7 @@ impl Log {
             cut: resume.cut,
             task: None,
             no_room: false,
+            no_room_kind: io::ErrorKind::StorageFull,
             is_short: false,
         }
     }
@@ -359,9 +363,14 @@ impl Log {
             let spare = self.spares.iter_mut().find(|spare| spare.segment == segment);
             spare.into_iter().for_each(|spare| spare.filled = true);
         }
-        self.no_room = end == MaintenanceEnd::Failed;
+        let failed = match end {
+            MaintenanceEnd::Failed(kind) => Some(kind),
+            MaintenanceEnd::Done | MaintenanceEnd::Gone => None,
+        };
+        self.no_room = failed.is_some();
         self.is_short = (self.is_short || self.no_room) && self.spares.len() < SPARES;
-        if end == MaintenanceEnd::Failed {
+        if let Some(kind) = failed {
+            self.no_room_kind = kind;
             return;
         }
         if let MaintenanceTask::Recycle { from: gone, .. }
@@ -392,6 +401,11 @@ impl Log {
     /// There are segments to begin with, or no more are to be had.
     pub(super) fn is_prepared(&self) -> bool {
         self.spares.len() >= SPARES || self.no_room
+    }
+
+    /// The kind of the error with which a task failed last.
+    pub(super) fn no_room_kind(&self) -> io::ErrorKind {
+        self.no_room_kind
     }
 
     /// Whether the last task failed.

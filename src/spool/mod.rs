@@ -114,8 +114,9 @@ pub struct Settings {
 /// Why the spool did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// Nothing was lost; it may be asked again when there is space.
-    #[error("no room on the disk of the spool: {0}")]
+    /// Nothing was lost; it may be asked again when there is space, or when what else keeps the
+    /// spool from making a segment has passed: see [`SpoolError::is_disk_full`].
+    #[error("{what}: {error}", what = what_is_missing(.0), error = .0)]
     Full(io::Error),
     /// A write or sync failed: what is on disk is unknown; the shard accepts no more.
     #[error("the spool failed and takes nothing more until restart: {0}")]
@@ -138,6 +139,25 @@ pub enum SpoolError {
         /// Why.
         cause: String,
     },
+}
+
+impl SpoolError {
+    /// The disk is full, or a quota or a limit on the size of files is exhausted.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, SpoolError::Full(error) if is_shortage_of_space(error))
+    }
+}
+
+fn is_shortage_of_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+fn what_is_missing(error: &io::Error) -> &'static str {
+    match is_shortage_of_space(error) {
+        true => "no space on the disk of the spool",
+        false => "no segment can be made in the spool",
+    }
 }
 
 /// A message that recovery found alive.
@@ -432,7 +452,8 @@ impl Spool {
 
     /// Everything noted so far is durable when this returns.
     pub async fn sync(&self) -> Result<(), SpoolError> {
-        Ok(self.handle.core.sync().await?)
+        let core = &self.handle.core;
+        core.sync().await.map_err(|failure| core.error_of(failure))
     }
 
     /// Ends the spool, which is not used again: what was noted is committed, and the segment that

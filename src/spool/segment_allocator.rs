@@ -3,8 +3,9 @@
 //! says.
 
 use super::commit::{Core, RETRY};
+use super::commit_waiter::Failure;
 use super::log::{MaintenanceEnd, MaintenanceTask};
-use super::segment;
+use super::{SpoolError, segment};
 use crate::limits::{SPOOL_FILL_BYTES_PER_SECOND, SPOOL_FILL_STEP_BYTES};
 use crate::ring::{self, disk};
 use std::io;
@@ -12,6 +13,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 impl Core {
+    /// The error for a caller whose record did not become durable.
+    pub(super) fn error_of(&self, failure: Failure) -> SpoolError {
+        failure.into_error(self.state.borrow().log.no_room_kind())
+    }
+
     async fn carry_out(&self, task: MaintenanceTask) -> io::Result<MaintenanceEnd> {
         let path = |number| segment::path(&self.folder, number);
         let made = match task {
@@ -136,7 +142,7 @@ pub(super) async fn keep(core: Rc<Core>) {
             Err(error) => {
                 let state = &mut *core.state.borrow_mut();
                 state.full_cause = error.to_string();
-                state.log.maintenance_done(MaintenanceEnd::Failed);
+                state.log.maintenance_done(MaintenanceEnd::Failed(error.kind()));
                 retry_at = ring::now() + retry;
                 retry = (retry * 2).min(RETRY_MAX);
             }

@@ -38,7 +38,9 @@ impl Disk {
         while let Some(task) = self.log.next_task(|_| false) {
             let is_full = self.used() >= self.segments;
             self.log.maintenance_done(match task {
-                MaintenanceTask::Create { .. } if is_full => MaintenanceEnd::Failed,
+                MaintenanceTask::Create { .. } if is_full => {
+                    MaintenanceEnd::Failed(io::ErrorKind::StorageFull)
+                }
                 _ => MaintenanceEnd::Done,
             });
         }
