@@ -43,6 +43,12 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Ask the running relay whether all its shards take mail: exit 0 if they do, 1 if not
+    Health {
+        /// The flags after the command.
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Describe a configuration key, list all keys, or print the annotated file
     Config {
         /// What to show.
@@ -503,9 +509,11 @@ impl Arguments {
         let front = self.settings.clone();
         match &self.command {
             None => front,
-            Some(Command::Serve { settings } | Command::Check { settings, .. }) => {
-                front.and(settings.clone())
-            }
+            Some(
+                Command::Serve { settings }
+                | Command::Check { settings, .. }
+                | Command::Health { settings },
+            ) => front.and(settings.clone()),
             Some(Command::Version) => front,
             Some(Command::Config { command, settings: between }) => match command {
                 ConfigCommand::Show { settings, .. } | ConfigCommand::List { settings } => {

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Origin};
 use crate::control::{self, RequestError};
 use crate::credentials;
 use crate::ring;
-use crate::shard;
+use crate::shard::{self, HealthEntry};
 use crate::spool::{Spool, lock};
 use crate::tls::{Client, ClientFiles, Server};
 use arguments::{Arguments, Command, ConfigCommand, QueueCommand};
@@ -90,6 +90,7 @@ pub fn main() -> ExitCode {
             _ => print(&config.list()),
         },
         Some(Command::Version) => ExitCode::SUCCESS,
+        Some(Command::Health { .. }) => health(&config),
         Some(Command::Queue { command, .. }) => queue(&config, &command),
         Some(Command::Spool { command, .. }) => spool::run(&config, command),
         Some(Command::User { command, .. }) => user::run(&config, command),
@@ -138,6 +139,26 @@ fn preflight(config: &Config, live: bool) -> bool {
         eprintln!("ringpost: the relay would not start here: {fault}");
     }
     findings.faults.is_empty()
+}
+
+/// Asks the relay whether its shards take mail.
+fn health(config: &Config) -> ExitCode {
+    let mut shards = 0_usize;
+    match control::request(&config.control.socket, "/health", |_| shards += 1) {
+        Ok(()) => print(&format!("ok: {} mail\n", counted(shards, "shard takes", "shards take"))),
+        Err(RequestError::Refused(answer)) => {
+            let entries = answer.lines().map(serde_json::from_str::<HealthEntry>);
+            for entry in entries.flatten().filter(|entry| !entry.ok) {
+                let reason = entry.reason.as_deref().unwrap_or("it takes no mail");
+                eprintln!("ringpost: shard {}: {reason}", entry.shard);
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn warn(config: &Config) {

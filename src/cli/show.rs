@@ -2,7 +2,7 @@
 
 use super::arguments::{Filter, ListOrder, QueueCommand, SiteOrder, SummaryOrder};
 use super::counted;
-use crate::shard::{AGES_MINUTES, DomainEntry, RecipientEntry, SiteEntry};
+use crate::shard::{AGES_MINUTES, BackOffEntry, DomainEntry, RecipientEntry, SiteEntry};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -250,7 +250,9 @@ impl Screen {
         self.print(&line);
         match (&entry.trouble, &entry.site_backs_off, &entry.reason) {
             (Some(why), ..) => self.print(&format!("{:14}{why}", "")),
-            (None, Some(why), _) => self.print(&format!("{:14}its site backs off {why}", "")),
+            (None, Some(BackOffEntry { until, reason }), _) => {
+                self.print(&format!("{:14}its site backs off until {until}: {reason}", ""));
+            }
             (None, None, Some(why)) => self.print(&format!("{:14}{why}", "")),
             (None, None, None) => {}
         }
@@ -276,13 +278,15 @@ impl Screen {
         if let Some(why) = &entry.trouble {
             self.print(&format!("          {why}"));
         }
-        self.print(&format!("attempts  {}", entry.attempts));
+        let last = entry.last_attempt.as_deref().map(seconds_only);
+        let last = last.map_or(String::new(), |at| format!(", the last at {at}"));
+        self.print(&format!("attempts  {}{last}", entry.attempts));
         self.print(&format!("next try  {}", next_try(entry).unwrap_or("now")));
         if let Some(site) = &entry.site {
             self.print(&format!("site      {site}"));
         }
-        if let Some(why) = &entry.site_backs_off {
-            self.print(&format!("          backs off {why}"));
+        if let Some(BackOffEntry { until, reason }) = &entry.site_backs_off {
+            self.print(&format!("          backs off until {until}: {reason}"));
         }
         if let Some(reason) = &entry.reason {
             self.print(&format!("last      {reason}"));
@@ -457,9 +461,8 @@ fn shown_age(age: Option<Duration>) -> String {
 
 /// Time of the next attempt: the entry's own, or the end of its site's back-off. `None` is now.
 fn next_try(entry: &RecipientEntry) -> Option<&str> {
-    let of_site =
-        || Some(entry.site_backs_off.as_deref()?.strip_prefix("until ")?.split_once(": ")?.0);
-    entry.due.as_deref().or_else(of_site)
+    let of_site = entry.site_backs_off.as_ref().map(|back_off| back_off.until.as_str());
+    entry.due.as_deref().or(of_site)
 }
 
 /// `2026-11-23T18:36:59.123Z` without its fraction: `2026-11-23T18:36:59Z`.
@@ -539,8 +542,10 @@ mod tests {
     fn a_recipient_ready_for_a_site_in_back_off_is_not_tried_now() {
         let mut entry = RecipientEntry { state: "ready".to_owned(), ..RecipientEntry::default() };
         assert_eq!(next_try(&entry), None);
-        entry.site_backs_off =
-            Some("until 2026-11-23T20:35:20.423Z: 421 4.3.2 too busy: later".to_owned());
+        entry.site_backs_off = Some(BackOffEntry {
+            until: "2026-11-23T20:35:20.423Z".to_owned(),
+            reason: "421 4.3.2 too busy: later".to_owned(),
+        });
         assert_eq!(next_try(&entry), Some("2026-11-23T20:35:20.423Z"));
         entry.due = Some("2026-11-23T21:00:00.000Z".to_owned());
         assert_eq!(next_try(&entry), entry.due.as_deref());

@@ -5,12 +5,13 @@
 //! GET /queue/ID                             the waiting recipients of one message
 //! GET /sites                                sites, one line per shard that knows them
 //! GET /summary                              waiting recipients by domain: state, age, cause
+//! GET /health                               whether each shard takes mail; 503 if one does not
 //! ```
 
 use crate::config::Config;
 use crate::message::QueueId;
 use crate::ring::Sender;
-use crate::shard::{self, DomainEntry, Page, Request, SiteEntry};
+use crate::shard::{self, DomainEntry, HealthEntry, Page, Request, SiteEntry};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -47,6 +48,7 @@ pub(super) fn router(requests: Vec<Sender<Request>>, config: Arc<Config>) -> Rou
         .route("/queue/{id}", get(show))
         .route("/sites", get(sites))
         .route("/summary", get(summary))
+        .route("/health", get(health))
         .fallback(nothing)
         .with_state(Relay { shards: Arc::new(requests), config })
 }
@@ -132,7 +134,7 @@ async fn show(State(relay): State<Relay>, Path(text): Path<String>) -> Response 
 }
 
 async fn nothing() -> Response {
-    let paths = "there are /queue?limit=N&domain=D, /queue/ID, /sites and /summary\n";
+    let paths = "there are /queue?limit=N&domain=D, /queue/ID, /sites, /summary and /health\n";
     (StatusCode::NOT_FOUND, paths).into_response()
 }
 
@@ -146,6 +148,23 @@ async fn sites(State(relay): State<Relay>) -> Response {
         (one.shard, &one.site, &one.kind).cmp(&(other.shard, &other.site, &other.kind))
     });
     json_lines(Body::from(lines(&all)))
+}
+
+async fn health(State(relay): State<Relay>) -> Response {
+    let mut all: Vec<HealthEntry> = Vec::new();
+    for (number, shard) in relay.shards.iter().enumerate() {
+        let answer = ask_shard(shard, |reply| Request::Health { reply }).await;
+        all.push(answer.unwrap_or_else(|| HealthEntry {
+            shard: number,
+            ok: false,
+            reason: Some("it does not answer".to_owned()),
+        }));
+    }
+    let status = match all.iter().all(|one| one.ok) {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, json_lines(Body::from(lines(&all)))).into_response()
 }
 
 async fn summary(State(relay): State<Relay>) -> Response {

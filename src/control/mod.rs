@@ -38,7 +38,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// `origin`.
 ///
 /// # Errors
-/// The relay cannot start, or a shard ended by a fault.
+/// The relay cannot start, a shard ended by a fault, or a spool had failed.
 pub fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,7 +120,10 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
         Some(Ok(Ok(()))) => {
             running.events.shutdown(STOP_GRACE);
             tracing::info!("stopped");
-            Ok(())
+            match running.failed_spools.all() {
+                Some(failed) => Err(ServeError::SpoolFailed(failed)),
+                None => Ok(()),
+            }
         }
         Some(Ok(Err(shards))) => {
             running.events.shutdown(STOP_GRACE);

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::pool::{AcrossShards, AddressCounts, SiteOutages};
 use crate::quota::Quotas;
 use crate::ring::{self, Reservation, Sender};
-use crate::shard::{self, Plan, Ready, Request};
+use crate::shard::{self, FailedSpools, Plan, Ready, Request};
 use crate::spool;
 use crate::tls::{Client, ClientFiles, Server, TlsError};
 use std::net::SocketAddr;
@@ -89,6 +89,9 @@ pub enum ServeError {
     /// A shard could not start.
     #[error("{0}")]
     Shard(String),
+    /// The relay has ended in good order, but a commit had failed before.
+    #[error("stopped, and a spool had failed, so that no mail was taken there: {0}")]
+    SpoolFailed(String),
     /// A shard ended by a fault while running.
     #[error("a shard ended by a fault, so the relay stops: {0}")]
     ShardEnded(String),
@@ -110,6 +113,8 @@ pub(super) struct Running {
     pub(super) live_tls: LiveTls,
     /// All shards have ended; `Err` names those that panicked.
     pub(super) ended: Ended,
+    /// Shards that ended with a spool that has failed.
+    pub(super) failed_spools: FailedSpools,
     /// Held as long as the relay runs.
     _lock: spool::lock::Lock,
 }
@@ -165,7 +170,9 @@ fn start_all(config: &Arc<Config>) -> Result<Running, ServeError> {
     let events =
         EventWriter::start(&config.event, config.cores.len()).map_err(ServeError::Events)?;
 
-    let (plans, requests, ready) = plans(&config, &listen, &shown, &accounts, &events)?;
+    let failed_spools = FailedSpools::default();
+    let (plans, requests, ready) =
+        plans(&config, &listen, &shown, &accounts, &events, &failed_spools)?;
     let plans = Arc::new(Mutex::new(plans));
     let cpus: Vec<Option<usize>> = config.cores.iter().map(|core| core.cpu).collect();
     let settings = ring::Settings { depth: config.ring.depth, preempt: config.ring.preempt };
@@ -200,6 +207,7 @@ fn start_all(config: &Arc<Config>) -> Result<Running, ServeError> {
         live_tls,
         config,
         ended,
+        failed_spools,
         _lock: lock,
     })
 }
@@ -348,6 +356,7 @@ fn plans(
     shown: &Shown,
     accounts: &Accounts,
     events: &EventWriter,
+    failed_spools: &FailedSpools,
 ) -> Result<(Plans, Vec<Sender<Request>>, ReadyReceiver), ServeError> {
     let count = config.cores.len();
     // The same shard always adopts, because it knows what it has adopted already.
@@ -377,6 +386,7 @@ fn plans(
             orphans: std::mem::take(&mut orphans),
             peers: peers.clone(),
             across: across.clone(),
+            failed_spools: failed_spools.clone(),
             mailbox,
             requests: asked,
             events: events.log(index),

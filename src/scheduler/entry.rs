@@ -263,6 +263,8 @@ pub(super) struct Recipient {
     /// State above, index in the envelope below.
     state_index: u32,
     pub route: u32,
+    /// A lane or a site, by the state; of one that waits or is being routed see
+    /// [`Recipient::last_attempt`].
     pub place: u32,
 }
 
@@ -325,6 +327,18 @@ impl Recipient {
 
     pub fn set_attempts(&mut self, attempts: u16) {
         self.set_due_attempts(self.due_attempts() & !0xFFFF | u64::from(attempts));
+    }
+
+    /// When its last attempt ended, to the second; as long as it waits after it, and is routed for
+    /// the next one.
+    pub fn last_attempt(&self) -> Option<Timestamp> {
+        let is_kept = matches!(self.state(), State::Waiting | State::Routing) && self.place > 0;
+        is_kept.then(|| Timestamp(u64::from(self.place) * 1000))
+    }
+
+    /// Kept in the place, which one that waits does not need.
+    pub fn set_last_attempt(&mut self, at: Option<Timestamp>) {
+        self.place = at.map_or(0, |at| u32::try_from(at.0 / 1000).unwrap_or(0));
     }
 
     /// How long its last attempt took, if it has ended with that.

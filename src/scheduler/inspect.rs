@@ -48,6 +48,8 @@ pub struct RecipientView<'a> {
     pub noted: bool,
     /// When it is or was due; `None` while it is out, and when it has ended.
     pub due: Option<Timestamp>,
+    /// When its last attempt ended; known while it waits after it.
+    pub last_attempt: Option<Timestamp>,
     /// Why it waits, if it was tried before.
     pub reason: Option<&'a Rc<Reason>>,
 }
@@ -165,6 +167,7 @@ impl Scheduler {
             attempts: recipient.attempts(),
             noted: matches!(state, State::Noted | State::Relayed | State::Delivered),
             due: (!recipient.is_out() && !recipient.is_ending()).then(|| recipient.due()),
+            last_attempt: recipient.last_attempt(),
             reason: self.reasons.get(recipient.reason),
         }
     }

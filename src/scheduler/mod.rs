@@ -379,6 +379,8 @@ impl Scheduler {
         let entry = &mut self.recipients[number];
         entry.set_due(due);
         entry.set_state(State::Waiting);
+        // What was put off was not tried.
+        entry.set_last_attempt((result != AttemptResult::Postponed).then_some(now));
         self.due.insert(&mut self.recipients, number);
         Some(Disposition::Retry { attempts, due })
     }
@@ -565,7 +567,10 @@ impl Scheduler {
     }
 
     fn make_routing(&mut self, number: u32) {
-        self.recipients[number].set_state(State::Routing);
+        let entry = &mut self.recipients[number];
+        // Of one that was ready or out, the place is a lane or a site.
+        entry.set_last_attempt(entry.last_attempt());
+        entry.set_state(State::Routing);
         let route = self.recipients[number].route;
         self.routes.get_mut(route).routing.push_back(&mut self.recipients, number, 0);
         self.routes.ask(route);

@@ -155,6 +155,34 @@ fn a_deferred_recipient_is_due_exactly_when_told_and_not_before() {
 }
 
 #[test]
+fn the_time_of_the_last_attempt_is_known_while_a_recipient_waits_after_it() {
+    let mut scheduler = scheduler();
+    let slot = admit(&mut scheduler, 1, &["example.net"]);
+    let last = |scheduler: &Scheduler| {
+        let recipient = scheduler.message(slot).unwrap().recipients.remove(0);
+        (recipient.state, recipient.last_attempt)
+    };
+    assert_eq!(last(&scheduler), ("routing", None), "never tried");
+    demands(&mut scheduler, START);
+    assert_eq!(last(&scheduler), ("ready", None));
+    scheduler.take(SITE, START, 1).unwrap();
+    assert_eq!(last(&scheduler), ("out", None));
+    let ended = Timestamp(START.0 + 5_999);
+    scheduler.settle(slot, 0, AttemptResult::Later, reason("busy"), ended);
+    let to_the_second = Some(Timestamp(START.0 + 5_000));
+    assert_eq!(last(&scheduler), ("waiting", to_the_second));
+    // The route is too old by then.
+    let due = ended.plus(2 * HOUR);
+    let Some(Action::Route(route)) = scheduler.poll(due) else { panic!("no route is asked for") };
+    assert_eq!(last(&scheduler), ("routing", to_the_second));
+    scheduler.routed(route, SITE, due.plus(HOUR));
+    assert_eq!(last(&scheduler), ("ready", None));
+    scheduler.take(SITE, due, 1).unwrap();
+    scheduler.settle(slot, 0, AttemptResult::Postponed, None, due);
+    assert_eq!(last(&scheduler), ("waiting", None), "what was put off was not tried");
+}
+
+#[test]
 fn again_counts_as_no_attempt_and_goes_back_at_once() {
     let mut scheduler = scheduler();
     let slot = admit(&mut scheduler, 1, &["example.net"]);
@@ -443,6 +471,7 @@ fn a_recovered_message_goes_on_where_it_was() {
             attempts: 3,
             noted: false,
             due: Some(due),
+            last_attempt: None,
             reason: why.as_ref(),
         }]
     );

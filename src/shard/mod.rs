@@ -18,6 +18,7 @@ mod damage;
 mod delay;
 mod driver;
 mod ending;
+mod health;
 mod hot;
 mod origin;
 mod queue_index;
@@ -52,8 +53,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+pub use health::{FailedSpools, HealthEntry};
 pub use summary::{AGES_MINUTES, DomainEntry, SummaryPage};
-pub use view::{Page, RecipientEntry, SiteEntry, absence, entries_of_recovery, folders};
+pub use view::{
+    BackOffEntry, Page, RecipientEntry, SiteEntry, absence, entries_of_recovery, folders,
+};
 
 /// Events are handed to the log at least this often.
 const EVENT_INTERVAL: Duration = Duration::from_millis(50);
@@ -92,6 +96,8 @@ pub struct Plan {
     pub requests: Mailbox<Request>,
     /// The event log.
     pub events: EventLog,
+    /// Told when the shard ends with a spool that has failed.
+    pub failed_spools: FailedSpools,
     /// Set once, when the shard serves or has failed to.
     pub ready: crossbeam_channel::Sender<Result<Ready, String>>,
 }
@@ -143,6 +149,11 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Vec<SiteEntry>>,
     },
+    /// Whether it takes mail.
+    Health {
+        /// Where the answer goes.
+        reply: oneshot::Sender<HealthEntry>,
+    },
     /// End in good order.
     Stop,
 }
@@ -174,6 +185,7 @@ async fn serve(plan: Plan) -> Result<(), String> {
         mailbox,
         requests,
         events,
+        failed_spools,
         ready,
     } = plan;
     let events = Rc::new(events);
@@ -249,6 +261,9 @@ async fn serve(plan: Plan) -> Result<(), String> {
     stop.wait().await;
     let stations = stop::Stations { index, receiver, queue, pool, exchange, spool, events };
     stop::stop(&stations, config.control.stop_within).await;
+    if let Some(cause) = stations.spool.failure() {
+        failed_spools.add(index, &cause);
+    }
     Ok(())
 }
 
@@ -372,6 +387,9 @@ fn answer_requests(
                 }
                 Request::Sites { reply } => {
                     let _ = reply.send(queue.site_entries(&pool).await);
+                }
+                Request::Health { reply } => {
+                    let _ = reply.send(queue.health());
                 }
                 Request::Stop => stop.set(),
             }

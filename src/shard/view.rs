@@ -1,6 +1,7 @@
 //! What the operator is shown of a shard's queue: what waits, since when, until when, and why.
 
 use super::driver::Driver;
+use super::health::HealthEntry;
 use super::now;
 use super::origin::Origin;
 use crate::config::{Config, EventOutput};
@@ -39,6 +40,10 @@ pub struct RecipientEntry {
     pub size: u64,
     /// Attempts so far.
     pub attempts: u16,
+    /// When the last attempt ended (RFC 3339); known while the recipient waits after it, until a
+    /// restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<String>,
     /// When it is tried next (RFC 3339); absent when that is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<String>,
@@ -61,9 +66,18 @@ pub struct RecipientEntry {
     pub site: Option<String>,
     /// Why the site as a whole gets nothing now, and until when.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub site_backs_off: Option<String>,
+    pub site_backs_off: Option<BackOffEntry>,
     /// Which shard holds it.
     pub shard: usize,
+}
+
+/// A back-off of the site that a recipient waits for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackOffEntry {
+    /// When it ends (RFC 3339).
+    pub until: String,
+    /// What began it.
+    pub reason: String,
 }
 
 /// One site, as one shard sees it.
@@ -152,6 +166,13 @@ impl Driver {
             self.complete(found, &mut entries).await;
         }
         entries
+    }
+
+    /// Whether this shard takes mail. After a commit that failed it takes none until a restart.
+    pub(super) fn health(&self) -> HealthEntry {
+        let failure = self.stations.spool.failure();
+        let reason = failure.map(|cause| format!("its spool has failed: {cause}"));
+        HealthEntry { shard: self.stations.shard, ok: reason.is_none(), reason }
     }
 
     /// All sites that this shard has mail for or connections to.
@@ -247,6 +268,7 @@ impl Origin {
                 received: view.id.born().to_string(),
                 size: 0,
                 attempts: recipient.attempts,
+                last_attempt: recipient.last_attempt.map(|at| at.to_string()),
                 due: recipient.due.filter(|due| *due > now).map(|due| due.to_string()),
                 expires: view.expires.to_string(),
                 deliver_by: None,
@@ -254,8 +276,10 @@ impl Origin {
                 other_hosts: recipient.reason.map(|reason| other_hosts(reason)).unwrap_or_default(),
                 trouble: None,
                 site: key,
-                site_backs_off: parked
-                    .map(|parked| format!("until {}: {}", parked.until, parked.reason)),
+                site_backs_off: parked.map(|parked| BackOffEntry {
+                    until: parked.until.to_string(),
+                    reason: parked.reason.to_string(),
+                }),
                 shard: self.stations.shard,
             };
             (recipient.index, entry)

@@ -165,7 +165,10 @@ def a_dead_next_hop_backs_off_and_is_explained():
         assert len(told) == 5, entries
         site = next(site for site in relay.sites() if site.get("backs_off_until"))
         assert "refused" in site["reason"]
+        at = entries[0]["last_attempt"]
+        assert entries[0]["received"][:19] <= at[:19] <= entries[0]["due"][:19], entries[0]
         code, output, _ = relay.command("queue", "show", entries[0]["id"])
+        assert f"attempts  1, the last at {at[:19]}Z" in output, output
         assert code == 0 and "b@sink.test" in output, output
         code, _, errors = relay.command("queue", "show", "0000000000000")
         assert code != 0 and "not in the queue" in errors

@@ -329,6 +329,9 @@ def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out
     def truncate(files):
         os.truncate(files[0], 1_000_000)
 
+    def empty(files):
+        os.truncate(files[0], 0)
+
     def delete(files):
         files[0].unlink()
 
@@ -341,11 +344,12 @@ def a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out
     def overwrite(files):
         files[0].write_bytes(os.urandom(files[0].stat().st_size))
 
-    for damage, lost_max in ((truncate, 40), (delete, 40), (scribble, 0), (overwrite, 40)):
+    for damage, lost_max in (
+            (truncate, 40), (empty, 40), (delete, 40), (scribble, 0), (overwrite, 40)):
         lost, log = damaged(damage, lost_max)
         print(f"       {damage.__name__}: {lost} of 60 lost")
-        if damage is truncate:
-            assert b"set aside" in log or b"cut" in log, log
+        if damage in (truncate, empty):
+            assert b"the file was cut short; mail that was there is lost" in log, log
         if damage in (scribble, overwrite):
             assert b"this is no segment" in log, log
 
@@ -377,6 +381,63 @@ def two_restarts_a_moved_spool_and_other_cores_lose_nothing():
             sink.wait(40)
             relay.wait_empty()
             assert len(sink.messages) == 40
+
+
+def a_lock_file_that_is_deleted_lets_no_second_relay_use_the_spool():
+    with Relay(smart_host=free_port()) as relay:
+        send(relay.port)
+        (relay.spool / "lock").unlink()
+        for replaced in (False, True):
+            if replaced:
+                (relay.spool / "lock").write_text("1\n")
+            second = [word.replace(f"127.0.0.1:{relay.port}", "127.0.0.1:0") for word in relay.flags]
+            for words in (["serve", *second, "--set", f"control.socket={relay.spool}/second"],
+                          ["spool", "verify", str(relay.spool)]):
+                done = subprocess.run([relay.process.args[0], *words], capture_output=True, text=True,
+                                      timeout=30, check=False)
+                assert done.returncode == (1 if words[0] == "serve" else 2), done
+                assert f"process {relay.process.pid}" in done.stderr, done.stderr
+        send(relay.port)
+        assert len(relay.queue()) == 2
+        relay.restart()
+        assert len(relay.queue()) == 2
+
+
+def a_spool_that_has_failed_shows_in_health_and_in_the_exit_status():
+    with Relay(smart_host=free_port(), cores="1") as relay:
+        code, said, _ = relay.command("health")
+        assert (code, said) == (0, "ok: 1 shard takes mail\n")
+        shutil.rmtree(relay.spool / "shard-0")
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+            assert attempt(client, 1)[0] == 451
+        code, said, errors = relay.command("health")
+        assert code == 1 and not said and "shard 0: its spool has failed: writing " in errors, errors
+        assert b"ERROR" in relay.log and b"the spool has failed: until a restart" in relay.log
+        assert relay.stop() == 1
+        wait_until("the reason is told", lambda: b"stopped, and a spool had failed" in relay.log)
+
+
+def an_error_other_than_a_full_disk_is_not_called_one():
+    """A folder in which no file can be made; those that are there take mail."""
+    with Relay(*SMALL, smart_host=free_port(), cores="1") as relay:
+        send(relay.port)
+        folder = relay.spool / "shard-0"
+        made = subprocess.run(["chattr", "+i", str(folder)], capture_output=True, check=False)
+        if made.returncode != 0:
+            print("       skipped: this file system has no chattr +i")
+            return
+        try:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
+                replies = []
+                while len(replies) < 1000 and (not replies or replies[-1][0] == 250):
+                    replies.append(attempt(client, len(replies)))
+                assert replies[-1] == (451, b"4.3.0 Local error in processing; try again later"), replies[-1]
+                assert b"no segment can be made in the spool: creating" in relay.log, relay.log
+                assert b"no space on the disk" not in relay.log
+        finally:
+            subprocess.run(["chattr", "-i", str(folder)], check=True)
+        wait_until("mail is taken again", lambda: is_taken(relay), 20)
+        assert relay.stop() == 0
 
 
 def a_killed_relay_starts_anew_at_once():
@@ -445,6 +506,9 @@ TESTS = [
     what_is_damaged_is_called_so_and_shown_where_it_went,
     a_truncated_a_missing_and_a_foreign_file_do_not_keep_the_rest_from_going_out,
     two_restarts_a_moved_spool_and_other_cores_lose_nothing,
+    a_lock_file_that_is_deleted_lets_no_second_relay_use_the_spool,
+    a_spool_that_has_failed_shows_in_health_and_in_the_exit_status,
+    an_error_other_than_a_full_disk_is_not_called_one,
     a_killed_relay_starts_anew_at_once, a_stopped_process_goes_on_where_it_was,
     a_spool_without_permission_is_named,
 ]

@@ -111,6 +111,20 @@ def the_connections_that_a_site_may_have_are_those_of_all_shards():
         assert code == 0 and "0/20 " in shown, (shown, errors)
 
 
+def a_recipient_that_waits_for_a_site_in_back_off_has_its_end_and_reason_as_fields():
+    with Relay("--set", "pool.backoff_first=1m", "--set", "retry.first=5m", cores="1",
+               smart_host=free_port()) as relay:
+        post(relay, "b@sink.test")
+        relay.wait_event("deferred")
+        post(relay, "c@sink.test")
+        entry, = wait_until("the other one is ready", lambda: relay.queue("--state", "ready"))
+        site, = relay.sites()
+        expected = {"until": site["backs_off_until"], "reason": site["reason"]}
+        assert entry["site_backs_off"] == expected, (entry, site)
+        code, shown, errors = relay.command("queue", "list", "--state", "ready")
+        assert code == 0 and f"its site backs off until {expected['until']}: " in shown, (shown, errors)
+
+
 def a_probe_that_was_asked_for_does_not_lengthen_the_back_off():
     port = free_port()
     with Relay("--set", "pool.backoff_first=2m", "--set", "pool.backoff_max=1h",
@@ -260,6 +274,7 @@ TESTS = [
     the_first_success_ends_the_back_off_on_all_shards,
     a_site_has_one_line_in_the_log_when_it_goes_down_and_one_when_it_comes_back,
     the_connections_that_a_site_may_have_are_those_of_all_shards,
+    a_recipient_that_waits_for_a_site_in_back_off_has_its_end_and_reason_as_fields,
     a_probe_that_was_asked_for_does_not_lengthen_the_back_off,
     connections_to_one_address_are_counted_over_all_sites,
     silent_hosts_leave_slots_for_those_that_answer,
