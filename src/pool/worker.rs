@@ -43,6 +43,8 @@ pub(super) struct PooledConnection {
     /// It leads to a less preferred host because a better one deferred a message: the next message
     /// goes to the better one first.
     is_detour: bool,
+    /// A transaction came to its end.
+    has_answered: bool,
     _count: ConnectedCount,
     _place: PlaceGuard,
 }
@@ -61,7 +63,8 @@ impl PooledConnection {
     ) -> PooledConnection {
         pool.connected(owner);
         let count = ConnectedCount { pool: Rc::clone(pool), owner: Rc::clone(owner) };
-        PooledConnection { connection, is_detour: false, _count: count, _place: place }
+        let (is_detour, has_answered) = (false, false);
+        PooledConnection { connection, is_detour, has_answered, _count: count, _place: place }
     }
 }
 
@@ -319,7 +322,10 @@ impl Pool {
         } else if !transacted.is_about_connection() {
             owner.state.borrow_mut().hang_ups.answered(host, sender);
             progress.hung_up = None;
-            self.answered(owner);
+            // A site that was down has no older connection.
+            if !std::mem::replace(&mut live.has_answered, true) {
+                self.answered(owner);
+            }
             if let Some(reason) = progress.pipelining_failed.take() {
                 let site = &owner.site.key;
                 let broken = Broken::Pipelining;
