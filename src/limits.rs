@@ -49,9 +49,11 @@ pub const DNS_TTL_SECONDS_MIN: u32 = 1;
 
 // --- route ---
 
-/// Domains of one shard that are routed at once. It is more than the number of slow DNS lookups
-/// that may wait, so that there is room for domains that are answered. Others wait, newest first.
-pub const ROUTE_LOOKUPS_MAX: usize = 4 * 1024;
+/// Domains of one shard that are routed at once, each with some 2 KB. Others wait, newest first. It
+/// is much more than the number of slow DNS lookups that may wait: before that many are waiting, no
+/// place becomes free, and after thousands of silent domains a new one would stand there for
+/// seconds. It is no more than the fresh lookups that may wait, so that none of these fails.
+pub const ROUTE_LOOKUPS_MAX: usize = 16 * 1024;
 
 /// MX hosts of a destination that are used; the best ones. Large receivers have five.
 pub const ROUTE_HOSTS_MAX: usize = 16;
@@ -128,6 +130,7 @@ pub const REPORT_STALL_SECONDS: u64 = 1;
 const _: () = assert!(
     DNS_SLOW_WAITING_MAX + DNS_PATIENT_LOOKUPS_MAX + DNS_QUICK_LOOKUPS_MAX < ROUTE_LOOKUPS_MAX
 );
+const _: () = assert!(ROUTE_LOOKUPS_MAX <= DNS_FRESH_WAITING_MAX);
 const _: () = assert!(ROUTE_HOSTS_MAX <= DNS_RECORDS_MAX);
 const _: () = assert!(ROUTE_ADDRESSES_PER_HOST_MAX < ROUTE_CANDIDATES_MAX);
 const _: () = assert!(DNS_UDP_BYTES_MAX as usize <= DNS_TCP_BYTES_MAX);

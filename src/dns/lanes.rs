@@ -2,7 +2,8 @@
 //!
 //! | class | names | waits | slots | at the bound |
 //! | --- | --- | --- | --- | --- |
-//! | fresh | not asked yet, or answered the last time | newest first; each 4th turn the oldest | quick: 256, for 250 ms each | of more than 16,384 the oldest fails |
+//! | fresh | not asked yet, or answered the last time | newest first; each 8th turn the oldest | quick: 256, for 250 ms each | of more than 16,384, with those again, the oldest fails, those again first |
+//! | again | failed as late the last time, while it waited | oldest first, behind fresh; each 8th turn | quick | as fresh |
 //! | known | past its quick time, answered the last time | oldest first, before late and silent | patient: 256, to the end | as late, after the late ones |
 //! | late | past its quick time, not answered before | oldest first, three turns of four | patient | of more than 2,048 slow ones the oldest silent one fails, or else the oldest late one |
 //! | silent | no answer the last time | oldest first, one turn of four | patient | as late, and first |
@@ -14,13 +15,15 @@
 use crate::limits;
 use std::collections::VecDeque;
 
-/// One turn in this many goes to lookups that would otherwise wait for ever.
+/// One turn in this many goes to lookups that would otherwise wait for ever; of quick turns, every
+/// other one of these to the oldest fresh name.
 const TURNS: u32 = 4;
 
 /// How a name answered before, and how far its lookup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Fresh,
+    Again,
     Known,
     Late,
     Silent,
@@ -36,6 +39,7 @@ pub(super) enum Slot {
 /// Lookups that wait, and slots in use.
 pub(super) struct Lanes<Q> {
     fresh: VecDeque<Q>,
+    again: VecDeque<Q>,
     known: VecDeque<Q>,
     late: VecDeque<Q>,
     silent: VecDeque<Q>,
@@ -49,6 +53,7 @@ impl<Q> Lanes<Q> {
     pub(super) fn new() -> Lanes<Q> {
         Lanes {
             fresh: VecDeque::new(),
+            again: VecDeque::new(),
             known: VecDeque::new(),
             late: VecDeque::new(),
             silent: VecDeque::new(),
@@ -65,12 +70,15 @@ impl<Q> Lanes<Q> {
     pub(super) fn push(&mut self, lookup: Q, class: Class) -> Option<(Q, Class)> {
         match class {
             Class::Fresh => self.fresh.push_back(lookup),
+            Class::Again => self.again.push_back(lookup),
             Class::Known => self.known.push_back(lookup),
             Class::Late => self.late.push_back(lookup),
             Class::Silent => self.silent.push_back(lookup),
         }
-        if self.fresh.len() > limits::DNS_FRESH_WAITING_MAX {
-            return self.fresh.pop_front().map(|oldest| (oldest, Class::Fresh));
+        if self.fresh.len() + self.again.len() > limits::DNS_FRESH_WAITING_MAX {
+            let again = self.again.pop_front().map(|oldest| (oldest, Class::Again));
+            let fresh = || self.fresh.pop_front().map(|oldest| (oldest, Class::Fresh));
+            return again.or_else(fresh);
         }
         if self.known.len() + self.late.len() + self.silent.len() <= limits::DNS_SLOW_WAITING_MAX {
             return None;
@@ -121,11 +129,12 @@ impl<Q> Lanes<Q> {
 
     fn next_fresh(&mut self) -> Option<Q> {
         if self.fresh.is_empty() {
-            return None;
+            return self.again.pop_front();
         }
         self.quick_turns = self.quick_turns.wrapping_add(1);
-        match self.quick_turns % TURNS {
-            0 => self.fresh.pop_front(),
+        match self.quick_turns % (2 * TURNS) {
+            0 => self.again.pop_front().or_else(|| self.fresh.pop_front()),
+            TURNS => self.fresh.pop_front(),
             _ => self.fresh.pop_back(),
         }
     }
@@ -172,6 +181,16 @@ mod tests {
         let mut lanes = with(&[1, 2, 3, 4, 5, 6].map(|number| (number, Class::Fresh)));
         let order: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|(lookup, _)| lookup).collect();
         assert_eq!(order, [6, 5, 4, 1, 3, 2]);
+    }
+
+    #[test]
+    fn names_that_were_dropped_go_behind_fresh_ones_and_take_each_eighth_turn() {
+        let mut lanes = with(&[(1, Class::Again), (2, Class::Again)]);
+        for number in 10..18 {
+            assert_eq!(lanes.push(number, Class::Fresh), None);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|(lookup, _)| lookup).collect();
+        assert_eq!(order, [17, 16, 15, 10, 14, 13, 12, 1, 11, 2]);
     }
 
     #[test]

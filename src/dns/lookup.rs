@@ -99,7 +99,7 @@ impl Lookups {
         let Some((question, class)) = dropped else { return };
         let asked = question.words();
         let text = match class {
-            Class::Fresh => {
+            Class::Fresh | Class::Again => {
                 let waiting = limits::DNS_FRESH_WAITING_MAX;
                 format!("{asked} was not looked up: {waiting} DNS lookups are waiting")
             }
@@ -108,7 +108,14 @@ impl Lookups {
                 format!("no DNS server answered {asked}, and {waiting} slow lookups are waiting")
             }
         };
-        self.land(&question, Err(Failure::ServerFailed(text.into())));
+        let failure = Failure::ServerFailed(text.into());
+        if class == Class::Late {
+            // The next time it does not stand among names that nothing is known of.
+            let kept = Kept { result: Err(failure.clone()), class: Class::Again };
+            let now = ring::wall_clock();
+            self.state.borrow_mut().cache.insert(question.clone(), kept, now, now);
+        }
+        self.land(&question, Err(failure));
     }
 
     /// Starts lookups while there are slots.

@@ -91,6 +91,11 @@ impl EventLog {
         held.report_lost(self.shard);
     }
 
+    /// Whether the thread does not keep up: what can wait should write no events now.
+    pub fn is_behind(&self) -> bool {
+        self.held.borrow().lines.len() >= BUFFER_BYTES
+    }
+
     /// Whether the output is so far behind that no more mail should be accepted.
     pub fn backlogged(&self) -> bool {
         let held = self.held.borrow();

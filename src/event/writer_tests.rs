@@ -215,11 +215,17 @@ fn a_hanging_output_first_stops_new_mail_then_loses_lines_and_counts_them() {
         std::thread::yield_now(); // until the thread hangs in the first write
     }
     let mut number = 1;
+    while !log.is_behind() {
+        log.emit(&event(number));
+        number += 1;
+    }
+    let behind_at = number;
     while !log.backlogged() {
         log.emit(&event(number));
         number += 1;
     }
     let backlogged_at = number;
+    assert!(backlogged_at - behind_at > 1000, "there was room for the events of reports");
     while log.held.borrow().lost < 100 {
         log.emit(&event(number));
         number += 1;

@@ -151,7 +151,7 @@ impl Receiver {
         let listener_policy = Rc::new(ListenerPolicy { listener, policy: Rc::new(policy) });
         let listener = Listener::bind(address)?;
         let receiver = Rc::clone(self);
-        ring::spawn_vital("listener", async move {
+        ring::spawn_vital_ahead("listener", async move {
             while !receiver.stopping.get() {
                 match listener.accept().await {
                     Ok(stream) => receiver.take(stream, &listener_policy),
@@ -187,7 +187,7 @@ impl Receiver {
         match self.admit_connection(address.ip(), most, &stream) {
             Ok(mut guard) => {
                 let (receiver, listener_policy) = (Rc::clone(self), Rc::clone(listener_policy));
-                ring::spawn("session", async move {
+                ring::spawn_ahead("session", async move {
                     connection::serve(&receiver, stream, &mut guard, &listener_policy).await;
                     drop(guard);
                 });
@@ -197,7 +197,7 @@ impl Receiver {
             Err(reply) => {
                 tracing::info!(client = %address, reply = %reply.text, "connection refused");
                 let Some(permit) = self.refusals.try_acquire() else { return };
-                ring::spawn("refusal", async move {
+                ring::spawn_ahead("refusal", async move {
                     let _permit = permit;
                     let mut line = Vec::new();
                     reply.write(&mut line);

@@ -18,7 +18,7 @@ use glommio::net::TcpListener;
 use super::reservation::{listen, own_address};
 use super::signal::Signal;
 use super::stream::Stream;
-use super::task;
+use super::task::{self, Lane};
 
 /// Connections that the kernel holds for each shard until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -59,7 +59,10 @@ impl Listener {
         // SAFETY: the descriptor is open, and `into_raw_fd` has given up its ownership.
         let inner = Rc::new(unsafe { TcpListener::from_raw_fd(descriptor) });
         let shared = Rc::<Shared>::default();
-        task::spawn_to_the_end(accept_when_asked(Rc::clone(&inner), Rc::clone(&shared)));
+        task::spawn_to_the_end(
+            Lane::Arrivals,
+            accept_when_asked(Rc::clone(&inner), Rc::clone(&shared)),
+        );
         Ok(Listener { _inner: inner, descriptor, shared, address })
     }
 

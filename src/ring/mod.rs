@@ -21,6 +21,7 @@
 //! | pinning reads the CPU topology and fails without a message | `start` pins its own threads; `probe` checks the mask |
 //! | a busy shard polls its rings every 100 ms | `start`: `Settings::preempt` |
 //! | a preempt timer that fires before the first task is run puts the shard to sleep with a full queue | `deadline`: a heartbeat; `watchdog` when that is not enough, by a signal at the start |
+//! | runnable tasks run in the order in which they were woken: a new client waits for all of them | `task::spawn_ahead`: a second queue |
 //! | `yield_now` polls no ring; a stream that is always ready never yields | `timer::yield_now`; `timer::give_way` in each receive and send |
 //! | a timer for each receive costs 10 % | `deadline`: one table and one ticker for each shard |
 //! | `accept` fails at once, in a loop, without descriptors | `listener`: a growing pause before the error |
@@ -79,6 +80,6 @@ pub use signal::Signal;
 pub use start::{Settings, Shards, start};
 pub use start_error::StartError;
 pub use stream::{Interrupter, Stream};
-pub use task::{spawn, spawn_vital};
+pub use task::{spawn, spawn_ahead, spawn_vital, spawn_vital_ahead};
 pub use timer::{sleep, yield_now};
 pub use udp::Udp;

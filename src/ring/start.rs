@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use super::start_error::StartError;
-use super::task::{Contained, panic_message};
+use super::task::{Contained, Lane, panic_message};
 use super::watchdog::Watchdog;
 use super::{deadline, probe, task, watchdog};
 
@@ -264,9 +264,12 @@ async fn live(shard: Shard, mut body: Contained) -> (Result<(), String>, bool) {
     // The thread for blocking work inherits the pinning; it must not use the shard's CPU.
     if shard.cpu.is_some() {
         let allowed = shard.allowed.clone();
-        task::spawn_to_the_end(glommio::executor().spawn_blocking(move || {
-            let _ = probe::pin(&allowed);
-        }));
+        task::spawn_to_the_end(
+            Lane::Work,
+            glommio::executor().spawn_blocking(move || {
+                let _ = probe::pin(&allowed);
+            }),
+        );
     }
     let outcome = outcome.await;
     if let Err(message) = &outcome {

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use glommio::TaskQueueHandle;
+use glommio::{Latency, Shares, TaskQueueHandle};
+
+use super::timer::ONE_TURN;
 
 /// Longest wait for operations in flight when a shard's body ends.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
@@ -24,9 +26,29 @@ thread_local! {
     static REGISTRY: RefCell<TaskRegistry> = RefCell::default();
 }
 
+/// Polls of a task of [`spawn_ahead`] in the lane for arrivals: a client has its greeting after
+/// one, or after two when the first gave way.
+const POLLS_AHEAD: u32 = 2;
+
+/// Which of a shard's two queues of runnable tasks a task stands in. While both have some, each has
+/// half of the CPU, in turns of [`Settings::preempt`](super::Settings::preempt).
+///
+/// With one queue a new client would wait for every lookup and connection that is runnable before
+/// each step until its greeting: tens of milliseconds while thousands of sites are tried. All of a
+/// session in the first queue would be worse: less mail would share a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Accepting connections, and the first steps with a client.
+    Arrivals,
+    /// All else.
+    Work,
+}
+
 /// The tasks of this shard.
 #[derive(Default)]
 struct TaskRegistry {
+    /// The driver's queue for [`Lane::Arrivals`], once it is used.
+    arrivals: Option<TaskQueueHandle>,
     /// The waker of each task that was polled and has not ended, for the end of the shard.
     wakers: Vec<Option<Waker>>,
     /// Free places in `wakers`.
@@ -49,23 +71,41 @@ struct TaskRegistry {
 /// Must be called on a shard.
 pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
     with_registry(|registry| registry.tasks += 1);
-    schedule(Task { name, contained: Contained::new(future), place: None, ended: false });
+    schedule(Lane::Work, Task::new(name, Contained::new(future)));
+}
+
+/// The same for a task that begins ahead of those that are runnable already; after its first steps
+/// it is one of them.
+pub fn spawn_ahead(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    with_registry(|registry| registry.tasks += 1);
+    let mut task = Task::new(name, Contained::new(future));
+    task.polls_ahead = Some(POLLS_AHEAD);
+    schedule(Lane::Arrivals, task);
 }
 
 /// The same for a task that the shard cannot do without: a panic in it ends the shard's body, and
 /// `Shards::join` names it. Without it, the shard might accept mail and not deliver it; the end of
 /// a shard is noticed, and the relay is restarted.
 pub fn spawn_vital(name: &'static str, future: impl Future<Output = ()> + 'static) {
-    spawn(name, async move {
-        let Err(message) = Contained::new(future).await else { return };
-        let waiter = with_registry(|registry| {
-            registry.fault.get_or_insert_with(|| format!("task '{name}': {message}"));
-            registry.fault_waiter.take()
-        });
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
+    spawn(name, vital(name, future));
+}
+
+/// The same for a task that is ahead of all others at each of its steps: they must be few and
+/// short.
+pub fn spawn_vital_ahead(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    with_registry(|registry| registry.tasks += 1);
+    schedule(Lane::Arrivals, Task::new(name, Contained::new(vital(name, future))));
+}
+
+async fn vital(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    let Err(message) = Contained::new(future).await else { return };
+    let waiter = with_registry(|registry| {
+        registry.fault.get_or_insert_with(|| format!("task '{name}': {message}"));
+        registry.fault_waiter.take()
     });
+    if let Some(waiter) = waiter {
+        waiter.wake();
+    }
 }
 
 /// The panic of a vital task; when there is none yet, `waker` is woken when there is.
@@ -86,7 +126,7 @@ pub(super) async fn to_the_end<T: 'static>(
     let handover = Rc::new(Handover { output: Cell::new(None), waiter: RefCell::new(None) });
     let far_end = Rc::clone(&handover);
     with_registry(|registry| registry.unfinished += 1);
-    schedule(async move {
+    schedule(Lane::Work, async move {
         let output = Rc::clone(&far_end);
         let contained = Contained::new(async move {
             let value = operation.await;
@@ -113,9 +153,9 @@ pub(super) async fn to_the_end<T: 'static>(
 }
 
 /// The same for a task of the driver itself that no caller waits for.
-pub(super) fn spawn_to_the_end(operation: impl Future<Output = ()> + 'static) {
+pub(super) fn spawn_to_the_end(lane: Lane, operation: impl Future<Output = ()> + 'static) {
     with_registry(|registry| registry.unfinished += 1);
-    schedule(async move {
+    schedule(lane, async move {
         if let Err(message) = Contained::new(operation).await {
             tracing::error!(message, "a task of the driver panicked");
         }
@@ -140,7 +180,8 @@ pub(super) async fn end_all() -> bool {
             break;
         }
         wakers.into_iter().for_each(Waker::wake);
-        futures_lite::future::yield_now().await;
+        // A yield would leave the other queue waiting.
+        glommio::timer::sleep(ONE_TURN).await;
     }
     let until = Instant::now() + FINISH_WITHIN;
     while with_registry(|registry| registry.unfinished) > 0 && Instant::now() < until {
@@ -217,10 +258,32 @@ struct Task {
     contained: Contained,
     /// Its index in the registry, once it was polled.
     place: Option<usize>,
+    /// Polls before it goes to [`Lane::Work`], if it is to.
+    polls_ahead: Option<u32>,
     ended: bool,
 }
 
 impl Task {
+    fn new(name: &'static str, contained: Contained) -> Task {
+        Task { name, contained, place: None, polls_ahead: None, ended: false }
+    }
+
+    /// Goes on in [`Lane::Work`] as a task of its own, which is polled there at least once.
+    fn go_on_in_work(&mut self) {
+        let future = self.contained.future.take();
+        self.ended = true;
+        drop(self.leave_place());
+        schedule(Lane::Work, Task::new(self.name, Contained { future }));
+    }
+
+    fn leave_place(&mut self) -> Option<Waker> {
+        with_registry(|registry| {
+            let place = self.place.take()?;
+            registry.free.push(place);
+            registry.wakers.get_mut(place)?.take()
+        })
+    }
+
     /// Leaves the registry, and drops the future.
     fn end(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
@@ -230,13 +293,8 @@ impl Task {
         if let Err(message) = self.contained.end() {
             tracing::error!(name = self.name, message, "a task panicked while it was dropped");
         }
-        let waker = with_registry(|registry| {
-            registry.tasks = registry.tasks.saturating_sub(1);
-            let place = self.place.take()?;
-            registry.free.push(place);
-            registry.wakers.get_mut(place)?.take()
-        });
-        drop(waker);
+        with_registry(|registry| registry.tasks = registry.tasks.saturating_sub(1));
+        drop(self.leave_place());
     }
 }
 
@@ -250,7 +308,15 @@ impl Future for Task {
                 self.place = Some(enter(context.waker()));
             }
             match Pin::new(&mut self.contained).poll(context) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let left = self.polls_ahead.map(|polls| polls.saturating_sub(1));
+                    self.polls_ahead = left;
+                    if left != Some(0) {
+                        return Poll::Pending;
+                    }
+                    self.go_on_in_work();
+                    return Poll::Ready(());
+                }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(message)) => {
                     tracing::error!(name = self.name, message, "a task panicked; only it ends");
@@ -288,16 +354,27 @@ fn with_registry<T: Default>(act: impl FnOnce(&mut TaskRegistry) -> T) -> T {
     REGISTRY.try_with(|registry| act(&mut registry.borrow_mut())).unwrap_or_default()
 }
 
-/// Puts `future` into the shard's queue. Unlike `spawn_local`, `spawn_local_into` does not poll it
-/// at once on the stack of the caller, which may hold a borrow that the future needs.
-fn schedule(future: impl Future<Output = ()> + 'static) {
+/// Puts `future` into one of the shard's queues. Unlike `spawn_local`, `spawn_local_into` does not
+/// poll it at once on the stack of the caller, which may hold a borrow that the future needs.
+fn schedule(lane: Lane, future: impl Future<Output = ()> + 'static) {
     #[cfg(test)]
     if super::simulation::runs() {
         return super::simulation::spawn(future);
     }
-    match glommio::spawn_local_into(future, TaskQueueHandle::default()) {
+    let queue = match lane {
+        Lane::Arrivals => {
+            with_registry(|registry| *registry.arrivals.get_or_insert_with(new_queue))
+        }
+        Lane::Work => TaskQueueHandle::default(),
+    };
+    match glommio::spawn_local_into(future, queue) {
         Ok(task) => drop(task.detach()),
-        // The default queue exists as long as the executor.
+        // The queues exist as long as the executor.
         Err(error) => tracing::error!(%error, "a task could not be queued"),
     }
+}
+
+/// A second queue, with as many shares as the default one.
+fn new_queue() -> TaskQueueHandle {
+    glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, "arrivals")
 }

@@ -6,6 +6,8 @@ use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -39,6 +41,76 @@ fn open_files() -> usize {
 
 mod tasks {
     use super::*;
+
+    #[test]
+    fn a_client_does_not_wait_for_all_runnable_work() {
+        const TASKS: usize = 1000;
+        on_shard(|| async {
+            let listener = Listener::bind(ANY_PORT).unwrap();
+            let _client = std::net::TcpStream::connect(listener.address()).unwrap();
+            let (done, met) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+            for _ in 0..TASKS {
+                let done = Rc::clone(&done);
+                spawn("work", async move {
+                    let began = Instant::now();
+                    while began.elapsed() < Duration::from_micros(100) {}
+                    done.set(done.get() + 1);
+                });
+            }
+            let (so_far, at) = (Rc::clone(&done), Rc::clone(&met));
+            spawn_vital_ahead("listener", async move {
+                let stream = listener.accept().await.unwrap();
+                spawn_ahead("session", async move {
+                    drop(stream);
+                    at.set(Some(so_far.get()));
+                });
+            });
+            while done.get() < TASKS || met.get().is_none() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let met = met.get().unwrap();
+            assert!(met < TASKS / 2, "the client was met after {met} of {TASKS} tasks");
+        });
+    }
+
+    #[test]
+    fn a_task_that_began_ahead_goes_on_among_the_others_and_ends_with_its_shard() {
+        let (steps, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counted, ended) = (Arc::clone(&steps), Arc::clone(&over));
+        on_shard(move || {
+            let (steps, over) = (Arc::clone(&counted), Arc::clone(&ended));
+            async move {
+                for _ in 0..100 {
+                    let (steps, over) = (Arc::clone(&steps), CountsItsEnd(Arc::clone(&over)));
+                    spawn_ahead("client", async move {
+                        let _over = over;
+                        for _ in 0..10 {
+                            steps.fetch_add(1, Ordering::Relaxed);
+                            yield_now().await;
+                        }
+                        sleep(LONG * 100).await;
+                    });
+                }
+                spawn_ahead("fails", async {
+                    yield_now().await;
+                    yield_now().await;
+                    panic!("among the others");
+                });
+                while steps.load(Ordering::Relaxed) < 1000 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        assert_eq!((steps.load(Ordering::Relaxed), over.load(Ordering::Relaxed)), (1000, 100));
+    }
+
+    struct CountsItsEnd(Arc<AtomicUsize>);
+
+    impl Drop for CountsItsEnd {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn a_panic_in_a_vital_task_ends_the_shard_and_is_named() {

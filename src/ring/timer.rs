@@ -6,7 +6,7 @@ use std::time::Duration;
 /// After this many yields, the rings are checked even if tasks are runnable.
 const YIELDS_PER_TURN: u32 = 64;
 /// Short enough to pass at once, long enough not to have passed before it begins.
-const ONE_TURN: Duration = Duration::from_micros(1);
+pub(super) const ONE_TURN: Duration = Duration::from_micros(1);
 
 #[cfg(test)]
 use super::simulation;
@@ -26,9 +26,9 @@ pub async fn sleep(wait: Duration) {
 
 /// Lets other tasks run and the rings be checked.
 ///
-/// Other runnable tasks run at once. The rings are checked when no task is runnable, or
-/// [`Settings::preempt`](super::Settings::preempt) has passed since the last check; at every 64th
-/// call of a shard also before this one returns.
+/// Other runnable tasks run at once. The rings are checked, and clients that arrive have their
+/// turn, when no task is runnable, or [`Settings::preempt`](super::Settings::preempt) has passed
+/// since the last time; at every 64th call of a shard also before this one returns.
 pub async fn yield_now() {
     #[cfg(test)]
     if simulation::runs() {

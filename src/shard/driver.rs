@@ -16,7 +16,7 @@ use crate::route::{Router, Site};
 use crate::scheduler::{AttemptResult, DeliveryUnit, RouteId, Slot};
 use crate::session::Etrn;
 use crate::spool::{Placement, Recovered, SpoolError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(super) struct Driver {
     flushing: Semaphore,
     /// Damaged content is being looked at.
     pub(super) checking: Semaphore,
+    /// Recipients of reports under way, whose events are still to be written.
+    pub(super) events_promised: Cell<usize>,
 }
 
 impl Driver {
@@ -57,6 +59,7 @@ impl Driver {
             reported: Signal::new(),
             flushing: Semaphore::unlimited(),
             checking: Semaphore::new(1),
+            events_promised: Cell::new(0),
         })
     }
 

@@ -37,9 +37,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// While the event log is behind, it is looked at again after this,
-const EVENT_PAUSE: Duration = Duration::from_millis(10);
+const EVENT_PAUSE: Duration = Duration::from_millis(5);
 /// and so often.
-const EVENT_PAUSES_MAX: usize = 100;
+const EVENT_PAUSES_MAX: usize = 200;
+/// Recipients of reports under way, whose events come all at once when a report is stored: some
+/// 400 KB, which with `BUFFER_BYTES` is less than the backlog at which mail is refused. One report
+/// alone may have more.
+const EVENTS_PROMISED_MAX: usize = 1000;
+const _: () = assert!(bounce::RECIPIENTS_MAX <= EVENTS_PROMISED_MAX);
 
 /// A recipient to report on.
 pub(super) struct FailedRecipient {
@@ -229,9 +234,10 @@ impl Driver {
         let all = self.origin.borrow_mut().due_reports(task);
         for (kind, recipients) in all {
             for some in recipients.chunks(bounce::RECIPIENTS_MAX) {
-                if kind == Kind::Failed {
-                    self.wait_for_events().await;
-                }
+                let promise = match kind {
+                    Kind::Failed => Some(self.promise_events(some.len()).await),
+                    _ => None,
+                };
                 if let Err(error) = self.store_report(task.slot, &message, kind, some).await {
                     let text = format!("a report cannot be stored: {error}");
                     self.origin.borrow_mut().trouble.note(&text, now());
@@ -251,6 +257,7 @@ impl Driver {
                     }
                     Kind::Delayed { .. } => {}
                 }
+                drop(promise);
             }
         }
         ReportEnd::Stored
@@ -258,13 +265,18 @@ impl Driver {
 
     /// Waits while the event log is behind, so that it drops no lines of what ends in thousands;
     /// not for long, because what frees a disk must not wait for an event file on it.
-    async fn wait_for_events(&self) {
+    /// Other reports under way will write events, too: their number is bounded.
+    async fn promise_events(&self, recipients: usize) -> Promise<'_> {
         for _ in 0..EVENT_PAUSES_MAX {
-            if !self.stations.events.backlogged() {
-                return;
+            let is_behind = self.stations.events.is_behind();
+            if !is_behind && have_place(self.events_promised.get(), recipients) {
+                break;
             }
             ring::sleep(EVENT_PAUSE).await;
+            self.stations.events.flush();
         }
+        self.events_promised.set(self.events_promised.get() + recipients);
+        Promise { driver: self, recipients }
     }
 
     /// The message that is to be reported on cannot be read.
@@ -407,6 +419,24 @@ async fn start_of(content: &Content, whole: bool) -> Result<Cow<'_, [u8]>, Spool
         }
     }
     Ok(Cow::Owned(all))
+}
+
+/// The events of these recipients are still to be written.
+struct Promise<'a> {
+    driver: &'a Driver,
+    recipients: usize,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        let promised = &self.driver.events_promised;
+        promised.set(promised.get().saturating_sub(self.recipients));
+    }
+}
+
+/// Whether events of `recipients` more may be promised.
+pub(super) fn have_place(promised: usize, recipients: usize) -> bool {
+    promised == 0 || promised + recipients <= EVENTS_PROMISED_MAX
 }
 
 /// One of the workers that make reports. It takes one message after the other.

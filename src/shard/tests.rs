@@ -410,3 +410,20 @@ fn the_full_content_goes_with_the_first_report_alone() {
         }
     });
 }
+
+#[test]
+fn reports_under_way_promise_a_bounded_number_of_events() {
+    let cells = [
+        (0, 1, true),
+        (0, 1000, true),
+        (0, 1001, true),
+        (1, 999, true),
+        (1, 1000, false),
+        (900, 100, true),
+        (900, 101, false),
+        (1000, 1, false),
+    ];
+    for (promised, more, place) in cells {
+        assert_eq!(super::report::have_place(promised, more), place, "{promised} and {more}");
+    }
+}
