@@ -250,10 +250,11 @@ pub enum QueueCommand {
     /// Count waiting recipients by domain and age, as qshape does, and by cause
     ///
     /// Columns: TOTAL, all recipients of the domain; 5, 10, 20 and so on, those that were received
-    /// less than that many minutes ago; 1280+, older ones; 4XX, DNS and CONN, those whose last
-    /// attempt ended with a reply 4xx (such as greylisting), a DNS failure, or a failed or lost
-    /// connection; READY, those that wait for a connection to their site, which may be in back-off
-    /// (see `queue sites`); OUT, those that are being delivered.
+    /// less than that many minutes ago; 1280+, older ones. A recipient also counts in one of 4XX,
+    /// DNS and CONN by its last attempt: a host refused it with a reply (such as greylisting); no
+    /// host was found; the connection failed or was lost. And in READY when it waits for a
+    /// connection to its site, which may be in back-off (see `queue sites`), or in OUT when it is
+    /// being delivered.
     Summary {
         /// Show at most this many domains; 0 shows all
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]

@@ -289,7 +289,8 @@ impl Screen {
             self.print(&format!("          backs off until {until}: {reason}"));
         }
         if let Some(reason) = &entry.reason {
-            self.print(&format!("last      {reason}"));
+            let label = if entry.attempts > 0 { "last" } else { "why " };
+            self.print(&format!("{label}      {reason}"));
         }
         for other in &entry.other_hosts {
             self.print(&format!("          {other}"));

@@ -19,7 +19,8 @@ table! {
         min_version: MinVersion = choice(MinVersion::Tls12);
         /// The certificate authorities for the certificates of servers, for routes with
         /// "must-verify" and messages with REQUIRETLS: "system" for those of this machine, or a PEM
-        /// file with certificates.
+        /// file with certificates. A server's own self-signed certificate does not help here: it is
+        /// no authority's.
         roots: Roots = roots();
         /// The relay's certificate (also --tls-cert FILE), a PEM file: its own certificate first,
         /// then the intermediate ones.

@@ -7,6 +7,7 @@
 
 use crate::config::{Apply, Config, Origin, Tls};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -59,12 +60,33 @@ pub(super) enum Read {
 
 /// The thread that reads. A file system that hangs blocks only this thread, not a stop or the queue
 /// commands.
-pub(super) struct ReadThread(SyncSender<Read>);
+pub(super) struct ReadThread {
+    requests: SyncSender<Read>,
+    waiting: Arc<Waiting>,
+}
+
+/// What is requested and has not begun. One of each may wait while another is in progress, so that
+/// a look at the files does not stand in the way of SIGHUP.
+#[derive(Default)]
+struct Waiting {
+    again: AtomicBool,
+    changed: AtomicBool,
+}
+
+impl Waiting {
+    fn of(&self, what: Read) -> &AtomicBool {
+        match what {
+            Read::Again => &self.again,
+            Read::Changed => &self.changed,
+        }
+    }
+}
 
 impl ReadThread {
-    /// Requests a reload; has no effect if one is waiting already.
+    /// Requests a reload; has no effect if one of its kind is waiting already.
     pub(super) fn request(&self, what: Read) {
-        let refused = self.0.try_send(what).is_err();
+        let waits = self.waiting.of(what).swap(true, Ordering::Relaxed);
+        let refused = waits || self.requests.try_send(what).is_err();
         if refused && what == Read::Again {
             tracing::error!("configuration not read again: an earlier reading has not ended");
         }
@@ -78,10 +100,12 @@ pub(super) fn spawn(
     mut reloaders: Vec<Reloader>,
     origin: Origin,
 ) -> std::io::Result<ReadThread> {
-    // Room for one that waits while another is in progress.
-    let (sender, requests) = mpsc::sync_channel(1);
+    let (sender, requests) = mpsc::sync_channel(2);
+    let waiting = Arc::<Waiting>::default();
+    let begun = Arc::clone(&waiting);
     std::thread::Builder::new().name("reload".into()).spawn(move || {
         for what in requests {
+            begun.of(what).store(false, Ordering::Relaxed);
             match what {
                 Read::Again => {
                     config.read_again(&origin);
@@ -91,7 +115,7 @@ pub(super) fn spawn(
             }
         }
     })?;
-    Ok(ReadThread(sender))
+    Ok(ReadThread { requests: sender, waiting })
 }
 
 /// The configuration that the relay runs with, to compare with the file.
@@ -200,8 +224,17 @@ fn states(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn a_look_that_waits_does_not_keep_sighup_from_reading_and_each_waits_once() {
+        let (requests, received) = mpsc::sync_channel(2);
+        let thread = ReadThread { requests, waiting: Arc::default() };
+        for what in [Read::Changed, Read::Again, Read::Changed, Read::Again] {
+            thread.request(what);
+        }
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), [Read::Changed, Read::Again]);
+    }
 
     #[test]
     fn a_file_is_read_again_when_it_has_changed_and_only_then() {

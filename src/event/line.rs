@@ -148,8 +148,9 @@ impl Serialize for ForwardPath<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut fields = to.serialize_map(None)?;
         fields.serialize_entry("to", self.0)?;
-        if let Some((_, domain)) = self.0.rsplit_once('@').filter(|(_, domain)| !domain.is_empty())
-        {
+        // What a client gave for a path, and was refused for, has brackets or worse.
+        let is_domain = |domain: &str| !domain.is_empty() && !domain.contains(['<', '>', ' ']);
+        if let Some((_, domain)) = self.0.rsplit_once('@').filter(|(_, domain)| is_domain(domain)) {
             if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
                 fields.serialize_entry("domain", &domain.to_ascii_lowercase())?;
             } else {
@@ -475,6 +476,15 @@ mod tests {
             let expected =
                 format!(r#"{{"time":"2023-11-14T22:13:20.123Z","event":"{name}","shard":0}}"#);
             assert_eq!(line(&Event::new(kind, NOW)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_has_no_domain() {
+        for (given, domain) in [("a@B.test", Some("b.test")), ("<x@>", None), ("<a b@c d>", None)] {
+            let event = Event { to: Some(ForwardPath(given)), ..Event::new(Kind::Rejected, NOW) };
+            let fields: serde_json::Value = serde_json::from_str(&line(&event)).unwrap();
+            assert_eq!((fields["to"].as_str(), fields["domain"].as_str()), (Some(given), domain));
         }
     }
 

@@ -206,8 +206,13 @@ impl<G> Session<G> {
         } else {
             self.transaction.is_some().then_some(Reply::NESTED_MAIL)
         };
-        if let Some(refusal) = refusal {
-            return self.refuse(Stage::Command(Verb::Mail), refusal, out);
+        match refusal {
+            // A user's client that is not set up right, or a stranger: worth an event.
+            Some(refusal) if refusal.code == Reply::AUTH_FIRST.code => {
+                return self.reject_sender(printable(argument.as_bytes()), refusal, out);
+            }
+            Some(refusal) => return self.refuse(Stage::Command(Verb::Mail), refusal, out),
+            None => {}
         }
         let messages_max = self.policy.limits.messages_max;
         if messages_max != 0 && self.mails >= messages_max {

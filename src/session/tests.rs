@@ -247,11 +247,11 @@ fn starttls_forgets_all_that_was_said_before_it() {
 #[test]
 fn no_mail_before_starttls_where_it_is_demanded() {
     let mut session = with_tls(true);
-    let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\nNOOP\r\n");
-    assert!(
-        replies.ends_with("530 5.7.0 Must issue a STARTTLS command first\r\n250 2.0.0 OK\r\n"),
-        "{replies}"
-    );
+    let (progress, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n");
+    assert!(replies.ends_with("530 5.7.0 Must issue a STARTTLS command first\r\n"), "{replies}");
+    assert!(matches!(progress.step, Step::Rejected(_)), "an event says so");
+    let (_, replies) = said(&mut session, "NOOP\r\n");
+    assert_eq!(replies, "250 2.0.0 OK\r\n");
     session.secured(protection());
     let (_, replies) = said(&mut session, "EHLO bar.example\r\nMAIL FROM:<a@b>\r\n");
     assert!(replies.ends_with("250 2.1.0 Sender OK\r\n"), "{replies}");

@@ -315,6 +315,10 @@ impl RecipientEntry {
                 self.from = from.map_or_else(String::new, ToString::to_string);
                 self.size = message.content.len();
                 self.deliver_by = deliver_by_of(&message.options);
+                let held = message.options.not_before.filter(|_| self.attempts == 0);
+                if let (Some(until), None, Some(_)) = (held, &self.reason, &self.due) {
+                    self.reason = Some(format!("held until {until}, as its sender asked"));
+                }
                 if let Some(recipient) = message.envelope.recipients.get(index) {
                     self.to = recipient.address.to_string();
                 }

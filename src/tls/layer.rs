@@ -4,7 +4,7 @@
 use super::security::Security;
 use super::server::Server;
 use crate::ring::{self, RecvBuf, Stream};
-use rustls::{Connection, HandshakeKind, ProtocolVersion};
+use rustls::{CertificateError, Connection, HandshakeKind, ProtocolVersion};
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 use std::time::Duration;
@@ -247,13 +247,41 @@ impl Layer {
     }
 }
 
-/// Formats errors of our own verifiers as text; rustls would show their debug form.
+/// Says what is wrong with a certificate in words; rustls shows names of its own.
 fn invalid_data(error: rustls::Error) -> io::Error {
     match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason)) => {
-            let text = format!("the certificate cannot be verified: {reason}");
+        rustls::Error::InvalidCertificate(fault) => {
+            let text = format!("the certificate cannot be verified: {}", words(&fault));
             io::Error::new(io::ErrorKind::InvalidData, text)
         }
         error => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
+fn words(fault: &CertificateError) -> String {
+    let text = match fault {
+        CertificateError::Other(reason) => return words_of_verifier(&reason.to_string()),
+        CertificateError::UnknownIssuer => "no trusted root has issued it (tls.roots)",
+        CertificateError::Expired => "it has expired",
+        CertificateError::NotValidYet => "it is not valid yet",
+        CertificateError::NotValidForName => "it is for another name",
+        CertificateError::Revoked => "it was revoked",
+        CertificateError::BadSignature => "its signature is wrong",
+        CertificateError::BadEncoding => "it is malformed",
+        CertificateError::InvalidPurpose => "it is not for this purpose",
+        // These say what was expected, and what was found.
+        other => return other.to_string(),
+    };
+    text.to_owned()
+}
+
+/// webpki's names for what operators meet.
+fn words_of_verifier(reason: &str) -> String {
+    match reason {
+        "CaUsedAsEndEntity" => {
+            "it is the certificate of an authority (self-signed?), which cannot be a server's"
+                .into()
+        }
+        other => other.to_owned(),
     }
 }
