@@ -4,6 +4,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Why there is no answer.
@@ -57,11 +58,12 @@ pub fn request(
             .header("host", "ringpost")
             .body(Empty::<Bytes>::new())
             .map_err(|error| broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let response =
+            in_time(sender.send_request(request)).await?.map_err(|error| broken(&error))?;
         let status = response.status();
         let mut body = response.into_body();
         let mut pending = Vec::new();
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = in_time(body.frame()).await? {
             let frame = frame.map_err(|error| broken(&error))?;
             pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
             if status.is_success()
@@ -79,6 +81,15 @@ pub fn request(
         } else {
             Err(RequestError::Refused(text.trim().to_owned()))
         }
+    })
+}
+
+/// The relay goes on with its answer within this time: a shard that is silent has 10 s.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, RequestError> {
+    tokio::time::timeout(ANSWER_WAIT, answer).await.map_err(|_| {
+        RequestError::Broken(format!("it says nothing for {} s", ANSWER_WAIT.as_secs()))
     })
 }
 

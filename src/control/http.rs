@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -77,13 +77,14 @@ async fn list(State(relay): State<Relay>, Query(query): Query<ListQuery>) -> Res
     // Page by page, so that a listing of millions needs the memory of one page only.
     let pages = futures_lite::stream::unfold(listing, |mut listing| async {
         let page = listing.next().await?;
-        Some((Ok::<_, Infallible>(lines(&page.entries)), listing))
+        // An error cuts the answer, so that what is left out is not taken for an empty queue.
+        Some((page.map(|page| lines(&page.entries)), listing))
     });
     json_lines(Body::from_stream(pages))
 }
 
 impl Listing {
-    async fn next(&mut self) -> Option<Page> {
+    async fn next(&mut self) -> Option<io::Result<Page>> {
         if self.left == 0 {
             return None;
         }
@@ -91,7 +92,11 @@ impl Listing {
         let limit = self.left.min(PAGE);
         let (cursor, domain) = (self.cursor, self.domain.clone());
         let request = |reply| Request::List { cursor, limit, domain, reply };
-        let mut page = ask_shard(shard, request).await.unwrap_or_default();
+        let Some(mut page) = ask_shard(shard, request).await else {
+            let silent = silent(self.shard);
+            self.left = 0;
+            return Some(Err(io::Error::new(io::ErrorKind::TimedOut, silent)));
+        };
         match page.next {
             Some(next) => self.cursor = next,
             None => {
@@ -111,7 +116,7 @@ impl Listing {
         });
         page.entries.truncate(keep.unwrap_or(page.entries.len()));
         self.left -= messages.min(self.left);
-        Some(page)
+        Some(Ok(page))
     }
 }
 
@@ -140,8 +145,11 @@ async fn nothing() -> Response {
 
 async fn sites(State(relay): State<Relay>) -> Response {
     let mut all: Vec<SiteEntry> = Vec::new();
-    for shard in relay.shards.iter() {
-        all.extend(ask_shard(shard, |reply| Request::Sites { reply }).await.unwrap_or_default());
+    for (number, shard) in relay.shards.iter().enumerate() {
+        match ask_shard(shard, |reply| Request::Sites { reply }).await {
+            Some(sites) => all.extend(sites),
+            None => return (StatusCode::GATEWAY_TIMEOUT, silent(number)).into_response(),
+        }
     }
     // Here, and not on a shard, which has mail to move.
     all.sort_by(|one, other| {
@@ -193,6 +201,10 @@ async fn ask_shard<T>(
     let (reply, answer) = oneshot::channel();
     shard.try_send(request(reply)).ok()?;
     tokio::time::timeout(ANSWER_WAIT, answer).await.ok()?.ok()
+}
+
+fn silent(shard: usize) -> String {
+    format!("shard {shard} does not answer\n")
 }
 
 fn lines<T: Serialize>(entries: &[T]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use super::access::{self, Grant, LimitedNetwork, Login};
 use super::deadlines::Deadlines;
-use super::log_throttle::Warning;
+use super::log_throttle::{self, Warning};
 use super::{ListenerPolicy, OpenGuard, Receiver, proxy};
 use crate::config::{ListenerTls, Role};
 use crate::event::{Event, ForwardPath, Kind, non_empty};
@@ -439,7 +439,7 @@ impl Connection<'_> {
                 self.session.stored(id, &mut self.output);
             }
             Err(error) => {
-                tracing::warn!(%id, %error, "message not stored");
+                log_throttle::not_stored(id, &error);
                 let reply = match error {
                     SpoolError::Full(_) if error.is_disk_full() => Reply::STORAGE_FULL,
                     SpoolError::Full(_)

@@ -1,8 +1,10 @@
-//! Warnings about proxies, and about clients that behave like one: each is logged once a minute at
-//! most by all shards together, because a health check comes every second, and an attacker as often
-//! as the network allows.
+//! Warnings about proxies, about clients that behave like one, and about messages that cannot be
+//! stored: each is logged once a minute at most by all shards together, because a health check
+//! comes every second, and an attacker or a full disk's mail as often as the network allows.
 
+use crate::message::QueueId;
 use crate::ring::{self, LogThrottle};
+use crate::spool::SpoolError;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -22,6 +24,15 @@ pub(super) enum Warning {
 }
 
 static THROTTLES: [LogThrottle; 5] = [const { LogThrottle::new(1) }; 5];
+
+static NOT_STORED: LogThrottle = LogThrottle::new(10);
+
+/// A message was refused because it cannot be stored.
+pub(super) fn not_stored(id: QueueId, error: &SpoolError) {
+    if let Some(untold) = NOT_STORED.take(ring::wall_clock()) {
+        tracing::warn!(%id, %error, untold, "message not stored");
+    }
+}
 
 impl Warning {
     /// Logs it for `from`, unless that was done less than a minute ago.

@@ -8,7 +8,7 @@
 //! | is not known to be down | an owner begins to back off | warning: it backs off, and why |
 //! | is down | an owner begins to back off | none |
 //! | is down | it answers a transaction | information: it takes mail again, and after what time |
-//! | is down, without a line | it answers a transaction | none |
+//! | is down, without a line | it answers a transaction | none; it is counted |
 //! | is not known to be down | it answers a transaction | none |
 //!
 //! That a connection stands says nothing: a host may greet and close it at every message. Lines
@@ -100,6 +100,7 @@ impl SiteOutages {
         self.0.count.store(sites.len(), Ordering::Relaxed);
         drop(sites);
         if !outage.has_line {
+            self.0.over.leave_out();
             return None;
         }
         let others = others(self.0.over.take(now)?);
@@ -208,7 +209,8 @@ mod tests {
         assert_eq!(outages.look(at(55)), None, "nothing new");
         let lines = keys.iter().filter_map(|key| outages.answers(key, at(60))).count();
         assert_eq!(lines, LINES_A_MINUTE as usize, "those that had a line before");
-        assert_eq!(outages.look(at(61)), None);
+        let line = outages.look(at(61)).unwrap();
+        assert!(line.starts_with("0 more sites began to back off and 29"), "{line}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::pool::{AcrossShards, Dispatch, Exchange, Pool};
 use crate::quota::Quotas;
 use crate::ring::{self, Mailbox, Sender, Signal};
 use crate::route::Router;
-use crate::spool::{self, QueueIndex, Recovery, Spool};
+use crate::spool::{self, QueueIndex, Recovery, Spool, SpoolError};
 use crate::tls::{Client, ClientFiles, Server};
 use driver::Driver;
 use origin::Stations;
@@ -286,7 +286,21 @@ async fn open_spool(
     let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;
     let mut recovered = vec![recovery];
     for folder in orphans {
-        let adopted = spool.adopt(folder, &recovered).await.map_err(|error| error.to_string())?;
+        let adopted = match spool.adopt(folder, &recovered).await {
+            Ok(adopted) => adopted,
+            // Nothing of it is lost, and what this shard delivers frees the disk.
+            Err(error @ SpoolError::Full(_)) => {
+                tracing::error!(
+                    shard = index,
+                    folder = %folder.display(),
+                    %error,
+                    "the mail of a shard that exists no more waits in its folder: free some disk \
+                     space, then restart"
+                );
+                continue;
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         tracing::info!(
             shard = index,
             folder = %folder.display(),

@@ -170,8 +170,12 @@ impl Driver {
 
     /// Whether this shard takes mail. After a commit that failed it takes none until a restart.
     pub(super) fn health(&self) -> HealthEntry {
-        let failure = self.stations.spool.failure();
-        let reason = failure.map(|cause| format!("its spool has failed: {cause}"));
+        let spool = &self.stations.spool;
+        let failure = spool.failure().map(|cause| format!("its spool has failed: {cause}"));
+        let reason = failure.or_else(|| {
+            let cause = spool.is_full()?;
+            Some(format!("there is no space on the disk for mail of clients: {cause}"))
+        });
         HealthEntry { shard: self.stations.shard, ok: reason.is_none(), reason }
     }
 

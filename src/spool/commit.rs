@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+/// A disk is called full when it has no space for a message of this size.
+const USUAL_MAIL_BYTES: u64 = 64 * 1024;
+
 /// Between two attempts to get space on a full disk.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -196,6 +199,11 @@ impl Core {
 
     pub(super) fn failure(&self) -> Option<String> {
         self.state.borrow().failure.clone()
+    }
+
+    pub(super) fn is_full(&self) -> Option<String> {
+        let state = self.state.borrow();
+        (!state.log.takes(Purpose::Mail, USUAL_MAIL_BYTES)).then(|| state.full_cause.clone())
     }
 
     /// Whether drafts may keep `bytes` more in memory.

@@ -88,18 +88,25 @@ fn lock_folder(
 /// The process that holds `root`, if one does. Nothing is locked to find out, so no start is
 /// disturbed; a process that this one may not see is not found.
 pub fn holder(root: &Path) -> Option<u32> {
-    let inode = |path: &Path| Some(std::fs::metadata(path).ok()?.ino().to_string());
-    let inodes = [inode(&root.join("lock")), inode(root)];
+    let ours = [root.join("lock"), root.to_owned()].map(|path| std::fs::metadata(path).ok());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     // `1: FLOCK  ADVISORY  WRITE 1234 08:02:131 0 EOF`: the process, then device and inode.
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let of_flock = words.next()? == "FLOCK";
         let process = words.nth(2)?.parse().ok()?;
-        let locked = words.next()?.rsplit(':').next()?;
-        let is_ours = inodes.iter().flatten().any(|inode| inode == locked);
-        (of_flock && is_ours).then_some(process)
+        let inode: u64 = words.next()?.rsplit(':').next()?.parse().ok()?;
+        let named = ours.iter().flatten().find(|file| file.ino() == inode);
+        (of_flock && named.is_some_and(|file| has_open(process, file))).then_some(process)
     })
+}
+
+/// Whether `process` has `file` open, as far as this one may see: another disk may have a file of
+/// the same number.
+fn has_open(process: u32, file: &std::fs::Metadata) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return true };
+    let is_it = |one: std::fs::Metadata| (one.dev(), one.ino()) == (file.dev(), file.ino());
+    open.flatten().any(|one| std::fs::metadata(one.path()).is_ok_and(is_it))
 }
 
 /// Keeps relays away from `root` while it is read, and changes nothing. `None` when there is no

@@ -467,6 +467,11 @@ impl Spool {
         self.handle.core.failure()
     }
 
+    /// Why mail of clients finds no space on the disk now.
+    pub fn is_full(&self) -> Option<String> {
+        self.handle.core.is_full()
+    }
+
     /// Reads the spool of a stopped relay without changing it.
     pub fn inspect(directory: &Path) -> Result<Recovery, SpoolError> {
         let read = folder::read(directory, Scan::default())?;

@@ -30,6 +30,9 @@ pub(super) const CHUNK_PREFIX: usize = HEADER + 4;
 /// Longest text or host name of a reason that is stored, in bytes.
 const REASON_FIELD_BYTES_MAX: usize = 1024;
 
+/// Most bytes of further hosts in the statuses of one message record.
+const HOSTS_BYTES_MAX: usize = 16 * 1024;
+
 /// The kind of a status: the recipient waits, and several hosts were tried.
 const WAITING_WITH_HOSTS: u8 = 6;
 
@@ -184,10 +187,17 @@ pub(super) fn put_begun(out: &mut Vec<u8>, id: QueueId, recipients: &[u32]) -> u
     })
 }
 
+/// Statuses within a message's record. All of them may have several hosts, and the record must fit
+/// its segment when it moves: beyond [`HOSTS_BYTES_MAX`] only the first host of each is kept.
 fn put_statuses(out: &mut Vec<u8>, statuses: &[(u32, RecipientStatus)]) {
     put_count(out, statuses.len());
+    let mut left = HOSTS_BYTES_MAX;
     for (recipient, status) in statuses {
-        put_fate(out, *recipient, status);
+        let hosts = hosts_of(status);
+        let bytes: usize = hosts.iter().copied().flatten().map(host_bytes).sum();
+        let kept = hosts.filter(|_| bytes <= left);
+        left -= if kept.is_some() { bytes } else { 0 };
+        put_fate(out, *recipient, status, kept);
     }
 }
 
@@ -205,7 +215,7 @@ pub(super) fn put_settled(
     recipient: u32,
     status: &RecipientStatus,
 ) -> u32 {
-    put(out, SETTLED, 0, id, |out| put_fate(out, recipient, status))
+    put(out, SETTLED, 0, id, |out| put_fate(out, recipient, status, hosts_of(status)))
 }
 
 /// Fills in the checksums of the records in `records`, which will be written at `offset` of
@@ -438,18 +448,34 @@ pub(super) fn begun(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
     Some(recipients)
 }
 
-fn put_fate(out: &mut Vec<u8>, recipient: u32, status: &RecipientStatus) {
+/// The hosts of the last attempt, when there were several.
+fn hosts_of(status: &RecipientStatus) -> Option<&[HostAttempt]> {
+    let RecipientStatus::Waiting { reason, .. } = status else { return None };
+    let hosts = reason.hosts.as_deref()?;
+    Some(hosts.get(..ATTEMPT_HOSTS_SHOWN_MAX).unwrap_or(hosts))
+}
+
+/// What `host` takes in a record, at most.
+fn host_bytes(host: &HostAttempt) -> usize {
+    16 + host.text.len() + host.remote.len()
+}
+
+fn put_fate(
+    out: &mut Vec<u8>,
+    recipient: u32,
+    status: &RecipientStatus,
+    hosts: Option<&[HostAttempt]>,
+) {
     out.extend_from_slice(&recipient.to_le_bytes());
     match status {
         RecipientStatus::Waiting { attempts, due, reason } => {
-            out.push(if reason.hosts.is_some() { WAITING_WITH_HOSTS } else { 0 });
+            out.push(if hosts.is_some() { WAITING_WITH_HOSTS } else { 0 });
             out.extend_from_slice(&attempts.to_le_bytes());
             out.extend_from_slice(&due.0.to_le_bytes());
             put_host(out, &HostAttempt::of(reason));
-            if let Some(hosts) = reason.hosts.as_deref() {
-                let shown = hosts.get(..ATTEMPT_HOSTS_SHOWN_MAX).unwrap_or(hosts);
-                put_count(out, shown.len());
-                shown.iter().for_each(|host| put_host(out, host));
+            if let Some(hosts) = hosts {
+                put_count(out, hosts.len());
+                hosts.iter().for_each(|host| put_host(out, host));
             }
         }
         RecipientStatus::Delivered => out.push(1),

@@ -81,6 +81,8 @@ def a_full_disk_refuses_mail_delivers_what_is_there_and_recovers():
         wait_until("all wait", lambda: len(relay.queue()) == taken)
         again, code, _ = fill(relay)
         assert again < 100 and code == 452, "still full"
+        code, _, errors = relay.command("health")
+        assert code == 1 and "no space on the disk" in errors, (code, errors)
         taken += again
         # Filled to the last block by another program: not even the event log can be written.
         with open(disk / "other", "wb") as other, contextlib.suppress(OSError):
@@ -93,6 +95,7 @@ def a_full_disk_refuses_mail_delivers_what_is_there_and_recovers():
             wait_until("mail is taken again", lambda: is_taken(relay), 20)
             sink.wait(taken + 1)
             relay.wait_empty()
+            wait_until("health says so", lambda: relay.command("health")[0] == 0)
             print(f"       {taken} messages filled the disk")
         assert relay.stop() == 0
         relay.start()
@@ -115,6 +118,24 @@ def fill_all(relay, size):
                 taken += 1
         full = full + 1 if taken < number + 20 else 0
     return taken
+
+
+def a_full_disk_and_fewer_shards_leave_mail_for_the_next_start():
+    with small_disk(96) as disk, Sink(reply=lambda step, address: "451 4.2.0 Later") as sink:
+        (disk / "other").write_bytes(b"x" * (48 << 20))
+        with Relay(*SMALL, spool=disk / "spool", smart_host=sink.port) as relay:
+            taken = fill_all(relay, 20_000)
+            assert relay.stop() == 0
+            sink.reply = lambda step, address: None
+            relay.flags[relay.flags.index("--cores") + 1] = "1"
+            relay.start()
+            relay.wait_empty(60)
+            assert b"waits in its folder: free some disk space" in relay.log
+            (disk / "other").unlink()
+            relay.restart()
+            relay.wait_empty(60)
+            numbers = {content.rsplit(b"Subject: ", 1)[1].split()[0] for *_, content in sink.messages}
+            assert len(numbers) == len(sink.messages) == taken, (len(numbers), taken)
 
 
 def failing(size, reply, *flags):
@@ -508,6 +529,7 @@ TESTS = [
     two_restarts_a_moved_spool_and_other_cores_lose_nothing,
     a_lock_file_that_is_deleted_lets_no_second_relay_use_the_spool,
     a_spool_that_has_failed_shows_in_health_and_in_the_exit_status,
+    a_full_disk_and_fewer_shards_leave_mail_for_the_next_start,
     an_error_other_than_a_full_disk_is_not_called_one,
     a_killed_relay_starts_anew_at_once, a_stopped_process_goes_on_where_it_was,
     a_spool_without_permission_is_named,

@@ -79,6 +79,24 @@ fn outcomes_read_back_as_they_were_written() {
 }
 
 #[test]
+fn the_hosts_of_many_recipients_do_not_make_a_record_that_fits_nowhere() {
+    let many: Vec<_> = (0..1000).map(|one| (one, waiting_after_hosts(1, 8))).collect();
+    let length = |statuses| {
+        let so_far = PriorStatus { statuses, ..PriorStatus::default() };
+        let mut bytes = Vec::new();
+        let length = put_message(&mut bytes, &inline(plain(1, 1000), b"x\r\n"), &so_far);
+        let (header, payload) = split(&bytes).unwrap();
+        let (_, read) = decode_message(&header, payload, path_of).unwrap();
+        (length as usize, read.statuses)
+    };
+    let (with_hosts, read) = length(many);
+    let (without, _) = length((0..1000).map(|one| (one, waiting(1, 2))).collect());
+    assert!(with_hosts <= without + HOSTS_BYTES_MAX + 1000, "{with_hosts} and {without}");
+    let hosts = |(_, status): &(u32, RecipientStatus)| hosts_of(status).is_some();
+    assert!(hosts(&read[0]) && !hosts(&read[999]), "the first ones keep theirs");
+}
+
+#[test]
 fn newer_unknown_and_malformed_records_are_told_apart() {
     let header = |kind, version| Header { length: 20, id: QueueId(1), kind, version, flags: 0 };
     let message = |kind, version| decode_message(&header(kind, version), b"\x01", path_of);
