@@ -24,6 +24,8 @@ mod lookup;
 mod record;
 mod servers;
 #[cfg(test)]
+pub(crate) mod simulator;
+#[cfg(test)]
 mod tests;
 mod wire;
 

@@ -11,8 +11,6 @@ use crate::limits;
 use crate::ring::{self, RecvBuf, Stream, Udp};
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,7 +23,6 @@ pub(super) struct Servers {
     list: Vec<Rc<Server>>,
     timeout: Duration,
     attempts: u32,
-    ids: Ids,
 }
 
 struct Server {
@@ -63,7 +60,6 @@ impl Servers {
             list: settings.servers.iter().map(server).collect(),
             timeout: settings.timeout,
             attempts: settings.attempts.max(1),
-            ids: Ids::new(),
         }
     }
 
@@ -167,7 +163,10 @@ impl Servers {
         wait: Duration,
         until: Instant,
     ) -> Reply {
-        let id = self.ids.next();
+        let id = match new_id() {
+            Ok(id) => id,
+            Err(error) => return Reply::Broken(format!("no random number for a query: {error}")),
+        };
         let Some(query) = wire::query(question, id) else {
             return Reply::Broken(format!("cannot write a DNS query for {}", question.words()));
         };
@@ -284,21 +283,9 @@ async fn over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
     }
 }
 
-/// Query ids that an outsider cannot predict: a counter, hashed with a secret random key.
-struct Ids {
-    secret: RandomState,
-    count: Cell<u64>,
-}
-
-impl Ids {
-    fn new() -> Ids {
-        Ids { secret: RandomState::new(), count: Cell::new(0) }
-    }
-
-    fn next(&self) -> u16 {
-        let count = self.count.get().wrapping_add(1);
-        self.count.set(count);
-        let [high, low, ..] = self.secret.hash_one(count).to_be_bytes();
-        u16::from_be_bytes([high, low])
-    }
+/// A query id that an outsider cannot predict (RFC 5452 4.3).
+fn new_id() -> io::Result<u16> {
+    let mut id = [0; 2];
+    ring::random_bytes(&mut id)?;
+    Ok(u16::from_ne_bytes(id))
 }

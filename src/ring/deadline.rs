@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
+#[cfg(test)]
+use super::simulation;
 use super::task::keep_waker;
 use super::watchdog::Watchdog;
 
@@ -57,12 +59,19 @@ struct Slot {
 /// One wait with a deadline, from its start until it is dropped.
 pub(super) struct Wait {
     place: usize,
+    /// The deadline by the clock of a simulation; the table then has none.
+    #[cfg(test)]
+    simulated: Option<RefCell<simulation::Sleep>>,
 }
 
 impl Wait {
     /// Starts to wait for at most `timeout`; if that is beyond the range of the clock, for ever.
     pub(super) fn new(timeout: Duration) -> Wait {
         let deadline = Instant::now().checked_add(timeout);
+        #[cfg(test)]
+        let simulated = simulation::runs().then(|| RefCell::new(simulation::sleep(timeout)));
+        #[cfg(test)]
+        let deadline = deadline.filter(|_| simulated.is_none());
         let place = with_table(|table| {
             table.earliest = match (table.earliest, deadline) {
                 (Some(earliest), Some(deadline)) => Some(earliest.min(deadline)),
@@ -81,11 +90,21 @@ impl Wait {
             }
             place
         });
-        Wait { place }
+        Wait {
+            place,
+            #[cfg(test)]
+            simulated,
+        }
     }
 
     /// Whether the deadline has passed; if not, `waker` is woken when it does.
     pub(super) fn poll(&self, waker: &Waker) -> bool {
+        #[cfg(test)]
+        if let Some(sleep) = &self.simulated
+            && Pin::new(&mut *sleep.borrow_mut()).poll(&mut Context::from_waker(waker)).is_ready()
+        {
+            return true;
+        }
         with_table(|table| match table.slots.get_mut(self.place) {
             Some(slot) if slot.fired => true,
             Some(slot) => {

@@ -8,15 +8,20 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+#[cfg(not(test))]
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+#[cfg(not(test))]
 use glommio::net::TcpListener;
 
 use super::reservation::{listen, own_address};
 use super::signal::Signal;
+#[cfg(test)]
+use super::simulation::socket::TcpListener;
 use super::stream::Stream;
 use super::task::{self, Lane};
 
@@ -55,9 +60,12 @@ impl Listener {
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = listen(address, BACKLOG)?;
         let address = own_address(&socket)?;
-        let descriptor = socket.into_raw_fd();
-        // SAFETY: the descriptor is open, and `into_raw_fd` has given up its ownership.
-        let inner = Rc::new(unsafe { TcpListener::from_raw_fd(descriptor) });
+        let descriptor = socket.as_raw_fd();
+        #[cfg(test)]
+        let inner = Rc::new(TcpListener::from(socket));
+        #[cfg(not(test))]
+        // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
+        let inner = Rc::new(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) });
         let shared = Rc::<Shared>::default();
         task::spawn_to_the_end(
             Lane::Arrivals,
@@ -93,6 +101,8 @@ impl Drop for Listener {
         self.shared.closed.set(true);
         self.shared.bell.set();
         // Ends an accept in flight. Cancelling it could lose a connection that was just accepted.
+        #[cfg(test)]
+        self._inner.shut_down_simulated();
         // SAFETY: the descriptor is open as long as `self._inner` is.
         unsafe { libc::shutdown(self.descriptor, libc::SHUT_RDWR) };
     }

@@ -3,7 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(not(test))]
+use socket2::Socket;
+use socket2::{Domain, Protocol, Type};
+
+#[cfg(test)]
+use super::simulation::socket::Socket;
 
 /// Keeps an address for the listeners of this process. Each shard's [`Listener`](super::Listener)
 /// binds it as well; no client connects to the reservation itself.

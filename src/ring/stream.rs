@@ -7,18 +7,25 @@ use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
+#[cfg(not(test))]
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
+#[cfg(not(test))]
 use glommio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(not(test))]
+use socket2::Socket;
+use socket2::{Domain, Protocol, Type};
 
 use super::deadline::{self, Wait};
 use super::recv_buf::RecvBuf;
+#[cfg(test)]
+use super::simulation::socket::{Socket, TcpStream};
 use super::timer::give_way;
 
 /// After the end of our stream, the peer's remaining bytes are read for at most this long: closing
@@ -106,6 +113,11 @@ impl Stream {
     /// of the stream. `InvalidInput` when the buffer is full.
     pub fn try_recv(&mut self, buffer: &mut RecvBuf) -> io::Result<Option<usize>> {
         let free = room(buffer)?;
+        #[cfg(test)]
+        if let Some(received) = self.inner.try_recv_simulated(free) {
+            buffer.fill(received.as_ref().ok().copied().flatten().unwrap_or_default());
+            return received;
+        }
         // SAFETY: `free` is our own memory, of the length given; the descriptor is open as long as
         // `self.inner` is.
         let count = unsafe {
@@ -160,17 +172,23 @@ impl Stream {
         Interrupter { interrupt: Rc::clone(self.interrupt.get_or_init(Rc::default)) }
     }
 
+    /// Resets a simulated connection, as a peer may do.
+    #[cfg(test)]
+    pub(crate) fn reset(self) {
+        self.inner.reset_simulated();
+    }
+
     /// Sends what is buffered and the end of the stream, then waits for the peer's end, for at most
     /// one second, so that the peer can read our last reply.
     pub async fn close(mut self) {
         if self.inner.shutdown(Shutdown::Write).await.is_err() {
             return;
         }
-        let until = Instant::now() + LINGER;
+        let until = super::now() + LINGER;
         let mut left = LINGER_BYTES_MAX;
         let mut rest = RecvBuf::with_capacity(LINGER_BUFFER);
         while left > 0 {
-            let wait = until.saturating_duration_since(Instant::now());
+            let wait = until.saturating_duration_since(super::now());
             match self.recv(&mut rest, wait).await {
                 Ok(0) | Err(_) => return,
                 Ok(count) => {
@@ -274,8 +292,13 @@ fn room(buffer: &mut RecvBuf) -> io::Result<&mut [u8]> {
 /// Passes a socket to the driver. It may also be a connected datagram socket: the driver only calls
 /// `recv` and `send`, and polls.
 pub(super) fn adopt(socket: Socket) -> TcpStream {
+    #[cfg(test)]
+    return TcpStream::from(socket);
+    #[cfg(not(test))]
     // SAFETY: the descriptor is open, and `into_raw_fd` gives up its ownership.
-    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+    unsafe {
+        TcpStream::from_raw_fd(socket.into_raw_fd())
+    }
 }
 
 /// A socket; within `timeout` it waits for a descriptor.

@@ -7,9 +7,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
+#[cfg(not(test))]
 use glommio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(not(test))]
+use socket2::Socket;
+use socket2::{Domain, Protocol, Type};
 
+#[cfg(test)]
+use super::simulation::socket::{Socket, TcpStream};
 use super::stream::{adopt, within};
 use super::timer::give_way;
 

@@ -23,6 +23,8 @@ mod hot;
 mod origin;
 mod queue_index;
 mod report;
+#[cfg(test)]
+mod simulator;
 mod sites;
 mod stop;
 mod summary;

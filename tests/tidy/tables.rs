@@ -146,7 +146,8 @@ pub const OUTSIDE_METHODS: [&str; 1] = ["to_socket_addrs"];
 
 /// Clocks and chance that `ring` alone asks of the system: elsewhere a simulation could not decide
 /// them.
-pub const CLOCKS: [&str; 4] = ["Instant::now", "SystemTime::now", "getrandom", ".elapsed()"];
+pub const CLOCKS: [&str; 5] =
+    ["Instant::now", "SystemTime::now", "getrandom", "RandomState", ".elapsed()"];
 
 /// Words that do not stand in code, comments or documents: each has a standard one.
 pub const BANNED: &[&str] = &[

@@ -1,21 +1,49 @@
-//! The simulated ring, for unit tests: tasks, timers and a disk of one process on one thread, all
-//! from one seed. While a [`Simulation`] is entered, `spawn`, `sleep`, `now`, `File` and the plain
-//! calls of `disk` go to it instead of the driver, so that the modules above run unchanged. It must
-//! not know mail.
+//! The simulated ring, for unit tests: tasks, timers, a disk and a network on one thread, all from
+//! one seed. While a [`Simulation`] is entered, `spawn`, `sleep`, `now`, `File`, the plain calls of
+//! `disk`, `Stream`, `Listener` and `Udp` go to it instead of the driver, so that the modules above
+//! run unchanged. It must not know mail.
 //!
 //! Runnable tasks are polled in random order. The clock stands still while there are any, and then
-//! jumps to the next timer. Simulations may be nested: a crash is examined in a separate one.
+//! jumps to the next timer or packet. A task belongs to a host of the network: the program under
+//! test runs on the first, and its peers are tasks on others ([`Simulation::spawn_on`]). What a
+//! task spawns is on the same host. Simulations may be nested: a crash is examined in a separate
+//! one.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | `plain`, `socket` | the calls that `ring` makes of the system and the driver: real or simulated |
+//! | `disk` | the simulated disk |
+//! | `net` | the simulated network, as a test sees it |
+//! | `hosts` | its machines and links, and what is on its way |
+//! | `tcp`, `udp` | connections and datagrams |
+//! | `trace` | what happened, as one number |
+//!
+//! Not simulated are threads: `ring::start`, and the threads that hash passwords, that ask about
+//! tokens and that write events.
 
 #![allow(clippy::unwrap_used)]
 
 pub(crate) mod disk;
+mod hosts;
+pub(crate) mod net;
 pub(super) mod plain;
+pub(super) mod socket;
+mod tcp;
+mod tests;
+mod trace;
+mod udp;
+
+pub(crate) use hosts::{Link, Reach, SELF, SELF_IPV4, SELF_IPV6};
+pub(crate) use socket::Datagrams;
+pub(crate) use trace::Trace;
 
 use crate::timestamp::Timestamp;
 use disk::Disk;
-use std::cell::{Cell, RefCell};
+use net::Net;
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -31,18 +59,35 @@ thread_local! {
 /// The wall clock when a simulation's time is 0.
 pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 
+/// Makes the seed of the network of that of the tasks.
+const NET_SEED: u64 = 0x5dee_ce66_d1ce_cafe;
+/// One in so many calls that may give way does.
+const GIVES_WAY_ONE_IN: u32 = 8;
+/// Polls and turns of the clock that [`run`] allows.
+const STEPS_MAX: u64 = 20_000_000;
+
 type Job = Pin<Box<dyn Future<Output = ()>>>;
 
-/// One process on one simulated machine.
+/// A task, and the host on which it runs.
+struct Task {
+    job: Job,
+    waker: Waker,
+    host: usize,
+}
+
+/// One process on one simulated machine, with a network around it.
 pub(crate) struct Simulation {
     /// The disk on which it runs.
     pub(crate) disk: RefCell<Disk>,
+    net: net::Shared,
     random: RefCell<fastrand::Rng>,
-    tasks: RefCell<Vec<Option<(Job, Waker)>>>,
+    tasks: RefCell<Vec<Option<Task>>>,
+    /// The host of the task that is polled.
+    host: Cell<usize>,
     ready: Arc<Mutex<Vec<usize>>>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timers_set: Cell<u64>,
-    now_us: Cell<u64>,
+    now_us: Rc<Cell<u64>>,
     /// How far the wall clock is behind [`EPOCH_MS`] plus the time that has passed.
     pub(crate) behind_ms: Cell<u64>,
     /// The longest that an operation of the disk takes, in microseconds.
@@ -66,14 +111,17 @@ impl Wake for TaskWaker {
 impl Simulation {
     /// A process that starts on `disk`, at `now_us` microseconds.
     pub(crate) fn new(seed: u64, disk: Disk, now_us: u64, latency_us: u64) -> Rc<Simulation> {
+        let now_us = Rc::new(Cell::new(now_us));
         Rc::new(Simulation {
             disk: RefCell::new(disk),
+            net: Net::new(seed ^ NET_SEED, Rc::clone(&now_us)),
+            host: Cell::new(SELF),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             tasks: RefCell::default(),
             ready: Arc::default(),
             timers: RefCell::default(),
             timers_set: Cell::new(0),
-            now_us: Cell::new(now_us),
+            now_us,
             behind_ms: Cell::new(0),
             latency_us,
         })
@@ -97,20 +145,42 @@ impl Simulation {
             let any = self.random.borrow_mut().usize(..ready.len().max(1));
             if ready.is_empty() { None } else { Some(ready.swap_remove(any)) }
         };
-        let Some(task) = task else {
-            let Some(((at, _), waker)) = self.timers.borrow_mut().pop_first() else { return false };
-            self.now_us.set(self.now_us.get().max(at));
-            waker.wake();
-            return true;
-        };
+        let Some(task) = task else { return self.pass_time() };
+        self.net.borrow_mut().note("task", &[self.now_us(), task as u64]);
         let taken = self.tasks.borrow_mut().get_mut(task).and_then(Option::take);
-        if let Some((mut job, waker)) = taken {
-            self.enter(|| match job.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Pending => self.tasks.borrow_mut()[task] = Some((job, waker)),
-                Poll::Ready(()) => drop(job),
+        if let Some(mut taken) = taken {
+            self.host.set(taken.host);
+            self.enter(|| match taken.job.as_mut().poll(&mut Context::from_waker(&taken.waker)) {
+                Poll::Pending => self.tasks.borrow_mut()[task] = Some(taken),
+                Poll::Ready(()) => drop(taken),
             });
+            self.host.set(SELF);
         }
         true
+    }
+
+    /// Moves the clock to the next packet or timer. False when there is none.
+    fn pass_time(&self) -> bool {
+        let packet = self.net.borrow().next_at();
+        let timer = self.timers.borrow().first_key_value().map(|((at, _), _)| *at);
+        let Some(at) = packet.into_iter().chain(timer).min() else { return false };
+        self.now_us.set(self.now_us.get().max(at));
+        if packet == Some(at) {
+            self.net.borrow_mut().step();
+        } else if let Some((_, waker)) = self.timers.borrow_mut().pop_first() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// The network.
+    pub(crate) fn net(&self) -> RefMut<'_, Net> {
+        self.net.borrow_mut()
+    }
+
+    /// Runs `job` on `host`. A panic in it is a panic of the step.
+    pub(crate) fn spawn_on(&self, host: usize, job: impl Future<Output = ()> + 'static) {
+        self.spawn(host, Box::pin(job));
     }
 
     /// Ends the process: its tasks are dropped, and anything that they do then has no effect.
@@ -128,13 +198,13 @@ impl Simulation {
         });
     }
 
-    fn spawn(&self, job: Job) {
+    fn spawn(&self, host: usize, job: Job) {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.len();
         let ready = Arc::clone(&self.ready);
         let waker: Waker = Arc::new(TaskWaker { task, ready }).into();
         waker.wake_by_ref();
-        tasks.push(Some((job, waker)));
+        tasks.push(Some(Task { job, waker, host }));
     }
 
     async fn disk_works(&self) {
@@ -161,10 +231,86 @@ pub(super) fn runs() -> bool {
     CURRENT.with_borrow(Option::is_some)
 }
 
+/// The host of the task that runs.
+fn current_host() -> usize {
+    current().map_or(SELF, |simulation| simulation.host.get())
+}
+
+/// Runs `body` in a simulation to its end, then ends all other tasks; what happened. `set_up` adds
+/// hosts and their tasks before it begins.
+pub(crate) fn run(
+    seed: u64,
+    set_up: impl FnOnce(&Simulation),
+    body: impl Future<Output = ()> + 'static,
+) -> Trace {
+    let simulation = Simulation::new(seed, Disk::new(seed), 0, 0);
+    let over = Rc::new(Cell::new(false));
+    let ends = Rc::clone(&over);
+    let ran = run_watched(|| {
+        simulation.enter(|| set_up(&simulation));
+        simulation.spawn_on(SELF, async move {
+            body.await;
+            ends.set(true);
+        });
+        for step in 0.. {
+            if over.get() {
+                break;
+            }
+            assert!(step < STEPS_MAX, "seed {seed}: no end");
+            assert!(simulation.step(), "seed {seed}: nothing happens any more");
+        }
+    });
+    let trace = simulation.net().trace();
+    simulation.end();
+    assert!(ran.is_ok(), "seed {seed} failed");
+    trace
+}
+
+/// The seeds that a test runs: `fixed` ones, and `RINGPOST_SIM_SEEDS` fresh ones from
+/// `RINGPOST_SIM_FROM` on; or `RINGPOST_SIM_SEED` alone.
+pub(crate) fn seeds(fixed: impl Iterator<Item = u64>) -> Vec<u64> {
+    let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+    if let Some(seed) = number("RINGPOST_SIM_SEED") {
+        return vec![seed];
+    }
+    let first = number("RINGPOST_SIM_FROM").unwrap_or_else(|| super::wall_clock().0);
+    let fresh = number("RINGPOST_SIM_SEEDS").unwrap_or(0);
+    println!("fresh seeds: {fresh} from {first}");
+    fixed.chain(first..first + fresh).collect()
+}
+
+thread_local! {
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `act`. An error if there was a panic, even if some task contained it.
+pub(crate) fn run_watched(act: impl FnOnce()) -> Result<(), ()> {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let _ = PANICKED.try_with(|panicked| panicked.set(true));
+            before(info);
+        }));
+    });
+    PANICKED.set(false);
+    let ended = catch_unwind(AssertUnwindSafe(act)).is_ok();
+    if ended && !PANICKED.get() { Ok(()) } else { Err(()) }
+}
+
+/// Lets other tasks run, now and then.
+pub(super) async fn give_way() {
+    let gives_way =
+        current().is_some_and(|simulation| simulation.net.borrow_mut().draws(GIVES_WAY_ONE_IN));
+    if gives_way {
+        futures_lite::future::yield_now().await;
+    }
+}
+
 /// Runs `job` in the simulation that this thread is in. A panic in it is a panic of the step.
 pub(crate) fn spawn(job: impl Future<Output = ()> + 'static) {
     if let Some(simulation) = current() {
-        simulation.spawn(Box::pin(job));
+        simulation.spawn(simulation.host.get(), Box::pin(job));
     }
 }
 
