@@ -171,8 +171,11 @@ async fn sites(State(relay): State<Relay>) -> Response {
 async fn health(State(relay): State<Relay>) -> Response {
     let mut all: Vec<HealthEntry> = Vec::new();
     for (number, shard) in relay.shards.iter().enumerate() {
-        let not_ok =
-            |reason: &str| HealthEntry { shard: number, ok: false, reason: Some(reason.to_owned()) };
+        let not_ok = |reason: &str| HealthEntry {
+            shard: number,
+            ok: false,
+            reason: Some(reason.to_owned()),
+        };
         if relay.stopping.0.load(Ordering::Relaxed) {
             all.push(not_ok("the relay is stopping"));
             continue;
