@@ -5,6 +5,7 @@
 
 use crate::config::{Override, OverrideFlag};
 use crate::message::QueueId;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,10 +34,11 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Check the configuration, print all its values, and exit: 0 if it is valid, 2 if not
+    /// Check the configuration and this machine, print all values, and exit: 0 if all is right, 1
+    /// if a start on this machine would fail, 2 if the configuration is wrong
     Check {
-        /// Also ask the name servers, look up this relay's own name and its PTR record, and print
-        /// the successful checks
+        /// Also ask the name servers, look up this relay's own name and its PTR record, connect to
+        /// the next hops, and print the successful checks, also the days left of certificates
         #[arg(long)]
         live: bool,
         /// The flags after the command.
@@ -495,6 +497,14 @@ fn without_serve_flags(command: clap::Command) -> clap::Command {
     command.mut_args(hide).mut_subcommands(without_serve_flags)
 }
 
+/// The name of a configuration file that was written in place of a command.
+fn file_for_a_command(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidSubcommand)? {
+        ContextValue::String(text) if text.ends_with(".toml") || text.contains('/') => Some(text),
+        _ => None,
+    }
+}
+
 impl Arguments {
     /// Reads the command line; a mistake in it ends the program.
     pub fn read() -> Arguments {
@@ -502,7 +512,14 @@ impl Arguments {
         let command = Arguments::command().mut_subcommands(|command| {
             if all.contains(&command.get_name()) { command } else { without_serve_flags(command) }
         });
-        Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let matches = command.try_get_matches().unwrap_or_else(|error| {
+            if let Some(file) = file_for_a_command(&error) {
+                eprintln!("ringpost: {file:?} is not a command; write --config {file}");
+                std::process::exit(i32::from(super::EXIT_USAGE));
+            }
+            error.exit()
+        });
+        Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
     /// The flags from before and after the command, merged.
@@ -745,5 +762,17 @@ mod tests {
         ] {
             assert!(Arguments::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_file_in_place_of_a_command_leads_to_the_flag_for_it() {
+        let of = |line: &str| {
+            let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
+            file_for_a_command(&error).map(str::to_owned)
+        };
+        assert_eq!(of("ringpost op.toml").as_deref(), Some("op.toml"));
+        assert_eq!(of("ringpost /etc/ringpost/x").as_deref(), Some("/etc/ringpost/x"));
+        assert_eq!(of("ringpost chekc"), None);
+        assert_eq!(of("ringpost --nonsense"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Compares two configurations key by key, for a reload.
 
 use super::Config;
-use super::declare::{Apply, Entries, Shown};
+use super::declare::{Apply, Entries, Shape, Shown};
 use super::written::{declared, join};
 
 /// A key whose value has changed.
@@ -48,6 +48,10 @@ fn compare(path: &str, before: &Entries, after: &Entries, changes: &mut Vec<Chan
             (Some(Shown::Table(before)), Some(Shown::Table(after))) => {
                 compare(&path, &before, &after, changes);
             }
+            (Some(Shown::Tables(before)), Some(Shown::Tables(after))) if before != after => {
+                let (before, after) = difference(&path, &before, &after);
+                changes.push(Change { key: path, before, after, apply: Apply::Restart });
+            }
             (before, after) if before != after => {
                 let (before, after) = (shown(&before), shown(&after));
                 changes.push(Change { key: path, before, after, apply: Apply::Restart });
@@ -55,6 +59,54 @@ fn compare(path: &str, before: &Entries, after: &Entries, changes: &mut Vec<Chan
             _ => {}
         }
     }
+}
+
+/// The tables that only one of two lists has, each on one line. Of a table that is in both with
+/// other values, only the first key, which names it, and those that differ are shown.
+fn difference(path: &str, before: &[Entries], after: &[Entries]) -> (String, String) {
+    let only = |of: &[Entries], other: &[Entries]| -> Vec<Entries> {
+        of.iter().filter(|table| !other.contains(table)).cloned().collect()
+    };
+    let (mut gone, mut new) = (only(before, after), only(after, before));
+    if gone.is_empty() && new.is_empty() {
+        let count = |tables: &[Entries]| format!("{} tables", tables.len());
+        return (count(before), format!("{} of the same values, in another order", count(after)));
+    }
+    for table in &mut gone {
+        match new.iter_mut().find(|other| !table.is_empty() && other.first() == table.first()) {
+            Some(other) => {
+                let whole = (table.clone(), other.clone());
+                let name = table.first().map(|(key, _)| *key);
+                table.retain(|entry| Some(entry.0) == name || !whole.1.contains(entry));
+                other.retain(|entry| Some(entry.0) == name || !whole.0.contains(entry));
+            }
+            None => leave_out_defaults(path, table),
+        }
+    }
+    let changed = |table: &Entries| gone.iter().any(|other| other.first() == table.first());
+    let added: Vec<bool> = new.iter().map(|table| !changed(table)).collect();
+    for (table, _) in new.iter_mut().zip(added).filter(|(_, added)| *added) {
+        leave_out_defaults(path, table);
+    }
+    let list = |tables: &[Entries]| match tables {
+        [] => "none".to_owned(),
+        some => some.iter().map(inline).collect::<Vec<_>>().join(", "),
+    };
+    (list(&gone), list(&new))
+}
+
+/// Keeps the first entry, which names the table, and those that do not have their default.
+fn leave_out_defaults(path: &str, table: &mut Entries) {
+    let declared = declared();
+    let is_default = |key: &str, value: &str| {
+        declared.iter().filter(|one| one.table == path && one.key.name == key).any(|one| {
+            matches!(&one.key.shape, Shape::Value(shape) if shape.default.as_deref() == Some(value))
+        })
+    };
+    let name = table.first().map(|(key, _)| *key);
+    table.retain(|(key, shown)| {
+        Some(*key) == name || !matches!(shown, Shown::Value(value) if is_default(key, value))
+    });
 }
 
 /// A value, a table or tables on one line.

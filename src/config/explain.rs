@@ -6,23 +6,17 @@ use super::declare::{Apply, Entries, Key, Keys, Shape, Shown, TableNumber};
 use super::postfix;
 use super::written::{Declared, Written, declared, join};
 use serde_json::{Map, json};
+use std::collections::BTreeSet;
 
 /// Largest number of keys that are suggested in place of an unknown one.
 const OFFERED_MAX: usize = 3;
 
 /// Why a key cannot be shown.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown key {name:?}{}", offered(.near))]
+#[error("unknown key {name:?}; {advice}")]
 pub struct UnknownKey {
     name: String,
-    near: Vec<String>,
-}
-
-fn offered(near: &[String]) -> String {
-    match near {
-        [] => "; `ringpost config list` shows all".to_owned(),
-        some => format!("; did you mean {}?", some.join(" or ")),
-    }
+    advice: String,
 }
 
 impl Config {
@@ -112,22 +106,32 @@ impl Config {
 }
 
 fn unknown(name: &str, all: &[Declared]) -> UnknownKey {
-    if let Some(key) = postfix::key_of(name) {
-        return UnknownKey { name: name.to_owned(), near: vec![key.to_owned()] };
-    }
     let last = name.rsplit('.').next().unwrap_or(name);
+    let name = name.to_owned();
+    if let Some(advice) = postfix::advice(last) {
+        return UnknownKey { name, advice };
+    }
+    let tables: BTreeSet<&str> = all.iter().map(|one| &*one.table).collect();
+    let tables = tables.into_iter().filter(|table| !table.is_empty());
+    let tables = tables.map(|table| (strsim::jaro_winkler(&name, table), table.to_owned()));
     let mut near: Vec<(f64, String)> = all
         .iter()
         .map(|one| {
-            let likeness = strsim::jaro_winkler(name, &one.path());
+            let likeness = strsim::jaro_winkler(&name, &one.path());
             let same = if one.key.name == last { 1.0 } else { 0.0 };
             (likeness.max(same), one.path())
         })
+        .chain(tables)
         .filter(|(likeness, _)| *likeness >= 0.9)
         .collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     near.truncate(OFFERED_MAX);
-    UnknownKey { name: name.to_owned(), near: near.into_iter().map(|(_, path)| path).collect() }
+    let near: Vec<String> = near.into_iter().map(|(_, path)| path).collect();
+    let advice = match near.as_slice() {
+        [] => "`ringpost config list` shows all".to_owned(),
+        some => format!("did you mean {}?", some.join(" or ")),
+    };
+    UnknownKey { name, advice }
 }
 
 /// The values of the key `path`; for a key in `[[table]]`s, one for each table.

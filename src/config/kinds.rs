@@ -4,6 +4,7 @@
 
 use super::declare::{Entries, Keys, Setting, Shape, Shown, TableNumber, TableShape, ValueShape};
 use super::error::Place;
+use super::postfix;
 use super::table::Table;
 use super::unit::{self, Fault};
 use serde_json::json;
@@ -312,7 +313,14 @@ impl<T: Words> Setting<T> for Choice<T> {
         table.parsed(key, self.0, |text| {
             let known = T::WORDS.iter().find(|(word, _)| *word == text);
             known.map(|(_, value)| *value).ok_or_else(|| {
-                format!("{text:?} is not a valid value; write {}", one_of(&words::<T>()))
+                let words = words::<T>();
+                match postfix::word_of(text, &words) {
+                    Some(word) => format!(
+                        "{text:?} is not a valid value; what Postfix calls {text} is \"{word}\" \
+                         here"
+                    ),
+                    None => format!("{text:?} is not a valid value; write {}", one_of(&words)),
+                }
             })
         })
     }

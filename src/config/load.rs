@@ -7,9 +7,9 @@ use super::error::ConfigError;
 use super::machine::Machine;
 use super::source::{self, Override, OverrideFlag, Tree};
 use super::table::Report;
-use super::{Config, EventOutput, HostName, written};
+use super::{Config, EventOutput, HostName, NextHop, Scheme, written};
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,6 +168,7 @@ impl Config {
                      full name if a domain is missing"
                 ));
             }
+            warn_of_port(hop, warnings);
         }
         let socket = self.control.socket.to_string_lossy();
         if socket.parse::<SocketAddr>().is_ok() {
@@ -184,6 +185,31 @@ impl Config {
                     .into(),
             );
         }
+    }
+}
+
+/// TLS begins with the first byte on port 465 (RFC 8314), and with STARTTLS on 25 and 587.
+fn warn_of_port(hop: &NextHop, warnings: &mut Vec<String>) {
+    let host = match &hop.host {
+        HostName::Name(name) => name.to_string(),
+        HostName::Address(IpAddr::V6(address)) => format!("[{address}]"),
+        HostName::Address(address) => address.to_string(),
+    };
+    let port = hop.port;
+    let text = match (hop.scheme, port) {
+        (Scheme::Smtp, 465) => format!(
+            "the next hop {host}:465 is spoken to in plain SMTP, but servers expect TLS from the \
+             first byte on port 465; write \"smtps://{host}\""
+        ),
+        (Scheme::Smtps, 25 | 587) => format!(
+            "the next hop smtps://{host}:{port} is spoken to with TLS from the first byte, but \
+             servers expect STARTTLS on port {port}; write \"{host}:{port}\" with tls = \"must\", \
+             or \"smtps://{host}\" for port 465"
+        ),
+        _ => return,
+    };
+    if !warnings.contains(&text) {
+        warnings.push(text);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::declare::table;
 use super::kinds::{Parsed, Words, choice, count, flag, needed, optional, parsed, path, tables};
-use super::table::Table;
+use super::table::{Report, Table};
 use super::tls::{self, Certificate};
 use super::unit::{self, Fault, WrittenHop};
+use super::{Config, Listener};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,9 +17,11 @@ table! {
     /// Where mail goes.
     pub(super) struct RouteKeys {
         /// The next hop of all mail that matches no rule (also --smart-host). "mx": the MX hosts of
-        /// the domain. "HOST:PORT" or "HOST": this host, without an MX lookup. "smtps://HOST:PORT":
-        /// the same with TLS from the first byte (port 465 if none is given). "lmtp://HOST:PORT":
-        /// delivery to mailboxes by LMTP (RFC 2033; port 24 if none is given, never 25).
+        /// the domain. "HOST:PORT" or "HOST": this host, without an MX lookup; a name is looked up
+        /// in the DNS, never in /etc/hosts (only localhost is known without the DNS).
+        /// "smtps://HOST:PORT": the same with TLS from the first byte (port 465 if none is given).
+        /// "lmtp://HOST:PORT": delivery to mailboxes by LMTP (RFC 2033; port 24 if none is given,
+        /// never 25). A host that is this relay itself is refused.
         smart_host: Hop = next_hop(Hop::Mx);
         /// The port of MX hosts, and of next hops without a port. Ports other than 25 are for
         /// tests.
@@ -302,6 +305,8 @@ fn check_route(items: &[RouteKeys], tables: &[Table<'_>]) {
         check_hop(table, "smart_host", &route.smart_host, route.tls);
         if route.auth_without_tls {
             check_without_auth(table);
+        } else if table.has("auth") && route.tls == DeliveryTls::Off {
+            table.fault(&table.place_of("auth"), "auth", NEVER_SENT);
         }
         for (place, rule) in route.rule.iter().enumerate() {
             if rule.next_hop.scheme() == Some(Scheme::Smtps)
@@ -310,6 +315,11 @@ fn check_route(items: &[RouteKeys], tables: &[Table<'_>]) {
             {
                 let what = format!("rule {}: {}", place + 1, IMPLICIT);
                 table.report().relation(["route.tls", "route.rule.next_hop"], what);
+            }
+            let in_the_clear = rule.tls.is_none() && route.tls == DeliveryTls::Off;
+            if in_the_clear && rule.auth.is_some() && !rule.auth_without_tls {
+                let what = format!("rule {}: auth: {}", place + 1, NEVER_SENT);
+                table.report().relation(["route.tls", "route.rule.auth"], what);
             }
         }
     }
@@ -322,6 +332,8 @@ fn check_rules(rules: &[RuleKeys], tables: &[Table<'_>]) {
         check_hop(table, "next_hop", &rule.next_hop, rule.tls.unwrap_or(DeliveryTls::May));
         if rule.auth_without_tls {
             check_without_auth(table);
+        } else if table.has("auth") && rule.tls == Some(DeliveryTls::Off) {
+            table.fault(&table.place_of("auth"), "auth", NEVER_SENT);
         }
         let domain = &*rule.domain;
         if !table.has("domain") || table.is_wrong("domain") {
@@ -340,6 +352,43 @@ fn check_rules(rules: &[RuleKeys], tables: &[Table<'_>]) {
 
 const IMPLICIT: &str = "smtps:// is TLS from the first byte, and tls is \"off\" here; write \
                         tls = \"must\" or \"must-verify\", or leave smtps:// out";
+
+const NEVER_SENT: &str = "the password is never sent in the clear, and tls is \"off\" here, so no \
+                          mail would be delivered; write tls = \"must\" (or auth_without_tls = \
+                          true)";
+
+/// Reports next hops that are this relay itself: an address of a listener, or one on loopback where
+/// a listener has all addresses.
+pub(super) fn check(config: &Config, report: &Report) {
+    let route = &config.route;
+    if let Some(hop) = &route.smart_host {
+        check_is_other(hop, &config.listeners, |what| report.unfit("route.smart_host", 0, what));
+    }
+    for (number, rule) in route.rules.iter().enumerate() {
+        if let Some(hop) = &rule.next_hop {
+            let key = "route.rule.next_hop";
+            check_is_other(hop, &config.listeners, |what| report.unfit(key, number, what));
+        }
+    }
+}
+
+fn check_is_other(hop: &NextHop, listeners: &[Listener], mut fault: impl FnMut(String)) {
+    let own = listeners.iter().map(|listener| listener.address).find(|own| {
+        let all = own.ip().is_unspecified();
+        own.port() == hop.port
+            && match &hop.host {
+                HostName::Name(name) => &**name == "localhost" && (all || own.ip().is_loopback()),
+                HostName::Address(address) => {
+                    let address = address.to_canonical();
+                    own.ip().to_canonical() == address
+                        || (all && address.is_loopback() && (own.is_ipv6() || address.is_ipv4()))
+                }
+            }
+    });
+    if let Some(own) = own {
+        fault(format!("this is the relay itself, which listens on {own}; write another host"));
+    }
+}
 
 /// Checks a next hop against the keys beside it.
 fn check_hop(table: &Table<'_>, key: &str, hop: &Hop, tls: DeliveryTls) {

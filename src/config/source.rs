@@ -87,6 +87,9 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
         let place = lines.place(error.span().map_or(0, |span| span.start));
         if problems.last().is_none_or(|last| last.place != place) {
             let what = match error.message() {
+                _ if let Some(word) = bare_word(text, error.span().map_or(0, |at| at.start)) => {
+                    format!("not valid TOML: write true or false, not {word} (or text in quotes)")
+                }
                 // The parser's messages for a file in the format of another program.
                 said if ["must be quoted", "expected nothing"]
                     .iter()
@@ -106,6 +109,16 @@ pub(super) fn read_file(text: &str, name: &Arc<str>) -> Result<Tree, Vec<Problem
     problems.sort_by(|a, b| a.place.cmp(&b.place));
     problems.dedup_by(|a, b| a.place == b.place);
     Err(problems)
+}
+
+/// A word without quotes that means yes or no elsewhere, as the value in the line of this offset.
+fn bare_word(text: &str, offset: usize) -> Option<&str> {
+    const WORDS: [&str; 6] = ["yes", "no", "on", "off", "true", "false"];
+    let begin = text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(begin..)?.lines().next()?;
+    let (_, value) = line.split_once('=')?;
+    let word = value.split('#').next()?.trim();
+    WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then_some(word)
 }
 
 /// Applies an override to the tree.

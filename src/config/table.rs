@@ -313,7 +313,10 @@ impl<'a> Table<'a> {
             }
             (_, Some(typed)) => split_at_commas(typed, &node.place),
             (other, None) => {
-                let what = format!("must be a list: [\"...\"], not {}", other.shown());
+                let what = match &other {
+                    Value::Text(text) => format!("must be a list; write {}", as_list(text)),
+                    _ => format!("must be a list: [\"...\"], not {}", other.shown()),
+                };
                 self.fault(&node.place, key, what);
                 return None;
             }
@@ -421,8 +424,8 @@ impl<'a> Table<'a> {
             let path = self.path_of(key);
             let elsewhere = (self.report.tables_with)(key);
             let what = match (self.nearest(key), &node.place) {
-                _ if let Some(known) = postfix::key_of(key).filter(|_| elsewhere.is_empty()) => {
-                    format!("unknown key; the Postfix parameter {key} is `{known}` here")
+                _ if let Some(advice) = postfix::advice(key).filter(|_| elsewhere.is_empty()) => {
+                    format!("unknown key; {advice}")
                 }
                 (_, Place::Set(_)) if !elsewhere.is_empty() => {
                     let keys: Vec<String> =
@@ -471,6 +474,13 @@ fn outside<T>(
 ) -> Fault {
     let (least, most) = (show(allowed.start()), show(allowed.end()));
     format!("{written} is out of range; allowed: {least} to {most}")
+}
+
+/// Text with commas or spaces, as Postfix writes lists, as a list of TOML.
+fn as_list(text: &str) -> String {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    let parts: Vec<String> = parts.map(|part| format!("{part:?}")).collect();
+    format!("[{}]", parts.join(", "))
 }
 
 fn split_at_commas(typed: &str, place: &Place) -> Vec<(String, Place)> {

@@ -50,8 +50,8 @@ pub(super) fn show_duration(duration: Duration) -> String {
 pub(super) fn read_size(text: &str) -> Result<u64, Fault> {
     let fault = || {
         format!(
-            "{text:?} is not a size; write a whole number of bytes, or one with \
-             KiB, MiB or GiB after it: \"64 KiB\""
+            "{text:?} is not a size; write a whole number of bytes, or one with KiB, MiB or GiB \
+             (powers of 1024) or kB, MB or GB (of 1000) after it: \"64 KiB\""
         )
     };
     let trimmed = text.trim();
@@ -67,6 +67,10 @@ pub(super) fn read_size(text: &str) -> Result<u64, Fault> {
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
+        "k" | "m" | "g" | "t" if !number.is_empty() => {
+            let unit = unit.trim().to_ascii_uppercase();
+            return Err(format!("{text:?} is not a size; write \"{number} {unit}iB\""));
+        }
         _ => return Err(fault()),
     };
     let number = u64::from_str(number).map_err(|_| fault())?;
@@ -155,6 +159,13 @@ pub(super) fn read_next_hop(text: &str) -> Result<WrittenHop, Fault> {
 }
 
 fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
+    match transport_hint(text) {
+        Some(hint) => Err(hint),
+        None => read_bare_host_and_port(text),
+    }
+}
+
+fn read_bare_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
     if let Some(hint) = bracket_hint(text, 25) {
         return Err(hint);
     }
@@ -195,6 +206,42 @@ fn read_host_and_port(text: &str) -> Result<(HostName, Option<u16>), Fault> {
     // Names of hosts on private networks may have underscores.
     check_domain(&host.replace('_', "x")).map_err(|why| fault(&why))?;
     Ok((HostName::Name(host.to_ascii_lowercase().into()), port))
+}
+
+/// Transports of Postfix, each with what a next hop has before the host in its place.
+const TRANSPORTS: [(&str, &str); 6] = [
+    ("smtp", ""),
+    ("relay", ""),
+    ("esmtp", ""),
+    ("submission", ""),
+    ("smtps", "smtps://"),
+    ("lmtp", "lmtp://"),
+];
+
+/// The advice for a next hop with a transport before it, as in Postfix's transport_maps: the same
+/// without it, if that is a next hop.
+fn transport_hint(text: &str) -> Option<Fault> {
+    let (transport, rest) = text.split_once(':')?;
+    let (_, scheme) = TRANSPORTS.iter().find(|(name, _)| *name == transport)?;
+    // A host may have the name of a transport.
+    if is_port(rest) || rest.starts_with("//") {
+        return None;
+    }
+    let not = format!("{text:?} is not a next hop: it is the form of Postfix's transport_maps");
+    if rest.is_empty() {
+        return Some(format!("{not}; write \"mx\""));
+    }
+    let own = read_bare_host_and_port(rest)
+        .or_else(|_| read_bare_host_and_port(&rest.replace(['[', ']'], "")));
+    match own.and_then(|(host, port)| {
+        let scheme = SCHEMES.iter().find(|(prefix, _)| prefix == scheme);
+        let scheme = scheme.map_or(Scheme::Smtp, |(_, scheme)| *scheme);
+        let shown = show_next_hop(&WrittenHop { host, port, scheme });
+        read_next_hop(&shown).map(|_| shown)
+    }) {
+        Ok(shown) => Some(format!("{not}; write {shown:?}")),
+        Err(_) => Some(format!("{not}; write \"mx\", \"HOST\" or \"HOST:PORT\"")),
+    }
 }
 
 /// The prefixes of next hops that do not use plain SMTP.

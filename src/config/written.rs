@@ -14,7 +14,7 @@ use super::listener::{self, LISTENERS_MAX, Listener};
 use super::pool::Pool;
 use super::retry::Retry;
 use super::ring::Ring;
-use super::route::RouteKeys;
+use super::route::{self, RouteKeys};
 use super::session::Session;
 use super::source::Tree;
 use super::spool::Spool;
@@ -150,6 +150,7 @@ pub(super) fn read(tree: Tree, report: &Report) -> Config {
         places: Places(report.texts().into()),
     };
     listener::check(&config, report);
+    route::check(&config, report);
     check_relations(&config, report);
     config
 }

@@ -5,7 +5,8 @@
 //! GET /queue/ID                             the waiting recipients of one message
 //! GET /sites                                sites, one line per shard that knows them
 //! GET /summary                              waiting recipients by domain: state, age, cause
-//! GET /health                               whether each shard takes mail; 503 if one does not
+//! GET /health                               whether each shard takes mail; 503 if one does not,
+//!                                           and while the relay stops
 //! ```
 
 use crate::config::Config;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -34,15 +36,31 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 type Shards = Arc<Vec<Sender<Request>>>;
 
-/// The shards' request mailboxes, and the configuration.
+/// Whether the relay has been asked to stop: then no shard takes mail. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopping(Arc<AtomicBool>);
+
+impl Stopping {
+    /// The relay has been asked to stop.
+    pub(super) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The shards' request mailboxes, the configuration, and whether the relay stops.
 #[derive(Clone)]
 struct Relay {
     shards: Shards,
     config: Arc<Config>,
+    stopping: Stopping,
 }
 
 /// The routes, over the shards' request mailboxes.
-pub(super) fn router(requests: Vec<Sender<Request>>, config: Arc<Config>) -> Router {
+pub(super) fn router(
+    requests: Vec<Sender<Request>>,
+    config: Arc<Config>,
+    stopping: Stopping,
+) -> Router {
     Router::new()
         .route("/queue", get(list))
         .route("/queue/{id}", get(show))
@@ -50,7 +68,7 @@ pub(super) fn router(requests: Vec<Sender<Request>>, config: Arc<Config>) -> Rou
         .route("/summary", get(summary))
         .route("/health", get(health))
         .fallback(nothing)
-        .with_state(Relay { shards: Arc::new(requests), config })
+        .with_state(Relay { shards: Arc::new(requests), config, stopping })
 }
 
 #[derive(Deserialize)]
@@ -161,12 +179,17 @@ async fn sites(State(relay): State<Relay>) -> Response {
 async fn health(State(relay): State<Relay>) -> Response {
     let mut all: Vec<HealthEntry> = Vec::new();
     for (number, shard) in relay.shards.iter().enumerate() {
-        let answer = ask_shard(shard, |reply| Request::Health { reply }).await;
-        all.push(answer.unwrap_or_else(|| HealthEntry {
+        let not_ok = |reason: &str| HealthEntry {
             shard: number,
             ok: false,
-            reason: Some("it does not answer".to_owned()),
-        }));
+            reason: Some(reason.to_owned()),
+        };
+        if relay.stopping.0.load(Ordering::Relaxed) {
+            all.push(not_ok("the relay is stopping"));
+            continue;
+        }
+        let answer = ask_shard(shard, |reply| Request::Health { reply }).await;
+        all.push(answer.unwrap_or_else(|| not_ok("it does not answer")));
     }
     let status = match all.iter().all(|one| one.ok) {
         true => StatusCode::OK,
@@ -219,4 +242,31 @@ fn lines<T: Serialize>(entries: &[T]) -> Vec<u8> {
 
 fn json_lines(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Machine;
+    use crate::ring;
+
+    #[tokio::test]
+    async fn a_relay_that_stops_is_not_healthy() {
+        let config = Config::read("", "", &[], &Machine::this()).unwrap();
+        let (shard, requests) = ring::mailbox(1);
+        let stopping = Stopping::default();
+        let relay = Relay {
+            shards: Arc::new(vec![shard]),
+            config: Arc::new(config),
+            stopping: stopping.clone(),
+        };
+        stopping.begin();
+        let answer = health(State(relay)).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(answer.into_body(), 1024).await.unwrap();
+        let entry: HealthEntry = serde_json::from_slice(&body).unwrap();
+        assert_eq!((entry.ok, entry.reason.as_deref()), (false, Some("the relay is stopping")));
+        drop(requests);
+    }
 }

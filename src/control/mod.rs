@@ -34,6 +34,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A shard whose mailbox is full is asked to stop again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// After a second signal, the shards have this much longer: one without open transactions needs
+/// less to end in order.
+const STOP_MOMENT: Duration = Duration::from_millis(500);
+
 /// Runs the relay until it is asked to stop. At SIGHUP the configuration is read again from
 /// `origin`.
 ///
@@ -79,7 +83,8 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
     let reload = ConfigReload::new(&running.config, running.live_tls);
     let read = reload::spawn(reload, running.reloaders, origin)
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let router = http::router(running.requests.clone(), running.config);
+    let stopping = http::Stopping::default();
+    let router = http::router(running.requests.clone(), running.config, stopping.clone());
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(Connections::new(socket), router).await {
             tracing::error!(%error, "control socket closed");
@@ -102,6 +107,7 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
         }
     };
     if result.is_none() {
+        stopping.begin();
         service_manager::notify(service_manager::STOPPING);
         tracing::info!(within = ?running.stop_within, "stopping: transactions may finish");
         let late = tokio::time::sleep(running.stop_within + STOP_GRACE);
@@ -113,6 +119,11 @@ async fn control(running: Running, signals: Signals, origin: Origin) -> Result<(
             _ = interrupt.recv() => None,
             () = late => None,
         };
+        if result.is_none() {
+            // A relay without open transactions ends now anyway.
+            let moment = tokio::time::timeout(STOP_MOMENT, &mut ended).await;
+            result = moment.ok();
+        }
     }
     server.abort();
     let _ = start::remove_socket(&running.socket_path);

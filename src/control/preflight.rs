@@ -1,10 +1,11 @@
 //! Finds problems with this machine before a start: for `ringpost check`.
 //!
 //! The plain check examines only files, folders and addresses of this machine. The live check also
-//! asks the name servers, and looks up this relay's own name and its PTR record.
+//! asks the name servers, looks up this relay's own name and its PTR record, and connects to the
+//! configured next hops.
 
 use super::start;
-use crate::config::{Config, EventOutput, HostName};
+use crate::config::{Config, EventOutput, HostName, NextHop};
 use crate::ring;
 use crate::spool::{self, lock};
 use crate::tls::{Validity, validity};
@@ -12,7 +13,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +23,11 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 const DNS_WAIT: Duration = Duration::from_secs(2);
 /// The largest answer that the live check reads, in bytes.
 const DNS_ANSWER_MAX: usize = 4096;
-/// Next hops that the live check looks up: each may take seconds.
+/// Next hops that the live check tries: each may take seconds.
 const NEXT_HOPS_ASKED_MAX: usize = 20;
+/// Addresses of one next hop that the live check tries, and for how long each.
+const ADDRESSES_TRIED_MAX: usize = 4;
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// The results, as texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,21 +47,33 @@ pub fn preflight(config: &Config) -> Findings {
     let runs = lock::holder(&config.spool.directory).is_some();
     certificates(config, &mut findings);
     let root = &*config.spool.directory;
-    for folder in [root].into_iter().chain(config.cores.iter().map(|core| &*core.spool)) {
-        folder_is_usable(folder, root, &mut findings);
-    }
+    let mut folders: Vec<&Path> = vec![root];
+    folders.extend(config.cores.iter().map(|core| &*core.spool));
     let socket = Some(&*config.control.socket);
     let events = match &config.event.output {
         EventOutput::File(path) => Some(&**path),
         _ => None,
     };
-    for file in socket.into_iter().chain(events) {
-        match file.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => {
-                folder_is_usable(folder, root, &mut findings);
-            }
-            _ => {}
-        }
+    let files = socket.into_iter().chain(events);
+    let above = files.filter_map(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    folders.extend(above);
+    // Several keys may name the same folder.
+    let mut checked = BTreeSet::new();
+    for folder in folders.into_iter().filter(|folder| checked.insert(*folder)) {
+        folder_is_usable(folder, root, &mut findings);
+    }
+    if let Err(error) = start::replaceable_socket(&config.control.socket)
+        // Then the folder is a fault already.
+        && error.kind() != io::ErrorKind::NotADirectory
+    {
+        let what = format!("{}: {error}", config.control.socket.display());
+        let problem = config.problem_with(Some(&config.control.socket), what);
+        findings.faults.push(problem.to_string());
+    }
+    if let Some(path) = events
+        && let Err(fault) = event_file_is_usable(path)
+    {
+        findings.faults.push(config.problem_with(Some(path), fault).to_string());
     }
     if let Some(name) = &config.control.group
         && let Err(fault) = start::group(name)
@@ -139,6 +155,24 @@ fn folder_is_usable(folder: &Path, root: &Path, findings: &mut Findings) {
     }
 }
 
+/// An event file that exists must be a regular file that can be written.
+fn event_file_is_usable(path: &Path) -> Result<(), String> {
+    let name = path.display();
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => std::fs::OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(path)
+            .map(|_| ())
+            .map_err(|error| format!("{name}: not writable: {error}")),
+        Ok(_) => Err(format!(
+            "{name}: not a regular file; for a pipe or a device set event.output = \"stdout\""
+        )),
+        // It will be created.
+        Err(_) => Ok(()),
+    }
+}
+
 /// Only an attempt shows whether a folder is writable: permissions, read-only mounts, file systems
 /// such as /proc.
 fn writable(folder: &Path) -> io::Result<()> {
@@ -164,8 +198,8 @@ pub fn live(config: &Config) -> Findings {
     }
     if let Some(server) = working.first() {
         own_name(config, *server, &mut findings);
-        next_hops(config, *server, &mut findings);
     }
+    next_hops(config, working.first().copied(), &mut findings);
     findings
 }
 
@@ -202,41 +236,90 @@ fn own_name(config: &Config, server: SocketAddr, findings: &mut Findings) {
     }
 }
 
-/// Next hops must have an address. One with MX records alone was written as for Postfix, whose
-/// relayhost is looked up by MX unless it is in brackets.
-fn next_hops(config: &Config, server: SocketAddr, findings: &mut Findings) {
+/// Next hops must have an address, and one must take connections. Without a `server` that answers,
+/// only those are tried that need none.
+fn next_hops(config: &Config, server: Option<SocketAddr>, findings: &mut Findings) {
     let hops = config.route.rules.iter().filter_map(|rule| rule.next_hop.as_ref());
-    let names: BTreeSet<&str> = config
-        .route
-        .smart_host
-        .iter()
-        .chain(hops)
-        .filter_map(|hop| match &hop.host {
-            HostName::Name(name) => Some(&**name),
-            HostName::Address(_) => None,
-        })
-        .take(NEXT_HOPS_ASKED_MAX)
-        .collect();
-    for name in names {
-        if !addresses(server, name).is_empty() {
-            findings.facts.push(format!("next hop {name} has an address"));
+    let mut tried: Vec<(&HostName, u16)> = Vec::new();
+    for NextHop { host, port, .. } in config.route.smart_host.iter().chain(hops) {
+        if tried.contains(&(host, *port)) {
             continue;
         }
-        let mx = ask(server, name, RecordType::MX).unwrap_or_default();
-        let best = mx.iter().filter_map(|data| match data {
-            RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii())),
-            _ => None,
-        });
-        findings.warnings.push(match best.min() {
-            Some((_, host)) => format!(
-                "the next hop {name} has no address in the DNS, but MX records: a next hop is \
-                 never looked up by MX (as in brackets in Postfix); write one of its hosts, such \
-                 as \"{}\"",
-                host.trim_end_matches('.')
-            ),
-            None => format!("the next hop {name} has no address in the DNS"),
-        });
+        if tried.len() == NEXT_HOPS_ASKED_MAX {
+            findings.warnings.push(format!(
+                "only the first {NEXT_HOPS_ASKED_MAX} next hops have been tried, not all"
+            ));
+            return;
+        }
+        tried.push((host, *port));
+        let found = match (host, server) {
+            (HostName::Address(address), _) => vec![*address],
+            // As the relay itself: RFC 6761 6.3.
+            (HostName::Name(name), _) if is_localhost(name) => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            (HostName::Name(name), Some(server)) => addresses_of_next_hop(name, server, findings),
+            (HostName::Name(_), None) => continue,
+        };
+        if !found.is_empty() {
+            connect(host, &found, *port, findings);
+        }
     }
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// A next hop with MX records alone was written as for Postfix, whose relayhost is looked up by MX
+/// unless it is in brackets.
+fn addresses_of_next_hop(name: &str, server: SocketAddr, findings: &mut Findings) -> Vec<IpAddr> {
+    let found = addresses(server, name);
+    if !found.is_empty() {
+        let fact = format!("next hop {name} has an address");
+        if !findings.facts.contains(&fact) {
+            findings.facts.push(fact);
+        }
+        return found;
+    }
+    let mx = ask(server, name, RecordType::MX).unwrap_or_default();
+    let best = mx.iter().filter_map(|data| match data {
+        RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii())),
+        _ => None,
+    });
+    findings.warnings.push(match best.min() {
+        Some((_, host)) => format!(
+            "the next hop {name} has no address in the DNS, but MX records: a next hop is never \
+             looked up by MX (as in brackets in Postfix); write one of its hosts, such as \"{}\"",
+            host.trim_end_matches('.')
+        ),
+        None => format!(
+            "the next hop {name} has no address in the DNS (/etc/hosts is not used for next hops)"
+        ),
+    });
+    found
+}
+
+/// Connects to the first address that takes a connection, and closes it at once.
+fn connect(host: &HostName, found: &[IpAddr], port: u16, findings: &mut Findings) {
+    let shown = match host {
+        HostName::Name(name) => format!("{name}:{port}"),
+        HostName::Address(address) => SocketAddr::new(*address, port).to_string(),
+    };
+    let mut errors = Vec::new();
+    for address in found.iter().take(ADDRESSES_TRIED_MAX) {
+        let address = SocketAddr::new(*address, port);
+        match TcpStream::connect_timeout(&address, CONNECT_WAIT) {
+            Ok(_) => {
+                findings.facts.push(format!("next hop {shown} takes connections"));
+                return;
+            }
+            Err(error) if matches!(host, HostName::Address(_)) => errors.push(error.to_string()),
+            Err(error) => errors.push(format!("{address}: {error}")),
+        }
+    }
+    let errors = errors.join("; ");
+    findings.warnings.push(format!("the next hop {shown} takes no connection: {errors}"));
 }
 
 /// The addresses of a name; none when the server does not answer.
@@ -301,6 +384,7 @@ fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Vec<RData>, S
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::Machine;
 
     #[test]
     fn addresses_have_names_in_the_dns() {
@@ -325,6 +409,97 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(judged(&file).faults.first().unwrap().ends_with("not a folder"));
+    }
+
+    fn config(text: &str) -> Config {
+        Config::read("r.toml", text, &[], &Machine::this()).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_a_start_refuses_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().display();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "precious").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let faults = |key: &str, value: &str| {
+            let text = format!(
+                "spool.directory = \"{root}/spool\"\ncontrol.socket = \"{root}/socket\"\n\
+                 listener = [{{address = \"127.0.0.1:0\"}}]\ncores = 1\n"
+            );
+            let text = match key {
+                "control.socket" => text.replace(&format!("{root}/socket"), value),
+                _ => format!("{text}{key} = \"{value}\"\n"),
+            };
+            preflight(&config(&text)).faults
+        };
+        // The key, its value, and the fault if there is one.
+        let table = [
+            (
+                "event.file",
+                "/dev/null".to_owned(),
+                "r.toml:5: event.file: /dev/null: not a regular",
+            ),
+            ("event.file", format!("{root}"), "not a regular file"),
+            ("event.file", format!("{root}/file"), ""),
+            ("event.file", format!("{root}/link"), ""),
+            ("event.file", format!("{root}/new"), ""),
+            ("control.socket", format!("{root}/file"), "r.toml:2: control.socket: "),
+            ("control.socket", format!("{root}/link"), "not a socket"),
+            ("control.socket", format!("{root}"), "not a socket"),
+            ("control.socket", format!("{root}/new"), ""),
+        ];
+        for (key, value, expected) in table {
+            let faults = faults(key, &value);
+            match expected {
+                "" => assert!(faults.is_empty(), "{key} {value}: {faults:?}"),
+                text => assert!(
+                    faults.iter().any(|fault| fault.contains(text)),
+                    "{key} {value}: {faults:?}"
+                ),
+            }
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_folder_of_several_keys_is_reported_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let text = format!("spool.directory = \"{}\"\n", root.display());
+        let findings = preflight(&config(&text));
+        let shown = format!("{}: writable", root.display());
+        assert_eq!(findings.facts.iter().filter(|fact| **fact == shown).count(), 1);
+        std::fs::write(root.join("file"), "").unwrap();
+        let text = format!("spool.directory = \"{}/file\"\n", root.display());
+        let faults = preflight(&config(&text)).faults;
+        let about = faults.iter().filter(|fault| fault.contains("not a folder"));
+        assert_eq!(about.count(), 1, "{faults:?}");
+    }
+
+    #[test]
+    fn a_next_hop_that_takes_no_connection_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tried = |hop: &str| {
+            let mut findings = Findings::default();
+            next_hops(&config(&format!("route.smart_host = \"{hop}\"\n")), None, &mut findings);
+            findings
+        };
+        for host in ["127.0.0.1", "localhost", "mail.localhost"] {
+            let hop = format!("{host}:{port}");
+            let findings = tried(&hop);
+            assert_eq!(findings.warnings, Vec::<String>::new());
+            assert_eq!(findings.facts, [format!("next hop {hop} takes connections")]);
+        }
+        assert_eq!(tried("mail.example.com"), Findings::default(), "no name server");
+        drop(listener);
+        for host in ["127.0.0.1", "localhost"] {
+            let warnings = tried(&format!("{host}:{port}")).warnings;
+            let expected = format!("the next hop {host}:{port} takes no connection: ");
+            assert!(warnings.first().unwrap().starts_with(&expected), "{warnings:?}");
+        }
     }
 
     #[test]

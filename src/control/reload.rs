@@ -202,7 +202,13 @@ impl Reloader {
         // Before the files are read: a change meanwhile is noticed the next time.
         self.seen = states(&(self.files)());
         match (self.reload)() {
-            Ok(count) => tracing::info!(count, "{} read again", self.what),
+            Ok(count) => {
+                // A changed path may need a restart: the name says which file it was.
+                let files = (self.files)();
+                let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                let files = files.join(", ");
+                tracing::info!(count, files, "{} read again", self.what);
+            }
             Err(error) => {
                 tracing::error!(error, "{} not read again: the old ones stay in use", self.what);
             }

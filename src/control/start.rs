@@ -523,14 +523,22 @@ fn reserve_patiently(address: SocketAddr) -> std::io::Result<Reservation> {
 
 /// Removes the socket that an earlier relay left at `path`; never any other file.
 pub(super) fn remove_socket(path: &Path) -> std::io::Result<()> {
+    match replaceable_socket(path)? {
+        true => std::fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
+/// Whether there is a socket at `path`; `Err` if there is another file.
+pub(super) fn replaceable_socket(path: &Path) -> std::io::Result<bool> {
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(found) if found.file_type().is_socket() => Ok(true),
         Ok(_) => Err(std::io::Error::new(
             std::io::ErrorKind::AlreadyExists,
             "there is a file that is not a socket; remove it, or set control.socket to another \
              path",
         )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -83,14 +83,29 @@ pub(super) fn unauthenticated_mx(domain: &str) -> Outcome {
 pub(super) fn leads_back(key: &str, own: SocketAddr) -> Outcome {
     refused(
         LOOP,
-        format!("mail for {key} loops back: its best host, {}, is this relay", shown(own)),
+        format!(
+            "mail for {} loops back: its best host, {}, is this relay",
+            site_name(key),
+            shown(own)
+        ),
     )
 }
 
 /// The same for a host that the operator configured: a mistake there must not bounce queued mail.
 pub(super) fn next_hop_leads_back(key: &str, own: SocketAddr) -> Outcome {
     let shown = shown(own);
-    deferred(LOOP_YET, format!("the configured next hop {key}, {shown}, is this relay itself"))
+    let name = site_name(key);
+    // A host that was configured by its address has the same name.
+    let at = if name == shown { String::new() } else { format!(", {shown},") };
+    deferred(LOOP_YET, format!("the configured next hop {name}{at} is this relay itself"))
+}
+
+/// The name of a site in a text for senders and operators: without the kind that its key has in
+/// front, the marks of its transport, and the port of all mail.
+fn site_name(key: &str) -> &str {
+    let name = key.strip_prefix("mx:").or_else(|| key.strip_prefix("host:")).unwrap_or(key);
+    let name = name.split_once('+').map_or(name, |(name, _)| name);
+    name.strip_suffix(":25").unwrap_or(name)
 }
 
 /// An address in the form `[192.0.2.1]:25`.
@@ -150,5 +165,24 @@ fn no_address_text(key: &str, host: &str, failure: Option<&Failure>) -> String {
         None => "has only addresses that mail cannot be sent to",
         Some(_) => "has no address records",
     };
-    format!("no host of {key} has an address: {host} {why}")
+    format!("no host of {} has an address: {host} {why}", site_name(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_names_a_host_as_it_was_configured_and_once() {
+        let own: SocketAddr = ([127, 0, 0, 1], 3700).into();
+        for (key, name) in [
+            ("[127.0.0.1]:3700", "[127.0.0.1]:3700 is this relay itself"),
+            ("[127.0.0.1]:3700+tls-off", "[127.0.0.1]:3700 is this relay itself"),
+            ("host:vm:3700", "vm:3700, [127.0.0.1]:3700, is this relay itself"),
+            ("host:vm:25", "vm, [127.0.0.1]:3700, is this relay itself"),
+        ] {
+            let text = next_hop_leads_back(key, own).reason().text.to_string();
+            assert_eq!(text, format!("the configured next hop {name}"));
+        }
+    }
 }

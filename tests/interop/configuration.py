@@ -91,7 +91,22 @@ def changes_at_sighup_are_logged_as_they_are_written():
             assert f'takes effect now key=tls.cert before="{cert}" after="{other}"' in log, log
 
 
+def a_check_fails_where_a_start_would_and_says_for_which_key():
+    with tempfile.NamedTemporaryFile() as plain:
+        for text, key in (
+            ('event.file = "/dev/null"\n', "event.file: /dev/null: not a regular file"),
+            ('event.file = "/tmp"\n', "event.file: /tmp: not a regular file"),
+            (f'control.socket = "{plain.name}"\n', f"control.socket: {plain.name}: "),
+        ):
+            with configuration(text) as path:
+                listen = ["--listen", "127.0.0.1:0"]
+                for words in (["check", *listen], ["serve", *listen]):
+                    assert key.split(": ")[1] in says(path, *words), words
+                assert f"would not start here: {path}:2: {key}" in says(path, "check", *listen)
+
+
 TESTS = (
+    a_check_fails_where_a_start_would_and_says_for_which_key,
     a_file_that_cannot_be_used_is_named_with_its_key_and_line,
     a_next_hop_that_has_mx_records_alone_is_found_by_the_live_check,
     changes_at_sighup_are_logged_as_they_are_written,

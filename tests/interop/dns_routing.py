@@ -340,7 +340,7 @@ def own_address_among_the_hosts():
         with NameServers() as names, tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             relay = relay_by(names.unbound, 0, "--config", file.name, retry_first="60s")
             file.write('[[route.rule]]\ndomain = "slip.test"\n'
-                       f'next_hop = "127.0.0.1:{relay.port}"\n')
+                       f'next_hop = "self.names.test:{relay.port}"\n')
             file.flush()
             relay.flags[relay.flags.index("route.port=0")] = f"route.port={relay.port}"
             relay.flags[1] = f"{listen}:{relay.port}"

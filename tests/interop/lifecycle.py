@@ -1,5 +1,6 @@
 """Start and stop: errors say what to do, and the relay stops on request."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -175,6 +176,8 @@ def sigterm_lets_a_transaction_finish():
             relay.process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
             assert relay.process.poll() is None, "waits for the transaction"
+            code, said, errors = relay.command("health")
+            assert code == 1 and not said and "shard 0: the relay is stopping" in errors, errors
             client.send(b"rest\r\n.\r\n")
             code, text = client.getreply()
             assert code == 250, (code, text)
@@ -209,6 +212,18 @@ def a_second_sigterm_stops_at_once():
             relay.process.send_signal(signal.SIGTERM)
             relay.process.wait(3)
             client.close()
+        wait_until("the log is read", lambda: b"open transactions are aborted" in relay.log)
+
+
+def a_second_sigterm_without_open_transactions_aborts_none():
+    with Relay(cores="2") as relay:
+        relay.process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.wait(10) == 0
+        wait_until("the log is read", lambda: b"stopped" in relay.log)
+        assert b"aborted" not in relay.log, relay.log
 
 
 def the_stop_is_bounded():
@@ -302,6 +317,7 @@ TESTS = [
     the_annotated_example_is_a_valid_configuration, forbidden_io_uring_is_reported,
     too_little_locked_memory_is_reported, too_few_open_files_are_reported, sigterm_lets_a_transaction_finish,
     an_idle_session_gets_421_when_the_relay_stops, a_second_sigterm_stops_at_once,
+    a_second_sigterm_without_open_transactions_aborts_none,
     a_listing_says_what_it_leaves_out, a_queue_that_cannot_be_read_is_not_called_empty,
     the_stop_is_bounded, the_default_command_serves, diagnostics_and_listing_work_while_mail_flows,
 ]

@@ -246,7 +246,8 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"a lot\"",
         "r.toml:2: session.message_bytes_max: \"a lot\" is not a size; write a whole number \
-         of bytes, or one with KiB, MiB or GiB after it: \"64 KiB\"",
+         of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, MB or GB (of 1000) after \
+         it: \"64 KiB\"",
     ),
     (
         "[session]\nmessage_bytes_max = \"1 TiB\"",
@@ -255,7 +256,8 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     (
         "[session]\nmessage_bytes_max = \"99999999999 GiB\"",
         "r.toml:2: session.message_bytes_max: \"99999999999 GiB\" is not a size; write a \
-         whole number of bytes, or one with KiB, MiB or GiB after it: \"64 KiB\"",
+         whole number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, MB or GB (of \
+         1000) after it: \"64 KiB\"",
     ),
     (
         "[session]\nmessage_bytes_max = -1",
@@ -425,7 +427,7 @@ const IN_THE_FILE: &[(&str, &str)] = &[
     ),
     (
         "[access]\nrelay_networks = \"10.0.0.0/8\"",
-        "r.toml:2: access.relay_networks: must be a list: [\"...\"], not \"10.0.0.0/8\"",
+        "r.toml:2: access.relay_networks: must be a list; write [\"10.0.0.0/8\"]",
     ),
     (
         "[access]\nrelay_networks = [8]",
