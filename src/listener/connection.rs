@@ -199,7 +199,8 @@ impl Connection<'_> {
                 Step::Recipient(request) => self.check_recipient(request),
                 step => step,
             };
-            if self.is_over_after(step).await? {
+            // Most steps ask for nothing more: they are spared a future of that size.
+            if !is_done(&step) && self.is_over_after(step).await? {
                 return Ok(());
             }
             if needs_input {
@@ -232,7 +233,7 @@ impl Connection<'_> {
     /// Does what `step` asks for; true when the connection is to be closed.
     async fn is_over_after(&mut self, step: Step<Grant>) -> io::Result<bool> {
         match step {
-            // AUTH, MAIL and RCPT were answered before.
+            // As `is_done` says.
             Step::More | Step::Content(_) | Step::Auth(_) => {}
             Step::Mail(_) | Step::Recipient(_) => {}
             Step::StartTls => {
@@ -509,4 +510,12 @@ impl Connection<'_> {
             ..Event::new(Kind::Rejected, self.receiver.now())
         });
     }
+}
+
+/// Whether nothing is left to do after `step`: AUTH, MAIL and RCPT were answered before.
+fn is_done(step: &Step<Grant>) -> bool {
+    matches!(
+        step,
+        Step::More | Step::Content(_) | Step::Auth(_) | Step::Mail(_) | Step::Recipient(_)
+    )
 }
