@@ -453,7 +453,8 @@ def an_error_other_than_a_full_disk_is_not_called_one():
                 while len(replies) < 1000 and (not replies or replies[-1][0] == 250):
                     replies.append(attempt(client, len(replies)))
                 assert replies[-1] == (451, b"4.3.0 Local error in processing; try again later"), replies[-1]
-                assert b"no segment can be made in the spool: creating" in relay.log, relay.log
+                wait_until("the log says what failed",
+                           lambda: b"no segment can be made in the spool: creating" in relay.log)
                 assert b"no space on the disk" not in relay.log
         finally:
             subprocess.run(["chattr", "-i", str(folder)], check=True)
