@@ -288,21 +288,16 @@ async fn open_spool(
     let (spool, recovery) = Spool::open(settings).await.map_err(|error| error.to_string())?;
     let mut recovered = vec![recovery];
     for folder in orphans {
-        let adopted = match spool.adopt(folder, &recovered).await {
-            Ok(adopted) => adopted,
-            // Nothing of it is lost, and what this shard delivers frees the disk.
-            Err(error @ SpoolError::Full(_)) => {
-                tracing::error!(
-                    shard = index,
-                    folder = %folder.display(),
-                    %error,
-                    "the mail of a shard that exists no more waits in its folder: free some disk \
-                     space, then restart"
-                );
-                continue;
-            }
-            Err(error) => return Err(error.to_string()),
-        };
+        // Not without it: copies of some of its mail may be here already. If they were delivered
+        // and forgotten before the folder is gone, they would be adopted and delivered again.
+        let adopted = spool.adopt(folder, &recovered).await.map_err(|error| match error {
+            SpoolError::Full(_) => format!(
+                "the mail of a shard that exists no more, in {}, must move and cannot: {error}; \
+                 nothing is lost: free some disk space, then start again",
+                folder.display()
+            ),
+            error => error.to_string(),
+        })?;
         tracing::info!(
             shard = index,
             folder = %folder.display(),
